@@ -1,0 +1,123 @@
+"""The command tree, and `main`, which turns results, errors and signals into exit codes."""
+
+import os
+import signal
+import sys
+import traceback
+from typing import Annotated, NoReturn, TextIO
+
+import typer
+
+from gptfast_cli import __version__
+from gptfast_cli.commands import COMMANDS
+from gptfast_cli.commands.defaults import load_defaults, settings_file
+from gptfast_cli.commands.store import list_store, remove_from_store
+from gptfast_cli.commands.unbuilt import ANY_ARGUMENTS
+from gptfast_cli.core.errors import ExitCode, UsageError
+from gptfast_cli.options import DebugOption, Invocation, StoredNameOption
+from gptfast_cli.render.failure import named, write_error
+from gptfast_cli.render.terminal import shows_escapes
+
+PROGRAM = "gptfast"
+
+
+def main() -> NoReturn:
+    """Run the command line that the process was started with, and end the process with the contract's exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    _never_fail_to_encode(sys.stdout, sys.stderr)
+    sys.exit(_run(sys.argv[1:]))
+
+
+def command_tree(*, plain: bool) -> typer.Typer:
+    """All commands and their options; the help of a plain tree is text without boxes, colours or escapes."""
+    tree = typer.Typer(rich_markup_mode=None if plain else "rich", pretty_exceptions_enable=False)
+    tree.callback(invoke_without_command=True)(_root)
+    for command in COMMANDS:
+        tree.command(command.name, context_settings={} if command.built else dict(ANY_ARGUMENTS))(command.function)
+    return tree
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001  # typer's signature of a callback
+    if value:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    context: typer.Context,
+    *,
+    list_models: Annotated[bool, typer.Option("--list", help="List the checkpoints in the store.")] = False,
+    remove: StoredNameOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Fast text generation from Llama-class models, and the truth about draft models."""
+    if list_models:
+        list_store(sys.stdout)
+    elif remove is not None:
+        remove_from_store(remove, yes=yes)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    else:
+        context.default_map = load_defaults(settings_file())
+        return
+    raise typer.Exit
+
+
+def _run(arguments: list[str]) -> int:
+    invocation = Invocation()
+    tree = command_tree(plain=not shows_escapes(sys.stdout))
+    try:
+        # not standalone: typer then raises what it would otherwise print in boxes; an Exit's code is returned
+        code = tree(arguments, prog_name=PROGRAM, standalone_mode=False, obj=invocation)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return ExitCode.FAILURE
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except typer.TyperException as error:
+        return _fail(_usage_error(error), invocation)
+    except Exception as error:  # noqa: BLE001  # the last stop: every error becomes a few lines and an exit code
+        return _fail(error, invocation)
+    return code or ExitCode.OK
+
+
+def _fail(error: Exception, invocation: Invocation) -> ExitCode:
+    if invocation.debug:
+        traceback.print_exception(error)
+    explained = named(error)
+    write_error(explained, sys.stderr)
+    return explained.exit_code
+
+
+def _usage_error(error: typer.TyperException) -> UsageError:
+    """What typer found wrong, in our words; a bad value from the settings file names that file."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    message = error.format_message()
+    if context is None:
+        return UsageError(message, f"{PROGRAM} --help")
+    source = context.get_parameter_source(parameter.name) if parameter else None
+    if source is not None and source.name == "DEFAULT_MAP":
+        message += f"\nThe settings file {settings_file()} sets it in [{context.info_name}]."
+    return UsageError(message, f"{context.command_path} --help")
+
+
+def _terminate(*_: object) -> NoReturn:
+    """Unwind as for any exception, so that half-written outputs are cleaned up."""
+    raise SystemExit(ExitCode.TERMINATED)
+
+
+def _never_fail_to_encode(*streams: TextIO) -> None:
+    """In a locale without some character, show a `?` for it; a program should not die of an accent."""
+    for stream in streams:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _discard_output() -> None:
+    """Let the interpreter's last flush go nowhere: the reader of stdout has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

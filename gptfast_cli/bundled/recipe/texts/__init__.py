@@ -1,0 +1,31 @@
+"""The five kinds of text the bundled pair can write, each a function from dice to one document.
+
+The categories differ in how much of a document is chance: a sum is all chance up to its `=` and none
+after it, a function body follows from its name, a dialogue may turn with every line. So a draft model
+does well on some and less well on others.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from re import Pattern, compile
+
+from gptfast_cli.bundled.recipe.grammar import Dice
+from gptfast_cli.bundled.recipe.texts import code, dialogue, recipes, stories, sums
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """One kind of text: its share of the documents, its author, and where a prompt is cut off."""
+
+    share: float
+    write: Callable[[Dice], str]
+    opening: Pattern[str]
+
+
+CATEGORIES: Mapping[str, Category] = {
+    "stories": Category(0.35, stories.write, compile(r"[^.]+\.")),
+    "dialogue": Category(0.2, dialogue.write, compile(r".+\n\w+:")),
+    "recipes": Category(0.15, recipes.write, compile(r".+:")),
+    "sums": Category(0.15, sums.write, compile(r"(.+\n)+?.*(A:|=)")),
+    "code": Category(0.15, code.write, compile(r"def .+:")),
+}

@@ -1,0 +1,66 @@
+"""The prompt of a generation, from the one place where it was given."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptfast_cli.core.errors import NotFoundError, UsageError
+
+_SOURCES = "PROMPT, --prompt-file, --prompt-ids and --prompt-length"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSources:
+    """The places where a command line can give a prompt; exactly one of them must be used."""
+
+    argument: str | None  # text, or "-" for stdin
+    file: Path | None
+    ids: str | None  # token ids with commas between
+    length: int | None  # of a synthetic prompt
+
+    def read(self) -> str | tuple[int, ...] | None:
+        """The text or token ids; None stands for a synthetic prompt.
+
+        Raises UsageError unless there is exactly one source, and for ids that are no numbers or bytes that are no
+        UTF-8; NotFoundError for a file that is not there.
+        """
+        given = [source for source in (self.argument, self.file, self.ids, self.length) if source is not None]
+        if not given:
+            raise UsageError("There is no prompt.", 'gptfast generate "Once upon a time"')
+        if len(given) > 1:
+            raise UsageError(f"There are {len(given)} prompts.", f"Give one of {_SOURCES}.")
+        if self.file is not None:
+            return _without_newline(_read_file(self.file))
+        if self.ids is not None:
+            return _parse_ids(self.ids)
+        return _without_newline(_read_stdin()) if self.argument == "-" else self.argument
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"There is no prompt file {str(path)!r}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The prompt file {str(path)!r} is not text in UTF-8.") from error
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError("The prompt on stdin is not text in UTF-8.") from error
+
+
+def _without_newline(text: str) -> str:
+    """The text without the newline that `echo` and editors end it with: the model should go on in the same line."""
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _parse_ids(listed: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(token_id) for token_id in listed.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"--prompt-ids must be token ids with commas between, not {listed!r}.", "--prompt-ids 1,2,3"
+        ) from error

@@ -1,0 +1,73 @@
+"""What the rest of the program sees of a model's files, whichever layout they are in."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.checkpoints.manifest import TokenizerEntry
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.formats import Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One stored tensor of a weight and its place, `file: tensor`, for errors that name it."""
+
+    place: str
+    tensor: Tensor
+
+
+class Checkpoint(Protocol):
+    """A model's files, open for reading; nothing of a weight is read before it is asked for."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's own name, `org/name[:variant]` or a folder's."""
+        ...
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating dtype that the model computes in unless told otherwise."""
+        ...
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of most of the parameters, such as "plain"."""
+        ...
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all weights as stored."""
+        ...
+
+    @property
+    def n_params(self) -> int:
+        """Parameters of the model; a tied head counts once."""
+        ...
+
+    @property
+    def special_tokens(self) -> TokenizerEntry | None:
+        """What a manifest says of the tokenizer; None where there is no manifest or no tokenizer."""
+        ...
+
+    def weight(self, name: str) -> Weight:
+        """A weight by our name for it, as in `weight_shapes`; mapped from its file where it is stored as one tensor."""
+        ...
+
+    def pieces(self, name: str) -> Iterator[Piece]:
+        """The stored tensors that make a weight, one after the other, each mapped from its file."""
+        ...

@@ -1,0 +1,46 @@
+"""The Hugging Face hub cache, as far as it is read here: `models--org--name/{refs,snapshots}`.
+
+The layout is described at https://huggingface.co/docs/huggingface_hub/guides/manage-cache: `refs/<revision>` holds a
+commit, `snapshots/<commit>` is the repository's folder at that commit.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PREFIX = "models--"
+_REPO = re.compile(r"(?:hf://)?(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A repository at one commit, in the cache."""
+
+    repo: str
+    commit: str
+    path: Path
+
+
+def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
+    """The snapshot of `org/name[@revision]`, where `hf://` may stand before it; None where the cache has none.
+
+    A revision is a branch, a tag or a commit; without one it is `main`.
+    """
+    match = _REPO.fullmatch(name)
+    if match is None or ".." in name:
+        return None
+    repo, revision = match["repo"], match["revision"] or "main"
+    folder = hf_cache / (_PREFIX + repo.replace("/", "--"))
+    ref = folder / "refs" / revision
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+    path = folder / "snapshots" / commit
+    return Snapshot(repo, commit, path) if path.is_dir() else None
+
+
+def cached_repos(hf_cache: Path) -> Iterator[str]:
+    """Names of the model repositories in the cache, in order."""
+    if hf_cache.is_dir():
+        for folder in sorted(hf_cache.iterdir()):
+            if folder.name.startswith(_PREFIX) and (folder / "snapshots").is_dir():
+                yield folder.name.removeprefix(_PREFIX).replace("--", "/", 1)

@@ -1,0 +1,187 @@
+"""The manifest, `gptfast.json`: what a checkpoint folder holds, so that nothing is ever inferred from a path.
+
+It names the model's shape, every weight with its scheme and the tensors that store it, each with its SHA-256, the
+tokenizer's files and special tokens, and where all of it came from. It is written last: a folder with a manifest
+is whole.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gptfast_cli.core.checkpoints.config_form import config_from_json, config_to_json
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.fields import Fields, read_fields
+
+MANIFEST_FILE = "gptfast.json"
+FORMAT = 1
+
+_BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "I8": 8, "U8": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """One tensor in a shard; `dtype` is the safetensors code, such as BF16, and `sha256` covers the tensor's bytes."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * _BITS[self.dtype] // 8
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeight:
+    """How one weight is stored: its scheme, its logical shape, and its parts by name."""
+
+    scheme: str
+    shape: tuple[int, ...]
+    parts: Mapping[str, StoredPart]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerEntry:
+    """The tokenizer's files in the folder, by name with their SHA-256, and its special tokens as token ids."""
+
+    files: Mapping[str, str]
+    bos_id: int | None
+    stop_ids: tuple[int, ...]
+    add_bos: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a checkpoint came from.
+
+    source:   the repository, or the name of the folder, that was converted
+    revision: the commit, where the source is a snapshot of a Hugging Face repository
+    writer:   the program and version that wrote the checkpoint
+    """
+
+    source: str
+    revision: str | None
+    writer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a checkpoint says of itself; `dtype` is the floating dtype that it computes in, such as bfloat16."""
+
+    name: str
+    config: ModelConfig
+    dtype: str
+    weights: Mapping[str, StoredWeight]
+    tokenizer: TokenizerEntry | None
+    provenance: Provenance
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all weights as stored."""
+        return sum(part.n_bytes for weight in self.weights.values() for part in weight.parts.values())
+
+    @property
+    def n_params(self) -> int:
+        """Parameters of the model; a tied head counts once."""
+        return sum(math.prod(weight.shape) for weight in self.weights.values())
+
+    @property
+    def scheme(self) -> str:
+        """The scheme that stores most of the parameters."""
+        sizes: dict[str, int] = {}
+        for weight in self.weights.values():
+            sizes[weight.scheme] = sizes.get(weight.scheme, 0) + math.prod(weight.shape)
+        return max(sizes, key=sizes.__getitem__)
+
+    def to_json(self) -> str:
+        """The manifest as the text of `gptfast.json`; the same manifest gives the same text."""
+        form = {"format": FORMAT} | asdict(self) | {"config": config_to_json(self.config)}
+        return json.dumps(form, indent=1) + "\n"
+
+
+def tensor_name(weight: str, part: str) -> str:
+    """Name in a shard of the tensor that stores a part of a weight."""
+    return f"{weight}.{part}"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint folder.
+
+    Raises CorruptError with file and field where it is damaged, UsageError where a newer gptfast wrote it, and
+    FileNotFoundError where there is none.
+    """
+    fields = read_fields(folder / MANIFEST_FILE)
+    if fields.integer("format") > FORMAT:
+        raise UsageError(
+            f"{folder.name}: written in checkpoint format {fields.integer('format')}; this gptfast reads {FORMAT}.",
+            "Upgrade gptfast: pip install --upgrade gptfast",
+        )
+    weights = fields.section("weights")
+    if not weights.values:
+        raise fields.corrupt("weights", "there are none")
+    return Manifest(
+        name=fields.text("name"),
+        config=config_from_json(fields.section("config")),
+        dtype=_dtype(fields),
+        weights={name: _weight(weights.section(name)) for name in weights},
+        tokenizer=_tokenizer(fields.section("tokenizer")) if "tokenizer" in fields else None,
+        provenance=_provenance(fields.section("provenance")),
+    )
+
+
+def _dtype(fields: Fields) -> str:
+    dtype = fields.text("dtype")
+    if dtype not in ("bfloat16", "float16", "float32"):
+        raise fields.corrupt("dtype", f"{dtype!r} is not bfloat16, float16 or float32")
+    return dtype
+
+
+def _weight(fields: Fields) -> StoredWeight:
+    parts = fields.section("parts")
+    return StoredWeight(
+        fields.text("scheme"), fields.integers("shape"), {name: _part(parts.section(name)) for name in parts}
+    )
+
+
+def _part(fields: Fields) -> StoredPart:
+    dtype = fields.text("dtype")
+    if dtype not in _BITS:
+        raise fields.corrupt("dtype", f"{dtype!r} is not one of {', '.join(_BITS)}")
+    return StoredPart(_file_name(fields, "file"), dtype, fields.integers("shape"), _sha256(fields, "sha256"))
+
+
+def _tokenizer(fields: Fields) -> TokenizerEntry:
+    files = fields.section("files")
+    return TokenizerEntry(
+        files={_file_name(Fields({"file": name}, files.where), "file"): _sha256(files, name) for name in files},
+        bos_id=fields.integer("bos_id", minimum=0) if "bos_id" in fields else None,
+        stop_ids=fields.integers("stop_ids"),
+        add_bos=fields.flag("add_bos"),
+    )
+
+
+def _provenance(fields: Fields) -> Provenance:
+    revision = fields.text("revision") if "revision" in fields else None
+    return Provenance(fields.text("source"), revision, fields.text("writer"))
+
+
+def _file_name(fields: Fields, name: str) -> str:
+    file = fields.text(name)
+    # a manifest may come from a stranger: it names files of its own folder and no others
+    if not re.fullmatch(r"[\w.-]+", file) or file.startswith("."):
+        raise fields.corrupt(name, f"{file!r} is not the plain name of a file in the folder")
+    return file
+
+
+def _sha256(fields: Fields, name: str) -> str:
+    digest = fields.text(name)
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise fields.corrupt(name, "not a SHA-256 in hexadecimal")
+    return digest

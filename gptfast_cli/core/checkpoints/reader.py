@@ -1,0 +1,168 @@
+"""Reading a checkpoint: a folder with a manifest and safetensors shards, mapped without a second copy.
+
+A folder of another layout that a source knows, such as a Hugging Face snapshot, opens in place as the same thing.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Manifest, TokenizerEntry, read_manifest, tensor_name
+from gptfast_cli.core.checkpoints.shard import Shard, open_shard
+from gptfast_cli.core.checkpoints.sources import sources
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.device import DTYPES
+from gptfast_cli.core.errors import CorruptError, NotFoundError
+from gptfast_cli.core.events import Progress
+from gptfast_cli.core.formats import Weight
+from gptfast_cli.core.model.weights import weight_shapes
+
+_CHUNK_BYTES = 1 << 24
+_AGAIN = "The checkpoint is damaged: convert or download it again."
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A checkpoint in this program's own format; see Checkpoint."""
+
+    path: Path
+    manifest: Manifest
+    shards: Mapping[str, Shard]
+
+    @property
+    def name(self) -> str:
+        """See Checkpoint."""
+        return self.manifest.name
+
+    @property
+    def config(self) -> ModelConfig:
+        """See Checkpoint."""
+        return self.manifest.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See Checkpoint."""
+        return DTYPES[self.manifest.dtype]
+
+    @property
+    def scheme(self) -> str:
+        """See Checkpoint."""
+        return self.manifest.scheme
+
+    @property
+    def n_bytes(self) -> int:
+        """See Checkpoint."""
+        return self.manifest.n_bytes
+
+    @property
+    def n_params(self) -> int:
+        """See Checkpoint."""
+        return self.manifest.n_params
+
+    @property
+    def special_tokens(self) -> TokenizerEntry | None:
+        """See Checkpoint."""
+        return self.manifest.tokenizer
+
+    def weight(self, name: str) -> Weight:
+        """See Checkpoint."""
+        stored = self.manifest.weights[name]
+        parts = {part: self.shards[at.file].tensor(tensor_name(name, part)) for part, at in stored.parts.items()}
+        return Weight(stored.scheme, stored.shape, parts)
+
+    def pieces(self, name: str) -> Iterator[Piece]:
+        """See Checkpoint."""
+        for part, at in self.manifest.weights[name].parts.items():
+            tensor = tensor_name(name, part)
+            yield Piece(f"{at.file}: {tensor}", self.shards[at.file].tensor(tensor))
+
+    def verify(self) -> Iterator[Progress]:
+        """Read every byte and compare it with the manifest's SHA-256; raises CorruptError with file and tensor."""
+        done = 0
+        for name, weight in self.manifest.weights.items():
+            for part, at in weight.parts.items():
+                stored = self.shards[at.file].tensors[tensor_name(name, part)]
+                place = f"{at.file}: {tensor_name(name, part)}"
+                _check_bytes(self.path / at.file, at.sha256, place=place, start=stored.start, end=stored.end)
+                done += at.n_bytes
+                yield Progress("verify", done, self.n_bytes, "bytes")
+        for file, sha256 in (self.manifest.tokenizer.files if self.manifest.tokenizer else {}).items():
+            path = self.path / file
+            if not path.is_file():
+                raise CorruptError(f"{file}: missing in {self.path}", _AGAIN)
+            _check_bytes(path, sha256, place=file, start=0, end=path.stat().st_size)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open a checkpoint, or a folder of another layout in place.
+
+    Headers are read and checked, weights are not. Raises NotFoundError where the folder holds no model, CorruptError
+    where its files contradict one another, UsageError where it needs what gptfast lacks.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        return open_stored(folder)
+    for name in sources:
+        if sources[name].holds(folder):
+            return sources[name].open(folder)
+    looked_for = ", ".join([MANIFEST_FILE, *(sources[name].looks_for for name in sources)])
+    raise NotFoundError(f"{folder}: holds no model (looked for {looked_for}).", "Name the folder that holds the files.")
+
+
+def open_stored(folder: Path) -> StoredCheckpoint:
+    """Open a folder that has a manifest; see `open_checkpoint` for the errors."""
+    manifest = read_manifest(folder)
+    files = sorted({part.file for weight in manifest.weights.values() for part in weight.parts.values()})
+    for file in files:
+        if not (folder / file).is_file():
+            raise CorruptError(f"{file}: missing in {folder}", _AGAIN)
+    shards = {file: open_shard(folder / file) for file in files}
+    _check_weights(manifest)
+    _check_shards(manifest, shards)
+    return StoredCheckpoint(folder, manifest, shards)
+
+
+def _check_weights(manifest: Manifest) -> None:
+    expected = weight_shapes(manifest.config)
+    for name, shape in expected.items():
+        if name not in manifest.weights:
+            raise CorruptError(f"{MANIFEST_FILE}: weights: {name} is missing", _AGAIN)
+        found = manifest.weights[name].shape
+        if found != shape:
+            raise CorruptError(f"{MANIFEST_FILE}: weights.{name}: shape is {list(found)}, not {list(shape)}", _AGAIN)
+    extra = sorted(set(manifest.weights) - set(expected))
+    if extra:
+        raise CorruptError(f"{MANIFEST_FILE}: weights: {extra[0]} is none of this model's", _AGAIN)
+
+
+def _check_shards(manifest: Manifest, shards: Mapping[str, Shard]) -> None:
+    extra = {(file, tensor) for file, shard in shards.items() for tensor in shard.tensors}
+    for name, weight in manifest.weights.items():
+        for part, at in weight.parts.items():
+            tensor = tensor_name(name, part)
+            stored = shards[at.file].tensors.get(tensor)
+            if stored is None:
+                raise CorruptError(f"{at.file}: {tensor}: missing", _AGAIN)
+            if (stored.dtype, stored.shape) != (at.dtype, at.shape):
+                raise CorruptError(
+                    f"{at.file}: {tensor}: is {stored.dtype} {list(stored.shape)}, "
+                    f"and {at.dtype} {list(at.shape)} in {MANIFEST_FILE}",
+                    _AGAIN,
+                )
+            extra.discard((at.file, tensor))
+    if extra:
+        file, tensor = min(extra)
+        raise CorruptError(f"{file}: {tensor}: not in {MANIFEST_FILE}", _AGAIN)
+
+
+def _check_bytes(path: Path, sha256: str, *, place: str, start: int, end: int) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        for position in range(start, end, _CHUNK_BYTES):
+            digest.update(file.read(min(_CHUNK_BYTES, end - position)))
+    if digest.hexdigest() != sha256:
+        raise CorruptError(f"{place}: its bytes are not those that were written (SHA-256 differs)", _AGAIN)

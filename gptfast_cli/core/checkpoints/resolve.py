@@ -1,0 +1,83 @@
+"""Which model a person means: a bundled name, a folder, a name in the store, or a repository in the Hugging Face cache.
+
+They are tried in that order; a folder that has a bundled name is written `./tiny`. With no model named it is
+`$GPTFAST_MODEL`, else the one last made ready, else the bundled `tiny`.
+"""
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gptfast_cli.core.checkpoints.current import read_current
+from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
+from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder, model_names
+from gptfast_cli.core.checkpoints.store import open_store
+from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A model's folder; `origin` says in a few words how it was found, for the line that tells which one was taken."""
+
+    path: Path
+    name: str
+    origin: str
+
+
+def resolve(model: str | None, settings: Settings) -> Resolved:
+    """The folder of a model; raises NotFoundError with the nearest names where there is none."""
+    if model is not None:
+        return _named(model, settings)
+    if settings.model is not None:
+        return replace(_named(settings.model, settings), origin="from $GPTFAST_MODEL")
+    current = read_current(settings.home)
+    if current is not None:
+        return _current(current, settings)
+    return _named(BUNDLED[0], settings)
+
+
+def as_folder(text: str) -> Path | None:
+    """The folder that a text is the path of; None where there is none, UsageError where it is a file's."""
+    path = Path(text).expanduser()
+    if path.is_file():
+        raise UsageError(f"{text}: is a file.", f"Name the folder that holds it: {path.parent}")
+    return path if path.is_dir() else None
+
+
+def _named(model: str, settings: Settings) -> Resolved:
+    if not model.strip():
+        raise UsageError("The name of the model is empty.", "See which there are: gptfast --list")
+    if model in BUNDLED:
+        return Resolved(bundled_folder(model), model, "bundled")
+    folder = as_folder(model)
+    if folder is not None:
+        return Resolved(folder, model, "a folder")
+    stored = open_store(settings).find(model)
+    if stored is not None:
+        return Resolved(stored, model, "in the store")
+    snapshot = find_snapshot(settings.hf_cache, model)
+    if snapshot is not None:
+        return Resolved(snapshot.path, model, "in the Hugging Face cache")
+    raise _unknown(model, settings)
+
+
+def _current(current: str, settings: Settings) -> Resolved:
+    try:
+        return replace(_named(current, settings), origin="last made ready")
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{current}: was last made ready, and is gone.",
+            "Name another with --model, such as --model tiny, or see which there are: gptfast --list",
+        ) from error
+
+
+def _unknown(model: str, settings: Settings) -> NotFoundError:
+    if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1:
+        return NotFoundError(f"{model}: there is no such folder.", "See which models there are: gptfast --list")
+    nearest = difflib.get_close_matches(model, model_names(settings), n=3)
+    meant = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
+    fetch = f"Fetch it: gptfast download {model}" if model.count("/") == 1 and ":" not in model else ""
+    return NotFoundError(
+        f"{model}: no model of this name is here.", f"{meant}{fetch or 'See which there are: gptfast --list'}"
+    )

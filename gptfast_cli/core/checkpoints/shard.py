@@ -1,0 +1,96 @@
+"""A safetensors file, read strictly and by mmap.
+
+Format (https://huggingface.co/docs/safetensors): 8 bytes little-endian length of the header, the header as a JSON
+object {tensor name: {dtype, shape, data_offsets}}, then the tensors' bytes. The safetensors package accepts a header
+that names a tensor twice; here that, and every gap, overlap or missing byte, is a CorruptError.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.fields import Fields, parse_fields
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
+LENGTH_BYTES = 8
+
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_DAMAGED = "The file is damaged or its download was cut short: fetch it again."
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor lies in its file: dtype code, shape, and bytes `start` to `end` of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One open-ended view of a safetensors file: no handle is held, a tensor's mapping lives as long as the tensor."""
+
+    path: Path
+    tensors: dict[str, StoredTensor]
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of the file, its bytes mapped and read when they are touched; writing to it changes no file."""
+        stored = self.tensors[name]
+        if stored.start == stored.end:
+            return torch.empty(stored.shape, dtype=DTYPES[stored.dtype])
+        mapped = torch.from_file(str(self.path), shared=False, size=stored.end, dtype=torch.uint8)[stored.start :]
+        if stored.start % DTYPES[stored.dtype].itemsize:
+            mapped = mapped.clone()  # a file of another writer may not be aligned
+        return mapped.view(DTYPES[stored.dtype]).view(stored.shape)
+
+
+def open_shard(path: Path) -> Shard:
+    """Read a file's header and check it against the file's size; raises CorruptError with file and tensor."""
+    n_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        n_header = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        if not 2 <= n_header <= min(_MAX_HEADER_BYTES, n_bytes - LENGTH_BYTES):
+            raise CorruptError(f"{path.name}: not a safetensors file: its header cannot be {n_header} bytes", _DAMAGED)
+        header = parse_fields(file.read(n_header), path.name)
+    payload = LENGTH_BYTES + n_header
+    tensors = {name: _stored(header.section(name), payload) for name in header if name != "__metadata__"}
+    _check_layout(path.name, tensors, payload=payload, n_bytes=n_bytes)
+    return Shard(path, tensors)
+
+
+def _stored(fields: Fields, payload: int) -> StoredTensor:
+    dtype, shape, offsets = fields.text("dtype"), fields.integers("shape"), fields.integers("data_offsets")
+    if dtype not in DTYPES:
+        raise fields.corrupt("dtype", f"{dtype} is not one of {', '.join(DTYPES)}")
+    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
+        raise fields.corrupt("data_offsets", f"{list(offsets)} do not hold {list(shape)} of {dtype}")
+    return StoredTensor(dtype, shape, payload + offsets[0], payload + offsets[1])
+
+
+def _check_layout(file: str, tensors: dict[str, StoredTensor], *, payload: int, n_bytes: int) -> None:
+    end = payload
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if tensor.start != end:
+            what = "overlaps the one before it" if tensor.start < end else "leaves a gap before it"
+            raise CorruptError(f"{file}: {name}: {what}", _DAMAGED)
+        end = tensor.end
+        if end > n_bytes:
+            raise CorruptError(f"{file}: {name}: {end - n_bytes} bytes are missing at the end of the file", _DAMAGED)
+    if end < n_bytes:
+        raise CorruptError(f"{file}: {n_bytes - end} bytes follow the last tensor", _DAMAGED)

@@ -1,0 +1,77 @@
+"""Writing a safetensors file tensor by tensor: the header follows from the shapes, so nothing waits in memory."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.checkpoints.shard import DTYPES, LENGTH_BYTES
+
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+_ALIGNMENT = 64  # the first tensor starts on a cache line
+_CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """A tensor that is to be written."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def code(self) -> str:
+        """The dtype as safetensors spells it."""
+        return _CODES[self.dtype]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_shard(
+    path: Path, planned: Mapping[str, PlannedTensor], tensors: Iterator[tuple[str, Tensor]]
+) -> Iterator[tuple[str, str]]:
+    """Write a file of the planned tensors, which come by name in the planned order, and sync it to the disk.
+
+    Yields the name of each tensor when it is written, and the SHA-256 of its bytes.
+    """
+    with path.open("wb") as file:
+        file.write(header(planned))
+        for (name, plan), (given, tensor) in zip(planned.items(), tensors, strict=True):
+            assert (given, tensor.dtype, tuple(tensor.shape)) == (name, plan.dtype, plan.shape), given
+            sha256 = _write_bytes(file, tensor)
+            del tensor  # before the next one is made
+            yield name, sha256
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def header(planned: Mapping[str, PlannedTensor]) -> bytes:
+    """The length and the header of a file of these tensors, one straight after the other."""
+    entries: dict[str, object] = {}
+    end = 0
+    for name, plan in planned.items():
+        start, end = end, end + plan.n_bytes
+        entries[name] = {"dtype": plan.code, "shape": plan.shape, "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(LENGTH_BYTES + len(text)) % _ALIGNMENT)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _write_bytes(file: BinaryIO, tensor: Tensor) -> str:
+    content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data  # no copy
+    digest = hashlib.sha256()
+    for start in range(0, len(content), _CHUNK_BYTES):
+        chunk = content[start : start + _CHUNK_BYTES]
+        file.write(chunk)
+        digest.update(chunk)
+    return digest.hexdigest()

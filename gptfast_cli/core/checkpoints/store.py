@@ -1,0 +1,102 @@
+"""The store: the folder in which checkpoints are kept under names, `org/name[:variant]`.
+
+A name becomes one folder, `org--name@variant` in small letters: the same on every file system, whether it tells
+`Org` from `org` or not, and never outside of the store. The name as it was given stands in the manifest.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptfast_cli.core.checkpoints.current import clear_current, read_current
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, read_manifest
+from gptfast_cli.core.checkpoints.staging import remove_folder
+from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.settings import Settings
+
+DAMAGED = "damaged"
+
+_NAME = re.compile(r"[\w.+-]+(/[\w.+-]+)?(:[\w.+-]+)?", re.ASCII)
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # by Windows, with any extension
+
+
+@dataclass(frozen=True, slots=True)
+class StoreEntry:
+    """A checkpoint in the store; its scheme is `damaged` where its manifest cannot be read."""
+
+    name: str
+    path: Path
+    n_bytes: int
+    scheme: str
+    n_params: int
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The checkpoints under `$GPTFAST_HOME/checkpoints`."""
+
+    home: Path
+
+    def place(self, name: str) -> Path:
+        """The folder of a name, whether it is there or not; UsageError where the name cannot be one."""
+        folder = _folder_name(name)
+        if folder is None:
+            raise UsageError(
+                f"{name!r} cannot be the name of a checkpoint.",
+                "A name is org/name or org/name:variant, of letters, digits, dots, dashes and underscores.",
+            )
+        return self.home / "checkpoints" / folder
+
+    def find(self, name: str) -> Path | None:
+        """The folder of a checkpoint by its name; None where the store has no such one."""
+        folder = _folder_name(name)
+        if folder is None or not (self.home / "checkpoints" / folder / MANIFEST_FILE).is_file():
+            return None
+        return self.home / "checkpoints" / folder
+
+    def entries(self) -> tuple[StoreEntry, ...]:
+        """All checkpoints, by name."""
+        root = self.home / "checkpoints"
+        folders = [path for path in root.iterdir() if not path.name.startswith(".")] if root.is_dir() else []
+        entries = [_entry(folder) for folder in folders if (folder / MANIFEST_FILE).is_file()]
+        return tuple(sorted(entries, key=lambda entry: entry.name.lower()))
+
+    def remove(self, name: str) -> None:
+        """Delete a checkpoint; where it was the current one, none is. Raises NotFoundError where there is none."""
+        path = self.find(name)
+        if path is None:
+            raise NotFoundError(f"The store holds no {name}.", "See what it holds: gptfast --list")
+        current = read_current(self.home)
+        if current is not None and _folder_name(current) == path.name:
+            clear_current(self.home)
+        remove_folder(path)
+
+
+def open_store(settings: Settings) -> Store:
+    """The user's store."""
+    return Store(settings.home)
+
+
+def store_name(text: str) -> str:
+    """A name for the store made of a folder's name: characters that a name cannot have become dashes."""
+    name = re.sub(r"-{2,}", "-", re.sub(r"[^\w.+-]", "-", text, flags=re.ASCII)).strip("-.")
+    return name if _folder_name(name) is not None else f"model-{name}".rstrip("-")
+
+
+def _folder_name(name: str) -> str | None:
+    words = re.split(r"[/:]", name.lower())
+    if not _NAME.fullmatch(name) or "--" in name:
+        return None
+    if any(word[0] in ".-" or word[-1] in ".-" or _RESERVED.fullmatch(word) for word in words):
+        return None
+    return name.lower().replace("/", "--").replace(":", "@")
+
+
+def _entry(folder: Path) -> StoreEntry:
+    try:
+        manifest = read_manifest(folder)
+    except GptFastError:  # it still has to be seen, to be removed
+        name = folder.name.replace("--", "/").replace("@", ":")
+        n_bytes = sum(path.stat().st_size for path in folder.iterdir())
+        return StoreEntry(name, folder, n_bytes, DAMAGED, 0)
+    return StoreEntry(manifest.name, folder, manifest.n_bytes, manifest.scheme, manifest.n_params)

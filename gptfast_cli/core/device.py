@@ -1,0 +1,95 @@
+"""The device that computes, the dtype that it computes in, and what the machine can say about its memory."""
+
+import os
+import resource
+import sys
+from collections.abc import Callable
+
+import torch
+
+from gptfast_cli.core.errors import UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Floating dtypes by their name on the command line and in a manifest."""
+
+AUTO = "auto"
+
+
+def pick_device(name: str = AUTO) -> torch.device:
+    """The device of that name; `auto` takes an accelerator where there is one.
+
+    Raises UsageError for a device that this machine or this build of PyTorch lacks.
+    """
+    present: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    if name == AUTO:
+        return torch.device(next(kind for kind, available in present.items() if available()))
+    kind, _, index = name.partition(":")
+    if kind not in present or (index and not index.isdecimal()):
+        raise UsageError(f"There is no device called {name!r}.", f"Devices: {AUTO}, {', '.join(present)}.")
+    if not present[kind]() or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
+        raise UsageError(f"This machine has no device {name!r} that PyTorch {torch.__version__} can use.")
+    return torch.device(name)
+
+
+def pick_dtype(name: str | None, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype to compute in: the one asked for, else the stored one, else float32 on a CPU without bfloat16.
+
+    Raises UsageError for a name that is not one of DTYPES.
+    """
+    if name is not None:
+        if name not in DTYPES:
+            raise UsageError(f"There is no dtype called {name!r}.", f"Dtypes: {', '.join(DTYPES)}.")
+        return DTYPES[name]
+    if device.type == "cpu" and stored is not torch.float32 and not _cpu_has_bfloat16():
+        return torch.float32
+    # float16 is slow on every CPU; bfloat16 has the same size and its own instructions
+    return torch.bfloat16 if device.type == "cpu" and stored is torch.float16 else stored
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype as the command line and the manifest spell it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def set_threads(count: int | None) -> None:
+    """Let PyTorch use `count` CPU threads; None leaves as many as this process may run on.
+
+    Raises UsageError for a count below 1.
+    """
+    if count is None:
+        count = min(torch.get_num_threads(), available_cpus())
+    if count < 1:
+        raise UsageError(f"--threads must be at least 1, not {count}.")
+    torch.set_num_threads(count)
+
+
+def available_cpus() -> int:
+    """CPUs that this process may run on, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory used so far: of the device for an accelerator, of the whole process for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def _cpu_has_bfloat16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

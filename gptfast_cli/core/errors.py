@@ -1,0 +1,65 @@
+"""What can go wrong, told to the person who asked: what, why, and the next command to try.
+
+Each kind of error is one exit code of the command contract. Only errors a person can act on live here;
+a broken invariant of our own is an `assert`.
+"""
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """The status a command ends with."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    NOT_AUTHORISED = 4
+    NETWORK = 5
+    CORRUPT = 6
+    OUT_OF_MEMORY = 7
+    DISK_FULL = 8
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class GptFastError(Exception):
+    """A failure with a message for the user and, where there is one, the next thing to try."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(GptFastError):
+    """An option or argument that cannot be meant."""
+
+    exit_code = ExitCode.USAGE
+
+
+class NotFoundError(GptFastError):
+    """A model, file or name that is not there."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class CorruptError(GptFastError):
+    """A file that is damaged, inconsistent or unsafe to read."""
+
+    exit_code = ExitCode.CORRUPT
+
+
+class OutOfMemoryError(GptFastError):
+    """More memory was needed than the device has."""
+
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
+class DiskFullError(GptFastError):
+    """No space was left where an output was being written."""
+
+    exit_code = ExitCode.DISK_FULL

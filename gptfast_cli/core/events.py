@@ -1,0 +1,49 @@
+"""The frozen events that a job yields while it works, and the type of a job.
+
+A job is a generator: it yields events and returns a frozen result. The same job is shown live by
+`render`, drained by a test, printed as JSON, and composed with `yield from`.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypeVar
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a long task has come; `total` is None while it is not known."""
+
+    task: str
+    done: int
+    total: int | None
+    unit: Literal["bytes", "tokens", "tensors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line that a person should read, such as which model was taken."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The next piece of a sample's text, whole characters only."""
+
+    sample: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Finished work of one phase: tokens that it processed, summed over the batch, and its wall time."""
+
+    phase: Literal["prefill", "decode"]
+    n_tokens: int
+    seconds: float
+
+
+Event: TypeAlias = Progress | Note | Text | Measured
+
+T = TypeVar("T")
+Job: TypeAlias = Generator[Event, None, T]

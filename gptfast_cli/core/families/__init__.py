@@ -1,0 +1,28 @@
+"""Model families: how a Hugging Face config and its weight names become ours. One file each."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.registry import Plugs
+
+
+class Family(Protocol):
+    """One family of models as Hugging Face writes it."""
+
+    architectures: tuple[str, ...]
+    """Values of `architectures` in config.json that this family reads."""
+
+    def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
+        """Read a config.json, in its older or newer spelling.
+
+        Raises CorruptError where a field is missing or impossible, UsageError where the model needs what we lack.
+        """
+        ...
+
+    def sources(self, config: ModelConfig) -> dict[str, tuple[str, ...]]:
+        """The Hugging Face tensors that make each of our weights, stacked along their first axis, by our name."""
+        ...
+
+
+families: Plugs[Family] = Plugs(__name__)

@@ -1,0 +1,128 @@
+"""JSON objects from files that others wrote, read field by field; every complaint names the file and the field.
+
+A key written twice, a number that is none, or a whole file that is no JSON ends in CorruptError, never in a
+silent default: Python's own reader would take the last of two keys and accept NaN.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gptfast_cli.core.errors import CorruptError
+
+_LARGEST_INTEGER = 2**53  # beyond it, JSON readers differ
+_LARGEST_NUMBER = 1e300
+
+
+class Fields:
+    """One JSON object; `where` is the file's name and, inside it, the way to this object.
+
+    Getters raise CorruptError where a field is missing without a default or is not what they return. A field that
+    is null counts as missing.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values = values
+        self.where = where
+
+    def __contains__(self, name: str) -> bool:
+        return self.values.get(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values)
+
+    def integer(
+        self, name: str, default: int | None = None, *, minimum: int = 1, maximum: int = _LARGEST_INTEGER
+    ) -> int:
+        """A whole number from `minimum` to `maximum`."""
+        value = self._value(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+            self._refuse(name, value, f"a whole number from {minimum} to {maximum}")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A finite number above 0."""
+        value = self._value(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _LARGEST_NUMBER:
+            self._refuse(name, value, "a number above 0")
+        return float(value)
+
+    def flag(self, name: str, default: bool | None = None) -> bool:  # noqa: FBT001 (a default, not a switch)
+        """True or false."""
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            self._refuse(name, value, "true or false")
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A string."""
+        value = self._value(name, default)
+        if not isinstance(value, str):
+            self._refuse(name, value, "a string")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings."""
+        value = self._value(name, None)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self._refuse(name, value, "a list of strings")
+        return tuple(value)
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """A list of whole numbers of at least 0, such as a shape or token ids."""
+        value = self._value(name, None)
+        if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+            self._refuse(name, value, "a list of whole numbers")
+        return tuple(value)
+
+    def section(self, name: str) -> "Fields":
+        """An object inside this one."""
+        value = self._value(name, None)
+        if not isinstance(value, Mapping):
+            self._refuse(name, value, "an object")
+        return Fields(value, f"{self.where}: {name}" if ":" not in self.where else f"{self.where}.{name}")
+
+    def corrupt(self, name: str, why: str) -> CorruptError:
+        """The error that a field of this object is wrong, for facts that only the caller can check."""
+        return CorruptError(f"{self.where}: {name}: {why}", "The file is damaged: fetch or convert the model again.")
+
+    def _value(self, name: str, default: object) -> object:
+        value = self.values.get(name)
+        value = default if value is None else value
+        if value is None:
+            raise self.corrupt(name, "missing")
+        return value
+
+    def _refuse(self, name: str, value: object, wanted: str) -> NoReturn:
+        shown = json.dumps(value, default=str)
+        raise self.corrupt(name, f"{shown if len(shown) <= 60 else shown[:60] + ' …'} is not {wanted}")
+
+
+def read_fields(path: Path) -> Fields:
+    """The JSON object that a file holds; CorruptError where there is none, OSError where the file cannot be read."""
+    return parse_fields(path.read_bytes(), path.name)
+
+
+def parse_fields(text: bytes, where: str) -> Fields:
+    """The JSON object in `text`, UTF-8; raises CorruptError where there is none or a key comes twice."""
+    try:
+        values = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"{where}: not readable as JSON: {error}", "Fetch or convert the model again.") from error
+    if not isinstance(values, dict):
+        raise CorruptError(f"{where}: holds no JSON object", "Fetch or convert the model again.")
+    return Fields(values, where)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice} is there twice")
+    return values
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

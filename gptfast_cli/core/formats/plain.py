@@ -1,0 +1,37 @@
+"""The plain scheme: a weight is one tensor in a floating dtype, as it was trained or rounded to bfloat16."""
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.formats import Weight
+
+NAME = "plain"
+_PART = "weight"
+
+
+def plain(tensor: Tensor) -> Weight:
+    """A tensor as a weight of the plain scheme."""
+    return Weight(NAME, tuple(tensor.shape), {_PART: tensor})
+
+
+class Plain:
+    """One part, which is the weight itself."""
+
+    def part_names(self) -> tuple[str, ...]:
+        """See Scheme."""
+        return (_PART,)
+
+    def dense(self, weight: Weight, dtype: torch.dtype) -> Tensor:
+        """See Scheme."""
+        return weight.parts[_PART].to(dtype)
+
+    def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """See Scheme."""
+        return weight.parts[_PART][index].to(dtype)
+
+    def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:
+        """See Scheme."""
+        return plain(weight.parts[_PART].to(device=device, dtype=dtype))
+
+
+PLUG = Plain()

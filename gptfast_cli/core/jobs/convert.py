@@ -1,0 +1,187 @@
+"""Converting: a model's folder, or a repository in the Hugging Face cache, becomes a checkpoint."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptfast_cli import __version__
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
+from gptfast_cli.core.checkpoints.current import write_current
+from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance, read_manifest
+from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
+from gptfast_cli.core.checkpoints.resolve import as_folder, resolve
+from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor
+from gptfast_cli.core.checkpoints.store import open_store, store_name
+from gptfast_cli.core.checkpoints.writer import Contents, PlannedWeight, TokenizerFiles, check_place, write_checkpoint
+from gptfast_cli.core.device import DTYPES
+from gptfast_cli.core.errors import CorruptError, NotFoundError, UsageError
+from gptfast_cli.core.events import Job, Note
+from gptfast_cli.core.formats import Weight, schemes
+from gptfast_cli.core.formats.plain import NAME as PLAIN
+from gptfast_cli.core.formats.plain import plain
+from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.settings import Settings
+from gptfast_cli.core.tokenizers import open_tokenizer, special_tokens, tokenizer_files
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertRequest:
+    """What to convert, and into what.
+
+    source:         a folder, or `org/name[@revision]` in the Hugging Face cache
+    out:            the folder to write; None is the store, under the source's name
+    dtype:          bfloat16, float16 or float32; None keeps that of each tensor
+    tokenizer_from: a model whose tokenizer is taken; None takes the source's own
+    verify:         read everything once more at the end and compare it with its SHA-256
+    force:          replace a checkpoint that is there already
+    """
+
+    source: str
+    settings: Settings
+    out: Path | None = None
+    dtype: str | None = None
+    tokenizer_from: str | None = None
+    verify: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The checkpoint that was written."""
+
+    path: Path
+    name: str
+    n_bytes: int
+    n_params: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    path: Path
+    name: str
+    revision: str | None
+
+
+def run(request: ConvertRequest) -> Job[Converted]:
+    """Convert a model, one weight at a time, and make it the current one.
+
+    Raises NotFoundError where the source is not there, CorruptError with file and tensor where it is damaged or
+    holds NaN or infinite weights, UsageError where it needs what gptfast lacks, DiskFullError. The place that it is
+    written to stays as it was until all of it is there.
+    """
+    source = _find(request.source, request.settings)
+    place = request.out or open_store(request.settings).place(source.name)
+    check_place(place, force=request.force)
+    checkpoint = open_checkpoint(source.path)
+    tokenizer = _tokenizer(request, source.path)
+    yield from _notes(tokenizer, checkpoint)
+    dtype = _dtype(request.dtype)
+    contents = Contents(
+        name=source.name,
+        config=checkpoint.config,
+        dtype=dtype or checkpoint.dtype,
+        weights=_plan(checkpoint, dtype),
+        tokenizer=tokenizer,
+        provenance=Provenance(source.name, source.revision, f"gptfast {__version__}"),
+    )
+    read = functools.partial(_read, checkpoint, contents)
+    manifest = yield from write_checkpoint(place, contents, read=read, force=request.force)
+    if request.verify:
+        yield from open_stored(place).verify()
+    write_current(request.settings.home, request.out or source.name)
+    return Converted(place, manifest.name, manifest.n_bytes, manifest.n_params)
+
+
+def _find(text: str, settings: Settings) -> _Source:
+    folder = as_folder(text)
+    if folder is not None:
+        return _Source(folder, store_name(folder.resolve().name), None)
+    snapshot = find_snapshot(settings.hf_cache, text)
+    if snapshot is not None:
+        return _Source(snapshot.path, snapshot.repo, snapshot.commit)
+    raise NotFoundError(
+        f"{text}: is no folder, and no repository in the Hugging Face cache.", f"Fetch it: gptfast download {text}"
+    )
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    if name is not None and name not in DTYPES:
+        raise UsageError(f"There is no dtype called {name!r}.", f"Dtypes: {', '.join(DTYPES)}.")
+    return DTYPES[name] if name is not None else None
+
+
+def _tokenizer(request: ConvertRequest, own: Path) -> TokenizerFiles:
+    """The tokenizer to be copied; without files where there is none, but with the ids that config.json declares."""
+    other = request.tokenizer_from
+    folder = own if other is None else resolve(other, request.settings).path
+    if (folder / MANIFEST_FILE).is_file():
+        entry = read_manifest(folder).tokenizer
+        if entry is not None:
+            return TokenizerFiles(
+                tuple(folder / name for name in entry.files), entry.bos_id, entry.stop_ids, entry.add_bos
+            )
+    files = tokenizer_files(folder) if open_tokenizer(folder) else ()
+    if other is not None and not files:
+        raise NotFoundError(f"{other}: has no tokenizer.", "Name another model with --tokenizer-from.")
+    special = special_tokens(folder)
+    return TokenizerFiles(files, special.bos_id, tuple(sorted(special.stop_ids)), special.add_bos)
+
+
+def _notes(tokenizer: TokenizerFiles, checkpoint: Checkpoint) -> Iterator[Note]:
+    if not tokenizer.files:
+        yield Note("No tokenizer was found: the checkpoint takes token ids only (give one with --tokenizer-from).")
+    foreign = [token for token in (tokenizer.bos_id, *tokenizer.stop_ids) if token is not None]
+    if any(token >= checkpoint.config.vocab_size for token in foreign):
+        yield Note(f"The tokenizer has special tokens beyond the model's vocabulary of {checkpoint.config.vocab_size}.")
+
+
+def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, PlannedWeight]:
+    if checkpoint.scheme != PLAIN:
+        raise UsageError(
+            f"{checkpoint.name}: is quantised ({checkpoint.scheme}), which cannot be undone.",
+            "Convert the model that it was made from.",
+        )
+    (part,) = schemes[PLAIN].part_names()
+    plan = {}
+    for name, shape in weight_shapes(checkpoint.config).items():
+        # shards may differ in dtype, as where norms were kept in float32
+        stored = functools.reduce(torch.promote_types, [piece.tensor.dtype for piece in checkpoint.pieces(name)])
+        plan[name] = PlannedWeight(PLAIN, shape, {part: PlannedTensor(dtype or stored, shape)})
+    return plan
+
+
+def _read(checkpoint: Checkpoint, contents: Contents, name: str) -> Weight:
+    """A weight in the dtype that is planned for it; a copy only where it is stacked or its dtype changes."""
+    (planned,) = contents.weights[name].parts.values()
+    pieces = checkpoint.pieces(name)
+    first = next(pieces)
+    if (first.tensor.dtype, first.tensor.shape) == (planned.dtype, planned.shape):
+        _check_finite(first, first.tensor)
+        return plain(first.tensor)
+    stacked = torch.empty(planned.shape, dtype=planned.dtype)
+    end = 0
+    for piece in (first, *pieces):
+        start, end = end, end + len(piece.tensor)
+        _check_finite(piece, stacked[start:end].copy_(piece.tensor))
+    return plain(stacked)
+
+
+def _check_finite(piece: Piece, converted: Tensor) -> None:
+    if _is_finite(converted):
+        return
+    if _is_finite(piece.tensor):
+        dtype = str(converted.dtype).removeprefix("torch.")
+        raise UsageError(f"{piece.place}: has values too large for {dtype}.", "Convert with --dtype bfloat16.")
+    raise CorruptError(
+        f"{piece.place}: holds NaN or infinite values.", "The model is damaged: fetch it again, or tell its makers."
+    )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    low, high = tensor.aminmax()  # NaN comes through; no mask as large as the weight
+    return bool(low.isfinite() and high.isfinite())

@@ -1,0 +1,109 @@
+"""The few fused operations that a decoder layer is made of, as every backend offers them.
+
+A layer is five operations; embedding and head stand around them:
+
+    project_qkv     norm, query/key/value projection, RoPE, cache write
+    attend          attention of the queries over the cache
+    project_output  output projection plus residual
+    gate_up         norm, gate and up projection, activation
+    down            down projection plus residual
+
+`reference` states each in plain PyTorch and is the oracle for every other backend.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.formats import Weight
+
+KEY_BLOCK = 128
+"""Attention is given a number of cached keys that is a multiple of this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+    weight: Weight  # [dim]
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """An affine map, x W^T + b; most models have no b."""
+
+    weight: Weight  # [out_features, in_features]
+    bias: Weight | None = None  # [out_features]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """Heads of an attention layer; `n_heads // n_kv_heads` query heads share a key head."""
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the tokens of a step stand in their sequences, and the rotation that belongs there.
+
+    positions: [batch, time] int64; a row's own, so the rows of a batch may stand at different places
+    cos, sin:  [batch, time, head_dim / 2] float32
+    """
+
+    positions: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """Keys and values of one layer, [batch, kv_heads, n_keys, head_dim], written in place.
+
+    Slots at and past a row's position hold stale but finite numbers; `n_keys` is a multiple of KEY_BLOCK.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+class Backend(Protocol):
+    """The operations of a layer; x is [batch, time, dim] in the compute dtype throughout."""
+
+    def embed(self, tokens: Tensor, embedding: Weight, dtype: torch.dtype) -> Tensor:
+        """Embedding rows of tokens [batch, time] int64: x."""
+        ...
+
+    def project_qkv(
+        self, x: Tensor, qkv: Linear, *, norm: Norm, place: Placement, cache: LayerCache, spec: AttentionSpec
+    ) -> Tensor:
+        """Write the rotated keys and the values of x into the cache; return rotated queries.
+
+        Returns [batch, time, n_heads, head_dim].
+        """
+        ...
+
+    def attend(self, q: Tensor, cache: LayerCache, *, place: Placement, spec: AttentionSpec) -> Tensor:
+        """Causal attention: each query sees the keys at its own position and before. Returns [batch, time, q_dim]."""
+        ...
+
+    def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
+        """Residual plus the projection of heads [batch, time, q_dim]: x."""
+        ...
+
+    def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm) -> Tensor:
+        """silu(gate) * up of the normalised x, [batch, time, ffn_dim] (SwiGLU, Shazeer 2020, arXiv:2002.05202)."""
+        ...
+
+    def down(self, hidden: Tensor, down: Linear, *, residual: Tensor) -> Tensor:
+        """Residual plus the projection of hidden [batch, time, ffn_dim]: x."""
+        ...
+
+    def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:
+        """Logits of x [..., dim]: [..., vocab_size] float32."""
+        ...

@@ -1,0 +1,116 @@
+"""The operations of a layer in plain PyTorch: the oracle for every other backend, and the one that runs anywhere.
+
+In float32 on a CPU the result of a token is the same to the last bit whatever else is in the batch and in the
+call, so that batching, chunked prefill and speculation agree exactly with decoding alone. Three habits make it so:
+matrix products get a whole number of row tiles, because the vendor's kernel for a ragged edge adds up in another
+order; values are summed over key blocks of one size, whose masked tail adds exact zeros; and exp is evaluated in
+float64, because PyTorch's vector and scalar versions, which differ in the last bit of float32, meet in one tensor.
+(Products under 12 columns wide escape the first habit; no head or layer of a real model is that narrow.)
+"""
+
+from functools import reduce
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
+from torch import Tensor
+
+from gptfast_cli.core.formats import Weight, schemes
+from gptfast_cli.core.kernels import KEY_BLOCK, AttentionSpec, LayerCache, Linear, Norm, Placement
+
+ROW_TILE = 16
+
+
+class Reference:
+    """See Backend."""
+
+    def embed(self, tokens: Tensor, embedding: Weight, dtype: torch.dtype) -> Tensor:
+        """See Backend."""
+        return schemes[embedding.scheme].rows(embedding, tokens, dtype)
+
+    def project_qkv(
+        self, x: Tensor, qkv: Linear, *, norm: Norm, place: Placement, cache: LayerCache, spec: AttentionSpec
+    ) -> Tensor:
+        """See Backend."""
+        heads = linear(rms_norm(x, norm), qkv).unflatten(-1, (-1, spec.head_dim))  # [batch, time, all heads, head_dim]
+        q, k, v = heads.split([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads], dim=2)
+        rows = torch.arange(x.shape[0], device=x.device).unsqueeze(-1)  # [batch, 1], against positions [batch, time]
+        cache.keys[rows, :, place.positions] = rotate(k, place)
+        cache.values[rows, :, place.positions] = v
+        return rotate(q, place)
+
+    def attend(self, q: Tensor, cache: LayerCache, *, place: Placement, spec: AttentionSpec) -> Tensor:
+        """See Backend."""
+        # query heads that share a key head become rows of one product: nothing of the cache is repeated
+        q = q.unflatten(2, (spec.n_kv_heads, -1)).permute(0, 2, 3, 1, 4)  # [batch, kv_heads, group, time, head_dim]
+        group, time = q.shape[2:4]
+        scores = matmul(q.flatten(2, 3), cache.keys.transpose(-1, -2)).unflatten(2, (group, time))
+        keys = torch.arange(cache.keys.shape[2], device=q.device)
+        hidden = keys > place.positions.unsqueeze(-1)  # [batch, time, n_keys]
+        scores = (scores.float() * spec.head_dim**-0.5).masked_fill(hidden[:, None, None], -torch.inf)
+        weights = scores.softmax(dim=-1).to(q.dtype).flatten(2, 3)
+        heads = weighted_sum(weights, cache.values).unflatten(2, (group, time))
+        return heads.permute(0, 3, 1, 2, 4).flatten(2)
+
+    def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
+        """See Backend."""
+        return residual + linear(heads, output)
+
+    def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm) -> Tensor:
+        """See Backend."""
+        gate, up = linear(rms_norm(x, norm), gate_up).chunk(2, dim=-1)
+        return (F.silu(gate.double()).float() if is_exact(gate) else F.silu(gate)) * up
+
+    def down(self, hidden: Tensor, down: Linear, *, residual: Tensor) -> Tensor:
+        """See Backend."""
+        return residual + linear(hidden, down)
+
+    def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:
+        """See Backend."""
+        return linear(rms_norm(x, norm), head).float()
+
+
+def rms_norm(x: Tensor, norm: Norm) -> Tensor:
+    """x over its root mean square along the last axis, times the weight; the statistics are float32."""
+    wide = x.float()
+    scaled = wide * torch.rsqrt((wide * wide).mean(dim=-1, keepdim=True) + norm.eps)
+    return scaled.to(x.dtype) * schemes[norm.weight.scheme].dense(norm.weight, x.dtype)
+
+
+def linear(x: Tensor, layer: Linear) -> Tensor:
+    """x W^T + b for x [..., in_features]: [..., out_features]."""
+    weight = schemes[layer.weight.scheme].dense(layer.weight, x.dtype)
+    y = matmul(x.reshape(-1, x.shape[-1]), weight.t()).view(*x.shape[:-1], -1)
+    if layer.bias is None:
+        return y
+    return y + schemes[layer.bias.scheme].dense(layer.bias, x.dtype)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a [..., rows, k] times b [..., k, n]; where it is exact, a row's result does not depend on the other rows."""
+    rows = a.shape[-2]
+    if is_exact(a) and rows % ROW_TILE:
+        return (F.pad(a, (0, 0, 0, -rows % ROW_TILE)) @ b)[..., :rows, :]
+    return a @ b
+
+
+def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """weights [..., rows, n_keys] times values [..., n_keys, d]; where it is exact, added up key block by key block.
+
+    One product would do, but the vendor's kernel cuts a long sum into equal parts, so elsewhere for every length.
+    """
+    if not is_exact(weights):
+        return weights @ values
+    blocks = zip(weights.split(KEY_BLOCK, dim=-1), values.split(KEY_BLOCK, dim=-2), strict=True)
+    return reduce(torch.add, (matmul(*block) for block in blocks))
+
+
+def is_exact(x: Tensor) -> bool:
+    """Whether the promise of equal bits in any company holds for work on x."""
+    return x.dtype is torch.float32 and x.device.type == "cpu"
+
+
+def rotate(x: Tensor, place: Placement) -> Tensor:
+    """Turn the pairs (x_i, x_{i + head_dim / 2}) of x [batch, time, heads, head_dim] by the angles of their place."""
+    cos, sin = place.cos.unsqueeze(2), place.sin.unsqueeze(2)  # the same for all heads
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

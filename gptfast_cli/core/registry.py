@@ -1,0 +1,36 @@
+"""Plug folders: a folder of modules in which the file name is the public name and the value on the command line.
+
+A new family, scheme or source is one new file that ends in `PLUG = ...`. Names are read from the folder
+without importing anything, so that help and completion stay quick; a plug is imported when it is asked for.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+
+
+class Plugs(Mapping[str, T]):
+    """The plugs of one package, by name; the mapping's order is alphabetical."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        folder = importlib.import_module(self._package).__path__
+        return tuple(sorted(module.name for module in pkgutil.iter_modules(folder)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._names:
+            raise KeyError(name)
+        return cast("T", importlib.import_module(f"{self._package}.{name}").PLUG)

@@ -1,0 +1,70 @@
+"""Tokenizers: text to token ids and back, from whatever tokenizer file a model's folder holds."""
+
+from pathlib import Path
+
+from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.tokenizers.declarations import (
+    ADDED_TOKENS,
+    GENERATION_CONFIG,
+    SPECIAL_TOKENS_MAP,
+    TOKENIZER_CONFIG,
+    Declarations,
+    read_declarations,
+)
+from gptfast_cli.core.tokenizers.formats import formats
+from gptfast_cli.core.tokenizers.special_tokens import SpecialTokens, resolve
+from gptfast_cli.core.tokenizers.stream import StreamDecoder
+from gptfast_cli.core.tokenizers.tokenizer import Tokenizer
+from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+
+__all__ = ["SpecialTokens", "StreamDecoder", "Tokenizer", "open_tokenizer", "special_tokens", "tokenizer_files"]
+
+_CHAT_TEMPLATE = "chat_template.jinja"
+_COMPANIONS = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, GENERATION_CONFIG, _CHAT_TEMPLATE)
+
+
+def open_tokenizer(folder: Path, special: SpecialTokens | None = None) -> Tokenizer | None:
+    """The tokenizer of a model's folder, or None where it holds no tokenizer file.
+
+    `special` is what a checkpoint's manifest keeps; without it the special tokens are read from the folder's JSON
+    files, config.json among them. Where files of several formats are there, the first readable one of the lowest
+    rank is taken.
+
+    Raises CorruptError where no tokenizer file of the folder can be read, or a JSON file beside it is damaged.
+    """
+    declared = read_declarations(folder)
+    vocabulary = _read_vocabulary(folder, declared)
+    return None if vocabulary is None else Tokenizer(vocabulary, special or resolve(declared, vocabulary))
+
+
+def special_tokens(folder: Path) -> SpecialTokens:
+    """The special tokens of a model's folder, which may lack a tokenizer file: then those declared by id.
+
+    Raises CorruptError like `open_tokenizer`.
+    """
+    declared = read_declarations(folder)
+    return resolve(declared, _read_vocabulary(folder, declared))
+
+
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """The files that a copy of the folder's tokenizer needs, under the same names, by name.
+
+    config.json is not among them, as its end-of-sequence ids are in SpecialTokens.
+    """
+    names = {*_COMPANIONS, *(plug.file_name for plug in formats.values())}
+    return tuple(path for name in sorted(names) if (path := folder / name).is_file())
+
+
+def _read_vocabulary(folder: Path, declared: Declarations) -> Vocabulary | None:
+    failure: CorruptError | None = None
+    for plug in sorted(formats.values(), key=lambda plug: plug.rank):
+        path = folder / plug.file_name
+        if not path.is_file():
+            continue
+        try:
+            return plug.read(path, declared)
+        except CorruptError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return None

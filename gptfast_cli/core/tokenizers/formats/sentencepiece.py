@@ -1,0 +1,149 @@
+"""SentencePiece's own format, tokenizer.model: the pieces of Llama 1 and 2, Mistral and what descends from them.
+
+The library finds the pieces of plain text. What lies around it is here: tokens that tokenizer_config.json adds on top
+of the trained pieces, and special tokens written out in a text, neither of which the library knows.
+Source: https://github.com/google/sentencepiece, src/sentencepiece_processor.cc.
+"""
+
+import codecs
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor
+
+from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations, damaged
+from gptfast_cli.core.tokenizers.stream import StreamDecoder
+from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+
+# normalizer_spec { add_dummy_prefix: false } as protobuf writes it; appended to a model, it overrides the model's own
+_NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+
+
+class SentencePieceVocabulary:
+    """The vocabulary of a tokenizer.model and of the tokens added to it."""
+
+    adds_bos = None
+
+    def __init__(self, model: bytes, added: tuple[AddedToken, ...]) -> None:
+        self._pieces = _processor(model)
+        self._pieces_inside = _processor(model + _NO_DUMMY_PREFIX)
+        n_pieces = self._pieces.vocab_size()
+        self._added = {
+            token.id: token
+            for token in added
+            if token.id >= n_pieces or self._pieces.id_to_piece(token.id) != token.content
+        }
+        reserved = [i for i in range(n_pieces) if self._pieces.is_control(i) or self._pieces.is_unknown(i)]
+        self._atoms = {self._pieces.id_to_piece(i): i for i in reserved if i not in self._added}
+        self._atoms |= {token.content: token.id for token in self._added.values()}
+        self.vocab_size = 1 + max([n_pieces - 1, *self._added])
+        self.own_bos_id = _present(self._pieces.bos_id())
+        self.own_eos_id = _present(self._pieces.eos_id())
+
+    def id_of(self, token: str) -> int | None:
+        """See Vocabulary."""
+        if token in self._atoms:
+            return self._atoms[token]
+        token_id: int = self._pieces.piece_to_id(token)  # that of <unk> where there is no such piece
+        return token_id if self._pieces.id_to_piece(token_id) == token else None
+
+    def encode(self, text: str) -> list[int]:
+        """See Vocabulary; only plain text at the very beginning is led by SentencePiece's dummy space."""
+        written_out = sorted((atom for atom in self._atoms if atom in text), key=len, reverse=True)
+        if not written_out:
+            return list(self._pieces.encode(text))
+        ids: list[int] = []
+        parts = re.split(f"({'|'.join(map(re.escape, written_out))})", text)
+        for n, part in enumerate(parts):
+            if part in self._atoms:
+                ids.append(self._atoms[part])
+            else:
+                ids += (self._pieces if n == 0 else self._pieces_inside).encode(part)
+        return ids
+
+    def stream(self) -> StreamDecoder:
+        """See Vocabulary."""
+        return SentencePieceStream(self._pieces, self._added)
+
+
+class SentencePieceStream:
+    """SentencePiece's decoding, token by token.
+
+    It differs between tokens in three ways: a byte piece is a byte of UTF-8, where each ill-formed byte is one
+    U+FFFD; the first piece of a text loses its leading space; <unk> is " ⁇ ".
+    """
+
+    def __init__(self, pieces: SentencePieceProcessor, added: Mapping[int, AddedToken]) -> None:
+        self._pieces = pieces
+        self._added = added
+        self._n_pieces = pieces.vocab_size()
+        self._bytes = b""  # the beginning of a character
+        self._has_begun = False
+
+    def push(self, token_id: int) -> str:
+        """See StreamDecoder."""
+        if (added := self._added.get(token_id)) is not None:
+            text = "" if added.special else added.content
+            self._has_begun |= text != ""
+            return self._characters(final=True) + text
+        if not 0 <= token_id < self._n_pieces:
+            return ""
+        if self._pieces.is_byte(token_id):
+            self._has_begun = True
+            self._bytes += bytes.fromhex(self._pieces.id_to_piece(token_id)[3:5])  # <0xE2>
+            return self._characters(final=False)
+        return self._characters(final=True) + self._piece(token_id)
+
+    def finish(self) -> str:
+        """See StreamDecoder."""
+        return self._characters(final=True)
+
+    def _characters(self, *, final: bool) -> str:
+        text = ""
+        while self._bytes:
+            try:
+                characters, n_used = codecs.utf_8_decode(self._bytes, "strict", final)
+            except UnicodeDecodeError:  # always of the first byte: what stood here before was well begun
+                text, self._bytes = text + "\ufffd", self._bytes[1:]
+            else:
+                text, self._bytes = text + characters, self._bytes[n_used:]
+                break
+        return text
+
+    def _piece(self, token_id: int) -> str:
+        if self._has_begun:
+            if self._pieces.is_control(token_id) or self._pieces.is_unknown(token_id):
+                return str(self._pieces.decode([token_id]))
+            return str(self._pieces.id_to_piece(token_id)).replace("▁", " ")
+        # which spaces go is the model's own setting, so the library says: a token whose double has no text is either
+        # a control token or a space of which any number is stripped, and after it the text is still to begin
+        self._has_begun = self._pieces.decode([token_id, token_id]) != ""
+        return str(self._pieces.decode([token_id]))
+
+
+def _processor(model: bytes) -> SentencePieceProcessor:
+    processor = SentencePieceProcessor()
+    processor.LoadFromSerializedProto(model)
+    return processor
+
+
+def _present(token_id: int) -> int | None:
+    return None if token_id < 0 else token_id  # -1 where the model was trained without one
+
+
+class SentencePiece:
+    """The format of tokenizer.model."""
+
+    file_name = "tokenizer.model"
+    rank = 20
+
+    def read(self, path: Path, declared: Declarations) -> Vocabulary:
+        """See TokenizerFormat."""
+        try:
+            return SentencePieceVocabulary(path.read_bytes(), declared.added)
+        except RuntimeError as error:
+            raise damaged(path, "not a SentencePiece model, or cut short") from error
+
+
+PLUG = SentencePiece()

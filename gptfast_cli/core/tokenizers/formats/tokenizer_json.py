@@ -1,0 +1,93 @@
+"""tokenizer.json, the format of the `tokenizers` library: byte-level BPE, or a SentencePiece model rewritten as one.
+
+It is preferred to a SentencePiece file beside it: it is complete in itself, with its added tokens and its rule about
+BOS, and where the two differ it is the file that a fine-tuned model was trained with.
+"""
+
+import json
+from itertools import takewhile
+from pathlib import Path
+
+import tokenizers
+
+from gptfast_cli.core.tokenizers.declarations import Declarations, damaged
+from gptfast_cli.core.tokenizers.json_streams import json_stream
+from gptfast_cli.core.tokenizers.stream import StreamDecoder
+from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+
+
+class JsonVocabulary:
+    """The vocabulary of a tokenizer.json; its post-processor is only asked whether a text begins with BOS."""
+
+    own_eos_id = None
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        # the library's pickled state of a decoder is its JSON; the file itself takes as long to parse as to load
+        decoder = tokenizer.decoder
+        self._decoder = None if decoder is None else json.loads(decoder.__getstate__())
+        added = tokenizer.get_added_tokens_decoder().values()
+        self._special = frozenset(token.content for token in added if token.special)
+        self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+        self.own_bos_id = _opening_id(tokenizer)
+        self.adds_bos = self.own_bos_id is not None
+
+    def id_of(self, token: str) -> int | None:
+        """See Vocabulary."""
+        return self._tokenizer.token_to_id(token)
+
+    def encode(self, text: str) -> list[int]:
+        """See Vocabulary."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def stream(self) -> StreamDecoder:
+        """See Vocabulary."""
+        return json_stream(self._decoder, token_of=self._token, decode=self._tokenizer.decode)
+
+    def _token(self, token_id: int) -> str | None:
+        token = self._tokenizer.id_to_token(token_id)
+        return None if token in self._special else token
+
+
+def _opening_id(tokenizer: tokenizers.Tokenizer) -> int | None:
+    """The token that the post-processor puts before a text: a template may also, or only, add one after it."""
+    framed = tokenizer.encode("a")
+    before = list(takewhile(lambda pair: pair[1] == 1, zip(framed.ids, framed.special_tokens_mask, strict=True)))
+    return before[0][0] if before else None
+
+
+def _mark(tokenizer: tokenizers.Tokenizer, declared: Declarations) -> None:
+    """Make special, or add, what only the files beside a tokenizer.json declare, as transformers does.
+
+    A token is added only where it gets the id that it is declared with.
+    """
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for token in declared.added:
+        token_id = tokenizer.token_to_id(token.content)
+        if token.content not in known and token.id == (tokenizer.get_vocab_size() if token_id is None else token_id):
+            tokenizer.add_tokens([tokenizers.AddedToken(token.content, special=token.special, normalized=False)])
+    named = [text for text in sorted(declared.special_texts - known) if tokenizer.token_to_id(text) is not None]
+    tokenizer.add_special_tokens(named)
+
+
+class TokenizerJson:
+    """The format of tokenizer.json."""
+
+    file_name = "tokenizer.json"
+    rank = 10
+
+    def read(self, path: Path, declared: Declarations) -> Vocabulary:
+        """See TokenizerFormat."""
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise damaged(path, f"not a tokenizer ({error!s:.200})") from error
+        if tokenizer.get_vocab_size() == 0:
+            raise damaged(path, "a tokenizer without any token")
+        tokenizer.no_truncation()  # left on by training scripts, it would silently cut a prompt
+        tokenizer.no_padding()
+        _mark(tokenizer, declared)
+        return JsonVocabulary(tokenizer)
+
+
+PLUG = TokenizerJson()

@@ -1,0 +1,69 @@
+"""A tokenizer as the rest of gptfast sees it: a vocabulary with its rules about the beginning and the end."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.tokenizers.special_tokens import SpecialTokens
+from gptfast_cli.core.tokenizers.stream import StreamDecoder
+from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """Text to token ids and back, for one model."""
+
+    vocabulary: Vocabulary
+    special: SpecialTokens
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id; the model's own vocabulary may be larger."""
+        return self.vocabulary.vocab_size
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a sequence, whether or not `encode` adds it."""
+        return self.special.bos_id
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end a generation."""
+        return self.special.stop_ids
+
+    def encode(self, text: str, *, bos: bool = True) -> list[int]:
+        """The token ids of `text`, led by BOS where the model expects one, and by exactly one.
+
+        A text that already begins with BOS, written out as chat templates do, gets no second one. Special tokens
+        written out in the text become those tokens. With `bos=False` nothing is added.
+
+        Raises UsageError where the text is not well-formed Unicode.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"The text is not valid Unicode: half a character (a lone surrogate) at position {error.start}.",
+                "Save the text as UTF-8 and pass it with --prompt-file.",
+            ) from error
+        ids = self.vocabulary.encode(text)
+        bos_id = self.special.bos_id
+        if bos and self.special.add_bos and bos_id is not None and ids[:1] != [bos_id]:
+            return [bos_id, *ids]
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of a sequence, without its special tokens; ids outside of the vocabulary have no text.
+
+        There is one way from ids to text: this is a stream, run to its end.
+        """
+        stream = self.stream()
+        return "".join([*map(stream.push, ids), stream.finish()])
+
+    def stream(self) -> StreamDecoder:
+        """A decoder for tokens that come one at a time, at the beginning of a text.
+
+        To go on after a prompt, push the prompt's ids first and drop what they return: the first new word then
+        keeps the space that it would lose at the beginning of a text.
+        """
+        return self.vocabulary.stream()

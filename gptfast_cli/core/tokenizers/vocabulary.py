@@ -1,0 +1,48 @@
+"""What one tokenizer file gives: its tokens, text to their ids and back, and no rule about where a prompt begins.
+
+The rules (BOS once, which ids stop a generation) are the same for every format and live in `Tokenizer`.
+"""
+
+from typing import Protocol
+
+from gptfast_cli.core.tokenizers.stream import StreamDecoder
+
+
+class Vocabulary(Protocol):
+    """The tokens of one tokenizer file.
+
+    A special token that is written out in a text is that token, in every format, as transformers has it: chat
+    templates are written that way, and the same model must not read a prompt differently in its two file formats.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id; a model's own vocabulary may be larger."""
+        ...
+
+    @property
+    def own_bos_id(self) -> int | None:
+        """The token that this file itself takes for the beginning of a text, if it names one."""
+        ...
+
+    @property
+    def own_eos_id(self) -> int | None:
+        """The token that this file itself takes for the end of a text, if it names one."""
+        ...
+
+    @property
+    def adds_bos(self) -> bool | None:
+        """Whether the file says that `own_bos_id` opens every text; None where it leaves that open."""
+        ...
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token given as it is written in the vocabulary, or None."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of well-formed Unicode text, with nothing added at either end."""
+        ...
+
+    def stream(self) -> StreamDecoder:
+        """A new stream, at the beginning of a text."""
+        ...

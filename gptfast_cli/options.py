@@ -1,0 +1,111 @@
+"""Option types that the commands share, so that each is spelled, explained and completed alike everywhere."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+_MACHINE = "Machine"
+_OUTPUT = "Output"
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What `main` has to know of a run before its command has returned; the context of every command carries it."""
+
+    debug: bool = False
+
+
+def _set_debug(context: typer.Context, value: bool) -> bool:  # noqa: FBT001  # typer's signature of a callback
+    invocation = context.obj
+    if isinstance(invocation, Invocation):
+        invocation.debug |= value
+    return value
+
+
+def _complete_model(incomplete: str) -> list[str]:
+    from gptfast_cli.core.checkpoints.names import model_names
+    from gptfast_cli.core.settings import load_settings
+
+    return [name for name in model_names(load_settings()) if name.startswith(incomplete)]
+
+
+def _complete_stored(incomplete: str) -> list[str]:
+    return []
+
+
+def _complete_device(incomplete: str) -> list[str]:
+    return [name for name in ("auto", "cpu", "cuda", "mps") if name.startswith(incomplete)]
+
+
+def _complete_dtype(incomplete: str) -> list[str]:
+    return [name for name in ("bfloat16", "float16", "float32") if name.startswith(incomplete)]
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        envvar="GPTFAST_MODEL",
+        autocompletion=_complete_model,
+        show_default="the current one",
+        help="A folder, a name in the store or in the Hugging Face cache, or tiny.",
+    ),
+]
+StoredNameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--remove",
+        metavar="NAME",
+        autocompletion=_complete_stored,
+        help="Remove a checkpoint from the store; asks first.",
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        envvar="GPTFAST_DEVICE",
+        autocompletion=_complete_device,
+        rich_help_panel=_MACHINE,
+        help="auto, cpu, cuda or mps.",
+    ),
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE",
+        envvar="GPTFAST_DTYPE",
+        autocompletion=_complete_dtype,
+        show_default="the checkpoint's",
+        rich_help_panel=_MACHINE,
+        help="bfloat16, float16 or float32.",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        envvar="GPTFAST_THREADS",
+        show_default="all CPUs",
+        rich_help_panel=_MACHINE,
+        help="CPU threads to compute with.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print one JSON document and nothing else on stdout.")
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", rich_help_panel=_OUTPUT, help="Show results and errors only.")
+]
+DebugOption = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        is_eager=True,
+        callback=_set_debug,
+        help="Show where in the code an error arose.",
+    ),
+]

@@ -1,0 +1,13 @@
+"""A job's result as one JSON document: its schema's name, then the result's own fields."""
+
+import json
+from collections.abc import Mapping
+from typing import TextIO
+
+
+def write_document(schema: str, fields: Mapping[str, object], stream: TextIO) -> None:
+    """Write the document in one line of ASCII, so that any reader, locale and terminal can take it.
+
+    The keys that others build on are the names of the result's fields (`dataclasses.asdict`); paths become strings.
+    """
+    stream.write(json.dumps({"schema": schema, **fields}, default=str, allow_nan=False) + "\n")

@@ -1,0 +1,49 @@
+"""How numbers are written for a person: tokens per second, times, bytes (GB = 1e9 bytes)."""
+
+
+def tokens_per_second(rate: float) -> str:
+    """A rate in four significant digits or so: 9.87, 98.7, 987 or 9,870 tok/s."""
+    return f"{_digits(rate)} tok/s"
+
+
+def gigabytes_per_second(rate: float) -> str:
+    """A bandwidth given in GB/s."""
+    return f"{_digits(rate)} GB/s"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: 1.23 ms, 1.23 s, 2 min 05 s."""
+    if seconds < 1:
+        return f"{_digits(seconds * 1e3)} ms"
+    if seconds < 60:
+        return f"{_digits(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def size(n_bytes: float) -> str:
+    """A number of bytes in kB, MB or GB, powers of ten."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{_digits(n_bytes / scale)} {unit}"
+    return f"{n_bytes:.0f} bytes"
+
+
+def count(number: int) -> str:
+    """A count in thousands, millions or billions, as the sizes of models are told: 3.21 M, 6.74 B."""
+    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{_digits(number / scale)} {unit}"
+    return str(number)
+
+
+def amount(done: int, total: int | None, unit: str) -> str:
+    """How far a task has come: `1.20 GB of 13.5 GB`, `37 of 291 tensors`, `120 tokens`."""
+    if unit == "bytes":
+        return size(done) if total is None else f"{size(done)} of {size(total)}"
+    return f"{done:,} {unit}" if total is None else f"{done:,} of {total:,} {unit}"
+
+
+def _digits(value: float) -> str:
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:,.{decimals}f}"

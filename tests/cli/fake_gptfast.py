@@ -1,0 +1,159 @@
+"""`gptfast` with a make-believe generation behind it: `python fake_gptfast.py SCENARIO ARGUMENTS...`.
+
+The modules that load PyTorch are replaced before anything imports them, so that a test of what a person sees takes a
+fraction of a second and the job does exactly what the test needs.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gptfast_cli.app import main
+from gptfast_cli.core.errors import NotFoundError
+from gptfast_cli.core.events import Job, Measured, Note, Progress, Text
+
+PIECES = ("A small", " fox\tran", " home.\n", "It was ", "wärm\x1b[31m", " there")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    temperature: float = 0.8
+    top_k: int = 200
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+class GenerateRequest:
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    id: int
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    prefill_tok_s: float | None = 1520.123
+    ttft_s: float | None = 0.0123
+    decode_tok_s: float | None = 812.345
+    aggregate_tok_s: float | None = 1624.69
+    tpot_p50_s: float | None = 0.00123
+    tpot_p95_s: float | None = 0.00160
+    decode_gbps: float | None = 5.21
+    mbu: float | None = None
+    peak_memory_bytes: int | None = 310_000_000
+    load_s: float | None = 0.12
+    compile_s: float | None = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    model: str
+    seed: int
+    samples: tuple[Sample, ...]
+    metrics: Metrics
+
+
+def finished(request: GenerateRequest, finish_reason: str = "length", n_pieces: int = len(PIECES)) -> Generation:
+    text = "".join(PIECES[:n_pieces])
+    ids = tuple(range(n_pieces))
+    samples = tuple(Sample(i, text, ids, 4, finish_reason) for i in range(request.num_samples))
+    return Generation("tiny", 42, samples, Metrics())
+
+
+def streams(request: GenerateRequest) -> Job[Generation]:
+    """All samples of a batch side by side, one piece of each at a time."""
+    yield Note("model: tiny (bundled)")
+    yield Progress("loading", 10, 10, "tensors")
+    yield Measured("prefill", 4, 0.01)
+    batch_size = request.batch_size or request.num_samples
+    for first in range(0, request.num_samples, batch_size):
+        for piece in PIECES:
+            for sample in range(first, min(first + batch_size, request.num_samples)):
+                yield Text(sample, piece)
+            yield Measured("decode", batch_size, 0.001)
+            time.sleep(float(os.environ.get("FAKE_DELAY", "0")))
+    return finished(request)
+
+
+def waits_for_interrupt(request: GenerateRequest) -> Job[Generation]:
+    """Stops for Ctrl-C as the real job does, keeping what it has."""
+    n_pieces = 0
+    try:
+        for piece in PIECES[:3]:
+            yield Text(0, piece)
+            n_pieces += 1
+        time.sleep(30)
+    except KeyboardInterrupt:
+        return finished(request, "interrupted", n_pieces)
+    return finished(request)
+
+
+def waits_for_termination(request: GenerateRequest) -> Job[Generation]:
+    """Has a partial output that must be gone after SIGTERM."""
+    partial = Path(os.environ["FAKE_PARTIAL"])
+    partial.write_text("half")
+    try:
+        yield Text(0, PIECES[0])
+        time.sleep(30)
+    finally:
+        partial.unlink()
+    return finished(request)
+
+
+def streams_for_ever(request: GenerateRequest) -> Job[Generation]:
+    while True:
+        yield Text(0, "and on ")
+
+
+def fails_with(error: Exception) -> Callable[[GenerateRequest], Job[Generation]]:
+    def fails(request: GenerateRequest) -> Job[Generation]:
+        yield Text(0, "Once")
+        raise error
+
+    return fails
+
+
+SCENARIOS: dict[str, Callable[[GenerateRequest], Job[Generation]]] = {
+    "streams": streams,
+    "waits-for-interrupt": waits_for_interrupt,
+    "waits-for-termination": waits_for_termination,
+    "streams-for-ever": streams_for_ever,
+    "no-such-model": fails_with(NotFoundError("There is no model 'no/such'.\nNot here.\nNot there.", "gptfast --list")),
+    "wordy": fails_with(NotFoundError("\n".join("abcdefgh"), "first\nsecond\nthird")),
+    "memory": fails_with(MemoryError()),
+    "torch-memory": fails_with(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 bytes")),
+    "disk": fails_with(OSError(28, "No space left on device", "/out/shard")),
+    "denied": fails_with(PermissionError(13, "Permission denied", "/out")),
+    "fault": fails_with(ZeroDivisionError("division by zero\nsecond line")),
+    "escape": fails_with(NotFoundError("There is no model '\x1b[31mred'.")),
+}
+
+
+def replace_modules(run: Callable[[GenerateRequest], Job[Generation]]) -> None:
+    jobs, sampling = ModuleType("gptfast_cli.core.jobs.generate"), ModuleType("gptfast_cli.core.decode.sampling")
+    vars(jobs).update(GenerateRequest=GenerateRequest, Generation=Generation, Metrics=Metrics, run=run)
+    vars(sampling).update(Sampling=Sampling)
+    sys.modules[jobs.__name__] = jobs
+    for package in ("gptfast_cli.core.decode",):
+        sys.modules[package] = ModuleType(package)
+    sys.modules[sampling.__name__] = sampling
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would inherit "ignore"
+    replace_modules(SCENARIOS[sys.argv.pop(1)])
+    main()

@@ -1,0 +1,55 @@
+"""Where an option's value comes from: flag, environment, settings file, default, in this order."""
+
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import CommandLine
+from gptfast_cli.commands.defaults import load_defaults, settings_file
+from gptfast_cli.core.errors import UsageError
+
+
+def write_settings(home: Path, text: str) -> None:
+    path = settings_file({"XDG_CONFIG_HOME": str(home / ".config")})
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+
+
+def test_without_a_file_there_are_no_defaults(tmp_path: Path) -> None:
+    assert load_defaults(tmp_path / "config.toml") == {}
+
+
+def test_a_key_is_spelled_with_dashes_or_underscores(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[generate]\nmax-new-tokens = 7\ntop_k = 3\n")
+    assert load_defaults(path) == {"generate": {"max_new_tokens": 7, "top_k": 3}}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("temperature = ", "TOML"), ("[generat]\nseed = 1", "generat"), ("seed = 1", "seed"), ("[generate]\nhot = 1", "hot")],
+)
+def test_a_broken_file_or_unknown_key_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as raised:
+        load_defaults(path)
+    assert named in raised.value.message and str(path) in raised.value.message
+
+
+def test_a_value_of_the_wrong_kind_names_option_and_file(gptfast: CommandLine, home: Path) -> None:
+    write_settings(home, '[generate]\ntemperature = "hot"\n')
+    outcome = gptfast.run("generate", "x")
+    stderr = outcome.stderr.decode()
+    assert outcome.returncode == 2
+    assert "temperature" in stderr and "config.toml" in stderr and len(stderr.splitlines()) <= 5
+
+
+def test_a_flag_beats_the_environment_the_environment_the_file_and_the_file_the_default(
+    home: Path, fake_request: "FakeRequest"
+) -> None:
+    assert fake_request() == {"device": "auto", "temperature": 0.8}
+    write_settings(home, '[generate]\ndevice = "file"\ntemperature = 0.5\n')
+    assert fake_request() == {"device": "file", "temperature": 0.5}
+    assert fake_request(GPTFAST_DEVICE="environment") == {"device": "environment", "temperature": 0.5}
+    assert fake_request("--device", "flag", GPTFAST_DEVICE="environment") == {"device": "flag", "temperature": 0.5}

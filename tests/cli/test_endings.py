@@ -1,0 +1,137 @@
+"""How a command ends: exit codes, at most five lines of error, and signals that leave nothing half-done."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import CommandLine
+from cli.fake_gptfast import PIECES
+
+Fake = Callable[[str], CommandLine]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "code", "says"),
+    [
+        ("no-such-model", 3, "no/such"),
+        ("memory", 7, "Not enough memory"),
+        ("torch-memory", 7, "can't allocate memory"),
+        ("disk", 8, "No space left on the disk: /out/shard"),
+        ("denied", 1, "Permission denied: /out"),
+        ("fault", 1, "Internal error: ZeroDivisionError: division by zero"),
+        ("wordy", 3, "hint: first"),
+        ("escape", 3, "\N{SYMBOL FOR ESCAPE}[31mred"),
+    ],
+)
+def test_an_error_is_at_most_five_lines_and_an_exit_code(fake: Fake, scenario: str, code: int, says: str) -> None:
+    outcome = fake(scenario).run("generate", "x")
+    lines = outcome.stderr.decode().splitlines()
+    assert outcome.returncode == code
+    assert lines[0].startswith("error: ") and says in "\n".join(lines)
+    assert len(lines) <= 5
+    assert outcome.stdout == b"Once\n", "the text so far must be ended, so that the error starts a line"
+
+
+def test_only_debug_shows_where_an_error_arose(fake: Fake) -> None:
+    assert b"Traceback" not in fake("fault").run("generate", "x").stderr
+    assert b"Traceback" in fake("fault").run("generate", "x", "--debug").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("generate", "x", "--nope"), "--nope"),
+        (("generate", "x", "--top-k", "many"), "--top-k"),
+        (("nosuch",), "nosuch"),
+        (("generate",), "no prompt"),
+        (("generate", "x", "--prompt-length", "5"), "2 prompts"),
+        (("generate", "--prompt-ids", "1,two"), "1,two"),
+    ],
+)
+def test_a_usage_error_is_plain_and_ends_with_2(gptfast: CommandLine, arguments: tuple[str, ...], says: str) -> None:
+    outcome = gptfast.run(*arguments)
+    stderr = outcome.stderr.decode()
+    assert outcome.returncode == 2 and outcome.stdout == b""
+    assert says in stderr and "hint: " in stderr and len(stderr.splitlines()) <= 5
+
+
+def test_a_prompt_file_that_is_missing_ends_with_3(gptfast: CommandLine) -> None:
+    assert gptfast.run("generate", "--prompt-file", "/no/such/file").returncode == 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["download", "meta-llama/Llama-2-7b-chat-hf"],
+        ["quantize", "--mode", "int4", "--groupsize", "32"],
+        ["speculate", "-m", "tiny", "--draft", "tiny-draft", "--k", "1..8"],
+        ["eval", "tiny", "--against", "tiny-draft"],
+        ["bench", "--batch-size", "1,2,4,8"],
+    ],
+)
+def test_a_command_still_to_come_says_so_and_fails(gptfast: CommandLine, line: list[str]) -> None:
+    outcome = gptfast.run(*line)
+    assert outcome.returncode == 1 and outcome.stdout == b""
+    assert f"`gptfast {line[0]}` is not built yet" in outcome.stderr.decode().splitlines()[0]
+
+
+def test_ctrl_c_keeps_the_text_and_shows_the_numbers(fake: Fake) -> None:
+    process = fake("waits-for-interrupt").start("generate", "x")
+    expected = "".join(PIECES[:3]).encode()
+    received = _read(process, len(expected))
+    process.send_signal(signal.SIGINT)
+    rest, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert received + rest == expected
+    assert b"tok/s" in stderr and b"interrupted" in stderr
+
+
+def test_a_job_that_cannot_be_stopped_early_ends_with_130(fake: Fake) -> None:
+    process = fake("streams-for-ever").start("generate", "x")
+    _read(process, 1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130 and stderr == b""
+
+
+def test_sigterm_unwinds_the_job_and_ends_with_143(fake: Fake, tmp_path: Path) -> None:
+    partial = tmp_path / "partial"
+    process = fake("waits-for-termination").with_environment(FAKE_PARTIAL=str(partial)).start("generate", "x")
+    _read(process, 1)
+    assert partial.exists()
+    process.terminate()
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 143 and stderr == b""
+    assert not partial.exists()
+
+
+def test_a_reader_that_leaves_is_no_reason_to_speak(fake: Fake) -> None:
+    process = fake("streams-for-ever").start("generate", "x")
+    _read(process, 10)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=10) == 1
+
+
+def test_a_full_stdout_ends_with_8(fake: Fake) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with Path("/dev/full").open("wb") as full:
+        process = fake("streams").start("generate", "x", "--json", stdout=full)
+        _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 8 and len(stderr.decode().splitlines()) <= 5
+
+
+def _read(process: "subprocess.Popen[bytes]", n_bytes: int) -> bytes:
+    """The first bytes of stdout; more may follow."""
+    assert process.stdout is not None
+    deadline, received = time.monotonic() + 30, b""
+    while len(received) < n_bytes and time.monotonic() < deadline:
+        received += os.read(process.stdout.fileno(), n_bytes - len(received))
+    return received

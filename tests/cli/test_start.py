@@ -1,0 +1,74 @@
+"""Help, version and completion: everything is listed, and nothing slow is loaded."""
+
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cli.conftest import CommandLine
+
+COMMANDS = ["download", "convert", "quantize", "generate", "speculate", "eval", "bench"]
+QUICK = [["--help"], ["--version"], ["generate", "--help"], ["bench", "--help"]]
+COMPLETIONS = ["gptfast gen", "gptfast generate --mo", "gptfast generate -m ti"]
+SLOW_MODULES = {"torch", "numpy", "transformers", "huggingface_hub", "safetensors", "sentencepiece", "tokenizers"}
+
+
+def test_help_lists_every_command_in_the_order_of_the_contract(gptfast: CommandLine) -> None:
+    help_text = gptfast.run("--help").stdout.decode()
+    listed = [line.split()[0] for line in help_text.partition("Commands:")[2].splitlines() if line.strip()]
+    assert listed == COMMANDS
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["convert", "--help"]])
+def test_help_fits_the_terminal(gptfast: CommandLine, arguments: list[str], columns: int) -> None:
+    code, screen = gptfast.with_environment(NO_COLOR="1").run_in_terminal(*arguments, columns=columns)
+    assert code == 0 and max(len(line) for line in screen.splitlines()) <= columns
+
+
+def test_the_bare_program_shows_its_help(gptfast: CommandLine) -> None:
+    outcome = gptfast.run()
+    assert outcome.returncode == 0 and b"Commands:" in outcome.stdout
+
+
+@pytest.mark.parametrize("arguments", QUICK, ids=" ".join)
+def test_help_and_version_load_nothing_slow(gptfast: CommandLine, arguments: list[str]) -> None:
+    assert not _modules_loaded(gptfast, arguments) & SLOW_MODULES
+
+
+@pytest.mark.parametrize("line", COMPLETIONS)
+def test_a_completion_request_loads_nothing_slow_and_answers(gptfast: CommandLine, line: str) -> None:
+    asking = gptfast.with_environment(
+        _GPTFAST_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(len(line.split()) - 1)
+    )
+    assert not _modules_loaded(asking, []) & SLOW_MODULES
+    answers = asking.run().stdout.decode().split()
+    assert answers and all(answer.startswith(line.split()[-1]) for answer in answers)
+
+
+@pytest.mark.parametrize("arguments", QUICK, ids=" ".join)
+def test_help_and_version_answer_in_under_300_ms_beyond_python_itself(
+    gptfast: CommandLine, arguments: list[str]
+) -> None:
+    bare = _median_seconds([sys.executable, "-c", ""], gptfast)
+    assert _median_seconds([*gptfast.program, *arguments], gptfast) - bare < 0.3
+
+
+def _modules_loaded(command_line: CommandLine, arguments: list[str]) -> set[str]:
+    """Top-level modules that the program imported, as Python's own import log tells."""
+    command = [sys.executable, "-X", "importtime", *command_line.program[1:], *arguments]
+    log = subprocess.run(command, env=command_line.environment, capture_output=True, timeout=60).stderr.decode()
+    names = {line.rpartition("|")[2].strip() for line in log.splitlines() if line.startswith("import time:")}
+    assert "gptfast_cli" in names
+    return {name.partition(".")[0] for name in names}
+
+
+def _median_seconds(command: list[str], command_line: CommandLine) -> float:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run(command, env=command_line.environment, capture_output=True, check=True, timeout=60)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
