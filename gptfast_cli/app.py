@@ -11,7 +11,6 @@ import typer
 from gptfast_cli import __version__
 from gptfast_cli.commands import COMMANDS
 from gptfast_cli.commands.defaults import load_defaults, settings_file
-from gptfast_cli.commands.store import list_store, remove_from_store
 from gptfast_cli.commands.unbuilt import ANY_ARGUMENTS
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.options import DebugOption, Invocation, StoredNameOption
@@ -55,10 +54,10 @@ def _root(
     debug: DebugOption = False,
 ) -> None:
     """Fast text generation from Llama-class models, and the truth about draft models."""
-    if list_models:
-        list_store(sys.stdout)
-    elif remove is not None:
-        remove_from_store(remove, yes=yes)
+    if list_models or remove is not None:
+        from gptfast_cli.commands.store import list_store, remove_from_store
+
+        list_store() if remove is None else remove_from_store(remove, yes=yes)
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
     else:
@@ -74,14 +73,16 @@ def _run(arguments: list[str]) -> int:
         # not standalone: typer then raises what it would otherwise print in boxes; an Exit's code is returned
         code = tree(arguments, prog_name=PROGRAM, standalone_mode=False, obj=invocation)
         sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         _discard_output()
         return ExitCode.FAILURE
-    except (KeyboardInterrupt, typer.Abort):
-        return ExitCode.INTERRUPTED
     except typer.TyperException as error:
         return _fail(_usage_error(error), invocation)
     except Exception as error:  # noqa: BLE001  # the last stop: every error becomes a few lines and an exit code
+        if isinstance(error, OSError):
+            _discard_output()
         return _fail(error, invocation)
     return code or ExitCode.OK
 
@@ -119,5 +120,5 @@ def _never_fail_to_encode(*streams: TextIO) -> None:
 
 
 def _discard_output() -> None:
-    """Let the interpreter's last flush go nowhere: the reader of stdout has left."""
+    """Let the interpreter's last flush of stdout go nowhere: its reader has left, or its disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

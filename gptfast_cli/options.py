@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from gptfast_cli.core.settings import load_settings
+
 _MACHINE = "Machine"
 _OUTPUT = "Output"
 
@@ -23,15 +25,17 @@ def _set_debug(context: typer.Context, value: bool) -> bool:  # noqa: FBT001  # 
     return value
 
 
-def _complete_model(incomplete: str) -> list[str]:
+def complete_model(incomplete: str) -> list[str]:
+    """Names of models that begin so, as the shell's completion asks for them."""
     from gptfast_cli.core.checkpoints.names import model_names
-    from gptfast_cli.core.settings import load_settings
 
     return [name for name in model_names(load_settings()) if name.startswith(incomplete)]
 
 
 def _complete_stored(incomplete: str) -> list[str]:
-    return []
+    from gptfast_cli.core.checkpoints.store import open_store
+
+    return [entry.name for entry in open_store(load_settings()).entries() if entry.name.startswith(incomplete)]
 
 
 def _complete_device(incomplete: str) -> list[str]:
@@ -49,7 +53,7 @@ ModelOption = Annotated[
         "-m",
         metavar="MODEL",
         envvar="GPTFAST_MODEL",
-        autocompletion=_complete_model,
+        autocompletion=complete_model,
         show_default="the current one",
         help="A folder, a name in the store or in the Hugging Face cache, or tiny.",
     ),

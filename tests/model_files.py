@@ -5,13 +5,13 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llama_oracle import random_llama
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gptfast_cli.core.events import Event
 from gptfast_cli.core.jobs.convert import Converted, ConvertRequest, run
 from gptfast_cli.core.settings import Settings
+from llama_oracle import random_llama
 
 T = TypeVar("T")
 

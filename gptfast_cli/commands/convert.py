@@ -1,5 +1,62 @@
 """`gptfast convert`: a model from elsewhere becomes a checkpoint that describes itself."""
 
+import sys
+from pathlib import Path
+from typing import Annotated
 
-def convert() -> None:
-    """Turn a Hugging Face model into a checkpoint."""
+import typer
+
+from gptfast_cli.core.settings import load_settings
+from gptfast_cli.options import DebugOption, DtypeOption, JsonOption, QuietOption, complete_model
+from gptfast_cli.render.json import write_document
+from gptfast_cli.render.numbers import count, size
+from gptfast_cli.render.show import progress_view, show
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", show_default=False, help="A folder, or org/name in the Hugging Face cache."),
+    ],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", show_default="the store", help="Where to write the checkpoint.")
+    ] = None,
+    dtype: DtypeOption = None,
+    tokenizer_from: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", autocompletion=complete_model, help="Take the tokenizer of another model."),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read it all once more, and compare it with its SHA-256.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is there already.")] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Turn a Hugging Face model into a checkpoint, and make it the current one.
+
+    The folder that it was written to goes to stdout.
+    """
+    with progress_view(sys.stderr, quiet=quiet) as show_progress:
+        from gptfast_cli.core.jobs.convert import ConvertRequest, run
+
+        request = ConvertRequest(
+            source=source,
+            settings=load_settings(),
+            out=out,
+            dtype=dtype,
+            tokenizer_from=tokenizer_from,
+            verify=verify,
+            force=force,
+        )
+        converted = show(run(request), show_progress)
+    if json:
+        fields = {"path": converted.path, "name": converted.name, "bytes": converted.n_bytes}
+        write_document("gptfast.convert/1", fields, sys.stdout)
+        return
+    sys.stdout.write(f"{converted.path}\n")
+    if not quiet:
+        n_params = count(converted.n_params)
+        sys.stderr.write(f"{converted.name}: {n_params} parameters, {size(converted.n_bytes)}; now the current model\n")

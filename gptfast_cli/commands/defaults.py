@@ -6,7 +6,6 @@ as its `default_map`.
 
 import inspect
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ def load_defaults(path: Path) -> dict[str, dict[str, Any]]:
 
     Raises UsageError for a file that is not TOML, and for a table or key that is no command or option.
     """
+    import tomllib
+
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -102,6 +102,7 @@ def generate(
     source = PromptSources(prompt, prompt_file, prompt_ids, prompt_length).read()
     text = _text_view(source, n_samples=num_samples, batch_size=batch_size, json=json)
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
+        from gptfast_cli.core.decode.loading import Placing
         from gptfast_cli.core.decode.sampling import Sampling
         from gptfast_cli.core.jobs.generate import GenerateRequest, run
         from gptfast_cli.render.generation import write_numbers
@@ -111,9 +112,7 @@ def generate(
             prompt_length=prompt_length,
             model=model,
             settings=load_settings(),
-            device=device,
-            dtype=dtype,
-            threads=threads,
+            placing=Placing(device=device, dtype=dtype, threads=threads),
             sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty),
             max_new_tokens=max_new_tokens,
             stop=tuple(stop or ()),

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TextIO
 
-from gptfast_cli.core.jobs.generate import Generation, Metrics
+from gptfast_cli.core.jobs.generate import Generation
+from gptfast_cli.core.measure.throughput import Metrics
 from gptfast_cli.render.numbers import duration, gigabytes_per_second, size, tokens_per_second
 from gptfast_cli.render.terminal import printable, styled
 

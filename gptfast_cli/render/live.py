@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from gptfast_cli.core.events import Event, Measured, Note, Progress, Text
@@ -14,6 +14,7 @@ from gptfast_cli.render.numbers import amount, duration, tokens_per_second
 from gptfast_cli.render.terminal import printable
 
 _SECONDS_BETWEEN_UPDATES = 0.1
+_TASK = (SpinnerColumn(), TextColumn("{task.description}"))
 
 
 class LiveView:
@@ -84,9 +85,13 @@ class LiveView:
             self._streams_text = True
             self._stop_bars()
             self._bottom_row.open()
-        if self._streams_text and time.monotonic() - self._updated_at >= _SECONDS_BETWEEN_UPDATES:
+        if time.monotonic() - self._updated_at < _SECONDS_BETWEEN_UPDATES:
+            return
+        self._updated_at = time.monotonic()
+        if self._streams_text:
             self._bottom_row.update(self._status.line())
-            self._updated_at = time.monotonic()
+        else:  # a model without a tokenizer has no text to stream
+            self._show_bar("generating", self._status.line(), None, None)
 
 
 class Status:
@@ -112,7 +117,8 @@ class Status:
         return f"{rate} \N{MIDDLE DOT} {self._n_tokens:,} tokens \N{MIDDLE DOT} {elapsed}"
 
 
-def _columns(*, bar: bool) -> tuple[SpinnerColumn | TextColumn | BarColumn | TimeElapsedColumn, ...]:
-    ends = (TextColumn("{task.fields[so_far]}"), TimeRemainingColumn(compact=True)) if bar else (TimeElapsedColumn(),)
-    middle = (BarColumn(bar_width=24),) if bar else ()
-    return (SpinnerColumn(), TextColumn("{task.description}"), *middle, *ends)
+def _columns(*, bar: bool) -> tuple[ProgressColumn, ...]:
+    so_far = TextColumn("{task.fields[so_far]}")
+    if bar:
+        return (*_TASK, BarColumn(bar_width=24), so_far, TimeRemainingColumn(compact=True))
+    return (*_TASK, so_far, TimeElapsedColumn())

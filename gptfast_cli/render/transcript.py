@@ -58,7 +58,8 @@ class Transcript:
         self._streamed = sample
         if self._n_samples > 1:
             self._write_line(f"--- sample {sample + 1} of {self._n_samples} ---")
-        if self._stream.isatty():
+        if self._prompt and self._stream.isatty():
+            self._at_line_start = False
             self._stream.write(styled(printable(_tail(self._prompt)), _DIM, self._stream))
 
     def _finish_batch(self) -> None:
@@ -72,9 +73,9 @@ class Transcript:
 
     def _write(self, text: str) -> None:
         if text:
+            self._at_line_start = text.endswith("\n")  # before the write, which Ctrl-C may cut short
             self._stream.write(printable(text) if self._stream.isatty() else text)
             self._stream.flush()
-            self._at_line_start = text.endswith("\n")
 
     def _write_line(self, line: str) -> None:
         self._stream.write(styled(line, _DIM, self._stream) + "\n")

@@ -1,51 +1,14 @@
-"""Runs the command line as a person does: in a process of its own, in a home of its own, sometimes in a terminal."""
+"""`gptfast` and its make-believe twin, ready to be run."""
 
-import errno
-import fcntl
-import os
-import pty
-import struct
-import subprocess
 import sys
-import termios
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from cli.command_line import CommandLine, environment_of
+
 FAKE = Path(__file__).parent / "fake_gptfast.py"
-
-
-@dataclass(frozen=True)
-class CommandLine:
-    """How to call a program that behaves as `gptfast`, and the environment to call it in."""
-
-    program: tuple[str, ...]
-    environment: Mapping[str, str]
-
-    def start(self, *arguments: str, **options: object) -> "subprocess.Popen[bytes]":
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        return subprocess.Popen([*self.program, *arguments], env=self.environment, **streams)
-
-    def run(self, *arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-        return subprocess.run(
-            [*self.program, *arguments], env=self.environment, input=stdin, capture_output=True, timeout=60
-        )
-
-    def run_in_terminal(self, *arguments: str, columns: int = 80, rows: int = 24) -> tuple[int, str]:
-        """Exit code, and all that the program wrote to a terminal of that size."""
-        terminal, program_end = pty.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        process = self.start(*arguments, stdin=program_end, stdout=program_end, stderr=program_end)
-        os.close(program_end)
-        written = b"".join(iter(lambda: _read(terminal), b""))
-        os.close(terminal)
-        return process.wait(timeout=60), written.decode().replace("\r\n", "\n")
-
-    def with_environment(self, **variables: str) -> "CommandLine":
-        return CommandLine(self.program, {**self.environment, **variables})
 
 
 @pytest.fixture
@@ -56,25 +19,10 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def gptfast(home: Path) -> CommandLine:
     """The program itself."""
-    return CommandLine((sys.executable, "-m", "gptfast_cli"), _environment(home))
+    return CommandLine((sys.executable, "-m", "gptfast_cli"), environment_of(home))
 
 
 @pytest.fixture
 def fake(home: Path) -> Callable[[str], CommandLine]:
     """The program with a make-believe job behind `generate`, by the name of its scenario."""
-    return lambda scenario: CommandLine((sys.executable, str(FAKE), scenario), _environment(home))
-
-
-def _environment(home: Path) -> dict[str, str]:
-    home.mkdir(exist_ok=True)
-    inherited = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
-    return inherited | {"HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "LANG": "C.UTF-8"}
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 65536)
-    except OSError as error:
-        if error.errno != errno.EIO:  # how Linux says that the program has left
-            raise
-        return b""
+    return lambda scenario: CommandLine((sys.executable, str(FAKE), scenario), environment_of(home))

@@ -4,12 +4,13 @@ The modules that load PyTorch are replaced before anything imports them, so that
 fraction of a second and the job does exactly what the test needs.
 """
 
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,11 +24,18 @@ PIECES = ("A small", " fox\tran", " home.\n", "It was ", "wärm\x1b[31m", " ther
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    temperature: float = 0.8
-    top_k: int = 200
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    device: str
+    dtype: str | None
+    threads: int | None
 
 
 class GenerateRequest:
@@ -119,6 +127,12 @@ def streams_for_ever(request: GenerateRequest) -> Job[Generation]:
         yield Text(0, "and on ")
 
 
+def echoes_the_request(request: GenerateRequest) -> Job[Generation]:
+    """Generates the request, as JSON."""
+    yield Text(0, json.dumps(vars(request), default=lambda field: asdict(field) if is_dataclass(field) else str(field)))
+    return finished(request)
+
+
 def fails_with(error: Exception) -> Callable[[GenerateRequest], Job[Generation]]:
     def fails(request: GenerateRequest) -> Job[Generation]:
         yield Text(0, "Once")
@@ -131,6 +145,7 @@ SCENARIOS: dict[str, Callable[[GenerateRequest], Job[Generation]]] = {
     "streams": streams,
     "waits-for-interrupt": waits_for_interrupt,
     "waits-for-termination": waits_for_termination,
+    "echoes-the-request": echoes_the_request,
     "streams-for-ever": streams_for_ever,
     "no-such-model": fails_with(NotFoundError("There is no model 'no/such'.\nNot here.\nNot there.", "gptfast --list")),
     "wordy": fails_with(NotFoundError("\n".join("abcdefgh"), "first\nsecond\nthird")),
@@ -144,13 +159,19 @@ SCENARIOS: dict[str, Callable[[GenerateRequest], Job[Generation]]] = {
 
 
 def replace_modules(run: Callable[[GenerateRequest], Job[Generation]]) -> None:
-    jobs, sampling = ModuleType("gptfast_cli.core.jobs.generate"), ModuleType("gptfast_cli.core.decode.sampling")
-    vars(jobs).update(GenerateRequest=GenerateRequest, Generation=Generation, Metrics=Metrics, run=run)
-    vars(sampling).update(Sampling=Sampling)
-    sys.modules[jobs.__name__] = jobs
-    for package in ("gptfast_cli.core.decode",):
-        sys.modules[package] = ModuleType(package)
-    sys.modules[sampling.__name__] = sampling
+    fakes = {
+        "jobs.generate": (GenerateRequest, Generation, Metrics, run),
+        "measure": (),
+        "measure.throughput": (Metrics,),
+        "decode": (),
+        "decode.loading": (Placing,),
+        "decode.sampling": (Sampling,),
+    }
+    for name, contents in fakes.items():
+        module = ModuleType(f"gptfast_cli.core.{name}")
+        vars(module).update({content.__name__: content for content in contents})
+        sys.modules[module.__name__] = module
+    sys.modules["gptfast_cli.core.jobs.generate"].run = run  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Where an option's value comes from: flag, environment, settings file, default, in this order."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cli.conftest import CommandLine
+from cli.command_line import CommandLine
 from gptfast_cli.commands.defaults import load_defaults, settings_file
 from gptfast_cli.core.errors import UsageError
 
@@ -27,7 +29,12 @@ def test_a_key_is_spelled_with_dashes_or_underscores(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("temperature = ", "TOML"), ("[generat]\nseed = 1", "generat"), ("seed = 1", "seed"), ("[generate]\nhot = 1", "hot")],
+    [
+        ("temperature = ", "TOML"),
+        ("[generat]\nseed = 1", "generat"),
+        ("seed = 1", "seed"),
+        ("[generate]\nhot = 1", "hot"),
+    ],
 )
 def test_a_broken_file_or_unknown_key_is_named(tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "config.toml"
@@ -46,10 +53,16 @@ def test_a_value_of_the_wrong_kind_names_option_and_file(gptfast: CommandLine, h
 
 
 def test_a_flag_beats_the_environment_the_environment_the_file_and_the_file_the_default(
-    home: Path, fake_request: "FakeRequest"
+    fake: Callable[[str], CommandLine], home: Path
 ) -> None:
-    assert fake_request() == {"device": "auto", "temperature": 0.8}
+    echo = fake("echoes-the-request")
+    assert options_of(echo) == ("auto", 0.8)
     write_settings(home, '[generate]\ndevice = "file"\ntemperature = 0.5\n')
-    assert fake_request() == {"device": "file", "temperature": 0.5}
-    assert fake_request(GPTFAST_DEVICE="environment") == {"device": "environment", "temperature": 0.5}
-    assert fake_request("--device", "flag", GPTFAST_DEVICE="environment") == {"device": "flag", "temperature": 0.5}
+    assert options_of(echo) == ("file", 0.5)
+    assert options_of(echo.with_environment(GPTFAST_DEVICE="environment")) == ("environment", 0.5)
+    assert options_of(echo.with_environment(GPTFAST_DEVICE="environment"), "--device", "flag") == ("flag", 0.5)
+
+
+def options_of(command_line: CommandLine, *arguments: str) -> tuple[str, float]:
+    request = json.loads(command_line.run("generate", "x", *arguments).stdout)
+    return request["placing"]["device"], request["sampling"]["temperature"]

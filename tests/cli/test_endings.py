@@ -3,13 +3,12 @@
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cli.conftest import CommandLine
+from cli.command_line import CommandLine
 from cli.fake_gptfast import PIECES
 
 Fake = Callable[[str], CommandLine]
@@ -81,49 +80,48 @@ def test_a_command_still_to_come_says_so_and_fails(gptfast: CommandLine, line: l
 
 
 def test_ctrl_c_keeps_the_text_and_shows_the_numbers(fake: Fake) -> None:
-    process = fake("waits-for-interrupt").start("generate", "x")
     expected = "".join(PIECES[:3]).encode()
-    received = _read(process, len(expected))
-    process.send_signal(signal.SIGINT)
-    rest, stderr = process.communicate(timeout=10)
+    with fake("waits-for-interrupt").start("generate", "x") as process:
+        received = _read(process, len(expected))
+        process.send_signal(signal.SIGINT)
+        rest, stderr = process.communicate(timeout=10)
     assert process.returncode == 130
     assert received + rest == expected
     assert b"tok/s" in stderr and b"interrupted" in stderr
 
 
 def test_a_job_that_cannot_be_stopped_early_ends_with_130(fake: Fake) -> None:
-    process = fake("streams-for-ever").start("generate", "x")
-    _read(process, 1)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=10)
+    with fake("streams-for-ever").start("generate", "x") as process:
+        _read(process, 1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130 and stderr == b""
 
 
 def test_sigterm_unwinds_the_job_and_ends_with_143(fake: Fake, tmp_path: Path) -> None:
     partial = tmp_path / "partial"
-    process = fake("waits-for-termination").with_environment(FAKE_PARTIAL=str(partial)).start("generate", "x")
-    _read(process, 1)
-    assert partial.exists()
-    process.terminate()
-    _, stderr = process.communicate(timeout=10)
+    with fake("waits-for-termination").with_environment(FAKE_PARTIAL=str(partial)).start("generate", "x") as process:
+        _read(process, 1)
+        assert partial.exists()
+        process.terminate()
+        _, stderr = process.communicate(timeout=10)
     assert process.returncode == 143 and stderr == b""
     assert not partial.exists()
 
 
 def test_a_reader_that_leaves_is_no_reason_to_speak(fake: Fake) -> None:
-    process = fake("streams-for-ever").start("generate", "x")
-    _read(process, 10)
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait(timeout=10) == 1
+    with fake("streams-for-ever").start("generate", "x") as process:
+        _read(process, 10)
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_a_full_stdout_ends_with_8(fake: Fake) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    with Path("/dev/full").open("wb") as full:
-        process = fake("streams").start("generate", "x", "--json", stdout=full)
+    with Path("/dev/full").open("wb") as full, fake("streams").start("generate", "x", "--json", stdout=full) as process:
         _, stderr = process.communicate(timeout=10)
     assert process.returncode == 8 and len(stderr.decode().splitlines()) <= 5
 
@@ -131,7 +129,9 @@ def test_a_full_stdout_ends_with_8(fake: Fake) -> None:
 def _read(process: "subprocess.Popen[bytes]", n_bytes: int) -> bytes:
     """The first bytes of stdout; more may follow."""
     assert process.stdout is not None
-    deadline, received = time.monotonic() + 30, b""
-    while len(received) < n_bytes and time.monotonic() < deadline:
-        received += os.read(process.stdout.fileno(), n_bytes - len(received))
+    received = b""
+    while len(received) < n_bytes:
+        piece = os.read(process.stdout.fileno(), n_bytes - len(received))
+        assert piece, "stdout ended early"
+        received += piece
     return received

@@ -1,13 +1,10 @@
 """Help, version and completion: everything is listed, and nothing slow is loaded."""
 
-import statistics
-import subprocess
-import sys
 import time
 
 import pytest
 
-from cli.conftest import CommandLine
+from cli.command_line import CommandLine
 
 COMMANDS = ["download", "convert", "quantize", "generate", "speculate", "eval", "bench"]
 QUICK = [["--help"], ["--version"], ["generate", "--help"], ["bench", "--help"]]
@@ -45,30 +42,32 @@ def test_a_completion_request_loads_nothing_slow_and_answers(gptfast: CommandLin
     )
     assert not _modules_loaded(asking, []) & SLOW_MODULES
     answers = asking.run().stdout.decode().split()
-    assert answers and all(answer.startswith(line.split()[-1]) for answer in answers)
+    assert answers and all(answer.startswith(line.rsplit(maxsplit=1)[-1]) for answer in answers)
 
 
+@pytest.mark.slow  # not for its length: it wants a machine to itself
 @pytest.mark.parametrize("arguments", QUICK, ids=" ".join)
-def test_help_and_version_answer_in_under_300_ms_beyond_python_itself(
-    gptfast: CommandLine, arguments: list[str]
-) -> None:
-    bare = _median_seconds([sys.executable, "-c", ""], gptfast)
-    assert _median_seconds([*gptfast.program, *arguments], gptfast) - bare < 0.3
+def test_help_and_version_take_little_longer_than_their_libraries(gptfast: CommandLine, arguments: list[str]) -> None:
+    # 0.3 s is the aim, of which typer and pydantic take two thirds; a ratio holds on a slow or busy machine too
+    libraries = CommandLine(
+        (gptfast.program[0], "-c", "import typer; from pydantic import TypeAdapter"), gptfast.environment
+    )
+    times = [(_seconds(gptfast, arguments), _seconds(libraries, [])) for _ in range(5)]
+    ours, theirs = map(min, zip(*times, strict=True))
+    assert ours < 2 * theirs
 
 
 def _modules_loaded(command_line: CommandLine, arguments: list[str]) -> set[str]:
     """Top-level modules that the program imported, as Python's own import log tells."""
-    command = [sys.executable, "-X", "importtime", *command_line.program[1:], *arguments]
-    log = subprocess.run(command, env=command_line.environment, capture_output=True, timeout=60).stderr.decode()
+    python, *program = command_line.program
+    logging = CommandLine((python, "-X", "importtime", *program), command_line.environment)
+    log = logging.run(*arguments).stderr.decode()
     names = {line.rpartition("|")[2].strip() for line in log.splitlines() if line.startswith("import time:")}
     assert "gptfast_cli" in names
     return {name.partition(".")[0] for name in names}
 
 
-def _median_seconds(command: list[str], command_line: CommandLine) -> float:
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run(command, env=command_line.environment, capture_output=True, check=True, timeout=60)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def _seconds(command_line: CommandLine, arguments: list[str]) -> float:
+    start = time.perf_counter()
+    assert command_line.run(*arguments).returncode == 0
+    return time.perf_counter() - start

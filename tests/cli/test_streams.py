@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cli.conftest import CommandLine
+from cli.command_line import CommandLine
 from cli.fake_gptfast import PIECES
 
 TEXT = "".join(PIECES)

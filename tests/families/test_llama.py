@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from llama_oracle import SHAPES, random_llama
 from transformers import LlamaConfig
 
 from gptfast_cli.core.config import LinearScaling, Llama3Scaling, ModelConfig
@@ -11,6 +10,7 @@ from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.families import families
 from gptfast_cli.core.families.llama import Llama
 from gptfast_cli.core.model.weights import weight_shapes
+from llama_oracle import SHAPES, random_llama
 
 SMALLEST = {
     "architectures": ["LlamaForCausalLM"],

@@ -1,10 +1,10 @@
 """The KV cache grows with what is used, keeps rows apart, and forgets by length."""
 
 import torch
-from llama_oracle import ours, random_llama
 
 from gptfast_cli.core.model.cache import BUCKET, KVCache
 from gptfast_cli.core.model.transformer import Transformer
+from llama_oracle import ours, random_llama
 
 
 def filled(model: Transformer, n_rows: int, n_tokens: int) -> KVCache:

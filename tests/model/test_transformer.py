@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from llama_oracle import SHAPES, ours, random_llama
 from torch import Tensor
 
 from gptfast_cli.core.model.transformer import Transformer
+from llama_oracle import SHAPES, ours, random_llama
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tokenizer_samples as samples
-import tokenizers
 from hypothesis import settings
 
+import tokenizers
 from gptfast_cli.core.tokenizers import Tokenizer, open_tokenizer
 
-settings.register_profile("untimed", deadline=None)  # timing never decides a test
+settings.register_profile("untimed", deadline=None, max_examples=60)  # timing never decides a test
 settings.load_profile("untimed")
 
 FolderOf = Callable[[str], Path]

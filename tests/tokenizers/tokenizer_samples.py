@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 import sentencepiece
+
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -76,6 +78,7 @@ def rewritten(version: str) -> tokenizers.Tokenizer:
     return tokenizer
 
 
+@cache
 def pieces_and_merges(version: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """The pieces of a real model by id, and the merges that their scores imply."""
     from transformers.tokenization_utils_base import generate_merges

@@ -75,7 +75,8 @@ def _current(current: str, settings: Settings) -> Resolved:
 def _unknown(model: str, settings: Settings) -> NotFoundError:
     if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1:
         return NotFoundError(f"{model}: there is no such folder.", "See which models there are: gptfast --list")
-    nearest = difflib.get_close_matches(model, model_names(settings), n=3)
+    names = model_names(settings)
+    nearest = difflib.get_close_matches(model, names) or difflib.get_close_matches(model.partition(":")[0], names)
     meant = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
     fetch = f"Fetch it: gptfast download {model}" if model.count("/") == 1 and ":" not in model else ""
     return NotFoundError(

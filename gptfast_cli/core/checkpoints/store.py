@@ -93,10 +93,12 @@ def _folder_name(name: str) -> str | None:
 
 
 def _entry(folder: Path) -> StoreEntry:
+    name = folder.name.replace("--", "/").replace("@", ":")
     try:
         manifest = read_manifest(folder)
     except GptFastError:  # it still has to be seen, to be removed
-        name = folder.name.replace("--", "/").replace("@", ":")
         n_bytes = sum(path.stat().st_size for path in folder.iterdir())
         return StoreEntry(name, folder, n_bytes, DAMAGED, 0)
-    return StoreEntry(manifest.name, folder, manifest.n_bytes, manifest.scheme, manifest.n_params)
+    if _folder_name(manifest.name) == folder.name:  # not so where a person copied or renamed the folder
+        name = manifest.name
+    return StoreEntry(name, folder, manifest.n_bytes, manifest.scheme, manifest.n_params)

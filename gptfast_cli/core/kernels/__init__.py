@@ -38,6 +38,11 @@ class Linear:
     weight: Weight  # [out_features, in_features]
     bias: Weight | None = None  # [out_features]
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the weight and the bias."""
+        return self.weight.n_bytes + (0 if self.bias is None else self.bias.n_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:

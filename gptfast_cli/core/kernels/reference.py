@@ -31,8 +31,9 @@ class Reference:
         self, x: Tensor, qkv: Linear, *, norm: Norm, place: Placement, cache: LayerCache, spec: AttentionSpec
     ) -> Tensor:
         """See Backend."""
-        heads = linear(rms_norm(x, norm), qkv).unflatten(-1, (-1, spec.head_dim))  # [batch, time, all heads, head_dim]
-        q, k, v = heads.split([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads], dim=2)
+        # [batch, time, all heads, head_dim]
+        heads = torch.unflatten(linear(rms_norm(x, norm), qkv), -1, (-1, spec.head_dim))
+        q, k, v = heads.split_with_sizes([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads], dim=2)
         rows = torch.arange(x.shape[0], device=x.device).unsqueeze(-1)  # [batch, 1], against positions [batch, time]
         cache.keys[rows, :, place.positions] = rotate(k, place)
         cache.values[rows, :, place.positions] = v
@@ -41,14 +42,15 @@ class Reference:
     def attend(self, q: Tensor, cache: LayerCache, *, place: Placement, spec: AttentionSpec) -> Tensor:
         """See Backend."""
         # query heads that share a key head become rows of one product: nothing of the cache is repeated
-        q = q.unflatten(2, (spec.n_kv_heads, -1)).permute(0, 2, 3, 1, 4)  # [batch, kv_heads, group, time, head_dim]
+        q = torch.unflatten(q, 2, (spec.n_kv_heads, -1))  # [batch, time, kv_heads, group, head_dim]
+        q = q.permute(0, 2, 3, 1, 4)
         group, time = q.shape[2:4]
-        scores = matmul(q.flatten(2, 3), cache.keys.transpose(-1, -2)).unflatten(2, (group, time))
+        scores = torch.unflatten(matmul(q.flatten(2, 3), cache.keys.transpose(-1, -2)), 2, (group, time))
         keys = torch.arange(cache.keys.shape[2], device=q.device)
         hidden = keys > place.positions.unsqueeze(-1)  # [batch, time, n_keys]
         scores = (scores.float() * spec.head_dim**-0.5).masked_fill(hidden[:, None, None], -torch.inf)
         weights = scores.softmax(dim=-1).to(q.dtype).flatten(2, 3)
-        heads = weighted_sum(weights, cache.values).unflatten(2, (group, time))
+        heads = torch.unflatten(weighted_sum(weights, cache.values), 2, (group, time))
         return heads.permute(0, 3, 1, 2, 4).flatten(2)
 
     def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
     """
     if not is_exact(weights):
         return weights @ values
-    blocks = zip(weights.split(KEY_BLOCK, dim=-1), values.split(KEY_BLOCK, dim=-2), strict=True)
+    blocks = zip(torch.split(weights, KEY_BLOCK, dim=-1), torch.split(values, KEY_BLOCK, dim=-2), strict=True)
     return reduce(torch.add, (matmul(*block) for block in blocks))
 
 

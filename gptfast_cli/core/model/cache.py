@@ -7,7 +7,6 @@ overwritten later. Memory grows with the longest row, in buckets, not with what 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.kernels import KEY_BLOCK, LayerCache
@@ -71,8 +70,3 @@ class KVCache:
             for layer, old in enumerate(tensors):
                 tensors[layer] = old.index_select(0, index)
         self.lengths = [self.lengths[row] for row in rows]
-
-
-def kv_bytes_read(config: ModelConfig, lengths: Sequence[int], element: Tensor | torch.dtype) -> int:
-    """Bytes of keys and values that one decoding step reads for rows of these lengths."""
-    return config.kv_bytes_per_token(element.itemsize) * sum(lengths)

@@ -24,6 +24,7 @@ class Transformer:
         self._attention = AttentionSpec(config.n_heads, config.n_kv_heads, config.head_dim)
         self._frequencies = frequencies(config.head_dim, config.rope).to(self.device)
 
+    @torch.inference_mode()
     def forward(self, tokens: Tensor, cache: KVCache, *, rows: slice = ALL_ROWS) -> Tensor:
         """Run tokens [batch, time] int64 through all layers, each row going on where its cache ends.
 
@@ -40,6 +41,7 @@ class Transformer:
         cache.advance(rows, tokens.shape[1])
         return x
 
+    @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
         """Logits of x [..., dim] as `forward` returned it: [..., vocab_size] float32."""
         norm = Norm(self.weights.norm, self.config.norm_eps)

@@ -6,6 +6,7 @@ one ascending stream of memory.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.formats import Weight
@@ -23,8 +24,14 @@ class LayerWeights:
     gate_up: Linear  # [2 ffn_dim, dim]: all gate rows, then all up rows
     down: Linear  # [dim, ffn_dim]
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the layer's weights."""
+        linears = (self.qkv, self.attention_output, self.gate_up, self.down)
+        return self.attention_norm.n_bytes + self.ffn_norm.n_bytes + sum(linear.n_bytes for linear in linears)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class ModelWeights:
     """A whole decoder; with tied embeddings `head` is the very object `embedding`."""
 
@@ -32,6 +39,13 @@ class ModelWeights:
     layers: tuple[LayerWeights, ...]
     norm: Weight  # [dim]
     head: Weight  # [vocab_size, dim]
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Bytes of all weights as they stand in memory; a tied head counts once."""
+        layers = sum(layer.n_bytes for layer in self.layers)
+        head = 0 if self.head is self.embedding else self.head.n_bytes
+        return self.embedding.n_bytes + layers + self.norm.n_bytes + head
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -18,6 +18,8 @@ SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 GENERATION_CONFIG = "generation_config.json"
 
+ROLES = frozenset({"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"})
+
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
@@ -32,7 +34,7 @@ class AddedToken:
 class Declarations:
     """What the files of one folder declare.
 
-    roles:    token texts by role, such as bos_token; None where a file says that there is none
+    roles:    token texts by role, one of ROLES; None where a file says that there is none
     extra:    texts of further special tokens
     added:    tokens on top of the vocabulary, by ascending id
     add_bos:  whether a text begins with BOS; None where no file says
@@ -58,24 +60,13 @@ def read_declarations(folder: Path) -> Declarations:
 
     Raises CorruptError where a file is no JSON object or a token in it is neither text nor id.
     """
-    config = _object(folder / TOKENIZER_CONFIG)
-    merged = {**_object(folder / SPECIAL_TOKENS_MAP), **config}
-    extra = merged.get("extra_special_tokens") or merged.get("additional_special_tokens") or ()
+    named = [folder / SPECIAL_TOKENS_MAP, folder / TOKENIZER_CONFIG]  # the later one has the last word
     by_id = [folder / GENERATION_CONFIG, folder / MODEL_CONFIG]
-    add_bos = config.get("add_bos_token")
+    add_bos = _object(folder / TOKENIZER_CONFIG).get("add_bos_token")
     return Declarations(
-        roles={
-            role: _text(folder / TOKENIZER_CONFIG, value)
-            for role, value in merged.items()
-            # `add_bos_token` ends like a role and is a flag
-            if role.endswith("_token") and not isinstance(value, bool)
-        },
-        extra=frozenset(
-            text
-            for value in (extra.values() if isinstance(extra, Mapping) else extra)
-            if (text := _text(folder / TOKENIZER_CONFIG, value))
-        ),
-        added=tuple(sorted(_added(folder, config), key=lambda token: token.id)),
+        roles={role: text for path in named for role, text in _roles(path)},
+        extra=frozenset(text for path in named for text in _extra(path)),
+        added=tuple(sorted(_added(folder), key=lambda token: token.id)),
         add_bos=add_bos if isinstance(add_bos, bool) else None,
         bos_ids=tuple(token_id for path in by_id for token_id in _ids(path, "bos_token_id")),
         stop_ids=frozenset(token_id for path in by_id for token_id in _ids(path, "eos_token_id")),
@@ -100,25 +91,45 @@ def _object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _text(path: Path, value: object) -> str | None:
+def _roles(path: Path) -> Iterable[tuple[str, str | None]]:
+    content = _object(path)
+    for role in ROLES & content.keys():
+        value = content[role]
+        yield role, None if value is None else _text(path, value)
+
+
+def _extra(path: Path) -> Iterable[str]:
+    for key in ("extra_special_tokens", "additional_special_tokens"):  # the newer name and the older
+        match _object(path).get(key):
+            case None:
+                pass
+            case [*tokens]:
+                yield from (_text(path, token) for token in tokens)
+            case dict(tokens):  # by a role of the model's own, such as image_token
+                yield from (_text(path, token) for token in tokens.values())
+            case _:
+                raise damaged(path, f"{key} is neither a list nor a JSON object")
+
+
+def _text(path: Path, value: object) -> str:
     match value:
-        case None | str():
-            return value
-        case {"content": str(content)}:
+        case str(content) | {"content": str(content)}:
             return content
     raise damaged(path, f"{value!r:.60} is no token")
 
 
-def _added(folder: Path, config: Mapping[str, Any]) -> Iterable[AddedToken]:
-    decoder = config.get("added_tokens_decoder")
-    if decoder is None:  # files of before 2023 have the plain map from text to id instead
-        for content, token_id in _object(folder / ADDED_TOKENS).items():
-            yield _added_token(folder / ADDED_TOKENS, token_id, {"content": content})
-        return
-    if not isinstance(decoder, dict):
-        raise damaged(folder / TOKENIZER_CONFIG, "added_tokens_decoder is not a JSON object")
-    for token_id, fields in decoder.items():
-        yield _added_token(folder / TOKENIZER_CONFIG, token_id, fields)
+def _added(folder: Path) -> Iterable[AddedToken]:
+    path = folder / TOKENIZER_CONFIG
+    match _object(path).get("added_tokens_decoder"):
+        case None:  # files of before 2023 have the plain map from text to id instead
+            path = folder / ADDED_TOKENS
+            for content, token_id in _object(path).items():
+                yield _added_token(path, token_id, {"content": content})
+        case dict(decoder):
+            for token_id, fields in decoder.items():
+                yield _added_token(path, token_id, fields)
+        case _:
+            raise damaged(path, "added_tokens_decoder is not a JSON object")
 
 
 def _added_token(path: Path, token_id: object, fields: object) -> AddedToken:

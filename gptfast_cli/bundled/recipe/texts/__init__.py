@@ -5,9 +5,9 @@ after it, a function body follows from its name, a dialogue may turn with every 
 does well on some and less well on others.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from re import Pattern, compile
 
 from gptfast_cli.bundled.recipe.grammar import Dice
 from gptfast_cli.bundled.recipe.texts import code, dialogue, recipes, stories, sums
@@ -15,17 +15,17 @@ from gptfast_cli.bundled.recipe.texts import code, dialogue, recipes, stories, s
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """One kind of text: its share of the documents, its author, and where a prompt is cut off."""
+    """One kind of text: its share of the documents, its author, and where a prompt ends."""
 
     share: float
     write: Callable[[Dice], str]
-    opening: Pattern[str]
+    opening: re.Pattern[str]
 
 
 CATEGORIES: Mapping[str, Category] = {
-    "stories": Category(0.35, stories.write, compile(r"[^.]+\.")),
-    "dialogue": Category(0.2, dialogue.write, compile(r".+\n\w+:")),
-    "recipes": Category(0.15, recipes.write, compile(r".+:")),
-    "sums": Category(0.15, sums.write, compile(r"(.+\n)+?.*(A:|=)")),
-    "code": Category(0.15, code.write, compile(r"def .+:")),
+    "stories": Category(0.35, stories.write, re.compile(r"[^.]+\.")),
+    "dialogue": Category(0.20, dialogue.write, re.compile(r".+\n\w+:")),
+    "recipes": Category(0.15, recipes.write, re.compile(r".+:")),
+    "sums": Category(0.15, sums.write, re.compile(r"Q: .+\nA:|.+\n.+ =")),
+    "code": Category(0.15, code.write, re.compile(r"def .+:")),
 }

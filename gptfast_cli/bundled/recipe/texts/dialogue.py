@@ -6,10 +6,9 @@ NAMES = ("Anna", "Paul", "Emma", "Mark", "Julia", "Peter", "Sara", "David", "Lau
 
 GREETINGS = (
     "{a}: [Hello|Hi|Good morning|Good evening], {b}! How are you [today|]?\n"
-    "{b}: [I am fine, thank you|Very well, thanks|A little tired, but fine]. [And you|How about you]?\n"
-    "{a}: [Fine, thanks|I am well too|Never better].",
+    "{b}: [I am fine, thank you|Very well, thanks|A little tired, but fine|Never better].",
     "{a}: [Hello|Hi], {b}! [It is good to see you|I have not seen you for a long time|What a nice surprise].\n"
-    "{b}: [Hello|Hi], {a}! [Come in|Please come in|Sit down, please].",
+    "{b}: [Hello|Hi], {a}! [It is good to see you too|I have been away|How nice to meet you here].",
     "{a}: [Excuse me|Sorry], {b}, do you have [a minute|some time|a moment]?\n"
     "{b}: [Of course|Sure|Yes, I do]. [What is it|What can I do for you|How can I help]?",
 )
@@ -20,7 +19,8 @@ SCENES = (
     "{b}: [Let me think|Hmm]. Did you look [under the sofa|in the car|on the kitchen table|in your coat]?\n"
     "{a}: Yes, but they are not there. [I need them now|I am already late].\n"
     "{b}: Wait, here they are! Your {thing} were [in the fridge|behind the lamp|under the newspaper|on your head the whole time].\n"
-    "{a}: [Thank you so much|You are the best|How silly of me]!",
+    "{a}: [Thank you so much|You are the best|How silly of me]!\n"
+    "{b}: [Not at all|It can happen to anyone|Now hurry up].",
     # the weather and a plan
     "{a}: What is the weather like [today|this morning|tomorrow]?\n"
     "{b}: It [is sunny and warm|is cold but dry|looks very nice]. Why do you ask?\n"
@@ -38,8 +38,9 @@ SCENES = (
     "{b}: [Here you are|Certainly]. [Would you like anything else|Anything else]?\n"
     "{a}: [Yes, a bottle of milk, please|Yes, some cheese, please|No, that is all]. How much is it?\n"
     "{b}: That is [three|four|five|seven|eight] [pounds|dollars|euros], please.\n"
-    "{a}: Here is the money. [Are the {goods} fresh|Where do the {goods} come from]?\n"
-    "{b}: [Yes, they came in this morning|From the farm down the road|They are the best in town]. [Have a nice day|See you soon]!",
+    "{a}: Here is the money. "
+    "[Are the {goods} fresh?\n{b}: Yes, [they came in this morning|very fresh]"
+    "|Where do the {goods} come from?\n{b}: [From the farm down the road|From Spain]]. [Have a nice day|See you soon]!",
     # the way
     "{a}: [Excuse me|Sorry], how do I get to the [place: station|museum|library|post office|hospital]?\n"
     "{b}: Go straight on and turn [way: left|right] at the [church|bridge|bakery|school].\n"
@@ -59,7 +60,8 @@ SCENES = (
     "{b}: We have [food: tomato soup|fish and rice|potato salad|noodles|bean stew].\n"
     "{a}: [I love {food}|{Food} again|That sounds good]! [When will it be ready|Is it ready]?\n"
     "{b}: In [five|ten|twenty] minutes. [You can set the table|Please wash your hands|Call the others, please].\n"
-    "{a}: [All right|I will do that|Yes, right away]. [It smells very good|Thank you for cooking].",
+    "{a}: [All right|I will do that|Yes, right away]. [It smells very good|Thank you for cooking].\n"
+    "{b}: [I hope you like it|Enjoy your meal|There is enough for everyone].",
     # feeling ill
     "{a}: You look [pale|tired|unwell]. What is the matter?\n"
     "{b}: I have a [pain: headache|sore throat|bad cold|fever]. It [began last night|started this morning].\n"
@@ -71,8 +73,9 @@ SCENES = (
     "{a}: I am having a party on [day: Friday|Saturday|Sunday]. [Can you come|Would you like to come]?\n"
     "{b}: [Yes, I would love to|Of course I can|With pleasure]! What shall I bring?\n"
     "{a}: [Just bring yourself|Some music would be nice|Could you bring a salad|A cake would be great].\n"
-    "{b}: [No problem|I can do that|All right]. [Who else is coming|What time does it begin]?\n"
-    "{a}: [Nearly everyone we know will be there|Only a few friends|It begins at seven, and all our friends will come].\n"
+    "{b}: [No problem|I can do that|All right]. "
+    "[Who else is coming?\n{a}: [Nearly everyone we know|Only a few friends|My cousins and some neighbours]"
+    "|What time does it begin?\n{a}: [At seven|At half past eight|After sunset]].\n"
     "{b}: [Great|Lovely]! See you on {day}, {a}.",
     # the pet
     "{a}: [What a nice|Look, what a lovely|Oh, what a big] [pet: dog|cat|rabbit|parrot]! What is its name?\n"
@@ -85,8 +88,7 @@ SCENES = (
 
 FAREWELLS = (
     "",
-    "\n{b}: [Goodbye|Bye], {a}!",
-    "\n{a}: [Goodbye|Bye|See you tomorrow|Take care], {b}!\n{b}: [Goodbye|Bye|See you then|You too], {a}!",
+    "\n{a}: [Goodbye|Bye|See you soon|Take care], {b}!\n{b}: [Goodbye|Bye|See you], {a}!",
 )
 
 

@@ -109,7 +109,7 @@ DISHES: Mapping[str, Dish] = {
 
 LISTS: Mapping[str, tuple[str, ...]] = {
     "[Shopping list for|Things to buy for] [a party|the weekend|breakfast|the week]": (
-        "[two|three|four] bottles of water", "[one|two] loaves of bread", "[six|ten|twelve] eggs", "[some|a box of] tea",
+        "[two|three|four] bottles of water", "[a loaf|two loaves] of bread", "[six|ten|twelve] eggs", "[some|a box of] tea",
         "[a piece|two pieces] of cheese", "[five|seven|nine] apples", "[a bag|two bags] of rice", "a [big|small] melon",
     ),
     "[Packing list for|What to pack for] [the beach|a week by the sea|the lake]": (

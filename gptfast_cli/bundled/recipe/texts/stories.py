@@ -129,7 +129,7 @@ PLOTS = (
     ' "[Why does it not grow|What is wrong with it]?" {he} asked the [friend: worm|bee|snail|gardener].'
     ' "[It is thirsty|It needs water] and it needs time," said the {friend}. "[Water it|Give it water] and [wait|be patient]."'
     " {Name} carried water from the [well|stream|pond] every day."
-    " [Two weeks later|One morning|When summer came], there was a [small|tiny] green leaf, and then [seed2: {seed}]"
+    " [Two weeks later|One morning|When summer came], there was a [small|tiny] green leaf, and then {seed}"
     " as [big as a plate|tall as a fence|bright as the sun]!"
     " [{Name} learned to be patient.|Good things need time.]",
     # the noise in the night
@@ -140,8 +140,8 @@ PLOTS = (
     " {Name} gave the {guest} [some warm milk|a soft bed|something to eat], and they [fell asleep|became friends] [at once|before sunrise]."
     " [Things are less scary when you look at them.|{Name} was never afraid of the dark again.]",
     # the new friend
-    " {Name} was new there and had no friends [yet|to play with]."
-    " One day, {he} saw some [others: rabbits|children|ducks|lambs] who were playing [with a ball|hide and seek|by the stream]."
+    " One [day|morning|summer], {name} came to a new [school|village|farm] and did not know anyone there."
+    " {He} saw some [others: rabbits|children|ducks|lambs] who were playing [with a ball|hide and seek|by the stream]."
     " {Name} wanted to play too, but {he} was [too shy to ask|afraid to ask]. {He} hid behind a [tree|wall|bush] and watched."
     ' One of the {others} saw {him} and [came over|smiled]. "[Do you want to play with us|Come and play with us]?" it asked.'
     ' "[Yes, please|I would love to]," said {name} [softly|with a smile]. They played until [the sun went down|it was dark|dinner time].'

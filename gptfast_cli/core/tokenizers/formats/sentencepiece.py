@@ -25,15 +25,13 @@ class SentencePieceVocabulary:
 
     adds_bos = None
 
-    def __init__(self, model: bytes, added: tuple[AddedToken, ...]) -> None:
+    def __init__(self, model: bytes, declared: Declarations) -> None:
         self._pieces = _processor(model)
         self._pieces_inside = _processor(model + _NO_DUMMY_PREFIX)
         n_pieces = self._pieces.vocab_size()
-        self._added = {
-            token.id: token
-            for token in added
-            if token.id >= n_pieces or self._pieces.id_to_piece(token.id) != token.content
-        }
+        named = ((self._piece_id(text), text) for text in declared.special_texts)
+        special = [AddedToken(token_id, text, special=True) for token_id, text in named if token_id is not None]
+        self._added = {token.id: token for token in (*special, *declared.added) if self._is_ours(token)}
         reserved = [i for i in range(n_pieces) if self._pieces.is_control(i) or self._pieces.is_unknown(i)]
         self._atoms = {self._pieces.id_to_piece(i): i for i in reserved if i not in self._added}
         self._atoms |= {token.content: token.id for token in self._added.values()}
@@ -43,10 +41,7 @@ class SentencePieceVocabulary:
 
     def id_of(self, token: str) -> int | None:
         """See Vocabulary."""
-        if token in self._atoms:
-            return self._atoms[token]
-        token_id: int = self._pieces.piece_to_id(token)  # that of <unk> where there is no such piece
-        return token_id if self._pieces.id_to_piece(token_id) == token else None
+        return self._atoms[token] if token in self._atoms else self._piece_id(token)
 
     def encode(self, text: str) -> list[int]:
         """See Vocabulary; only plain text at the very beginning is led by SentencePiece's dummy space."""
@@ -65,6 +60,16 @@ class SentencePieceVocabulary:
     def stream(self) -> StreamDecoder:
         """See Vocabulary."""
         return SentencePieceStream(self._pieces, self._added)
+
+    def _piece_id(self, piece: str) -> int | None:
+        token_id: int = self._pieces.piece_to_id(piece)  # that of <unk> where there is no such piece
+        return token_id if self._pieces.id_to_piece(token_id) == piece else None
+
+    def _is_ours(self, token: AddedToken) -> bool:
+        """Whether the library would not treat this token as it should: it lacks it, or takes it for plain text."""
+        if token.id >= self._pieces.vocab_size() or self._pieces.id_to_piece(token.id) != token.content:
+            return True
+        return token.special and not self._pieces.is_unknown(token.id)
 
 
 class SentencePieceStream:
@@ -141,7 +146,7 @@ class SentencePiece:
     def read(self, path: Path, declared: Declarations) -> Vocabulary:
         """See TokenizerFormat."""
         try:
-            return SentencePieceVocabulary(path.read_bytes(), declared.added)
+            return SentencePieceVocabulary(path.read_bytes(), declared)
         except RuntimeError as error:
             raise damaged(path, "not a SentencePiece model, or cut short") from error
 

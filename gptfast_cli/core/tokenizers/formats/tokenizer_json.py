@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import tokenizers
-
+from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.tokenizers.declarations import Declarations, damaged
 from gptfast_cli.core.tokenizers.json_streams import json_stream
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
@@ -28,8 +28,9 @@ class JsonVocabulary:
         self._decoder = None if decoder is None else json.loads(decoder.__getstate__())
         added = tokenizer.get_added_tokens_decoder().values()
         self._special = frozenset(token.content for token in added if token.special)
-        self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
-        self.own_bos_id = _opening_id(tokenizer)
+        vocab = tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(vocab.values())
+        self.own_bos_id = _opening_id(tokenizer, min(vocab.keys() - self._special, key=vocab.__getitem__, default=""))
         self.adds_bos = self.own_bos_id is not None
 
     def id_of(self, token: str) -> int | None:
@@ -37,8 +38,14 @@ class JsonVocabulary:
         return self._tokenizer.token_to_id(token)
 
     def encode(self, text: str) -> list[int]:
-        """See Vocabulary."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """See Vocabulary.
+
+        Raises UsageError where the text holds something unknown and the vocabulary lacks a token for that.
+        """
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises nothing narrower
+            raise UsageError(f"The model's tokenizer cannot encode this text: {error!s:.200}.") from error
 
     def stream(self) -> StreamDecoder:
         """See Vocabulary."""
@@ -49,9 +56,12 @@ class JsonVocabulary:
         return None if token in self._special else token
 
 
-def _opening_id(tokenizer: tokenizers.Tokenizer) -> int | None:
-    """The token that the post-processor puts before a text: a template may also, or only, add one after it."""
-    framed = tokenizer.encode("a")
+def _opening_id(tokenizer: tokenizers.Tokenizer, sample: str) -> int | None:
+    """The token that the post-processor puts before a text.
+
+    It is tried on a sample that the vocabulary knows: a template may also, or only, add a token after the text.
+    """
+    framed = tokenizer.encode(sample)
     before = list(takewhile(lambda pair: pair[1] == 1, zip(framed.ids, framed.special_tokens_mask, strict=True)))
     return before[0][0] if before else None
 
@@ -80,14 +90,12 @@ class TokenizerJson:
         """See TokenizerFormat."""
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            tokenizer.no_truncation()  # left on by training scripts, it would silently cut a prompt
+            tokenizer.no_padding()
+            _mark(tokenizer, declared)
+            return JsonVocabulary(tokenizer)
         except Exception as error:  # the library raises nothing narrower
             raise damaged(path, f"not a tokenizer ({error!s:.200})") from error
-        if tokenizer.get_vocab_size() == 0:
-            raise damaged(path, "a tokenizer without any token")
-        tokenizer.no_truncation()  # left on by training scripts, it would silently cut a prompt
-        tokenizer.no_padding()
-        _mark(tokenizer, declared)
-        return JsonVocabulary(tokenizer)
 
 
 PLUG = TokenizerJson()

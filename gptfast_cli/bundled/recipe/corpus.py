@@ -1,0 +1,67 @@
+"""The documents: an endless training text and a held-out one, each document from a seed of its own.
+
+A document is a category, drawn by its share, and what that category writes. Held-out documents come from other
+seeds, and a training document that happens to read the same as one of them is left out.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import count
+
+from gptfast_cli.bundled.recipe.grammar import Dice
+from gptfast_cli.bundled.recipe.texts import CATEGORIES
+
+HELD_OUT_BYTES = 16_000  # of each category
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text, its category, and -log p of its derivation in nats, the choice of the category included."""
+
+    category: str
+    text: str
+    nats: float
+
+
+def document(seed: str) -> Document:
+    """The one document that belongs to this seed."""
+    dice = Dice(seed)
+    category = dice.weighted({name: category.share for name, category in CATEGORIES.items()})
+    text = CATEGORIES[category].write(dice)
+    return Document(category, text, dice.nats)
+
+
+def training(excluded: Collection[str]) -> Iterator[Document]:
+    """Training documents without end, none of them with an excluded text."""
+    documents = (document(f"train/{number}") for number in count())
+    return (made for made in documents if made.text not in excluded)
+
+
+def held_out() -> list[Document]:
+    """Different documents in the order drawn, until each category has its bytes."""
+    bytes_of: Counter[str] = Counter()
+    kept: dict[str, Document] = {}
+    for number in count():
+        made = document(f"held-out/{number}")
+        if made.text in kept or bytes_of[made.category] >= HELD_OUT_BYTES:
+            continue
+        kept[made.text] = made
+        bytes_of[made.category] += len(made.text.encode())
+        if len(bytes_of) == len(CATEGORIES) and min(bytes_of.values()) >= HELD_OUT_BYTES:
+            break
+    return list(kept.values())
+
+
+def prompts(per_category: int) -> Iterator[dict[str, str]]:
+    """Openings of documents that are in neither text, as rows with id, category and prompt."""
+    for category, kind in CATEGORIES.items():
+        openings: dict[str, None] = {}
+        for number in count():
+            opening = kind.opening.match(kind.write(Dice(f"prompt/{category}/{number}")))
+            assert opening is not None
+            openings[opening.group()] = None
+            if len(openings) == per_category:
+                break
+        for number, prompt in enumerate(openings):
+            yield {"id": f"{category}-{number}", "category": category, "prompt": prompt}

@@ -1,0 +1,79 @@
+"""From logits to the probabilities that a token is drawn from, in float32, each step named as the field names it.
+
+The order is that of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen; temperature 0 takes the most probable one."""
+
+    temperature: float = 0.8
+    top_k: int = 200  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the token is the most probable one rather than drawn."""
+        return self.temperature == 0
+
+
+def check(sampling: Sampling) -> None:
+    """Raise UsageError for a value outside its range."""
+    ranges = {
+        "--temperature": (sampling.temperature, 0 <= sampling.temperature < math.inf, "0 or more"),
+        "--top-k": (sampling.top_k, sampling.top_k >= 0, "0 (off) or more"),
+        "--top-p": (sampling.top_p, 0 < sampling.top_p <= 1, "above 0 and at most 1"),
+        "--min-p": (sampling.min_p, 0 <= sampling.min_p <= 1, "from 0 to 1"),
+        "--repetition-penalty": (sampling.repetition_penalty, 0 < sampling.repetition_penalty < math.inf, "above 0"),
+    }
+    for option, (value, fits, allowed) in ranges.items():
+        if not fits:
+            raise UsageError(f"{option} must be {allowed}, not {value}.")
+
+
+def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Make tokens marked in `seen` [rows, vocab] bool less likely (CTRL, Keskar et al. 2019, arXiv:1909.05858)."""
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """What a token is drawn from, [rows, vocab] float32, for a temperature above 0."""
+    assert not sampling.is_greedy
+    # the maximum goes first, so that the smallest temperature cannot overflow
+    logits = (logits.float() - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits = _keep_top_k(logits, sampling.top_k)
+    if sampling.top_p < 1:
+        logits = _keep_top_p(logits, sampling.top_p)
+    if sampling.min_p > 0:
+        logits = _keep_min_p(logits, sampling.min_p)
+    return logits.softmax(dim=-1)
+
+
+def _keep_top_k(logits: Tensor, k: int) -> Tensor:
+    smallest = logits.topk(k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < smallest, -torch.inf)
+
+
+def _keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the fewest tokens that together reach p (nucleus sampling, Holtzman et al. 2020, arXiv:1904.09751)."""
+    ascending, order = logits.sort(dim=-1)
+    dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
+    dropped[..., -1] = False  # the most probable token stays, however small p is
+    return logits.masked_fill(dropped.scatter(-1, order, dropped), -torch.inf)
+
+
+def _keep_min_p(logits: Tensor, fraction: float) -> Tensor:
+    """Keep tokens at least `fraction` as probable as the most probable one (Nguyen et al. 2024, arXiv:2407.01082)."""
+    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + math.log(fraction), -torch.inf)

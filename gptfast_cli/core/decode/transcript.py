@@ -1,0 +1,39 @@
+"""The text of one sequence under way: tokens become text, and text ends before a stop string."""
+
+from collections.abc import Sequence as Texts
+
+from gptfast_cli.core.decode.generator import Sequence
+from gptfast_cli.core.decode.stopping import StopStrings
+from gptfast_cli.core.tokenizers import Tokenizer
+
+
+class Transcript:
+    """Follows a sequence; without a tokenizer its text stays empty."""
+
+    def __init__(self, sequence: Sequence, tokenizer: Tokenizer | None, stops: Texts[str]) -> None:
+        self.sequence = sequence
+        self.text = ""
+        self._stops = StopStrings(stops)
+        self._n_read = 0
+        self._stream = None if tokenizer is None else tokenizer.stream()
+        if self._stream is not None:
+            for token in sequence.prompt:  # the first new word keeps its space
+                self._stream.push(token)
+
+    def read(self) -> str:
+        """The text of the tokens generated since the last call; all of it once the sequence is over.
+
+        A stop string that completes ends the sequence.
+        """
+        if self._stream is None:
+            return ""
+        new = self.sequence.generated[self._n_read :]
+        self._n_read += len(new)
+        text = self._stops.push("".join(map(self._stream.push, new)))
+        if self.sequence.finish_reason is not None and not self._stops.found:
+            text += self._stops.push(self._stream.finish())
+            text += self._stops.finish()
+        if self._stops.found:
+            self.sequence.finish_reason = "stop"
+        self.text += text
+        return text

@@ -1,0 +1,81 @@
+"""The speed of a generation: times are collected around finished work, and each number is computed in one place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Each number stands for itself; None where there was nothing to measure, or no means to.
+
+    decode_tok_s: tokens after the first ÷ time after the first, of one sequence; aggregate_tok_s: of all together
+    ttft_s:       from the start of prefill to the first token; tpot: time for each token after the first
+    decode_gbps:  bytes that the steps read ÷ their time, in GB = 1e9 bytes; mbu: that ÷ the measured bandwidth
+    """
+
+    prefill_tok_s: float | None
+    ttft_s: float | None
+    decode_tok_s: float | None
+    aggregate_tok_s: float | None
+    tpot_p50_s: float | None
+    tpot_p95_s: float | None
+    decode_gbps: float | None
+    mbu: float | None
+    peak_memory_bytes: int
+    load_s: float
+    compile_s: float | None
+
+
+@dataclass(slots=True)
+class Timings:
+    """Collects the times of a generation, batch after batch."""
+
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    ttft_seconds: float | None = None  # of the first batch
+    step_seconds: list[float] = field(default_factory=list)  # of every step after a batch's first token
+    step_tokens: int = 0  # that these steps gave, all sequences together
+    step_bytes: int = 0  # that these steps read
+
+    def add_prefill(self, n_tokens: int, seconds: float) -> None:
+        """Count the prefill of a batch."""
+        self.prefill_tokens += n_tokens
+        self.prefill_seconds += seconds
+
+    def add_first_token(self, seconds: float) -> None:
+        """Count the time from the start of a batch's prefill to its first tokens."""
+        if self.ttft_seconds is None:
+            self.ttft_seconds = seconds
+
+    def add_step(self, n_tokens: int, seconds: float) -> None:
+        """Count a step after the first token."""
+        self.step_tokens += n_tokens
+        self.step_seconds.append(seconds)
+
+    def metrics(self, *, load_seconds: float, peak_memory_bytes: int) -> Metrics:
+        """The numbers."""
+        decode_seconds = sum(self.step_seconds)
+        return Metrics(
+            prefill_tok_s=_rate(self.prefill_tokens, self.prefill_seconds),
+            ttft_s=self.ttft_seconds,
+            decode_tok_s=_rate(len(self.step_seconds), decode_seconds),
+            aggregate_tok_s=_rate(self.step_tokens, decode_seconds),
+            tpot_p50_s=_percentile(self.step_seconds, 50),
+            tpot_p95_s=_percentile(self.step_seconds, 95),
+            decode_gbps=_rate(self.step_bytes / 1e9, decode_seconds),
+            mbu=None,
+            peak_memory_bytes=peak_memory_bytes,
+            load_s=load_seconds,
+            compile_s=None,
+        )
+
+
+def _rate(amount: float, seconds: float) -> float | None:
+    return amount / seconds if amount and seconds else None
+
+
+def _percentile(values: Sequence[float], percent: int) -> float | None:
+    """The smallest value that at least `percent` of the values do not exceed (nearest rank)."""
+    if not values:
+        return None
+    return sorted(values)[-(-len(values) * percent // 100) - 1]

@@ -1,0 +1,139 @@
+"""An open checkpoint maps its weights, notices every flipped byte, and is refused where its files disagree."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, tensor_name
+from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
+from gptfast_cli.core.checkpoints.shard import open_shard
+from gptfast_cli.core.errors import CorruptError, NotFoundError
+from gptfast_cli.core.model.weights import weight_shapes
+from llama_oracle import SHAPES
+from model_files import converted, edit_header, edit_json, edit_tensors, saved, settings_in
+
+SHARD = "weights-00001.safetensors"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sound")
+    return converted(saved(root / "model"), settings_in(root)).path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, sound: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_folder_in_place_and_its_conversion_hold_the_same(tmp_path: Path, shape: str) -> None:
+    source = saved(tmp_path / "model", **SHAPES[shape])
+    theirs = open_checkpoint(source)
+    ours = open_checkpoint(converted(source, settings_in(tmp_path)).path)
+    facts = ("config", "dtype", "scheme", "n_bytes", "n_params", "name")
+    assert [getattr(ours, fact) for fact in facts] == [getattr(theirs, fact) for fact in facts]
+    for name, expected in weight_shapes(ours.config).items():
+        assert ours.weight(name).shape == theirs.weight(name).shape == expected
+        assert torch.equal(ours.weight(name).parts["weight"], theirs.weight(name).parts["weight"])
+
+
+def test_a_weight_outlives_its_checkpoint(sound: Path) -> None:
+    weight = open_checkpoint(sound).weight("norm").parts["weight"]
+    assert weight.sum().isfinite()
+
+
+def test_writing_to_a_weight_changes_no_file(folder: Path) -> None:
+    open_checkpoint(folder).weight("norm").parts["weight"].zero_()
+    assert list(open_stored(folder).verify())
+
+
+def test_bytes_read_are_the_bytes_that_the_manifest_counts(sound: Path) -> None:
+    checkpoint = open_checkpoint(sound)
+    assert checkpoint.n_bytes == sum(checkpoint.weight(name).n_bytes for name in weight_shapes(checkpoint.config))
+
+
+def test_every_flipped_byte_of_the_weights_is_noticed(folder: Path) -> None:
+    checkpoint = open_stored(folder)
+    content = bytearray((folder / SHARD).read_bytes())
+    for weight in ("embedding", "layers.1.gate_up", "head"):
+        stored = checkpoint.shards[SHARD].tensors[tensor_name(weight, "weight")]
+        for position in (stored.start, stored.end - 1):
+            content[position] ^= 1
+            (folder / SHARD).write_bytes(content)
+            with pytest.raises(CorruptError, match=rf"{SHARD}: {weight}\.weight"):
+                list(checkpoint.verify())
+            content[position] ^= 1
+
+
+def test_progress_of_verifying_ends_at_all_bytes(sound: Path) -> None:
+    *_, last = open_stored(sound).verify()
+    assert last.done == last.total == open_stored(sound).n_bytes
+
+
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a shard missing": (lambda f: (f / SHARD).unlink(), f"{SHARD}: missing"),
+    "a shard cut short": (lambda f: (f / SHARD).write_bytes((f / SHARD).read_bytes()[:-4]), f"{SHARD}: head.weight"),
+    "a tensor missing": (lambda f: edit_tensors(f / SHARD, lambda t: t.pop("norm.weight")), f"{SHARD}: norm.weight"),
+    "a tensor too many": (
+        lambda f: edit_tensors(f / SHARD, lambda t: t.update(more=torch.ones(1))),
+        f"{SHARD}: more",
+    ),
+    "a tensor of another dtype": (
+        lambda f: edit_tensors(f / SHARD, lambda t: t.update({"norm.weight": t["norm.weight"].half()})),
+        f"{SHARD}: norm.weight: is F16",
+    ),
+    "a tensor twice": (
+        lambda f: edit_header(f / SHARD, lambda h: h.replace("layers.0.ffn_norm", "layers.0.attention_norm")),
+        f"{SHARD}.*layers.0.attention_norm.weight is there twice",
+    ),
+    "a weight missing in the manifest": (
+        lambda f: edit_json(f / MANIFEST_FILE, lambda m: m["weights"].pop("norm")),
+        f"{MANIFEST_FILE}: weights: norm",
+    ),
+    "a weight too many in the manifest": (
+        lambda f: edit_json(f / MANIFEST_FILE, lambda m: m["weights"].update(more=m["weights"]["norm"])),
+        f"{MANIFEST_FILE}: weights: more",
+    ),
+    "a weight of another shape": (
+        lambda f: edit_json(f / MANIFEST_FILE, lambda m: m["config"].update(vocab_size=102)),
+        rf"{MANIFEST_FILE}: weights.embedding: shape is \[101, 36\], not \[102, 36\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_files_that_disagree_are_named(folder: Path, case: str) -> None:
+    spoil, named = SPOILT[case]
+    spoil(folder)
+    with pytest.raises(CorruptError, match=named):
+        open_checkpoint(folder)
+
+
+def test_a_folder_without_a_model_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"gptfast\.json, config\.json"):
+        open_checkpoint(tmp_path)
+
+
+def resident(kind: str) -> float:
+    """Resident memory of this process in MiB: all of it, or what is not mapped from a file."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(kind))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_reading_a_tensor_keeps_no_second_copy_of_it(tmp_path: Path) -> None:
+    save_file({"big": torch.ones(64, 1 << 18)}, tmp_path / "big.safetensors")  # 64 MiB
+    all_before, own_before = resident("VmRSS"), resident("RssAnon")
+    tensor = open_shard(tmp_path / "big.safetensors").tensor("big")
+    assert resident("VmRSS") - all_before < 8  # nothing is read before it is touched
+    tensor.sum()
+    assert 56 < resident("VmRSS") - all_before < 80
+    assert resident("RssAnon") - own_before < 8
+    del tensor
+    assert resident("VmRSS") - all_before < 16  # the mapping goes with the tensor

@@ -1,0 +1,156 @@
+"""A model is found in the order of the contract, and a name that means nothing is answered with the nearest ones."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gptfast_cli.core.checkpoints.current import write_current
+from gptfast_cli.core.checkpoints.hub_cache import cached_repos, find_snapshot
+from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder, model_names
+from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
+from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.settings import Settings
+from model_files import cached_repo, converted, saved, settings_in
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A working folder, a store with `org/stored`, a cache with `org/cached`, and folders of each of those names."""
+    settings = settings_in(tmp_path)
+    cached_repo(settings.hf_cache, "org/cached", commit="c0ffee")
+    converted(saved(tmp_path / "source"), settings, out=settings.home / "checkpoints" / "org--stored")
+    (settings.home / "current").unlink()
+    for name in ("tiny", "plain-folder"):
+        (tmp_path / "work" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    return settings
+
+
+def test_a_bundled_name_wins_over_a_folder(settings: Settings) -> None:
+    assert resolve("tiny", settings) == Resolved(bundled_folder("tiny"), "tiny", "bundled")
+
+
+def test_a_folder_of_a_bundled_name_is_written_as_a_path(settings: Settings) -> None:
+    assert resolve("./tiny", settings) == Resolved(Path("tiny"), "./tiny", "a folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "origin"),
+    [
+        ("plain-folder", "a folder"),
+        ("org/stored", "in the store"),
+        ("Org/Stored", "in the store"),
+        ("org/cached", "in the Hugging Face cache"),
+        ("org/cached@main", "in the Hugging Face cache"),
+        ("org/cached@c0ffee", "in the Hugging Face cache"),
+        ("hf://org/cached", "in the Hugging Face cache"),
+    ],
+)
+def test_each_kind_of_name_is_found(settings: Settings, name: str, origin: str) -> None:
+    resolved = resolve(name, settings)
+    assert (resolved.name, resolved.origin) == (name, origin)
+    assert resolved.path.is_dir()
+
+
+def test_a_folder_wins_over_the_store_and_the_store_over_the_cache(settings: Settings) -> None:
+    cached_repo(settings.hf_cache, "org/stored")
+    assert resolve("org/stored", settings).origin == "in the store"
+    Path("org/stored").mkdir(parents=True)
+    assert resolve("org/stored", settings).origin == "a folder"
+
+
+def test_with_no_name_and_nothing_made_ready_it_is_the_bundled_one(settings: Settings) -> None:
+    assert resolve(None, settings) == Resolved(bundled_folder("tiny"), "tiny", "bundled")
+
+
+def test_the_model_last_made_ready_comes_before_the_bundled_one(settings: Settings) -> None:
+    write_current(settings.home, "org/stored")
+    resolved = resolve(None, settings)
+    assert (resolved.name, resolved.origin) == ("org/stored", "last made ready")
+
+
+def test_the_environment_comes_before_the_model_last_made_ready(settings: Settings) -> None:
+    write_current(settings.home, "org/stored")
+    resolved = resolve(None, replace(settings, model="org/cached"))
+    assert (resolved.name, resolved.origin) == ("org/cached", "from $GPTFAST_MODEL")
+
+
+def test_a_name_given_comes_before_everything(settings: Settings) -> None:
+    write_current(settings.home, "org/stored")
+    assert resolve("plain-folder", replace(settings, model="org/cached")).name == "plain-folder"
+
+
+def test_a_current_folder_is_found_from_anywhere(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_current(settings.home, Path("plain-folder"))
+    monkeypatch.chdir("/")
+    assert resolve(None, settings).path.name == "plain-folder"
+
+
+def test_a_current_model_that_is_gone_is_said_so(settings: Settings) -> None:
+    write_current(settings.home, "org/gone")
+    with pytest.raises(NotFoundError, match="org/gone: was last made ready, and is gone") as caught:
+        resolve(None, settings)
+    assert "--model tiny" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("org/store", "Did you mean org/stored"),
+        ("tinny", "Did you mean tiny"),
+        ("some/other", "gptfast download some/other"),
+        ("nothing-like-it", "gptfast --list"),
+        ("org/cached@v2", "Did you mean org/cached"),
+        ("./no/such/folder", "gptfast --list"),
+        ("tiny:int4-g32", "Did you mean tiny"),
+        ("../../etc", "gptfast --list"),
+        ("C:\\models\\x", "gptfast --list"),
+    ],
+)
+def test_a_name_that_means_nothing_is_answered_with_what_may_be_meant(settings: Settings, name: str, hint: str) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        resolve(name, settings)
+    assert hint in caught.value.hint
+    assert name in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_a_usage_error(settings: Settings, name: str) -> None:
+    with pytest.raises(UsageError, match="empty"):
+        resolve(name, settings)
+
+
+def test_a_file_is_answered_with_its_folder(settings: Settings) -> None:
+    Path("plain-folder/model.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError) as caught:
+        resolve("plain-folder/model.safetensors", settings)
+    assert caught.value.hint.endswith("plain-folder")
+
+
+def test_a_revision_of_a_cached_repository_is_followed_through_its_ref(settings: Settings) -> None:
+    folder = settings.hf_cache / "models--org--cached"
+    (folder / "refs" / "pr").mkdir()
+    (folder / "refs" / "pr" / "1").write_text("beef")
+    (folder / "snapshots" / "beef").mkdir()
+    snapshot = find_snapshot(settings.hf_cache, "org/cached@pr/1")
+    assert snapshot is not None
+    assert (snapshot.repo, snapshot.commit, snapshot.path.name) == ("org/cached", "beef", "beef")
+
+
+@pytest.mark.parametrize("name", ["org/cached@../../..", "../hub/x", "a/b/c", ""])
+def test_no_name_leads_out_of_the_cache(settings: Settings, name: str) -> None:
+    assert find_snapshot(settings.hf_cache, name) is None
+
+
+def test_every_name_that_is_listed_is_found(settings: Settings) -> None:
+    names = model_names(settings)
+    assert set(names) >= {*BUNDLED, *cached_repos(settings.hf_cache)}
+    assert all(resolve(name, settings).path.is_dir() for name in names if name not in BUNDLED)
+
+
+def test_names_are_listed_and_resolved_without_torch() -> None:
+    code = "import sys, gptfast_cli.core.checkpoints.resolve; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

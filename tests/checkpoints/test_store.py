@@ -1,0 +1,123 @@
+"""The store keeps checkpoints under names, on any file system, and gives them back or away."""
+
+from pathlib import Path
+
+import pytest
+
+from gptfast_cli.core.checkpoints.current import read_current, write_current
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE
+from gptfast_cli.core.checkpoints.store import DAMAGED, Store, open_store, store_name
+from gptfast_cli.core.errors import NotFoundError, UsageError
+from model_files import cached_repo, converted, saved, settings_in
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "",
+            " ",
+            "..",
+            "../x",
+            "a/../b",
+            "/etc",
+            "a/b/c",
+            "a//b",
+            "a:",
+            ":v",
+            "a:b:c",
+            ".hidden",
+            "org/.hidden",
+            "-m",
+        ),
+        *(
+            "con",
+            "NUL",
+            "org/com1",
+            "lpt9.txt",
+            "a/aux:v",
+            "name.",
+            "org--name",
+            "a b",
+            "a\\b",
+            "C:\\x",
+            "näme",
+            "a\nb",
+        ),
+    ],
+)
+def test_a_name_that_could_leave_the_store_or_break_a_file_system_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be the name"):
+        Store(tmp_path).place(name)
+    assert Store(tmp_path).find(name) is None
+
+
+@pytest.mark.parametrize("name", ["tiny:int4-g32", "meta-llama/Llama-2-7b-chat-hf", "org/m.v1:int4-g32-gptq", "a_b"])
+def test_a_good_name_is_one_folder_of_the_store(tmp_path: Path, name: str) -> None:
+    assert Store(tmp_path).place(name).parent == tmp_path / "checkpoints"
+
+
+def test_names_that_differ_only_in_case_are_one(tmp_path: Path) -> None:
+    assert Store(tmp_path).place("Org/Model") == Store(tmp_path).place("org/model")
+
+
+def test_different_names_are_different_folders(tmp_path: Path) -> None:
+    names = ["a/b", "a-b", "a_b", "a.b", "a:b", "a/b:c", "a:b-c", "ab"]
+    assert len({Store(tmp_path).place(name) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("text", ["My model (2)", "con", "...", "--x--", "日本", "a:b", "fine-name"])
+def test_any_folder_name_gives_a_name_for_the_store(tmp_path: Path, text: str) -> None:
+    assert Store(tmp_path).place(store_name(text)).name
+
+
+def test_the_store_lists_what_it_holds(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    assert open_store(settings).entries() == ()
+    cached_repo(settings.hf_cache, "Org/Model")
+    made = [converted("Org/Model", settings), converted(saved(tmp_path / "other"), settings)]
+    entries = open_store(settings).entries()
+    assert [entry.name for entry in entries] == ["Org/Model", "other"]
+    assert [(entry.path, entry.n_bytes, entry.n_params) for entry in entries] == [
+        (result.path, result.n_bytes, result.n_params) for result in sorted(made, key=lambda result: result.name)
+    ]
+    assert {entry.scheme for entry in entries} == {"plain"}
+
+
+def test_a_damaged_checkpoint_is_listed_and_can_be_removed(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    (converted(saved(tmp_path / "model"), settings).path / MANIFEST_FILE).write_text("{")
+    (entry,) = open_store(settings).entries()
+    assert (entry.name, entry.scheme) == ("model", DAMAGED)
+    open_store(settings).remove(entry.name)
+    assert open_store(settings).entries() == ()
+
+
+def test_what_is_removed_is_gone_and_no_longer_current(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    path = converted(saved(tmp_path / "model"), settings).path
+    open_store(settings).remove("Model")
+    assert not path.exists()
+    assert read_current(settings.home) is None
+
+
+def test_removing_leaves_another_current_model_alone(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    converted(saved(tmp_path / "model"), settings)
+    write_current(settings.home, "tiny")
+    open_store(settings).remove("model")
+    assert read_current(settings.home) == "tiny"
+
+
+def test_a_folder_that_a_person_renamed_is_called_by_its_new_name(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    path = converted(saved(tmp_path / "model"), settings).path
+    path.rename(path.with_name("org--copy@v2"))
+    assert [entry.name for entry in open_store(settings).entries()] == ["org/copy:v2"]
+    assert open_store(settings).find("org/copy:v2") is not None
+
+
+@pytest.mark.parametrize("name", ["no/such", "..", ""])
+def test_what_is_not_in_the_store_cannot_be_removed(tmp_path: Path, name: str) -> None:
+    with pytest.raises(NotFoundError):
+        Store(tmp_path).remove(name)

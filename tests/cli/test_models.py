@@ -1,0 +1,65 @@
+"""Models from the command line: converted, generated from, listed, completed and removed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from cli.command_line import CommandLine
+
+
+@pytest.fixture
+def hf_folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=67,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "small")
+    return tmp_path / "small"
+
+
+def test_a_converted_model_is_current_and_generates(gptfast: CommandLine, hf_folder: Path) -> None:
+    converted = json.loads(gptfast.run("convert", str(hf_folder), "--json").stdout)
+    assert converted.keys() == {"schema", "path", "name", "bytes"}
+    assert converted["schema"] == "gptfast.convert/1" and Path(converted["path"]).is_dir()
+
+    outcome = gptfast.run("generate", "--prompt-ids", "1,2,3", "--max-new-tokens", "5", "--ignore-eos", "--json")
+    generation = json.loads(outcome.stdout)
+    assert generation["model"] == converted["name"]
+    (sample,) = generation["samples"]
+    assert sample["prompt_tokens"] == 3 and len(sample["token_ids"]) == 5 and sample["finish_reason"] == "length"
+    assert generation["metrics"].keys() >= {
+        *("prefill_tok_s", "ttft_s", "decode_tok_s", "decode_gbps", "mbu"),
+        *("peak_memory_bytes", "load_s", "compile_s"),
+    }
+
+
+def test_the_store_is_listed_completed_and_emptied(gptfast: CommandLine, hf_folder: Path) -> None:
+    path = Path(gptfast.run("convert", str(hf_folder), "--quiet").stdout.decode().strip())
+    heading, row = gptfast.run("--list").stdout.decode().splitlines()
+    assert heading.split() == ["NAME", "SCHEME", "SIZE", "PARAMETERS"]
+    assert row.split()[:3] == ["*", "small", "plain"]
+
+    completing = {"_GPTFAST_COMPLETE": "complete_bash", "COMP_WORDS": "gptfast --remove sm", "COMP_CWORD": "2"}
+    assert gptfast.with_environment(**completing).run().stdout.decode().split() == ["small"]
+
+    unasked = gptfast.run("--remove", "small")
+    assert unasked.returncode == 2 and path.exists(), "without a terminal nothing is deleted unless --yes says so"
+    assert gptfast.run("--remove", "small", "--yes").returncode == 0
+    assert not path.exists()
+    assert gptfast.run("--remove", "small", "--yes").returncode == 3
+    assert gptfast.run("--list").stdout == b""
+
+
+def test_a_model_that_is_nowhere_ends_with_3(gptfast: CommandLine) -> None:
+    outcome = gptfast.run("generate", "x", "-m", "no/such")
+    assert outcome.returncode == 3
+    assert outcome.stderr.startswith(b"error: ") and len(outcome.stderr.splitlines()) <= 5
