@@ -102,6 +102,15 @@ def test_ids_beyond_the_vocabulary_have_no_text(tokenizer_of: TokenizerOf, sampl
     assert tokenizer.decode(padded) == tokenizer.decode(ids)
 
 
+def test_an_added_token_among_bytes_equals_the_library(
+    tokenizer_of: TokenizerOf, library_decode_of: LibraryDecodeOf
+) -> None:
+    tokenizer = tokenizer_of("byte_level")
+    ids = tokenizer.encode("a<日 本>€<café>")
+    assert "".join(streamed(tokenizer, ids)) == library_decode_of("byte_level")(ids)
+    assert "a<日 本>€" in tokenizer.decode(ids)
+
+
 @pytest.mark.parametrize("sample", ["v1", "v7", "rewritten"])
 def test_a_stream_after_a_prompt_keeps_the_space_of_its_first_word(tokenizer_of: TokenizerOf, sample: str) -> None:
     tokenizer = tokenizer_of(sample)

@@ -105,7 +105,7 @@ def byte_level() -> tokenizers.Tokenizer:
         vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(_CORPUS, trainer)
-    tokenizer.add_tokens(["<café>"])  # an added token that has text, not all of it in the byte alphabet's spelling
+    tokenizer.add_tokens(["<café>", "<日 本>"])  # in the letters of the byte alphabet, and not
     template = processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)])
     tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
     return tokenizer

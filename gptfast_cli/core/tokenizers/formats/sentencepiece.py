@@ -31,7 +31,7 @@ class SentencePieceVocabulary:
         n_pieces = self._pieces.vocab_size()
         named = ((self._piece_id(text), text) for text in declared.special_texts)
         special = [AddedToken(token_id, text, special=True) for token_id, text in named if token_id is not None]
-        self._added = {token.id: token for token in (*special, *declared.added) if self._is_ours(token)}
+        self._added = {token.id: token for token in (*declared.added, *special) if self._is_ours(token)}
         reserved = [i for i in range(n_pieces) if self._pieces.is_control(i) or self._pieces.is_unknown(i)]
         self._atoms = {self._pieces.id_to_piece(i): i for i in reserved if i not in self._added}
         self._atoms |= {token.content: token.id for token in self._added.values()}
