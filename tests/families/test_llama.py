@@ -45,9 +45,9 @@ def test_a_config_of_transformers_is_read_as_transformers_means_it(shape: str) -
     assert ours.rope.theta == theirs.rope_parameters["rope_theta"]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_sources_are_exactly_the_tensors_that_transformers_saves(shape: str) -> None:
-    model = random_llama(**SHAPES[shape])
+@pytest.mark.parametrize("changes", [*SHAPES.values(), {"attention_bias": True}, {"mlp_bias": True}])
+def test_the_sources_are_exactly_the_tensors_that_transformers_saves(changes: dict[str, Any]) -> None:
+    model = random_llama(**changes)
     config = Llama().config(model.config.to_dict())
     sources = [tensor for tensors in Llama().sources(config).values() for tensor in tensors]
     tied = {"lm_head.weight"} if config.tied_embeddings else set()

@@ -137,20 +137,26 @@ def test_a_conversion_in_progress_is_not_swept_by_another(tmp_path: Path) -> Non
 
 
 MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 import torch
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
 from gptfast_cli.core.settings import Settings
 source, root = sys.argv[1:]
 settings = Settings(home=Path(root) / "home", model=None, hf_cache=Path(root) / "hub")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak():  # not ru_maxrss, which a child takes over from its parent
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+before = peak()
 list(run(ConvertRequest(source, settings)))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(peak() - before)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_converting_holds_one_weight_at_a_time(tmp_path: Path) -> None:
     """200 MB in weights of at most 10 MB: the peak may grow by a few of these, and not by the model."""
     sizes = {"hidden_size": 640, "intermediate_size": 1920, "num_attention_heads": 10, "num_key_value_heads": 10}
@@ -159,4 +165,4 @@ def test_converting_holds_one_weight_at_a_time(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(source), str(tmp_path)], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) < 40e6
+    assert int(done.stdout) < 60e6

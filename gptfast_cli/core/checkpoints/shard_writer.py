@@ -46,10 +46,11 @@ def write_shard(
     """
     with path.open("wb") as file:
         file.write(header(planned))
-        for (name, plan), (given, tensor) in zip(planned.items(), tensors, strict=True):
+        for name, plan in planned.items():
+            given, tensor = next(tensors)  # zip would keep the one before while the next is made
             assert (given, tensor.dtype, tuple(tensor.shape)) == (name, plan.dtype, plan.shape), given
             sha256 = _write_bytes(file, tensor)
-            del tensor  # before the next one is made
+            del tensor
             yield name, sha256
         file.flush()
         os.fsync(file.fileno())

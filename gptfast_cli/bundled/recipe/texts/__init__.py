@@ -23,9 +23,9 @@ class Category:
 
 
 CATEGORIES: Mapping[str, Category] = {
-    "stories": Category(0.35, stories.write, re.compile(r"[^.]+\.")),
+    "stories": Category(0.30, stories.write, re.compile(r"[^.]+\.")),
     "dialogue": Category(0.20, dialogue.write, re.compile(r".+\n\w+:")),
     "recipes": Category(0.15, recipes.write, re.compile(r".+:")),
-    "sums": Category(0.15, sums.write, re.compile(r"Q: .+\nA:|.+\n.+ =")),
+    "sums": Category(0.20, sums.write, re.compile(r"Q: .+\nA:|.+\n.+ =")),
     "code": Category(0.15, code.write, re.compile(r"def .+:")),
 }

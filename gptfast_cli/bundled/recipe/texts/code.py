@@ -24,13 +24,13 @@ class Function:
 
 
 def one(dice: Dice) -> Arguments:
-    """A number from 1 to 12."""
-    return (dice.number(1, 12),)
+    """A number from 1 to 10."""
+    return (dice.number(1, 10),)
 
 
 def two(dice: Dice) -> Arguments:
-    """Two numbers from 1 to 12, the larger one first."""
-    first, second = dice.number(1, 12), dice.number(1, 12)
+    """Two numbers from 1 to 10, the larger one first."""
+    first, second = dice.number(1, 10), dice.number(1, 10)
     return max(first, second), min(first, second)
 
 

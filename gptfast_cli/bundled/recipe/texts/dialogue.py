@@ -5,7 +5,7 @@ from gptfast_cli.bundled.recipe.grammar import Dice, fill
 NAMES = ("Anna", "Paul", "Emma", "Mark", "Julia", "Peter", "Sara", "David", "Laura", "Simon", "Nina", "Tim")
 
 GREETINGS = (
-    "{a}: [Hello|Hi|Good morning|Good evening], {b}! How are you [today|]?\n"
+    "{a}: [Hello|Hi|Good morning|Good evening], {b}! How are you[ today|]?\n"
     "{b}: [I am fine, thank you|Very well, thanks|A little tired, but fine|Never better].",
     "{a}: [Hello|Hi], {b}! [It is good to see you|I have not seen you for a long time|What a nice surprise].\n"
     "{b}: [Hello|Hi], {a}! [It is good to see you too|I have been away|How nice to meet you here].",
@@ -54,7 +54,7 @@ SCENES = (
     "{a}: [Is it good|Do you like it]?\n"
     "{b}: [Yes, very much|It is wonderful|It is a little long, but good]. I [read half of it last night|cannot stop reading|am nearly at the end].\n"
     "{a}: [May I borrow it|Can I have it] when you are done?\n"
-    "{b}: [Of course|Sure], but [be careful with it|bring it back soon|do not read the end first]. Not everybody likes {topic}.",
+    "{b}: [Of course|Sure], but [be careful with it|bring it back soon|do not read the end first]. Not everybody likes stories about {topic}.",
     # dinner
     "{a}: I am [so|very] hungry. What is for [meal: lunch|dinner|supper]?\n"
     "{b}: We have [food: tomato soup|fish and rice|potato salad|noodles|bean stew].\n"

@@ -20,7 +20,7 @@ DISHES: Mapping[str, Dish] = {
         (
             "Mix the flour, the eggs and the milk [in a bowl|until smooth].",
             "Melt the butter in a [hot pan|big pan].",
-            "Bake each pancake for [one minute|two minutes] on both sides.",
+            "Fry each pancake for [one minute|two minutes] on both sides.",
             "Serve them with [honey|jam|sugar|fresh berries].",
         ),
     ),

@@ -11,20 +11,20 @@ NAMES = {
 ANIMALS = ("fox", "rabbit", "bear", "mouse", "hedgehog", "squirrel", "cat", "badger", "kitten", "puppy", "goat", "pig")
 
 OPENINGS = (
-    "Once upon a time, there was a {manner} {kind} named {name}. {He} lived [home: {homes}].",
-    "Once upon a time, a {manner} {kind} named {name} lived [home: {homes}].",
-    "Once upon a time, [home: {homes}], there lived a {manner} {kind}. {His} name was {name}.",
-    "The {manner} {kind} lived [home: {homes}]. {His} name was {name}.",
-    "There once was a {manner} {kind} named {name} who lived [home: {homes}].",
-    "Long ago, a {manner} {kind} named {name} lived [home: {homes}].",
-    "{Name} was a {manner} {kind} who lived [home: {homes}].",
-    "One [sunny|rainy|windy|cold|quiet] morning, a {manner} {kind} named {name} woke up early.",
+    "Once upon a time, there was a {manner} {kind} named {name}. {He} lived {home}.",
+    "Once upon a time, a {manner} {kind} named {name} lived {home}.",
+    "Once upon a time, {home}, there lived a {manner} {kind}. {His} name was {name}.",
+    "The {manner} {kind} lived {home}. {His} name was {name}.",
+    "There once was a {manner} {kind} named {name} who lived {home}.",
+    "Long ago, a {manner} {kind} named {name} lived {home}.",
+    "{Name} was a {manner} {kind} who lived {home}.",
+    "Far away, {home}, lived a {manner} {kind} named {name}.",
 )
-MANNERS = "[manner: little|brave|kind|curious|cheerful|young|shy|clever|small|friendly]"
-HOMES = (
-    "[in|near] [a green valley|an old forest|a quiet village|a sunny meadow]"
+HERO = (
+    "[manner: little|brave|kind|curious|cheerful|young|shy|clever|small|friendly]"
+    "[home: [in|near] [a green valley|an old forest|a quiet village|a sunny meadow]"
     "|in [a small|a cosy|an old|a red] house [by the river|under a big oak tree|at the edge of the forest|on a hill]"
-    "|by [the sea|a blue lake|the old mill|a wide river]"
+    "|by [the sea|a blue lake|the old mill|a wide river]]"
 )
 HABITS = (
     "",
@@ -100,7 +100,7 @@ PLOTS = (
     " {Name} gave a piece to the {friend}, and [everyone was happy|they all sang a song].",
     # the thing that broke
     " One [day|afternoon|evening], {name} was playing in the [kitchen|living room] and broke {his} [owner: mother|father|grandmother]'s"
-    " [thing: blue vase|old clock|best cup|big mirror]. {He} [hid it|put the pieces] under [the table|a chair|the bed]."
+    " [thing: blue vase|old clock|white cup|big mirror]. {He} [hid it|put the pieces] under [the table|a chair|the bed]."
     " {He} was [afraid|worried] and could not [eat|sleep|play]."
     ' {His} friend, the [friend: owl|cat|sparrow|mouse], said, "[Tell the truth|You should tell the truth]. It is always [best|better]."'
     " So {name} [took a deep breath|was brave] and told {his} {owner} about the {thing}."
@@ -155,6 +155,5 @@ def write(dice: Dice) -> str:
     pronouns = NAMES[name]
     kind = dice.choose((*ANIMALS, "girl" if pronouns is SHE else "boy"))
     memory = {**pronouns, "name": name, "kind": kind}
-    fill(MANNERS, dice, memory)
-    opening = dice.choose(OPENINGS).replace("{homes}", HOMES)
-    return fill(opening + dice.choose(HABITS) + dice.choose(PLOTS), dice, memory)
+    fill(HERO, dice, memory)
+    return fill(dice.choose(OPENINGS) + dice.choose(HABITS) + dice.choose(PLOTS), dice, memory)

@@ -16,16 +16,15 @@ def write(dice: Dice) -> str:
 
 
 def plus(dice: Dice) -> Sum:
-    """Two numbers up to 20, added."""
-    a, b = dice.number(0, 20), dice.number(0, 20)
+    """Two numbers up to ten, added."""
+    a, b = dice.number(1, 10), dice.number(1, 10)
     return f"{a} + {b}", a + b
 
 
 def minus(dice: Dice) -> Sum:
-    """A number up to 20, and one not larger taken from it."""
-    a = dice.number(0, 20)
-    b = dice.number(0, a)
-    return f"{a} - {b}", a - b
+    """A sum of two numbers up to ten, and one of them taken away again."""
+    a, b = dice.number(1, 10), dice.number(1, 10)
+    return f"{a + b} - {b}", a
 
 
 def times(dice: Dice) -> Sum:
@@ -38,9 +37,9 @@ KINDS: tuple[Callable[[Dice], Sum], ...] = (plus, minus, times)
 
 
 def rows(dice: Dice) -> str:
-    """Three to eight sums of one kind, one on each line."""
+    """Four to ten sums of one kind, one on each line."""
     kind = dice.choose(KINDS)
-    return "\n".join("{} = {}".format(*kind(dice)) for _ in range(dice.number(3, 8)))
+    return "\n".join("{} = {}".format(*kind(dice)) for _ in range(dice.number(4, 10)))
 
 
 def questions(dice: Dice) -> str:
@@ -57,20 +56,13 @@ def _question(dice: Dice) -> str:
 def problem(dice: Dice) -> str:
     """Somebody has some things, gets more or gives some away, and the answer is worked out."""
     name = dice.choose(tuple(NAMES))
-    memory = {"name": name, "he": NAMES[name].lower(), "things": dice.choose(THINGS)}
-    more = dice.choose((True, False))
-    expression, value = _plural(dice, more=more)
-    start, change = expression.split()[::2]
-    story = "[finds|buys|gets] " + change + " more" if more else "[loses|sells|gives away] " + change + " of them"
-    return fill(
-        f"Q: {{name}} has {start} {{things}}. {{He}} {story}. How many {{things}} does {{name}} have now?\n"
-        f"A: {expression} = {value}, so {{name}} has {value} {{things}}.",
-        dice,
-        memory,
+    a, b = dice.number(2, 10), dice.number(2, 10)  # two at least: every thing counted is a plural
+    start, sign, value, event = dice.choose(
+        ((a, "+", a + b, "[finds|buys|gets] {b} more"), (a + b, "-", a, "[loses|sells|gives away] {b} of them"))
     )
-
-
-def _plural(dice: Dice, *, more: bool) -> Sum:
-    """A sum in which no number is one, so that every thing counted is a plural."""
-    start, change = dice.number(5, 20), dice.number(2, 20) if more else dice.number(2, 3)
-    return (f"{start} + {change}", start + change) if more else (f"{start} - {change}", start - change)
+    return fill(
+        f"Q: {{name}} has {start} {{things}}. {{he}} {event}. How many {{things}} does {{name}} have now?\n"
+        f"A: {start} {sign} {b} = {value}, so {{name}} has {value} {{things}}.",
+        dice,
+        {"name": name, "he": NAMES[name], "things": dice.choose(THINGS), "b": str(b)},
+    )

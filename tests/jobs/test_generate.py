@@ -1,0 +1,221 @@
+"""The generate job, end to end: from a folder on disk to text, numbers and clear refusals."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import torch
+from transformers import LlamaForCausalLM
+
+from gptfast_cli.core.decode.loading import Placing
+from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.errors import CorruptError, UsageError
+from gptfast_cli.core.events import Job, Measured, Note, Progress, Text
+from gptfast_cli.core.jobs.generate import GenerateRequest, Generation, Sample, run
+from llama_oracle import random_llama
+from model_files import drained, settings_in
+
+GREEDY = Sampling(temperature=0)
+WIDE = Sampling(temperature=1.5, top_k=0)
+WORDS = "once upon a time there was a fox who went to see the sea".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with a real SentencePiece tokenizer, as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("model")
+    text = folder / "words.txt"
+    text.write_text("\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=285, byte_fallback=True, minloglevel=2
+    )
+    random_llama(vocab_size=320).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def request_for(folder: Path) -> GenerateRequest:
+    return GenerateRequest(
+        prompt="once upon a time",
+        settings=settings_in(folder),
+        model=str(folder),
+        placing=Placing(device="cpu"),
+        max_new_tokens=30,
+        seed=7,
+        ignore_eos=True,
+    )
+
+
+def generation(request: GenerateRequest, **changes: Any) -> Generation:
+    return drained(run(dataclasses.replace(request, **changes)))[1]
+
+
+def interrupted(job: Job[Generation]) -> Generation:
+    """What a job returns when Ctrl-C comes while it waits for its event to be shown."""
+    try:
+        job.throw(KeyboardInterrupt())
+    except StopIteration as finished:
+        return finished.value
+    return drained(job)[1]
+
+
+def only(request: GenerateRequest, **changes: Any) -> Sample:
+    (sample,) = generation(request, **changes).samples
+    return sample
+
+
+def test_greedy_tokens_and_text_equal_those_of_transformers(request_for: GenerateRequest, folder: Path) -> None:
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    prompt = [1, *tokenizer.encode("once upon a time")]
+    model = LlamaForCausalLM.from_pretrained(folder)
+    ids = torch.tensor([prompt])
+    expected = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False, eos_token_id=None
+    )[0].tolist()
+    sample = only(request_for, sampling=GREEDY)
+    assert list(sample.token_ids) == expected[len(prompt) :]
+    assert tokenizer.decode(prompt) + sample.text == tokenizer.decode(expected)
+    assert sample.prompt_tokens == len(prompt)
+
+
+def test_the_text_of_the_events_is_the_text_of_the_result(request_for: GenerateRequest) -> None:
+    events, result = drained(run(dataclasses.replace(request_for, num_samples=3, batch_size=2, sampling=WIDE)))
+    for sample in result.samples:
+        streamed = [event.text for event in events if isinstance(event, Text) and event.sample == sample.id]
+        assert "".join(streamed) == sample.text
+        assert len(streamed) > 1
+
+
+def test_loading_tells_which_model_was_taken_before_anything_else(request_for: GenerateRequest, folder: Path) -> None:
+    events, _ = drained(run(request_for))
+    assert isinstance(events[0], Note)
+    assert str(folder) in events[0].text
+    loaded = [event for event in events if isinstance(event, Progress) and event.task == "load"]
+    assert loaded[-1].done == loaded[-1].total
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
+def test_a_seed_gives_the_same_samples_whatever_the_batch_size(request_for: GenerateRequest, batch_size: int) -> None:
+    alone = generation(request_for, num_samples=5, batch_size=None, sampling=WIDE)
+    assert generation(request_for, num_samples=5, batch_size=batch_size, sampling=WIDE).samples == alone.samples
+    assert len({sample.text for sample in alone.samples}) == 5
+
+
+def test_a_fresh_seed_is_told_and_repeats_its_text(request_for: GenerateRequest) -> None:
+    first = generation(request_for, seed=None, sampling=WIDE)
+    assert generation(request_for, seed=first.seed, sampling=WIDE).samples == first.samples
+    assert generation(request_for, seed=None, sampling=WIDE).seed != first.seed
+
+
+def test_a_stop_string_across_tokens_ends_the_text_before_it(request_for: GenerateRequest) -> None:
+    free = only(request_for, sampling=GREEDY)
+    stop = free.text[7:12]
+    stopped = only(request_for, sampling=GREEDY, stop=(stop, "never there"))
+    assert stopped.text == free.text[: free.text.index(stop)]
+    assert stopped.finish_reason == "stop"
+    assert len(stopped.token_ids) < len(free.token_ids)
+
+
+def test_the_end_token_ends_a_sample_unless_it_is_ignored(request_for: GenerateRequest) -> None:
+    # some of 40 drawn samples meet the end token, </s>, by chance
+    options = {"num_samples": 40, "sampling": WIDE, "max_new_tokens": 60}
+    ended = generation(request_for, ignore_eos=False, **options).samples
+    ignored = generation(request_for, ignore_eos=True, **options).samples
+    assert {sample.finish_reason for sample in ended} == {"eos", "length"}
+    assert {sample.finish_reason for sample in ignored} == {"length"}
+    for short, full in zip(ended, ignored, strict=True):
+        assert short.token_ids == full.token_ids[: len(short.token_ids)]
+        if short.finish_reason == "eos":
+            assert full.token_ids[len(short.token_ids)] == 2
+
+
+def test_metrics_count_every_token_once(request_for: GenerateRequest) -> None:
+    events, result = drained(run(dataclasses.replace(request_for, num_samples=2)))
+    steps = [event for event in events if isinstance(event, Measured) and event.phase == "decode"]
+    assert sum(step.n_tokens for step in steps) == sum(len(sample.token_ids) for sample in result.samples)
+    metrics = result.metrics
+    assert metrics.decode_tok_s == pytest.approx(29 / sum(step.seconds for step in steps[1:]))
+    assert metrics.aggregate_tok_s == pytest.approx(2 * metrics.decode_tok_s)
+
+
+def test_bytes_of_a_step_are_the_weights_the_embedding_row_and_the_keys_and_values(
+    request_for: GenerateRequest,
+) -> None:
+    result = generation(request_for, prompt=(1, 2, 3), max_new_tokens=3, num_samples=1)
+    vocab, dim, ffn, layers, f32 = 320, 36, 52, 3, 4
+    per_layer = 4 * dim * dim + 3 * dim * ffn + 2 * dim
+    weights = layers * per_layer + dim + vocab * dim  # the head, and not the embedding table
+    kv = 2 * layers * dim * (3 + 4)  # two steps after the first token, behind 3 and 4 cached tokens
+    expected = (2 * (weights + dim) + kv) * f32
+    seconds = 2 / result.metrics.decode_tok_s
+    assert result.metrics.decode_gbps * seconds * 1e9 == pytest.approx(expected)
+
+
+def test_an_interrupt_keeps_the_text_and_the_numbers(request_for: GenerateRequest) -> None:
+    job = run(dataclasses.replace(request_for, num_samples=2, batch_size=1))
+    texts = 0
+    while texts < 5:
+        texts += isinstance(next(job), Text)
+    result = interrupted(job)
+    assert [sample.finish_reason for sample in result.samples] == ["interrupted", "interrupted"]
+    assert result.samples[0].text
+    assert result.samples[1].text == ""
+    assert result.metrics.decode_tok_s is not None
+
+
+def test_a_synthetic_prompt_is_the_same_every_time_and_has_its_length(request_for: GenerateRequest) -> None:
+    first = only(request_for, prompt=None, prompt_length=100, sampling=GREEDY)
+    assert first.prompt_tokens == 100
+    assert only(request_for, prompt=None, prompt_length=100, sampling=GREEDY) == first
+
+
+def test_a_model_without_a_tokenizer_takes_ids_and_gives_ids(tmp_path: Path, request_for: GenerateRequest) -> None:
+    random_llama().save_pretrained(tmp_path)
+    sample = only(request_for, model=str(tmp_path), prompt=(5, 6))
+    assert len(sample.token_ids) == 30
+    assert sample.text == ""
+    with pytest.raises(UsageError, match="no tokenizer"):
+        generation(request_for, model=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": ()}, "prompt is empty"),
+        ({"prompt": (5, 320)}, "320 is outside"),
+        ({"prompt": (0, -1)}, "-1 is outside"),
+        ({"prompt": None, "prompt_length": 512}, "has 512 tokens, and the context holds 512"),
+        ({"max_context": 3}, "the context holds 3"),
+        ({"max_context": 513}, "beyond the 512 tokens"),
+        ({"max_new_tokens": 0}, "--max-new-tokens must be at least 1"),
+        ({"num_samples": 0}, "--num-samples must be at least 1"),
+        ({"batch_size": -1}, "--batch-size must be at least 1"),
+        ({"seed": -1}, "--seed must be from 0"),
+        ({"stop": ("",)}, "--stop needs at least one character"),
+        ({"sampling": Sampling(top_p=2)}, "--top-p must be"),
+        ({"placing": Placing(device="tpu")}, "no device called 'tpu'"),
+        ({"placing": Placing(device="cpu", dtype="int3")}, "no dtype called 'int3'"),
+        ({"placing": Placing(device="cpu", threads=0)}, "--threads must be at least 1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_reason(
+    request_for: GenerateRequest, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        generation(request_for, **changes)
+
+
+def test_a_damaged_model_is_named(tmp_path: Path, request_for: GenerateRequest) -> None:
+    random_llama().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(CorruptError, match=r"model\.safetensors"):
+        generation(request_for, model=str(tmp_path), prompt=(1,))
+
+
+def test_bfloat16_computes_in_bfloat16(request_for: GenerateRequest) -> None:
+    events, _ = drained(run(dataclasses.replace(request_for, placing=Placing(device="cpu", dtype="bfloat16"))))
+    assert "bfloat16 on cpu" in events[0].text
