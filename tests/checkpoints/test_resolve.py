@@ -108,6 +108,7 @@ def test_a_current_model_that_is_gone_is_said_so(settings: Settings) -> None:
         ("tiny:int4-g32", "Did you mean tiny"),
         ("../../etc", "gptfast --list"),
         ("C:\\models\\x", "gptfast --list"),
+        ("x" * 5000, "gptfast --list"),
     ],
 )
 def test_a_name_that_means_nothing_is_answered_with_what_may_be_meant(settings: Settings, name: str, hint: str) -> None:

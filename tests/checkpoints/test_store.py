@@ -36,7 +36,7 @@ BAD_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", [*BAD_NAMES, "", " ", "a b", "a\nb"])
+@pytest.mark.parametrize("name", [*BAD_NAMES, "", " ", "a b", "a\nb", "x" * 300])
 def test_a_name_that_could_leave_the_store_or_break_a_file_system_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be the name"):
         Store(tmp_path).place(name)
@@ -57,7 +57,7 @@ def test_different_names_are_different_folders(tmp_path: Path) -> None:
     assert len({Store(tmp_path).place(name) for name in names}) == len(names)
 
 
-@pytest.mark.parametrize("text", ["My model (2)", "con", "...", "--x--", "日本", "a:b", "fine-name"])
+@pytest.mark.parametrize("text", ["My model (2)", "con", "...", "--x--", "日本", "a:b", "fine-name", "x" * 300])
 def test_any_folder_name_gives_a_name_for_the_store(tmp_path: Path, text: str) -> None:
     assert Store(tmp_path).place(store_name(text)).name
 

@@ -44,6 +44,11 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
     assert set(Sampler(PLAIN, seed=0).draw(logits.expand(len(keys), -1), keys)) == {1, 3}
 
 
+def test_the_smallest_uniform_number_skips_tokens_of_probability_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptfast_cli.core.decode.sampler.uniform", lambda *_: 0.0)
+    assert Sampler(PLAIN, seed=0).draw(torch.tensor([[-torch.inf, -torch.inf, 0.0, 0.0]]), [key(0)]) == [2]
+
+
 def test_draws_do_not_depend_on_the_batch_or_its_order() -> None:
     logits = torch.randn(6, 300, generator=torch.Generator().manual_seed(0))
     keys = [key(sequence, position=sequence * 7) for sequence in range(6)]

@@ -1,11 +1,13 @@
 """Converting keeps every bit, names the checkpoint after its source, and says where it came from."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import tokenizers
 from gptfast_cli.core.checkpoints.current import read_current
 from gptfast_cli.core.checkpoints.manifest import read_manifest
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
@@ -13,6 +15,7 @@ from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Note, Progress
 from gptfast_cli.core.families import families
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
+from gptfast_cli.core.tokenizers import SpecialTokens, open_tokenizer
 from llama_oracle import SHAPES
 from model_files import (
     WEIGHTS,
@@ -101,6 +104,49 @@ def test_a_model_without_a_tokenizer_is_converted_with_a_note(tmp_path: Path) ->
     entry = read_manifest(result.path).tokenizer
     assert entry is not None
     assert (entry.files, entry.bos_id, entry.stop_ids) == ({}, 1, (2,))  # config.json declares the ids
+
+
+def with_tokenizer(folder: Path) -> Path:
+    """Give a folder a tokenizer.json of three words and say which of them are special."""
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, "once": 3, "upon": 4}
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>")).save(
+        str(folder / "tokenizer.json")
+    )
+    special = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+    return folder
+
+
+def test_a_tokenizer_comes_along_and_means_the_same(tmp_path: Path) -> None:
+    source = with_tokenizer(saved(tmp_path / "model"))
+    path = converted(source, settings_in(tmp_path), verify=True).path
+    entry = read_manifest(path).tokenizer
+    assert entry is not None
+    special = SpecialTokens(entry.bos_id, entry.add_bos, frozenset(entry.stop_ids))
+    theirs, ours = open_tokenizer(source), open_tokenizer(path, special)
+    assert theirs is not None
+    assert ours is not None
+    assert ours.special == theirs.special
+    assert ours.encode("once") == theirs.encode("once")
+
+
+@pytest.mark.parametrize("kind", ["folder", "checkpoint"])
+def test_the_tokenizer_of_another_model_is_taken_where_that_is_asked(tmp_path: Path, kind: str) -> None:
+    settings = settings_in(tmp_path)
+    other = with_tokenizer(saved(tmp_path / "other"))
+    if kind == "checkpoint":
+        other = converted(other, settings).path
+    path = converted(saved(tmp_path / "model"), settings, tokenizer_from=str(other), verify=True).path
+    entry = read_manifest(path).tokenizer
+    assert entry is not None
+    assert "tokenizer.json" in entry.files
+    assert (entry.bos_id, entry.stop_ids) == (1, (2,))
+
+
+def test_a_model_to_take_the_tokenizer_from_must_have_one(tmp_path: Path) -> None:
+    bare = saved(tmp_path / "bare")
+    with pytest.raises(NotFoundError, match="has no tokenizer"):
+        converted(saved(tmp_path / "model"), settings_in(tmp_path), tokenizer_from=str(bare))
 
 
 @pytest.mark.parametrize("options", [{"dtype": "int8"}, {"tokenizer_from": "no/such"}])

@@ -25,7 +25,7 @@ from model_files import (
 
 
 @pytest.fixture(scope="module")
-def spoilt_free(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Sound folders to be copied and spoilt."""
     root = tmp_path_factory.mktemp("sound")
     return {
@@ -249,12 +249,10 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object], type[GptFastError], str]]
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_a_spoilt_source_is_named_and_nothing_is_written(
-    tmp_path: Path, spoilt_free: dict[str, Path], case: str
-) -> None:
+def test_a_spoilt_source_is_named_and_nothing_is_written(tmp_path: Path, sound: dict[str, Path], case: str) -> None:
     base, spoil, kind, named = SPOILT[case]
     source = tmp_path / "model"
-    shutil.copytree(spoilt_free[base], source)
+    shutil.copytree(sound[base], source)
     spoil(source)
     settings = settings_in(tmp_path)
     with pytest.raises(kind, match=named):

@@ -11,6 +11,7 @@ A template is plain text with two marks:
     {name}         what was remembered; {Name} with a capital
 """
 
+import inspect
 import math
 import random
 import re
@@ -59,6 +60,11 @@ def fill(template: str, dice: Dice, memory: dict[str, str]) -> str:
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
 
 
+def blocks(text: str) -> tuple[str, ...]:
+    """The templates in an indented text: a blank line parts them, a line indented further continues the last one."""
+    return tuple(inspect.cleandoc(text).replace("\n    ", " ").split("\n\n"))
+
+
 # A parsed template: text, a remembered name, or a choice (its own name or "", then the options).
 Recall = tuple[str]
 Choice = tuple[str, list["Template"]]
@@ -84,8 +90,7 @@ def _spoken(template: Template, dice: Dice, memory: dict[str, str]) -> Iterator[
 def _parse(text: str) -> Template:
     tokens = re.findall(r"\[(?:\w+: )?|[\]|]|\{\w+\}|[^\[\]|{}]+", text)
     assert "".join(tokens) == text, f"stray mark in template: {text}"
-    template = _sequence(tokens[::-1])
-    return template
+    return _sequence(tokens[::-1])
 
 
 def _sequence(stack: list[str]) -> Template:

@@ -47,7 +47,7 @@ def save(model: LlamaForCausalLM, tokenizer: bytes, folder: Path) -> None:
     """Config, weights in bfloat16 and tokenizer, as transformers reads them."""
     rounded = LlamaForCausalLM(model.config)
     rounded.load_state_dict(model.state_dict())
-    rounded.to(torch.bfloat16).save_pretrained(folder)
+    torch.nn.Module.to(rounded, torch.bfloat16).save_pretrained(folder)
     (folder / "tokenizer.model").write_bytes(tokenizer)
     settings = {
         "tokenizer_class": "LlamaTokenizer",

@@ -1,4 +1,4 @@
-"""Makes everything in `bundled/`: `python -m gptfast_cli.bundled.recipe.train --out DIR`.
+"""Makes everything in `bundled/`: `python -m gptfast_cli.bundled.recipe.train --out gptfast_cli/bundled`.
 
 The target learns from the text. The draft learns, on the same rows, from the target's probabilities at every
 position: it needs to agree with the target and not with the text, and whole distributions carry more than
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import sentencepiece
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
-from gptfast_cli.bundled.recipe import corpus, models
+from gptfast_cli.bundled.recipe import corpus, measure, models
 from gptfast_cli.bundled.recipe.tokenizer import learn_tokenizer
 
 PROMPTS_PER_CATEGORY = 12
@@ -50,7 +51,8 @@ class Plan:
 def main() -> None:
     """The whole recipe: texts, tokenizer, both models."""
     parser = argparse.ArgumentParser(description="Make the bundled models, prompts and held-out text.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for everything that is made")
+    parser.add_argument("--out", type=Path, required=True, help="folder for models, prompts and held-out text")
+    parser.add_argument("--hugging-face", type=Path, help="keep both models here as Hugging Face folders too")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--texts-only", action="store_true", help="write prompts.jsonl and heldout.txt, train nothing")
     options = parser.parse_args()
@@ -59,13 +61,14 @@ def main() -> None:
     if options.texts_only:
         return
     torch.set_num_threads(options.threads)
-    excluded = {document.text for document in corpus.held_out()}
-    tokenizer = learn_tokenizer(corpus.training(excluded))
-    pair = learn_pair(Plan(), tokenizer, corpus.training(excluded))
-    for name, model in pair.items():
-        with_scratch = options.out / "hugging-face" / name
-        models.save(model, tokenizer, with_scratch)
-        publish(with_scratch, options.out / name)
+    with TemporaryDirectory() as scratch:
+        folder = options.hugging_face or Path(scratch)
+        excluded = {document.text for document in corpus.held_out()}
+        tokenizer = learn_tokenizer(corpus.training(excluded))
+        for name, model in learn_pair(Plan(), tokenizer, corpus.training(excluded)).items():
+            models.save(model, tokenizer, folder / name)
+            publish(folder / name, options.out / name)
+        print(measure.report(folder))
 
 
 def write_texts(out: Path) -> None:
@@ -89,7 +92,7 @@ def learn_pair(plan: Plan, tokenizer: bytes, documents: Iterable[corpus.Document
         loss = cross_entropy(logits, following.flatten())
         drafted = draft(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
         draft_loss = cross_entropy(drafted, logits.detach().softmax(dim=-1))
-        (loss + draft_loss).backward()  # the two share no weight, so this is two losses and not a blend
+        torch.autograd.backward(loss + draft_loss)  # the two share no weight, so this is two losses and not a blend
         for model, optimizer in zip(pair.values(), optimizers, strict=True):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = plan.rate(step)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = "models--"
+_MAX_NAME = 200
 _REPO = re.compile(r"(?:hf://)?(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -28,7 +29,7 @@ def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
     A revision is a branch, a tag or a commit; without one it is `main`.
     """
     match = _REPO.fullmatch(name)
-    if match is None or ".." in name:
+    if match is None or ".." in name or len(name) > _MAX_NAME:
         return None
     repo, revision = match["repo"], match["revision"] or "main"
     folder = hf_cache / (_PREFIX + repo.replace("/", "--"))

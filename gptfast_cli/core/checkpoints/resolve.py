@@ -40,9 +40,13 @@ def resolve(model: str | None, settings: Settings) -> Resolved:
 def as_folder(text: str) -> Path | None:
     """The folder that a text is the path of; None where there is none, UsageError where it is a file's."""
     path = Path(text).expanduser()
-    if path.is_file():
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError:  # too long for a path, or not ours to look at
+        return None
+    if is_file:
         raise UsageError(f"{text}: is a file.", f"Name the folder that holds it: {path.parent}")
-    return path if path.is_dir() else None
+    return path if is_folder else None
 
 
 def _named(model: str, settings: Settings) -> Resolved:

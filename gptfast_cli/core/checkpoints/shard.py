@@ -44,7 +44,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One open-ended view of a safetensors file: no handle is held, a tensor's mapping lives as long as the tensor."""
+    """A safetensors file, open without a handle: each tensor has its own mapping, which lives as long as the tensor."""
 
     path: Path
     tensors: dict[str, StoredTensor]

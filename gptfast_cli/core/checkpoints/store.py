@@ -16,6 +16,7 @@ from gptfast_cli.core.settings import Settings
 
 DAMAGED = "damaged"
 
+_MAX_NAME = 200  # file systems take 255 bytes
 _NAME = re.compile(r"[\w.+-]+(/[\w.+-]+)?(:[\w.+-]+)?", re.ASCII)
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # by Windows, with any extension
 
@@ -79,13 +80,13 @@ def open_store(settings: Settings) -> Store:
 
 def store_name(text: str) -> str:
     """A name for the store made of a folder's name: characters that a name cannot have become dashes."""
-    name = re.sub(r"-{2,}", "-", re.sub(r"[^\w.+-]", "-", text, flags=re.ASCII)).strip("-.")
+    name = re.sub(r"-{2,}", "-", re.sub(r"[^\w.+-]", "-", text, flags=re.ASCII))[:100].strip("-.")
     return name if _folder_name(name) is not None else f"model-{name}".rstrip("-")
 
 
 def _folder_name(name: str) -> str | None:
     words = re.split(r"[/:]", name.lower())
-    if not _NAME.fullmatch(name) or "--" in name:
+    if not _NAME.fullmatch(name) or "--" in name or len(name) > _MAX_NAME:
         return None
     if any(word[0] in ".-" or word[-1] in ".-" or _RESERVED.fullmatch(word) for word in words):
         return None

@@ -15,10 +15,12 @@ class Transcript:
         self.text = ""
         self._stops = StopStrings(stops)
         self._n_read = 0
-        self._stream = None if tokenizer is None else tokenizer.stream()
-        if self._stream is not None:
-            for token in sequence.prompt:  # the first new word keeps its space
-                self._stream.push(token)
+        self._stream = None
+        if tokenizer is not None:
+            self._stream = tokenizer.stream()
+            # the prompt goes first, so that the first new word keeps its space; its own text is not repeated
+            shown = "".join(map(self._stream.push, sequence.prompt))
+            self._prompt_tail = tokenizer.decode(sequence.prompt)[len(shown) :]
 
     def read(self) -> str:
         """The text of the tokens generated since the last call; all of it once the sequence is over.
@@ -29,11 +31,17 @@ class Transcript:
             return ""
         new = self.sequence.generated[self._n_read :]
         self._n_read += len(new)
-        text = self._stops.push("".join(map(self._stream.push, new)))
+        text = self._stops.push(self._without_prompt("".join(map(self._stream.push, new))))
         if self.sequence.finish_reason is not None and not self._stops.found:
-            text += self._stops.push(self._stream.finish())
+            text += self._stops.push(self._without_prompt(self._stream.finish()))
             text += self._stops.finish()
         if self._stops.found:
             self.sequence.finish_reason = "stop"
         self.text += text
+        return text
+
+    def _without_prompt(self, text: str) -> str:
+        """Drop the end of the prompt, which the stream may have held back until more was known."""
+        if text:
+            text, self._prompt_tail = text.removeprefix(self._prompt_tail), ""
         return text

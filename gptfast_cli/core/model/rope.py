@@ -28,13 +28,10 @@ def frequencies(head_dim: int, rope: RopeConfig) -> Tensor:
 def rotation(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine at positions [batch, time]: two [batch, time, head_dim / 2] float32.
 
-    Angles are float32, as every trained model saw them; their cosine is taken in float64 where the device has it,
-    so that it does not depend on where in a vector register an element came to stand.
+    The angles are float32 too, rounded as every trained model saw them.
     """
     angles = positions.unsqueeze(-1).float() * frequencies
-    if angles.device.type != "mps":
-        angles = angles.double()
-    return angles.cos().float(), angles.sin().float()
+    return angles.cos(), angles.sin()
 
 
 def _llama3(plain: Tensor, scaling: Llama3Scaling) -> Tensor:

@@ -6,7 +6,10 @@ from gptfast_cli.bundled.recipe.grammar import Dice, fill
 
 Sum = tuple[str, int]
 
-NAMES = {"Anna": "She", "Emma": "She", "Sara": "She", "Nina": "She", "Paul": "He", "Mark": "He", "Simon": "He", "Tim": "He"}
+NAMES = {
+    **dict.fromkeys(("Anna", "Emma", "Sara", "Nina"), "She"),
+    **dict.fromkeys(("Paul", "Mark", "Simon", "Tim"), "He"),
+}
 THINGS = ("apples", "books", "coins", "cakes", "pencils", "shells", "stamps", "marbles")
 
 

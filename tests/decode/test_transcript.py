@@ -1,0 +1,72 @@
+"""A transcript shows each character once, ends before a stop string, and goes on where the prompt ended."""
+
+from gptfast_cli.core.decode.generator import Sequence
+from gptfast_cli.core.decode.transcript import Transcript
+from gptfast_cli.core.tokenizers import SpecialTokens, StreamDecoder, Tokenizer
+
+PIECES = ["Once", " upon", " a", " ti", "me", "\n", "\nEnd"]
+
+
+class LateStream:
+    """Gives each piece one token late, and the first without its space, as SentencePiece does."""
+
+    def __init__(self) -> None:
+        self._held: str | None = None
+
+    def push(self, token_id: int) -> str:
+        ready, self._held = self._held, PIECES[token_id] if self._held is not None else PIECES[token_id].lstrip(" ")
+        return ready or ""
+
+    def finish(self) -> str:
+        return self._held or ""
+
+
+class Pieces:
+    """A vocabulary of a few pieces."""
+
+    vocab_size = len(PIECES)
+    own_bos_id = own_eos_id = adds_bos = None
+
+    def encode(self, text: str) -> list[int]:
+        raise AssertionError("transcripts read tokens only")
+
+    def id_of(self, text: str) -> int | None:
+        return None
+
+    def stream(self) -> StreamDecoder:
+        return LateStream()
+
+
+TOKENIZER = Tokenizer(Pieces(), SpecialTokens(bos_id=None, add_bos=False, stop_ids=frozenset()))
+
+
+def transcript(*tokens: int, stops: tuple[str, ...] = (), over: bool = True) -> Transcript:
+    """A transcript of a prompt, "Once", and these tokens, which came one by one."""
+    sequence = Sequence(0, (0,))
+    followed = Transcript(sequence, TOKENIZER, stops)
+    for token in tokens:
+        followed.read()
+        sequence.generated.append(token)
+    if over:
+        sequence.finish_reason = "eos"
+    followed.read()
+    return followed
+
+
+def test_the_first_word_keeps_its_space_and_the_prompt_is_not_repeated() -> None:
+    assert transcript(1, 2, 3, 4).text == " upon a time"
+
+
+def test_text_held_back_by_the_tokenizer_comes_out_at_the_end() -> None:
+    assert transcript(1, 2, over=False).text == " upon"
+    assert transcript(1, 2).text == " upon a"
+
+
+def test_text_that_might_have_begun_a_stop_string_comes_out_at_the_end() -> None:
+    assert transcript(3, 4, 5, stops=("\n\n",)).text == " time\n"
+
+
+def test_a_stop_string_that_the_last_piece_completes_is_not_shown() -> None:
+    followed = transcript(3, 4, 5, 6, stops=("\n\n",))
+    assert followed.text == " time"
+    assert followed.sequence.finish_reason == "stop"
