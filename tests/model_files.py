@@ -29,9 +29,9 @@ def drained(job: Generator[Event, None, T]) -> tuple[list[Event], T]:
             return events, finished.value
 
 
-def settings_in(folder: Path, model: str | None = None) -> Settings:
+def settings_in(folder: Path) -> Settings:
     """Settings that keep everything inside of a folder."""
-    return Settings(home=folder / "home", model=model, hf_cache=folder / "hub")
+    return Settings(home=folder / "home", hf_cache=folder / "hub")
 
 
 def saved(folder: Path, *, sharded: bool = False, **changes: Any) -> Path:

@@ -21,8 +21,8 @@ from gptfast_cli.options import (
     ThreadsOption,
 )
 from gptfast_cli.render.json import write_document
+from gptfast_cli.render.samples import SamplesView
 from gptfast_cli.render.show import View, nothing, progress_view, show
-from gptfast_cli.render.transcript import Transcript
 
 _PROMPT = "Prompt"
 _LENGTH = "Length and number"
@@ -138,4 +138,4 @@ def _text_view(
     if json:
         return nullcontext(nothing)
     shown_prompt = prompt if isinstance(prompt, str) else ""
-    return Transcript(sys.stdout, prompt=shown_prompt, n_samples=n_samples, batch_size=batch_size or n_samples)
+    return SamplesView(sys.stdout, prompt=shown_prompt, n_samples=n_samples, batch_size=batch_size or n_samples)

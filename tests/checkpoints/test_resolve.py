@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,15 +71,9 @@ def test_the_model_last_made_ready_comes_before_the_bundled_one(settings: Settin
     assert (resolved.name, resolved.origin) == ("org/stored", "last made ready")
 
 
-def test_the_environment_comes_before_the_model_last_made_ready(settings: Settings) -> None:
-    write_current(settings.home, "org/stored")
-    resolved = resolve(None, replace(settings, model="org/cached"))
-    assert (resolved.name, resolved.origin) == ("org/cached", "from $GPTFAST_MODEL")
-
-
 def test_a_name_given_comes_before_everything(settings: Settings) -> None:
     write_current(settings.home, "org/stored")
-    assert resolve("plain-folder", replace(settings, model="org/cached")).name == "plain-folder"
+    assert resolve("plain-folder", settings).name == "plain-folder"
 
 
 def test_a_current_folder_is_found_from_anywhere(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

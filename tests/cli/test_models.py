@@ -59,6 +59,14 @@ def test_the_store_is_listed_completed_and_emptied(gptfast: CommandLine, hf_fold
     assert gptfast.run("--list").stdout == b""
 
 
+def test_the_environment_names_a_model_before_the_one_last_made_ready(gptfast: CommandLine, hf_folder: Path) -> None:
+    gptfast.run("convert", str(hf_folder), "--quiet")
+    named = gptfast.with_environment(GPTFAST_MODEL=str(hf_folder))
+    arguments = ("generate", "--prompt-ids", "1", "--max-new-tokens", "1")
+    assert f"Model: {hf_folder} (a folder)".encode() in named.run(*arguments).stderr
+    assert b"Model: small (in the store)" in named.run(*arguments, "-m", "small").stderr
+
+
 def test_a_model_that_is_nowhere_ends_with_3(gptfast: CommandLine) -> None:
     outcome = gptfast.run("generate", "x", "-m", "no/such")
     assert outcome.returncode == 3

@@ -93,7 +93,7 @@ from pathlib import Path
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
 from gptfast_cli.core.settings import Settings
 source, root = sys.argv[1:]
-settings = Settings(home=Path(root) / "home", model=None, hf_cache=Path(root) / "hub")
+settings = Settings(home=Path(root) / "home", hf_cache=Path(root) / "hub")
 for event in run(ConvertRequest(source, settings, force=True)):
     print("step", flush=True)
     sys.stdin.readline()
@@ -143,7 +143,7 @@ import torch
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
 from gptfast_cli.core.settings import Settings
 source, root = sys.argv[1:]
-settings = Settings(home=Path(root) / "home", model=None, hf_cache=Path(root) / "hub")
+settings = Settings(home=Path(root) / "home", hf_cache=Path(root) / "hub")
 
 def peak():  # not ru_maxrss, which a child takes over from its parent
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -4,15 +4,18 @@ A document is a category, drawn by its share, and what that category writes. Hel
 seeds, and a training document that happens to read the same as one of them is left out.
 """
 
+import json
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
+from pathlib import Path
 
 from gptfast_cli.bundled.recipe.grammar import Dice
 from gptfast_cli.bundled.recipe.texts import CATEGORIES
 
 HELD_OUT_BYTES = 16_000  # of each category
+PROMPTS_PER_CATEGORY = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,25 @@ def held_out() -> list[Document]:
     return list(kept.values())
 
 
-def prompts(per_category: int) -> Iterator[dict[str, str]]:
-    """Openings of documents that are in neither text, as rows with id, category and prompt."""
-    for category, kind in CATEGORIES.items():
-        openings: dict[str, None] = {}
-        for number in count():
-            opening = kind.opening.match(kind.write(Dice(f"prompt/{category}/{number}")))
-            assert opening is not None
-            openings[opening.group()] = None
-            if len(openings) == per_category:
-                break
-        for number, prompt in enumerate(openings):
-            yield {"id": f"{category}-{number}", "category": category, "prompt": prompt}
+def prompts() -> Iterator[dict[str, str]]:
+    """Different openings of documents from a third kind of seed, as rows with id, category and prompt."""
+    for name, category in CATEGORIES.items():
+        texts = (category.write(Dice(f"prompt/{name}/{number}")) for number in count())
+        openings = (found.group() for text in texts if (found := category.opening.match(text)))
+        for number, prompt in enumerate(islice(_different(openings), PROMPTS_PER_CATEGORY)):
+            yield {"id": f"{name}-{number}", "category": name, "prompt": prompt}
+
+
+def write_texts(folder: Path) -> None:
+    """Write `prompts.jsonl`, a row on each line, and `heldout.txt`, a blank line between documents."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts()))
+    (folder / "heldout.txt").write_text("\n\n".join(document.text for document in held_out()) + "\n")
+
+
+def _different(texts: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for text in texts:
+        if text not in seen:
+            seen.add(text)
+            yield text

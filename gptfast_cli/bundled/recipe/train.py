@@ -6,7 +6,6 @@ single tokens (Hinton et al. 2015, arXiv:1503.02531).
 """
 
 import argparse
-import json
 import math
 import shutil
 import time
@@ -24,8 +23,6 @@ from transformers import LlamaForCausalLM
 
 from gptfast_cli.bundled.recipe import corpus, measure, models
 from gptfast_cli.bundled.recipe.tokenizer import learn_tokenizer
-
-PROMPTS_PER_CATEGORY = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ def main() -> None:
     parser.add_argument("--texts-only", action="store_true", help="write prompts.jsonl and heldout.txt, train nothing")
     options = parser.parse_args()
 
-    write_texts(options.out)
+    corpus.write_texts(options.out)
     if options.texts_only:
         return
     torch.set_num_threads(options.threads)
@@ -69,14 +66,6 @@ def main() -> None:
             models.save(model, tokenizer, folder / name)
             publish(folder / name, options.out / name)
         print(measure.report(folder))
-
-
-def write_texts(out: Path) -> None:
-    """The prompts and the held-out text."""
-    out.mkdir(parents=True, exist_ok=True)
-    rows = corpus.prompts(PROMPTS_PER_CATEGORY)
-    (out / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (out / "heldout.txt").write_text("\n\n".join(document.text for document in corpus.held_out()) + "\n")
 
 
 def learn_pair(plan: Plan, tokenizer: bytes, documents: Iterable[corpus.Document]) -> dict[str, LlamaForCausalLM]:

@@ -1,7 +1,7 @@
 """Which model a person means: a bundled name, a folder, a name in the store, or a repository in the Hugging Face cache.
 
-They are tried in that order; a folder that has a bundled name is written `./tiny`. With no model named it is
-`$GPTFAST_MODEL`, else the one last made ready, else the bundled `tiny`.
+They are tried in that order; a folder that has a bundled name is written `./tiny`. With no model named it is the
+one last made ready, else the bundled `tiny`.
 """
 
 import difflib
@@ -29,8 +29,6 @@ def resolve(model: str | None, settings: Settings) -> Resolved:
     """The folder of a model; raises NotFoundError with the nearest names where there is none."""
     if model is not None:
         return _named(model, settings)
-    if settings.model is not None:
-        return replace(_named(settings.model, settings), origin="from $GPTFAST_MODEL")
     current = read_current(settings.home)
     if current is not None:
         return _current(current, settings)

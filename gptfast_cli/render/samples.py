@@ -17,7 +17,7 @@ _DIM = "2"
 _SHOWN_PROMPT_CHARACTERS = 600
 
 
-class Transcript:
+class SamplesView:
     """Writes the samples of one job; leaving it finishes them, also after an error."""
 
     def __init__(self, stream: TextIO, *, prompt: str, n_samples: int, batch_size: int) -> None:
