@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gptfast_cli.commands.prompt import PromptSources
+from gptfast_cli.commands.prompt import DEFAULT, PromptSources
 from gptfast_cli.core.errors import ExitCode
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
@@ -31,7 +31,7 @@ _SAMPLING = "Sampling"
 
 def generate(
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", show_default=False, help="The text to continue; - reads stdin.")
+        str | None, typer.Argument(metavar="PROMPT", show_default=DEFAULT, help="The text to continue; - reads stdin.")
     ] = None,
     *,
     prompt_file: Annotated[

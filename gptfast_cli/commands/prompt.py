@@ -6,12 +6,13 @@ from pathlib import Path
 
 from gptfast_cli.core.errors import NotFoundError, UsageError
 
+DEFAULT = "Once upon a time"
 _SOURCES = "PROMPT, --prompt-file, --prompt-ids and --prompt-length"
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSources:
-    """The places where a command line can give a prompt; exactly one of them must be used."""
+    """The places where a command line can give a prompt; at most one of them may be used."""
 
     argument: str | None  # text, or "-" for stdin
     file: Path | None
@@ -19,21 +20,23 @@ class PromptSources:
     length: int | None  # of a synthetic prompt
 
     def read(self) -> str | tuple[int, ...] | None:
-        """The text or token ids; None stands for a synthetic prompt.
+        """The text or token ids; None stands for a synthetic prompt. Where nothing is given it is DEFAULT.
 
-        Raises UsageError unless there is exactly one source, and for ids that are no numbers or bytes that are no
+        Raises UsageError where there is more than one source, and for ids that are no numbers or bytes that are no
         UTF-8; NotFoundError for a file that is not there.
         """
         given = [source for source in (self.argument, self.file, self.ids, self.length) if source is not None]
-        if not given:
-            raise UsageError("There is no prompt.", 'gptfast generate "Once upon a time"')
         if len(given) > 1:
             raise UsageError(f"There are {len(given)} prompts.", f"Give one of {_SOURCES}.")
         if self.file is not None:
             return _without_newline(_read_file(self.file))
         if self.ids is not None:
             return _parse_ids(self.ids)
-        return _without_newline(_read_stdin()) if self.argument == "-" else self.argument
+        if self.length is not None:
+            return None
+        if self.argument == "-":
+            return _without_newline(_read_stdin())
+        return DEFAULT if self.argument is None else self.argument
 
 
 def _read_file(path: Path) -> str:

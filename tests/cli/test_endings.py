@@ -47,7 +47,7 @@ def test_only_debug_shows_where_an_error_arose(fake: Fake) -> None:
         (("generate", "x", "--nope"), "--nope"),
         (("generate", "x", "--top-k", "many"), "--top-k"),
         (("nosuch",), "nosuch"),
-        (("generate",), "no prompt"),
+        (("generate", ""), "prompt is empty"),
         (("generate", "x", "--prompt-length", "5"), "2 prompts"),
         (("generate", "--prompt-ids", "1,two"), "1,two"),
     ],
