@@ -2,7 +2,7 @@
 
 The target learns from the text. The draft learns from the target's probabilities at every position: it needs
 to agree with the target and not with the text, and whole distributions carry more than single tokens (Hinton
-et al. 2015, arXiv:1503.02531).
+et al. 2015, arXiv:1503.02531). A token sees its own document only: the names of the one before would mislead it.
 """
 
 import math
@@ -19,26 +19,27 @@ from transformers import LlamaForCausalLM
 
 from gptfast_cli.bundled.recipe import models
 from gptfast_cli.bundled.recipe.corpus import Document
+from gptfast_cli.bundled.recipe.muon import Muon
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how fast to learn."""
+    """How long and how fast to learn; the rates are those of the layers' matrices and of everything else."""
 
-    steps: int = 1850
+    steps: int = 2200
     rows: int = 4
     row_tokens: int = models.CONTEXT
     warmup_steps: int = 100
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.1
+    matrix_rate: float = 0.02
+    other_rate: float = 3e-3
     seed: int = 0
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step: a straight rise, then half a cosine down to zero."""
+    def share(self, step: int) -> float:
+        """What part of its rate a step has: a straight rise, then half a cosine down to zero."""
         if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
+            return (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
-        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        return (1 + math.cos(math.pi * done)) / 2
 
 
 def learn_pair(plan: Plan, tokenizer: bytes, documents: Iterable[Document]) -> dict[str, LlamaForCausalLM]:
@@ -46,18 +47,18 @@ def learn_pair(plan: Plan, tokenizer: bytes, documents: Iterable[Document]) -> d
     torch.manual_seed(plan.seed)
     pair = {name: models.build(shape).train() for name, shape in models.SHAPES.items()}
     target, draft = pair["tiny"], pair["tiny-draft"]
-    optimizers = {name: _optimizer(model, plan) for name, model in pair.items()}
+    learners = [Learner(model) for model in pair.values()]
     started = time.perf_counter()
     for step, rows in enumerate(islice(_batches(plan, tokenizer, documents), plan.steps)):
         inputs, following = rows[:, :-1], rows[:, 1:]  # [rows, row_tokens] each
-        logits = target(input_ids=inputs, use_cache=False).logits.flatten(0, 1)  # [rows * row_tokens, vocab]
+        seen = {"attention_mask": _own_document(inputs), "use_cache": False}
+        logits = target(input_ids=inputs, **seen).logits.flatten(0, 1)  # [rows * row_tokens, vocab]
         loss = cross_entropy(logits, following.flatten())
-        drafted = draft(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
+        drafted = draft(input_ids=inputs, **seen).logits.flatten(0, 1)
         draft_loss = cross_entropy(drafted, logits.detach().softmax(dim=-1))
         torch.autograd.backward(loss + draft_loss)  # they share no weight, so this is two losses and no blend
-        for name, model in pair.items():
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            _advance(optimizers[name], plan.rate(step))
+        for learner in learners:
+            learner.step(plan, step)
         if (step + 1) % 50 == 0:
             n_tokens = (step + 1) * inputs.numel()
             speed = n_tokens / (time.perf_counter() - started)
@@ -68,18 +69,31 @@ def learn_pair(plan: Plan, tokenizer: bytes, documents: Iterable[Document]) -> d
     return pair
 
 
-def _optimizer(model: LlamaForCausalLM, plan: Plan) -> torch.optim.AdamW:
-    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
-    scales = [weight for weight in model.parameters() if weight.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": scales, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+class Learner:
+    """The optimizers of one model: Muon for the matrices inside, AdamW for embeddings and norms."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        inside = {name for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name}
+        self._model = model
+        self._matrices = Muon(weight for name, weight in model.named_parameters() if name in inside)
+        others = [weight for name, weight in model.named_parameters() if name not in inside]
+        self._others = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+
+    def step(self, plan: Plan, step: int) -> None:
+        """Take one step with the gradients that are there, and clear them."""
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        self._matrices.step(plan.matrix_rate * plan.share(step))
+        for group in self._others.param_groups:
+            group["lr"] = plan.other_rate * plan.share(step)
+        self._others.step()
+        self._others.zero_grad()
 
 
-def _advance(optimizer: torch.optim.AdamW, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad()
+def _own_document(inputs: Tensor) -> Tensor:
+    """What to add to attention scores, [rows, 1, time, time]: -1e9 where a token must not look."""
+    document = (inputs == models.BOS_ID).cumsum(dim=1)
+    same = document.unsqueeze(2) == document.unsqueeze(1)
+    return torch.where(same.tril(), 0.0, -1e9).unsqueeze(1)
 
 
 def _batches(plan: Plan, tokenizer: bytes, documents: Iterable[Document]) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from gptfast_cli.bundled.recipe.tokenizer import VOCAB_SIZE
 
 CONTEXT = 512
+BOS_ID, EOS_ID = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ def build(shape: Shape) -> LlamaForCausalLM:
         vocab_size=VOCAB_SIZE,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
     )
     return LlamaForCausalLM(config)
 

@@ -1,7 +1,7 @@
 """Makes everything in `bundled/`: `python -m gptfast_cli.bundled.recipe.train --out gptfast_cli/bundled`."""
 
 import argparse
-import shutil
+from collections import deque
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +10,8 @@ import torch
 from gptfast_cli.bundled.recipe import corpus, measure, models
 from gptfast_cli.bundled.recipe.learning import Plan, learn_pair
 from gptfast_cli.bundled.recipe.tokenizer import learn_tokenizer
+from gptfast_cli.core.jobs.convert import ConvertRequest, run
+from gptfast_cli.core.settings import Settings
 
 
 def main() -> None:
@@ -37,8 +39,9 @@ def main() -> None:
 
 
 def publish(folder: Path, out: Path) -> None:
-    """Bring one Hugging Face folder into the form in which it is bundled."""
-    shutil.copytree(folder, out, dirs_exist_ok=True)
+    """Convert one Hugging Face folder into the checkpoint that is bundled."""
+    with TemporaryDirectory() as home:  # what a conversion makes the current model is not this machine's
+        deque(run(ConvertRequest(str(folder), Settings(Path(home), Path(home)), out=out, force=True)), maxlen=0)
 
 
 if __name__ == "__main__":
