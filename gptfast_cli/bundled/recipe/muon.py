@@ -38,7 +38,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     if matrix.shape[0] > matrix.shape[1]:  # the products below are of the shorter side
         return orthogonalised(matrix.t()).t()
-    x = matrix / (matrix.norm() + 1e-7)
+    x: Tensor = matrix / (matrix.norm() + 1e-7)
     for _ in range(STEPS):
         gram = x @ x.t()
         x = a * x + (b * gram + c * gram @ gram) @ x
