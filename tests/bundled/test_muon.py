@@ -20,10 +20,10 @@ def test_a_step_goes_downhill_and_clears_the_gradient() -> None:
     weight = torch.nn.Parameter(torch.randn(8, 12, generator=torch.Generator().manual_seed(1)))
     learner = Muon([weight])
     losses = []
-    for _ in range(40):
+    for _ in range(150):
         loss = (weight - 1).square().sum()
         loss.backward()
-        learner.step(rate=0.3)
+        learner.step(rate=0.2)
         losses.append(loss.item())
-    assert min(losses) < 0.1 * losses[0]
+    assert losses[-1] < 0.1 * losses[0]
     assert weight.grad is None
