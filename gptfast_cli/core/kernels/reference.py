@@ -47,8 +47,8 @@ class Reference:
         group, time = q.shape[2:4]
         scores = torch.unflatten(matmul(q.flatten(2, 3), cache.keys.transpose(-1, -2)), 2, (group, time))
         keys = torch.arange(cache.keys.shape[2], device=q.device)
-        hidden = keys > place.positions.unsqueeze(-1)  # [batch, time, n_keys]
-        scores = (scores.float() * spec.head_dim**-0.5).masked_fill(hidden[:, None, None], -torch.inf)
+        future = keys > place.positions.unsqueeze(-1)  # [batch, time, n_keys]
+        scores = (scores.float() * spec.head_dim**-0.5).masked_fill(future[:, None, None], -torch.inf)
         weights = scores.softmax(dim=-1).to(q.dtype).flatten(2, 3)
         heads = torch.unflatten(weighted_sum(weights, cache.values), 2, (group, time))
         return heads.permute(0, 3, 1, 2, 4).flatten(2)
