@@ -1,8 +1,8 @@
 """One line of status in the last row of a terminal, below text that goes on scrolling above it.
 
 The last row is taken out of the scrolling region (DECSTBM, as VT100 and all since know it), so that text streams,
-wraps and scrolls as on a terminal one row shorter. The cursor is saved and restored around each update (DECSC, DECRC),
-its pending line wrap included: nobody counts columns, and wide characters cannot upset it.
+wraps and scrolls as on a terminal one row shorter. The cursor is saved and restored around each update (DECSC, DECRC);
+whoever writes the text keeps it from resting behind the last column, a place that some terminals do not restore.
 """
 
 import os

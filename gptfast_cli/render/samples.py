@@ -7,11 +7,13 @@ Samples of one batch grow side by side, and only one of them can be streamed: th
 batch is done, which shows in text of a later batch or in the end.
 """
 
+import os
 from types import TracebackType
 from typing import Self, TextIO
 
 from gptfast_cli.core.events import Event, Text
-from gptfast_cli.render.terminal import printable, styled
+from gptfast_cli.render.cursor import Cursor
+from gptfast_cli.render.terminal import printable, shows_escapes, styled
 
 _DIM = "2"
 _SHOWN_PROMPT_CHARACTERS = 600
@@ -28,6 +30,7 @@ class SamplesView:
         self._streamed = -1  # the sample that is written as it comes; -1 before the first
         self._waiting: dict[int, str] = {}
         self._at_line_start = True
+        self._cursor = _cursor(stream) if shows_escapes(stream) else None
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +63,7 @@ class SamplesView:
             self._write_line(f"--- sample {sample + 1} of {self._n_samples} ---")
         if self._prompt and self._stream.isatty():
             self._at_line_start = False
-            self._stream.write(styled(printable(_tail(self._prompt)), _DIM, self._stream))
+            self._stream.write(styled(self._placed(printable(_tail(self._prompt))), _DIM, self._stream))
 
     def _finish_batch(self) -> None:
         """End the streamed sample's last line and write those that were waiting for it."""
@@ -74,8 +77,11 @@ class SamplesView:
     def _write(self, text: str) -> None:
         if text:
             self._at_line_start = text.endswith("\n")  # before the write, which Ctrl-C may cut short
-            self._stream.write(printable(text) if self._stream.isatty() else text)
+            self._stream.write(self._placed(printable(text)) if self._stream.isatty() else text)
             self._stream.flush()
+
+    def _placed(self, text: str) -> str:
+        return text if self._cursor is None else self._cursor.placed(text)
 
     def _write_line(self, line: str) -> None:
         self._stream.write(styled(line, _DIM, self._stream) + "\n")
@@ -83,6 +89,10 @@ class SamplesView:
     def _end_line(self) -> None:
         if not self._at_line_start:
             self._write("\n")
+
+
+def _cursor(terminal: TextIO) -> Cursor:
+    return Cursor(os.get_terminal_size(terminal.fileno()).columns)
 
 
 def _tail(prompt: str) -> str:

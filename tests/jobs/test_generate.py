@@ -163,6 +163,7 @@ def test_an_interrupt_keeps_the_text_and_the_numbers(request_for: GenerateReques
     assert result.samples[0].text
     assert result.samples[1].text == ""
     assert result.metrics.decode_tok_s is not None
+    assert result.metrics.decode_gbps is not None
 
 
 def test_a_synthetic_prompt_is_the_same_every_time_and_has_its_length(request_for: GenerateRequest) -> None:

@@ -8,8 +8,7 @@ def test_each_number_counts_its_own_phase() -> None:
     timings.add_prefill(100, 0.5)
     timings.add_first_token(0.6)
     for seconds in (0.1, 0.1, 0.2, 0.1):
-        timings.add_step(n_tokens=3, seconds=seconds)
-    timings.step_bytes = 2_000_000_000
+        timings.add_step(n_tokens=3, seconds=seconds, n_bytes=500_000_000)
     metrics = timings.metrics(load_seconds=1.5, peak_memory_bytes=7)
     assert metrics.prefill_tok_s == 200
     assert metrics.ttft_s == 0.6

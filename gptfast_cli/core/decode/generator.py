@@ -40,6 +40,14 @@ class Limits:
     stop_ids: frozenset[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step did: the sequences that it advanced, some of which may now be over, and the bytes it read for it."""
+
+    advanced: list[Sequence]
+    n_bytes: int
+
+
 PREFILL_CHUNK = 512
 """Prompt tokens fed at once: enough to keep the arithmetic busy, few enough to bound the memory of their scores."""
 
@@ -65,11 +73,6 @@ class Generator:
         """Tokens that prefill feeds."""
         return sum(map(len, self._prompts))
 
-    @property
-    def bytes_read(self) -> int:
-        """Bytes that all steps so far have read."""
-        return self._runner.bytes_read
-
     def prefill(self) -> Job[float]:
         """Feed every prompt, equal ones once; returns the seconds that it took."""
         total, done = self.prompt_tokens, 0
@@ -86,16 +89,17 @@ class Generator:
         yield Measured("prefill", total, watch.seconds)
         return watch.seconds
 
-    def step(self) -> list[Sequence]:
-        """One more token for each active sequence; returns these sequences, some of which may now be over."""
-        advanced = self._retire()
+    def step(self) -> Step:
+        """One more token for each active sequence."""
+        advanced, n_bytes = self._retire(), 0
         logits, self._logits = self._logits, None
         if logits is None:
+            n_bytes = self._runner.step_bytes
             logits = self._runner.step([sequence.generated[-1] for sequence in advanced])
         tokens = self._sampler.draw(logits, [sequence.key for sequence in advanced])
         for sequence, token in zip(advanced, tokens, strict=True):
             self._take(sequence, token)
-        return advanced
+        return Step(advanced, n_bytes)
 
     def _retire(self) -> list[Sequence]:
         """Drop the rows of sequences that are over; returns the ones that go on."""

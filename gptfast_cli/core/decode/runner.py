@@ -13,7 +13,6 @@ class Runner:
 
     def __init__(self, model: Transformer, n_rows: int) -> None:
         self.model = model
-        self.bytes_read = 0  # by all steps so far
         self._cache = model.new_cache(n_rows)
 
     def prefill(self, row: int, tokens: Sequence[int]) -> Tensor:
@@ -24,7 +23,6 @@ class Runner:
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Feed one token to each row; return the logits of the tokens to come, [rows, vocab] float32."""
-        self.bytes_read += self._step_bytes()
         batch = torch.tensor(tokens, dtype=torch.int64, device=self.model.device).unsqueeze(-1)
         return self.model.logits(self.model.forward(batch, self._cache)[:, -1])
 
@@ -32,7 +30,8 @@ class Runner:
         """Go on with these rows, in this order; a row may be named twice."""
         self._cache.select(rows)
 
-    def _step_bytes(self) -> int:
+    @property
+    def step_bytes(self) -> int:
         """Bytes that the next step reads: all weights, but only rows of the embedding, and the KV cache in use."""
         weights, config = self.model.weights, self.model.config
         table = 0 if config.tied_embeddings else weights.embedding.n_bytes  # a tied table is read whole, as the head

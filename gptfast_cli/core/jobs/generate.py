@@ -106,17 +106,16 @@ def _decode(
     while generator.active:
         watch = Stopwatch(loaded.model.device)
         with watch:
-            advanced = generator.step()
+            step = generator.step()
         if is_first:
             timings.add_first_token(prefill + watch.seconds)
         else:
-            timings.add_step(len(advanced), watch.seconds)
+            timings.add_step(len(step.advanced), watch.seconds, n_bytes=step.n_bytes)
         is_first = False
-        yield Measured("decode", len(advanced), watch.seconds)
-        for sequence in advanced:
+        yield Measured("decode", len(step.advanced), watch.seconds)
+        for sequence in step.advanced:
             if text := texts[sequence.id].read():
                 yield Text(sequence.id, text)
-    timings.step_bytes += generator.bytes_read
 
 
 def _interrupt(transcripts: list[Transcript]) -> Job[None]:

@@ -47,9 +47,10 @@ class Timings:
         if self.ttft_seconds is None:
             self.ttft_seconds = seconds
 
-    def add_step(self, n_tokens: int, seconds: float) -> None:
-        """Count a step after the first token."""
+    def add_step(self, n_tokens: int, seconds: float, *, n_bytes: int) -> None:
+        """Count a step after the first token: what it gave, took and read."""
         self.step_tokens += n_tokens
+        self.step_bytes += n_bytes
         self.step_seconds.append(seconds)
 
     def metrics(self, *, load_seconds: float, peak_memory_bytes: int) -> Metrics:
