@@ -1,6 +1,11 @@
-"""What all tests share: one thread each, so that tests running side by side do not wait for one another."""
+"""What all tests share: one thread each, so that tests side by side do not wait for one another, and no deadlines."""
 
 import os
 
+from hypothesis import settings
+
 # before torch is imported, and for the programs that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("untimed", deadline=None, max_examples=60)  # timing never decides a test
+settings.load_profile("untimed")

@@ -7,13 +7,9 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tokenizer_samples as samples
-from hypothesis import settings
 
 import tokenizers
 from gptfast_cli.core.tokenizers import Tokenizer, open_tokenizer
-
-settings.register_profile("untimed", deadline=None, max_examples=60)  # timing never decides a test
-settings.load_profile("untimed")
 
 FolderOf = Callable[[str], Path]
 
