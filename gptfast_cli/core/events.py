@@ -16,7 +16,7 @@ class Progress:
     task: str
     done: int
     total: int | None
-    unit: Literal["bytes", "tokens", "tensors"]
+    unit: Literal["bytes", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,12 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Finished work of one phase: tokens that it processed, summed over the batch, and its wall time."""
+    """Finished work of one phase: tokens that it processed, summed over the batch, and its wall time.
 
-    phase: Literal["prefill", "decode"]
+    The first token of a sequence needs no step of its own: drawing it is a phase by itself, not decoding.
+    """
+
+    phase: Literal["prefill", "first token", "decode"]
     n_tokens: int
     seconds: float
 

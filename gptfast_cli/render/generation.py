@@ -33,8 +33,8 @@ def _rows(generation: Generation) -> Iterator[tuple[str, ...]]:
         yield "together", tokens_per_second(metrics.aggregate_tok_s), f"{len(generation.samples)} samples"
     if metrics.prefill_tok_s is not None:
         yield "prefill", tokens_per_second(metrics.prefill_tok_s), _labelled("TTFT", metrics.ttft_s)
-    if metrics.load_s is not None:
-        yield "load", duration(metrics.load_s), _labelled("compile", metrics.compile_s or None), _peak(metrics)
+    peak = f"peak memory {size(metrics.peak_memory_bytes)}"
+    yield "load", duration(metrics.load_s), _labelled("compile", metrics.compile_s), peak
     yield "tokens", _token_counts(generation), _endings(generation), f"seed {generation.seed}"
 
 
@@ -49,10 +49,6 @@ def _bandwidth(metrics: Metrics) -> str:
         return ""
     share = "" if metrics.mbu is None else f" ({metrics.mbu:.0%} MBU)"
     return gigabytes_per_second(metrics.decode_gbps) + share
-
-
-def _peak(metrics: Metrics) -> str:
-    return "" if metrics.peak_memory_bytes is None else f"peak memory {size(metrics.peak_memory_bytes)}"
 
 
 def _labelled(label: str, seconds: float | None) -> str:

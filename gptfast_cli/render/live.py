@@ -99,13 +99,16 @@ class Status:
 
     def __init__(self) -> None:
         self._n_tokens = 0
+        self._decoded = 0  # of these, the ones that took a step
         self._decode_seconds = 0.0
         self._started_at = time.monotonic()
 
     def add(self, event: Measured | Text) -> None:
         """Count the work of one event."""
-        if isinstance(event, Measured) and event.phase == "decode":
+        if isinstance(event, Measured) and event.phase != "prefill":
             self._n_tokens += event.n_tokens
+        if isinstance(event, Measured) and event.phase == "decode":
+            self._decoded += event.n_tokens
             self._decode_seconds += event.seconds
 
     def line(self) -> str:
@@ -113,7 +116,7 @@ class Status:
         elapsed = duration(time.monotonic() - self._started_at)
         if not self._decode_seconds:
             return elapsed
-        rate = tokens_per_second(self._n_tokens / self._decode_seconds)
+        rate = tokens_per_second(self._decoded / self._decode_seconds)
         return f"{rate} \N{MIDDLE DOT} {self._n_tokens:,} tokens \N{MIDDLE DOT} {elapsed}"
 
 

@@ -30,7 +30,7 @@ class SamplesView:
         self._streamed = -1  # the sample that is written as it comes; -1 before the first
         self._waiting: dict[int, str] = {}
         self._at_line_start = True
-        self._cursor = _cursor(stream) if shows_escapes(stream) else None
+        self._cursor = _cursor(stream) if shows_escapes(stream) else None  # None: nothing is drawn below the text
 
     def __enter__(self) -> Self:
         return self
@@ -91,8 +91,9 @@ class SamplesView:
             self._write("\n")
 
 
-def _cursor(terminal: TextIO) -> Cursor:
-    return Cursor(os.get_terminal_size(terminal.fileno()).columns)
+def _cursor(terminal: TextIO) -> Cursor | None:
+    columns = os.get_terminal_size(terminal.fileno()).columns
+    return Cursor(columns) if columns else None  # a terminal without a window is 0 wide
 
 
 def _tail(prompt: str) -> str:

@@ -10,6 +10,7 @@ from gptfast_cli.core.checkpoints.current import write_current
 from gptfast_cli.core.checkpoints.hub_cache import cached_repos, find_snapshot
 from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder, model_names
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
+from gptfast_cli.core.checkpoints.store import open_store
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.settings import Settings
 from model_files import cached_repo, converted, saved, settings_in
@@ -80,6 +81,15 @@ def test_a_current_folder_is_found_from_anywhere(settings: Settings, monkeypatch
     write_current(settings.home, Path("plain-folder"))
     monkeypatch.chdir("/")
     assert resolve(None, settings).path.name == "plain-folder"
+
+
+def test_the_model_last_made_ready_is_not_a_folder_of_its_name(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_current(settings.home, "org/stored")
+    (tmp_path / "elsewhere" / "org" / "stored").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert resolve(None, settings).path == open_store(settings).find("org/stored")
 
 
 def test_a_current_model_that_is_gone_is_said_so(settings: Settings) -> None:

@@ -62,9 +62,9 @@ class Metrics:
     tpot_p95_s: float | None = 0.00160
     decode_gbps: float | None = 5.21
     mbu: float | None = None
-    peak_memory_bytes: int | None = 310_000_000
-    load_s: float | None = 0.12
-    compile_s: float | None = 0.0
+    peak_memory_bytes: int = 310_000_000
+    load_s: float = 0.12
+    compile_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def finished(request: GenerateRequest, finish_reason: str = "length", n_pieces: 
 def streams(request: GenerateRequest) -> Job[Generation]:
     """All samples of a batch side by side, one piece of each at a time."""
     yield Note("model: tiny (bundled)")
-    yield Progress("loading", 10, 10, "tensors")
+    yield Progress("loading", 10, 10, "bytes")
     yield Measured("prefill", 4, 0.01)
     batch_size = request.batch_size or request.num_samples
     for first in range(0, request.num_samples, batch_size):

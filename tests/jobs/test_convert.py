@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file
 
-import tokenizers
 from gptfast_cli.core.checkpoints.current import read_current
 from gptfast_cli.core.checkpoints.manifest import read_manifest
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Note, Progress
 from gptfast_cli.core.families import families
@@ -159,3 +160,15 @@ def test_a_source_that_is_nowhere_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="org/model") as caught:
         converted("org/model", settings_in(tmp_path))
     assert "gptfast download org/model" in caught.value.hint
+
+
+def test_a_folder_with_a_bundled_name_gets_another_in_the_store_and_is_current(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    saved(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    made = converted("tiny", settings)
+    assert made.name == "model-tiny"
+    assert resolve(None, settings).path == made.path
+    assert converted("tiny", settings, out=tmp_path / "out").name == "tiny"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tokenizer_samples as samples
-
 import tokenizers
+
 from gptfast_cli.core.tokenizers import Tokenizer, open_tokenizer
 
 FolderOf = Callable[[str], Path]

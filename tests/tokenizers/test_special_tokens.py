@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from tokenizer_samples import declare, words, write
+from tokenizers import processors
 
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer, special_tokens
-from tokenizers import processors
 
 FolderOf = Callable[[str], Path]
 

@@ -7,7 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import sentencepiece
-
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 

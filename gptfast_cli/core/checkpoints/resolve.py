@@ -5,7 +5,7 @@ one last made ready, else the bundled `tiny`.
 """
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gptfast_cli.core.checkpoints.current import read_current
@@ -65,13 +65,22 @@ def _named(model: str, settings: Settings) -> Resolved:
 
 
 def _current(current: str, settings: Settings) -> Resolved:
-    try:
-        return replace(_named(current, settings), origin="last made ready")
-    except NotFoundError as error:
+    """The model last made ready: what was written then, and no folder or bundled model that has its name here."""
+    path = _absolute_folder(current) or open_store(settings).find(current)
+    snapshot = find_snapshot(settings.hf_cache, current)
+    if path is None and snapshot is not None:
+        path = snapshot.path
+    if path is None:
         raise NotFoundError(
             f"{current}: was last made ready, and is gone.",
             "Name another with --model, such as --model tiny, or see which there are: gptfast --list",
-        ) from error
+        )
+    return Resolved(path, current, "last made ready")
+
+
+def _absolute_folder(text: str) -> Path | None:
+    path = Path(text)
+    return path if path.is_absolute() and path.is_dir() else None
 
 
 def _unknown(model: str, settings: Settings) -> NotFoundError:

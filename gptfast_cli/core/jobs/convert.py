@@ -13,6 +13,7 @@ from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
 from gptfast_cli.core.checkpoints.current import write_current
 from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance, read_manifest
+from gptfast_cli.core.checkpoints.names import BUNDLED
 from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.resolve import as_folder, resolve
 from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor
@@ -75,14 +76,15 @@ def run(request: ConvertRequest) -> Job[Converted]:
     written to stays as it was until all of it is there.
     """
     source = _find(request.source, request.settings)
-    place = request.out or open_store(request.settings).place(source.name)
+    name = source.name if request.out else _free(source.name)
+    place = request.out or open_store(request.settings).place(name)
     check_place(place, force=request.force)
     checkpoint = open_checkpoint(source.path)
     tokenizer = _tokenizer(request, source.path)
     yield from _notes(tokenizer, checkpoint)
     dtype = _dtype(request.dtype)
     contents = Contents(
-        name=source.name,
+        name=name,
         config=checkpoint.config,
         dtype=dtype or checkpoint.dtype,
         weights=_plan(checkpoint, dtype),
@@ -93,7 +95,7 @@ def run(request: ConvertRequest) -> Job[Converted]:
     manifest = yield from write_checkpoint(place, contents, read=read, force=request.force)
     if request.verify:
         yield from open_stored(place).verify()
-    write_current(request.settings.home, request.out or source.name)
+    write_current(request.settings.home, request.out or name)
     return Converted(place, manifest.name, manifest.n_bytes, manifest.n_params)
 
 
@@ -107,6 +109,11 @@ def _find(text: str, settings: Settings) -> _Source:
     raise NotFoundError(
         f"{text}: is no folder, and no repository in the Hugging Face cache.", f"Fetch it: gptfast download {text}"
     )
+
+
+def _free(name: str) -> str:
+    """The name, or one beside it: a bundled name always means the bundled model."""
+    return f"model-{name}" if name in BUNDLED else name
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

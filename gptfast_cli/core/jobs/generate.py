@@ -107,12 +107,14 @@ def _decode(
         watch = Stopwatch(loaded.model.device)
         with watch:
             step = generator.step()
+        n_tokens = len(step.advanced)
         if is_first:
             timings.add_first_token(prefill + watch.seconds)
+            yield Measured("first token", n_tokens, watch.seconds)
         else:
-            timings.add_step(len(step.advanced), watch.seconds, n_bytes=step.n_bytes)
+            timings.add_step(n_tokens, watch.seconds, n_bytes=step.n_bytes)
+            yield Measured("decode", n_tokens, watch.seconds)
         is_first = False
-        yield Measured("decode", len(step.advanced), watch.seconds)
         for sequence in step.advanced:
             if text := texts[sequence.id].read():
                 yield Text(sequence.id, text)

@@ -9,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import tokenizers
+
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.tokenizers.declarations import Declarations, damaged
 from gptfast_cli.core.tokenizers.json_streams import json_stream
