@@ -12,6 +12,8 @@ from gptfast_cli import __version__
 from gptfast_cli.commands import COMMANDS
 from gptfast_cli.commands.defaults import load_defaults, settings_file
 from gptfast_cli.commands.unbuilt import ANY_ARGUMENTS
+from gptfast_cli.completion.answer import VARIABLE, answer_shell
+from gptfast_cli.completion.scripts import SCRIPTS, Shell
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.options import DebugOption, Invocation, StoredNameOption
 from gptfast_cli.render.failure import named, write_error
@@ -24,12 +26,16 @@ def main() -> NoReturn:
     """Run the command line that the process was started with, and end the process with the contract's exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     _never_fail_to_encode(sys.stdout, sys.stderr)
+    if VARIABLE in os.environ:
+        end = sys.argv[1] if sys.argv[1:] else None
+        sys.stdout.write(answer_shell(command_tree(plain=True), os.environ[VARIABLE], end))
+        sys.exit(ExitCode.OK)
     sys.exit(_run(sys.argv[1:]))
 
 
 def command_tree(*, plain: bool) -> typer.Typer:
     """All commands and their options; the help of a plain tree is text without boxes, colours or escapes."""
-    tree = typer.Typer(rich_markup_mode=None if plain else "rich", pretty_exceptions_enable=False)
+    tree = typer.Typer(rich_markup_mode=None if plain else "rich", pretty_exceptions_enable=False, add_completion=False)
     tree.callback(invoke_without_command=True)(_root)
     for command in COMMANDS:
         tree.command(command.name, context_settings={} if command.built else dict(ANY_ARGUMENTS))(command.function)
@@ -51,6 +57,10 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
     ] = False,
+    show_completion: Annotated[
+        Shell | None,
+        typer.Option(metavar="SHELL", help="Print the completion script for bash, zsh, fish or powershell."),
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Fast text generation from Llama-class models, and the truth about draft models."""
@@ -58,6 +68,8 @@ def _root(
         from gptfast_cli.commands.store import list_store, remove_from_store
 
         list_store() if remove is None else remove_from_store(remove, yes=yes)
+    elif show_completion is not None:
+        typer.echo(SCRIPTS[show_completion], nl=False)
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
     else:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gptfast_cli.completion.answer import Paths
 from gptfast_cli.core.settings import load_settings
 
 _MACHINE = "Machine"
@@ -25,25 +26,42 @@ def _set_debug(context: typer.Context, value: bool) -> bool:  # noqa: FBT001  # 
     return value
 
 
-def complete_model(incomplete: str) -> list[str]:
-    """Names of models that begin so, as the shell's completion asks for them."""
+def complete_model(incomplete: str) -> list[str | tuple[str, str]]:
+    """Names of models that begin so, and folders, as the shell's completion asks for them."""
     from gptfast_cli.core.checkpoints.names import model_names
 
-    return [name for name in model_names(load_settings()) if name.startswith(incomplete)]
+    return [*model_names(load_settings()), (incomplete, Paths.FOLDERS)]
 
 
-def _complete_stored(incomplete: str) -> list[str]:
+def complete_cached(incomplete: str) -> list[str | tuple[str, str]]:
+    """Names of models in the Hugging Face cache that begin so, and folders."""
+    from gptfast_cli.core.checkpoints.hub_cache import cached_repos
+
+    return [*cached_repos(load_settings().hf_cache), (incomplete, Paths.FOLDERS)]
+
+
+def complete_file(incomplete: str) -> list[tuple[str, str]]:
+    """Files, for which the shell is asked."""
+    return [(incomplete, Paths.FILES)]
+
+
+def complete_folder(incomplete: str) -> list[tuple[str, str]]:
+    """Folders, for which the shell is asked."""
+    return [(incomplete, Paths.FOLDERS)]
+
+
+def _complete_stored() -> list[str]:
     from gptfast_cli.core.checkpoints.store import open_store
 
-    return [entry.name for entry in open_store(load_settings()).entries() if entry.name.startswith(incomplete)]
+    return [entry.name for entry in open_store(load_settings()).entries()]
 
 
-def _complete_device(incomplete: str) -> list[str]:
-    return [name for name in ("auto", "cpu", "cuda", "mps") if name.startswith(incomplete)]
+def _complete_device() -> list[str]:
+    return ["auto", "cpu", "cuda", "mps"]
 
 
-def _complete_dtype(incomplete: str) -> list[str]:
-    return [name for name in ("bfloat16", "float16", "float32") if name.startswith(incomplete)]
+def _complete_dtype() -> list[str]:
+    return ["bfloat16", "float16", "float32"]
 
 
 ModelOption = Annotated[

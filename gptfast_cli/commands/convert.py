@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from gptfast_cli.core.settings import load_settings
-from gptfast_cli.options import DebugOption, DtypeOption, JsonOption, QuietOption, complete_model
+from gptfast_cli.options import (
+    DebugOption,
+    DtypeOption,
+    JsonOption,
+    QuietOption,
+    complete_cached,
+    complete_folder,
+    complete_model,
+)
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.numbers import count, size
 from gptfast_cli.render.show import progress_view, show
@@ -16,11 +24,22 @@ from gptfast_cli.render.show import progress_view, show
 def convert(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", show_default=False, help="A folder, or org/name in the Hugging Face cache."),
+        typer.Argument(
+            metavar="SOURCE",
+            autocompletion=complete_cached,
+            show_default=False,
+            help="A folder, or org/name in the Hugging Face cache.",
+        ),
     ],
     *,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", show_default="the store", help="Where to write the checkpoint.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            autocompletion=complete_folder,
+            show_default="the store",
+            help="Where to write the checkpoint.",
+        ),
     ] = None,
     dtype: DtypeOption = None,
     tokenizer_from: Annotated[

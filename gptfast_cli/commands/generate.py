@@ -1,15 +1,49 @@
-"""`gptfast generate`: text that continues a prompt, as it comes, and how fast it came."""
+"""`gptfast generate`: text that continues a prompt, as it comes, and how fast it came.
+
+Three modes share the options: one prompt, a file of prompts (`generate_batch`), and a talk (`interactive`).
+"""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Final
 
 import typer
 
-from gptfast_cli.commands.prompt import DEFAULT, PromptSources
-from gptfast_cli.core.errors import ExitCode
+from gptfast_cli.commands.generate_options import (
+    BatchSizeOption,
+    ChatOption,
+    ChatTemplateOption,
+    CompileOption,
+    CompilePrefillOption,
+    IgnoreEosOption,
+    InteractiveOption,
+    LogprobsOption,
+    MaxContextOption,
+    MaxNewTokensOption,
+    MinPOption,
+    NumSamplesOption,
+    OutputOption,
+    ProfileOption,
+    PromptArgument,
+    PromptCacheOption,
+    PromptFileOption,
+    PromptIdsOption,
+    PromptLengthOption,
+    PromptsFileOption,
+    RepetitionPenaltyOption,
+    SeedOption,
+    ShowPromptOption,
+    StopOption,
+    SystemOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    UnorderedOption,
+)
+from gptfast_cli.commands.prompt import PromptSources
+from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
     DebugOption,
@@ -24,70 +58,53 @@ from gptfast_cli.render.json import write_document
 from gptfast_cli.render.samples import SamplesView
 from gptfast_cli.render.show import View, nothing, progress_view, show
 
-_PROMPT = "Prompt"
-_LENGTH = "Length and number"
-_SAMPLING = "Sampling"
+if TYPE_CHECKING:
+    from gptfast_cli.core.jobs.generate import GenerateRequest
+
+_ONE_PROMPT, _TALK, _FILE = "one prompt", "--interactive", "--prompts-file"
+_OF_ONE_PROMPT = ("prompt_file", "prompt_ids", "prompt_length", "prompt_cache", "show_prompt", "profile")
+_OF_A_FILE = ("prompts_file", "output", "unordered")
+_STRANGERS: Final = {
+    _ONE_PROMPT: _OF_A_FILE,
+    _TALK: (*_OF_ONE_PROMPT, *_OF_A_FILE, "num_samples", "batch_size", "logprobs", "json"),
+    _FILE: (*_OF_ONE_PROMPT, "prompt"),
+}
+"""Options that a mode has no use for."""
 
 
 def generate(
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", show_default=DEFAULT, help="The text to continue; - reads stdin.")
-    ] = None,
+    context: typer.Context,
+    prompt: PromptArgument = None,
     *,
-    prompt_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", rich_help_panel=_PROMPT, help="Read the prompt from a file.")
-    ] = None,
-    prompt_ids: Annotated[
-        str | None, typer.Option(metavar="1,2,3", rich_help_panel=_PROMPT, help="Give the prompt as token ids.")
-    ] = None,
-    prompt_length: Annotated[
-        int | None, typer.Option(metavar="N", rich_help_panel=_PROMPT, help="Make up a prompt of N tokens.")
-    ] = None,
+    prompt_file: PromptFileOption = None,
+    prompt_ids: PromptIdsOption = None,
+    prompt_length: PromptLengthOption = None,
+    prompt_cache: PromptCacheOption = None,
+    show_prompt: ShowPromptOption = False,
     model: ModelOption = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(metavar="N", rich_help_panel=_LENGTH, help="Most tokens to generate for a sample.")
-    ] = 200,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", rich_help_panel=_LENGTH, help="End before this text; may be repeated."),
-    ] = None,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", rich_help_panel=_LENGTH, help="Go on after an end-of-sequence token.")
-    ] = False,
-    max_context: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", show_default="the model's", rich_help_panel=_LENGTH, help="Most tokens, prompt included."
-        ),
-    ] = None,
-    num_samples: Annotated[
-        int, typer.Option(metavar="N", rich_help_panel=_LENGTH, help="Continue the prompt N times.")
-    ] = 1,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(metavar="N", show_default="all", rich_help_panel=_LENGTH, help="Samples made side by side."),
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option(metavar="T", rich_help_panel=_SAMPLING, help="0 always takes the likeliest token.")
-    ] = 0.8,
-    top_k: Annotated[
-        int, typer.Option(metavar="K", rich_help_panel=_SAMPLING, help="Draw from the K likeliest tokens; 0 is all.")
-    ] = 200,
-    top_p: Annotated[
-        float, typer.Option(metavar="P", rich_help_panel=_SAMPLING, help="Draw from the likeliest that sum up to P.")
-    ] = 1.0,
-    min_p: Annotated[
-        float, typer.Option(metavar="P", rich_help_panel=_SAMPLING, help="Drop those under P times the likeliest.")
-    ] = 0.0,
-    repetition_penalty: Annotated[
-        float, typer.Option(metavar="R", rich_help_panel=_SAMPLING, help="Above 1, repeat less.")
-    ] = 1.0,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", show_default="a fresh one", rich_help_panel=_SAMPLING, help="The same seed, the same text."
-        ),
-    ] = None,
+    chat: ChatOption = None,
+    system: SystemOption = None,
+    chat_template: ChatTemplateOption = None,
+    interactive: InteractiveOption = False,
+    prompts_file: PromptsFileOption = None,
+    output: OutputOption = None,
+    unordered: UnorderedOption = False,
+    max_new_tokens: MaxNewTokensOption = 200,
+    stop: StopOption = None,
+    ignore_eos: IgnoreEosOption = False,
+    max_context: MaxContextOption = None,
+    num_samples: NumSamplesOption = 1,
+    batch_size: BatchSizeOption = None,
+    temperature: TemperatureOption = 0.8,
+    top_k: TopKOption = 200,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: RepetitionPenaltyOption = 1.0,
+    seed: SeedOption = None,
+    logprobs: LogprobsOption = None,
+    compile: CompileOption = False,  # noqa: A002  # the option's name, also in the settings file
+    compile_prefill: CompilePrefillOption = False,
+    profile: ProfileOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
@@ -99,21 +116,84 @@ def generate(
 
     The text goes to stdout, all else to stderr. Ctrl-C keeps the text and shows its numbers.
     """
-    source = PromptSources(prompt, prompt_file, prompt_ids, prompt_length).read()
-    text = _text_view(source, n_samples=num_samples, batch_size=batch_size, json=json)
-    with progress_view(sys.stderr, quiet=quiet) as show_progress:
+    mode = _TALK if interactive else _FILE if prompts_file is not None else _ONE_PROMPT
+    _refuse_strangers(context, mode)
+    if mode == _ONE_PROMPT:
+        source = PromptSources(prompt, prompt_file, prompt_ids, prompt_length).read()
+        if logprobs is not None and not json:
+            raise UsageError("--logprobs are told in JSON only.", "Add --json.")
+    if output is not None and json:
+        raise UsageError("--json writes to stdout, and --output to a file.", "Leave out one of them.")
+    with progress_view(sys.stderr, quiet=quiet):  # PyTorch takes a while to load
+        from gptfast_cli.core.decode.compiled import Compiling
         from gptfast_cli.core.decode.loading import Placing
+        from gptfast_cli.core.decode.prompter import ChatOptions
         from gptfast_cli.core.decode.sampling import Sampling
-        from gptfast_cli.core.jobs.generate import GenerateRequest, run
-        from gptfast_cli.render.generation import write_numbers
+
+    settings = load_settings()
+    placing = Placing(device=device, dtype=dtype, threads=threads)
+    compiling = Compiling(decode=compile, prefill=compile_prefill)
+    chat_options = ChatOptions(chat, system, chat_template)
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    if mode == _TALK:
+        from gptfast_cli.commands.interactive import interact
+        from gptfast_cli.core.jobs.chat import ChatRequest
+
+        chat_request = ChatRequest(
+            settings=settings,
+            model=model,
+            placing=placing,
+            compiling=compiling,
+            chat=chat_options,
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            stop=tuple(stop or ()),
+            ignore_eos=ignore_eos,
+            max_context=max_context,
+            seed=seed,
+        )
+        interact(chat_request, prompt, quiet=quiet)
+    elif prompts_file is not None:
+        from gptfast_cli.commands.generate_batch import generate_batch
+        from gptfast_cli.core.batch.options import AnswerOptions
+        from gptfast_cli.core.jobs.generate_batch import BatchRequest
+
+        batch_request = BatchRequest(
+            prompts=prompts_file,
+            settings=settings,
+            model=model,
+            placing=placing,
+            compiling=compiling,
+            chat=chat_options,
+            defaults=AnswerOptions(
+                sampling=sampling,
+                max_new_tokens=max_new_tokens,
+                stop=tuple(stop or ()),
+                ignore_eos=ignore_eos,
+                num_samples=num_samples,
+                n_logprobs=logprobs,
+            ),
+            output=output,
+            in_order=not unordered,
+            seed=seed,
+            max_context=max_context,
+            batch_size=8 if batch_size is None else batch_size,
+        )
+        generate_batch(batch_request, quiet=quiet)
+    else:
+        from gptfast_cli.core.jobs.generate import GenerateRequest
 
         request = GenerateRequest(
             prompt=source,
             prompt_length=prompt_length,
+            prompt_cache=prompt_cache,
+            show_prompt=show_prompt,
+            settings=settings,
             model=model,
-            settings=load_settings(),
-            placing=Placing(device=device, dtype=dtype, threads=threads),
-            sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty),
+            placing=placing,
+            compiling=compiling,
+            chat=chat_options,
+            sampling=sampling,
             max_new_tokens=max_new_tokens,
             stop=tuple(stop or ()),
             ignore_eos=ignore_eos,
@@ -121,9 +201,25 @@ def generate(
             seed=seed,
             num_samples=num_samples,
             batch_size=batch_size,
+            n_logprobs=logprobs,
         )
-        with text as show_text:
-            generation = show(run(request), show_progress, show_text)
+        _generate_one(request, profile, json=json, quiet=quiet)
+
+
+def _generate_one(request: "GenerateRequest", profile: Path | None, *, json: bool, quiet: bool) -> None:
+    from gptfast_cli.core.jobs.generate import run
+    from gptfast_cli.render.generation import write_numbers
+
+    job = run(request)
+    if profile is not None:
+        from gptfast_cli.core.measure.profile import profiled
+
+        job = profiled(job, profile)
+    text: AbstractContextManager[View] = nullcontext(nothing)
+    if not json:
+        text = SamplesView(sys.stdout, n_samples=request.num_samples)
+    with progress_view(sys.stderr, quiet=quiet) as show_progress, text as show_text:
+        generation = show(job, show_progress, show_text)
     if json:
         write_document("gptfast.generate/1", asdict(generation), sys.stdout)
     elif not quiet:
@@ -132,10 +228,12 @@ def generate(
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 
-def _text_view(
-    prompt: str | tuple[int, ...] | None, *, n_samples: int, batch_size: int | None, json: bool
-) -> AbstractContextManager[View]:
-    if json:
-        return nullcontext(nothing)
-    shown_prompt = prompt if isinstance(prompt, str) else ""
-    return SamplesView(sys.stdout, prompt=shown_prompt, n_samples=n_samples, batch_size=batch_size or n_samples)
+def _refuse_strangers(context: typer.Context, mode: str) -> None:
+    """Raise UsageError for an option that was given and would not be listened to."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in _STRANGERS[mode] and source is not None and source.name == "COMMANDLINE":
+            flag = parameter.opts[0] if parameter.opts[0].startswith("-") else "PROMPT"
+            if mode == _ONE_PROMPT:
+                raise UsageError(f"{flag} needs a file of prompts.", "--prompts-file FILE")
+            raise UsageError(f"{flag} and {mode} exclude each other.", "gptfast generate --help")

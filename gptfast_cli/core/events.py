@@ -4,7 +4,7 @@ A job is a generator: it yields events and returns a frozen result. The same job
 `render`, drained by a test, printed as JSON, and composed with `yield from`.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
 
@@ -16,7 +16,7 @@ class Progress:
     task: str
     done: int
     total: int | None
-    unit: Literal["bytes", "tokens"]
+    unit: Literal["bytes", "tokens", "rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,33 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is being continued, as the person gave it; `continues`: the text goes on in its line, and is no answer."""
+
+    text: str
+    continues: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """The next piece of a sample's text, whole characters only."""
 
     sample: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A sample that is over: no text of it follows."""
+
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One finished row of a file of prompts, ready to be written as JSON."""
+
+    fields: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +68,7 @@ class Measured:
     seconds: float
 
 
-Event: TypeAlias = Progress | Note | Text | Measured
+Event: TypeAlias = Progress | Note | Prompt | Text | Finished | Record | Measured
 
 T = TypeVar("T")
 Job: TypeAlias = Generator[Event, None, T]

@@ -41,11 +41,13 @@ class Fields:
             self._refuse(name, value, f"a whole number from {minimum} to {maximum}")
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
-        """A finite number above 0."""
+    def number(self, name: str, default: float | None = None, *, minimum: float | None = None) -> float:
+        """A finite number, above 0 unless another minimum is given, which it may then equal."""
         value = self._value(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _LARGEST_NUMBER:
-            self._refuse(name, value, "a number above 0")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _LARGEST_NUMBER:
+            self._refuse(name, value, "a number")
+        if value <= 0 if minimum is None else value < minimum:
+            self._refuse(name, value, "a number above 0" if minimum is None else f"a number of at least {minimum}")
         return float(value)
 
     def flag(self, name: str, default: bool | None = None) -> bool:  # noqa: FBT001 (a default, not a switch)

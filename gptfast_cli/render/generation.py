@@ -6,22 +6,13 @@ from typing import TextIO
 
 from gptfast_cli.core.jobs.generate import Generation
 from gptfast_cli.core.measure.throughput import Metrics
+from gptfast_cli.render.block import write_block
 from gptfast_cli.render.numbers import duration, gigabytes_per_second, size, tokens_per_second
-from gptfast_cli.render.terminal import printable, styled
-
-_DIM = "2"
-_LABEL_COLUMNS = 9
-_FIRST_COLUMNS = 15
 
 
 def write_numbers(generation: Generation, stream: TextIO) -> None:
     """Write the block, within 80 columns; a number that was not measured is left out."""
-    stream.write("\n")
-    for label, *cells in _rows(generation):
-        first, *others = [cell for cell in cells if cell] or [""]
-        line = f"{label:<{_LABEL_COLUMNS}}{first:<{_FIRST_COLUMNS}}" + "   ".join(others)
-        stream.write(styled(printable(line.rstrip()), _DIM, stream) + "\n")
-    stream.flush()
+    write_block(_rows(generation), stream)
 
 
 def _rows(generation: Generation) -> Iterator[tuple[str, ...]]:

@@ -38,7 +38,9 @@ def count(number: int) -> str:
 
 
 def amount(done: int, total: int | None, unit: str) -> str:
-    """How far a task has come: `1.20 GB of 13.5 GB`, `37 of 291 tokens`, `120 tokens`."""
+    """How far a task has come: `1.20 GB of 13.5 GB`, `37 of 291 tokens`, `120 tokens`, or nothing."""
+    if not done and total is None:
+        return ""
     if unit == "bytes":
         return size(done) if total is None else f"{size(done)} of {size(total)}"
     return f"{done:,} {unit}" if total is None else f"{done:,} of {total:,} {unit}"

@@ -3,15 +3,14 @@
 To a pipe or a file goes the generated text and nothing else, byte for byte, ended by a newline. On a terminal the
 prompt stands before it, dimmed, and control characters are made visible.
 
-Samples of one batch grow side by side, and only one of them can be streamed: the first. The others follow when the
-batch is done, which shows in text of a later batch or in the end.
+Samples grow side by side, and only one of them can be streamed: the first that is not over. The others wait.
 """
 
 import os
 from types import TracebackType
 from typing import Self, TextIO
 
-from gptfast_cli.core.events import Event, Text
+from gptfast_cli.core.events import Event, Finished, Prompt, Text
 from gptfast_cli.render.cursor import Cursor
 from gptfast_cli.render.terminal import printable, shows_escapes, styled
 
@@ -22,13 +21,14 @@ _SHOWN_PROMPT_CHARACTERS = 600
 class SamplesView:
     """Writes the samples of one job; leaving it finishes them, also after an error."""
 
-    def __init__(self, stream: TextIO, *, prompt: str, n_samples: int, batch_size: int) -> None:
+    def __init__(self, stream: TextIO, *, n_samples: int) -> None:
         self._stream = stream
-        self._prompt = prompt
         self._n_samples = n_samples
-        self._batch_size = batch_size
-        self._streamed = -1  # the sample that is written as it comes; -1 before the first
+        self._prompt: Prompt | None = None
+        self._streamed = 0  # the sample that is written as it comes
+        self._has_started = False  # that sample's text
         self._waiting: dict[int, str] = {}
+        self._finished: set[int] = set()
         self._at_line_start = True
         self._cursor = _cursor(stream) if shows_escapes(stream) else None  # None: nothing is drawn below the text
 
@@ -40,39 +40,44 @@ class SamplesView:
     ) -> None:
         if isinstance(error, BrokenPipeError):
             return  # nobody reads on
-        if self._streamed >= 0:
-            self._finish_batch()
+        while self._has_started or self._waiting:
+            self._go_on_to_the_next()
 
     def __call__(self, event: Event) -> None:
         """Write the text of one event, or keep it until its turn comes."""
-        if not isinstance(event, Text):
-            return
-        first_of_batch = event.sample // self._batch_size * self._batch_size
-        if first_of_batch > self._streamed:
-            if self._streamed >= 0:
-                self._finish_batch()
-            self._start(first_of_batch)
-        if event.sample == self._streamed:
-            self._write(event.text)
-        else:
-            self._waiting[event.sample] = self._waiting.get(event.sample, "") + event.text
+        match event:
+            case Prompt():
+                self._prompt = event
+            case Text(sample, text) if sample == self._streamed:
+                self._start()
+                self._write(text)
+            case Text(sample, text):
+                self._waiting[sample] = self._waiting.get(sample, "") + text
+            case Finished(sample):
+                self._finished.add(sample)
+                while self._streamed in self._finished:
+                    self._start()
+                    self._go_on_to_the_next()
 
-    def _start(self, sample: int) -> None:
-        self._streamed = sample
-        if self._n_samples > 1:
-            self._write_line(f"--- sample {sample + 1} of {self._n_samples} ---")
-        if self._prompt and self._stream.isatty():
-            self._at_line_start = False
-            self._stream.write(styled(self._placed(printable(_tail(self._prompt))), _DIM, self._stream))
-
-    def _finish_batch(self) -> None:
-        """End the streamed sample's last line and write those that were waiting for it."""
+    def _go_on_to_the_next(self) -> None:
+        """End the streamed sample and write what has waited for that."""
         self._end_line()
-        end = min(self._streamed // self._batch_size * self._batch_size + self._batch_size, self._n_samples)
-        for sample in range(self._streamed + 1, end):
-            self._start(sample)
-            self._write(self._waiting.pop(sample, ""))
-            self._end_line()
+        self._streamed += 1
+        self._has_started = False
+        if text := self._waiting.pop(self._streamed, ""):
+            self._start()
+            self._write(text)
+
+    def _start(self) -> None:
+        if self._has_started:
+            return
+        self._has_started = True
+        if self._n_samples > 1:
+            self._write_line(f"--- sample {self._streamed + 1} of {self._n_samples} ---")
+        if self._prompt is not None and self._stream.isatty():
+            shown = _tail(self._prompt.text) + ("" if self._prompt.continues else "\n")
+            self._at_line_start = not self._prompt.continues
+            self._stream.write(styled(self._placed(printable(shown)), _DIM, self._stream))
 
     def _write(self, text: str) -> None:
         if text:

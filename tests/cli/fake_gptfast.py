@@ -17,7 +17,7 @@ from typing import Any
 
 from gptfast_cli.app import main
 from gptfast_cli.core.errors import NotFoundError
-from gptfast_cli.core.events import Job, Measured, Note, Progress, Text
+from gptfast_cli.core.events import Finished, Job, Measured, Note, Progress, Prompt, Text
 
 PIECES = ("A small", " fox\tran", " home.\n", "It was ", "wärm\x1b[31m", " there")
 
@@ -36,6 +36,19 @@ class Placing:
     device: str
     dtype: str | None
     threads: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compiling:
+    decode: bool
+    prefill: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    chat: bool | None
+    system: str | None
+    template: str | None
 
 
 class GenerateRequest:
@@ -86,6 +99,7 @@ def streams(request: GenerateRequest) -> Job[Generation]:
     """All samples of a batch side by side, one piece of each at a time."""
     yield Note("model: tiny (bundled)")
     yield Progress("loading", 10, 10, "bytes")
+    yield Prompt(str(request.prompt), continues=request.chat.chat is not True)
     yield Measured("prefill", 4, 0.01)
     batch_size = request.batch_size or request.num_samples
     for first in range(0, request.num_samples, batch_size):
@@ -94,6 +108,8 @@ def streams(request: GenerateRequest) -> Job[Generation]:
                 yield Text(sample, piece)
             yield Measured("decode", batch_size, 0.001)
             time.sleep(float(os.environ.get("FAKE_DELAY", "0")))
+        for sample in range(first, min(first + batch_size, request.num_samples)):
+            yield Finished(sample)
     return finished(request)
 
 
@@ -164,7 +180,9 @@ def replace_modules(run: Callable[[GenerateRequest], Job[Generation]]) -> None:
         "measure": (),
         "measure.throughput": (Metrics,),
         "decode": (),
+        "decode.compiled": (Compiling,),
         "decode.loading": (Placing,),
+        "decode.prompter": (ChatOptions,),
         "decode.sampling": (Sampling,),
     }
     for name, contents in fakes.items():

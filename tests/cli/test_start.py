@@ -1,4 +1,4 @@
-"""Help, version and completion: everything is listed, and nothing slow is loaded."""
+"""Help and version: everything is listed, and nothing slow is loaded."""
 
 import time
 
@@ -8,7 +8,6 @@ from cli.command_line import CommandLine
 
 COMMANDS = ["download", "convert", "quantize", "generate", "speculate", "eval", "bench"]
 QUICK = [["--help"], ["--version"], ["generate", "--help"], ["bench", "--help"]]
-COMPLETIONS = ["gptfast gen", "gptfast generate --mo", "gptfast generate -m ti"]
 SLOW_MODULES = {"torch", "numpy", "transformers", "huggingface_hub", "safetensors", "sentencepiece", "tokenizers"}
 
 
@@ -33,16 +32,6 @@ def test_the_bare_program_shows_its_help(gptfast: CommandLine) -> None:
 @pytest.mark.parametrize("arguments", QUICK, ids=" ".join)
 def test_help_and_version_load_nothing_slow(gptfast: CommandLine, arguments: list[str]) -> None:
     assert not _modules_loaded(gptfast, arguments) & SLOW_MODULES
-
-
-@pytest.mark.parametrize("line", COMPLETIONS)
-def test_a_completion_request_loads_nothing_slow_and_answers(gptfast: CommandLine, line: str) -> None:
-    asking = gptfast.with_environment(
-        _GPTFAST_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(len(line.split()) - 1)
-    )
-    assert not _modules_loaded(asking, []) & SLOW_MODULES
-    answers = asking.run().stdout.decode().split()
-    assert answers and all(answer.startswith(line.rsplit(maxsplit=1)[-1]) for answer in answers)
 
 
 @pytest.mark.slow  # not for its length: it wants a machine to itself

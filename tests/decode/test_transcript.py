@@ -1,7 +1,10 @@
 """A transcript shows each character once, ends before a stop string, and goes on where the prompt ended."""
 
-from gptfast_cli.core.decode.generator import Sequence
+from gptfast_cli.core.decode.sampler import Sampler
+from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.decode.sequence import Limits, Sequence
 from gptfast_cli.core.decode.transcript import Transcript
+from gptfast_cli.core.events import Finished, Text
 from gptfast_cli.core.tokenizers import SpecialTokens, StreamDecoder, Tokenizer
 
 PIECES = ["Once", " upon", " a", " ti", "me", "\n", "\nEnd"]
@@ -25,7 +28,8 @@ class Pieces:
     """A vocabulary of a few pieces."""
 
     vocab_size = len(PIECES)
-    own_bos_id = own_eos_id = adds_bos = None
+    own_bos_id = adds_bos = None
+    own_stop_ids: frozenset[int] = frozenset()
 
     def encode(self, text: str) -> list[int]:
         raise AssertionError("transcripts read tokens only")
@@ -42,7 +46,7 @@ TOKENIZER = Tokenizer(Pieces(), SpecialTokens(bos_id=None, add_bos=False, stop_i
 
 def transcript(*tokens: int, stops: tuple[str, ...] = (), over: bool = True) -> Transcript:
     """A transcript of a prompt, "Once", and these tokens, which came one by one."""
-    sequence = Sequence(0, (0,))
+    sequence = Sequence(0, (0,), Sampler(Sampling(), seed=0), Limits(99, 99, frozenset()))
     followed = Transcript(sequence, TOKENIZER, stops)
     for token in tokens:
         followed.read()
@@ -70,3 +74,20 @@ def test_a_stop_string_that_the_last_piece_completes_is_not_shown() -> None:
     followed = transcript(3, 4, 5, 6, stops=("\n\n",))
     assert followed.text == " time"
     assert followed.sequence.finish_reason == "stop"
+
+
+def test_a_transcript_that_is_over_gives_its_last_text_once() -> None:
+    followed = transcript(1, 2)
+    assert followed.read() == ""
+    assert followed.text == " upon a"
+
+
+def test_an_interrupt_gives_what_was_held_back_and_tells_once_that_it_is_over() -> None:
+    followed = transcript(1, 2, over=False)
+    assert list(followed.interrupt()) == [Text(0, " a"), Finished(0)]
+    assert list(followed.interrupt()) == []
+    assert followed.sequence.finish_reason == "interrupted"
+    ended = transcript(1, over=False)
+    ended.sequence.finish_reason = "length"  # by a step whose text nobody has read yet
+    assert list(ended.interrupt()) == [Text(0, " upon"), Finished(0)]
+    assert ended.sequence.finish_reason == "length"

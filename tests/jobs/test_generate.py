@@ -9,10 +9,12 @@ import sentencepiece
 import torch
 from transformers import LlamaForCausalLM
 
+from chat_model import chat_model, chatml
 from gptfast_cli.core.decode.loading import Placing
+from gptfast_cli.core.decode.prompter import ChatOptions
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.errors import CorruptError, UsageError
-from gptfast_cli.core.events import Job, Measured, Note, Progress, Text
+from gptfast_cli.core.events import Finished, Job, Measured, Note, Progress, Prompt, Text
 from gptfast_cli.core.jobs.generate import GenerateRequest, Generation, Sample, run
 from llama_oracle import random_llama
 from model_files import drained, settings_in
@@ -86,6 +88,64 @@ def test_the_text_of_the_events_is_the_text_of_the_result(request_for: GenerateR
         streamed = [event.text for event in events if isinstance(event, Text) and event.sample == sample.id]
         assert "".join(streamed) == sample.text
         assert len(streamed) > 1
+
+
+def test_every_sample_is_finished_once_and_after_its_text(request_for: GenerateRequest) -> None:
+    events, _ = drained(run(dataclasses.replace(request_for, num_samples=3, batch_size=2, sampling=WIDE)))
+    ends = {event.sample: index for index, event in enumerate(events) if isinstance(event, Finished)}
+    assert sorted(ends) == [0, 1, 2]
+    assert sum(isinstance(event, Finished) for event in events) == 3
+    assert all(ends[event.sample] > index for index, event in enumerate(events) if isinstance(event, Text))
+
+
+def test_samples_of_one_prompt_feed_it_once(request_for: GenerateRequest) -> None:
+    events, result = drained(run(dataclasses.replace(request_for, num_samples=5, batch_size=2)))
+    fed = [event.n_tokens for event in events if isinstance(event, Measured) and event.phase == "prefill"]
+    assert fed == [result.samples[0].prompt_tokens, 0, 0, 0, 0]
+
+
+def test_a_sample_takes_the_place_of_one_that_is_over(request_for: GenerateRequest) -> None:
+    # ten samples of very different lengths in three rows
+    options = {"num_samples": 10, "batch_size": 3, "sampling": WIDE, "max_new_tokens": 60, "ignore_eos": False}
+    events, result = drained(run(dataclasses.replace(request_for, **options, stop=("sea", "a"))))
+    lengths = [len(sample.token_ids) + (sample.finish_reason == "eos") for sample in result.samples]
+    steps = [event.n_tokens for event in events if isinstance(event, Measured) and event.phase == "decode"]
+    assert sum(steps) == sum(lengths) - 10
+    # whoever waits keeps the rows full: only behind the last admission may a step have fewer than three
+    last = max(index for index, event in enumerate(events) if isinstance(event, Measured) and event.phase == "prefill")
+    early = [event.n_tokens for event in events[:last] if isinstance(event, Measured) and event.phase == "decode"]
+    assert early
+    assert set(early) == {3}
+
+
+def test_the_prompt_is_told_before_its_text_as_what_the_text_goes_on_from(
+    request_for: GenerateRequest, tmp_path: Path
+) -> None:
+    events, _ = drained(run(request_for))
+    assert [event for event in events if isinstance(event, Prompt)] == [Prompt("once upon a time", continues=True)]
+    chat = dataclasses.replace(request_for, model=str(chat_model(tmp_path)))
+    events, _ = drained(run(chat))
+    assert [event for event in events if isinstance(event, Prompt)] == [Prompt("once upon a time", continues=False)]
+
+
+def test_a_chat_model_is_given_the_conversation_that_its_template_writes(
+    request_for: GenerateRequest, tmp_path: Path
+) -> None:
+    model = str(chat_model(tmp_path))
+    options = {"model": model, "chat": ChatOptions(system="Be brief."), "show_prompt": True}
+    events, result = drained(run(dataclasses.replace(request_for, **options)))
+    written = chatml(("system", "Be brief."), ("user", "once upon a time"))
+    n_tokens = result.samples[0].prompt_tokens
+    assert [event.text for event in events if isinstance(event, Note)][-1] == f"{written}\n({n_tokens} tokens)"
+    by_hand = generation(request_for, model=model, chat=ChatOptions(chat=False), prompt=written)
+    assert by_hand.samples[0].prompt_tokens == n_tokens + 1  # BOS, which the template leaves out
+
+
+def test_logprobs_come_with_every_token_where_they_are_asked_for(request_for: GenerateRequest) -> None:
+    assert only(request_for).logprobs is None
+    sample = only(request_for, n_logprobs=2)
+    assert [logprob.token_id for logprob in sample.logprobs] == list(sample.token_ids)
+    assert all(len(logprob.top) == 2 and logprob.top[0][1] >= logprob.logprob for logprob in sample.logprobs)
 
 
 def test_loading_tells_which_model_was_taken_before_anything_else(request_for: GenerateRequest, folder: Path) -> None:
@@ -196,6 +256,7 @@ def test_a_model_without_a_tokenizer_takes_ids_and_gives_ids(tmp_path: Path, req
         ({"num_samples": 0}, "--num-samples must be at least 1"),
         ({"batch_size": -1}, "--batch-size must be at least 1"),
         ({"seed": -1}, "--seed must be from 0"),
+        ({"n_logprobs": -1}, "--logprobs must be at least 0"),
         ({"stop": ("",)}, "--stop needs at least one character"),
         ({"sampling": Sampling(top_p=2)}, "--top-p must be"),
         ({"placing": Placing(device="tpu")}, "no device called 'tpu'"),

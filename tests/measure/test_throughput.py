@@ -1,17 +1,22 @@
 """The numbers of a generation come out exactly from known times."""
 
+from gptfast_cli.core.decode.generator import Admission, Step
+from gptfast_cli.core.decode.sampler import Sampler
+from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.decode.sequence import Limits, Sequence
 from gptfast_cli.core.measure.throughput import Timings
+
+THREE = [Sequence(n, (1,), Sampler(Sampling(), seed=0), Limits(9, 9, frozenset())) for n in range(3)]
 
 
 def test_each_number_counts_its_own_phase() -> None:
     timings = Timings()
-    timings.add_prefill(100, 0.5)
-    timings.add_first_token(0.6)
+    timings.add_admission(Admission(n_fed=100, n_reused=20, prefill_seconds=0.5, first_token_seconds=0.125))
     for seconds in (0.1, 0.1, 0.2, 0.1):
-        timings.add_step(n_tokens=3, seconds=seconds, n_bytes=500_000_000)
+        timings.add_step(Step(THREE, seconds, n_bytes=500_000_000))
     metrics = timings.metrics(load_seconds=1.5, peak_memory_bytes=7)
     assert metrics.prefill_tok_s == 200
-    assert metrics.ttft_s == 0.6
+    assert metrics.ttft_s == 0.625
     assert metrics.decode_tok_s == 4 / 0.5
     assert metrics.aggregate_tok_s == 12 / 0.5
     assert (metrics.tpot_p50_s, metrics.tpot_p95_s) == (0.1, 0.2)
@@ -19,15 +24,16 @@ def test_each_number_counts_its_own_phase() -> None:
     assert (metrics.load_s, metrics.peak_memory_bytes) == (1.5, 7)
 
 
-def test_the_first_batch_tells_the_time_to_the_first_token() -> None:
+def test_the_first_sequence_tells_the_time_to_the_first_token() -> None:
     timings = Timings()
-    timings.add_first_token(0.6)
-    timings.add_first_token(0.1)
-    assert timings.metrics(load_seconds=0, peak_memory_bytes=0).ttft_s == 0.6
+    for seconds in (0.5, 0.25):
+        timings.add_admission(Admission(n_fed=10, n_reused=0, prefill_seconds=seconds, first_token_seconds=0.125))
+    metrics = timings.metrics(load_seconds=0, peak_memory_bytes=0)
+    assert metrics.ttft_s == 0.625
+    assert metrics.prefill_tok_s == 20 / 0.75
 
 
 def test_what_was_not_measured_is_none() -> None:
-    timings = Timings()
-    timings.add_prefill(10, 0.1)
-    metrics = timings.metrics(load_seconds=0, peak_memory_bytes=0)
-    assert metrics.ttft_s is metrics.decode_tok_s is metrics.tpot_p50_s is metrics.decode_gbps is None
+    metrics = Timings().metrics(load_seconds=0, peak_memory_bytes=0)
+    assert metrics.ttft_s is metrics.prefill_tok_s is metrics.decode_tok_s is metrics.tpot_p50_s is metrics.decode_gbps
+    assert metrics.ttft_s is None

@@ -31,16 +31,17 @@ def test_growing_keeps_what_was_there() -> None:
     assert torch.equal(cache.layer(1, rows=slice(None), n_keys=5).keys[:, :, :5], before)
 
 
-def test_selected_rows_are_copies_of_the_old_ones() -> None:
+def test_a_copied_row_begins_as_the_other_does_and_is_its_own() -> None:
     cache = filled(ours(random_llama()), 3, 5)
-    cache.rollback(2, 4)
-    old = cache.layer(0, rows=slice(None), n_keys=5)
-    cache.select([2, 0, 2])
-    new = cache.layer(0, rows=slice(None), n_keys=5)
-    assert cache.lengths == [4, 5, 4]
-    assert torch.equal(new.values, old.values[[2, 0, 2]])
-    new.values[0] = 0
-    assert not torch.equal(new.values[2], new.values[0])
+    old = cache.layer(0, rows=slice(None), n_keys=5).values.clone()
+    cache.copy(2, 0, 3)
+    new = cache.layer(0, rows=slice(None), n_keys=5).values
+    assert cache.lengths == [3, 5, 5]
+    assert torch.equal(new[0, :, :3], old[2, :, :3])
+    assert torch.equal(new[1:], old[1:])
+    with torch.inference_mode():
+        new[0] = 0
+    assert torch.equal(new[2], old[2])
 
 
 def test_writing_one_row_leaves_the_others() -> None:

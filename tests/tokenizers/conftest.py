@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+import tiktoken
 import tokenizer_samples as samples
 import tokenizers
 
@@ -48,6 +49,15 @@ def library_decode_of(folder_of: FolderOf) -> Callable[[str], Callable[[list[int
     def decode(sample: str) -> Callable[[list[int]], str]:
         if sample in samples.MODELS:
             return sentencepiece.SentencePieceProcessor(model_file=str(folder_of(sample) / "tokenizer.model")).decode
+        if sample in samples.RANKED:
+            return _ranked_decode(*((0, 3000) if sample == "tiktoken" else (100, 1500)))
         return tokenizers.Tokenizer.from_file(str(folder_of(sample) / "tokenizer.json")).decode
 
     return decode
+
+
+def _ranked_decode(first_id: int, n_tokens: int) -> Callable[[list[int]], str]:
+    """The `tiktoken` library's decoding; what it does not know, special tokens and others, has no text."""
+    ranks = {token: rank for rank, token in enumerate(samples.ranked_tokens()[:n_tokens])}
+    library = tiktoken.Encoding("ranked", pat_str="(?s:.)", mergeable_ranks=ranks, special_tokens={})
+    return lambda ids: library.decode([i - first_id for i in ids if 0 <= i - first_id < n_tokens])

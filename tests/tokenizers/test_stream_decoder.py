@@ -6,18 +6,19 @@ import pytest
 import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizer_samples import JSON_SAMPLES, MODELS, TEXTS, real_model
+from tokenizer_samples import JSON_SAMPLES, MODELS, RANKED, TEXTS, real_model
 
 from gptfast_cli.core.tokenizers import Tokenizer
+from gptfast_cli.core.tokenizers.byte_alphabet import spelled
+from gptfast_cli.core.tokenizers.byte_ranks import ByteRankVocabulary
 from gptfast_cli.core.tokenizers.formats.sentencepiece import SentencePieceStream
-from gptfast_cli.core.tokenizers.json_streams import byte_level_alphabet
 
 TokenizerOf = Callable[[str], Tokenizer]
 LibraryDecodeOf = Callable[[str], Callable[[list[int]], str]]
 
 # bytes at the edges of UTF-8's rules: trails, overlong and surrogate leads, leads of two, three and four bytes
 EDGES = bytes.fromhex("41 80 82 8F 90 9F A0 AC BD BF C0 C3 E0 E2 ED EF F0 F4 F5 FF")
-BYTE_SAMPLES = ("v1", "v7", "whitespace_kept", "rewritten", "byte_level")
+BYTE_SAMPLES = ("v1", "v7", "whitespace_kept", "rewritten", "byte_level", "tiktoken", "tekken")
 
 
 def random_ids(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
@@ -27,7 +28,9 @@ def random_ids(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
 
 
 def byte_id(tokenizer: Tokenizer, byte: int) -> int:
-    spellings = [f"<0x{byte:02X}>", *(character for character, value in byte_level_alphabet().items() if value == byte)]
+    if isinstance(tokenizer.vocabulary, ByteRankVocabulary):
+        return tokenizer.vocabulary._first_id + byte  # the first 256 ranks of the samples are the bytes in order
+    spellings = (f"<0x{byte:02X}>", spelled(bytes([byte])))
     return next(i for spelling in spellings if (i := tokenizer.vocabulary.id_of(spelling)) is not None)
 
 
@@ -36,7 +39,7 @@ def streamed(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     return [*map(stream.push, ids), stream.finish()]
 
 
-@pytest.mark.parametrize("sample", [*MODELS, *JSON_SAMPLES])
+@pytest.mark.parametrize("sample", [*MODELS, *JSON_SAMPLES, *RANKED])
 @given(data=st.data())
 def test_the_stream_of_any_ids_equals_the_library(
     tokenizer_of: TokenizerOf, library_decode_of: LibraryDecodeOf, sample: str, data: st.DataObject
@@ -65,7 +68,7 @@ def test_a_character_under_way_is_never_shown(tokenizer_of: TokenizerOf, sample:
     assert sum(piece.count("\ufffd") for piece in shown) == text.count("\ufffd")
 
 
-@pytest.mark.parametrize("sample", ["v1", "byte_level"])
+@pytest.mark.parametrize("sample", ["v1", "byte_level", "tiktoken", "tekken"])
 def test_a_character_comes_with_its_last_byte(tokenizer_of: TokenizerOf, sample: str) -> None:
     tokenizer = tokenizer_of(sample)
     ids = [byte_id(tokenizer, byte) for byte in "€🙂".encode()]
@@ -91,7 +94,7 @@ def test_bytes_that_no_other_can_complete_become_replacement_characters(
     assert shown[-1] == library_decode_of(sample)(ids) != ""
 
 
-@pytest.mark.parametrize("sample", ["v1", "user_defined", "rewritten", "byte_level", "words"])
+@pytest.mark.parametrize("sample", ["v1", "user_defined", "rewritten", "byte_level", "words", "tiktoken", "tekken"])
 @given(data=st.data())
 def test_ids_beyond_the_vocabulary_have_no_text(tokenizer_of: TokenizerOf, sample: str, data: st.DataObject) -> None:
     tokenizer = tokenizer_of(sample)

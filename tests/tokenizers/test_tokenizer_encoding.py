@@ -10,7 +10,7 @@ import pytest
 import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizer_samples import JSON_SAMPLES, REAL_SENTENCEPIECE, SPECIAL_TEXTS, TEXTS, declare, pieces_and_merges
+from tokenizer_samples import JSON_SAMPLES, RANKED, REAL_SENTENCEPIECE, SPECIAL_TEXTS, TEXTS, declare, pieces_and_merges
 from tokenizer_samples import write as write_sample
 
 from gptfast_cli.core.errors import UsageError
@@ -91,13 +91,23 @@ def test_both_files_of_one_model_encode_plain_text_alike(tokenizer_of: Tokenizer
     assert tokenizer_of("v1").encode(text) == tokenizer_of("rewritten").encode(text)
 
 
-@pytest.mark.parametrize("sample", [*REAL_SENTENCEPIECE, "rewritten", "byte_level"])
+@pytest.mark.parametrize("sample", [*REAL_SENTENCEPIECE, "rewritten", "byte_level", *RANKED])
 @pytest.mark.parametrize("text", [text for text in TEXTS if "▁" not in text])
 def test_a_text_survives_the_way_there_and_back(tokenizer_of: TokenizerOf, sample: str, text: str) -> None:
     assert tokenizer_of(sample).decode(tokenizer_of(sample).encode(text)) == text
 
 
-@pytest.mark.parametrize(("sample", "bos"), [("v1", "<s>"), ("rewritten", "<s>"), ("byte_level", "<|begin_of_text|>")])
+@pytest.mark.parametrize(
+    ("sample", "bos"),
+    [
+        ("v1", "<s>"),
+        ("rewritten", "<s>"),
+        ("byte_level", "<|begin_of_text|>"),
+        ("tiktoken", "<|begin_of_text|>"),
+        ("tekken", "<s>"),
+        ("tekken_listed", "<s>"),
+    ],
+)
 @pytest.mark.parametrize("text", ["", "Hello", " x"])
 def test_bos_comes_exactly_once(tokenizer_of: TokenizerOf, sample: str, bos: str, text: str) -> None:
     tokenizer = tokenizer_of(sample)
@@ -121,7 +131,7 @@ def test_a_template_that_ends_a_text_does_not_end_a_prompt(tmp_path: Path) -> No
     assert tokenizer.encode("w0 w1") == [1, 3, 4]
 
 
-@pytest.mark.parametrize("sample", ["v1", "rewritten"])
+@pytest.mark.parametrize("sample", ["v1", "rewritten", "byte_level", "tiktoken", "tekken"])
 @pytest.mark.parametrize("text", ["\ud83d", "a\udc80b"])
 def test_half_a_character_is_a_usage_error(tokenizer_of: TokenizerOf, sample: str, text: str) -> None:
     with pytest.raises(UsageError, match="lone surrogate"):

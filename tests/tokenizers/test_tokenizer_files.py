@@ -22,7 +22,7 @@ def test_ranks_of_formats_are_all_different() -> None:
 @pytest.mark.parametrize("name", formats)
 @pytest.mark.parametrize("content", [b"", b"\n", b"{}", b"\x00" * 100, b"IQ== 0\nIg== 1\n"])
 def test_every_format_refuses_a_file_that_is_none(tmp_path: Path, name: str, content: bytes) -> None:
-    path = tmp_path / formats[name].file_name
+    path = tmp_path / formats[name].file_names[0]
     path.write_bytes(content)
     with pytest.raises(CorruptError, match=path.name):
         formats[name].read(path, read_declarations(tmp_path))

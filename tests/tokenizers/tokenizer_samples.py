@@ -1,7 +1,8 @@
-"""Tokenizers of every kind that models come with: real SentencePiece files, and tokenizer.json files made here."""
+"""Tokenizers of every kind that models come with: real files of Mistral, and others made here."""
 
 import json
-from collections.abc import Callable
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -41,6 +42,8 @@ TEXTS = (
     "<0x0A> typed by hand",
 )
 SPECIAL_TEXTS = ("<s>", "a<s> b", "<s>Hello", "x</s>", "Hello </s> <s>world", "<s><s>", " <s> ")
+
+REAL_TEKKEN = ("tekken_240718.json", "tekken_240911.json")
 
 _CORPUS = [
     *TEXTS,
@@ -153,7 +156,51 @@ TRAINED: dict[str, dict[str, object]] = {
 }
 
 
-MODELS = (*REAL_SENTENCEPIECE, *TRAINED)  # the samples with a tokenizer.model; the others have a tokenizer.json
+def real_tekken(name: str) -> Path:
+    return Path(str(files("mistral_common") / "data" / name))
+
+
+@cache
+def ranked_tokens() -> tuple[bytes, ...]:
+    """Real byte-level tokens by rank, as many as make a small vocabulary; its numbers of many digits are made up."""
+    content = json.loads(real_tekken(REAL_TEKKEN[0]).read_bytes())
+    real = [b64decode(entry["token_bytes"]) for entry in content["vocab"][:2992]]
+    return (*real, b"12", b"34", b"45", b"123", b"456", b"789", b"1234", b"6789")
+
+
+def tiktoken_file(tokens: Sequence[bytes]) -> bytes:
+    return b"".join(b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens))
+
+
+def tekken_content(**config: object) -> dict[str, object]:
+    """A small Tekken file of the first versions, which do not list their special tokens; it uses half of its ranks."""
+    real = json.loads(real_tekken(REAL_TEKKEN[0]).read_bytes())
+    sizes = {"num_vocab_tokens": 3000, "default_vocab_size": 1600, "default_num_special_tokens": 100}
+    return {"config": real["config"] | sizes | config, "vocab": real["vocab"][:3000]}
+
+
+def write_tiktoken(folder: Path) -> None:
+    (folder / "tokenizer.model").write_bytes(tiktoken_file(ranked_tokens()))
+
+
+def write_tekken(folder: Path) -> None:
+    (folder / "tekken.json").write_text(json.dumps(tekken_content()))
+
+
+def write_listed_tekken(folder: Path) -> None:
+    """A Tekken file of a later version."""
+    texts = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[THINK]")
+    listed = [{"rank": rank, "token_str": text, "is_control": True} for rank, text in enumerate(texts)]
+    (folder / "tekken.json").write_text(json.dumps(tekken_content(version="v13") | {"special_tokens": listed}))
+
+
+RANKED: dict[str, Callable[[Path], None]] = {
+    "tiktoken": write_tiktoken,
+    "tekken": write_tekken,
+    "tekken_listed": write_listed_tekken,
+}
+
+MODELS = (*REAL_SENTENCEPIECE, *TRAINED)  # the samples that SentencePiece itself reads
 
 
 def write(folder: Path, sample: str) -> None:
@@ -162,6 +209,8 @@ def write(folder: Path, sample: str) -> None:
         (folder / "tokenizer.model").write_bytes(real_model(sample).read_bytes())
     elif sample in TRAINED:
         write_trained(folder, **TRAINED[sample])
+    elif sample in RANKED:
+        RANKED[sample](folder)
     else:
         JSON_SAMPLES[sample]().save(str(folder / "tokenizer.json"))
 

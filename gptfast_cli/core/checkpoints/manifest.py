@@ -20,6 +20,10 @@ from gptfast_cli.core.fields import Fields, read_fields
 MANIFEST_FILE = "gptfast.json"
 FORMAT = 1
 
+# a manifest may come from a stranger: it names files of its own folder and no others
+_PLAIN_NAME = re.compile(r"(?!\.)[\w.-]+")
+_TOKENIZER_FILE_NAME = re.compile(r"([\w-]+/)?(?!\.)[^/\\:\x00-\x1f]+")
+
 _BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "I8": 8, "U8": 8}
 
 
@@ -49,7 +53,10 @@ class StoredWeight:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerEntry:
-    """The tokenizer's files in the folder, by name with their SHA-256, and its special tokens as token ids."""
+    """The tokenizer's files in the folder, by name with their SHA-256, and its special tokens as token ids.
+
+    A file may be in a folder inside of it: then its name is `additional_chat_templates/tool_use.jinja`, with a slash.
+    """
 
     files: Mapping[str, str]
     bos_id: int | None
@@ -154,13 +161,13 @@ def _part(fields: Fields) -> StoredPart:
     dtype = fields.text("dtype")
     if dtype not in _BITS:
         raise fields.corrupt("dtype", f"{dtype!r} is not one of {', '.join(_BITS)}")
-    return StoredPart(_file_name(fields, "file"), dtype, fields.integers("shape"), _sha256(fields, "sha256"))
+    return StoredPart(_file_name(fields), dtype, fields.integers("shape"), _sha256(fields, "sha256"))
 
 
 def _tokenizer(fields: Fields) -> TokenizerEntry:
     files = fields.section("files")
     return TokenizerEntry(
-        files={_file_name(Fields({"file": name}, files.where), "file"): _sha256(files, name) for name in files},
+        files={_tokenizer_file_name(files, name): _sha256(files, name) for name in files},
         bos_id=fields.integer("bos_id", minimum=0) if "bos_id" in fields else None,
         stop_ids=fields.integers("stop_ids"),
         add_bos=fields.flag("add_bos"),
@@ -172,12 +179,17 @@ def _provenance(fields: Fields) -> Provenance:
     return Provenance(fields.text("source"), revision, fields.text("writer"))
 
 
-def _file_name(fields: Fields, name: str) -> str:
-    file = fields.text(name)
-    # a manifest may come from a stranger: it names files of its own folder and no others
-    if not re.fullmatch(r"[\w.-]+", file) or file.startswith("."):
-        raise fields.corrupt(name, f"{file!r} is not the plain name of a file in the folder")
-    return file
+def _file_name(fields: Fields) -> str:
+    name = fields.text("file")
+    if not _PLAIN_NAME.fullmatch(name):
+        raise fields.corrupt("file", f"{name!r} is not the plain name of a file in the folder")
+    return name
+
+
+def _tokenizer_file_name(files: Fields, name: str) -> str:
+    if not _TOKENIZER_FILE_NAME.fullmatch(name):
+        raise files.corrupt(repr(name), "is not the name of a file in the folder")
+    return name
 
 
 def _sha256(fields: Fields, name: str) -> str:

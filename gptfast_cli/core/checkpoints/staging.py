@@ -42,17 +42,27 @@ def staged_folder(place: Path, *, replace: bool) -> Iterator[Path]:
             os.close(lock)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that it holds its old text or the new one, never a part."""
+@contextlib.contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Another name beside `path`, for the block to write and sync a file; it takes the place when the block ends well.
+
+    Raises DiskFullError where the disk ran full; then and after any error `path` is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     sibling = _sibling(path, _PARTIAL)
     try:
         with disk_full_named(path):
-            write_synced(sibling, text)
+            yield sibling
             sibling.replace(path)
             sync_folder(path.parent)
     finally:
         sibling.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that it holds its old text or the new one, never a part."""
+    with staged_file(path) as sibling:
+        write_synced(sibling, text)
 
 
 def remove_folder(place: Path) -> None:

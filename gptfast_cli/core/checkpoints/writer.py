@@ -46,7 +46,10 @@ class PlannedWeight:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """A tokenizer to be copied into the checkpoint, and its special tokens as token ids."""
+    """A tokenizer to be copied into the checkpoint, and its special tokens as token ids.
+
+    All files are in one folder, or in a folder inside of it, which is kept.
+    """
 
     files: tuple[Path, ...]
     bos_id: int | None
@@ -163,11 +166,21 @@ def _tensors(shard: Mapping[str, PlannedWeight], read: Callable[[str], Weight]) 
 
 def _copy_tokenizer(staging: Path, tokenizer: TokenizerFiles) -> TokenizerEntry:
     digests: dict[str, str] = {}
-    for source in tokenizer.files:
+    for name, source in _by_name(tokenizer.files).items():
         content = source.read_bytes()
-        with (staging / source.name).open("wb") as file:
+        (staging / name).parent.mkdir(exist_ok=True)
+        with (staging / name).open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        digests[source.name] = hashlib.sha256(content).hexdigest()
+        sync_folder((staging / name).parent)
+        digests[name] = hashlib.sha256(content).hexdigest()
     return TokenizerEntry(digests, tokenizer.bos_id, tokenizer.stop_ids, tokenizer.add_bos)
+
+
+def _by_name(files: tuple[Path, ...]) -> dict[str, Path]:
+    """Files by their way from the folder that holds all of them, with slashes."""
+    if not files:
+        return {}
+    folder = os.path.commonpath([file.parent for file in files])
+    return {file.relative_to(folder).as_posix(): file for file in files}

@@ -1,119 +1,117 @@
-"""Decoding a batch of sequences, one token each a step; it knows token ids only, and nothing of text."""
+"""Decoding sequences together, one token each a step; it knows token ids only, and nothing of text.
+
+Sequences come and go while others are under way: one that is over leaves its row to the next prompt at once.
+"""
 
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from gptfast_cli.core.decode.logprobs import token_logprobs
 from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampler import DrawKey, Sampler
+from gptfast_cli.core.decode.sampler import draw_tokens
+from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.events import Job, Measured, Progress
-from gptfast_cli.core.model.transformer import Transformer
+from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.stopwatch import Stopwatch
-
-FinishReason = Literal["stop", "eos", "length", "interrupted"]
-
-
-@dataclass(slots=True)
-class Sequence:
-    """One sequence under way; `id` names it in draws and results. It is over once it has a finish reason."""
-
-    id: int
-    prompt: tuple[int, ...]
-    generated: list[int] = field(default_factory=list)  # without the end token
-    finish_reason: FinishReason | None = None
-
-    @property
-    def key(self) -> DrawKey:
-        """What the draw of the next token depends on."""
-        return DrawKey(self.id, self.prompt, self.generated)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a sequence is over."""
-
-    max_new_tokens: int
-    max_context: int  # prompt and generated tokens together
-    stop_ids: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a step did: the sequences that it advanced, some of which may now be over, and the bytes it read for it."""
-
-    advanced: list[Sequence]
-    n_bytes: int
-
 
 PREFILL_CHUNK = 512
 """Prompt tokens fed at once: enough to keep the arithmetic busy, few enough to bound the memory of their scores."""
 
 
-class Generator:
-    """Decodes sequences together until all are over: `prefill` once, then `step` while `active` holds any."""
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What it took to begin a sequence: prompt tokens fed, those that the cache held already, and the time."""
 
-    def __init__(self, model: Transformer, sampler: Sampler, sequences: Tokens[Sequence], limits: Limits) -> None:
-        self._sequences = list(sequences)  # those in the cache, row by row
-        self._prompts = list(dict.fromkeys(sequence.prompt for sequence in sequences))
-        self._runner = Runner(model, len(self._prompts))
-        self._sampler = sampler
-        self._limits = limits
-        self._logits: Tensor | None = None  # of the tokens to come, where they are known already
+    n_fed: int
+    n_reused: int
+    prefill_seconds: float
+    first_token_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step did: the sequences that it advanced, of which some may now be over, its time and what it read."""
+
+    advanced: list[Sequence]
+    seconds: float
+    n_bytes: int
+
+
+class Generator:
+    """Decodes up to `runner.n_rows` sequences together: `admit` while there is room, `step` while any is active."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._sequences: list[Sequence] = []  # row by row; some may be over until the next call
+        self._last_prompt: tuple[tuple[int, ...], Tensor] | None = None  # with the logits of the token after it
 
     @property
     def active(self) -> list[Sequence]:
-        """The sequences that are not over, in the order given."""
+        """The sequences that are not over."""
         return [sequence for sequence in self._sequences if sequence.finish_reason is None]
 
     @property
-    def prompt_tokens(self) -> int:
-        """Tokens that prefill feeds."""
-        return sum(map(len, self._prompts))
+    def has_room(self) -> bool:
+        """Whether another sequence can begin."""
+        return len(self.active) < self._runner.n_rows
 
-    def prefill(self) -> Job[float]:
-        """Feed every prompt, equal ones once; returns the seconds that it took."""
-        total, done = self.prompt_tokens, 0
-        watch, logits = Stopwatch(self._runner.model.device), {}
-        for row, prompt in enumerate(self._prompts):
-            for first in range(0, len(prompt), PREFILL_CHUNK):
-                chunk = prompt[first : first + PREFILL_CHUNK]
-                with watch:
-                    logits[prompt] = self._runner.prefill(row, chunk)
-                done += len(chunk)
-                yield Progress("prefill", done, total, "tokens")
-        self._runner.select([self._prompts.index(sequence.prompt) for sequence in self._sequences])
-        self._logits = torch.stack([logits[sequence.prompt] for sequence in self._sequences])
-        yield Measured("prefill", total, watch.seconds)
-        return watch.seconds
+    def admit(self, sequence: Sequence) -> Job[Admission]:
+        """Feed a prompt, but for what the cache holds of it, and draw the first token."""
+        assert self.has_room
+        self._retire()
+        row, prompt = len(self._sequences), sequence.prompt
+        watch, drawing = Stopwatch(self._runner.model.device), Stopwatch(self._runner.model.device)
+        with watch:
+            logits, n_reused = self._recall(row, prompt)
+        for first in range(n_reused, len(prompt), PREFILL_CHUNK):
+            with watch:
+                logits = self._runner.prefill(row, prompt[first : first + PREFILL_CHUNK])
+            yield Progress("prefill", min(first + PREFILL_CHUNK, len(prompt)), len(prompt), "tokens")
+        assert logits is not None
+        self._last_prompt = prompt, logits
+        yield Measured("prefill", len(prompt) - n_reused, watch.seconds)
+        self._sequences.append(sequence)
+        with drawing:
+            self._draw(logits.unsqueeze(0), [sequence])
+        yield Measured("first token", 1, drawing.seconds)
+        return Admission(len(prompt) - n_reused, n_reused, watch.seconds, drawing.seconds)
 
-    def step(self) -> Step:
+    def step(self) -> Job[Step]:
         """One more token for each active sequence."""
-        advanced, n_bytes = self._retire(), 0
-        logits, self._logits = self._logits, None
-        if logits is None:
-            n_bytes = self._runner.step_bytes
+        watch = Stopwatch(self._runner.model.device)
+        with watch:
+            self._retire()
+            advanced = list(self._sequences)
+            n_bytes = self._runner.step_bytes(len(advanced))
             logits = self._runner.step([sequence.generated[-1] for sequence in advanced])
-        tokens = self._sampler.draw(logits, [sequence.key for sequence in advanced])
-        for sequence, token in zip(advanced, tokens, strict=True):
-            self._take(sequence, token)
-        return Step(advanced, n_bytes)
+            self._draw(logits, advanced)
+        yield Measured("decode", len(advanced), watch.seconds)
+        return Step(advanced, watch.seconds, n_bytes)
 
-    def _retire(self) -> list[Sequence]:
-        """Drop the rows of sequences that are over; returns the ones that go on."""
-        rows = [row for row, sequence in enumerate(self._sequences) if sequence.finish_reason is None]
-        if len(rows) < len(self._sequences):
-            self._runner.select(rows)
-            self._sequences = [self._sequences[row] for row in rows]
-        return self._sequences
+    def _recall(self, row: int, prompt: tuple[int, ...]) -> tuple[Tensor | None, int]:
+        """Begin a row with what the cache holds of a prompt; the logits after it, where they are known."""
+        if self._last_prompt is not None and self._last_prompt[0] == prompt:
+            n_reused = self._runner.recall(row, prompt)
+            if n_reused == len(prompt):
+                return self._last_prompt[1], n_reused
+        # at least one token must be fed to know what comes after
+        return None, self._runner.recall(row, prompt[:-1])
 
-    def _take(self, sequence: Sequence, token: int) -> None:
-        if token in self._limits.stop_ids:
-            sequence.finish_reason = "eos"
-            return
-        sequence.generated.append(token)
-        n_tokens = len(sequence.generated)
-        if n_tokens >= self._limits.max_new_tokens or len(sequence.prompt) + n_tokens >= self._limits.max_context:
-            sequence.finish_reason = "length"
+    def _draw(self, logits: Tensor, sequences: Tokens[Sequence]) -> None:
+        with phase("sample"):
+            tokens = draw_tokens(logits, [sequence.next_draw for sequence in sequences])
+        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
+            sequence.take(token)
+            if sequence.n_logprobs is not None and sequence.finish_reason != "eos":
+                sequence.logprobs.append(token_logprobs(logits[row], token, sequence.n_logprobs))
+
+    def _retire(self) -> None:
+        """Give the rows of sequences that are over to the last ones, so that the active ones have the first rows."""
+        for row in reversed(range(len(self._sequences))):
+            if self._sequences[row].finish_reason is not None:
+                last = self._sequences.pop()
+                if row < len(self._sequences):
+                    self._runner.move(len(self._sequences), row)
+                    self._sequences[row] = last

@@ -1,14 +1,18 @@
 """From a MODEL as a person names it to a decoder and its tokenizer, ready to run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.decode.sequence import Limits
 from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype, set_threads
+from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.formats import Weight, schemes
+from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.kernels.reference import Reference
 from gptfast_cli.core.model.transformer import Transformer
 from gptfast_cli.core.model.weights import assemble, weight_shapes
@@ -31,15 +35,31 @@ class LoadedModel:
     """A model in memory."""
 
     name: str
+    checkpoint: Checkpoint
     model: Transformer
     tokenizer: Tokenizer | None
     stop_ids: frozenset[int]
     seconds: float  # that loading took
 
     @property
+    def path(self) -> Path:
+        """The folder that it was loaded from."""
+        return self.checkpoint.path
+
+    @property
     def config(self) -> ModelConfig:
         """The model's shape."""
         return self.model.config
+
+    def limits(self, max_new_tokens: int, max_context: int | None, *, ignore_eos: bool = False) -> Limits:
+        """Limits of a sequence; `max_context` None is the model's own.
+
+        Raises UsageError where it is beyond the model's own.
+        """
+        longest = self.config.max_context
+        if max_context is not None and max_context > longest:
+            raise UsageError(f"--max-context {max_context} is beyond the {longest} tokens that {self.name} can hold.")
+        return Limits(max_new_tokens, max_context or longest, frozenset() if ignore_eos else self.stop_ids)
 
 
 def load(name: str | None, settings: Settings, placing: Placing) -> Job[LoadedModel]:
@@ -50,7 +70,7 @@ def load(name: str | None, settings: Settings, placing: Placing) -> Job[LoadedMo
     set_threads(placing.threads)
     device = pick_device(placing.device)
     watch = Stopwatch(device)
-    with watch:
+    with watch, phase("load"):
         found = resolve(name, settings)
         checkpoint = open_checkpoint(found.path)
         dtype = pick_dtype(placing.dtype, checkpoint.dtype, device)
@@ -63,13 +83,13 @@ def load(name: str | None, settings: Settings, placing: Placing) -> Job[LoadedMo
     weights: dict[str, Weight] = {}
     done = 0
     for weight_name in weight_shapes(checkpoint.config):
-        with watch:
+        with watch, phase("load"):
             stored = checkpoint.weight(weight_name)
             weights[weight_name] = schemes[stored.scheme].to(stored, device, dtype)
         done += stored.n_bytes
         yield Progress("load", done, checkpoint.n_bytes, "bytes")
     model = Transformer(checkpoint.config, assemble(checkpoint.config, weights.__getitem__), Reference(), dtype)
-    return LoadedModel(found.name, model, tokenizer, special.stop_ids, watch.seconds)
+    return LoadedModel(found.name, checkpoint, model, tokenizer, special.stop_ids, watch.seconds)
 
 
 def _special_tokens(checkpoint: Checkpoint) -> SpecialTokens:

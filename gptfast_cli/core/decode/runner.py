@@ -1,40 +1,149 @@
-"""One step of decoding over a batch: the only place where tokens meet the model and its cache."""
+"""The only place where tokens meet the model and its cache, which remembers the tokens that it holds.
 
-from collections.abc import Sequence
+Rows of the cache are slots: the sequences under way have the first ones, and a slot that is free still holds what
+was there last. A prompt starts from the longest beginning that any slot holds, so that the samples of one prompt,
+the turns of a conversation and the requests with one system message feed what they have in common once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.model.transformer import Transformer
+from gptfast_cli.core.kernels import LayerCache
+from gptfast_cli.core.kernels.phases import phase
+from gptfast_cli.core.model.transformer import Transformer, positions
+
+_WARM_UP_TOKENS = 2  # at least: a size of 1 is a case of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a step runs: `Transformer.next_logits`, as it stands or prepared for tensors of one shape.
+
+    is_fixed: it is always given the whole length of the cache and, decoding, all rows
+    """
+
+    run: Callable[[Tensor, Tensor, Sequence[LayerCache]], Tensor]
+    is_fixed: bool = False
 
 
 class Runner:
-    """A model and the KV cache of the sequences that it is decoding, one row each."""
+    """A model and the KV cache of up to `n_rows` sequences."""
 
     def __init__(self, model: Transformer, n_rows: int) -> None:
         self.model = model
+        self.n_rows = n_rows
         self._cache = model.new_cache(n_rows)
+        self._plain = self._prefill = self._decode = Forward(model.next_logits)
+        self._held: list[list[int]] = [[] for _ in range(n_rows)]  # tokens whose keys and values each row has
+
+    def recall(self, row: int, prompt: Sequence[int]) -> int:
+        """Let a row begin as the prompt does, as far as any row holds that; returns how many tokens it then has."""
+        shared = [common_prefix(held, prompt) for held in self._held]
+        best = max(range(self.n_rows), key=lambda other: (shared[other], other == row))
+        n_tokens = shared[best]
+        if best == row:
+            self._cache.rollback(row, n_tokens)
+        else:
+            self._cache.copy(best, row, n_tokens)
+        self._held[row] = list(prompt[:n_tokens])
+        return n_tokens
+
+    def prepare(self, n_tokens: int, *, prefill: Forward | None = None, decode: Forward | None = None) -> None:
+        """Make room for `n_tokens` in each row once and for all, and run these from now on."""
+        self._prefill, self._decode = prefill or self._plain, decode or self._plain
+        self._cache.reserve(max(n_tokens, max(self._cache.lengths) + _WARM_UP_TOKENS))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor that steps share: of the model and of the cache."""
+        yield from self.model.tensors()
+        for layer in self._cache.whole():
+            yield from (layer.keys, layer.values)
+
+    def warm_up(self) -> None:
+        """Run what is prepared once; it leaves what the rows hold as it is."""
+        if self._prefill.is_fixed:
+            self._feed(self._prefill, [[0] * _WARM_UP_TOKENS], slice(0, 1))
+        if self._decode.is_fixed:
+            self.step([])
 
     def prefill(self, row: int, tokens: Sequence[int]) -> Tensor:
         """Feed a piece of a prompt to one row; return the logits of the token to come, [vocab] float32."""
-        batch = torch.tensor([tokens], dtype=torch.int64, device=self.model.device)
-        x = self.model.forward(batch, self._cache, rows=slice(row, row + 1))
-        return self.model.logits(x[0, -1])
+        rows = slice(row, row + 1)
+        with phase("prefill"):
+            # compilers take a size of 1 for a constant, and would begin anew for it
+            logits = self._feed(self._prefill if len(tokens) > 1 else self._plain, [tokens], rows)
+        self._cache.advance(rows, len(tokens))
+        self._held[row] += tokens
+        return logits[0]
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        """Feed one token to each row; return the logits of the tokens to come, [rows, vocab] float32."""
-        batch = torch.tensor(tokens, dtype=torch.int64, device=self.model.device).unsqueeze(-1)
-        return self.model.logits(self.model.forward(batch, self._cache)[:, -1])
+        """Feed one token to each of the first rows; return the logits of the tokens to come, [rows, vocab] float32."""
+        n_rows = len(tokens)
+        batch = [[token] for token in tokens]
+        if self._decode.is_fixed:  # free rows run along, and write past the end of what they hold
+            batch += [[0]] * (self.n_rows - n_rows)
+        with phase("decode"):
+            logits = self._feed(self._decode, batch, slice(0, len(batch)))
+        self._cache.advance(slice(0, n_rows), 1)
+        for held, token in zip(self._held, tokens, strict=False):
+            held.append(token)
+        return logits[:n_rows]
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows, in this order; a row may be named twice."""
-        self._cache.select(rows)
+    def move(self, source: int, target: int) -> None:
+        """Put what a row holds into another row."""
+        self._cache.copy(source, target, len(self._held[source]))
+        self._held[target] = list(self._held[source])
 
-    @property
-    def step_bytes(self) -> int:
-        """Bytes that the next step reads: all weights, but only rows of the embedding, and the KV cache in use."""
+    def save(self, row: int, n_tokens: int) -> dict[str, Tensor]:
+        """The first tokens that a row holds, as tensors by name: `tokens` [n_tokens] int64, keys and values."""
+        assert n_tokens <= len(self._held[row])
+        return {"tokens": torch.tensor(self._held[row][:n_tokens]), **self._cache.row(row, n_tokens)}
+
+    @torch.inference_mode()
+    def restore(self, row: int, saved: Mapping[str, Tensor]) -> None:
+        """Let a row hold what `save` gave, of a runner of the same model; raises ValueError where it does not fit."""
+        tokens = saved["tokens"].tolist()
+        self._cache.reserve(len(tokens))
+        room = self._cache.row(row, len(tokens))
+        if {name: (tensor.dtype, tensor.shape) for name, tensor in room.items()} != {
+            name: (tensor.dtype, tensor.shape) for name, tensor in saved.items() if name != "tokens"
+        }:
+            raise ValueError("keys and values of another shape or dtype")
+        for name, tensor in room.items():
+            tensor.copy_(saved[name])
+        self._cache.lengths[row] = len(tokens)
+        self._held[row] = tokens
+
+    def step_bytes(self, n_rows: int) -> int:
+        """Bytes that the next step of the first rows reads: all weights, but only rows of the embedding, and the KV."""
         weights, config = self.model.weights, self.model.config
         table = 0 if config.tied_embeddings else weights.embedding.n_bytes  # a tied table is read whole, as the head
-        rows = len(self._cache.lengths) * weights.embedding.n_bytes // config.vocab_size
-        kv = config.kv_bytes_per_token(self.model.dtype.itemsize) * sum(self._cache.lengths)
-        return weights.n_bytes - table + rows + kv
+        embedded = n_rows * weights.embedding.n_bytes // config.vocab_size
+        kv = config.kv_bytes_per_token(self.model.dtype.itemsize) * sum(self._cache.lengths[:n_rows])
+        return weights.n_bytes - table + embedded + kv
+
+    @torch.inference_mode()
+    def _feed(self, forward: Forward, tokens: Sequence[Sequence[int]], rows: slice) -> Tensor:
+        """Run tokens of some rows, each going on where its row ends; they are written, but not yet counted."""
+        starts, time = self._cache.lengths[rows], len(tokens[0])
+        n_keys = max(starts) + time
+        self._cache.reserve(n_keys)
+        if not forward.is_fixed:
+            layers = self._cache.layers(rows=rows, n_keys=n_keys)
+        elif len(starts) < self.n_rows:
+            layers = self._cache.layers(rows=rows, n_keys=self._cache.capacity)
+        else:
+            layers = self._cache.whole()
+        batch = torch.tensor(tokens, dtype=torch.int64, device=self.model.device)
+        return forward.run(batch, positions(starts, time, self.model.device), layers)
+
+
+def common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    for n, (a, b) in enumerate(zip(held, prompt, strict=False)):
+        if a != b:
+            return n
+    return min(len(held), len(prompt))

@@ -1,4 +1,4 @@
-"""Choosing the next token of each row, reproducibly: a draw depends on seed, sequence and position alone."""
+"""Choosing the next token of each row, reproducibly: a draw depends on its seed, its stream and its position alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,43 +12,58 @@ from gptfast_cli.core.errors import GptFastError
 
 
 @dataclass(frozen=True, slots=True)
-class DrawKey:
-    """What a draw depends on besides the seed."""
+class Sampler:
+    """How the tokens of one sequence are drawn; `stream` tells sequences of one seed apart."""
 
-    sequence: int
+    sampling: Sampling
+    seed: int
+    stream: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The next draw of a sequence, and the tokens before it."""
+
+    sampler: Sampler
     prompt: Sequence[int]
     generated: Sequence[int]
 
     @property
-    def position(self) -> int:
-        """Where the drawn token will stand."""
-        return len(self.prompt) + len(self.generated)
+    def uniform(self) -> float:
+        """The number in [0, 1) that decides it: its own for each seed, stream and position."""
+        return uniform(self.sampler.seed, self.sampler.stream, len(self.prompt) + len(self.generated))
 
 
-class Sampler:
-    """Draws tokens under one set of sampling options and one seed."""
+def draw_tokens(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+    """A token for each row of logits [rows, vocab] float32, each row by its own sampler.
 
-    def __init__(self, sampling: Sampling, seed: int) -> None:
-        self.sampling = sampling
-        self.seed = seed
+    Raises GptFastError where the logits hold NaN.
+    """
+    rows_by_sampling: dict[Sampling, list[int]] = {}
+    for row, draw in enumerate(draws):
+        rows_by_sampling.setdefault(draw.sampler.sampling, []).append(row)
+    if len(rows_by_sampling) == 1:
+        return _draw_alike(logits, draws, draws[0].sampler.sampling)
+    tokens = [-1] * len(draws)
+    for sampling, rows in rows_by_sampling.items():
+        drawn = _draw_alike(logits[rows], [draws[row] for row in rows], sampling)
+        for row, token in zip(rows, drawn, strict=True):
+            tokens[row] = token
+    return tokens
 
-    def draw(self, logits: Tensor, keys: Sequence[DrawKey]) -> list[int]:
-        """The next token of each row of logits [rows, vocab] float32.
 
-        Raises GptFastError where the logits hold NaN.
-        """
-        if self.sampling.repetition_penalty != 1:
-            logits = penalise(logits, _seen(logits, keys), self.sampling.repetition_penalty)
-        if self.sampling.is_greedy:
-            return logits.argmax(dim=-1).tolist()  # the lowest of several equals
-        uniforms = [uniform(self.seed, key.sequence, key.position) for key in keys]
-        tokens: list[int] = _invert(probabilities(logits, self.sampling), uniforms).tolist()
-        if max(tokens) == logits.shape[-1]:
-            raise GptFastError(
-                "The model's output is not a number (NaN).",
-                "A wider dtype may help: --dtype float32 or --dtype bfloat16.",
-            )
-        return tokens
+def _draw_alike(logits: Tensor, draws: Sequence[Draw], sampling: Sampling) -> list[int]:
+    if sampling.repetition_penalty != 1:
+        logits = penalise(logits, _seen(logits, draws), sampling.repetition_penalty)
+    if sampling.is_greedy:
+        return logits.argmax(dim=-1).tolist()  # the lowest of several equals
+    tokens: list[int] = _invert(probabilities(logits, sampling), [draw.uniform for draw in draws]).tolist()
+    if max(tokens) == logits.shape[-1]:
+        raise GptFastError(
+            "The model's output is not a number (NaN).",
+            "A wider dtype may help: --dtype float32 or --dtype bfloat16.",
+        )
+    return tokens
 
 
 def _invert(p: Tensor, uniforms: Sequence[float]) -> Tensor:
@@ -63,8 +78,8 @@ def _invert(p: Tensor, uniforms: Sequence[float]) -> Tensor:
     return torch.searchsorted(cumulative, thresholds, right=True).squeeze(-1)
 
 
-def _seen(logits: Tensor, keys: Sequence[DrawKey]) -> Tensor:
+def _seen(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     seen = torch.zeros(logits.shape, dtype=torch.bool)
-    for row, key in enumerate(keys):
-        seen[row, [*key.prompt, *key.generated]] = True
+    for row, draw in enumerate(draws):
+        seen[row, [*draw.prompt, *draw.generated]] = True
     return seen.to(logits.device)

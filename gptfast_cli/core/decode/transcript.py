@@ -1,9 +1,11 @@
 """The text of one sequence under way: tokens become text, and text ends before a stop string."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Texts
 
-from gptfast_cli.core.decode.generator import Sequence
+from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.decode.stopping import StopStrings
+from gptfast_cli.core.events import Finished, Text
 from gptfast_cli.core.tokenizers import Tokenizer
 
 
@@ -15,6 +17,7 @@ class Transcript:
         self.text = ""
         self._stops = StopStrings(stops)
         self._n_read = 0
+        self._is_told = False  # that the sequence is over
         self._stream = None
         if tokenizer is not None:
             self._stream = tokenizer.stream()
@@ -35,10 +38,24 @@ class Transcript:
         if self.sequence.finish_reason is not None and not self._stops.found:
             text += self._stops.push(self._without_prompt(self._stream.finish()))
             text += self._stops.finish()
+            self._stream = None  # at its end
         if self._stops.found:
             self.sequence.finish_reason = "stop"
         self.text += text
         return text
+
+    def follow(self) -> Iterator[Text | Finished]:
+        """What is new in the text, and once that the sequence is over."""
+        if text := self.read():
+            yield Text(self.sequence.id, text)
+        if self.sequence.finish_reason is not None and not self._is_told:
+            self._is_told = True
+            yield Finished(self.sequence.id)
+
+    def interrupt(self) -> Iterator[Text | Finished]:
+        """End the sequence where it stands, unless it is over; what `follow` gives for that."""
+        self.sequence.finish_reason = self.sequence.finish_reason or "interrupted"
+        yield from self.follow()
 
     def _without_prompt(self, text: str) -> str:
         """Drop the end of the prompt, which the stream may have held back until more was known."""

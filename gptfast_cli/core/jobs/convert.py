@@ -27,7 +27,7 @@ from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.formats.plain import plain
 from gptfast_cli.core.model.weights import weight_shapes
 from gptfast_cli.core.settings import Settings
-from gptfast_cli.core.tokenizers import open_tokenizer, special_tokens, tokenizer_files
+from gptfast_cli.core.tokenizers import disagreements, open_tokenizer, special_tokens, tokenizer_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,10 @@ def run(request: ConvertRequest) -> Job[Converted]:
     place = request.out or open_store(request.settings).place(name)
     check_place(place, force=request.force)
     checkpoint = open_checkpoint(source.path)
-    tokenizer = _tokenizer(request, source.path)
+    tokenizer_folder = _tokenizer_folder(request, source.path)
+    tokenizer = _tokenizer(request, tokenizer_folder)
     yield from _notes(tokenizer, checkpoint)
+    yield from (Note(str(disagreement)) for disagreement in disagreements(tokenizer_folder))
     dtype = _dtype(request.dtype)
     contents = Contents(
         name=name,
@@ -122,10 +124,13 @@ def _dtype(name: str | None) -> torch.dtype | None:
     return DTYPES[name] if name is not None else None
 
 
-def _tokenizer(request: ConvertRequest, own: Path) -> TokenizerFiles:
-    """The tokenizer to be copied; without files where there is none, but with the ids that config.json declares."""
+def _tokenizer_folder(request: ConvertRequest, own: Path) -> Path:
     other = request.tokenizer_from
-    folder = own if other is None else resolve(other, request.settings).path
+    return own if other is None else resolve(other, request.settings).path
+
+
+def _tokenizer(request: ConvertRequest, folder: Path) -> TokenizerFiles:
+    """The tokenizer to be copied; without files where there is none, but with the ids that config.json declares."""
     if (folder / MANIFEST_FILE).is_file():
         entry = read_manifest(folder).tokenizer
         if entry is not None:
@@ -133,8 +138,8 @@ def _tokenizer(request: ConvertRequest, own: Path) -> TokenizerFiles:
                 tuple(folder / name for name in entry.files), entry.bos_id, entry.stop_ids, entry.add_bos
             )
     files = tokenizer_files(folder) if open_tokenizer(folder) else ()
-    if other is not None and not files:
-        raise NotFoundError(f"{other}: has no tokenizer.", "Name another model with --tokenizer-from.")
+    if request.tokenizer_from is not None and not files:
+        raise NotFoundError(f"{request.tokenizer_from}: has no tokenizer.", "Name another model with --tokenizer-from.")
     special = special_tokens(folder)
     return TokenizerFiles(files, special.bos_id, tuple(sorted(special.stop_ids)), special.add_bos)
 

@@ -1,23 +1,29 @@
 """`generate`: a prompt in, its continuations and their speed out."""
 
 import secrets
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
-from gptfast_cli.core.decode.generator import FinishReason, Generator, Limits, Sequence
+from gptfast_cli.core.decode.compiled import Compiling, compile_steps
+from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.loading import LoadedModel, Placing, load
+from gptfast_cli.core.decode.logprobs import TokenLogprobs
+from gptfast_cli.core.decode.prompt_cache import PromptCache
+from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
 from gptfast_cli.core.decode.randomness import uniform
+from gptfast_cli.core.decode.ranges import check_at_least, check_seed, check_stops
+from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sampling import Sampling, check
+from gptfast_cli.core.decode.sequence import FinishReason, Sequence
 from gptfast_cli.core.decode.transcript import Transcript
 from gptfast_cli.core.device import peak_memory_bytes
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.events import Job, Measured, Text
+from gptfast_cli.core.events import Job, Note, Prompt
 from gptfast_cli.core.measure.throughput import Metrics, Timings
 from gptfast_cli.core.settings import Settings
-from gptfast_cli.core.stopwatch import Stopwatch
 
-_LARGEST_SEED = 2**64 - 1
 _SYNTHETIC_SEED = 0  # synthetic prompts are the same in every run, so that their speeds compare
 
 
@@ -29,6 +35,9 @@ class GenerateRequest:
     max_context: most tokens of prompt and continuation together; None is the model's own limit
     seed:        None takes a fresh one, which the result tells
     batch_size:  samples decoded together; None decodes all of them together
+    n_logprobs:  alternatives to tell the log-probabilities of, for each token; None tells none
+    show_prompt: tell the exact text that the model is given
+    prompt_cache: a file to start from where it begins as the prompt does, and to keep the prompt in where not
     """
 
     prompt: str | tuple[int, ...] | None
@@ -36,6 +45,7 @@ class GenerateRequest:
     prompt_length: int | None = None
     model: str | None = None
     placing: Placing = Placing()
+    compiling: Compiling = Compiling()
     sampling: Sampling = Sampling()
     max_new_tokens: int = 200
     stop: tuple[str, ...] = ()
@@ -44,6 +54,10 @@ class GenerateRequest:
     seed: int | None = None
     num_samples: int = 1
     batch_size: int | None = None
+    n_logprobs: int | None = None
+    chat: ChatOptions = ChatOptions()
+    show_prompt: bool = False
+    prompt_cache: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,7 @@ class Sample:
     token_ids: tuple[int, ...]
     prompt_tokens: int
     finish_reason: FinishReason
+    logprobs: tuple[TokenLogprobs, ...] | None = None  # of the generated tokens, where they were asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,76 +86,73 @@ def run(request: GenerateRequest) -> Job[Generation]:
     """Generate; an interrupt once the model runs ends it early, with all that is there.
 
     Raises UsageError for a value out of range or a prompt that does not fit; NotFoundError and CorruptError as
-    loading does.
+    loading and chat templates do.
     """
     _check(request)
     loaded = yield from load(request.model, request.settings, request.placing)
-    prompt = _prompt_ids(request, loaded)
-    limits = _limits(request, loaded, len(prompt))
-    sampler = Sampler(request.sampling, secrets.randbits(31) if request.seed is None else request.seed)
-    sequences = [Sequence(sample, prompt) for sample in range(request.num_samples)]
+    limits = loaded.limits(request.max_new_tokens, request.max_context, ignore_eos=request.ignore_eos)
+    prompt = yield from _prompt_ids(request, loaded)
+    limits.check_prompt(len(prompt))
+    seed = secrets.randbits(31) if request.seed is None else request.seed
+    sequences = [
+        Sequence(sample, prompt, Sampler(request.sampling, seed, sample), limits, request.n_logprobs)
+        for sample in range(request.num_samples)
+    ]
     transcripts = [Transcript(sequence, loaded.tokenizer, request.stop) for sequence in sequences]
     timings = Timings()
+    runner = Runner(loaded.model, min(request.batch_size or request.num_samples, request.num_samples))
+    prompt_cache = PromptCache(request.prompt_cache, loaded, prompt) if request.prompt_cache else None
+    if prompt_cache is not None:
+        yield from prompt_cache.load(runner)
+    timings.compile_seconds = yield from compile_steps(
+        runner, request.compiling, n_tokens=limits.most_tokens(len(prompt)), settings=request.settings
+    )
     try:
-        for batch in _batches(transcripts, request.batch_size):
-            yield from _decode(batch, loaded, sampler=sampler, limits=limits, timings=timings)
+        yield from _decode(transcripts, Generator(runner), timings)
     except KeyboardInterrupt:
-        yield from _interrupt(transcripts)
+        for transcript in transcripts:
+            yield from transcript.interrupt()
+    if prompt_cache is not None and timings.ttft_seconds is not None:  # the prompt has been fed
+        yield from prompt_cache.save(runner)
     return Generation(
         model=loaded.name,
-        seed=sampler.seed,
+        seed=seed,
         samples=tuple(_sample(transcript) for transcript in transcripts),
         metrics=timings.metrics(load_seconds=loaded.seconds, peak_memory_bytes=peak_memory_bytes(loaded.model.device)),
     )
 
 
-def _decode(
-    transcripts: list[Transcript], loaded: LoadedModel, *, sampler: Sampler, limits: Limits, timings: Timings
-) -> Job[None]:
-    sequences = [transcript.sequence for transcript in transcripts]
-    texts = {transcript.sequence.id: transcript for transcript in transcripts}
-    generator = Generator(loaded.model, sampler, sequences, limits)
-    prefill = yield from generator.prefill()
-    timings.add_prefill(generator.prompt_tokens, prefill)
-    is_first = True
-    while generator.active:
-        watch = Stopwatch(loaded.model.device)
-        with watch:
-            step = generator.step()
-        n_tokens = len(step.advanced)
-        if is_first:
-            timings.add_first_token(prefill + watch.seconds)
-            yield Measured("first token", n_tokens, watch.seconds)
-        else:
-            timings.add_step(n_tokens, watch.seconds, n_bytes=step.n_bytes)
-            yield Measured("decode", n_tokens, watch.seconds)
-        is_first = False
-        for sequence in step.advanced:
-            if text := texts[sequence.id].read():
-                yield Text(sequence.id, text)
-
-
-def _interrupt(transcripts: list[Transcript]) -> Job[None]:
-    for transcript in transcripts:
-        if transcript.sequence.finish_reason is None:
-            transcript.sequence.finish_reason = "interrupted"
-            if text := transcript.read():
-                yield Text(transcript.sequence.id, text)
+def _decode(transcripts: list[Transcript], generator: Generator, timings: Timings) -> Job[None]:
+    waiting = deque(transcripts)
+    under_way: dict[int, Transcript] = {}
+    while waiting or generator.active:
+        while waiting and generator.has_room:
+            transcript = waiting.popleft()
+            sequence = transcript.sequence
+            under_way[sequence.id] = transcript
+            timings.add_admission((yield from generator.admit(sequence)))
+            yield from transcript.follow()
+        if generator.active:
+            step = yield from generator.step()
+            timings.add_step(step)
+            for sequence in step.advanced:
+                yield from under_way[sequence.id].follow()
 
 
 def _sample(transcript: Transcript) -> Sample:
     sequence = transcript.sequence
     assert sequence.finish_reason is not None
-    return Sample(sequence.id, transcript.text, tuple(sequence.generated), len(sequence.prompt), sequence.finish_reason)
+    return Sample(
+        id=sequence.id,
+        text=transcript.text,
+        token_ids=tuple(sequence.generated),
+        prompt_tokens=len(sequence.prompt),
+        finish_reason=sequence.finish_reason,
+        logprobs=None if sequence.n_logprobs is None else tuple(sequence.logprobs),
+    )
 
 
-def _batches(transcripts: list[Transcript], size: int | None) -> Iterator[list[Transcript]]:
-    size = size or len(transcripts)
-    for first in range(0, len(transcripts), size):
-        yield transcripts[first : first + size]
-
-
-def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> tuple[int, ...]:
+def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[int, ...]]:
     """The prompt as token ids, of which the model knows every one."""
     vocab_size = loaded.config.vocab_size
     match request.prompt:
@@ -149,48 +161,40 @@ def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> tuple[int, ...
             draws = (uniform(_SYNTHETIC_SEED, 0, position) for position in range(request.prompt_length))
             return tuple(int(draw * vocab_size) for draw in draws)
         case str(text):
-            return _encode(text, loaded)
+            return (yield from _encode(text, request, loaded))
         case ids:
             if unknown := next((token for token in ids if not 0 <= token < vocab_size), None):
                 raise UsageError(f"Token id {unknown} is outside of the model's vocabulary of {vocab_size}.")
             return ids
 
 
-def _encode(text: str, loaded: LoadedModel) -> tuple[int, ...]:
-    if loaded.tokenizer is None:
-        raise UsageError(f"{loaded.name} has no tokenizer.", "Give token ids instead: --prompt-ids 1,2,3")
-    return tuple(loaded.tokenizer.encode(text))
-
-
-def _limits(request: GenerateRequest, loaded: LoadedModel, n_prompt: int) -> Limits:
-    longest = loaded.config.max_context
-    max_context = request.max_context or longest
-    if max_context > longest:
-        raise UsageError(f"--max-context {max_context} is beyond the {longest} tokens that {loaded.name} can hold.")
-    if n_prompt >= max_context:
-        raise UsageError(
-            f"The prompt has {n_prompt} tokens, and the context holds {max_context}, the answer included.",
-            "Shorten the prompt" + (", or raise --max-context." if max_context < longest else "."),
-        )
-    return Limits(request.max_new_tokens, max_context, frozenset() if request.ignore_eos else loaded.stop_ids)
+def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[int, ...]]:
+    with open_prompter(loaded, request.chat) as prompter:
+        if prompter.stands_in:
+            yield Note(f"{loaded.name} has no chat template: Llama-2's [INST] form stands in.")
+        text = prompter.text(prompt)
+        ids = prompter.encode(text)
+        if request.show_prompt:
+            yield Note(f"{text}\n({len(ids)} tokens)")
+        yield Prompt(prompt, continues=not prompter.is_chat)
+        return ids
 
 
 def _check(request: GenerateRequest) -> None:
     """Raise UsageError for whatever can be seen to be wrong before a model is loaded."""
     check(request.sampling)
-    at_least_one = {
-        "--max-new-tokens": request.max_new_tokens,
-        "--num-samples": request.num_samples,
-        "--batch-size": request.batch_size,
-        "--max-context": request.max_context,
-        "--prompt-length": request.prompt_length,
-    }
-    for option, value in at_least_one.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{option} must be at least 1, not {value}.")
-    if request.seed is not None and not 0 <= request.seed <= _LARGEST_SEED:
-        raise UsageError(f"--seed must be from 0 to {_LARGEST_SEED}, not {request.seed}.")
+    check_seed(request.seed)
+    check_stops(request.stop)
+    check_at_least(
+        1,
+        {
+            "--max-new-tokens": request.max_new_tokens,
+            "--num-samples": request.num_samples,
+            "--batch-size": request.batch_size,
+            "--max-context": request.max_context,
+            "--prompt-length": request.prompt_length,
+        },
+    )
+    check_at_least(0, {"--logprobs": request.n_logprobs})
     if request.prompt in ("", ()):
         raise UsageError("The prompt is empty.", 'Give it some words to go on: gptfast generate "Once upon a time"')
-    if "" in request.stop:
-        raise UsageError("--stop needs at least one character.")

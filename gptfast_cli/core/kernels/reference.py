@@ -8,16 +8,18 @@ spelled out in operations that round alike wherever in a tensor an element stand
 (Products under 12 columns wide escape the first habit; no head or layer of a real model is that narrow.)
 """
 
+from collections.abc import Mapping
 from functools import reduce
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
-from gptfast_cli.core.formats import Weight, schemes
+from gptfast_cli.core.formats import Scheme, Weight, schemes
 from gptfast_cli.core.kernels import KEY_BLOCK, AttentionSpec, LayerCache, Linear, Norm, Placement
 
 ROW_TILE = 16
+SCHEMES: Mapping[str, Scheme] = dict(schemes)  # a plain one: a compiler cannot look behind the import of a plug
 
 
 class Reference:
@@ -25,7 +27,7 @@ class Reference:
 
     def embed(self, tokens: Tensor, embedding: Weight, dtype: torch.dtype) -> Tensor:
         """See Backend."""
-        return schemes[embedding.scheme].rows(embedding, tokens, dtype)
+        return SCHEMES[embedding.scheme].rows(embedding, tokens, dtype)
 
     def project_qkv(
         self, x: Tensor, qkv: Linear, *, norm: Norm, place: Placement, cache: LayerCache, spec: AttentionSpec
@@ -81,16 +83,16 @@ def rms_norm(x: Tensor, norm: Norm) -> Tensor:
     """x over its root mean square along the last axis, times the weight; the statistics are float32."""
     wide = x.float()
     scaled = wide * torch.rsqrt((wide * wide).mean(dim=-1, keepdim=True) + norm.eps)
-    return scaled.to(x.dtype) * schemes[norm.weight.scheme].dense(norm.weight, x.dtype)
+    return scaled.to(x.dtype) * SCHEMES[norm.weight.scheme].dense(norm.weight, x.dtype)
 
 
 def linear(x: Tensor, layer: Linear) -> Tensor:
     """x W^T + b for x [..., in_features]: [..., out_features]."""
-    weight = schemes[layer.weight.scheme].dense(layer.weight, x.dtype)
+    weight = SCHEMES[layer.weight.scheme].dense(layer.weight, x.dtype)
     y = matmul(x.reshape(-1, x.shape[-1]), weight.t()).view(*x.shape[:-1], -1)
     if layer.bias is None:
         return y
-    return y + schemes[layer.bias.scheme].dense(layer.bias, x.dtype)
+    return y + SCHEMES[layer.bias.scheme].dense(layer.bias, x.dtype)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
 
 def is_exact(x: Tensor) -> bool:
     """Whether the promise of equal bits in any company holds for work on x."""
-    return x.dtype is torch.float32 and x.device.type == "cpu"
+    return x.dtype is torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def rotate(x: Tensor, place: Placement) -> Tensor:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gptfast_cli.core.decode.generator import Admission, Step
+
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
@@ -10,6 +12,7 @@ class Metrics:
 
     decode_tok_s: tokens after the first ÷ time after the first, of one sequence; aggregate_tok_s: of all together
     ttft_s:       from the start of prefill to the first token; tpot: time for each token after the first
+    compile_s:    before all of these, and part of none
     decode_gbps:  bytes that the steps read ÷ their time, in GB = 1e9 bytes; mbu: that ÷ the measured bandwidth
     """
 
@@ -28,30 +31,28 @@ class Metrics:
 
 @dataclass(slots=True)
 class Timings:
-    """Collects the times of a generation, batch after batch."""
+    """Collects the times of a generation."""
 
+    compile_seconds: float | None = None  # spent before the first prefill
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
-    ttft_seconds: float | None = None  # of the first batch
-    step_seconds: list[float] = field(default_factory=list)  # of every step after a batch's first token
+    ttft_seconds: float | None = None  # of the first sequence
+    step_seconds: list[float] = field(default_factory=list)  # of every step, each after a first token
     step_tokens: int = 0  # that these steps gave, all sequences together
     step_bytes: int = 0  # that these steps read
 
-    def add_prefill(self, n_tokens: int, seconds: float) -> None:
-        """Count the prefill of a batch."""
-        self.prefill_tokens += n_tokens
-        self.prefill_seconds += seconds
-
-    def add_first_token(self, seconds: float) -> None:
-        """Count the time from the start of a batch's prefill to its first tokens."""
+    def add_admission(self, admission: Admission) -> None:
+        """Count the beginning of a sequence."""
+        self.prefill_tokens += admission.n_fed
+        self.prefill_seconds += admission.prefill_seconds
         if self.ttft_seconds is None:
-            self.ttft_seconds = seconds
+            self.ttft_seconds = admission.prefill_seconds + admission.first_token_seconds
 
-    def add_step(self, n_tokens: int, seconds: float, *, n_bytes: int) -> None:
+    def add_step(self, step: Step) -> None:
         """Count a step after the first token: what it gave, took and read."""
-        self.step_tokens += n_tokens
-        self.step_bytes += n_bytes
-        self.step_seconds.append(seconds)
+        self.step_tokens += len(step.advanced)
+        self.step_bytes += step.n_bytes
+        self.step_seconds.append(step.seconds)
 
     def metrics(self, *, load_seconds: float, peak_memory_bytes: int) -> Metrics:
         """The numbers."""
@@ -67,7 +68,7 @@ class Timings:
             mbu=None,
             peak_memory_bytes=peak_memory_bytes,
             load_s=load_seconds,
-            compile_s=None,
+            compile_s=self.compile_seconds,
         )
 
 

@@ -4,9 +4,8 @@ Rows stand at different positions, and to roll a row back is to shorten its leng
 overwritten later. Memory grows with the longest row, in buckets, not with what the model could reach.
 """
 
-from collections.abc import Sequence
-
 import torch
+from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.kernels import KEY_BLOCK, LayerCache
@@ -36,6 +35,7 @@ class KVCache:
         """Bytes that the cache takes, used or not."""
         return sum(tensor.nbytes for tensor in (*self._keys, *self._values))
 
+    @torch.inference_mode()
     def reserve(self, n_tokens: int) -> None:
         """Make room for `n_tokens` in every row, layer by layer; what is there stays."""
         missing = n_tokens - self.capacity
@@ -54,6 +54,19 @@ class KVCache:
         assert n_keys <= self.capacity
         return LayerCache(self._keys[index][rows, :, :n_keys], self._values[index][rows, :, :n_keys])
 
+    def layers(self, *, rows: slice, n_keys: int) -> list[LayerCache]:
+        """Such a view of every layer."""
+        return [self.layer(index, rows=rows, n_keys=n_keys) for index in range(len(self._keys))]
+
+    def row(self, row: int, n_tokens: int) -> dict[str, Tensor]:
+        """Views of the first `n_tokens` of a row, each [kv_heads, n_tokens, head_dim], by `keys.N` and `values.N`."""
+        kinds = (("keys", self._keys), ("values", self._values))
+        return {f"{kind}.{n}": tensor[row, :, :n_tokens] for kind, tensors in kinds for n, tensor in enumerate(tensors)}
+
+    def whole(self) -> list[LayerCache]:
+        """All of every layer: the same tensors each time, until the capacity grows."""
+        return [LayerCache(keys, values) for keys, values in zip(self._keys, self._values, strict=True)]
+
     def advance(self, rows: slice, n_tokens: int) -> None:
         """Count `n_tokens` just written to each of the rows as valid."""
         self.lengths[rows] = [length + n_tokens for length in self.lengths[rows]]
@@ -63,10 +76,11 @@ class KVCache:
         assert 0 <= length <= self.lengths[row]
         self.lengths[row] = length
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Become these rows of the old cache, in this order; a row may be named twice."""
-        index = torch.tensor(rows, dtype=torch.int64, device=self._keys[0].device)
+    @torch.inference_mode()
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        """Make a row equal to the first `n_tokens` of another."""
+        assert n_tokens <= self.lengths[source]
         for tensors in (self._keys, self._values):
-            for layer, old in enumerate(tensors):
-                tensors[layer] = old.index_select(0, index)
-        self.lengths = [self.lengths[row] for row in rows]
+            for tensor in tensors:
+                tensor[target, :, :n_tokens] = tensor[source, :, :n_tokens]
+        self.lengths[target] = n_tokens

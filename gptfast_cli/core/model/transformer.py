@@ -1,10 +1,13 @@
 """The decoder, written once in the words of `kernels`: a family differs in its config, a device in its backend."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.kernels import AttentionSpec, Backend, LayerCache, Linear, Norm, Placement
+from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.rope import frequencies, rotation
 from gptfast_cli.core.model.weights import LayerWeights, ModelWeights
@@ -31,36 +34,67 @@ class Transformer:
         The tokens are added to the cache. `rows` are the cache rows that the batch stands for.
         Returns [batch, time, dim], to be turned into logits where they are wanted.
         """
-        starts = cache.lengths[rows]
-        n_keys = max(starts) + tokens.shape[1]
+        starts, time = cache.lengths[rows], tokens.shape[1]
+        n_keys = max(starts) + time
         cache.reserve(n_keys)
-        place = self._placement(starts, tokens.shape[1])
-        x = self._backend.embed(tokens, self.weights.embedding, self.dtype)
-        for index, layer in enumerate(self.weights.layers):
-            x = self._layer(x, layer, place=place, cache=cache.layer(index, rows=rows, n_keys=n_keys))
-        cache.advance(rows, tokens.shape[1])
+        x = self._hidden(tokens, positions(starts, time, self.device), cache.layers(rows=rows, n_keys=n_keys))
+        cache.advance(rows, time)
         return x
 
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
         """Logits of x [..., dim] as `forward` returned it: [..., vocab_size] float32."""
-        norm = Norm(self.weights.norm, self.config.norm_eps)
-        return self._backend.head(x, Linear(self.weights.head), norm=norm)
+        return self._head(x)
+
+    def next_logits(self, tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
+        """Logits of the tokens that come after tokens [batch, time] at their positions: [batch, vocab_size] float32.
+
+        Of tensors alone, and so fit to be compiled; it writes into the cache and counts nothing.
+        """
+        return self._head(self._hidden(tokens, positions, layers)[:, -1])
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor that a step reads but for its tokens, their positions and the cache."""
+        weights = [self.weights.embedding, self.weights.norm, self.weights.head]
+        for layer in self.weights.layers:
+            linears = (layer.qkv, layer.attention_output, layer.gate_up, layer.down)
+            weights += [layer.attention_norm, layer.ffn_norm, *(linear.weight for linear in linears)]
+            weights += [linear.bias for linear in linears if linear.bias is not None]
+        yield self._frequencies
+        for weight in weights:
+            yield from weight.parts.values()
 
     def new_cache(self, n_rows: int) -> KVCache:
         """An empty cache for `n_rows` sequences of this model."""
         return KVCache(self.config, n_rows, dtype=self.dtype, device=self.device)
 
+    def _hidden(self, tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
+        place = Placement(positions, *rotation(positions, self._frequencies))
+        x = self._backend.embed(tokens, self.weights.embedding, self.dtype)
+        for layer, cache in zip(self.weights.layers, layers, strict=True):
+            x = self._layer(x, layer, place=place, cache=cache)
+        return x
+
+    def _head(self, x: Tensor) -> Tensor:
+        norm = Norm(self.weights.norm, self.config.norm_eps)
+        return self._backend.head(x, Linear(self.weights.head), norm=norm)
+
     def _layer(self, x: Tensor, layer: LayerWeights, *, place: Placement, cache: LayerCache) -> Tensor:
         backend, spec, eps = self._backend, self._attention, self.config.norm_eps
-        norm = Norm(layer.attention_norm, eps)
-        q = backend.project_qkv(x, layer.qkv, norm=norm, place=place, cache=cache, spec=spec)
-        heads = backend.attend(q, cache, place=place, spec=spec)
-        x = backend.project_output(heads, layer.attention_output, residual=x)
-        hidden = backend.gate_up(x, layer.gate_up, norm=Norm(layer.ffn_norm, eps))
-        return backend.down(hidden, layer.down, residual=x)
+        with phase("project_qkv"):
+            norm = Norm(layer.attention_norm, eps)
+            q = backend.project_qkv(x, layer.qkv, norm=norm, place=place, cache=cache, spec=spec)
+        with phase("attend"):
+            heads = backend.attend(q, cache, place=place, spec=spec)
+        with phase("project_output"):
+            x = backend.project_output(heads, layer.attention_output, residual=x)
+        with phase("gate_up"):
+            hidden = backend.gate_up(x, layer.gate_up, norm=Norm(layer.ffn_norm, eps))
+        with phase("down"):
+            return backend.down(hidden, layer.down, residual=x)
 
-    def _placement(self, starts: list[int], time: int) -> Placement:
-        first = torch.tensor(starts, dtype=torch.int64, device=self.device).unsqueeze(-1)
-        positions = first + torch.arange(time, device=self.device)
-        return Placement(positions, *rotation(positions, self._frequencies))
+
+def positions(starts: Sequence[int], time: int, device: torch.device) -> Tensor:
+    """Positions of `time` tokens that go on from each start, [batch, time] int64."""
+    first = torch.tensor(starts, dtype=torch.int64, device=device).unsqueeze(-1)
+    return first + torch.arange(time, device=device)

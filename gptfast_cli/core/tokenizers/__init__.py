@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.tokenizers.agreement import Disagreement, disagreements
+from gptfast_cli.core.tokenizers.chat.template_files import template_files
 from gptfast_cli.core.tokenizers.declarations import (
     ADDED_TOKENS,
     GENERATION_CONFIG,
@@ -11,16 +13,24 @@ from gptfast_cli.core.tokenizers.declarations import (
     Declarations,
     read_declarations,
 )
-from gptfast_cli.core.tokenizers.formats import formats
+from gptfast_cli.core.tokenizers.files import read_vocabulary, vocabulary_files
 from gptfast_cli.core.tokenizers.special_tokens import SpecialTokens, resolve
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
 from gptfast_cli.core.tokenizers.tokenizer import Tokenizer
 from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
 
-__all__ = ["SpecialTokens", "StreamDecoder", "Tokenizer", "open_tokenizer", "special_tokens", "tokenizer_files"]
+__all__ = [
+    "Disagreement",
+    "SpecialTokens",
+    "StreamDecoder",
+    "Tokenizer",
+    "disagreements",
+    "open_tokenizer",
+    "special_tokens",
+    "tokenizer_files",
+]
 
-_CHAT_TEMPLATE = "chat_template.jinja"
-_COMPANIONS = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, GENERATION_CONFIG, _CHAT_TEMPLATE)
+_COMPANIONS = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, GENERATION_CONFIG)
 
 
 def open_tokenizer(folder: Path, special: SpecialTokens | None = None) -> Tokenizer | None:
@@ -47,22 +57,20 @@ def special_tokens(folder: Path) -> SpecialTokens:
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """The files that a copy of the folder's tokenizer needs, under the same names, by name.
+    """The files that a copy of the folder's tokenizer and chat templates needs, under the same names, by name.
 
-    config.json is not among them, as its end-of-sequence ids are in SpecialTokens.
+    Named chat templates are in a folder inside of it. config.json is not among the files, as its end-of-sequence ids
+    are in SpecialTokens.
     """
-    names = {*_COMPANIONS, *(plug.file_name for plug in formats.values())}
-    return tuple(path for name in sorted(names) if (path := folder / name).is_file())
+    companions = (path for name in _COMPANIONS if (path := folder / name).is_file())
+    return tuple(sorted([*companions, *vocabulary_files(folder), *template_files(folder)]))
 
 
 def _read_vocabulary(folder: Path, declared: Declarations) -> Vocabulary | None:
     failure: CorruptError | None = None
-    for plug in sorted(formats.values(), key=lambda plug: plug.rank):
-        path = folder / plug.file_name
-        if not path.is_file():
-            continue
+    for path in vocabulary_files(folder):
         try:
-            return plug.read(path, declared)
+            return read_vocabulary(path, declared)
         except CorruptError as error:
             failure = failure or error
     if failure is not None:

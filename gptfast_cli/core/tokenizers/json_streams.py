@@ -8,9 +8,9 @@ Source: https://github.com/huggingface/tokenizers, tokenizers/src/decoders.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any
 
+from gptfast_cli.core.tokenizers.byte_alphabet import unspelled
 from gptfast_cli.core.tokenizers.stream import ByteStream, StreamDecoder
 
 TokenOf = Callable[[int], str | None]  # a token as written in the vocabulary; None where it has no text
@@ -24,7 +24,7 @@ def json_stream(
         case None:
             return PieceStream(token_of, first=str, later=" {}".format)
         case {"type": "ByteLevel"}:
-            return ByteStream(partial(_bytes, token_of))
+            return ByteStream(lambda token_id: unspelled(token_of(token_id) or ""))
         case {"type": "Metaspace", "replacement": str(mark), "prepend_scheme": str(scheme)}:
             opening = " " if scheme == "never" else ""
             return PieceStream(
@@ -130,22 +130,6 @@ class WholeStream:
     def finish(self) -> str:
         """See StreamDecoder."""
         return self._decode(self._ids)
-
-
-def _bytes(token_of: TokenOf, token_id: int) -> bytes:
-    token = token_of(token_id) or ""
-    try:
-        return bytes(byte_level_alphabet()[character] for character in token)
-    except KeyError:  # an added token is written as it is
-        return token.encode()
-
-
-@cache
-def byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte: itself where Latin-1 prints it, else the next one from U+0100 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")

@@ -31,11 +31,10 @@ def resolve(declared: Declarations, vocabulary: Vocabulary | None) -> SpecialTok
     if vocabulary is None:
         return SpecialTokens(bos_id=next(iter(declared.bos_ids), None), add_bos=False, stop_ids=declared.stop_ids)
     bos_id = _bos_id(declared, vocabulary)
-    eos_id = _role_id(declared, vocabulary, "eos_token") if "eos_token" in declared.roles else vocabulary.own_eos_id
     return SpecialTokens(
         bos_id=bos_id,
         add_bos=bos_id is not None and _adds_bos(declared, vocabulary, bos_id),
-        stop_ids=declared.stop_ids | ({eos_id} if eos_id is not None else set()),
+        stop_ids=declared.stop_ids | _own_stop_ids(declared, vocabulary),
     )
 
 
@@ -45,6 +44,13 @@ def _bos_id(declared: Declarations, vocabulary: Vocabulary) -> int | None:
     if vocabulary.own_bos_id is not None:
         return vocabulary.own_bos_id
     return next(iter(declared.bos_ids), None)
+
+
+def _own_stop_ids(declared: Declarations, vocabulary: Vocabulary) -> frozenset[int]:
+    if "eos_token" not in declared.roles:
+        return vocabulary.own_stop_ids
+    eos_id = _role_id(declared, vocabulary, "eos_token")
+    return frozenset() if eos_id is None else frozenset({eos_id})
 
 
 def _role_id(declared: Declarations, vocabulary: Vocabulary, role: str) -> int | None:

@@ -26,8 +26,8 @@ class Vocabulary(Protocol):
         ...
 
     @property
-    def own_eos_id(self) -> int | None:
-        """The token that this file itself takes for the end of a text, if it names one."""
+    def own_stop_ids(self) -> frozenset[int]:
+        """The tokens that this file itself takes for the end of a text."""
         ...
 
     @property

@@ -9,10 +9,10 @@ from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
 
 
 class TokenizerFormat(Protocol):
-    """One format of tokenizer file. Two formats may share a file name; the reader of one refuses the other's."""
+    """One format of tokenizer file. Two formats may share a name; the reader of one refuses the other's."""
 
-    file_name: str
-    """The name that files of this format have in a model's folder."""
+    file_names: tuple[str, ...]
+    """The names that files of this format have in a model's folder, the usual one first."""
 
     rank: int
     """Where a folder holds files of several formats, the lowest rank is taken; a rank is used once."""

@@ -6,7 +6,6 @@ Source: https://github.com/google/sentencepiece, src/sentencepiece_processor.cc.
 """
 
 import codecs
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,9 +14,11 @@ from sentencepiece import SentencePieceProcessor
 from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations, damaged
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
 from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+from gptfast_cli.core.tokenizers.written_out import WrittenOut
 
 # normalizer_spec { add_dummy_prefix: false } as protobuf writes it; appended to a model, it overrides the model's own
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+_ABSENT = -1  # the id of BOS or EOS where the model was trained without one
 
 
 class SentencePieceVocabulary:
@@ -35,9 +36,10 @@ class SentencePieceVocabulary:
         reserved = [i for i in range(n_pieces) if self._pieces.is_control(i) or self._pieces.is_unknown(i)]
         self._atoms = {self._pieces.id_to_piece(i): i for i in reserved if i not in self._added}
         self._atoms |= {token.content: token.id for token in self._added.values()}
+        self._written_out = WrittenOut(self._atoms)
         self.vocab_size = 1 + max([n_pieces - 1, *self._added])
-        self.own_bos_id = _present(self._pieces.bos_id())
-        self.own_eos_id = _present(self._pieces.eos_id())
+        self.own_bos_id = None if self._pieces.bos_id() == _ABSENT else self._pieces.bos_id()
+        self.own_stop_ids = frozenset({self._pieces.eos_id()} - {_ABSENT})
 
     def id_of(self, token: str) -> int | None:
         """See Vocabulary."""
@@ -45,16 +47,12 @@ class SentencePieceVocabulary:
 
     def encode(self, text: str) -> list[int]:
         """See Vocabulary; only plain text at the very beginning is led by SentencePiece's dummy space."""
-        written_out = sorted((atom for atom in self._atoms if atom in text), key=len, reverse=True)
-        if not written_out:
-            return list(self._pieces.encode(text))
         ids: list[int] = []
-        parts = re.split(f"({'|'.join(map(re.escape, written_out))})", text)
-        for n, part in enumerate(parts):
-            if part in self._atoms:
-                ids.append(self._atoms[part])
+        for part in self._written_out.split(text):
+            if isinstance(part, int):
+                ids.append(part)
             else:
-                ids += (self._pieces if n == 0 else self._pieces_inside).encode(part)
+                ids += (self._pieces_inside if ids else self._pieces).encode(part)
         return ids
 
     def stream(self) -> StreamDecoder:
@@ -133,14 +131,10 @@ def _processor(model: bytes) -> SentencePieceProcessor:
     return processor
 
 
-def _present(token_id: int) -> int | None:
-    return None if token_id < 0 else token_id  # -1 where the model was trained without one
-
-
 class SentencePiece:
     """The format of tokenizer.model."""
 
-    file_name = "tokenizer.model"
+    file_names = ("tokenizer.model", *(f"tokenizer.model.v{n}" for n in (1, 2, 3, 7)))  # Mistral's own, by version
     rank = 20
 
     def read(self, path: Path, declared: Declarations) -> Vocabulary:

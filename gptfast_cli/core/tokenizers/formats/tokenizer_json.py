@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tokenizers
 
-from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.tokenizers import library
 from gptfast_cli.core.tokenizers.declarations import Declarations, damaged
 from gptfast_cli.core.tokenizers.json_streams import json_stream
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
@@ -20,7 +20,7 @@ from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
 class JsonVocabulary:
     """The vocabulary of a tokenizer.json; its post-processor is only asked whether a text begins with BOS."""
 
-    own_eos_id = None
+    own_stop_ids: frozenset[int] = frozenset()
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -41,12 +41,9 @@ class JsonVocabulary:
     def encode(self, text: str) -> list[int]:
         """See Vocabulary.
 
-        Raises UsageError where the text holds something unknown and the vocabulary lacks a token for that.
+        Raises UsageError where the text is too long, or holds something that the vocabulary has no token for.
         """
-        try:
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # the library raises nothing narrower
-            raise UsageError(f"The model's tokenizer cannot encode this text: {error!s:.200}.") from error
+        return library.encode(self._tokenizer, text)
 
     def stream(self) -> StreamDecoder:
         """See Vocabulary."""
@@ -84,7 +81,7 @@ def _mark(tokenizer: tokenizers.Tokenizer, declared: Declarations) -> None:
 class TokenizerJson:
     """The format of tokenizer.json."""
 
-    file_name = "tokenizer.json"
+    file_names = ("tokenizer.json",)
     rank = 10
 
     def read(self, path: Path, declared: Declarations) -> Vocabulary:
@@ -94,6 +91,7 @@ class TokenizerJson:
             tokenizer.no_truncation()  # left on by training scripts, it would silently cut a prompt
             tokenizer.no_padding()
             _mark(tokenizer, declared)
+            library.check_expressions(tokenizer)
             return JsonVocabulary(tokenizer)
         except Exception as error:  # the library raises nothing narrower
             raise damaged(path, f"not a tokenizer ({error!s:.200})") from error

@@ -1,0 +1,1 @@
+"""Many prompts from one file: rows in, answers side by side, records out."""

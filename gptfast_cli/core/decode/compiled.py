@@ -1,0 +1,120 @@
+"""Steps made by torch.compile, ready before the first prompt, so that nothing is compiled while text grows.
+
+A decode step has one shape for a whole run: all rows, free ones too, and the whole cache, whose room is taken at
+once. A prefill has one dynamic size, its time. On a CUDA or ROCm device a decode step is captured as a graph of kernels
+as well, for which the weights and the cache have to stay where they are.
+
+What is compiled adds up in an order of its own: float32 may differ from the uncompiled in its last bits.
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.decode.runner import Forward, Runner
+from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.events import Job, Progress
+from gptfast_cli.core.kernels import LayerCache
+from gptfast_cli.core.kernels.phases import phase
+from gptfast_cli.core.model.transformer import Transformer
+from gptfast_cli.core.settings import Settings
+from gptfast_cli.core.stopwatch import Stopwatch
+
+_GRAPH_WARM_UPS = 3  # CUDA graphs: one to run, one to record, one to replay
+
+_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiling:
+    """Which steps to compile; `backend` is a name or a function, as torch.compile takes it."""
+
+    decode: bool = False
+    prefill: bool = False
+    backend: str | Callable[..., Any] = "inductor"
+
+
+def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settings: Settings) -> Job[float | None]:
+    """Compile steps of a runner whose rows will hold up to `n_tokens`; returns the seconds, None where none is asked.
+
+    The compiler keeps its work in the folder `kernels` of gptfast's home, for later runs. Raises GptFastError where it
+    cannot do it, as without a C++ compiler.
+    """
+    if not (compiling.decode or compiling.prefill):
+        return None
+    os.environ.setdefault(_CACHE_VARIABLE, str(settings.home / "kernels"))  # read when the compiler is loaded: now
+    from torch._dynamo import mark_static_address  # noqa: PLC0415  # it takes seconds, for those who compile
+
+    yield Progress("compile", 0, None, "tokens")
+    watch = Stopwatch(runner.model.device)
+    with watch, phase("compile"), _failure_named(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own, about its own insides
+        runner.prepare(
+            n_tokens,
+            prefill=_prefill(runner.model, compiling.backend) if compiling.prefill else None,
+            decode=_decode(runner.model, compiling.backend) if compiling.decode else None,
+        )
+        for tensor in runner.tensors():  # or a captured graph would begin by copying all of them
+            mark_static_address(tensor)
+        for _ in range(_GRAPH_WARM_UPS if _captures(runner.model) else 1):
+            runner.warm_up()
+    return watch.seconds
+
+
+def _decode(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
+    if not _captures(model) or backend != "inductor":
+        return Forward(torch.compile(model.next_logits, fullgraph=True, dynamic=False, backend=backend), is_fixed=True)
+    # multiplying and adding up in one kernel of its own, where the vendor's is slow: at a single row
+    options: dict[str, str | int | bool | Callable[..., Any]] = {
+        "triton.cudagraphs": True,
+        "coordinate_descent_tuning": True,
+    }
+    forward = torch.compile(model.next_logits, fullgraph=True, dynamic=False, options=options)
+
+    def replay(tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return forward(tokens, positions, layers).clone()  # the next replay overwrites the graph's own memory
+
+    return Forward(replay, is_fixed=True)
+
+
+def _prefill(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
+    from torch._dynamo import mark_dynamic  # noqa: PLC0415
+
+    forward = torch.compile(model.next_logits, fullgraph=True, backend=backend)
+
+    def run(tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
+        for tensor in (tokens, positions):  # [1, time]
+            mark_dynamic(tensor, 1)
+        return forward(tokens, positions, layers)
+
+    return Forward(run, is_fixed=True)
+
+
+def _captures(model: Transformer) -> bool:
+    """Whether a step can be captured as a graph of kernels; PyTorch calls ROCm devices cuda too."""
+    return model.device.type == "cuda"
+
+
+@contextlib.contextmanager
+def _failure_named() -> Iterator[None]:
+    """Turn what torch.compile raises into GptFastError; its own message takes a screen."""
+    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", error)
+        if type(cause).__name__ in ("InvalidCxxCompiler", "CppCompileError"):
+            raise GptFastError(
+                "--compile needs a working C++ compiler, and found none.",
+                "Install g++ (Debian: apt-get install g++ python3-dev), or leave out --compile.",
+            ) from error
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        raise GptFastError(f"The model could not be compiled: {reason}", "Leave out --compile.") from error

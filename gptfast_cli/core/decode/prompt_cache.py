@@ -1,0 +1,79 @@
+"""A prompt's keys and values in a file, so that another run starts behind the prompt instead of feeding it again.
+
+The file is in safetensors: `model` [32] uint8 is the hash of the model and dtype that it belongs to, `tokens` the
+prompt, `keys.N` and `values.N` [kv_heads, tokens, head_dim] what layer N made of it. Nothing has to match but the
+beginning: a prompt takes from it what both begin with.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.checkpoints.fingerprint import fingerprint
+from gptfast_cli.core.checkpoints.shard import open_shard
+from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, write_shard
+from gptfast_cli.core.checkpoints.staging import staged_file
+from gptfast_cli.core.decode.loading import LoadedModel
+from gptfast_cli.core.decode.runner import Runner, common_prefix
+from gptfast_cli.core.errors import CorruptError, UsageError
+from gptfast_cli.core.events import Note
+
+_ROW = 0
+_OTHER_FILE = "Name another file with --prompt-cache, or delete this one."
+
+
+class PromptCache:
+    """The file for one prompt of one model: `load` before it is fed, `save` after."""
+
+    def __init__(self, file: Path, loaded: LoadedModel, prompt: tuple[int, ...]) -> None:
+        self._file = file
+        key = f"{fingerprint(loaded.checkpoint)} {loaded.model.dtype}"
+        self._model = torch.frombuffer(bytearray(hashlib.sha256(key.encode()).digest()), dtype=torch.uint8)
+        self._prompt = prompt
+        self._n_shared = 0  # tokens of the prompt that the file holds
+
+    def load(self, runner: Runner) -> Iterator[Note]:
+        """Let the runner hold what the file holds; nothing where there is no file.
+
+        Raises UsageError where it belongs to another model or dtype, CorruptError where it is no prompt cache.
+        """
+        if not self._file.exists():
+            return
+        saved = self._read()
+        if not torch.equal(saved.pop("model"), self._model):
+            raise UsageError(f"{self._file}: is the prompt cache of another model, or of another dtype.", _OTHER_FILE)
+        try:
+            runner.restore(_ROW, saved)
+        except ValueError as error:
+            raise CorruptError(f"{self._file}: holds {error}.", _OTHER_FILE) from error
+        self._n_shared = common_prefix(saved["tokens"].tolist(), self._prompt)
+        yield Note(f"Prompt cache: {self._file} holds {self._n_shared:,} of the prompt's {len(self._prompt):,} tokens")
+
+    def _read(self) -> dict[str, Tensor]:
+        try:
+            shard = open_shard(self._file)
+        except CorruptError as error:
+            raise CorruptError(
+                f"{self._file}: is damaged, or no prompt cache.\n{error.message}", _OTHER_FILE
+            ) from error
+        if not {"model", "tokens"} <= shard.tensors.keys():
+            raise CorruptError(f"{self._file}: is no prompt cache.", _OTHER_FILE)
+        return {name: shard.tensor(name) for name in shard.tensors}
+
+    def save(self, runner: Runner) -> Iterator[Note]:
+        """Write the prompt, which the runner has been fed, unless the file held most of it already.
+
+        So a file goes on serving a long beginning that many prompts share, and is replaced by a prompt of its own.
+        """
+        if 2 * self._n_shared >= len(self._prompt):
+            return
+        tensors: dict[str, Tensor] = {"model": self._model, **runner.save(_ROW, len(self._prompt))}
+        planned = {name: PlannedTensor(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        with staged_file(self._file) as sibling:
+            for _ in write_shard(sibling, planned, iter(tensors.items())):
+                pass
+        n_bytes = sum(plan.n_bytes for plan in planned.values())
+        yield Note(f"Prompt cache: kept {len(self._prompt):,} tokens in {self._file} ({n_bytes / 1e6:,.1f} MB)")

@@ -1,0 +1,109 @@
+"""How a model is given what a person wrote: as a text to continue, or as a conversation in its own chat format."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from gptfast_cli.core.decode.loading import LoadedModel
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.tokenizers.chat import ChatTemplate, llama_2_template, open_chat_template, read_chat_template
+
+Message: TypeAlias = Mapping[str, Any]
+"""One message of a conversation as in the OpenAI API: `{"role": "user", "content": "..."}`."""
+
+
+_STAND_IN = "Llama-2's [INST] form can stand in: --chat"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """Whether and how to chat.
+
+    chat:     None chats where the model has a template; True without a template takes Llama-2's [INST] form
+    system:   the system message
+    template: a name among the model's own templates, or a file
+    """
+
+    chat: bool | None = None
+    system: str | None = None
+    template: str | None = None
+
+
+class Prompter:
+    """Turns texts and conversations into a model's token ids; leaving it ends the template's process."""
+
+    def __init__(
+        self, loaded: LoadedModel, template: ChatTemplate | None, *, system: str | None, stands_in: bool
+    ) -> None:
+        self._name = loaded.name
+        self._tokenizer = loaded.tokenizer
+        self._template = template
+        self._system = system
+        self.stands_in = stands_in  # Llama-2's form is taken for want of a template
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._template is not None:
+            self._template.close()
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether a text is a message to answer rather than a beginning to continue."""
+        return self._template is not None
+
+    def opening(self) -> list[Message]:
+        """The messages that a conversation begins with: the system message, where there is one."""
+        return [] if self._system is None else [{"role": "system", "content": self._system}]
+
+    def text(self, prompt: str) -> str:
+        """What the model is given for a prompt: the prompt itself, or a conversation that it opens."""
+        return self.render([*self.opening(), {"role": "user", "content": prompt}]) if self.is_chat else prompt
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The text of a conversation up to where the model's answer begins.
+
+        Raises UsageError where the model has no chat format or its template refuses the messages; CorruptError for a
+        template that is broken or unsafe.
+        """
+        if self._template is None:
+            raise UsageError(
+                f"{self._name} has no chat template, so it takes a prompt and no messages.",
+                _STAND_IN,
+            )
+        return self._template.render(messages)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of what `text` or `render` gave; raises UsageError where the model has no tokenizer."""
+        if self._tokenizer is None:
+            raise UsageError(f"{self._name} has no tokenizer.", "Give token ids instead: --prompt-ids 1,2,3")
+        # a template writes its own BOS, or leaves it out on purpose
+        return tuple(self._tokenizer.encode(text, bos=not self.is_chat))
+
+
+def open_prompter(loaded: LoadedModel, options: ChatOptions) -> Prompter:
+    """The prompter of a model.
+
+    Raises UsageError for a template that is not there and for options that need one; CorruptError for one that cannot
+    be read.
+    """
+    template = None if options.chat is False else _own_template(loaded.path, options)
+    stands_in = template is None and options.chat is True
+    if stands_in:
+        template = llama_2_template(loaded.path)
+    if template is None and options.system is not None:
+        if options.chat is False:
+            raise UsageError("--system and --no-chat exclude each other.")
+        raise UsageError(f"--system needs a chat, and {loaded.name} has no chat template.", _STAND_IN)
+    return Prompter(loaded, template, system=options.system, stands_in=stands_in)
+
+
+def _own_template(folder: Path, options: ChatOptions) -> ChatTemplate | None:
+    if options.template is not None and (file := Path(options.template).expanduser()).is_file():
+        return read_chat_template(file, folder)
+    return open_chat_template(folder, options.template)

@@ -1,0 +1,26 @@
+"""What every way of generating asks of its numbers; an error names the option that a person gave."""
+
+from collections.abc import Mapping, Sequence
+
+from gptfast_cli.core.errors import UsageError
+
+LARGEST_SEED = 2**64 - 1
+
+
+def check_at_least(minimum: int, values: Mapping[str, int | None]) -> None:
+    """Raise UsageError for a value below the minimum, by option; None was not given."""
+    for option, value in values.items():
+        if value is not None and value < minimum:
+            raise UsageError(f"{option} must be at least {minimum}, not {value}.")
+
+
+def check_seed(seed: int | None) -> None:
+    """Raise UsageError for a seed outside of 64 bits."""
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"--seed must be from 0 to {LARGEST_SEED}, not {seed}.")
+
+
+def check_stops(stops: Sequence[str]) -> None:
+    """Raise UsageError for a stop string that would stop everything."""
+    if "" in stops:
+        raise UsageError("--stop needs at least one character.")

@@ -1,0 +1,60 @@
+"""One sequence under way: its prompt, how its tokens are drawn, when it is over, and what came out so far."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gptfast_cli.core.decode.logprobs import TokenLogprobs
+from gptfast_cli.core.decode.sampler import Draw, Sampler
+from gptfast_cli.core.errors import UsageError
+
+FinishReason = Literal["stop", "eos", "length", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a sequence is over."""
+
+    max_new_tokens: int
+    max_context: int  # prompt and generated tokens together
+    stop_ids: frozenset[int]
+
+    def most_tokens(self, n_prompt: int) -> int:
+        """Tokens that a sequence with a prompt of this length can come to, the prompt included."""
+        return min(n_prompt + self.max_new_tokens, self.max_context)
+
+    def check_prompt(self, n_tokens: int) -> None:
+        """Raise UsageError where a prompt of `n_tokens` leaves no room for an answer."""
+        if n_tokens >= self.max_context:
+            raise UsageError(
+                f"The prompt has {n_tokens} tokens, and the context holds {self.max_context}, the answer included.",
+                "Shorten the prompt, or raise --max-context where the model can hold more.",
+            )
+
+
+@dataclass(slots=True)
+class Sequence:
+    """A prompt and its continuation; `id` names it in results. It is over once it has a finish reason."""
+
+    id: int
+    prompt: tuple[int, ...]
+    sampler: Sampler
+    limits: Limits
+    n_logprobs: int | None = None  # alternatives to keep for each token; None keeps no log-probabilities at all
+    generated: list[int] = field(default_factory=list)  # without the end token
+    logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the generated tokens
+    finish_reason: FinishReason | None = None
+
+    @property
+    def next_draw(self) -> Draw:
+        """What decides the next token."""
+        return Draw(self.sampler, self.prompt, self.generated)
+
+    def take(self, token: int) -> None:
+        """Go on with a token, which may end the sequence."""
+        if token in self.limits.stop_ids:
+            self.finish_reason = "eos"
+            return
+        self.generated.append(token)
+        n_tokens = len(self.generated)
+        if n_tokens >= self.limits.max_new_tokens or len(self.prompt) + n_tokens >= self.limits.max_context:
+            self.finish_reason = "length"

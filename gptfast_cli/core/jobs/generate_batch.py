@@ -1,0 +1,192 @@
+"""`generate --prompts-file`: a file of prompts in, a record for each row and their speed out."""
+
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gptfast_cli.core.batch.answer import Setting
+from gptfast_cli.core.batch.answering import Answering
+from gptfast_cli.core.batch.identity import model_identity, row_identity
+from gptfast_cli.core.batch.options import AnswerOptions, check_defaults
+from gptfast_cli.core.batch.output import Found, Output, open_output
+from gptfast_cli.core.batch.records import line_of, reason_of, refusal
+from gptfast_cli.core.batch.rows import BadRow, Row, read_rows
+from gptfast_cli.core.checkpoints.resolve import resolve
+from gptfast_cli.core.decode.compiled import Compiling
+from gptfast_cli.core.decode.loading import Placing, load
+from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
+from gptfast_cli.core.decode.ranges import check_at_least, check_seed
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import Job, Note, Progress, Record
+from gptfast_cli.core.measure.throughput import Metrics
+from gptfast_cli.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """Which prompts to answer, with what, and how.
+
+    prompts:     the file of rows; what a row leaves open is in `defaults`, whose seed is None
+    output:      the file that the records go to, and that a run which ended early goes on with; None tells them only
+    in_order:    records leave as the rows stand in the file; otherwise as they finish
+    seed:        of the rows without one of their own; None takes that of `output`, or a fresh one
+    max_context: most tokens of prompt and answer together; None is the model's own limit
+    batch_size:  samples decoded together
+    """
+
+    prompts: Path
+    settings: Settings
+    defaults: AnswerOptions
+    output: Path | None = None
+    in_order: bool = True
+    model: str | None = None
+    placing: Placing = Placing()
+    compiling: Compiling = Compiling()
+    chat: ChatOptions = ChatOptions()
+    seed: int | None = None
+    max_context: int | None = None
+    batch_size: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What became of a file of prompts, and what it cost.
+
+    n_rows:          rows in the file; `n_done` have a record by now, of which `n_found` were there before
+    n_bad:           rows whose record is an error
+    n_prompt_tokens: of the rows that this run has answered; `n_tokens` were generated for them
+    seconds:         from the start of this run to its end
+    metrics:         None where nothing was left to decode
+    """
+
+    n_rows: int
+    n_done: int
+    n_found: int
+    n_bad: int
+    n_prompt_tokens: int
+    n_tokens: int
+    seed: int
+    seconds: float
+    metrics: Metrics | None
+    is_interrupted: bool
+
+
+def run(request: BatchRequest) -> Job[Batch]:
+    """Answer the rows of a file; an interrupt ends it early, and what is finished by then is kept.
+
+    A row that cannot be answered gets a record that says why, and a note. Raises UsageError for an option or an
+    output that cannot be meant; NotFoundError and CorruptError as reading prompts and models do; DiskFullError.
+    """
+    started = time.monotonic()
+    _check(request)
+    rows = read_rows(request.prompts, request.defaults)
+    shared = _shared(request)
+    identities = {row.line: row_identity(row, shared) for row in rows}
+    is_interrupted = False
+    with open_output(request.output, identities, in_order=request.in_order) as output:
+        desk = _Desk(request.prompts.name, output, identities)
+        seed = _seed(request, rows, output.found)
+        try:
+            yield from _work_through([row for row in rows if row.line not in output.found], request, desk, seed)
+        except KeyboardInterrupt:
+            is_interrupted = True
+            yield from output.unsaved()
+    return Batch(
+        n_rows=len(rows),
+        n_done=desk.n_done,
+        n_found=len(output.found),
+        n_bad=desk.n_bad,
+        n_prompt_tokens=0 if desk.answering is None else desk.answering.n_prompt_tokens,
+        n_tokens=0 if desk.answering is None else desk.answering.n_tokens,
+        seed=seed,
+        seconds=time.monotonic() - started,
+        metrics=None if desk.answering is None else desk.answering.metrics(),
+        is_interrupted=is_interrupted,
+    )
+
+
+class _Desk:
+    """Where finished rows are counted, and sent on when it is their turn."""
+
+    def __init__(self, prompts_name: str, output: Output, identities: Mapping[int, str]) -> None:
+        self.identities = identities
+        self.n_done = len(output.found)
+        self.n_bad = sum(found.is_bad for found in output.found.values())
+        self.answering: Answering | None = None  # once there is a model
+        self._output = output
+        self._prompts_name = prompts_name
+
+    @property
+    def progress(self) -> Progress:
+        """Rows done, of all that there are."""
+        return Progress("generate", self.n_done, len(self.identities), "rows")
+
+    def take(self, record: Record) -> Job[None]:
+        """Take the record of a row; a bad one is told at once."""
+        self.n_done += 1
+        if (reason := reason_of(record)) is not None:
+            self.n_bad += 1
+            yield Note(f"{self._prompts_name}:{line_of(record)}: {reason}")
+        yield from self._output.put(record)
+
+
+def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _Desk, seed: int) -> Job[None]:
+    """First what is bad, which needs no model, and then what is to be answered."""
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield from desk.take(refusal(row, row.reason, desk.identities[row.line]))
+    good = [row for row in rows if isinstance(row, Row)]
+    if not good:
+        return
+    loaded = yield from load(request.model, request.settings, request.placing)
+    loaded.limits(1, request.max_context)  # out of reach, it is no row's fault
+    with open_prompter(loaded, request.chat) as prompter:
+        if prompter.stands_in:
+            yield Note(f"{loaded.name} has no chat template: Llama-2's [INST] form stands in.")
+        setting = Setting(loaded, prompter, request.max_context, request.compiling, request.settings, seed)
+        desk.answering = Answering(good, setting, desk.identities, n_places=request.batch_size)
+        yield desk.progress
+        for event in desk.answering.run():
+            if isinstance(event, Record):
+                yield from desk.take(event)
+                yield desk.progress
+            else:
+                yield event
+
+
+def _seed(request: BatchRequest, rows: Sequence[Row | BadRow], found: Mapping[int, Found]) -> int:
+    """The run's seed: that of the records which are there already, the one asked for, or a fresh one."""
+    drawing = {row.line for row in rows if isinstance(row, Row) and row.options.seed is None}
+    begun = {record.seed for line, record in found.items() if line in drawing and record.seed is not None}
+    if request.seed is not None and begun - {request.seed}:
+        raise UsageError(
+            f"{request.output}: was begun with --seed {max(begun)}, not {request.seed}.",
+            "Give that seed, or none, or another --output.",
+        )
+    if request.seed is not None:
+        return request.seed
+    return max(begun) if begun else secrets.randbits(31)
+
+
+def _shared(request: BatchRequest) -> str:
+    """What the answers of all rows depend on, as one text; but not the seed, which the records tell."""
+    file = Path(request.chat.template or "").expanduser()
+    dependencies = {
+        "model": model_identity(resolve(request.model, request.settings).path),
+        "defaults": asdict(request.defaults),
+        "dtype": request.placing.dtype,
+        "chat": asdict(request.chat),
+        "template": file.read_text(errors="replace") if file.is_file() else None,
+        "max_context": request.max_context,
+    }
+    return json.dumps(dependencies, sort_keys=True)
+
+
+def _check(request: BatchRequest) -> None:
+    """Raise UsageError for whatever can be seen to be wrong before anything is read."""
+    check_defaults(request.defaults)
+    check_seed(request.seed)
+    check_at_least(1, {"--batch-size": request.batch_size, "--max-context": request.max_context})

@@ -1,0 +1,147 @@
+"""Tokens that are strings of bytes, merged in the order of their ranks: what tiktoken and Tekken files hold.
+
+Such a file lists tokens and no merges. A merge of two neighbours is possible where their bytes together are a token,
+and the lowest rank goes first, from left to right. The `tokenizers` library does the same with a list of merges, so
+here every division of every token becomes one, in the order of the ranks.
+Source: https://github.com/openai/tiktoken, src/lib.rs.
+"""
+
+import base64
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+from gptfast_cli.core.tokenizers import library
+from gptfast_cli.core.tokenizers.byte_alphabet import spelled
+from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations
+from gptfast_cli.core.tokenizers.stream import ByteStream, StreamDecoder
+from gptfast_cli.core.tokenizers.written_out import WrittenOut
+
+_MAX_TOKENS = 2**20
+_MAX_TOKEN_BYTES = 256  # those of models in use have at most 128; work grows with the square
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRanks:
+    """What a file says, or its format for all files.
+
+    tokens:   the bytes of each token; its place is its rank
+    first_id: the id of rank 0; the others follow
+    pattern:  the regular expression that cuts a text into words, across which nothing is merged
+    special:  the special tokens, with their ids
+    bos:      which of them begins a text
+    stops:    which of them end one
+    pieces:   how a long text is cut before all that
+    """
+
+    tokens: Sequence[bytes]
+    first_id: int
+    pattern: str
+    special: Iterable[AddedToken]
+    bos: str
+    stops: frozenset[str]
+    pieces: Callable[[str], Iterable[str]]
+
+
+class ByteRankVocabulary:
+    """The vocabulary of such a file and of the tokens that are declared beside it."""
+
+    adds_bos = None
+
+    def __init__(self, ranks: ByteRanks, declared: Declarations) -> None:
+        """Raises ValueError where the tokens are no vocabulary or the pattern cannot be used."""
+        self._tokens = ranks.tokens
+        self._first_id = ranks.first_id
+        self._pieces = ranks.pieces
+        self._id_of_token = {token: ranks.first_id + rank for rank, token in enumerate(ranks.tokens)}
+        _check(ranks.tokens, self._id_of_token)
+        self._merging = _merging(ranks.pattern, self._id_of_token)
+        self._added = {token.id: token for token in self._all_added(ranks.special, declared)}
+        self._id_of_added = {token.content: token.id for token in self._added.values()}
+        self._written_out = WrittenOut(self._id_of_added)
+        self.vocab_size = 1 + max(*self._id_of_token.values(), *self._added)
+        self.own_bos_id = self._id_of_added.get(ranks.bos)
+        self.own_stop_ids = frozenset(self._id_of_added[stop] for stop in ranks.stops & self._id_of_added.keys())
+
+    def id_of(self, token: str) -> int | None:
+        """See Vocabulary."""
+        added = self._id_of_added.get(token)
+        return self._id_of_token.get(token.encode()) if added is None else added
+
+    def encode(self, text: str) -> list[int]:
+        """See Vocabulary.
+
+        Raises UsageError where the text is too long.
+        """
+        ids: list[int] = []
+        for part in self._written_out.split(text):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                for piece in self._pieces(part):
+                    ids += library.encode(self._merging, piece)
+        return ids
+
+    def stream(self) -> StreamDecoder:
+        """See Vocabulary."""
+        return ByteStream(self._bytes)
+
+    def _bytes(self, token_id: int) -> bytes:
+        if (added := self._added.get(token_id)) is not None:
+            return b"" if added.special else added.content.encode()
+        rank = token_id - self._first_id
+        return self._tokens[rank] if 0 <= rank < len(self._tokens) else b""
+
+    def _all_added(self, special: Iterable[AddedToken], declared: Declarations) -> Iterator[AddedToken]:
+        """Each id once; a declared token comes last and in the place of the format's own."""
+        plain = range(self._first_id, self._first_id + len(self._tokens))
+        beside = {token.id: token for token in declared.added if token.id not in plain}
+        yield from (token for token in special if token.id not in beside)
+        for text in sorted(declared.special_texts):
+            if (token_id := self._id_of_token.get(text.encode())) is not None:
+                yield AddedToken(token_id, text, special=True)
+        yield from beside.values()
+
+
+def decode_base64(text: str | bytes) -> bytes:
+    """The bytes of a token as both files write it; raises ValueError where it is none."""
+    token = base64.b64decode(text, validate=True)
+    if not 0 < len(token) <= _MAX_TOKEN_BYTES:
+        raise ValueError(f"a token of {len(token)} bytes")
+    return token
+
+
+def _check(tokens: Sequence[bytes], ids: dict[bytes, int]) -> None:
+    if len(ids) != len(tokens):
+        raise ValueError(f"{len(tokens) - len(ids)} tokens are there twice")
+    if len(tokens) > _MAX_TOKENS:
+        raise ValueError(f"{len(tokens)} tokens, more than {_MAX_TOKENS}")
+    lacking = [byte for byte in range(256) if bytes([byte]) not in ids]
+    if lacking:
+        raise ValueError(f"no token for the byte {lacking[0]:#04x}")
+
+
+def _merging(pattern: str, ids: dict[bytes, int]) -> tokenizers.Tokenizer:
+    vocab = {spelled(token): token_id for token, token_id in ids.items()}
+    merges = [
+        (token[:cut], token[cut:])
+        for token in vocab
+        for cut in range(1, len(token))
+        if token[:cut] in vocab and token[cut:] in vocab
+    ]
+    # a word that is a token as a whole is that token, also where no merges lead to it
+    merging = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
+    try:
+        words = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"its pattern is no regular expression ({error!s:.100})") from error
+    merging.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    try:
+        library.check_expressions(merging)
+    except library.ExpressionError as error:
+        raise ValueError(f"its pattern takes too many steps ({error!s:.100})") from error
+    return merging

@@ -1,0 +1,226 @@
+"""The process that renders chat templates: a JSON request a line on stdin, its answer a line on stdout.
+
+It is run as a script and imports nothing of gptfast, so that it starts in a tenth of a second. The environment is
+the one that transformers sets up (utils/chat_template_utils.py), name for name, so that the text is the same.
+
+Request: {"template", "variables", "messages", "add_generation_prompt"}. Answer: {"text"}, or {"refused"} with what the
+template itself said, or {"failed"} with what is wrong with it. The first line, when all is loaded, is {}.
+"""
+
+import contextlib
+import functools
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Any, NoReturn
+
+from jinja2 import Template, nodes
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+if sys.platform != "win32":
+    import resource
+
+MOST_CHARACTERS = 1 << 24
+MOST_MEMORY_BYTES = 1 << 30  # address space; the idle process has some 0.03 of it
+LAST_RESORT_SECONDS = 3.0  # for a render whose parent is gone; a parent that is there ends it sooner
+
+_MOST_REASON_CHARACTERS = 1000
+
+
+class RefusedError(TemplateError):
+    """A template's own `raise_exception`: the conversation is not one that the model knows."""
+
+
+class TooLongError(Exception):
+    """The text would be longer than MOST_CHARACTERS."""
+
+
+class Generation(Extension):
+    """`{% generation %}` marks the assistant's words for training; a scope of its own, and otherwise no change."""
+
+    tags = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The marked block as a call that returns it."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("unchanged"), [], [], body).set_lineno(line)
+
+    def unchanged(self, caller: Callable[[], str]) -> str:
+        """The block's text."""
+        return caller()
+
+
+class PlainDict:
+    """`dict` for templates: makes dictionaries, and leads to none of the type's attributes."""
+
+    def __call__(self, *pairs: Any, **named: Any) -> dict[Any, Any]:  # noqa: ANN401 (whatever a template gives)
+        """As of dict."""
+        return dict(*pairs, **named)
+
+    def fromkeys(self, *arguments: Any) -> dict[Any, Any]:  # noqa: ANN401
+        """As of dict."""
+        return dict.fromkeys(*arguments)
+
+
+class GuardedNamespace(Namespace):
+    """`namespace` for templates, without names that lead into the interpreter."""
+
+    def __init__(*arguments: Any, **named: Any) -> None:  # noqa: ANN401 (`self` may be a name in it)
+        self, *pairs = arguments
+        attributes = dict(*pairs, **named)
+        for name in attributes:
+            _check_name(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:  # noqa: ANN401
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def main() -> None:
+    """Answer requests until stdin ends, as it does when the parent does."""
+    _limit_memory()
+    _send({})
+    for line in sys.stdin.buffer:
+        with _last_resort():
+            answer = _answer(json.loads(line))
+        _send(answer)
+
+
+def _limit_memory() -> None:
+    if sys.platform == "win32":
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MOST_MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MOST_MEMORY_BYTES, hard)
+    with contextlib.suppress(ValueError, OSError):  # macOS may not have it: time and output are limited still
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+@contextlib.contextmanager
+def _last_resort() -> Iterator[None]:
+    """Be ended by an alarm, which stops any loop in C too."""
+    if sys.platform == "win32":
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, LAST_RESORT_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _send(answer: dict[str, str]) -> None:
+    line = json.dumps(answer, ensure_ascii=False) + "\n"
+    sys.stdout.buffer.write(line.encode("utf-8", "surrogatepass"))
+    sys.stdout.buffer.flush()
+
+
+def _answer(request: dict[str, Any]) -> dict[str, str]:
+    try:
+        template = _compiled(request["template"])
+        return {"text": _rendered(template, request)}
+    except RefusedError as error:
+        return {"refused": str(error)[:_MOST_REASON_CHARACTERS]}
+    except Exception as error:  # noqa: BLE001 (a template can raise whatever Python can)
+        return {"failed": _reason(error)[:_MOST_REASON_CHARACTERS]}
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled(source: str) -> Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _now
+    environment.globals["dict"] = PlainDict()
+    environment.globals["namespace"] = GuardedNamespace
+    return environment.from_string(source)
+
+
+def _rendered(template: Template, request: dict[str, Any]) -> str:
+    """The text; messages in parts are given as they are, and as plain text where the template cannot take them."""
+    messages = request["messages"]
+    try:
+        return _text(template, request, messages)
+    except (MemoryError, TooLongError):
+        raise
+    except Exception:
+        plain = [_as_plain_text(message) for message in messages]
+        if plain == messages:
+            raise
+        return _text(template, request, plain)
+
+
+def _text(template: Template, request: dict[str, Any], messages: list[dict[str, Any]]) -> str:
+    given = {"tools": None, "documents": None, "add_generation_prompt": request["add_generation_prompt"]}
+    return _joined(template.generate(request["variables"] | given, messages=messages))
+
+
+def _joined(chunks: Iterable[str]) -> str:
+    parts, n_characters = [], 0
+    for chunk in chunks:
+        n_characters += len(chunk)
+        if n_characters > MOST_CHARACTERS:
+            raise TooLongError
+        parts.append(chunk)
+    return "".join(parts)
+
+
+def _as_plain_text(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with the texts of its parts `{"type": "text", "text": ...}` joined; any other as it is."""
+    match message.get("content"):
+        case [*parts] if all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
+            return message | {"content": "".join(part["text"] for part in parts)}
+    return message
+
+
+def _to_json(
+    value: Any,  # noqa: ANN401
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 (a template may give it by place)
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,  # noqa: FBT001, FBT002
+) -> str:
+    # Jinja's own escapes HTML
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _refuse(message: object) -> NoReturn:
+    raise RefusedError(str(message))
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)  # noqa: DTZ005 (the day where the person is, and no zone's name)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace cannot hold {name!r}")
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case TemplateSyntaxError(lineno=line):
+            return f"line {line}: {error.message}"
+        case TemplateError():
+            return str(error)
+        case MemoryError():
+            return f"it needs more than {MOST_MEMORY_BYTES >> 20} MiB of memory"
+        case RecursionError():
+            return "it is nested too deeply"
+        case TooLongError():
+            return f"it writes more than {MOST_CHARACTERS} characters"
+        case _:
+            return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The status of a file of prompts under way: what is done, and the time that the rest will take."""
+
+import pytest
+
+from gptfast_cli.core.events import Measured, Progress
+from gptfast_cli.render.status import Status
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands still until its one number is changed."""
+    now = [0.0]
+    monkeypatch.setattr("gptfast_cli.render.status.time.monotonic", lambda: now[0])
+    return now
+
+
+def rows(done: int) -> Progress:
+    return Progress("generate", done, 100, "rows")
+
+
+def test_before_the_first_row_is_done_the_time_is_what_has_passed(clock: list[float]) -> None:
+    status = Status()
+    clock[0] = 5
+    status.add(rows(40))
+    clock[0] = 7
+    assert status.parts() == ["40 of 100 rows", "2.00 s"]
+
+
+def test_the_time_left_counts_rows_of_this_run_and_halves_those_under_way(clock: list[float]) -> None:
+    status = Status()
+    status.add(rows(40))
+    status.add(Measured("first token", 1, 0.5))
+    status.add(Measured("decode", 8, 0.1))
+    status.add(rows(56))
+    clock[0] = 10
+    # 16 and half of 8 took 10 s; 44 less half of 8 are left
+    assert status.parts() == ["56 of 100 rows", "80.0 tok/s", "9 tokens", "20.0 s left"]
+
+
+def test_after_the_last_row_the_time_is_what_has_passed(clock: list[float]) -> None:
+    status = Status()
+    status.add(rows(0))
+    status.add(Measured("decode", 1, 0.1))
+    status.add(rows(100))
+    clock[0] = 10
+    assert status.parts()[-1] == "10.0 s"
