@@ -1,6 +1,7 @@
 """What all tests share: one thread each, so that tests side by side do not wait for one another, and no deadlines."""
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -9,3 +10,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("untimed", deadline=None, max_examples=60)  # timing never decides a test
 settings.load_profile("untimed")
+
+# tests press Ctrl-C; a job that a shell runs in the background inherits that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -112,7 +112,7 @@ def generate(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Continue a prompt with text, and show how fast.
+    """Continue a prompt with text, or answer it, and show how fast.
 
     The text goes to stdout, all else to stderr. Ctrl-C keeps the text and shows its numbers.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gptfast_cli.core.batch.options import AnswerOptions, check_defaults
-from gptfast_cli.core.batch.row_prompt import Conversation
+from gptfast_cli.core.batch.row_prompt import Messages
 from gptfast_cli.core.batch.rows import BadRow, Row, read_rows
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.errors import NotFoundError, UsageError
@@ -57,11 +57,11 @@ def test_a_row_has_its_own_limits_sampling_and_seed(tmp_path: Path) -> None:
         ({"prompt": None, "prompt_ids": [1, 2]}, (1, 2)),
         (
             {"prompt": None, "messages": [{"role": "user", "content": "hi", "name": "Tom"}]},
-            Conversation(({"role": "user", "content": "hi", "name": "Tom"},)),
+            Messages(({"role": "user", "content": "hi", "name": "Tom"},)),
         ),
         (
             {"prompt": None, "messages": [{"role": "user", "content": [{"type": "text", "text": t} for t in "hi"]}]},
-            Conversation(({"role": "user", "content": "hi"},)),
+            Messages(({"role": "user", "content": "hi"},)),
         ),
     ],
 )
@@ -91,7 +91,7 @@ def test_an_openai_batch_row_is_read(tmp_path: Path) -> None:
     request = {"custom_id": "request-1", "method": "POST", "url": "/v1/chat/completions", "body": body}
     (row,) = rows_of(tmp_path, json.dumps(request).encode())
     assert isinstance(row, Row) and row.id == "request-1"
-    assert isinstance(row.prompt, Conversation)
+    assert isinstance(row.prompt, Messages)
     assert row.options == AnswerOptions(Sampling(1, 7, 0.5), 9, ("\n\n",), num_samples=2, n_logprobs=5, seed=3)
 
 

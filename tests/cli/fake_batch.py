@@ -6,7 +6,6 @@ FAKE_BAD which line is bad, FAKE_STUCK which one is never over.
 """
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -124,6 +123,5 @@ def replace_modules() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would inherit "ignore"
     replace_modules()
     main()

@@ -6,7 +6,6 @@ fraction of a second and the job does exactly what the test needs.
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -193,6 +192,5 @@ def replace_modules(run: Callable[[GenerateRequest], Job[Generation]]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would inherit "ignore"
     replace_modules(SCENARIOS[sys.argv.pop(1)])
     main()

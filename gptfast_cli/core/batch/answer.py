@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from gptfast_cli.core.batch.row_prompt import Conversation
+from gptfast_cli.core.batch.row_prompt import Messages
 from gptfast_cli.core.batch.rows import Row
 from gptfast_cli.core.decode.compiled import Compiling
 from gptfast_cli.core.decode.loading import LoadedModel
@@ -85,9 +85,9 @@ def _prompt_ids(row: Row, setting: Setting) -> tuple[int, ...]:
             return prompter.encode(prompter.text(text))
         case str(text):
             return prompter.encode(prompter.render([*_opening(row, prompter), {"role": "user", "content": text}]))
-        case Conversation(messages) if row.prompt.has_system_message:
+        case Messages(messages) if row.prompt.has_system_message:
             return prompter.encode(prompter.render(messages))
-        case Conversation(messages):
+        case Messages(messages):
             return prompter.encode(prompter.render([*_opening(row, prompter), *messages]))
         case ids:
             if (largest := max(ids)) >= (vocab_size := setting.loaded.config.vocab_size):

@@ -8,7 +8,7 @@ from gptfast_cli.core.fields import Fields
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class Messages:
     """Messages such as `{"role": "user", "content": "..."}`; the content is text, whatever else they hold."""
 
     messages: tuple[Mapping[str, Any], ...]
@@ -19,7 +19,7 @@ class Conversation:
         return str(self.messages[0]["role"]) == "system"
 
 
-Prompt: TypeAlias = str | tuple[int, ...] | Conversation
+Prompt: TypeAlias = str | tuple[int, ...] | Messages
 
 _NAMES = ("prompt", "prompt_ids", "messages")
 
@@ -48,11 +48,11 @@ def _read(body: Fields, name: str) -> Prompt:
     return body.text(name) if isinstance(body.values[name], str) else body.integers(name)
 
 
-def _conversation(body: Fields) -> Conversation:
+def _conversation(body: Fields) -> Messages:
     messages = body.values["messages"]
     if not isinstance(messages, list) or not messages:
         raise body.corrupt("messages", "is not a list of messages")
-    return Conversation(tuple(_message(body, message) for message in messages))
+    return Messages(tuple(_message(body, message) for message in messages))
 
 
 def _message(body: Fields, message: object) -> Mapping[str, Any]:

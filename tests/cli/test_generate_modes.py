@@ -1,0 +1,83 @@
+"""One prompt, a file of prompts, a talk: each takes the options that it can use, and refuses the others by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.command_line import CommandLine
+from cli.typing_in_terminal import CTRL_D, typing_into
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--interactive", "--json"], "--json and --interactive exclude each other"),
+        (["--interactive", "--prompt-cache", "x"], "--prompt-cache and --interactive exclude each other"),
+        (["--interactive", "--prompts-file", "x"], "--prompts-file and --interactive exclude each other"),
+        (["Hello", "--prompts-file", "x"], "PROMPT and --prompts-file exclude each other"),
+        (["--prompts-file", "x", "--show-prompt"], "--show-prompt and --prompts-file exclude each other"),
+        (["--prompts-file", "x", "--output", "y", "--json"], "--json writes to stdout, and --output to a file"),
+        (["Hello", "--output", "x"], "--output needs a file of prompts"),
+        (["Hello", "--unordered"], "--unordered needs a file of prompts"),
+        (["Hello", "--logprobs", "2"], "--logprobs are told in JSON only"),
+    ],
+)
+def test_an_option_that_would_not_be_listened_to_is_refused(
+    gptfast: CommandLine, arguments: list[str], says: str
+) -> None:
+    outcome = gptfast.run("generate", *arguments)
+    assert outcome.returncode == 2
+    assert says in outcome.stderr.decode()
+    assert outcome.stdout == b""
+
+
+def test_the_options_of_one_prompt_reach_its_job(fake: Callable[[str], CommandLine]) -> None:
+    options = [
+        "--no-chat",
+        "--system",
+        "Be brief.",
+        "--chat-template",
+        "rag",
+        "--show-prompt",
+        "--prompt-cache",
+        "c.st",
+    ]
+    outcome = fake("echoes-the-request").run("generate", "Hello", *options, "--compile", "--compile-prefill")
+    request = json.loads(outcome.stdout)
+    assert request["chat"] == {"chat": False, "system": "Be brief.", "template": "rag"}
+    assert request["compiling"] == {"decode": True, "prefill": True}
+    assert (request["show_prompt"], request["prompt_cache"]) == (True, "c.st")
+
+
+def test_a_profile_is_written_of_one_prompt(gptfast: CommandLine, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    outcome = gptfast.run("generate", "Hello", "-m", "tiny", "--max-new-tokens", "3", "--profile", str(trace))
+    assert outcome.returncode == 0
+    assert "ui.perfetto.dev" in outcome.stderr.decode()
+    names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"load", "prefill", "decode", "sample", "attend"} <= names
+
+
+def test_a_talk_with_the_bundled_model(gptfast: CommandLine) -> None:
+    arguments = ("generate", "--interactive", "-m", "tiny", "--seed", "3", "--max-new-tokens", "8")
+    with typing_into(CommandLine((*gptfast.program, *arguments), gptfast.environment)) as person:
+        assert "tiny is no chat model" in person.see("> ")
+        person.enter("Once upon a time")
+        first = person.see("context 13 of")
+        assert "8 tokens" in first
+        person.see("> ")
+        person.enter("Then")
+        person.see("8 tokens")
+        person.see("> ")
+        person.type(CTRL_D)
+        assert person.ends() == 0
+
+
+def test_a_talk_from_a_pipe(gptfast: CommandLine) -> None:
+    arguments = ("generate", "--interactive", "-m", "tiny", "--max-new-tokens", "5", "--quiet")
+    outcome = gptfast.run(*arguments, stdin=b"Once upon a time\nThen\n")
+    assert outcome.returncode == 0
+    assert len(outcome.stdout.decode().splitlines()) >= 2
+    assert outcome.stderr == b""
