@@ -44,7 +44,9 @@ def values(line: str) -> list[str]:
 
 def test_commands_are_completed_with_their_help() -> None:
     assert values("gptfast ") == [command.name for command in COMMANDS]
-    assert answer_to("gptfast gen").values == (("generate", "Continue a prompt with text, and show how fast."),)
+    assert answer_to("gptfast gen").values == (
+        ("generate", "Continue a prompt with text, or answer it, and show how fast."),
+    )
 
 
 @pytest.mark.parametrize(
