@@ -45,7 +45,8 @@ class _Recorder:
     def __init__(self, path: Path) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or the profiler's library writes to stderr about itself
         self._path = path
-        self._profile: profile | None = profile()
+        # there is one cycle; PyTorch 2.11 would warn that it forgets the others
+        self._profile: profile | None = profile(acc_events=True)
         self._profile.start()
 
     def end(self) -> None:
