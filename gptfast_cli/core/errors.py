@@ -5,7 +5,7 @@ a broken invariant of our own is an `assert`.
 """
 
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class ExitCode(IntEnum):
@@ -63,3 +63,14 @@ class DiskFullError(GptFastError):
     """No space was left where an output was being written."""
 
     exit_code = ExitCode.DISK_FULL
+
+
+# PyTorch's CPU allocator raises a bare RuntimeError; CUDA and MPS raise kinds of their own, derived from it
+_OUT_OF_MEMORY_TEXTS: Final = ("can't allocate memory", "out of memory")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there was not enough memory, in whatever words."""
+    if isinstance(error, RuntimeError):
+        return any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
+    return isinstance(error, MemoryError | OutOfMemoryError)

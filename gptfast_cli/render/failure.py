@@ -1,16 +1,14 @@
 """An exception as a person meets it: at most five lines on stderr, and an exit code."""
 
 import errno
-from typing import Final, TextIO
+from typing import TextIO
 
-from gptfast_cli.core.errors import DiskFullError, GptFastError, OutOfMemoryError
+from gptfast_cli.core.errors import DiskFullError, GptFastError, OutOfMemoryError, is_out_of_memory
 from gptfast_cli.render.terminal import printable, styled
 
 _MOST_LINES = 5
 _BOLD_RED = "1;31"
 _SMALLER = "Try a smaller model, --max-new-tokens, --batch-size or --max-context."
-# PyTorch's CPU allocator raises a bare RuntimeError; CUDA and MPS raise kinds of their own, derived from it
-_OUT_OF_MEMORY_TEXTS: Final = ("can't allocate memory", "out of memory")
 
 
 def named(error: Exception) -> GptFastError:
@@ -18,9 +16,7 @@ def named(error: Exception) -> GptFastError:
     match error:
         case GptFastError():
             return error
-        case MemoryError():
-            return OutOfMemoryError("Not enough memory.", _SMALLER)
-        case RuntimeError() if any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS):
+        case _ if is_out_of_memory(error):
             return OutOfMemoryError(f"Not enough memory.\n{_first_line(error)}", _SMALLER)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return DiskFullError(f"No space left on the disk{_where(error)}.", "Free some space and run it again.")
