@@ -1,0 +1,128 @@
+"""How far one model's next-token distributions are from another's, over the same positions of the same text.
+
+With p the reference's distribution at a position and q the other's, both at temperature 1 with nothing cut off:
+
+    KLD   = sum p (log p - log q), in nats
+    alpha = sum min(p, q) = 1 - sum |p - q| / 2, the chance that p accepts a token drawn from q
+            (Leviathan et al. 2023, arXiv:2211.17192, Corollary 3.6)
+
+Good quantisation moves them by less than float32 resolves, so each position is computed in float64. A logit of -inf
+rules its token out; where q rules out what p does not, KLD is infinite.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.errors import GptFastError, UsageError
+
+_BLOCK_LOGITS = 2**20
+"""Logits of a model that stand in float64 at once: 8 MB, four times over, or one position where that is more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The other model beside the reference, over `tokens` positions.
+
+    kld_mean, kld_p99, kld_max: in nats, 0 where both are the same; p99 is the smallest KLD that at least 99 % of the
+                                positions do not exceed (nearest rank)
+    same_top1:                  0..1, positions where both put the same token first, the lowest id among equals
+    alpha:                      0..1, the mean over the positions
+    ppl_reference, ppl_other:   perplexity, exp of the mean -log p of the text's own tokens
+    ppl_ratio:                  the other's perplexity ÷ the reference's; NaN where both are infinite
+    """
+
+    tokens: int
+    kld_mean: float
+    kld_p99: float
+    kld_max: float
+    same_top1: float
+    alpha: float
+    ppl_reference: float
+    ppl_other: float
+    ppl_ratio: float
+
+
+class Comparison:
+    """Collects what two models say about the same positions, in as many pieces as it comes."""
+
+    def __init__(self) -> None:
+        self._values: list[Tensor] = []  # each [positions, 5] float64, as _position_values returns them
+        self._n_positions = 0
+
+    def add(self, reference: Tensor, other: Tensor, targets: Tensor) -> None:
+        """Take in logits [positions, vocab] of both, of any float dtype, and the tokens that came next [positions].
+
+        Raises UsageError where the vocabularies differ in size, GptFastError where logits make no distribution.
+        """
+        assert len(reference) == len(other) == len(targets)
+        self._check(reference, other)
+        n = max(1, _BLOCK_LOGITS // reference.shape[-1])
+        device = "cpu" if reference.device.type == "mps" else reference.device  # Metal has no float64
+        # made once for all blocks: the pages of new memory cost more than the arithmetic
+        room = torch.empty(4, min(n, len(reference)), reference.shape[-1], dtype=torch.float64, device=device)
+        blocks = (torch.split(whole, n) for whole in (reference, other, targets))
+        for block in zip(*blocks, strict=True):
+            p_logits, q_logits, tokens = (part.to(device) for part in block)
+            self._values.append(_position_values(p_logits, q_logits, tokens, room=room[:, : len(tokens)]).cpu())
+        self._n_positions += len(targets)
+
+    def result(self) -> Divergence:
+        """The numbers over all positions so far, of which there must be one."""
+        assert self._n_positions
+        kld, alpha, same_top1, nll_reference, nll_other = torch.cat(self._values).unbind(dim=-1)
+        rank = -(-self._n_positions * 99 // 100)
+        return Divergence(
+            tokens=self._n_positions,
+            kld_mean=kld.mean().item(),
+            kld_p99=kld.kthvalue(rank).values.item(),
+            kld_max=kld.max().item(),
+            same_top1=same_top1.mean().item(),
+            alpha=alpha.mean().item(),
+            ppl_reference=nll_reference.mean().exp().item(),
+            ppl_other=nll_other.mean().exp().item(),
+            ppl_ratio=(nll_other.mean() - nll_reference.mean()).exp().item(),
+        )
+
+    def _check(self, reference: Tensor, other: Tensor) -> None:
+        assert reference.ndim == other.ndim == 2
+        n_reference, n_other = reference.shape[-1], other.shape[-1]
+        if n_reference != n_other:
+            raise UsageError(
+                f"The reference gives logits for {n_reference} tokens and the other model for {n_other}.",
+                "Compare models of one vocabulary, padded to the same size.",
+            )
+        for whose, logits in (("reference", reference), ("other model", other)):
+            broken = logits.amax(dim=-1).isfinite().logical_not()  # amax lets NaN through
+            if broken.any():
+                position = self._n_positions + int(broken.nonzero()[0])
+                raise GptFastError(
+                    f"The {whose}'s logits at position {position} are NaN, infinite or all ruled out.",
+                    "Its numbers may overflow in this dtype: try --dtype float32.",
+                )
+
+
+def _position_values(reference: Tensor, other: Tensor, targets: Tensor, *, room: Tensor) -> Tensor:
+    """KLD, alpha, whether the first token is the same, and each model's -log p of the target: [positions, 5].
+
+    All four planes of `room` [4, positions, vocab] float64 are written over.
+    """
+    p, log_p, q, log_q = room
+    _distribution(reference, p, log_p)
+    _distribution(other, q, log_q)
+    nll_p, nll_q = (-logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1) for logprobs in (log_p, log_q))
+    same_top1 = reference.argmax(dim=-1) == other.argmax(dim=-1)
+    # 0 log 0 = 0, which float arithmetic calls NaN; rounding may leave a KLD of 0 just below it
+    kld = log_p.sub_(log_q).mul_(p).nan_to_num_(nan=0, posinf=torch.inf).sum(dim=-1).clamp(min=0)
+    # exactly 1 where p = q, as sum min(p, q) is not
+    alpha = (1 - p.sub_(q).abs_().sum(dim=-1) / 2).clamp(min=0)
+    return torch.stack([kld, alpha, same_top1, nll_p, nll_q], dim=-1)
+
+
+def _distribution(logits: Tensor, p: Tensor, log_p: Tensor) -> None:
+    """Write probabilities and their logarithms, each [positions, vocab] float64."""
+    log_p.copy_(logits).sub_(logits.amax(dim=-1, keepdim=True))
+    total = torch.exp(log_p, out=p).sum(dim=-1, keepdim=True)
+    p.div_(total)
+    log_p.sub_(total.log())
