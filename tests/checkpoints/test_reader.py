@@ -137,3 +137,11 @@ def test_reading_a_tensor_keeps_no_second_copy_of_it(tmp_path: Path) -> None:
     assert resident("RssAnon") - own_before < 8
     del tensor
     assert resident("VmRSS") - all_before < 16  # the mapping goes with the tensor
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4", "no-such-scheme"])
+def test_parts_of_another_scheme_than_the_manifest_says_are_refused(tmp_path: Path, scheme: str) -> None:
+    stored = converted(saved(tmp_path / "model"), settings_in(tmp_path)).path
+    edit_json(stored / MANIFEST_FILE, lambda manifest: manifest["weights"]["layers.1.qkv"].update(scheme=scheme))
+    with pytest.raises(CorruptError, match=f"layers.1.qkv: its parts are not those of scheme '{scheme}'"):
+        open_checkpoint(stored)

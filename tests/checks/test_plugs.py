@@ -10,11 +10,13 @@ import pytest
 from gptfast_cli.core.checkpoints.sources import Source, sources
 from gptfast_cli.core.families import Family, families
 from gptfast_cli.core.formats import Scheme, schemes
+from gptfast_cli.core.quant.rounding import Rounding, roundings
 from gptfast_cli.core.registry import Plugs
 from gptfast_cli.core.tokenizers.formats import TokenizerFormat, formats
 
 FOLDERS: dict[str, tuple[Plugs[Any], type]] = {
     "families": (families, Family),
+    "roundings": (roundings, Rounding),
     "schemes": (schemes, Scheme),
     "sources": (sources, Source),
     "tokenizer formats": (formats, TokenizerFormat),

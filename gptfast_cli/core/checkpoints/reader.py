@@ -18,7 +18,7 @@ from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import DTYPES
 from gptfast_cli.core.errors import CorruptError, NotFoundError
 from gptfast_cli.core.events import Progress
-from gptfast_cli.core.formats import Weight
+from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.model.weights import weight_shapes
 
 _CHUNK_BYTES = 1 << 24
@@ -122,7 +122,9 @@ def open_stored(folder: Path) -> StoredCheckpoint:
     shards = {file: open_shard(folder / file) for file in files}
     _check_weights(manifest)
     _check_shards(manifest, shards)
-    return StoredCheckpoint(folder, manifest, shards)
+    checkpoint = StoredCheckpoint(folder, manifest, shards)
+    _check_parts(checkpoint)
+    return checkpoint
 
 
 def _check_weights(manifest: Manifest) -> None:
@@ -156,6 +158,13 @@ def _check_shards(manifest: Manifest, shards: Mapping[str, Shard]) -> None:
     if extra:
         file, tensor = min(extra)
         raise CorruptError(f"{file}: {tensor}: not in {MANIFEST_FILE}", _AGAIN)
+
+
+def _check_parts(checkpoint: StoredCheckpoint) -> None:
+    for name, stored in checkpoint.manifest.weights.items():
+        if stored.scheme not in schemes or not schemes[stored.scheme].is_whole(checkpoint.weight(name)):
+            why = f"weights.{name}: its parts are not those of scheme {stored.scheme!r}"
+            raise CorruptError(f"{MANIFEST_FILE}: {why}", _AGAIN)
 
 
 def _check_bytes(path: Path, sha256: str, *, place: str, start: int, end: int) -> None:

@@ -21,6 +21,13 @@ class Plain:
         """See Scheme."""
         return (_PART,)
 
+    def is_whole(self, weight: Weight) -> bool:
+        """See Scheme."""
+        if set(weight.parts) != {_PART}:
+            return False
+        part = weight.parts[_PART]
+        return part.is_floating_point() and tuple(part.shape) == weight.shape
+
     def dense(self, weight: Weight, dtype: torch.dtype) -> Tensor:
         """See Scheme."""
         return weight.parts[_PART].to(dtype)
