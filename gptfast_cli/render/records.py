@@ -57,4 +57,5 @@ def _metrics_lines(metrics: Metrics) -> Iterator[tuple[str, ...]]:
         yield "decode", tokens_per_second(metrics.aggregate_tok_s), "all rows together"
     if metrics.prefill_tok_s is not None:
         yield "prefill", tokens_per_second(metrics.prefill_tok_s)
-    yield "load", duration(metrics.load_s), f"peak memory {size(metrics.peak_memory_bytes)}"
+    compiled = "" if metrics.compile_s is None else f"compile {duration(metrics.compile_s)}"
+    yield "load", duration(metrics.load_s), compiled, f"peak memory {size(metrics.peak_memory_bytes)}"

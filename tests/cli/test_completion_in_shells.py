@@ -112,9 +112,8 @@ def test_names_and_folders_are_listed_together(shell: ShellInTerminal) -> None:
     shell.listed("gptfast generate -m org", "orgs/", "int8")
 
 
-def test_zsh_and_fish_show_the_help_beside_the_values(shell: ShellInTerminal) -> None:
-    if shell.name == "bash":
-        pytest.skip("bash has no place for it")
+@pytest.mark.parametrize("shell", ["zsh", "fish"], indirect=True)  # bash has no place for it
+def test_the_help_is_shown_beside_the_values(shell: ShellInTerminal) -> None:
     shell.listed("gptfast ", "Continue a prompt with text")
     shell.listed("gptfast generate --m", "Most tokens, prompt included.")
 

@@ -55,7 +55,16 @@ def test_records_go_to_stdout_in_order_and_all_else_to_stderr(fake: Fake) -> Non
     assert lines_of(outcome.stdout) == list(range(1, 13)) and outcome.stdout.isascii()
     stderr = outcome.stderr.decode()
     assert "\x1b" not in stderr and max(map(len, stderr.splitlines())) <= 80
-    for number in ("12 of 12", "1,625 tok/s", "1,520 tok/s", "310 MB", "48 + 360", "1.50 s in all", "seed 42"):
+    for number in (
+        "12 of 12",
+        "1,625 tok/s",
+        "1,520 tok/s",
+        "310 MB",
+        "compile 4.20 s",
+        "48 + 360",
+        "1.50 s in all",
+        "seed 42",
+    ):
         assert number in stderr
 
 

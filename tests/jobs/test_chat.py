@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tokenizers
 
+from gptfast_cli.core.decode.compiled import Compiling
 from gptfast_cli.core.decode.conversation import ContextFullError, Exchange
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.loading import LoadedModel, Placing, load
@@ -17,7 +18,7 @@ from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.decode.sequence import Limits, Sequence
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
-from gptfast_cli.core.events import Measured, Progress, Text
+from gptfast_cli.core.events import Measured, Note, Progress, Text
 from gptfast_cli.core.jobs.chat import Chat, ChatRequest, Turn, open_chat
 from llama_oracle import random_llama
 from model_files import drained, saved, settings_in
@@ -114,6 +115,19 @@ def test_only_tokens_that_are_new_are_fed(word_model: Path, tmp_path: Path, opti
             turn = said(chat, question)
             assert turn.n_fed == turn.prompt_tokens - in_cache
             in_cache = turn.context_used - 1
+
+
+def test_a_compiled_chat_is_compiled_before_its_first_turn_and_says_how_long_it_took(
+    word_model: Path, tmp_path: Path
+) -> None:
+    compiling = Compiling(decode=True, backend="eager")
+    request = ChatRequest(settings_in(tmp_path), str(word_model), compiling=compiling, max_context=64, max_new_tokens=4)
+    events, opened = drained(open_chat(request))
+    assert any(isinstance(event, Note) and event.text.startswith("Compiled in ") for event in events)
+    with opened as chat:
+        events, turn = drained(chat.say("w1 w2"))
+    assert turn.n_generated == 4
+    assert Progress("compile", 0, None, "tokens") not in events
 
 
 def test_an_interrupt_keeps_what_there_is_of_the_answer(chat_with: ChatWith, tiny: LoadedModel) -> None:

@@ -1,6 +1,6 @@
 """How a model is given what a person wrote: as a text to continue, or as a conversation in its own chat format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -8,6 +8,7 @@ from typing import Any, Self, TypeAlias
 
 from gptfast_cli.core.decode.loading import LoadedModel
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import Note
 from gptfast_cli.core.tokenizers.chat import ChatTemplate, llama_2_template, open_chat_template, read_chat_template
 
 Message: TypeAlias = Mapping[str, Any]
@@ -41,7 +42,7 @@ class Prompter:
         self._tokenizer = loaded.tokenizer
         self._template = template
         self._system = system
-        self.stands_in = stands_in  # Llama-2's form is taken for want of a template
+        self.stands_in = stands_in  # Llama-2's form is taken for want of a template; `notes` says so
 
     def __enter__(self) -> Self:
         return self
@@ -56,6 +57,11 @@ class Prompter:
     def is_chat(self) -> bool:
         """Whether a text is a message to answer rather than a beginning to continue."""
         return self._template is not None
+
+    def notes(self) -> Iterator[Note]:
+        """What a person should know of the format that is used."""
+        if self.stands_in:
+            yield Note(f"{self._name} has no chat template: Llama-2's [INST] form stands in.")
 
     def opening(self) -> list[Message]:
         """The messages that a conversation begins with: the system message, where there is one."""
@@ -72,10 +78,7 @@ class Prompter:
         template that is broken or unsafe.
         """
         if self._template is None:
-            raise UsageError(
-                f"{self._name} has no chat template, so it takes a prompt and no messages.",
-                _STAND_IN,
-            )
+            raise UsageError(f"{self._name} has no chat template, so it takes a prompt and no messages.", _STAND_IN)
         return self._template.render(messages)
 
     def encode(self, text: str) -> tuple[int, ...]:

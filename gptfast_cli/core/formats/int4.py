@@ -13,8 +13,8 @@ A row is cut into groups of G = 32, 64, 128 or 256 elements, n_groups = ceil(in_
 Elements at and past `in_features` hold the zero point: they are exact zeros. With an even number of groups a weight
 takes 4 + 20 / G bits: 4.625 at G = 32, 4.08 at 256. Every weight is exact in float32.
 
-What was measured on normal weights: a float16 scale is as good as a bfloat16 one to four digits, but has no room for
-the very large and small; a fixed zero point of 8 has 17 % more error at G = 32, and still 6 % with a signed scale.
+A float16 scale is as good as a bfloat16 one on normal weights, but has no room for the very large and small; a fixed
+zero point of 8 has a larger error there, also with a signed scale.
 """
 
 import torch

@@ -150,7 +150,10 @@ class Chat:
         if self._generator is None:
             runner = Runner(self._loaded.model, 1)
             n_tokens, settings = self._limits.max_context, self._request.settings
-            yield from compile_steps(runner, self._request.compiling, n_tokens=n_tokens, settings=settings)
+            compiling = self._request.compiling
+            seconds = yield from compile_steps(runner, compiling, n_tokens=n_tokens, settings=settings)
+            if seconds is not None:
+                yield Note(f"Compiled in {seconds:.1f} s")
             self._generator = Generator(runner)
         return self._generator
 
@@ -193,9 +196,8 @@ def open_chat(request: ChatRequest) -> Job[Chat]:
         chat = unless_opened.enter_context(Chat(loaded, request))
         yield from chat.start()
         unless_opened.pop_all()
-    if chat.prompter.stands_in:
-        yield Note(f"{loaded.name} has no chat template: Llama-2's [INST] form stands in.")
-    elif not chat.prompter.is_chat:
+    yield from chat.prompter.notes()
+    if not chat.prompter.is_chat:
         yield Note(f"{loaded.name} is no chat model: it continues the text that you write line by line.")
     return chat
 

@@ -170,8 +170,7 @@ def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[int,
 
 def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[int, ...]]:
     with open_prompter(loaded, request.chat) as prompter:
-        if prompter.stands_in:
-            yield Note(f"{loaded.name} has no chat template: Llama-2's [INST] form stands in.")
+        yield from prompter.notes()
         text = prompter.text(prompt)
         ids = prompter.encode(text)
         if request.show_prompt:

@@ -144,8 +144,7 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
     loaded = yield from load(request.model, request.settings, request.placing)
     loaded.limits(1, request.max_context)  # out of reach, it is no row's fault
     with open_prompter(loaded, request.chat) as prompter:
-        if prompter.stands_in:
-            yield Note(f"{loaded.name} has no chat template: Llama-2's [INST] form stands in.")
+        yield from prompter.notes()
         setting = Setting(loaded, prompter, request.max_context, request.compiling, request.settings, seed)
         desk.answering = Answering(good, setting, desk.identities, n_places=request.batch_size)
         yield desk.progress

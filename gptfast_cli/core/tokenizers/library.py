@@ -1,6 +1,6 @@
 """The `tokenizers` library, held within bounds of time and memory, and its failures as errors of our own.
 
-Its time and memory grow with the text, by about a second and 300 MB for a million characters, and nothing interrupts
+Its time and memory grow with the text, to many seconds and gigabytes for ten million characters, and nothing interrupts
 it. Its regular expressions (Oniguruma) may take far longer; after ten million retries in one match they give up, and
 then the library panics, which is no Exception in Python.
 """
@@ -15,7 +15,7 @@ import tokenizers
 from gptfast_cli.core.errors import UsageError
 
 MAX_CHARACTERS = 2_000_000
-"""The longest text that the library is given at once: two to five seconds; more tokens than any model's context."""
+"""The longest text that the library is given at once: seconds of work, and more tokens than any model's context."""
 
 # short runs first: an expression whose steps grow with the square of a run or faster is told before it takes long
 _TRIAL_LENGTHS = tuple(100 * 2**n for n in range(8))
