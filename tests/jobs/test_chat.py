@@ -121,7 +121,8 @@ def test_a_compiled_chat_is_compiled_before_its_first_turn_and_says_how_long_it_
     word_model: Path, tmp_path: Path
 ) -> None:
     compiling = Compiling(decode=True, backend="eager")
-    request = ChatRequest(settings_in(tmp_path), str(word_model), compiling=compiling, max_context=64, max_new_tokens=4)
+    limits = {"max_context": 64, "max_new_tokens": 4, "ignore_eos": True}
+    request = ChatRequest(settings_in(tmp_path), str(word_model), compiling=compiling, **limits)
     events, opened = drained(open_chat(request))
     assert any(isinstance(event, Note) and event.text.startswith("Compiled in ") for event in events)
     with opened as chat:
