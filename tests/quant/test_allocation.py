@@ -1,0 +1,86 @@
+"""Which scheme each weight gets: what was asked for, the usual where nothing was, and a refusal of what cannot be."""
+
+from dataclasses import replace
+
+import pytest
+
+from gptfast_cli.core.config import ModelConfig, RopeConfig
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.quant.allocation import Allocation, AllocationOptions, Storage
+
+CONFIG = ModelConfig(
+    family="llama",
+    n_layers=2,
+    dim=8,
+    n_heads=2,
+    n_kv_heads=1,
+    head_dim=4,
+    ffn_dim=12,
+    vocab_size=10,
+    max_context=16,
+    norm_eps=1e-5,
+    rope=RopeConfig(10000.0),
+    attention_bias=True,
+)
+TIED = replace(CONFIG, tied_embeddings=True)
+INT8, INT4, PLAIN = Storage("int8"), Storage("int4", 32), Storage("plain")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "name"),
+    [
+        (AllocationOptions("int8"), Allocation(INT8, INT8, INT8), "int8"),
+        (AllocationOptions("int4"), Allocation(INT4, INT8, INT8), "int4-g32"),
+        (AllocationOptions("int4", 128), Allocation(Storage("int4", 128), INT8, INT8), "int4-g128"),
+        (AllocationOptions("plain"), Allocation(PLAIN, PLAIN, PLAIN), "plain"),
+        (AllocationOptions("int4", head="plain"), Allocation(INT4, INT8, PLAIN), "int4-g32-head-plain"),
+        (
+            AllocationOptions("int8", 64, embeddings="int4"),
+            Allocation(INT8, Storage("int4", 64), INT8),
+            "int8-embeddings-int4-g64",
+        ),
+    ],
+)
+def test_what_is_asked_for_is_given_and_named(options: AllocationOptions, expected: Allocation, name: str) -> None:
+    allocation = options.allocation(CONFIG)
+    assert allocation == expected
+    assert str(allocation) == name
+
+
+def test_every_weight_has_a_storage_and_norms_and_biases_stay_as_they_are() -> None:
+    storages = AllocationOptions("int4", embeddings="plain").allocation(CONFIG).of(CONFIG)
+    assert list(storages)[:3] == ["embedding", "layers.0.attention_norm", "layers.0.qkv"]
+    assert storages["embedding"] == PLAIN and storages["head"] == INT8
+    small = {name for name, storage in storages.items() if storage == PLAIN} - {"embedding"}
+    assert small == {
+        "norm",
+        *(f"layers.{layer}.{norm}" for layer in range(2) for norm in ("attention_norm", "ffn_norm")),
+        *(f"layers.{layer}.{bias}" for layer in range(2) for bias in ("qkv_bias", "attention_output_bias")),
+    }
+    assert set(storages.values()) == {PLAIN, INT8, INT4}
+
+
+@pytest.mark.parametrize("option", [{"head": "plain"}, {"embeddings": "plain"}])
+def test_a_tied_matrix_is_both_the_embedding_and_the_head(option: dict[str, str]) -> None:
+    allocation = AllocationOptions("int4", **option).allocation(TIED)
+    assert allocation.embedding == allocation.head == PLAIN
+    assert "head" not in allocation.of(TIED)
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        (AllocationOptions("int3"), "no scheme called 'int3'", "Did you mean int"),
+        (AllocationOptions("int4", embeddings="int5"), "--embeddings: there is no scheme", "Schemes: int4, int8, plain"),
+        (AllocationOptions("int4", 0), "--groupsize 0: int4 has groups of 32, 64, 128 or 256", "--groupsize 32"),
+        (AllocationOptions("int4", -32), "--groupsize -32: int4", "--groupsize 32"),
+        (AllocationOptions("int8", 64), "int8 has no groups", "Leave out --groupsize"),
+        (AllocationOptions("int8", 0), "int8 has no groups", "Leave out --groupsize"),
+        (AllocationOptions("int4", head="int8", embeddings="plain"), "one matrix for both", "Give one"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_can(options: AllocationOptions, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        options.allocation(TIED)
+    assert message in refused.value.message
+    assert hint in refused.value.hint
