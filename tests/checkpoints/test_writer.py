@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, TokenizerFiles
 from gptfast_cli.core.checkpoints.manifest import Manifest, Provenance
 from gptfast_cli.core.checkpoints.reader import open_stored
 from gptfast_cli.core.checkpoints.shard import DTYPES, open_shard
 from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, header, write_shard
-from gptfast_cli.core.checkpoints.writer import Contents, PlannedWeight, TokenizerFiles, write_checkpoint
+from gptfast_cli.core.checkpoints.writer import write_checkpoint
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.families import families
 from gptfast_cli.core.formats import Weight, quantized

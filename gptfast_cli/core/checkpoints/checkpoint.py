@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gptfast_cli.core.checkpoints.manifest import TokenizerEntry
 from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.formats import Weight
 
 
@@ -19,6 +20,20 @@ class Piece:
 
     place: str
     tensor: Tensor
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether it holds neither NaN nor infinity; it is read once, and no mask as large as it is made."""
+        low, high = self.tensor.aminmax()  # NaN comes through
+        return bool(low.isfinite() and high.isfinite())
+
+    def check_finite(self) -> None:
+        """Raise CorruptError with the place where it is not finite."""
+        if not self.is_finite:
+            raise CorruptError(
+                f"{self.place}: holds NaN or infinite values.",
+                "The model is damaged: fetch it again, or tell its makers.",
+            )
 
 
 class Checkpoint(Protocol):

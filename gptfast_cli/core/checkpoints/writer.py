@@ -3,75 +3,19 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from gptfast_cli.core.checkpoints.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    Provenance,
-    StoredPart,
-    StoredWeight,
-    TokenizerEntry,
-    tensor_name,
-)
-from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, write_shard
+from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, TokenizerFiles
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Manifest, StoredWeight, TokenizerEntry
 from gptfast_cli.core.checkpoints.staging import staged_folder, sync_folder, write_synced
-from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.checkpoints.weights_writer import stored_weights, weights_file, write_weights
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.errors import DiskFullError, UsageError
 from gptfast_cli.core.events import Job, Progress
 from gptfast_cli.core.formats import Weight
 
 SHARD_BYTES = 4_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedWeight:
-    """How a weight is going to be stored: scheme, logical shape, and the tensor of each part."""
-
-    scheme: str
-    shape: tuple[int, ...]
-    parts: Mapping[str, PlannedTensor]
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all parts."""
-        return sum(part.n_bytes for part in self.parts.values())
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerFiles:
-    """A tokenizer to be copied into the checkpoint, and its special tokens as token ids.
-
-    All files are in one folder, or in a folder inside of it, which is kept.
-    """
-
-    files: tuple[Path, ...]
-    bos_id: int | None
-    stop_ids: tuple[int, ...]
-    add_bos: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What a checkpoint is going to hold; the weights stand in the order in which they are written."""
-
-    name: str
-    config: ModelConfig
-    dtype: torch.dtype
-    weights: Mapping[str, PlannedWeight]
-    tokenizer: TokenizerFiles | None
-    provenance: Provenance
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all weights."""
-        return sum(weight.n_bytes for weight in self.weights.values())
 
 
 def write_checkpoint(
@@ -90,14 +34,27 @@ def write_checkpoint(
     """
     check_place(folder, force=force)
     folder = folder.resolve()
-    _check_space(folder, contents)
+    check_space(folder, contents.n_bytes)
     with staged_folder(folder, replace=force) as staging:
-        stored = yield from _write_weights(staging, contents, read, shard_bytes)
-        tokenizer = _copy_tokenizer(staging, contents.tokenizer) if contents.tokenizer else None
-        dtype = dtype_name(contents.dtype)
-        manifest = Manifest(contents.name, contents.config, dtype, stored, tokenizer, contents.provenance)
-        sync_folder(staging)
-        write_synced(staging / MANIFEST_FILE, manifest.to_json())
+        stored: dict[str, StoredWeight] = {}
+        done = 0
+        for number, weights in enumerate(_shards(contents.weights, shard_bytes), start=1):
+            file, digests = weights_file(number), {}
+            for tensor, sha256, n_bytes in write_weights(staging / file, weights, read):
+                digests[tensor] = sha256
+                done += n_bytes
+                yield Progress("write", done, contents.n_bytes, "bytes")
+            stored |= stored_weights(file, weights, digests)
+        return complete(staging, contents, stored)
+
+
+def complete(folder: Path, contents: Contents, stored: Mapping[str, StoredWeight]) -> Manifest:
+    """Add the tokenizer and, last, the manifest to a folder in which all weights are stored."""
+    tokenizer = _copy_tokenizer(folder, contents.tokenizer) if contents.tokenizer else None
+    dtype = dtype_name(contents.dtype)
+    manifest = Manifest(contents.name, contents.config, dtype, stored, tokenizer, contents.provenance)
+    sync_folder(folder)
+    write_synced(folder / MANIFEST_FILE, manifest.to_json())
     return manifest
 
 
@@ -111,36 +68,15 @@ def check_place(folder: Path, *, force: bool) -> None:
         raise UsageError(f"{folder}: holds a checkpoint already.", "Replace it with --force, or give another --out.")
 
 
-def _check_space(folder: Path, contents: Contents) -> None:
+def check_space(folder: Path, n_bytes: int) -> None:
+    """Raise DiskFullError where a checkpoint of so many bytes has no room."""
     parent = next(parent for parent in folder.parents if parent.exists())
     free = shutil.disk_usage(parent).free
-    if contents.n_bytes > free:
+    if n_bytes > free:
         raise DiskFullError(
-            f"{folder.name}: needs {contents.n_bytes / 1e9:.2f} GB in {parent}, and {free / 1e9:.2f} GB are free.",
+            f"{folder.name}: needs {n_bytes / 1e9:.2f} GB in {parent}, and {free / 1e9:.2f} GB are free.",
             "Free some space, or write to another disk.",
         )
-
-
-def _write_weights(
-    staging: Path, contents: Contents, read: Callable[[str], Weight], shard_bytes: int
-) -> Generator[Progress, None, dict[str, StoredWeight]]:
-    stored: dict[str, StoredWeight] = {}
-    done = 0
-    for number, shard in enumerate(_shards(contents.weights, shard_bytes), start=1):
-        file = f"weights-{number:05}.safetensors"
-        planned = {tensor_name(name, part): plan for name, w in shard.items() for part, plan in w.parts.items()}
-        digests: dict[str, str] = {}
-        for tensor, sha256 in write_shard(staging / file, planned, _tensors(shard, read)):
-            digests[tensor] = sha256
-            done += planned[tensor].n_bytes
-            yield Progress("write", done, contents.n_bytes, "bytes")
-        for name, weight in shard.items():
-            parts = {
-                part: StoredPart(file, plan.code, plan.shape, digests[tensor_name(name, part)])
-                for part, plan in weight.parts.items()
-            }
-            stored[name] = StoredWeight(weight.scheme, weight.shape, parts)
-    return stored
 
 
 def _shards(weights: Mapping[str, PlannedWeight], shard_bytes: int) -> Iterator[dict[str, PlannedWeight]]:
@@ -154,14 +90,6 @@ def _shards(weights: Mapping[str, PlannedWeight], shard_bytes: int) -> Iterator[
         shard[name] = weight
         n_bytes += weight.n_bytes
     yield shard
-
-
-def _tensors(shard: Mapping[str, PlannedWeight], read: Callable[[str], Weight]) -> Iterator[tuple[str, Tensor]]:
-    for name, planned in shard.items():
-        weight = read(name)
-        for part in planned.parts:
-            yield tensor_name(name, part), weight.parts[part]
-        del weight  # before the next one is made
 
 
 def _copy_tokenizer(staging: Path, tokenizer: TokenizerFiles) -> TokenizerEntry:

@@ -32,6 +32,11 @@ class Weight:
         """Bytes that reading the whole weight moves."""
         return sum(part.nbytes for part in self.parts.values())
 
+    def row_block(self, rows: slice) -> "Weight":
+        """Some rows of a matrix, as views."""
+        parts = {name: part[rows] for name, part in self.parts.items()}
+        return Weight(self.scheme, (len(range(*rows.indices(self.shape[0]))), *self.shape[1:]), parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:

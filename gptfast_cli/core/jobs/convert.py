@@ -10,24 +10,25 @@ from torch import Tensor
 
 from gptfast_cli import __version__
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
+from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, TokenizerFiles, planned
 from gptfast_cli.core.checkpoints.current import write_current
 from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
-from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance, read_manifest
+from gptfast_cli.core.checkpoints.manifest import Provenance
 from gptfast_cli.core.checkpoints.names import BUNDLED
 from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.resolve import as_folder, resolve
-from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor
 from gptfast_cli.core.checkpoints.store import open_store, store_name
-from gptfast_cli.core.checkpoints.writer import Contents, PlannedWeight, TokenizerFiles, check_place, write_checkpoint
-from gptfast_cli.core.device import DTYPES
-from gptfast_cli.core.errors import CorruptError, NotFoundError, UsageError
+from gptfast_cli.core.checkpoints.writer import check_place, write_checkpoint
+from gptfast_cli.core.device import DTYPES, dtype_name
+from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note
-from gptfast_cli.core.formats import Weight, schemes
+from gptfast_cli.core.formats import Weight
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.formats.plain import plain
+from gptfast_cli.core.jobs.tokenizer_copy import tokenizer_copy
 from gptfast_cli.core.model.weights import weight_shapes
 from gptfast_cli.core.settings import Settings
-from gptfast_cli.core.tokenizers import disagreements, open_tokenizer, special_tokens, tokenizer_files
+from gptfast_cli.core.tokenizers import disagreements
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +131,11 @@ def _tokenizer_folder(request: ConvertRequest, own: Path) -> Path:
 
 
 def _tokenizer(request: ConvertRequest, folder: Path) -> TokenizerFiles:
-    """The tokenizer to be copied; without files where there is none, but with the ids that config.json declares."""
-    if (folder / MANIFEST_FILE).is_file():
-        entry = read_manifest(folder).tokenizer
-        if entry is not None:
-            return TokenizerFiles(
-                tuple(folder / name for name in entry.files), entry.bos_id, entry.stop_ids, entry.add_bos
-            )
-    files = tokenizer_files(folder) if open_tokenizer(folder) else ()
-    if request.tokenizer_from is not None and not files:
+    """The tokenizer to be copied; raises NotFoundError where another model's was asked for and it has none."""
+    tokenizer = tokenizer_copy(folder)
+    if request.tokenizer_from is not None and not tokenizer.files:
         raise NotFoundError(f"{request.tokenizer_from}: has no tokenizer.", "Name another model with --tokenizer-from.")
-    special = special_tokens(folder)
-    return TokenizerFiles(files, special.bos_id, tuple(sorted(special.stop_ids)), special.add_bos)
+    return tokenizer
 
 
 def _notes(tokenizer: TokenizerFiles, checkpoint: Checkpoint) -> Iterator[Note]:
@@ -158,12 +152,11 @@ def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, Planne
             f"{checkpoint.name}: is quantised ({checkpoint.scheme}), which cannot be undone.",
             "Convert the model that it was made from.",
         )
-    (part,) = schemes[PLAIN].part_names()
     plan = {}
     for name, shape in weight_shapes(checkpoint.config).items():
         # shards may differ in dtype, as where norms were kept in float32
         stored = functools.reduce(torch.promote_types, [piece.tensor.dtype for piece in checkpoint.pieces(name)])
-        plan[name] = PlannedWeight(PLAIN, shape, {part: PlannedTensor(dtype or stored, shape)})
+        plan[name] = planned(plain(torch.empty(shape, dtype=dtype or stored, device="meta")))
     return plan
 
 
@@ -184,16 +177,8 @@ def _read(checkpoint: Checkpoint, contents: Contents, name: str) -> Weight:
 
 
 def _check_finite(piece: Piece, converted: Tensor) -> None:
-    if _is_finite(converted):
-        return
-    if _is_finite(piece.tensor):
-        dtype = str(converted.dtype).removeprefix("torch.")
-        raise UsageError(f"{piece.place}: has values too large for {dtype}.", "Convert with --dtype bfloat16.")
-    raise CorruptError(
-        f"{piece.place}: holds NaN or infinite values.", "The model is damaged: fetch it again, or tell its makers."
-    )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    low, high = tensor.aminmax()  # NaN comes through; no mask as large as the weight
-    return bool(low.isfinite() and high.isfinite())
+    if not Piece(piece.place, converted).is_finite:
+        piece.check_finite()
+        raise UsageError(
+            f"{piece.place}: has values too large for {dtype_name(converted.dtype)}.", "Convert with --dtype bfloat16."
+        )

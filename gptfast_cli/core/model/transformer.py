@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.kernels import AttentionSpec, Backend, LayerCache, Linear, Norm, Placement
-from gptfast_cli.core.kernels.phases import phase
+from gptfast_cli.core.kernels import Backend, LayerCache, Linear, Norm, Placement
 from gptfast_cli.core.model.cache import KVCache
+from gptfast_cli.core.model.layer import decoder_layer
 from gptfast_cli.core.model.rope import frequencies, rotation
-from gptfast_cli.core.model.weights import LayerWeights, ModelWeights
+from gptfast_cli.core.model.weights import ModelWeights
 
 ALL_ROWS = slice(None)
 
@@ -24,7 +24,7 @@ class Transformer:
         self.dtype = dtype
         self.device = next(iter(weights.embedding.parts.values())).device
         self._backend = backend
-        self._attention = AttentionSpec(config.n_heads, config.n_kv_heads, config.head_dim)
+        self._layer = decoder_layer(config, backend)
         self._frequencies = frequencies(config.head_dim, config.rope).to(self.device)
 
     @torch.inference_mode()
@@ -78,20 +78,6 @@ class Transformer:
     def _head(self, x: Tensor) -> Tensor:
         norm = Norm(self.weights.norm, self.config.norm_eps)
         return self._backend.head(x, Linear(self.weights.head), norm=norm)
-
-    def _layer(self, x: Tensor, layer: LayerWeights, *, place: Placement, cache: LayerCache) -> Tensor:
-        backend, spec, eps = self._backend, self._attention, self.config.norm_eps
-        with phase("project_qkv"):
-            norm = Norm(layer.attention_norm, eps)
-            q = backend.project_qkv(x, layer.qkv, norm=norm, place=place, cache=cache, spec=spec)
-        with phase("attend"):
-            heads = backend.attend(q, cache, place=place, spec=spec)
-        with phase("project_output"):
-            x = backend.project_output(heads, layer.attention_output, residual=x)
-        with phase("gate_up"):
-            hidden = backend.gate_up(x, layer.gate_up, norm=Norm(layer.ffn_norm, eps))
-        with phase("down"):
-            return backend.down(hidden, layer.down, residual=x)
 
 
 def positions(starts: Sequence[int], time: int, device: torch.device) -> Tensor:

@@ -4,7 +4,7 @@ Query, key and value rows stand in one matrix, as do gate and up: one product in
 one ascending stream of memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,36 +50,44 @@ class ModelWeights:
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every weight that a checkpoint of this shape holds, by name, in reading order."""
-    shapes: dict[str, tuple[int, ...]] = {"embedding": (config.vocab_size, config.dim)}
-    for layer in range(config.n_layers):
-        for name, shape in _layer_shapes(config).items():
-            shapes[f"layers.{layer}.{name}"] = shape
-    shapes["norm"] = (config.dim,)
-    if not config.tied_embeddings:
-        shapes["head"] = (config.vocab_size, config.dim)
-    return shapes
+    table, in_layer = (config.vocab_size, config.dim), _layer_shapes(config)
+    ends = {"embedding": table, "norm": (config.dim,), "head": table}
+    names = [name for block in weight_blocks(config) for name in block]
+    return {name: ends[name] if name in ends else in_layer[name.split(".", 2)[2]] for name in names}
+
+
+def weight_blocks(config: ModelConfig) -> list[tuple[str, ...]]:
+    """Those names in the pieces that a pass over a model takes: the embedding, each layer, what comes after."""
+    layers = [tuple(f"layers.{layer}.{name}" for name in _layer_shapes(config)) for layer in range(config.n_layers)]
+    return [("embedding",), *layers, ("norm",) if config.tied_embeddings else ("norm", "head")]
 
 
 def assemble(config: ModelConfig, read: Callable[[str], Weight]) -> ModelWeights:
     """Put a model together; `read` gives the weight of a name and is called once for each, in reading order."""
-    weights = {name: read(name) for name in weight_shapes(config)}
+    embedding, *layers, ends = ({name: read(name) for name in block} for block in weight_blocks(config))
+    return ModelWeights(
+        embedding=embedding["embedding"],
+        layers=tuple(map(assemble_layer, layers)),
+        norm=ends["norm"],
+        head=ends.get("head", embedding["embedding"]),
+    )
+
+
+def assemble_layer(block: Mapping[str, Weight]) -> LayerWeights:
+    """Put a layer together from its weights by their full names, `layers.N.` before each."""
+    weights = {name.split(".", 2)[2]: weight for name, weight in block.items()}
 
     def linear(name: str) -> Linear:
         return Linear(weights[name], weights.get(f"{name}_bias"))
 
-    layers = tuple(
-        LayerWeights(
-            attention_norm=weights[f"layers.{i}.attention_norm"],
-            qkv=linear(f"layers.{i}.qkv"),
-            attention_output=linear(f"layers.{i}.attention_output"),
-            ffn_norm=weights[f"layers.{i}.ffn_norm"],
-            gate_up=linear(f"layers.{i}.gate_up"),
-            down=linear(f"layers.{i}.down"),
-        )
-        for i in range(config.n_layers)
+    return LayerWeights(
+        attention_norm=weights["attention_norm"],
+        qkv=linear("qkv"),
+        attention_output=linear("attention_output"),
+        ffn_norm=weights["ffn_norm"],
+        gate_up=linear("gate_up"),
+        down=linear("down"),
     )
-    embedding = weights["embedding"]
-    return ModelWeights(embedding, layers, weights["norm"], weights.get("head", embedding))
 
 
 def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,59 @@
+"""Texts that a model is measured on and has not learned from: the bundled ones, or a file's.
+
+They are tokenised anew for each model, so the same text is more tokens for one model than for another.
+"""
+
+import importlib.resources
+from collections.abc import Iterator
+from pathlib import Path
+
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.tokenizers import Tokenizer
+
+N_POSITIONS = 2048
+"""Positions to measure at: enough that KLD and alpha stand to two digits, few enough that it takes seconds."""
+
+_WINDOW = 512
+"""Tokens of a file's text that are read at once, as far as a model's context holds them."""
+
+_BUNDLED = "heldout.txt"
+
+
+def bundled_texts(tokenizer: Tokenizer, max_context: int) -> list[list[int]]:
+    """The first of the bundled documents, each with its beginning-of-sequence token: N_POSITIONS in all."""
+    documents = (importlib.resources.files("gptfast_cli") / "bundled" / _BUNDLED).read_text(encoding="utf-8")
+    texts = (tokenizer.encode(document) for document in documents.strip().split("\n\n"))
+    return _first_positions(text[:max_context] for text in texts)
+
+
+def texts_of_file(file: Path, tokenizer: Tokenizer, max_context: int) -> list[list[int]]:
+    """The beginning of a file's text in windows that each have a beginning-of-sequence token: N_POSITIONS, or fewer.
+
+    Raises UsageError where the file cannot be read, is no UTF-8, or has no two tokens.
+    """
+    try:
+        content = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}.", "Name a text file.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: is not text in UTF-8 (byte {error.start}).", "Save it as UTF-8.") from error
+    bos = tokenizer.encode("")
+    tokens = tokenizer.encode(content[: N_POSITIONS * 64], bos=False)  # no token of a text is longer on average
+    n = min(_WINDOW, max_context) - len(bos)
+    texts = _first_positions([*bos, *tokens[first : first + n]] for first in range(0, len(tokens), n))
+    if not texts:
+        raise UsageError(f"{file}: is too short to measure on.", "Take a text of a page or more.")
+    return texts
+
+
+def _first_positions(texts: Iterator[list[int]]) -> list[list[int]]:
+    """Texts up to N_POSITIONS tokens that have one before them; the last is cut there."""
+    taken: list[list[int]] = []
+    missing = N_POSITIONS
+    for text in texts:
+        if missing == 0:
+            break
+        if len(text) > 1:
+            taken.append(text[: missing + 1])
+            missing -= len(taken[-1]) - 1
+    return taken

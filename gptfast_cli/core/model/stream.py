@@ -1,0 +1,107 @@
+"""Texts on their way through a model, one block at a time: only that block's weights have to be in memory.
+
+What stays is the hidden state of each token, [tokens, dim]. So the numbers of a model larger than the memory can be
+had, and those of a model that is only being made.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.formats import Weight
+from gptfast_cli.core.kernels import KEY_BLOCK, Backend, LayerCache, Linear, Norm, Placement
+from gptfast_cli.core.model.layer import decoder_layer
+from gptfast_cli.core.model.rope import frequencies, rotation
+from gptfast_cli.core.model.weights import LayerWeights
+
+_BATCH_TOKENS = 1024
+"""Tokens that go through a layer at once: enough to keep the arithmetic busy, few enough to bound its memory."""
+
+_SLICE_ELEMENTS = 1 << 24
+"""Elements of the head that are multiplied at once, and so may have to be had as dense numbers: 64 MB in float32."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Texts of about one length, side by side."""
+
+    texts: Sequence[int]  # which they are, in the order of the stream
+    lengths: Sequence[int]
+    tokens: Tensor  # [batch, time] int64, filled up with 0
+    x: Tensor  # [batch, time, dim]
+
+
+class Stream:
+    """The hidden states of texts, each at its own beginning: `embed`, `layer` once for each, then `logits`."""
+
+    def __init__(
+        self, config: ModelConfig, texts: Sequence[Sequence[int]], *, backend: Backend, device: torch.device
+    ) -> None:
+        self._config = config
+        self._backend = backend
+        self._layer = decoder_layer(config, backend)
+        self._frequencies = frequencies(config.head_dim, config.rope).to(device)
+        self._device = device
+        self._batches = [self._batch(texts, numbers) for numbers in _alike(texts)]
+
+    @torch.inference_mode()
+    def embed(self, embedding: Weight, dtype: torch.dtype) -> None:
+        """Begin with the embedding of every token, in the dtype to compute in."""
+        for batch in self._batches:
+            batch.x = self._backend.embed(batch.tokens, embedding, dtype)
+
+    @torch.inference_mode()
+    def layer(self, weights: LayerWeights) -> None:
+        """Go through the next layer."""
+        for batch in self._batches:
+            n_rows, time = batch.tokens.shape
+            at = torch.arange(time, device=self._device).expand(n_rows, time)
+            place = Placement(at, *rotation(at, self._frequencies))
+            n_keys = -(-time // KEY_BLOCK) * KEY_BLOCK
+            shape = (n_rows, self._config.n_kv_heads, n_keys, self._config.head_dim)
+            cache = LayerCache(batch.x.new_zeros(shape), batch.x.new_zeros(shape))
+            batch.x = self._layer(batch.x, weights, place=place, cache=cache)
+
+    def hidden(self) -> Tensor:
+        """The states now, text after text, [tokens, dim]."""
+        rows = {
+            text: batch.x[row, :length]
+            for batch in self._batches
+            for row, (text, length) in enumerate(zip(batch.texts, batch.lengths, strict=True))
+        }
+        return torch.cat([rows[text] for text in sorted(rows)])
+
+    @torch.inference_mode()
+    def logits(self, norm: Weight, head: Weight, *, block_tokens: int) -> Iterator[Tensor]:
+        """Logits of the token that comes after each, [up to block_tokens, vocab_size] float32 at a time, in order."""
+        after_norm = Norm(norm, self._config.norm_eps)
+        n_rows = max(1, _SLICE_ELEMENTS // self._config.dim)
+        slices = [slice(first, first + n_rows) for first in range(0, self._config.vocab_size, n_rows)]
+        for x in torch.split(self.hidden(), block_tokens):
+            logits = torch.empty(len(x), self._config.vocab_size, device=self._device)
+            for rows in slices:
+                logits[:, rows] = self._backend.head(x, Linear(head.row_block(rows)), norm=after_norm)
+            yield logits
+
+    def _batch(self, texts: Sequence[Sequence[int]], numbers: Sequence[int]) -> _Batch:
+        lengths = [len(texts[number]) for number in numbers]
+        tokens = torch.zeros(len(numbers), max(lengths), dtype=torch.int64)
+        for row, number in enumerate(numbers):
+            tokens[row, : lengths[row]] = torch.tensor(texts[number])
+        return _Batch(numbers, lengths, tokens.to(self._device), torch.empty(0, device=self._device))
+
+
+def _alike(texts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Batches of texts whose lengths are near one another, so that little is filled up."""
+    batch: list[int] = []
+    for number in sorted(range(len(texts)), key=lambda number: len(texts[number])):
+        assert texts[number]
+        if batch and len(texts[number]) * (len(batch) + 1) > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
