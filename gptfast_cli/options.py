@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from gptfast_cli.completion.answer import Paths
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.registry import plug_names
 from gptfast_cli.core.settings import load_settings
 
 _MACHINE = "Machine"
@@ -50,10 +52,19 @@ def complete_folder(incomplete: str) -> list[tuple[str, str]]:
     return [(incomplete, Paths.FOLDERS)]
 
 
+def complete_scheme() -> list[str]:
+    """Names of the schemes."""
+    return list(plug_names("gptfast_cli.core.formats"))
+
+
 def _complete_stored() -> list[str]:
     from gptfast_cli.core.checkpoints.store import open_store
 
     return [entry.name for entry in open_store(load_settings()).entries()]
+
+
+def _complete_group_size() -> list[str]:
+    return ["32", "64", "128", "256"]
 
 
 def _complete_device() -> list[str]:
@@ -76,6 +87,16 @@ ModelOption = Annotated[
         help="A folder, a name in the store or in the Hugging Face cache, or tiny.",
     ),
 ]
+
+
+def model_given(context: typer.Context, argument: str | None, option: str | None) -> str | None:
+    """The MODEL of a command that takes it as its argument and as --model; UsageError where both name one."""
+    source = context.get_parameter_source("model")
+    if argument is not None and option not in (None, argument) and source is not None and source.name == "COMMANDLINE":
+        raise UsageError(f"{argument} and --model {option} are two models.", "Name one of them.")
+    return option if argument is None else argument
+
+
 StoredNameOption = Annotated[
     str | None,
     typer.Option(
@@ -83,6 +104,37 @@ StoredNameOption = Annotated[
         metavar="NAME",
         autocompletion=_complete_stored,
         help="Remove a checkpoint from the store; asks first.",
+    ),
+]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=complete_model,
+        show_default="the current one",
+        help="A folder, a name in the store or in the Hugging Face cache, or tiny.",
+    ),
+]
+GroupSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--groupsize",
+        metavar="N",
+        autocompletion=_complete_group_size,
+        show_default="32, where the scheme has groups",
+        help="Weights that share a scale: 32, 64, 128 or 256.",
+    ),
+]
+HeadOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEME", autocompletion=complete_scheme, show_default="int8", help="Scheme of the output head."
+    ),
+]
+EmbeddingsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEME", autocompletion=complete_scheme, show_default="int8", help="Scheme of the embeddings."
     ),
 ]
 DeviceOption = Annotated[

@@ -28,7 +28,7 @@ class Command:
 COMMANDS = (
     Command("download", download, built=False),
     Command("convert", convert),
-    Command("quantize", quantize, built=False),
+    Command("quantize", quantize),
     Command("generate", generate),
     Command("speculate", speculate, built=False),
     Command("eval", evaluate, built=False),

@@ -1,6 +1,7 @@
 """A job's result as one JSON document: its schema's name, then the result's own fields."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -11,3 +12,8 @@ def write_document(schema: str, fields: Mapping[str, object], stream: TextIO) ->
     The keys that others build on are the names of the result's fields (`dataclasses.asdict`); paths become strings.
     """
     stream.write(json.dumps({"schema": schema, **fields}, default=str, allow_nan=False) + "\n")
+
+
+def finite(value: object) -> object:
+    """The value, or None for a number that JSON has no word for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -46,6 +46,20 @@ def amount(done: int, total: int | None, unit: str) -> str:
     return f"{done:,} {unit}" if total is None else f"{done:,} of {total:,} {unit}"
 
 
+def share(part: float) -> str:
+    """A share 0..1 in per cent: 41.3 %, 99.66 %; 100 % only for the whole."""
+    if part == 1:
+        return "100 %"
+    return f"{100 * min(part, 0.9999):.{2 if part >= 0.99 else 1}f} %"
+
+
+def nats(value: float) -> str:
+    """A divergence in two significant digits: 0.00027, 0.0041, 0.12."""
+    if value == 0 or value >= 1:
+        return f"{value:.2f}"
+    return f"{value:.2g}" if value >= 1e-4 else f"{value:.1e}"
+
+
 def _digits(value: float) -> str:
     decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:,.{decimals}f}"

@@ -71,11 +71,13 @@ class Provenance:
     source:   the repository, or the name of the folder, that was converted
     revision: the commit, where the source is a snapshot of a Hugging Face repository
     writer:   the program and version that wrote the checkpoint
+    rounding: how the integers of quantised weights were chosen; None where there are none
     """
 
     source: str
     revision: str | None
     writer: str
+    rounding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +177,8 @@ def _tokenizer(fields: Fields) -> TokenizerEntry:
 
 
 def _provenance(fields: Fields) -> Provenance:
-    revision = fields.text("revision") if "revision" in fields else None
-    return Provenance(fields.text("source"), revision, fields.text("writer"))
+    revision, rounding = (fields.text(name) if name in fields else None for name in ("revision", "rounding"))
+    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding)
 
 
 def _file_name(fields: Fields) -> str:

@@ -16,6 +16,11 @@ def model_names(settings: Settings) -> list[str]:
     return list(dict.fromkeys([*BUNDLED, *stored, *cached_repos(settings.hf_cache)]))
 
 
+def free_name(name: str) -> str:
+    """A name for a folder's model: its own, or one beside it, since a bundled name always means the bundled model."""
+    return f"model-{name}" if name in BUNDLED else name
+
+
 def bundled_folder(name: str) -> Path:
     """The folder of a bundled checkpoint inside the installed package."""
     return Path(str(importlib.resources.files("gptfast_cli"))) / "bundled" / name

@@ -68,11 +68,24 @@ def header(planned: Mapping[str, PlannedTensor]) -> bytes:
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
-def _write_bytes(file: BinaryIO, tensor: Tensor) -> str:
-    content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data  # no copy
+def tensor_sha256(tensor: Tensor) -> str:
+    """The SHA-256 of a tensor's bytes as they stand in a file."""
     digest = hashlib.sha256()
-    for start in range(0, len(content), _CHUNK_BYTES):
-        chunk = content[start : start + _CHUNK_BYTES]
+    for chunk in _chunks(tensor):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write_bytes(file: BinaryIO, tensor: Tensor) -> str:
+    digest = hashlib.sha256()
+    for chunk in _chunks(tensor):
         file.write(chunk)
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def _chunks(tensor: Tensor) -> Iterator[memoryview]:
+    """A tensor's bytes without a copy of them."""
+    content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    for start in range(0, len(content), _CHUNK_BYTES):
+        yield content[start : start + _CHUNK_BYTES]

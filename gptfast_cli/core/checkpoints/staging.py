@@ -1,7 +1,8 @@
 """Files and folders that appear whole or not at all: written under another name beside their place, then renamed.
 
-What a killed process left behind is swept when the next one writes beside it. A folder still being written is
-known by a lock that its writer holds, which the system lets go of with the process, however it ends.
+What a killed process left behind is swept when the next one writes beside it, or, where the work can be resumed, kept
+for the next one to go on with. A folder still being written is known by a lock that its writer holds, which the
+system lets go of with the process, however it ends.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,8 @@ if sys.platform != "win32":
 
 _PARTIAL = ".gptfast-partial"
 _REPLACED = ".gptfast-replaced"
+_RESUMABLE = ".gptfast-resumable"
+_KEPT_SECONDS = 14 * 24 * 3600.0  # that nobody has gone on with what can be resumed
 
 
 @contextlib.contextmanager
@@ -29,15 +33,32 @@ def staged_folder(place: Path, *, replace: bool) -> Iterator[Path]:
     Whatever happens, `place` is as it was before or new and whole. With `replace` a folder that stands there gives
     way. Raises DiskFullError where the disk ran full, UsageError where something else took the place meanwhile.
     """
-    staging, lock = _begin(place)
+    staging, lock = _begin(place, _sibling(place, _PARTIAL))
     try:
         with disk_full_named(place):
             yield staging
-            sync_folder(staging)
-            _put(staging, place, replace=replace)
-            sync_folder(place.parent)
+            _publish(staging, place, replace=replace)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+@contextlib.contextmanager
+def resumable_folder(place: Path, identity: str, *, replace: bool) -> Iterator[Path]:
+    """Like `staged_folder`, but what the block has written stays where it ends badly: for a run of the same identity.
+
+    A run of another identity for this place clears it away, as does any after two weeks. Raises UsageError where
+    another process is at the same work, and as `staged_folder` does.
+    """
+    staging, lock = _begin(place, place.with_name(f".{place.name}.{identity}{_RESUMABLE}"))
+    try:
+        if lock is None and sys.platform != "win32":
+            raise UsageError(f"{place.name}: is being written by another gptfast.", "Wait until that is done.")
+        with disk_full_named(place, "what is finished was kept"):
+            yield staging
+            _publish(staging, place, replace=replace)
+    finally:
         if lock is not None:
             os.close(lock)
 
@@ -91,27 +112,26 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_full_named(place: Path) -> Iterator[None]:
-    """Turn the system's word for a full disk into DiskFullError."""
+def disk_full_named(place: Path, rest: str = "nothing was kept") -> Iterator[None]:
+    """Turn the system's word for a full disk into DiskFullError; `rest` tells what became of the work so far."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
-                f"{place.name}: the disk ran full while it was being written; nothing was kept.",
+                f"{place.name}: the disk ran full while it was being written; {rest}.",
                 f"Free some space in {place.parent}, or write to another disk.",
             ) from error
         raise
 
 
-def _begin(place: Path) -> tuple[Path, int | None]:
-    """A new folder beside `place`, and the lock on it."""
+def _begin(place: Path, staging: Path) -> tuple[Path, int | None]:
+    """The folder `staging` beside `place`, new or one to go on with, and the lock on it; None where another has it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     beginning = _lock(place.parent, wait=True)  # or another's sweep might take a folder not yet locked
     try:
-        _sweep(place.parent)
-        staging = _sibling(place, _PARTIAL)
-        staging.mkdir()
+        _sweep(place, staging)
+        staging.mkdir(exist_ok=True)
         return staging, _lock(staging)
     finally:
         if beginning is not None:
@@ -120,6 +140,12 @@ def _begin(place: Path) -> tuple[Path, int | None]:
 
 def _sibling(place: Path, suffix: str) -> Path:
     return place.with_name(f".{place.name}.{secrets.token_hex(4)}{suffix}")
+
+
+def _publish(staging: Path, place: Path, *, replace: bool) -> None:
+    sync_folder(staging)
+    _put(staging, place, replace=replace)
+    sync_folder(place.parent)
 
 
 def _put(staging: Path, place: Path, *, replace: bool) -> None:
@@ -137,19 +163,33 @@ def _put(staging: Path, place: Path, *, replace: bool) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sweep(parent: Path) -> None:
-    for left in parent.iterdir():
-        if left.name.endswith(_PARTIAL) and left.is_dir():
+def _sweep(place: Path, staging: Path) -> None:
+    """Clear away what the dead have left beside `place`, but for the folder that is going on."""
+    for left in place.parent.iterdir():
+        is_folder = left.is_dir()
+        if is_folder and (left.name.endswith(_PARTIAL) or (_is_given_up(left, place) and left != staging)):
             lock = _lock(left)
             if lock is not None:  # its writer is gone
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(lock)
         elif left.name.endswith(_REPLACED):
-            place = parent / left.name.removesuffix(_REPLACED)[1:].rpartition(".")[0]
-            if place.exists():
-                shutil.rmtree(left, ignore_errors=True)
-            else:  # killed between two renames: the old one goes back
-                left.rename(place)
+            _put_back(left)
+
+
+def _is_given_up(left: Path, place: Path) -> bool:
+    """Whether a resumable folder is that of other work for this place, or has been left for long."""
+    if not left.name.endswith(_RESUMABLE):
+        return False
+    rival = left.name.removesuffix(_RESUMABLE).rpartition(".")[0] == f".{place.name}"
+    return rival or time.time() - left.stat().st_mtime > _KEPT_SECONDS
+
+
+def _put_back(aside: Path) -> None:
+    place = aside.with_name(aside.name.removesuffix(_REPLACED)[1:].rpartition(".")[0])
+    if place.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:  # killed between two renames: the old one goes back
+        aside.rename(place)
 
 
 def _lock(folder: Path, *, wait: bool = False) -> int | None:

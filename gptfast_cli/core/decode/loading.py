@@ -74,7 +74,7 @@ def load(name: str | None, settings: Settings, placing: Placing) -> Job[LoadedMo
         found = resolve(name, settings)
         checkpoint = open_checkpoint(found.path)
         dtype = pick_dtype(placing.dtype, checkpoint.dtype, device)
-        special = _special_tokens(checkpoint)
+        special = special_tokens_of(checkpoint)
         tokenizer = open_tokenizer(found.path, special)
     yield Note(
         f"Model: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters, "
@@ -92,8 +92,8 @@ def load(name: str | None, settings: Settings, placing: Placing) -> Job[LoadedMo
     return LoadedModel(found.name, checkpoint, model, tokenizer, special.stop_ids, watch.seconds)
 
 
-def _special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
-    """What the manifest says; for a folder without one, what its JSON files say."""
+def special_tokens_of(checkpoint: Checkpoint) -> SpecialTokens:
+    """What the manifest says of special tokens; for a folder without one, what its JSON files say."""
     entry = checkpoint.special_tokens
     if entry is None:
         return special_tokens(checkpoint.path)

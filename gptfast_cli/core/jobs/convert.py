@@ -14,7 +14,7 @@ from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, Token
 from gptfast_cli.core.checkpoints.current import write_current
 from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
 from gptfast_cli.core.checkpoints.manifest import Provenance
-from gptfast_cli.core.checkpoints.names import BUNDLED
+from gptfast_cli.core.checkpoints.names import free_name
 from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.resolve import as_folder, resolve
 from gptfast_cli.core.checkpoints.store import open_store, store_name
@@ -77,7 +77,7 @@ def run(request: ConvertRequest) -> Job[Converted]:
     written to stays as it was until all of it is there.
     """
     source = _find(request.source, request.settings)
-    name = source.name if request.out else _free(source.name)
+    name = source.name if request.out else free_name(source.name)
     place = request.out or open_store(request.settings).place(name)
     check_place(place, force=request.force)
     checkpoint = open_checkpoint(source.path)
@@ -112,11 +112,6 @@ def _find(text: str, settings: Settings) -> _Source:
     raise NotFoundError(
         f"{text}: is no folder, and no repository in the Hugging Face cache.", f"Fetch it: gptfast download {text}"
     )
-
-
-def _free(name: str) -> str:
-    """The name, or one beside it: a bundled name always means the bundled model."""
-    return f"model-{name}" if name in BUNDLED else name
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

@@ -1,0 +1,119 @@
+"""Writing a checkpoint block by block, so that a run that was stopped, by whatever, goes on with the next block.
+
+Each block is a file of weights. Beside it stand, once it is safely on the disk, the SHA-256 of its tensors; a block
+whose bytes are others is written again. What comes out is the same to the byte, however often it was stopped.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from gptfast_cli.core.checkpoints.contents import Contents
+from gptfast_cli.core.checkpoints.manifest import StoredWeight, tensor_name
+from gptfast_cli.core.checkpoints.shard import Shard, open_shard
+from gptfast_cli.core.checkpoints.shard_writer import tensor_sha256
+from gptfast_cli.core.checkpoints.staging import resumable_folder, write_synced
+from gptfast_cli.core.checkpoints.weights_writer import planned_tensors, stored_weights, weights_file, write_weights
+from gptfast_cli.core.checkpoints.writer import check_place, check_space, complete
+from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.fields import read_fields
+from gptfast_cli.core.formats import Weight
+
+
+class BlockWriter:
+    """Writes blocks into a folder that becomes a checkpoint; a block is a run of weights, by their names."""
+
+    def __init__(self, folder: Path, contents: Contents, blocks: Sequence[Sequence[str]]) -> None:
+        self._folder = folder
+        self._contents = contents
+        self._plans = [{name: contents.weights[name] for name in block} for block in blocks]
+        self._stored: dict[int, dict[str, StoredWeight]] = {}
+        for number, plan in enumerate(self._plans):
+            digests = self._digests(number)
+            if digests is not None:
+                self._stored[number] = stored_weights(self._file(number).name, plan, digests)
+
+    @property
+    def n_found(self) -> int:
+        """Blocks that an earlier run, or this one, has finished."""
+        return len(self._stored)
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes of the weights that are still to be written."""
+        return sum(
+            weight.n_bytes
+            for number, plan in enumerate(self._plans)
+            if number not in self._stored
+            for weight in plan.values()
+        )
+
+    def has(self, number: int) -> bool:
+        """Whether a block is finished."""
+        return number in self._stored
+
+    def write(self, number: int, read: Callable[[str], Weight]) -> None:
+        """Write a block and wait until it is on the disk; `read` gives each weight when its turn comes."""
+        file, plan = self._file(number), self._plans[number]
+        digests = {tensor: sha256 for tensor, sha256, _ in write_weights(file, plan, read)}
+        write_synced(_digest_file(file), json.dumps(digests))
+        self._stored[number] = stored_weights(file.name, plan, digests)
+
+    def weights(self, number: int) -> dict[str, Weight]:
+        """The weights of a finished block, mapped from its file."""
+        shard = open_shard(self._file(number))
+        return {
+            name: Weight(plan.scheme, plan.shape, {part: shard.tensor(tensor_name(name, part)) for part in plan.parts})
+            for name, plan in self._plans[number].items()
+        }
+
+    def complete(self) -> None:
+        """Make the folder a checkpoint, once every block is finished."""
+        numbers = range(len(self._plans))
+        complete(self._folder, self._contents, {name: at for n in numbers for name, at in self._stored[n].items()})
+        for number in numbers:
+            _digest_file(self._file(number)).unlink()
+
+    def _file(self, number: int) -> Path:
+        return self._folder / weights_file(number + 1)
+
+    def _digests(self, number: int) -> dict[str, str] | None:
+        """The SHA-256 of each tensor of a block, where the block is there whole."""
+        file, plan = self._file(number), planned_tensors(self._plans[number])
+        try:
+            fields, shard = read_fields(_digest_file(file)), open_shard(file)
+            digests = {tensor: fields.text(tensor) for tensor in plan}
+        except (CorruptError, OSError):
+            return None
+        is_planned = {tensor: (at.dtype, at.shape) for tensor, at in shard.tensors.items()} == {
+            tensor: (at.code, at.shape) for tensor, at in plan.items()
+        }
+        return digests if is_planned and all(_is_as_written(shard, *each) for each in digests.items()) else None
+
+
+@contextlib.contextmanager
+def resumable_checkpoint(
+    folder: Path, contents: Contents, blocks: Sequence[Sequence[str]], *, identity: str, force: bool
+) -> Iterator[BlockWriter]:
+    """A writer of blocks that are all of the contents; when the block of code ends well, `folder` is the checkpoint.
+
+    Until then `folder` is as it was, and what is finished is kept for a run of the same identity. Raises UsageError
+    where something is there already (`force` replaces a checkpoint, and nothing else) or another process is at it,
+    DiskFullError where there is or turns out to be too little space.
+    """
+    check_place(folder, force=force)
+    folder = folder.resolve()
+    with resumable_folder(folder, identity, replace=force) as staging:
+        writer = BlockWriter(staging, contents, blocks)
+        check_space(folder, writer.missing_bytes)
+        yield writer
+        writer.complete()
+
+
+def _digest_file(file: Path) -> Path:
+    return file.with_suffix(".sha256.json")
+
+
+def _is_as_written(shard: Shard, tensor: str, sha256: str) -> bool:
+    return tensor_sha256(shard.tensor(tensor)) == sha256

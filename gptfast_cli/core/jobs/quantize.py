@@ -1,0 +1,272 @@
+"""Quantising: a model becomes a checkpoint of fewer bits a weight, and what that cost is measured on the way."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from gptfast_cli import __version__
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
+from gptfast_cli.core.checkpoints.contents import Contents, planned
+from gptfast_cli.core.checkpoints.current import write_current
+from gptfast_cli.core.checkpoints.fingerprint import fingerprint
+from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
+from gptfast_cli.core.checkpoints.names import free_name
+from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
+from gptfast_cli.core.checkpoints.resumable import resumable_checkpoint
+from gptfast_cli.core.checkpoints.store import open_store, store_name
+from gptfast_cli.core.checkpoints.writer import check_place, check_space
+from gptfast_cli.core.decode.loading import Placing, special_tokens_of
+from gptfast_cli.core.device import dtype_name, peak_memory_bytes, pick_device, pick_dtype, set_threads
+from gptfast_cli.core.errors import DiskFullError, UsageError
+from gptfast_cli.core.events import Job, Note, Progress
+from gptfast_cli.core.formats import Weight, quantized
+from gptfast_cli.core.formats.plain import NAME as PLAIN
+from gptfast_cli.core.jobs.tokenizer_copy import tokenizer_copy
+from gptfast_cli.core.kernels.reference import Reference
+from gptfast_cli.core.measure.divergence import Divergence
+from gptfast_cli.core.measure.fidelity import Fidelity
+from gptfast_cli.core.measure.held_out import bundled_texts, texts_of_file
+from gptfast_cli.core.model.weights import weight_blocks, weight_shapes
+from gptfast_cli.core.quant.allocation import AllocationOptions, Storage
+from gptfast_cli.core.quant.rounding import roundings
+from gptfast_cli.core.quant.sizes import PartSize, part_sizes
+from gptfast_cli.core.settings import Settings
+from gptfast_cli.core.stopwatch import Stopwatch
+from gptfast_cli.core.tokenizers import open_tokenizer
+
+NEAREST = "nearest"
+"""The rounding that goes without saying, and so is not part of a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeRequest:
+    """What to quantise, and how.
+
+    model:         None takes the current one
+    rounding:      how integers are chosen, such as "nearest"
+    out:           the folder to write; None is the store, under the model's name and `:int4-g32` or the like
+    force:         replace a checkpoint that is there already
+    dry_run:       tell the sizes and write nothing
+    fidelity:      measure what was lost, on the bundled text or on `fidelity_text`
+    placing:       where and in what to measure that; the dtype is the one that the model would run in
+    """
+
+    settings: Settings
+    model: str | None = None
+    storage: AllocationOptions = AllocationOptions("int8")
+    rounding: str = NEAREST
+    out: Path | None = None
+    force: bool = False
+    dry_run: bool = False
+    fidelity: bool = True
+    fidelity_text: Path | None = None
+    placing: Placing = Placing()
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """The checkpoint that was written, or with a dry run would be; `fidelity` is None where it was not measured.
+
+    fidelity_dtype: what both models computed in for it
+    seconds:        of work, fidelity included; peak memory is that of the process
+    """
+
+    path: Path
+    name: str
+    scheme: str
+    parts: tuple[PartSize, ...]
+    is_written: bool
+    fidelity: Divergence | None
+    fidelity_dtype: str
+    seconds: float
+    peak_memory_bytes: int
+
+    @property
+    def n_params(self) -> int:
+        """Parameters of the model; a tied head counts once."""
+        return sum(part.n_params for part in self.parts)
+
+    @property
+    def n_bytes_before(self) -> int:
+        """Bytes of the weights as they were."""
+        return sum(part.n_bytes_before for part in self.parts)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the weights as they are now."""
+        return sum(part.n_bytes for part in self.parts)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that a parameter takes on average, scales and zero points included."""
+        return 8 * self.n_bytes / self.n_params
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is going to be done."""
+
+    checkpoint: Checkpoint
+    storages: Mapping[str, Storage]
+    contents: Contents
+    place: Path
+    identity: str
+
+
+def run(request: QuantizeRequest) -> Job[Quantized]:
+    """Quantise a model block by block, and make what comes out the current one.
+
+    Memory holds two blocks at a time, and of the whole model only the hidden states of the text that fidelity is
+    measured on. A run that is stopped, by whatever, leaves finished blocks for the next one to go on with.
+
+    Raises UsageError for a scheme, group size or rounding that there is not, for a model that is quantised already and
+    where something is in the place; CorruptError with file and tensor where weights are NaN or infinite;
+    NotFoundError, DiskFullError.
+    """
+    set_threads(request.placing.threads)
+    device = pick_device(request.placing.device)
+    watch = Stopwatch(device)
+    found = resolve(request.model, request.settings)
+    checkpoint = open_checkpoint(found.path)
+    yield Note(f"Model: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters")
+    plan = _plan(request, found, checkpoint)
+    dtype = pick_dtype(request.placing.dtype, checkpoint.dtype, device)
+    divergence = None
+    if request.dry_run:
+        yield from _obstacles(plan, force=request.force)
+    else:
+        check_place(plan.place, force=request.force)
+        texts = yield from _texts(request, checkpoint)
+        fidelity = None
+        if texts is not None:
+            fidelity = Fidelity(checkpoint.config, texts, backend=Reference(), device=device, dtype=dtype)
+        divergence = yield from _write(plan, request, fidelity, watch)
+        write_current(request.settings.home, request.out or plan.contents.name)
+    return Quantized(
+        path=plan.place,
+        name=plan.contents.name,
+        scheme=plan.contents.name.rpartition(":")[2],
+        parts=part_sizes(checkpoint, plan.contents, plan.storages),
+        is_written=not request.dry_run,
+        fidelity=divergence,
+        fidelity_dtype=dtype_name(dtype),
+        seconds=watch.seconds,
+        peak_memory_bytes=peak_memory_bytes(device),
+    )
+
+
+def _plan(request: QuantizeRequest, found: Resolved, checkpoint: Checkpoint) -> _Plan:
+    if checkpoint.scheme != PLAIN:
+        raise UsageError(
+            f"{found.name}: is quantised already ({checkpoint.scheme}); a second time would only lose more.",
+            "Quantise the model that it was made from.",
+        )
+    if request.rounding not in roundings:
+        raise UsageError(
+            f"--rounding: there is no rounding called {request.rounding!r}.", f"Roundings: {', '.join(roundings)}."
+        )
+    allocation = request.storage.allocation(checkpoint.config)
+    storages = allocation.of(checkpoint.config)
+    if all(storage.scheme == PLAIN for storage in storages.values()):
+        raise UsageError("--mode plain leaves every weight as it is.", "Take --mode int8 or --mode int4.")
+    base, revision = _origin(found, checkpoint, request.settings)
+    variant = "-".join([str(allocation), *([request.rounding] if request.rounding != NEAREST else [])])
+    name = f"{base}-{variant}" if ":" in base else f"{base}:{variant}"
+    contents = Contents(
+        name=name,
+        config=checkpoint.config,
+        dtype=checkpoint.dtype,
+        weights={
+            weight: planned(checkpoint.weight(weight) if at.scheme == PLAIN else at.outline(shape))
+            for (weight, shape), at in zip(weight_shapes(checkpoint.config).items(), storages.values(), strict=True)
+        },
+        tokenizer=tokenizer_copy(found.path),
+        provenance=Provenance(base, revision, f"gptfast {__version__}", request.rounding),
+    )
+    key = f"{fingerprint(checkpoint)} {name} {contents.provenance}"
+    identity = hashlib.sha256(key.encode()).hexdigest()[:16]
+    place = request.out or open_store(request.settings).place(name)
+    return _Plan(checkpoint, storages, contents, place, identity)
+
+
+def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tuple[str, str | None]:
+    """The name of a model, which that of its quantised form begins with, and its commit where it has one."""
+    if (found.path / MANIFEST_FILE).is_file():
+        return checkpoint.name, None
+    snapshot = find_snapshot(settings.hf_cache, found.name)
+    if snapshot is not None and snapshot.path == found.path:
+        return snapshot.repo, snapshot.commit
+    return free_name(store_name(found.path.resolve().name)), None
+
+
+def _obstacles(plan: _Plan, *, force: bool) -> Iterator[Note]:
+    """What would keep the plan from being carried out."""
+    for check in (
+        partial(check_place, plan.place, force=force),
+        partial(check_space, plan.place, plan.contents.n_bytes),
+    ):
+        try:
+            check()
+        except (UsageError, DiskFullError) as error:
+            yield Note(error.message)
+
+
+def _texts(request: QuantizeRequest, checkpoint: Checkpoint) -> Job[list[list[int]] | None]:
+    """The texts to measure fidelity on, None where there is to be none or can be none."""
+    if not request.fidelity:
+        return None
+    tokenizer = open_tokenizer(checkpoint.path, special_tokens_of(checkpoint))
+    if tokenizer is None:
+        yield Note("No fidelity is measured: the model has no tokenizer.")
+        return None
+    if request.fidelity_text is not None:
+        texts = texts_of_file(request.fidelity_text, tokenizer, checkpoint.config.max_context)
+    else:
+        texts = bundled_texts(tokenizer, checkpoint.config.max_context)
+    if any(token >= checkpoint.config.vocab_size for text in texts for token in text):
+        yield Note("No fidelity is measured: the tokenizer has tokens that the model does not know.")
+        return None
+    return texts
+
+
+def _write(
+    plan: _Plan, request: QuantizeRequest, fidelity: Fidelity | None, watch: Stopwatch
+) -> Job[Divergence | None]:
+    blocks = weight_blocks(plan.checkpoint.config)
+    divergence = None
+    read = partial(_quantised, plan, request.rounding)
+    resumed = resumable_checkpoint(plan.place, plan.contents, blocks, identity=plan.identity, force=request.force)
+    try:
+        with resumed as writer:
+            if writer.n_found:
+                yield Note(f"Going on after {writer.n_found} of {len(blocks)} blocks, which an earlier run finished.")
+            yield Progress("quantize", 0, len(blocks), "blocks")
+            for number, block in enumerate(blocks):
+                with watch:
+                    if not writer.has(number):
+                        writer.write(number, read)
+                    if fidelity is not None:
+                        divergence = fidelity.add(_read(plan.checkpoint, block), writer.weights(number))
+                yield Progress("quantize", number + 1, len(blocks), "blocks")
+    except KeyboardInterrupt:
+        yield Note("Stopped. Finished blocks are kept: the same command goes on from there.")
+        raise
+    return divergence
+
+
+def _read(checkpoint: Checkpoint, block: tuple[str, ...]) -> dict[str, Weight]:
+    return {name: checkpoint.weight(name) for name in block}
+
+
+def _quantised(plan: _Plan, rounding: str, name: str) -> Weight:
+    for piece in plan.checkpoint.pieces(name):
+        piece.check_finite()
+    weight, storage = plan.checkpoint.weight(name), plan.storages[name]
+    if storage.scheme == PLAIN:
+        return weight
+    (matrix,) = weight.parts.values()
+    return roundings[rounding].quantize(matrix, quantized(storage.scheme), storage.group_size)

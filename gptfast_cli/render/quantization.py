@@ -1,0 +1,64 @@
+"""What quantising a model did to its size, and what it cost."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TextIO
+
+from gptfast_cli.core.jobs.quantize import Quantized
+from gptfast_cli.core.measure.divergence import Divergence
+from gptfast_cli.core.quant.sizes import PartSize
+from gptfast_cli.render.block import write_block
+from gptfast_cli.render.json import finite
+from gptfast_cli.render.numbers import count, duration, nats, share, size
+from gptfast_cli.render.table import write_table
+
+
+def document(quantized: Quantized) -> dict[str, object]:
+    """The result as JSON fields; a number without bounds is null."""
+    fidelity = quantized.fidelity and {
+        **{name: finite(value) for name, value in asdict(quantized.fidelity).items()},
+        "dtype": quantized.fidelity_dtype,
+    }
+    return {
+        "path": quantized.path,
+        "name": quantized.name,
+        "scheme": quantized.scheme,
+        "bytes": quantized.n_bytes,
+        "bytes_before": quantized.n_bytes_before,
+        "bits_per_weight": quantized.bits_per_weight,
+        "parts": [asdict(part) for part in quantized.parts],
+        "is_written": quantized.is_written,
+        "fidelity": fidelity,
+        "seconds": quantized.seconds,
+        "peak_memory_bytes": quantized.peak_memory_bytes,
+    }
+
+
+def write_sizes(quantized: Quantized, stream: TextIO) -> None:
+    """Write the table of sizes before and after, part by part."""
+    whole = PartSize(quantized.name, "", quantized.n_params, quantized.n_bytes_before, quantized.n_bytes)
+    rows = [
+        (each.part, each.scheme, count(each.n_params), size(each.n_bytes_before), size(each.n_bytes))
+        for each in (*quantized.parts, whole)
+    ]
+    write_table([("PART", "SCHEME", "PARAMETERS", "BEFORE", "AFTER"), *rows], stream)
+
+
+def write_quantized(quantized: Quantized, stream: TextIO) -> None:
+    """Write the block of numbers, within 80 columns, and what the last of them means."""
+    write_block(_lines(quantized), stream)
+    stream.write(f"{quantized.name} is now the current model.\n")
+
+
+def _lines(quantized: Quantized) -> Iterator[tuple[str, ...]]:
+    before, after = size(quantized.n_bytes_before), size(quantized.n_bytes)
+    yield "size", after, f"{quantized.bits_per_weight:.2f} bits a weight", f"was {before}"
+    if quantized.fidelity is not None:
+        yield from _fidelity(quantized.fidelity, quantized.fidelity_dtype)
+    yield "time", duration(quantized.seconds), f"peak memory {size(quantized.peak_memory_bytes)}"
+
+
+def _fidelity(fidelity: Divergence, dtype: str) -> Iterator[tuple[str, ...]]:
+    yield "KLD", nats(fidelity.kld_mean), f"p99 {nats(fidelity.kld_p99)}", f"{fidelity.tokens:,} tokens in {dtype}"
+    yield "same top", share(fidelity.same_top1), f"perplexity x {fidelity.ppl_ratio:.4f}"
+    yield "alpha", f"{fidelity.alpha:.4f}", "the share of tokens accepted as the original's draft"
