@@ -7,7 +7,7 @@ import pytest
 from cli.command_line import CommandLine
 
 COMMANDS = ["download", "convert", "quantize", "generate", "speculate", "eval", "bench"]
-QUICK = [["--help"], ["--version"], ["generate", "--help"], ["bench", "--help"]]
+QUICK = [["--help"], ["--version"], ["generate", "--help"], ["quantize", "--help"], ["bench", "--help"]]
 SLOW_MODULES = {"torch", "numpy", "transformers", "huggingface_hub", "safetensors", "sentencepiece", "tokenizers"}
 
 
@@ -18,7 +18,9 @@ def test_help_lists_every_command_in_the_order_of_the_contract(gptfast: CommandL
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["convert", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["generate", "--help"], ["convert", "--help"], ["quantize", "--help"]]
+)
 def test_help_fits_the_terminal(gptfast: CommandLine, arguments: list[str], columns: int) -> None:
     code, screen = gptfast.with_environment(NO_COLOR="1").run_in_terminal(*arguments, columns=columns)
     assert code == 0 and max(len(line) for line in screen.splitlines()) <= columns

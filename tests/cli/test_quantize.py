@@ -1,0 +1,95 @@
+"""Quantising from the command line: what goes where, what a person sees, and how mistakes are answered."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.command_line import CommandLine
+
+QUICK = ("--no-fidelity", "--dtype", "float32")
+
+
+def test_the_contracts_line_quantises_and_the_next_one_generates_from_it(gptfast: CommandLine) -> None:
+    outcome = gptfast.run("quantize", "--mode", "int4", "--groupsize", "32")
+    assert outcome.returncode == 0, outcome.stderr.decode()
+    (place,) = outcome.stdout.decode().splitlines()
+    assert Path(place).is_dir()
+    told = outcome.stderr.decode()
+    assert "Model: tiny (bundled)" in told and "tiny:int4-g32 is now the current model." in told
+    assert max(len(line) for line in told.splitlines() if place not in line) <= 80
+
+    generation = json.loads(gptfast.run("generate", "7 + 5 =", "--temperature", "0", "--json").stdout)
+    assert generation["model"] == "tiny:int4-g32"
+    assert gptfast.run("--list").stdout.decode().splitlines()[1].split()[:3] == ["*", "tiny:int4-g32", "int4"]
+
+
+def test_json_has_the_keys_that_others_build_on(gptfast: CommandLine) -> None:
+    outcome = gptfast.run("quantize", "tiny-draft", "--mode", "int8", "--json")
+    document = json.loads(outcome.stdout)
+    assert document["schema"] == "gptfast.quantize/1"
+    assert document.keys() >= {"path", "name", "bytes", "fidelity"}
+    assert document["fidelity"].keys() >= {"tokens", "kld_mean", "kld_p99", "same_top1", "ppl_ratio", "alpha"}
+    assert document["bytes"] == sum(part["n_bytes"] for part in document["parts"]) < document["bytes_before"]
+
+    dry = json.loads(gptfast.run("quantize", "tiny", "--dry-run", "--json").stdout)
+    assert dry["fidelity"] is None and dry["is_written"] is False and not Path(dry["path"]).exists()
+
+
+def test_a_terminal_shows_what_it_cost_within_80_columns(gptfast: CommandLine) -> None:
+    code, screen = gptfast.with_environment(NO_COLOR="1").run_in_terminal("quantize", "tiny", "--mode", "int4")
+    lines = {line.split()[0]: line for line in screen.splitlines() if line.strip()}
+    assert code == 0 and "\x1b" not in screen
+    assert "bits a weight" in lines["size"] and "accepted as the original's draft" in lines["alpha"]
+    assert all(len(line) <= 80 for line in screen.splitlines() if not line.startswith("/"))
+
+
+def test_a_dry_run_is_a_table_on_stdout(gptfast: CommandLine, home: Path) -> None:
+    outcome = gptfast.run("quantize", "tiny", "--mode", "int4", "--dry-run")
+    heading, *rows = outcome.stdout.decode().splitlines()
+    assert heading.split() == ["PART", "SCHEME", "PARAMETERS", "BEFORE", "AFTER"]
+    assert rows[-1].split() == ["tiny:int4-g32", "2.16", "M", "4.33", "MB", "1.38", "MB"]
+    assert not (home / ".cache").exists()
+
+
+def test_quiet_leaves_the_place_alone(gptfast: CommandLine) -> None:
+    outcome = gptfast.run("quantize", "tiny", "--quiet", *QUICK)
+    assert outcome.stderr == b"" and len(outcome.stdout.splitlines()) == 1
+
+
+def test_the_environments_model_gives_way_to_the_argument(gptfast: CommandLine) -> None:
+    elsewhere = gptfast.with_environment(GPTFAST_MODEL="tiny-draft")
+    assert b"Model: tiny-draft " in elsewhere.run("quantize", "--dry-run").stderr
+    assert b"Model: tiny " in elsewhere.run("quantize", "tiny", "--dry-run").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what", "hint"),
+    [
+        (("--mode", "int5"), 2, "no scheme called 'int5'", "Did you mean int"),
+        (("--mode", "int4", "--groupsize", "0"), 2, "--groupsize 0", "--groupsize 32"),
+        (("--groupsize", "64"), 2, "int8 has no groups", "Leave out --groupsize"),
+        (("--rounding", "up"), 2, "no rounding called 'up'", "nearest"),
+        (("--no-fidelity", "--fidelity-text", "f"), 2, "exclude each other", "Leave out"),
+        (("-m", "tiny-draft"), 2, "are two models", "Name one"),
+        (("--dtype", "int8"), 2, "no dtype called", "Dtypes"),
+        (("--head", "int8", "--embeddings", "plain"), 2, "one matrix for both", "Give one"),
+    ],
+)
+def test_a_mistake_is_answered_in_a_few_lines(
+    gptfast: CommandLine, arguments: tuple[str, ...], code: int, what: str, hint: str
+) -> None:
+    outcome = gptfast.run("quantize", "tiny", *arguments)
+    told = outcome.stderr.decode()
+    assert (outcome.returncode, outcome.stdout) == (code, b"")
+    assert what in told and hint in told.partition("hint: ")[2]
+    assert len([line for line in told.splitlines() if not line.startswith("Model: ")]) <= 5
+
+
+def test_quantising_twice_and_replacing_are_refused(gptfast: CommandLine) -> None:
+    assert gptfast.run("quantize", "tiny", *QUICK).returncode == 0
+    again = gptfast.run("quantize", "tiny", *QUICK)
+    assert again.returncode == 2 and b"--force" in again.stderr
+    assert gptfast.run("quantize", "tiny", "--force", *QUICK).returncode == 0
+    twice = gptfast.run("quantize", "tiny:int8", "--mode", "int4")
+    assert twice.returncode == 2 and b"is quantised already (int8)" in twice.stderr
