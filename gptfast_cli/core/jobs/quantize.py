@@ -263,10 +263,14 @@ def _read(checkpoint: Checkpoint, block: tuple[str, ...]) -> dict[str, Weight]:
 
 
 def _quantised(plan: _Plan, rounding: str, name: str) -> Weight:
-    for piece in plan.checkpoint.pieces(name):
-        piece.check_finite()
+    _check_finite(plan.checkpoint, name)
     weight, storage = plan.checkpoint.weight(name), plan.storages[name]
     if storage.scheme == PLAIN:
         return weight
     (matrix,) = weight.parts.values()
     return roundings[rounding].quantize(matrix, quantized(storage.scheme), storage.group_size)
+
+
+def _check_finite(checkpoint: Checkpoint, name: str) -> None:
+    for piece in checkpoint.pieces(name):
+        piece.check_finite()

@@ -1,7 +1,5 @@
 """Rounding to nearest: the grid of each group spans its lowest and highest element, and each code is the nearest."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -17,23 +15,26 @@ class Nearest:
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
         """See Rounding."""
+        shape = (matrix.shape[0], matrix.shape[1])
+        outline = scheme.outline(shape, group_size)
+        weight = Weight(outline.scheme, shape, {name: _empty(part, matrix) for name, part in outline.parts.items()})
         n_rows = max(1, _BLOCK_ELEMENTS // matrix.shape[-1])
-        return _stacked([_quantize(rows, scheme, group_size) for rows in torch.split(matrix, n_rows)])
+        for first in range(0, len(matrix), n_rows):
+            rows = slice(first, first + n_rows)
+            block = _quantize(matrix[rows], scheme, group_size)
+            for name, part in weight.parts.items():
+                part[rows] = block.parts[name]
+        return weight
+
+
+def _empty(outline: Tensor, like: Tensor) -> Tensor:
+    return torch.empty(outline.shape, dtype=outline.dtype, device=like.device)
 
 
 def _quantize(matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
     groups = in_groups(matrix, group_size)
     grid = scheme.grid(*ranges(groups))
     return scheme.pack(grid.codes(groups), grid, matrix.shape[-1])
-
-
-def _stacked(blocks: Sequence[Weight]) -> Weight:
-    """Blocks of rows as one weight."""
-    first = blocks[0]
-    shape = (sum(block.shape[0] for block in blocks), *first.shape[1:])
-    return Weight(
-        first.scheme, shape, {part: torch.cat([block.parts[part] for block in blocks]) for part in first.parts}
-    )
 
 
 PLUG = Nearest()
