@@ -1,6 +1,8 @@
 """Quantising from the command line: what goes where, what a person sees, and how mistakes are answered."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,16 @@ def test_quantising_twice_and_replacing_are_refused(gptfast: CommandLine) -> Non
     assert gptfast.run("quantize", "tiny", "--force", *QUICK).returncode == 0
     twice = gptfast.run("quantize", "tiny:int8", "--mode", "int4")
     assert twice.returncode == 2 and b"is quantised already (int8)" in twice.stderr
+
+
+def test_a_divergence_without_bounds_is_null_in_json(tmp_path: Path) -> None:
+    from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
+    from gptfast_cli.render.quantization import document
+    from model_files import drained, settings_in
+
+    quantised = drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny-draft")))[1]
+    assert quantised.fidelity is not None
+    unbounded = replace(quantised, fidelity=replace(quantised.fidelity, kld_mean=math.inf, ppl_ratio=math.nan))
+    fidelity = document(unbounded)["fidelity"]
+    assert isinstance(fidelity, dict)
+    assert fidelity["kld_mean"] is fidelity["ppl_ratio"] is None and fidelity["alpha"] > 0.9

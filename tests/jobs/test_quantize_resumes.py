@@ -9,12 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from gptfast_cli.core.checkpoints.reader import open_stored
 from gptfast_cli.core.decode.loading import Placing
 from gptfast_cli.core.events import Note, Progress
+from gptfast_cli.core.formats import QuantizedScheme, Weight
+from gptfast_cli.core.jobs import quantize as quantize_job
 from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
 from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quant.rounding import roundings
 from model_files import drained, saved, settings_in
 
 PROGRAM = """
@@ -129,6 +133,40 @@ def test_an_interrupt_says_that_finished_blocks_are_kept(tmp_path: Path) -> None
         next(job)
     again = drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4)))[0]
     assert Note("Going on after 3 of 6 blocks, which an earlier run finished.") in again
+
+
+def stopped_after(n_blocks: int, root: Path, out: Path, *, model: str = "tiny", mode: str = "int4") -> Path:
+    """The folder in which a run that was closed after some blocks has left them."""
+    request = QuantizeRequest(settings_in(root), model=model, storage=AllocationOptions(mode), out=out)
+    job = run(request)
+    while not (isinstance(event := next(job), Progress) and event.done == n_blocks):
+        pass
+    job.close()
+    (left,) = [path for path in out.parent.iterdir() if path.name.endswith("gptfast-resumable")]
+    return left
+
+
+def test_a_finished_block_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_after(4, tmp_path, tmp_path / "out")
+    made: list[tuple[int, ...]] = []
+    rounding = roundings["nearest"]
+
+    class Watched:
+        def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
+            made.append(tuple(matrix.shape))
+            return rounding.quantize(matrix, scheme, group_size)
+
+    monkeypatch.setattr(quantize_job, "roundings", {"nearest": Watched()})
+    drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4, out=tmp_path / "out")))
+    assert len(made) == 4  # the matrices of the last layer; after it comes a norm
+
+
+@pytest.mark.parametrize("other", [{"model": "tiny-draft"}, {"mode": "int8"}])
+def test_what_is_left_of_other_work_for_the_same_place_is_not_built_upon(tmp_path: Path, other: dict[str, str]) -> None:
+    left = stopped_after(2, tmp_path, tmp_path / "out", **other)
+    events, _ = drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4, out=tmp_path / "out")))
+    assert not any(isinstance(event, Note) and "Going on" in event.text for event in events)
+    assert not left.exists()
 
 
 def test_a_run_that_goes_on_measures_the_same_fidelity(tmp_path: Path) -> None:
