@@ -5,6 +5,7 @@ without importing anything, so that help and completion stay quick; a plug is im
 """
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -21,8 +22,7 @@ class Plugs(Mapping[str, T]):
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        folder = importlib.import_module(self._package).__path__
-        return tuple(sorted(module.name for module in pkgutil.iter_modules(folder)))
+        return plug_names(self._package)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -34,3 +34,11 @@ class Plugs(Mapping[str, T]):
         if name not in self._names:
             raise KeyError(name)
         return cast("T", importlib.import_module(f"{self._package}.{name}").PLUG)
+
+
+def plug_names(package: str) -> tuple[str, ...]:
+    """Names of the plugs of a package, in alphabetical order; it is not imported, which may take long."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, package
+    assert spec.submodule_search_locations is not None, package
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(spec.submodule_search_locations)))

@@ -71,7 +71,11 @@ def test_a_tied_matrix_is_both_the_embedding_and_the_head(option: dict[str, str]
     ("options", "message", "hint"),
     [
         (AllocationOptions("int3"), "no scheme called 'int3'", "Did you mean int"),
-        (AllocationOptions("int4", embeddings="int5"), "--embeddings: there is no scheme", "Schemes: int4, int8, plain"),
+        (
+            AllocationOptions("int4", embeddings="int5"),
+            "--embeddings: there is no scheme",
+            "Schemes: int4, int8, plain",
+        ),
         (AllocationOptions("int4", 0), "--groupsize 0: int4 has groups of 32, 64, 128 or 256", "--groupsize 32"),
         (AllocationOptions("int4", -32), "--groupsize -32: int4", "--groupsize 32"),
         (AllocationOptions("int8", 64), "int8 has no groups", "Leave out --groupsize"),
