@@ -1,6 +1,6 @@
 """Random weights of a shape, made as their schemes store them: what a model costs to run does not depend on its words.
 
-A weight is made in blocks of rows, straight into its parts, so that no model of full precision is ever in memory. Its
+A quantised weight is made in blocks of rows, straight into its parts: no model of full precision is ever in memory. Its
 elements have mean 0, or half a step of its grid, and variance 1 / in_features, so that activations keep their size.
 """
 
@@ -50,13 +50,19 @@ def random_matrix(
     storage: Storage, shape: tuple[int, ...], generator: torch.Generator, *, dtype: torch.dtype
 ) -> Weight:
     """A random matrix [out_features, in_features] on the generator's device, stored so."""
-    outline = _outline(storage, shape, dtype)
-    parts = {name: torch.empty_like(part, device=generator.device) for name, part in outline.parts.items()}
     out_features, in_features = shape
+    reach = math.sqrt(3 / in_features)  # a uniform distribution over -reach..reach has variance 1 / in_features
+    if storage.scheme == PLAIN:
+        matrix = torch.empty(shape, dtype=dtype, device=generator.device)
+        return plain(matrix.uniform_(-reach, reach, generator=generator))
+    scheme, group_size = quantized(storage.scheme), storage.group_size or in_features
+    outline = storage.outline(shape)
+    parts = {name: torch.empty_like(part, device=generator.device) for name, part in outline.parts.items()}
     n_rows = max(1, _BLOCK_ELEMENTS // in_features)
     for first in range(0, out_features, n_rows):
         rows = slice(first, min(first + n_rows, out_features))
-        for name, part in _rows(storage, (rows.stop - first, in_features), generator, dtype=dtype).parts.items():
+        block = _quantized_rows(scheme, (rows.stop - first, in_features), group_size, generator, reach=reach)
+        for name, part in block.parts.items():
             parts[name][rows] = part
     return Weight(storage.scheme, shape, parts)
 
@@ -65,14 +71,6 @@ def _outline(storage: Storage, shape: tuple[int, ...], dtype: torch.dtype) -> We
     if storage.scheme == PLAIN:
         return plain(torch.empty(shape, dtype=dtype, device="meta"))
     return storage.outline(shape)
-
-
-def _rows(storage: Storage, shape: tuple[int, int], generator: torch.Generator, *, dtype: torch.dtype) -> Weight:
-    reach = math.sqrt(3 / shape[1])  # a uniform distribution over -reach..reach has variance 1 / in_features
-    if storage.scheme == PLAIN:
-        rows = torch.empty(shape, dtype=dtype, device=generator.device)
-        return plain(rows.uniform_(-reach, reach, generator=generator))
-    return _quantized_rows(quantized(storage.scheme), shape, storage.group_size or shape[1], generator, reach=reach)
 
 
 def _quantized_rows(
