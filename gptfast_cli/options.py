@@ -50,6 +50,13 @@ def complete_folder(incomplete: str) -> list[tuple[str, str]]:
     return [(incomplete, Paths.FOLDERS)]
 
 
+def complete_scheme() -> list[str]:
+    """Names of schemes, from the names of their files."""
+    from gptfast_cli.core.registry import plug_names
+
+    return list(plug_names("gptfast_cli.core.formats"))
+
+
 def _complete_stored() -> list[str]:
     from gptfast_cli.core.checkpoints.store import open_store
 

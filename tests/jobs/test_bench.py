@@ -219,6 +219,7 @@ def test_a_compiled_runner_has_room_for_the_longest_of_its_cases_that_fit(monkey
     measured = bench(Machine(), cases=cases, compiling=Compiling(decode=True, prefill=True))
     assert asked == [(1, True, False, 608), (4, True, False, 608), (1, False, True, 603), (4, False, True, 603)]
     assert measured.compile_s == {1: 1.0, 4: 1.0}
+    assert only(measured, "pp8", 1).repetitions == (prompt_seconds(8, 0),) * 2, "its rows were not emptied"
 
 
 def test_a_batch_that_cannot_be_compiled_for_lack_of_memory_is_a_row_without_numbers(
