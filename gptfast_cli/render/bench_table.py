@@ -69,7 +69,7 @@ def _measurements(bench: Bench) -> Iterator[str]:
     if bench.is_interrupted:
         yield f"interrupted after {min(done, default=0)} of {bench.n_rounds} repetitions"
     else:
-        yield f"{bench.n_rounds} repetition{'' if bench.n_rounds == 1 else 's'} each"
+        yield f"{bench.n_rounds} repetition{'' if bench.n_rounds == 1 else 's'} each, interleaved"
     yield f"seed {bench.seed}"
     yield f"load {duration(bench.load_s)}"
     if bench.compile_s:
