@@ -53,7 +53,7 @@ def complete_folder(incomplete: str) -> list[tuple[str, str]]:
 
 
 def complete_scheme() -> list[str]:
-    """Names of the schemes."""
+    """Names of the schemes, from the names of their files."""
     return list(plug_names("gptfast_cli.core.formats"))
 
 
@@ -61,10 +61,6 @@ def _complete_stored() -> list[str]:
     from gptfast_cli.core.checkpoints.store import open_store
 
     return [entry.name for entry in open_store(load_settings()).entries()]
-
-
-def _complete_group_size() -> list[str]:
-    return ["32", "64", "128", "256"]
 
 
 def _complete_device() -> list[str]:
@@ -113,28 +109,6 @@ ModelArgument = Annotated[
         autocompletion=complete_model,
         show_default="the current one",
         help="A folder, a name in the store or in the Hugging Face cache, or tiny.",
-    ),
-]
-GroupSizeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--groupsize",
-        metavar="N",
-        autocompletion=_complete_group_size,
-        show_default="32, where the scheme has groups",
-        help="Weights that share a scale: 32, 64, 128 or 256.",
-    ),
-]
-HeadOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SCHEME", autocompletion=complete_scheme, show_default="int8", help="Scheme of the output head."
-    ),
-]
-EmbeddingsOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SCHEME", autocompletion=complete_scheme, show_default="int8", help="Scheme of the embeddings."
     ),
 ]
 DeviceOption = Annotated[

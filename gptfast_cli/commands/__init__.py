@@ -32,6 +32,6 @@ COMMANDS = (
     Command("generate", generate),
     Command("speculate", speculate, built=False),
     Command("eval", evaluate, built=False),
-    Command("bench", bench, built=False),
+    Command("bench", bench),
 )
 """In the order of a model's life, which is the order of `gptfast --help`."""

@@ -1,8 +1,164 @@
-"""`gptfast bench`: measures how fast a model is at each batch size."""
+"""`gptfast bench`: how fast a model, or a shape without weights, feeds prompts and generates."""
 
-from gptfast_cli.commands.unbuilt import not_built
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from gptfast_cli.commands.bench_options import (
+    ArchOption,
+    BatchSizesOption,
+    CompileOption,
+    CompilePrefillOption,
+    DepthOption,
+    EmbeddingsOption,
+    GenLenOption,
+    GroupSizeOption,
+    HeadOption,
+    ModeOption,
+    OutputOption,
+    PromptLenOption,
+    RepsOption,
+    SeedOption,
+)
+from gptfast_cli.core.errors import ExitCode, UsageError
+from gptfast_cli.core.settings import load_settings
+from gptfast_cli.options import (
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    ModelOption,
+    QuietOption,
+    ThreadsOption,
+    model_given,
+)
+from gptfast_cli.render.show import progress_view, show
+
+if TYPE_CHECKING:
+    from gptfast_cli.core.measure.record import Bench
+
+_FORMATS = ("csv", "json", "jsonl", "md")
+_OF_A_SHAPE = ("mode", "groupsize", "head", "embeddings")
+_OF_A_MODEL = ("model_argument", "model")
 
 
-def bench() -> None:
-    """Measure a model's speed (not built yet)."""
-    not_built("bench")
+def bench(
+    context: typer.Context,
+    model_argument: ModelArgument = None,
+    *,
+    model: ModelOption = None,
+    batch_size: BatchSizesOption = "1",
+    prompt_len: PromptLenOption = "512",
+    gen_len: GenLenOption = "128",
+    depth: DepthOption = "0",
+    reps: RepsOption = 5,
+    seed: SeedOption = 0,
+    arch: ArchOption = None,
+    mode: ModeOption = "plain",
+    groupsize: GroupSizeOption = None,
+    head: HeadOption = None,
+    embeddings: EmbeddingsOption = None,
+    compile: CompileOption = False,  # noqa: A002  # the option's name, also in the settings file
+    compile_prefill: CompilePrefillOption = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
+    output: OutputOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure how fast a model feeds prompts (pp) and generates (tg), beside the memory that it reads.
+
+    Results go to stdout, all else to stderr. Ctrl-C keeps what has been measured.
+    """
+    written = _format(output, json=json)
+    _refuse_strangers(context, arch)
+    batch_sizes, depths = _numbers("--batch-size", batch_size), _numbers("--depth", depth)
+    prompt_lens, gen_lens = _lengths("--prompt-len", prompt_len), _lengths("--gen-len", gen_len)
+    with progress_view(sys.stderr, quiet=quiet) as show_progress:
+        from gptfast_cli.core.decode.compiled import Compiling
+        from gptfast_cli.core.decode.loading import Placing
+        from gptfast_cli.core.jobs.bench import BenchRequest, run
+        from gptfast_cli.core.measure.cases import CaseOptions
+        from gptfast_cli.core.quant.allocation import AllocationOptions
+
+        request = BenchRequest(
+            settings=load_settings(),
+            model=model_given(context, model_argument, model),
+            arch=arch,
+            allocation=AllocationOptions(mode, groupsize, head, embeddings),
+            placing=Placing(device=device, dtype=dtype, threads=threads),
+            compiling=Compiling(decode=compile, prefill=compile_prefill),
+            cases=CaseOptions(prompt_lens, gen_lens, depths, batch_sizes),
+            n_rounds=reps,
+            seed=seed,
+        )
+        measured = show(run(request), show_progress)
+    _write(measured, written)
+    if code := _exit_code(measured):
+        raise typer.Exit(code)
+
+
+def _write(bench: "Bench", written: str | None) -> None:
+    if written is None:
+        from gptfast_cli.render.bench_table import write_table
+
+        write_table(bench, sys.stdout)
+    else:
+        from gptfast_cli.render.bench_document import WRITERS
+
+        WRITERS[written](bench, shlex.join(["gptfast", *sys.argv[1:]]), sys.stdout)
+
+
+def _exit_code(bench: "Bench") -> ExitCode:
+    if bench.is_interrupted:
+        return ExitCode.INTERRUPTED
+    if bench.has_numbers:
+        return ExitCode.OK
+    return ExitCode.OUT_OF_MEMORY if bench.is_out_of_memory else ExitCode.FAILURE
+
+
+def _format(output: str | None, *, json: bool) -> str | None:
+    """The name of the format; None is the table."""
+    if output is not None and output not in _FORMATS:
+        raise UsageError(f"--output: there is no format {output!r}.", f"Formats: {', '.join(_FORMATS)}.")
+    if json and output not in (None, "json"):
+        raise UsageError(f"--json and --output {output} exclude each other.", "Leave out one of them.")
+    return "json" if json else output
+
+
+def _refuse_strangers(context: typer.Context, arch: str | None) -> None:
+    """Raise UsageError for an option that was given and would not be listened to."""
+    given = [
+        parameter
+        for parameter in context.command.params
+        if (source := context.get_parameter_source(parameter.name or "")) is not None and source.name == "COMMANDLINE"
+    ]
+    flags = {parameter.name: parameter.opts[0] if parameter.opts[0].startswith("-") else "MODEL" for parameter in given}
+    for name in _OF_A_SHAPE if arch is None else _OF_A_MODEL:
+        if name not in flags:
+            continue
+        if arch is None:
+            raise UsageError(
+                f"{flags[name]} is of a shape, and a checkpoint has its own schemes.",
+                "Add --arch SHAPE, or make a checkpoint of other schemes: gptfast quantize",
+            )
+        raise UsageError(f"{flags[name]} and --arch exclude each other.", "Leave out one of them.")
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers between commas, each once."""
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    for item in items:
+        if not (item.isascii() and item.removeprefix("-").isdecimal()):
+            raise UsageError(f"{option} takes whole numbers between commas, not {item!r}.", f"Such as {option} 1,2,4")
+    return tuple(dict.fromkeys(map(int, items)))
+
+
+def _lengths(option: str, text: str) -> tuple[int, ...]:
+    """Such numbers, of which 0 stands for none at all."""
+    return tuple(number for number in _numbers(option, text) if number)

@@ -13,9 +13,6 @@ from gptfast_cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
-    EmbeddingsOption,
-    GroupSizeOption,
-    HeadOption,
     JsonOption,
     ModelArgument,
     ModelOption,
@@ -30,6 +27,10 @@ from gptfast_cli.render.json import write_document
 from gptfast_cli.render.show import progress_view, show
 
 
+def _complete_group_size() -> list[str]:
+    return ["32", "64", "128", "256"]
+
+
 def _complete_rounding() -> list[str]:
     return list(plug_names("gptfast_cli.core.quant.rounding"))
 
@@ -42,9 +43,27 @@ def quantize(
     mode: Annotated[
         str, typer.Option(metavar="SCHEME", autocompletion=complete_scheme, help="Scheme of the layers: int8 or int4.")
     ] = "int8",
-    groupsize: GroupSizeOption = None,
-    head: HeadOption = None,
-    embeddings: EmbeddingsOption = None,
+    groupsize: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            autocompletion=_complete_group_size,
+            show_default="32, where the scheme has groups",
+            help="Weights that share a scale: 32, 64, 128 or 256.",
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEME", autocompletion=complete_scheme, show_default="int8", help="Scheme of the output head."
+        ),
+    ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEME", autocompletion=complete_scheme, show_default="int8", help="Scheme of the embeddings."
+        ),
+    ] = None,
     rounding: Annotated[
         str, typer.Option(metavar="NAME", autocompletion=_complete_rounding, help="How integers are chosen.")
     ] = "nearest",

@@ -1,9 +1,11 @@
 """The device that computes, the dtype that it computes in, and what the machine can say about its memory."""
 
+import contextlib
 import os
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -13,6 +15,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 """Floating dtypes by their name on the command line and in a manifest."""
 
 AUTO = "auto"
+
+_PROCESS_STATUS = Path("/proc/self/status")
+_CLEAR_REFERENCES = Path("/proc/self/clear_refs")
 
 
 def pick_device(name: str = AUTO) -> torch.device:
@@ -83,11 +88,34 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory used so far: of the device for an accelerator, of the whole process for the CPU."""
+    """Most memory used since it was last reset: of the device for an accelerator, of the whole process for the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    kib = _high_water_kib()
+    if kib is not None:
+        return kib * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let the peak be what is used now; on a CPU only Linux can do that, and elsewhere it stays that of the process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        _CLEAR_REFERENCES.write_text("5")  # of proc(5): the peak of the resident set becomes its current size
+
+
+def _high_water_kib() -> int | None:
+    """The peak that `reset_peak_memory` resets, where the system tells it."""
+    try:
+        lines = _PROCESS_STATUS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    entry = next((line for line in lines if line.startswith("VmHWM:")), "")
+    kib = entry.removeprefix("VmHWM:").removesuffix("kB").strip()
+    return int(kib) if kib.isdecimal() else None
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -16,7 +16,7 @@ class Progress:
     task: str
     done: int
     total: int | None
-    unit: Literal["bytes", "tokens", "rows", "blocks"]
+    unit: Literal["bytes", "tokens", "rows", "blocks", "runs"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,8 @@ class Plugs(Mapping[str, T]):
 
 
 def plug_names(package: str) -> tuple[str, ...]:
-    """The names of the plugs in a package, in order; the package itself is not imported either."""
+    """Names of the plugs of a package, in alphabetical order; it is not imported, which may take long."""
     spec = importlib.util.find_spec(package)
     assert spec is not None, package
+    assert spec.submodule_search_locations is not None, package
     return tuple(sorted(module.name for module in pkgutil.iter_modules(spec.submodule_search_locations)))

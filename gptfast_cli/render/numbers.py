@@ -1,22 +1,28 @@
 """How numbers are written for a person: tokens per second, times, bytes (GB = 1e9 bytes)."""
 
 
+def digits(value: float) -> str:
+    """A positive number in three significant digits, more above 1,000: 9.87, 98.7, 987, 9,870."""
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:,.{decimals}f}"
+
+
 def tokens_per_second(rate: float) -> str:
     """A rate in four significant digits or so: 9.87, 98.7, 987 or 9,870 tok/s."""
-    return f"{_digits(rate)} tok/s"
+    return f"{digits(rate)} tok/s"
 
 
 def gigabytes_per_second(rate: float) -> str:
     """A bandwidth given in GB/s."""
-    return f"{_digits(rate)} GB/s"
+    return f"{digits(rate)} GB/s"
 
 
 def duration(seconds: float) -> str:
     """A time in the unit that suits it: 1.23 ms, 1.23 s, 2 min 05 s."""
     if seconds < 1:
-        return f"{_digits(seconds * 1e3)} ms"
+        return f"{digits(seconds * 1e3)} ms"
     if seconds < 60:
-        return f"{_digits(seconds)} s"
+        return f"{digits(seconds)} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"
 
@@ -25,7 +31,7 @@ def size(n_bytes: float) -> str:
     """A number of bytes in kB, MB or GB, powers of ten."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if n_bytes >= scale:
-            return f"{_digits(n_bytes / scale)} {unit}"
+            return f"{digits(n_bytes / scale)} {unit}"
     return f"{n_bytes:.0f} bytes"
 
 
@@ -33,7 +39,7 @@ def count(number: int) -> str:
     """A count in thousands, millions or billions, as the sizes of models are told: 3.21 M, 6.74 B."""
     for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= scale:
-            return f"{_digits(number / scale)} {unit}"
+            return f"{digits(number / scale)} {unit}"
     return str(number)
 
 
@@ -58,8 +64,3 @@ def nats(value: float) -> str:
     if value == 0 or value >= 1:
         return f"{value:.2f}"
     return f"{value:.2g}" if value >= 1e-4 else f"{value:.1e}"
-
-
-def _digits(value: float) -> str:
-    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:,.{decimals}f}"

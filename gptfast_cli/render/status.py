@@ -1,4 +1,4 @@
-"""What is said of a generation under way: rows, tokens, tokens per second, and the time that it takes."""
+"""What is said of work under way: rows or runs, tokens, tokens per second, and the time that it takes."""
 
 import time
 
@@ -7,7 +7,7 @@ from gptfast_cli.render.numbers import amount, duration, tokens_per_second
 
 
 class Status:
-    """Follows a generation by its events."""
+    """Follows a generation, or a benchmark, by its events."""
 
     def __init__(self) -> None:
         self._n_tokens = 0
@@ -15,12 +15,14 @@ class Status:
         self._decode_seconds = 0.0
         self._n_under_way = 0  # sequences that the last step advanced
         self._started_at = time.monotonic()
-        self.rows: Progress | None = None  # where rows are counted
+        self.rows: Progress | None = None  # where rows, or the runs of a benchmark, are counted
         self._rows_before = 0  # done when the counting of rows began, by an earlier run
 
     def add(self, event: object) -> None:
         """Count the work of one event."""
         match event:
+            case Measured() if self.counts_runs:
+                pass  # runs differ: their speeds have no sum
             case Measured("first token", n_tokens):
                 self._n_tokens += n_tokens
             case Measured("decode", n_tokens, seconds):
@@ -28,11 +30,16 @@ class Status:
                 self._decoded += n_tokens
                 self._n_under_way = n_tokens
                 self._decode_seconds += seconds
-            case Progress(unit="rows"):
+            case Progress(unit="rows" | "runs"):
                 if self.rows is None:
                     self._rows_before = event.done
                     self._started_at = time.monotonic()
                 self.rows = event
+
+    @property
+    def counts_runs(self) -> bool:
+        """Whether this is a benchmark."""
+        return self.rows is not None and self.rows.unit == "runs"
 
     def parts(self) -> list[str]:
         """The status now, piece by piece."""
@@ -42,7 +49,8 @@ class Status:
             parts.append(amount(self.rows.done, self.rows.total, self.rows.unit))
         if self._decode_seconds:
             parts += [tokens_per_second(self._decoded / self._decode_seconds), f"{self._n_tokens:,} tokens"]
-        return [*parts, self._time(elapsed)]
+        running = [self.rows.task] if self.rows is not None and self.counts_runs else []
+        return [*parts, self._time(elapsed), *running]
 
     def line(self) -> str:
         """The status now, in one line."""

@@ -20,6 +20,7 @@ from gptfast_cli.completion.scripts import FILE_NAMES, SCRIPTS, Shell
 STORED = "org/name:int4-g32"
 CACHED = "meta/llama"
 QUESTIONS = ["gptfast ", "gptfast gen", "gptfast generate --mo", "gptfast generate -m ti", "gptfast --remove o"]
+QUESTIONS += ["gptfast bench --mode i", "gptfast bench --arch l"]
 SLOW_MODULES = {"torch", "numpy", "transformers", "huggingface_hub", "safetensors", "tokenizers", "pydantic"}
 
 
@@ -83,6 +84,11 @@ def test_options_are_completed_once_unless_they_may_be_repeated(line: str, compl
         ("gptfast quantize --head=in", ["--head=int4", "--head=int8"]),
         ("gptfast quantize --groupsize 1", ["128"]),
         ("gptfast quantize --rounding ", ["nearest"]),
+        ("gptfast bench --mode int", ["int4", "int8"]),
+        ("gptfast bench --head pl", ["plain"]),
+        ("gptfast bench --embeddings=int8", ["--embeddings=int8"]),
+        ("gptfast bench --arch llama-3.1", ["llama-3.1-8b", "llama-3.1-70b"]),
+        ("gptfast bench --output ", ["csv", "json", "jsonl", "md"]),
         ("gptfast --show-completion ", ["bash", "zsh", "fish", "powershell"]),
     ],
 )
@@ -98,6 +104,7 @@ def test_values_are_completed(line: str, completed: list[str]) -> None:
         ("gptfast convert ", Paths.FOLDERS),
         ("gptfast convert --out ", Paths.FOLDERS),
         ("gptfast generate --prompt-file ", Paths.FILES),
+        ("gptfast bench --arch ./", Paths.FILES),
         ("gptfast --remove ", Paths.NONE),
     ],
 )

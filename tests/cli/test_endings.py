@@ -69,7 +69,6 @@ def test_a_prompt_file_that_is_missing_ends_with_3(gptfast: CommandLine) -> None
         ["download", "meta-llama/Llama-2-7b-chat-hf"],
         ["speculate", "-m", "tiny", "--draft", "tiny-draft", "--k", "1..8"],
         ["eval", "tiny", "--against", "tiny-draft"],
-        ["bench", "--batch-size", "1,2,4,8"],
     ],
 )
 def test_a_command_still_to_come_says_so_and_fails(gptfast: CommandLine, line: list[str]) -> None:

@@ -19,7 +19,8 @@ def test_help_lists_every_command_in_the_order_of_the_contract(gptfast: CommandL
 
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["generate", "--help"], ["convert", "--help"], ["quantize", "--help"]]
+    "arguments",
+    [["--help"], ["generate", "--help"], ["convert", "--help"], ["quantize", "--help"], ["bench", "--help"]],
 )
 def test_help_fits_the_terminal(gptfast: CommandLine, arguments: list[str], columns: int) -> None:
     code, screen = gptfast.with_environment(NO_COLOR="1").run_in_terminal(*arguments, columns=columns)

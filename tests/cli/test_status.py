@@ -44,3 +44,12 @@ def test_after_the_last_row_the_time_is_what_has_passed(clock: list[float]) -> N
     status.add(rows(100))
     clock[0] = 10
     assert status.parts()[-1] == "10.0 s"
+
+
+def test_a_benchmark_says_what_runs_and_adds_no_speeds_up(clock: list[float]) -> None:
+    status = Status()
+    status.add(Progress("pp512, batch 1", 0, 12, "runs"))
+    status.add(Measured("decode", 8, 0.1))
+    clock[0] = 10
+    status.add(Progress("tg128, batch 8", 4, 12, "runs"))
+    assert status.parts() == ["4 of 12 runs", "20.0 s left", "tg128, batch 8"]

@@ -1,5 +1,7 @@
 """A model runs where and in what was asked for, else in what the machine is quick at."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -60,3 +62,24 @@ def test_peak_memory_grows_with_what_is_used() -> None:
     used = torch.ones(before // 4)  # as much as ever before, on top of what is there
     assert used.nbytes > 50_000_000
     assert device.peak_memory_bytes(CPU) > before
+
+
+def test_the_peak_can_be_taken_of_a_part_of_the_work() -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("needs Linux")
+    used = torch.ones(device.peak_memory_bytes(CPU) // 4)
+    high = device.peak_memory_bytes(CPU)
+    n_bytes = used.nbytes
+    del used
+    assert device.peak_memory_bytes(CPU) >= high - 1_000_000
+    device.reset_peak_memory(CPU)
+    assert device.peak_memory_bytes(CPU) < high - n_bytes // 2
+
+
+def test_where_the_system_has_no_peak_to_reset_it_is_that_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(device, "_PROCESS_STATUS", tmp_path / "missing")
+    monkeypatch.setattr(device, "_CLEAR_REFERENCES", tmp_path)
+    device.reset_peak_memory(CPU)
+    assert device.peak_memory_bytes(CPU) > 50_000_000

@@ -75,3 +75,19 @@ def test_the_model_lists_every_tensor_of_its_weights(model: Transformer) -> None
     listed = {tensor.data_ptr() for tensor in model.tensors()}
     assert sum(tensor.nbytes for tensor in model.tensors()) >= model.weights.n_bytes
     assert len(listed) == len(list(model.tensors()))
+
+
+def test_an_emptied_runner_starts_afresh_in_the_room_that_it_had(model: Transformer) -> None:
+    used, fresh = fixed(model, 2), Runner(model, 2)
+    room = [tensor.data_ptr() for tensor in used.tensors()]
+    for row in range(2):
+        used.prefill(row, [7, 5 + row, 9, 11])
+    used.step([1, 2])
+    used.clear()
+    assert used.recall(1, [7, 5, 9, 11]) == 0
+    for runner in (used, fresh):
+        for row in range(2):
+            runner.prefill(row, [3, 4 + row])
+    assert torch.equal(used.step([1, 2]), fresh.step([1, 2]))
+    assert used.step_bytes(2) == fresh.step_bytes(2)
+    assert [tensor.data_ptr() for tensor in used.tensors()] == room

@@ -11,6 +11,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 
 _GRAPH_WARM_UPS = 3  # CUDA graphs: one to run, one to record, one to replay
+
+_MOST_SHAPES = 64  # that one process compiles a step for: each runner is a shape of its own, and the usual limit is 8
 
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -53,7 +56,7 @@ def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settin
 
     yield Progress("compile", 0, None, "tokens")
     watch = Stopwatch(runner.model.device)
-    with watch, phase("compile"), _failure_named(), warnings.catch_warnings():
+    with watch, phase("compile"), _failure_named(), warnings.catch_warnings(), _many_shapes():
         warnings.simplefilter("ignore")  # the compiler's own, about its own insides
         runner.prepare(
             n_tokens,
@@ -100,6 +103,12 @@ def _prefill(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
 def _captures(model: Transformer) -> bool:
     """Whether a step can be captured as a graph of kernels; PyTorch calls ROCm devices cuda too."""
     return model.device.type == "cuda"
+
+
+def _many_shapes() -> AbstractContextManager[None]:
+    from torch._dynamo import config  # noqa: PLC0415
+
+    return config.patch(recompile_limit=_MOST_SHAPES)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

@@ -51,6 +51,12 @@ class Runner:
         self._held[row] = list(prompt[:n_tokens])
         return n_tokens
 
+    def clear(self) -> None:
+        """Let every row hold nothing; the room of the cache stays."""
+        for row in range(self.n_rows):
+            self._cache.rollback(row, 0)
+            self._held[row] = []
+
     def prepare(self, n_tokens: int, *, prefill: Forward | None = None, decode: Forward | None = None) -> None:
         """Make room for `n_tokens` in each row once and for all, and run these from now on."""
         self._prefill, self._decode = prefill or self._plain, decode or self._plain

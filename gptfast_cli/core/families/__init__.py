@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.fields import Fields
 from gptfast_cli.core.registry import Plugs
 
 
@@ -26,3 +28,15 @@ class Family(Protocol):
 
 
 families: Plugs[Family] = Plugs(__name__)
+
+
+def family_of(hf_config: Fields) -> Family:
+    """The family that reads a config.json; raises UsageError where there is none, CorruptError for a damaged file."""
+    architectures = hf_config.texts("architectures")
+    for name in families:
+        if set(architectures) & set(families[name].architectures):
+            return families[name]
+    known = ", ".join(architecture for name in families for architecture in families[name].architectures)
+    raise UsageError(
+        f"{hf_config.where}: architecture {', '.join(architectures)} is not supported.", f"gptfast reads {known}."
+    )

@@ -2,6 +2,7 @@
 
 Rounds of all rows follow one another, A B C A B C, and before and after every row the read bandwidth is measured. The
 first round warms up and counts for nothing. A row that failed has an error in place of times, whatever it had measured.
+An interrupt ends it early, with what has been measured.
 """
 
 import statistics
@@ -13,11 +14,13 @@ from gptfast_cli.core.errors import GptFastError, is_out_of_memory
 from gptfast_cli.core.events import Job, Measured, Note, Progress
 from gptfast_cli.core.measure.bandwidth import Bandwidth
 from gptfast_cli.core.measure.clock import Clock
+from gptfast_cli.core.measure.memory import Memory
 
 Work: TypeAlias = Callable[[], int | None]
 """Does what is to be timed; returns the bytes that it read, or None where bandwidth is not what limits it."""
 
 OUT_OF_MEMORY = "OOM"
+INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +39,28 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """A row's work, done once; `bandwidth` in bytes a second: the mean of what was measured before and after it."""
+    """A row's work, done once.
+
+    bandwidth:         in bytes a second: the mean of what was measured before and after it
+    peak_memory_bytes: most that was used at once, making ready and working
+    """
 
     seconds: float
     n_bytes: int | None
     bandwidth: float
+    peak_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A row that worked each time."""
+    """A row that worked each time, at least once; fewer times than the others where all was interrupted."""
 
     repetitions: tuple[Repetition, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A row that did not: OUT_OF_MEMORY, or the message of its error."""
+    """A row that did not: OUT_OF_MEMORY, INTERRUPTED before it was timed, or the message of its error."""
 
     error: str
 
@@ -73,40 +81,52 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def measured(
-    rows: Sequence[Row], n_rounds: int, *, now: Clock, probe: Callable[[], Bandwidth]
+    rows: Sequence[Row], n_rounds: int, *, now: Clock, probe: Callable[[], Bandwidth], memory: Memory
 ) -> Job[tuple[Timed | Failed, ...]]:
     """Warm up every row, then time each once a round; returns what became of each, in their order."""
     repetitions: list[list[Repetition]] = [[] for _ in rows]
     failures: dict[int, Failed] = {}
     n_turns = (1 + n_rounds) * len(rows)
-    for turn in range(n_turns):
-        n_round, index = divmod(turn, len(rows))
-        if index not in failures:
-            match _attempt(rows[index], now, probe):
+    try:
+        for turn in range(n_turns):
+            n_round, index = divmod(turn, len(rows))
+            row = rows[index]
+            yield Progress(row.name, turn, n_turns, "runs")
+            if index in failures:
+                continue
+            match _attempt(row, now, probe, memory):
                 case Failed() as failure:
                     failures[index] = failure
-                    yield Note(f"{rows[index].name}: {failure.error}")
+                    yield Note(f"{row.name}: {failure.error}")
                 case Repetition() as repetition if n_round > 0:  # the first round warms up
                     repetitions[index].append(repetition)
-                    yield Measured(rows[index].phase, rows[index].n_tokens, repetition.seconds)
-        yield Progress("bench", turn + 1, n_turns, "rows")
-    return tuple(failures.get(index) or Timed(tuple(times)) for index, times in enumerate(repetitions))
+                    yield Measured(row.phase, row.n_tokens, repetition.seconds)
+        yield Progress("done", n_turns, n_turns, "runs")
+    except KeyboardInterrupt:
+        yield Note("Interrupted: these are the repetitions that were measured.")
+    return tuple(failures.get(index) or _outcome(times) for index, times in enumerate(repetitions))
 
 
-def _attempt(row: Row, now: Clock, probe: Callable[[], Bandwidth]) -> Repetition | Failed:
+def _outcome(repetitions: Sequence[Repetition]) -> Timed | Failed:
+    return Timed(tuple(repetitions)) if repetitions else Failed(INTERRUPTED)
+
+
+def _attempt(row: Row, now: Clock, probe: Callable[[], Bandwidth], memory: Memory) -> Repetition | Failed:
     try:
+        memory.reset()
         work = row.prepare()
         before = probe()  # only now: to make ready may have taken long
         begin = now()
         n_bytes = work()
         seconds = now() - begin
+        peak_bytes = memory.peak_bytes()
         after = probe()
     except (GptFastError, MemoryError, RuntimeError) as error:  # ours, and what PyTorch raises
-        return Failed(_reason(error))
-    return Repetition(seconds, n_bytes, (before.bytes_per_second + after.bytes_per_second) / 2)
+        return Failed(reason(error))
+    return Repetition(seconds, n_bytes, (before.bytes_per_second + after.bytes_per_second) / 2, peak_bytes)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The first line of an error, or that there was not enough memory."""
     if is_out_of_memory(error):
         return OUT_OF_MEMORY

@@ -15,7 +15,7 @@ from gptfast_cli.core.checkpoints.shard import DTYPES, Shard, StoredTensor
 from gptfast_cli.core.checkpoints.weight_files import open_weight_files, refuse
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
-from gptfast_cli.core.families import Family, families
+from gptfast_cli.core.families import Family, family_of
 from gptfast_cli.core.fields import Fields, read_fields
 from gptfast_cli.core.formats import Weight
 from gptfast_cli.core.formats.plain import plain
@@ -115,14 +115,7 @@ def _family(fields: Fields) -> Family:
             f"{CONFIG_FILE}: the weights are quantised in a format of another program.",
             "Take the model that it was made from, and quantise that: gptfast quantize",
         )
-    architectures = fields.texts("architectures")
-    for name in families:
-        if set(architectures) & set(families[name].architectures):
-            return families[name]
-    known = ", ".join(architecture for name in families for architecture in families[name].architectures)
-    raise UsageError(
-        f"{CONFIG_FILE}: architecture {', '.join(architectures)} is not supported.", f"gptfast reads {known}."
-    )
+    return family_of(fields)
 
 
 def _check_names(family: Family, config: ModelConfig, shards: Mapping[str, Shard]) -> None:

@@ -1,0 +1,117 @@
+"""A SHAPE as a person names it: a known name, a config.json, or `layers=4,dim=768,heads=12,ffn=3072,vocab=32000`."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptfast_cli.core.config import ModelConfig, RopeConfig
+from gptfast_cli.core.decode.known_shapes import KNOWN_SHAPES
+from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.families import family_of
+from gptfast_cli.core.fields import read_fields
+
+_CONTEXT = 131_072  # of a shape whose sizes are given: the cache grows with what is used, not with this
+_REQUIRED = ("layers", "dim", "heads", "ffn", "vocab")
+_OPTIONAL = ("kv_heads", "head_dim", "context", "theta", "tied")
+_EXAMPLE = "layers=4,dim=768,heads=12,kv_heads=12,ffn=3072,vocab=32000"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A model without weights; `name` is what it was asked for as."""
+
+    name: str
+    config: ModelConfig
+
+
+def read_shape(text: str) -> Shape:
+    """The shape that a text means.
+
+    Raises UsageError for a name or a size that means none, NotFoundError for a file that is not there, and CorruptError
+    and UsageError for a config.json as its family does.
+    """
+    if text in KNOWN_SHAPES:
+        return Shape(text, KNOWN_SHAPES[text])
+    if text.endswith(".json"):
+        return Shape(text, _from_file(Path(text).expanduser()))
+    if "=" in text:
+        return Shape(text, _from_sizes(text))
+    raise UsageError(f"There is no shape called {text!r}.", f"{_meant(text, KNOWN_SHAPES)}Or give sizes: {_EXAMPLE}")
+
+
+def _from_file(path: Path) -> ModelConfig:
+    if not path.is_file():
+        raise NotFoundError(f"{path}: there is no such file.", "Name a config.json, or a known shape: llama-2-7b")
+    fields = read_fields(path)
+    return family_of(fields).config(fields.values)
+
+
+def _from_sizes(text: str) -> ModelConfig:
+    sizes = _pairs(text)
+    dim, n_heads = _whole(sizes, "dim"), _whole(sizes, "heads")
+    n_kv_heads = _whole(sizes, "kv_heads", n_heads)
+    if n_heads % n_kv_heads:
+        raise _refused(f"{n_heads} query heads cannot share kv_heads={n_kv_heads}")
+    if "head_dim" not in sizes and dim % n_heads:
+        raise _refused(f"dim={dim} cannot be cut into heads={n_heads}")
+    head_dim = _whole(sizes, "head_dim", dim // n_heads)
+    if head_dim % 2 or head_dim == 0:
+        raise _refused(f"a head of {head_dim} elements cannot be rotated in pairs")
+    return ModelConfig(
+        family="llama",
+        n_layers=_whole(sizes, "layers"),
+        dim=dim,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        ffn_dim=_whole(sizes, "ffn"),
+        vocab_size=_whole(sizes, "vocab"),
+        max_context=_whole(sizes, "context", _CONTEXT),
+        norm_eps=1e-5,
+        rope=RopeConfig(float(_whole(sizes, "theta", 10_000))),
+        tied_embeddings=_flag(sizes, "tied"),
+    )
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Sizes by their keys, each known and there once, the required ones among them."""
+    pairs: dict[str, str] = {}
+    for item in text.split(","):
+        key, _, value = (part.strip() for part in item.partition("="))
+        if key not in (*_REQUIRED, *_OPTIONAL):
+            known = ", ".join((*_REQUIRED, *_OPTIONAL))
+            raise UsageError(
+                f"--arch: a shape has no {key!r}.", f"{_meant(key, (*_REQUIRED, *_OPTIONAL))}Sizes: {known}."
+            )
+        if key in pairs:
+            raise _refused(f"{key} is given twice")
+        pairs[key] = value
+    if missing := [key for key in _REQUIRED if key not in pairs]:
+        raise _refused(f"a shape needs {', '.join(missing)} too")
+    return pairs
+
+
+def _whole(sizes: Mapping[str, str], key: str, default: int | None = None) -> int:
+    value = sizes.get(key)
+    if value is None and default is not None:
+        return default
+    if value is None or not (value.isascii() and value.isdecimal() and 0 < int(value) < 2**31):
+        raise _refused(f"{key} must be a whole number above 0, not {value!r}")
+    return int(value)
+
+
+def _flag(sizes: Mapping[str, str], key: str) -> bool:
+    value = sizes.get(key, "no")
+    if value not in ("yes", "no"):
+        raise _refused(f"{key} must be yes or no, not {value!r}")
+    return value == "yes"
+
+
+def _refused(why: str) -> UsageError:
+    return UsageError(f"--arch: {why}.", f"Such as {_EXAMPLE}")
+
+
+def _meant(text: str, names: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(text, list(names), n=3)
+    return f"Did you mean {' or '.join(nearest)}? " if nearest else ""

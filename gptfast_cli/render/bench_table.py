@@ -1,0 +1,101 @@
+"""A benchmark as a table for a person, within 80 columns: the model above it, the machine and the spread below."""
+
+import textwrap
+from collections.abc import Iterator
+from typing import Final, TextIO
+
+from gptfast_cli.core.measure.record import Bench, BenchRow
+from gptfast_cli.render.numbers import count, digits, duration, size
+from gptfast_cli.render.terminal import printable, styled
+
+HEADINGS: Final = ("test", "batch", "tok/s", "± sd", "median", "GB/s", "MBU", "memory")
+
+_COLUMNS = 80
+_GAP = "  "
+_DIM = "2"
+
+
+def write_table(bench: Bench, stream: TextIO) -> None:
+    """Write it; a row that failed has its error in place of numbers."""
+    for line in _wrapped(_model_line(bench)):
+        stream.write(styled(line, _DIM, stream) + "\n")
+    stream.write("\n" + "".join(f"{line}\n" for line in _table(bench)) + "\n")
+    for line in (*_wrapped(machine_line(bench)), *_wrapped(_measurement_line(bench))):
+        stream.write(styled(line, _DIM, stream) + "\n")
+    stream.flush()
+
+
+def cells(row: BenchRow) -> tuple[str, ...]:
+    """The numbers of a row that worked, below all headings but the first two; empty where there is none."""
+    assert row.tok_s is not None
+    return (
+        digits(row.tok_s.mean),
+        "" if row.tok_s.sd is None else digits(row.tok_s.sd),
+        digits(row.tok_s.median),
+        "" if row.gbps is None else digits(row.gbps),
+        "" if row.mbu is None else f"{row.mbu:.0%}",
+        "" if row.peak_memory_bytes is None else size(row.peak_memory_bytes),
+    )
+
+
+def machine_line(bench: Bench) -> str:
+    """Where it was measured, with what, and when."""
+    about = bench.environment
+    threads = f"{about.threads} thread{'' if about.threads == 1 else 's'} of {about.cpu or 'a CPU'}"
+    commit = f", commit {about.commit[:10]}{'-dirty' * about.commit.endswith('-dirty')}" if about.commit else ""
+    return (
+        f"{about.gpu or threads}, {about.dtype} on {about.device}; torch {about.torch}, "
+        f"Python {about.python}, gptfast {about.gptfast}{commit}; {about.date[:10]}"
+    )
+
+
+def _model_line(bench: Bench) -> str:
+    scheme = bench.scheme
+    if not scheme.startswith(bench.head_scheme):
+        scheme = f"{scheme} layers, {bench.head_scheme} head"
+    return f"{bench.model}: {count(bench.n_params)} parameters, {scheme}, {size(bench.n_bytes)}"
+
+
+def _measurement_line(bench: Bench) -> str:
+    return "; ".join(_measurements(bench))
+
+
+def _measurements(bench: Bench) -> Iterator[str]:
+    if bench.bandwidth is not None:
+        reads = bench.bandwidth
+        span = f"{digits(reads.min_gbps)} to {digits(reads.max_gbps)}"
+        yield f"memory reads {digits(reads.median_gbps)} GB/s ({span})"
+    done = [len(row.repetitions) for row in bench.rows if row.error is None]
+    if bench.is_interrupted:
+        yield f"interrupted after {min(done, default=0)} of {bench.n_rounds} repetitions"
+    else:
+        yield f"{bench.n_rounds} repetition{'' if bench.n_rounds == 1 else 's'} each, interleaved"
+    yield f"seed {bench.seed}"
+    yield f"load {duration(bench.load_s)}"
+    if bench.compile_s:
+        yield "compile " + ", ".join(f"{duration(seconds)} (batch {n})" for n, seconds in bench.compile_s.items())
+
+
+def _table(bench: Bench) -> Iterator[str]:
+    rows = [(row.test, str(row.batch_size), *(cells(row) if row.error is None else ())) for row in bench.rows]
+    widths = [max(len(row[n]) for row in (HEADINGS, *rows) if n < len(row)) for n in range(len(HEADINGS))]
+    yield _aligned(HEADINGS, widths)
+    for row, texts in zip(bench.rows, rows, strict=True):
+        line = _aligned(texts, widths)
+        yield line if row.error is None else _shortened(f"{line}{_GAP}{printable(row.error)}")
+
+
+def _aligned(texts: tuple[str, ...], widths: list[int]) -> str:
+    """Names to the left, numbers to the right."""
+    first, *numbers = texts
+    return _GAP.join(
+        [f"{first:<{widths[0]}}", *(f"{n:>{w}}" for n, w in zip(numbers, widths[1:], strict=False))]
+    ).rstrip()
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= _COLUMNS else line[: _COLUMNS - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(printable(line), _COLUMNS, break_on_hyphens=False)
