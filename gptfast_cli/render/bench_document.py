@@ -15,7 +15,7 @@ _ABOUT = ("gptfast", "commit", "torch", "device", "cpu", "gpu", "threads", "dtyp
 
 def write_json(bench: Bench, command: str, stream: TextIO) -> None:
     """Write the whole record as one document."""
-    write_document("gptfast.bench/1", {**_about(bench, command), "rows": _rows(bench)}, stream)
+    write_document("gptfast.bench/1", document(bench, command), stream)
 
 
 def write_json_lines(bench: Bench, command: str, stream: TextIO) -> None:
@@ -54,6 +54,11 @@ WRITERS: Final[dict[str, Callable[[Bench, str, TextIO], None]]] = {
     "md": write_markdown,
 }
 """By the name that `--output` takes."""
+
+
+def document(bench: Bench, command: str) -> dict[str, Any]:
+    """The whole record as JSON values; `command` is what made it."""
+    return {**_about(bench, command), "rows": _rows(bench)}
 
 
 def _about(bench: Bench, command: str) -> dict[str, Any]:
