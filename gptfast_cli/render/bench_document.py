@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, Final, TextIO
 
 from gptfast_cli.core.measure.record import Bench, BenchRow
-from gptfast_cli.render.bench_table import HEADINGS, cells, machine_line
+from gptfast_cli.render.bench_table import HEADINGS, cells, machine_line, measurement_line
 from gptfast_cli.render.json import write_document
 
 _ABOUT = ("gptfast", "commit", "torch", "device", "cpu", "gpu", "threads", "dtype", "date")
@@ -15,7 +15,7 @@ _ABOUT = ("gptfast", "commit", "torch", "device", "cpu", "gpu", "threads", "dtyp
 
 def write_json(bench: Bench, command: str, stream: TextIO) -> None:
     """Write the whole record as one document."""
-    write_document("gptfast.bench/1", {**_about(bench, command), "rows": _rows(bench)}, stream)
+    write_document("gptfast.bench/1", document(bench, command), stream)
 
 
 def write_json_lines(bench: Bench, command: str, stream: TextIO) -> None:
@@ -44,7 +44,7 @@ def write_markdown(bench: Bench, command: str, stream: TextIO) -> None:
         empty = [""] * (len(HEADINGS) - 2)
         numbers = [row.error, *empty[1:]] if row.error else cells(row)
         stream.write(_line([row.model, row.scheme, row.test, str(row.batch_size), *numbers]) + "\n")
-    stream.write(f"\n`{command}`: {machine_line(bench)}\n")
+    stream.write(f"\n`{command}`: {machine_line(bench)}; {measurement_line(bench)}\n")
 
 
 WRITERS: Final[dict[str, Callable[[Bench, str, TextIO], None]]] = {
@@ -54,6 +54,11 @@ WRITERS: Final[dict[str, Callable[[Bench, str, TextIO], None]]] = {
     "md": write_markdown,
 }
 """By the name that `--output` takes."""
+
+
+def document(bench: Bench, command: str) -> dict[str, Any]:
+    """The whole record as JSON values; `command` is what made it."""
+    return {**_about(bench, command), "rows": _rows(bench)}
 
 
 def _about(bench: Bench, command: str) -> dict[str, Any]:

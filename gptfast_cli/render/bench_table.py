@@ -20,7 +20,7 @@ def write_table(bench: Bench, stream: TextIO) -> None:
     for line in _wrapped(_model_line(bench)):
         stream.write(styled(line, _DIM, stream) + "\n")
     stream.write("\n" + "".join(f"{line}\n" for line in _table(bench)) + "\n")
-    for line in (*_wrapped(machine_line(bench)), *_wrapped(_measurement_line(bench))):
+    for line in (*_wrapped(machine_line(bench)), *_wrapped(measurement_line(bench))):
         stream.write(styled(line, _DIM, stream) + "\n")
     stream.flush()
 
@@ -49,15 +49,16 @@ def machine_line(bench: Bench) -> str:
     )
 
 
+def measurement_line(bench: Bench) -> str:
+    """What else belongs to the numbers: bandwidth, spread, seed, and the times that are no part of them."""
+    return "; ".join(_measurements(bench))
+
+
 def _model_line(bench: Bench) -> str:
     scheme = bench.scheme
-    if not scheme.startswith(bench.head_scheme):
+    if bench.head_scheme not in scheme:  # else the name says it, as in int4-g32-head-plain
         scheme = f"{scheme} layers, {bench.head_scheme} head"
     return f"{bench.model}: {count(bench.n_params)} parameters, {scheme}, {size(bench.n_bytes)}"
-
-
-def _measurement_line(bench: Bench) -> str:
-    return "; ".join(_measurements(bench))
 
 
 def _measurements(bench: Bench) -> Iterator[str]:

@@ -107,8 +107,10 @@ def test_quiet_leaves_the_results(gptfast: CommandLine) -> None:
 def test_the_schemes_of_a_shape_are_those_that_were_asked_for(gptfast: CommandLine) -> None:
     ask = (*QUICK, "--prompt-len", "0", "--gen-len", "4", "--mode", "int4", "--groupsize", "64", "--head", "plain")
     table = output(gptfast.run(*ask))
-    assert "int4-g64-head-plain layers, plain head" in " ".join(table.split())
+    assert "parameters, int4-g64-head-plain," in " ".join(table.split())
     assert "pp" not in table.partition("test ")[2]
+    usual = output(gptfast.run(*QUICK, "--prompt-len", "0", "--gen-len", "1", "--mode", "int4"))
+    assert "parameters, int4-g32 layers, int8 head," in " ".join(usual.split())
 
 
 def test_bench_of_a_model_without_any_option_names_it(gptfast: CommandLine) -> None:
