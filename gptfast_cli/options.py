@@ -67,6 +67,14 @@ def _complete_device() -> list[str]:
     return ["auto", "cpu", "cuda", "mps"]
 
 
+def _complete_backend() -> list[str]:
+    return ["cpu", "reference"]
+
+
+def _complete_activations() -> list[str]:
+    return ["float"]
+
+
 def _complete_dtype() -> list[str]:
     return ["bfloat16", "float16", "float32"]
 
@@ -140,6 +148,27 @@ ThreadsOption = Annotated[
         show_default="all CPUs",
         rich_help_panel=_MACHINE,
         help="CPU threads to compute with.",
+    ),
+]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BACKEND",
+        envvar="GPTFAST_BACKEND",
+        autocompletion=_complete_backend,
+        show_default="the fastest",
+        rich_help_panel=_MACHINE,
+        help="cpu is the native engine, reference PyTorch's own operations.",
+    ),
+]
+ActivationsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORM",
+        autocompletion=_complete_activations,
+        show_default="8 bits, where the CPU multiplies these",
+        rich_help_panel=_MACHINE,
+        help="float: what quantised weights are multiplied with is not rounded.",
     ),
 ]
 JsonOption = Annotated[

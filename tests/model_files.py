@@ -1,6 +1,7 @@
 """Model folders to read, convert and spoil: transformers writes them, safetensors rewrites them."""
 
 import json
+import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,8 +31,8 @@ def drained(job: Generator[Event, None, T]) -> tuple[list[Event], T]:
 
 
 def settings_in(folder: Path) -> Settings:
-    """Settings that keep everything inside of a folder."""
-    return Settings(home=folder / "home", hf_cache=folder / "hub")
+    """Settings that keep everything inside of a folder, but for what is compiled: that serves all tests."""
+    return Settings(home=folder / "home", hf_cache=folder / "hub", kernels=Path(os.environ["GPTFAST_KERNELS"]))
 
 
 def saved(folder: Path, *, sharded: bool = False, **changes: Any) -> Path:

@@ -25,6 +25,8 @@ from gptfast_cli.commands.bench_options import (
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
+    ActivationsOption,
+    BackendOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
@@ -66,6 +68,8 @@ def bench(
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
+    backend: BackendOption = None,
+    activations: ActivationsOption = None,
     output: OutputOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -80,18 +84,19 @@ def bench(
     batch_sizes, depths = _numbers("--batch-size", batch_size), _numbers("--depth", depth)
     prompt_lens, gen_lens = _lengths("--prompt-len", prompt_len), _lengths("--gen-len", gen_len)
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
+        from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.decode.compiled import Compiling
-        from gptfast_cli.core.decode.loading import Placing
         from gptfast_cli.core.jobs.bench import BenchRequest, run
         from gptfast_cli.core.measure.cases import CaseOptions
         from gptfast_cli.core.quant.allocation import AllocationOptions
 
+        chosen = backend or ("reference" if compile or compile_prefill else None)  # it is PyTorch that compiles
         request = BenchRequest(
             settings=load_settings(),
             model=model_given(context, model_argument, model),
             arch=arch,
             allocation=AllocationOptions(mode, groupsize, head, embeddings),
-            placing=Placing(device=device, dtype=dtype, threads=threads),
+            placing=Placing(device, dtype, threads, chosen, activations),
             compiling=Compiling(decode=compile, prefill=compile_prefill),
             cases=CaseOptions(prompt_lens, gen_lens, depths, batch_sizes),
             n_rounds=reps,

@@ -46,6 +46,8 @@ from gptfast_cli.commands.prompt import PromptSources
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
+    ActivationsOption,
+    BackendOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
@@ -108,6 +110,8 @@ def generate(
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
+    backend: BackendOption = None,
+    activations: ActivationsOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -125,13 +129,14 @@ def generate(
     if output is not None and json:
         raise UsageError("--json writes to stdout, and --output to a file.", "Leave out one of them.")
     with progress_view(sys.stderr, quiet=quiet):  # PyTorch takes a while to load
+        from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.decode.compiled import Compiling
-        from gptfast_cli.core.decode.loading import Placing
         from gptfast_cli.core.decode.prompter import ChatOptions
         from gptfast_cli.core.decode.sampling import Sampling
 
     settings = load_settings()
-    placing = Placing(device=device, dtype=dtype, threads=threads)
+    chosen = backend or ("reference" if compile or compile_prefill else None)  # it is PyTorch that compiles
+    placing = Placing(device, dtype, threads, chosen, activations)
     compiling = Compiling(decode=compile, prefill=compile_prefill)
     chat_options = ChatOptions(chat, system, chat_template)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)

@@ -104,7 +104,7 @@ def quantize(
     if no_fidelity and fidelity_text is not None:
         raise UsageError("--no-fidelity and --fidelity-text exclude each other.", "Leave out one of them.")
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
-        from gptfast_cli.core.decode.loading import Placing
+        from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
         from gptfast_cli.core.quant.allocation import AllocationOptions
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+INHERITED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "GPTFAST_KERNELS")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class CommandLine:
 
 def environment_of(home: Path) -> dict[str, str]:
     home.mkdir(exist_ok=True)
-    inherited = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return inherited | {"HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "LANG": "C.UTF-8"}
 
 

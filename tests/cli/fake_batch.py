@@ -111,7 +111,7 @@ def replace_modules() -> None:
         "measure.throughput": (Metrics,),
         "decode": (),
         "decode.compiled": (Compiling,),
-        "decode.loading": (Placing,),
+        "decode.building": (Placing,),
         "decode.prompter": (ChatOptions,),
         "decode.sampling": (Sampling, check),
         "batch.options": (AnswerOptions,),

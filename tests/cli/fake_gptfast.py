@@ -35,6 +35,8 @@ class Placing:
     device: str
     dtype: str | None
     threads: int | None
+    backend: str | None
+    activations: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ def replace_modules(run: Callable[[GenerateRequest], Job[Generation]]) -> None:
         "measure.throughput": (Metrics,),
         "decode": (),
         "decode.compiled": (Compiling,),
-        "decode.loading": (Placing,),
+        "decode.building": (Placing,),
         "decode.prompter": (ChatOptions,),
         "decode.sampling": (Sampling,),
     }

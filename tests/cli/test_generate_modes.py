@@ -53,7 +53,8 @@ def test_the_options_of_one_prompt_reach_its_job(fake: Callable[[str], CommandLi
 
 def test_a_profile_is_written_of_one_prompt(gptfast: CommandLine, tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
-    outcome = gptfast.run("generate", "Hello", "-m", "tiny", "--max-new-tokens", "3", "--profile", str(trace))
+    line = ("generate", "Hello", "-m", "tiny", "--max-new-tokens", "3", "--profile", str(trace))
+    outcome = gptfast.run(*line, "--backend", "reference")
     assert outcome.returncode == 0
     assert "ui.perfetto.dev" in outcome.stderr.decode()
     names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gptfast_cli.core.decode.loading import Placing
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.errors import CorruptError, DiskFullError, UsageError
 from gptfast_cli.core.events import Measured, Note, Text

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from chat_model import TEMPLATE, chat_model, chatml
-from gptfast_cli.core.decode.loading import LoadedModel, Placing, load
+from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
 from gptfast_cli.core.errors import UsageError
 from model_files import drained, saved, settings_in

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gptfast_cli.core.decode.runner import Forward, Runner
+from gptfast_cli.core.decode.compiled import fixed_step
+from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.model.transformer import Transformer
 from llama_oracle import ours, random_llama
 
@@ -15,7 +16,7 @@ def model() -> Transformer:
 
 def fixed(model: Transformer, n_rows: int, n_tokens: int = 300) -> Runner:
     runner = Runner(model, n_rows)
-    forward = Forward(model.next_logits, is_fixed=True)
+    forward = fixed_step(model, model.next_logits)
     runner.prepare(n_tokens, prefill=forward, decode=forward)
     runner.warm_up()
     return runner
@@ -47,7 +48,7 @@ def test_warming_up_leaves_what_rows_hold(model: Transformer) -> None:
     runner, alone = Runner(model, 2), Runner(model, 1)
     runner.prefill(0, list(range(50)))
     alone.prefill(0, list(range(50)))
-    forward = Forward(model.next_logits, is_fixed=True)
+    forward = fixed_step(model, model.next_logits)
     runner.prepare(60, prefill=forward, decode=forward)
     runner.warm_up()
     assert torch.equal(runner.step([7]), alone.step([7]))
@@ -65,7 +66,7 @@ def test_room_is_made_once_and_for_all(model: Transformer) -> None:
 def test_a_row_that_is_full_already_gets_room_to_run_along(model: Transformer) -> None:
     runner = Runner(model, 2)
     runner.prefill(1, [1] * 256)
-    forward = Forward(model.next_logits, is_fixed=True)
+    forward = fixed_step(model, model.next_logits)
     runner.prepare(100, decode=forward)
     runner.warm_up()
     assert runner.recall(0, [1] * 300) == 256

@@ -6,16 +6,17 @@ from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode import synthetic
-from gptfast_cli.core.decode.loading import Placing
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.shapes import Shape, read_shape
 from gptfast_cli.core.decode.subject import Subject, random_subject
-from gptfast_cli.core.decode.synthetic import planned_bytes, random_matrix, random_weights
+from gptfast_cli.core.decode.synthetic import RandomWeights, planned_bytes, random_matrix
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.formats import schemes
 from gptfast_cli.core.kernels.reference import Reference
-from gptfast_cli.core.model.weights import ModelWeights
+from gptfast_cli.core.model.weights import ModelWeights, assemble
 from gptfast_cli.core.quant.allocation import AllocationOptions, Storage
+from gptfast_cli.core.settings import load_settings
 from model_files import drained
 from quantized_cases import CASES
 
@@ -26,7 +27,8 @@ STORAGES = [Storage("plain"), *(Storage(name, group_size) for name, group_size i
 
 def made(mode: str, *, seed: int = 0, config: ModelConfig = SHAPE.config) -> ModelWeights:
     allocation = AllocationOptions(mode).allocation(config)
-    return drained(random_weights(config, allocation, device=CPU, dtype=torch.float32, seed=seed))[1]
+    read = RandomWeights(config, allocation, device=CPU, dtype=torch.float32, seed=seed).read
+    return assemble(config, read)
 
 
 def dense(weights: ModelWeights) -> list[Tensor]:
@@ -37,7 +39,15 @@ def dense(weights: ModelWeights) -> list[Tensor]:
 
 def subject(mode: str, shape: Shape = SHAPE, **options: str) -> Subject:
     placing = Placing(device="cpu", dtype="bfloat16")
-    return drained(random_subject(shape, AllocationOptions(mode, **options), placing, seed=0, backend=Reference()))[1]
+    making = random_subject(
+        shape,
+        AllocationOptions(mode, **options),
+        placing,
+        seed=0,
+        settings=load_settings({}),
+        torch_backend=Reference(),
+    )
+    return drained(making)[1]
 
 
 @pytest.mark.parametrize("in_features", [256, 200])
@@ -128,6 +138,14 @@ def test_a_tied_head_is_the_embedding() -> None:
 
 
 def test_progress_reaches_the_bytes_that_were_planned() -> None:
-    allocation = AllocationOptions("int4").allocation(SHAPE.config)
-    events, weights = drained(random_weights(SHAPE.config, allocation, device=CPU, dtype=torch.bfloat16, seed=0))
-    assert events[-1] == Progress("make", weights.n_bytes, weights.n_bytes, "bytes")
+    making = random_subject(
+        SHAPE,
+        AllocationOptions("int4"),
+        Placing(device="cpu"),
+        seed=0,
+        settings=load_settings({}),
+        torch_backend=Reference(),
+    )
+    events, made_of_it = drained(making)
+    n_bytes = made_of_it.model.weight_bytes
+    assert events[-1] == Progress("load", n_bytes, n_bytes, "bytes")

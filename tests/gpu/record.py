@@ -23,11 +23,11 @@ from typing import Any, TypeVar
 import torch
 
 from gptfast_cli.core.checkpoints.staging import write_whole
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
-from gptfast_cli.core.decode.loading import Placing
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.shapes import read_shape
-from gptfast_cli.core.decode.synthetic import random_weights
+from gptfast_cli.core.decode.synthetic import RandomWeights
 from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.events import Event
 from gptfast_cli.core.formats import Weight, schemes
@@ -124,7 +124,7 @@ def correctness(options: Options, scheme: str, dtype: str) -> dict[str, Any]:
     config = read_shape(SMALL if options.small else CORRECTNESS).config
     allocation, cpu = AllocationOptions(scheme).allocation(config), torch.device("cpu")
     stored = getattr(torch, dtype)
-    weights = _drained(random_weights(config, allocation, device=cpu, dtype=stored, seed=0))
+    weights = assemble(config, RandomWeights(config, allocation, device=cpu, dtype=stored, seed=0).read)
     reference = Transformer(config, _moved(weights, config, cpu, torch.float32), Reference(), torch.float32)
     tested = Transformer(config, _moved(weights, config, options.device, stored), Reference(), stored)
     prompt = torch.randint(config.vocab_size, (100,), generator=torch.Generator().manual_seed(0)).tolist()

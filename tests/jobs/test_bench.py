@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fake_machine import BYTES_PER_SECOND, EMBED_SECONDS, HEAD_SECONDS, KEY_SECONDS, Machine
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
 from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.loading import Placing
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.errors import OutOfMemoryError, UsageError
 from gptfast_cli.core.events import Measured
@@ -35,7 +35,7 @@ ROW_BYTES, KV_BYTES = 4 * 8, 4 * 16
 
 def request(**changes: Any) -> BenchRequest:
     cases = CaseOptions((700, 8), (3,), (0, 600), (1, 4))
-    placing = Placing(device="cpu", dtype="float32", threads=1)
+    placing = Placing(device="cpu", dtype="float32", threads=1, backend="reference")
     return replace(
         BenchRequest(settings_in(Path("unused")), arch=SHAPE, cases=cases, placing=placing, n_rounds=2), **changes
     )

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import tokenizers
 
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
 from gptfast_cli.core.decode.conversation import ContextFullError, Exchange
 from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.loading import LoadedModel, Placing, load
+from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.prompter import ChatOptions
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampler import Sampler

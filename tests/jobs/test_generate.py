@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from chat_model import chat_model, chatml
-from gptfast_cli.core.decode.loading import Placing
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.prompter import ChatOptions
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.errors import CorruptError, UsageError

@@ -11,7 +11,7 @@ import pytest
 
 from gptfast_cli.core.batch.options import AnswerOptions
 from gptfast_cli.core.checkpoints.names import bundled_folder
-from gptfast_cli.core.decode.loading import Placing
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.prompter import ChatOptions
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.errors import NotFoundError, UsageError

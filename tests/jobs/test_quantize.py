@@ -10,7 +10,8 @@ import torch
 from chat_model import chat_model
 from gptfast_cli.core.checkpoints.current import read_current
 from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
-from gptfast_cli.core.decode.loading import LoadedModel, Placing, load
+from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.errors import CorruptError, DiskFullError, NotFoundError, UsageError
 from gptfast_cli.core.events import Note, Progress
@@ -89,7 +90,7 @@ def test_a_quantised_model_is_loaded_as_it_is_stored_and_generates(tmp_path: Pat
     quantised = quantize("tiny", settings, storage=INT4, fidelity=False)
     loaded: LoadedModel = drained(load(None, settings, Placing(device="cpu", dtype="bfloat16")))[1]
     assert loaded.name == "tiny:int4-g32"
-    assert loaded.model.weights.n_bytes == quantised.n_bytes  # no copy of more bits
+    assert loaded.model.weight_bytes == quantised.n_bytes  # no copy of more bits
     request = generate.GenerateRequest(
         "7 + 5 =", settings, placing=FLOAT32, sampling=Sampling(temperature=0), max_new_tokens=3
     )

@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor
 
 from gptfast_cli.core.checkpoints.reader import open_stored
-from gptfast_cli.core.decode.loading import Placing
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.events import Note, Progress
 from gptfast_cli.core.formats import QuantizedScheme, Weight
 from gptfast_cli.core.jobs import quantize as quantize_job
@@ -24,7 +24,7 @@ from model_files import drained, saved, settings_in
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from gptfast_cli.core.decode.loading import Placing
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
@@ -213,7 +213,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from gptfast_cli.core.decode.loading import Placing
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings

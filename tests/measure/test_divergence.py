@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gptfast_cli.core.checkpoints.names import bundled_folder
-from gptfast_cli.core.decode.loading import LoadedModel, Placing, load
+from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.measure import divergence
 from gptfast_cli.core.measure.divergence import Comparison, Divergence
@@ -227,7 +228,7 @@ def test_vocabularies_of_other_sizes_are_a_usage_error() -> None:
 
 
 def test_the_bundled_draft_is_accepted_as_often_as_the_recipe_says(tmp_path: Path) -> None:
-    settings, placing = settings_in(tmp_path), Placing(device="cpu", dtype="float32")
+    settings, placing = settings_in(tmp_path), Placing(device="cpu", dtype="float32", backend="reference")
     tiny, draft = (drained(load(name, settings, placing))[1] for name in ("tiny", "tiny-draft"))
     comparison = Comparison()
     for text in held_out_documents()[::10]:

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.decode.runner import Forward, Runner
-from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Job, Progress
 from gptfast_cli.core.kernels import LayerCache
 from gptfast_cli.core.kernels.phases import phase
+from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.transformer import Transformer
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
@@ -30,6 +31,8 @@ from gptfast_cli.core.stopwatch import Stopwatch
 _GRAPH_WARM_UPS = 3  # CUDA graphs: one to run, one to record, one to replay
 
 _MOST_SHAPES = 64  # that one process compiles a step for: each runner is a shape of its own, and the usual limit is 8
+
+_LEAVE_OUT = "Leave out --compile."
 
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -47,10 +50,13 @@ def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settin
     """Compile steps of a runner whose rows will hold up to `n_tokens`; returns the seconds, None where none is asked.
 
     The compiler keeps its work in the folder `kernels` of gptfast's home, for later runs. Raises GptFastError where it
-    cannot do it, as without a C++ compiler.
+    cannot do it, as without a C++ compiler, UsageError for a model that is not made of PyTorch's operations.
     """
     if not (compiling.decode or compiling.prefill):
         return None
+    model = runner.model
+    if not isinstance(model, Transformer):
+        raise UsageError("--compile compiles PyTorch's operations, and the CPU engine is not made of them.", _LEAVE_OUT)
     os.environ.setdefault(_CACHE_VARIABLE, str(settings.home / "kernels"))  # read when the compiler is loaded: now
     from torch._dynamo import mark_static_address  # noqa: PLC0415  # it takes seconds, for those who compile
 
@@ -60,19 +66,19 @@ def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settin
         warnings.simplefilter("ignore")  # the compiler's own, about its own insides
         runner.prepare(
             n_tokens,
-            prefill=_prefill(runner.model, compiling.backend) if compiling.prefill else None,
-            decode=_decode(runner.model, compiling.backend) if compiling.decode else None,
+            prefill=_prefill(model, compiling.backend) if compiling.prefill else None,
+            decode=_decode(model, compiling.backend) if compiling.decode else None,
         )
-        for tensor in runner.tensors():  # or a captured graph would begin by copying all of them
+        for tensor in (*model.tensors(), *runner.tensors()):  # or a captured graph would begin by copying all of them
             mark_static_address(tensor)
-        for _ in range(_GRAPH_WARM_UPS if _captures(runner.model) else 1):
+        for _ in range(_GRAPH_WARM_UPS if _captures(model) else 1):
             runner.warm_up()
     return watch.seconds
 
 
 def _decode(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
     if not _captures(model) or backend != "inductor":
-        return Forward(torch.compile(model.next_logits, fullgraph=True, dynamic=False, backend=backend), is_fixed=True)
+        return fixed_step(model, torch.compile(model.next_logits, fullgraph=True, dynamic=False, backend=backend))
     # multiplying and adding up in one kernel of its own, where the vendor's is slow: at a single row
     options: dict[str, str | int | bool | Callable[..., Any]] = {
         "triton.cudagraphs": True,
@@ -84,7 +90,7 @@ def _decode(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return forward(tokens, positions, layers).clone()  # the next replay overwrites the graph's own memory
 
-    return Forward(replay, is_fixed=True)
+    return fixed_step(model, replay)
 
 
 def _prefill(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
@@ -92,10 +98,21 @@ def _prefill(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
 
     forward = torch.compile(model.next_logits, fullgraph=True, backend=backend)
 
-    def run(tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
+    def of_any_length(tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
         for tensor in (tokens, positions):  # [1, time]
             mark_dynamic(tensor, 1)
         return forward(tokens, positions, layers)
+
+    return fixed_step(model, of_any_length)
+
+
+def fixed_step(model: Transformer, forward: Callable[[Tensor, Tensor, Sequence[LayerCache]], Tensor]) -> Forward:
+    """A step that is given the whole length of the cache, and the very same tensors of it for all rows."""
+
+    def run(tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        is_whole = len(tokens) == cache.n_rows
+        layers = cache.whole() if is_whole else cache.layers(rows=rows, n_keys=cache.capacity)
+        return forward(*model.inputs(tokens, cache, rows), layers)
 
     return Forward(run, is_fixed=True)
 
@@ -126,4 +143,4 @@ def _failure_named() -> Iterator[None]:
                 "Install g++ (Debian: apt-get install g++ python3-dev), or leave out --compile.",
             ) from error
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-        raise GptFastError(f"The model could not be compiled: {reason}", "Leave out --compile.") from error
+        raise GptFastError(f"The model could not be compiled: {reason}", _LEAVE_OUT) from error

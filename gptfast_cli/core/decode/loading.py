@@ -7,27 +7,17 @@ from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.decode.sequence import Limits
 from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype, set_threads
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.events import Job, Note, Progress
-from gptfast_cli.core.formats import Weight, schemes
+from gptfast_cli.core.events import Job, Note
+from gptfast_cli.core.kernels import Backend
 from gptfast_cli.core.kernels.phases import phase
-from gptfast_cli.core.kernels.reference import Reference
-from gptfast_cli.core.model.transformer import Transformer
-from gptfast_cli.core.model.weights import assemble, weight_shapes
+from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer, special_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Placing:
-    """Where and in what a model is to run; None leaves it to the machine and the checkpoint."""
-
-    device: str = "auto"
-    dtype: str | None = None
-    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +26,7 @@ class LoadedModel:
 
     name: str
     checkpoint: Checkpoint
-    model: Transformer
+    model: Decoder
     tokenizer: Tokenizer | None
     stop_ids: frozenset[int]
     seconds: float  # that loading took
@@ -62,8 +52,10 @@ class LoadedModel:
         return Limits(max_new_tokens, max_context or longest, frozenset() if ignore_eos else self.stop_ids)
 
 
-def load(name: str | None, settings: Settings, placing: Placing) -> Job[LoadedModel]:
-    """Find a MODEL and bring it to its device, telling which one was taken.
+def load(
+    name: str | None, settings: Settings, placing: Placing, torch_backend: Backend | None = None
+) -> Job[LoadedModel]:
+    """Find a MODEL and bring it to its device, telling which one was taken; `torch_backend` as in `build`.
 
     Raises NotFoundError, CorruptError or UsageError like the parts that it is made of.
     """
@@ -80,15 +72,8 @@ def load(name: str | None, settings: Settings, placing: Placing) -> Job[LoadedMo
         f"Model: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters, "
         f"{checkpoint.scheme} {dtype_name(dtype)} on {device}"
     )
-    weights: dict[str, Weight] = {}
-    done = 0
-    for weight_name in weight_shapes(checkpoint.config):
-        with watch, phase("load"):
-            stored = checkpoint.weight(weight_name)
-            weights[weight_name] = schemes[stored.scheme].to(stored, device, dtype)
-        done += stored.n_bytes
-        yield Progress("load", done, checkpoint.n_bytes, "bytes")
-    model = Transformer(checkpoint.config, assemble(checkpoint.config, weights.__getitem__), Reference(), dtype)
+    parts = Parts(checkpoint.config, checkpoint.weight, checkpoint.n_bytes, device, dtype)
+    model = yield from build(parts, placing, settings=settings, watch=watch, torch_backend=torch_backend)
     return LoadedModel(found.name, checkpoint, model, tokenizer, special.stop_ids, watch.seconds)
 
 

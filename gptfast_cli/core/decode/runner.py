@@ -11,32 +11,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.kernels import LayerCache
 from gptfast_cli.core.kernels.phases import phase
-from gptfast_cli.core.model.transformer import Transformer, positions
+from gptfast_cli.core.model.cache import KVCache
+from gptfast_cli.core.model.decoder import Decoder
 
 _WARM_UP_TOKENS = 2  # at least: a size of 1 is a case of its own
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """What a step runs: `Transformer.next_logits`, as it stands or prepared for tensors of one shape.
+    """What a step runs: `Decoder.step`, or one prepared for tensors of one shape.
 
     is_fixed: it is always given the whole length of the cache and, decoding, all rows
     """
 
-    run: Callable[[Tensor, Tensor, Sequence[LayerCache]], Tensor]
+    run: Callable[[Sequence[Sequence[int]], KVCache, slice], Tensor]
     is_fixed: bool = False
 
 
 class Runner:
     """A model and the KV cache of up to `n_rows` sequences."""
 
-    def __init__(self, model: Transformer, n_rows: int) -> None:
+    def __init__(self, model: Decoder, n_rows: int) -> None:
         self.model = model
         self.n_rows = n_rows
         self._cache = model.new_cache(n_rows)
-        self._plain = self._prefill = self._decode = Forward(model.next_logits)
+        self._plain = self._prefill = self._decode = Forward(model.step)
         self._held: list[list[int]] = [[] for _ in range(n_rows)]  # tokens whose keys and values each row has
 
     def recall(self, row: int, prompt: Sequence[int]) -> int:
@@ -63,8 +63,7 @@ class Runner:
         self._cache.reserve(max(n_tokens, max(self._cache.lengths) + _WARM_UP_TOKENS))
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor that steps share: of the model and of the cache."""
-        yield from self.model.tensors()
+        """Every tensor of the cache, which all steps share."""
         for layer in self._cache.whole():
             yield from (layer.keys, layer.values)
 
@@ -125,26 +124,17 @@ class Runner:
 
     def step_bytes(self, n_rows: int) -> int:
         """Bytes that the next step of the first rows reads: all weights, but only rows of the embedding, and the KV."""
-        weights, config = self.model.weights, self.model.config
-        table = 0 if config.tied_embeddings else weights.embedding.n_bytes  # a tied table is read whole, as the head
-        embedded = n_rows * weights.embedding.n_bytes // config.vocab_size
-        kv = config.kv_bytes_per_token(self.model.dtype.itemsize) * sum(self._cache.lengths[:n_rows])
-        return weights.n_bytes - table + embedded + kv
+        model = self.model
+        table = 0 if model.config.tied_embeddings else model.embedding_bytes  # a tied table is read whole, as the head
+        embedded = n_rows * model.embedding_bytes // model.config.vocab_size
+        kv = model.config.kv_bytes_per_token(model.dtype.itemsize) * sum(self._cache.lengths[:n_rows])
+        return model.weight_bytes - table + embedded + kv
 
     @torch.inference_mode()
     def _feed(self, forward: Forward, tokens: Sequence[Sequence[int]], rows: slice) -> Tensor:
         """Run tokens of some rows, each going on where its row ends; they are written, but not yet counted."""
-        starts, time = self._cache.lengths[rows], len(tokens[0])
-        n_keys = max(starts) + time
-        self._cache.reserve(n_keys)
-        if not forward.is_fixed:
-            layers = self._cache.layers(rows=rows, n_keys=n_keys)
-        elif len(starts) < self.n_rows:
-            layers = self._cache.layers(rows=rows, n_keys=self._cache.capacity)
-        else:
-            layers = self._cache.whole()
-        batch = torch.tensor(tokens, dtype=torch.int64, device=self.model.device)
-        return forward.run(batch, positions(starts, time, self.model.device), layers)
+        self._cache.reserve(max(self._cache.lengths[rows]) + len(tokens[0]))
+        return forward.run(tokens, self._cache, rows)
 
 
 def common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:

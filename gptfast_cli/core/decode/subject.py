@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from gptfast_cli.core.decode.loading import Placing, load
+from gptfast_cli.core.decode.building import Parts, Placing, build
+from gptfast_cli.core.decode.loading import load
 from gptfast_cli.core.decode.shapes import Shape
-from gptfast_cli.core.decode.synthetic import random_weights
+from gptfast_cli.core.decode.synthetic import RandomWeights, planned_bytes
 from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype, set_threads
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.kernels import Backend
-from gptfast_cli.core.model.transformer import Transformer
+from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.model.weights import weight_shapes
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
@@ -27,7 +28,8 @@ class Subject:
 
     name: str
     scheme: str
-    model: Transformer
+    head_scheme: str
+    model: Decoder
     seconds: float
 
     @property
@@ -36,15 +38,24 @@ class Subject:
         return sum(math.prod(shape) for shape in weight_shapes(self.model.config).values())
 
 
-def loaded_subject(name: str | None, settings: Settings, placing: Placing, backend: Backend) -> Job[Subject]:
+def loaded_subject(
+    name: str | None, settings: Settings, placing: Placing, torch_backend: Backend | None
+) -> Job[Subject]:
     """A checkpoint, found and loaded as `load` does it, with its errors."""
-    loaded = yield from load(name, settings, placing)
-    model = Transformer(loaded.config, loaded.model.weights, backend, loaded.model.dtype)
-    return Subject(loaded.name, loaded.checkpoint.scheme, model, loaded.seconds)
+    loaded = yield from load(name, settings, placing, torch_backend)
+    checkpoint = loaded.checkpoint
+    head = checkpoint.weight("embedding" if loaded.config.tied_embeddings else "head")
+    return Subject(loaded.name, checkpoint.scheme, head.scheme, loaded.model, loaded.seconds)
 
 
 def random_subject(
-    shape: Shape, options: AllocationOptions, placing: Placing, *, seed: int, backend: Backend
+    shape: Shape,
+    options: AllocationOptions,
+    placing: Placing,
+    *,
+    seed: int,
+    settings: Settings,
+    torch_backend: Backend | None,
 ) -> Job[Subject]:
     """A model of a shape with random weights; raises UsageError for schemes, devices and dtypes that are none."""
     set_threads(placing.threads)
@@ -56,13 +67,8 @@ def random_subject(
         f"Model: {shape.name} (random weights), {n_params / 1e6:,.1f} M parameters, "
         f"{allocation} {dtype_name(dtype)} on {device}"
     )
-    making = random_weights(shape.config, allocation, device=device, dtype=dtype, seed=seed)
+    weights = RandomWeights(shape.config, allocation, device=device, dtype=dtype, seed=seed)
+    parts = Parts(shape.config, weights.read, planned_bytes(shape.config, allocation, dtype), device, dtype)
     watch = Stopwatch(device)
-    while True:  # the clock stands still while an event is shown
-        try:
-            with watch:
-                event = next(making)
-        except StopIteration as made:
-            model = Transformer(shape.config, made.value, backend, dtype)
-            return Subject(shape.name, str(allocation), model, watch.seconds)
-        yield event
+    model = yield from build(parts, placing, settings=settings, watch=watch, torch_backend=torch_backend)
+    return Subject(shape.name, str(allocation), allocation.head.scheme, model, watch.seconds)

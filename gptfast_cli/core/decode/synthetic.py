@@ -11,36 +11,36 @@ from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.randomness import uniform
-from gptfast_cli.core.events import Job, Progress
 from gptfast_cli.core.formats import QuantizedScheme, Weight, quantized
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.formats.plain import plain
-from gptfast_cli.core.model.weights import ModelWeights, assemble, weight_shapes
+from gptfast_cli.core.model.weights import weight_shapes
 from gptfast_cli.core.quant.allocation import Allocation, Storage
 
 _BLOCK_ELEMENTS = 1 << 23
 _BIAS_SIZE = 0.02
 
 
-def random_weights(
-    config: ModelConfig, allocation: Allocation, *, device: torch.device, dtype: torch.dtype, seed: int
-) -> Job[ModelWeights]:
+class RandomWeights:
     """Weights of a shape on a device, plain ones in `dtype`; the same seed gives the same ones on the same device."""
-    weights: dict[str, Weight] = {}
-    done, total = 0, planned_bytes(config, allocation, dtype)
-    for index, (name, shape) in enumerate(weight_shapes(config).items()):
-        generator = torch.Generator(device).manual_seed(int(uniform(seed, index, 0) * 2**32))
+
+    def __init__(
+        self, config: ModelConfig, allocation: Allocation, *, device: torch.device, dtype: torch.dtype, seed: int
+    ) -> None:
+        self._shapes = weight_shapes(config)
+        self._seeds = {name: int(uniform(seed, index, 0) * 2**32) for index, name in enumerate(self._shapes)}
+        self._allocation, self._device, self._dtype = allocation, device, dtype
+
+    def read(self, name: str) -> Weight:
+        """Make a weight; whenever it is asked for it is the same one."""
+        shape, generator = self._shapes[name], torch.Generator(self._device).manual_seed(self._seeds[name])
         if len(shape) == 1:
-            weights[name] = plain(_vector(shape, generator, dtype=dtype, is_norm=not name.endswith("_bias")))
-        else:
-            weights[name] = random_matrix(allocation.storage(name, shape), shape, generator, dtype=dtype)
-        done += weights[name].n_bytes
-        yield Progress("make", done, total, "bytes")
-    return assemble(config, weights.__getitem__)
+            return plain(_vector(shape, generator, dtype=self._dtype, is_norm=not name.endswith("_bias")))
+        return random_matrix(self._allocation.storage(name, shape), shape, generator, dtype=self._dtype)
 
 
 def planned_bytes(config: ModelConfig, allocation: Allocation, dtype: torch.dtype) -> int:
-    """Bytes of the weights that `random_weights` makes."""
+    """Bytes of the weights that `RandomWeights` makes."""
     return sum(
         _outline(allocation.storage(name, shape), shape, dtype).n_bytes for name, shape in weight_shapes(config).items()
     )

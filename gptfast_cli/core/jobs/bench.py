@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
-from gptfast_cli.core.decode.loading import Placing
 from gptfast_cli.core.decode.ranges import check_at_least, check_seed
 from gptfast_cli.core.decode.shapes import Shape, read_shape
 from gptfast_cli.core.decode.subject import RANDOM_DTYPE, Subject, loaded_subject, random_subject
@@ -16,7 +16,6 @@ from gptfast_cli.core.device import pick_device, pick_dtype
 from gptfast_cli.core.errors import OutOfMemoryError, UsageError
 from gptfast_cli.core.events import Job
 from gptfast_cli.core.kernels import Backend
-from gptfast_cli.core.kernels.reference import Reference
 from gptfast_cli.core.measure.bandwidth import Bandwidth, Probe
 from gptfast_cli.core.measure.cases import Case, CaseOptions
 from gptfast_cli.core.measure.clock import Clock, device_clock
@@ -28,8 +27,6 @@ from gptfast_cli.core.measure.repetitions import measured
 from gptfast_cli.core.measure.workload import Workload
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
-
-_REFERENCE = Reference()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ class Instruments:
 
     clock: Callable[[torch.device], Clock] = device_clock
     probe: Callable[[torch.device, Clock], MemoryReader] = Probe
-    backend: Backend = _REFERENCE
+    backend: Backend | None = None  # None is what the placing says
 
 
 def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[Bench]:
@@ -101,14 +98,13 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
         probe=read_bandwidth,
         memory=PeakMemory(device, probe.n_bytes),
     )
-    weights = subject.model.weights
     return Bench(
         environment=around,
         model=subject.name,
         scheme=subject.scheme,
-        head_scheme=weights.head.scheme,
+        head_scheme=subject.head_scheme,
         n_params=subject.n_params,
-        n_bytes=weights.n_bytes,
+        n_bytes=subject.model.weight_bytes,
         seed=request.seed,
         load_s=subject.seconds,
         compile_s=compile_s,
@@ -144,7 +140,15 @@ def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> No
         )
 
 
-def _subject(request: BenchRequest, shape: Shape | None, backend: Backend) -> Job[Subject]:
+def _subject(request: BenchRequest, shape: Shape | None, backend: Backend | None) -> Job[Subject]:
     if shape is None:
         return (yield from loaded_subject(request.model, request.settings, request.placing, backend))
-    return (yield from random_subject(shape, request.allocation, request.placing, seed=request.seed, backend=backend))
+    making = random_subject(
+        shape,
+        request.allocation,
+        request.placing,
+        seed=request.seed,
+        settings=request.settings,
+        torch_backend=backend,
+    )
+    return (yield from making)

@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Self
 
 from gptfast_cli.core.checkpoints.staging import write_whole
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling, compile_steps
 from gptfast_cli.core.decode.conversation import Conversation, Exchange
 from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.loading import LoadedModel, Placing, load
+from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
 from gptfast_cli.core.decode.ranges import check_at_least, check_seed, check_stops
 from gptfast_cli.core.decode.runner import Runner

@@ -5,9 +5,10 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling, compile_steps
 from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.loading import LoadedModel, Placing, load
+from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.logprobs import TokenLogprobs
 from gptfast_cli.core.decode.prompt_cache import PromptCache
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter

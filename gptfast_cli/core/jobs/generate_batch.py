@@ -15,8 +15,9 @@ from gptfast_cli.core.batch.output import Found, Output, open_output
 from gptfast_cli.core.batch.records import line_of, reason_of, refusal
 from gptfast_cli.core.batch.rows import BadRow, Row, read_rows
 from gptfast_cli.core.checkpoints.resolve import resolve
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
-from gptfast_cli.core.decode.loading import Placing, load
+from gptfast_cli.core.decode.loading import load
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
 from gptfast_cli.core.decode.ranges import check_at_least, check_seed
 from gptfast_cli.core.errors import UsageError

@@ -19,7 +19,8 @@ from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.checkpoints.resumable import resumable_checkpoint
 from gptfast_cli.core.checkpoints.store import open_store, store_name
 from gptfast_cli.core.checkpoints.writer import check_place, check_space
-from gptfast_cli.core.decode.loading import Placing, special_tokens_of
+from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.decode.loading import special_tokens_of
 from gptfast_cli.core.device import dtype_name, peak_memory_bytes, pick_device, pick_dtype, set_threads
 from gptfast_cli.core.errors import DiskFullError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress

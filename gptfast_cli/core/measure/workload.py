@@ -22,7 +22,7 @@ from gptfast_cli.core.errors import OutOfMemoryError, is_out_of_memory
 from gptfast_cli.core.events import Job
 from gptfast_cli.core.measure.cases import Case
 from gptfast_cli.core.measure.repetitions import Row, Work
-from gptfast_cli.core.model.transformer import Transformer
+from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.settings import Settings
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ _GREEDY = Sampling(temperature=0)
 class Workload:
     """Makes cases of one model ready to be timed; the same seed gives the same prompts in the same order."""
 
-    def __init__(self, model: Transformer, seed: int) -> None:
+    def __init__(self, model: Decoder, seed: int) -> None:
         self._model = model
         self._seed = seed
         self._streams = itertools.count()  # one for each prompt

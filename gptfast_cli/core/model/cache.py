@@ -23,6 +23,7 @@ class KVCache:
         empty = torch.zeros(n_rows, config.n_kv_heads, 0, config.head_dim, dtype=dtype, device=device)
         self._keys = [empty] * config.n_layers  # each [rows, kv_heads, capacity, head_dim]
         self._values = [empty] * config.n_layers
+        self.n_rows = n_rows
         self.lengths = [0] * n_rows
 
     @property

@@ -18,6 +18,8 @@ ALL_ROWS = slice(None)
 class Transformer:
     """A decoder of the Llama class over weights that stay as their schemes store them."""
 
+    has_own_threads = False
+
     def __init__(self, config: ModelConfig, weights: ModelWeights, backend: Backend, dtype: torch.dtype) -> None:
         self.config = config
         self.weights = weights
@@ -52,6 +54,26 @@ class Transformer:
         Of tensors alone, and so fit to be compiled; it writes into the cache and counts nothing.
         """
         return self._head(self._hidden(tokens, positions, layers)[:, -1])
+
+    @property
+    def weight_bytes(self) -> int:
+        """See Decoder."""
+        return self.weights.n_bytes
+
+    @property
+    def embedding_bytes(self) -> int:
+        """See Decoder."""
+        return self.weights.embedding.n_bytes
+
+    def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        """See Decoder."""
+        n_keys = max(cache.lengths[rows]) + len(tokens[0])
+        return self.next_logits(*self.inputs(tokens, cache, rows), cache.layers(rows=rows, n_keys=n_keys))
+
+    def inputs(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> tuple[Tensor, Tensor]:
+        """Tokens and positions of a step as tensors, each [batch, time] int64."""
+        batch = torch.tensor(tokens, dtype=torch.int64, device=self.device)
+        return batch, positions(cache.lengths[rows], batch.shape[1], self.device)
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor that a step reads but for its tokens, their positions and the cache."""

@@ -1,0 +1,101 @@
+"""A model put together from its weights, wherever they come from, on the backend that is to compute it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.decode.backend import REFERENCE, open_engine
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import Job, Progress
+from gptfast_cli.core.formats import Weight, schemes
+from gptfast_cli.core.kernels import Backend
+from gptfast_cli.core.kernels.phases import phase
+from gptfast_cli.core.kernels.reference import Reference
+from gptfast_cli.core.model.decoder import Decoder
+from gptfast_cli.core.model.native import NativeModel
+from gptfast_cli.core.model.transformer import Transformer
+from gptfast_cli.core.model.weights import assemble, weight_blocks, weight_shapes
+from gptfast_cli.core.settings import Settings
+from gptfast_cli.core.stopwatch import Stopwatch
+
+FLOAT_ACTIVATIONS = "float"
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """Where and in what a model is to run; None leaves it to the machine and the checkpoint.
+
+    backend:     cpu or reference; None takes the engine of the CPU where it can run the model
+    activations: "float" lets products with quantised weights take float inputs; else the backend may round these
+    """
+
+    device: str = "auto"
+    dtype: str | None = None
+    threads: int | None = None
+    backend: str | None = None
+    activations: str | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for activations that are none."""
+        if self.activations not in (None, FLOAT_ACTIVATIONS):
+            raise UsageError(
+                f"--activations takes {FLOAT_ACTIVATIONS}, not {self.activations!r}.", "Leave it out for the fast way."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a model is made of.
+
+    read:    gives a weight by its name; n_bytes is what all of them take
+    device:  that it is to be on; dtype: in which it is to compute
+    """
+
+    config: ModelConfig
+    read: Callable[[str], Weight]
+    n_bytes: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def build(
+    parts: Parts,
+    placing: Placing,
+    *,
+    settings: Settings,
+    watch: Stopwatch,
+    torch_backend: Backend | None = None,
+) -> Job[Decoder]:
+    """Put a model together, weight by weight; the watch runs while weights are read.
+
+    `torch_backend` computes it where the placing does not ask for another, and is asked for by tests alone. Raises
+    UsageError and GptFastError as `open_engine` does.
+    """
+    placing.check()
+    chosen = REFERENCE if torch_backend is not None else placing.backend
+    library = yield from open_engine(chosen, parts.config, parts.dtype, parts.device, settings)
+    if library is None:
+        return (yield from _on_torch(parts, torch_backend or Reference(), watch))
+    floats = placing.activations == FLOAT_ACTIVATIONS
+    native = NativeModel(
+        library, parts.config, parts.dtype, n_threads=torch.get_num_threads(), float_activations=floats
+    )
+    for block in weight_blocks(parts.config):
+        with watch, phase("load"):
+            native.take({name: parts.read(name) for name in block})
+        yield Progress("load", native.weight_bytes, parts.n_bytes, "bytes")
+    return native
+
+
+def _on_torch(parts: Parts, backend: Backend, watch: Stopwatch) -> Job[Transformer]:
+    weights: dict[str, Weight] = {}
+    done = 0
+    for name in weight_shapes(parts.config):
+        with watch, phase("load"):
+            stored = parts.read(name)
+            weights[name] = schemes[stored.scheme].to(stored, parts.device, parts.dtype)
+        done += stored.n_bytes
+        yield Progress("load", done, parts.n_bytes, "bytes")
+    return Transformer(parts.config, assemble(parts.config, weights.__getitem__), backend, parts.dtype)

@@ -1,0 +1,141 @@
+"""The native engine with tensors in place of pointers."""
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import c_int32, c_int64, c_void_p
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.formats import Weight, schemes
+from gptfast_cli.core.kernels import Linear
+from gptfast_cli.core.kernels.cpu.library import Call, Dimensions, Stored
+
+QKV, OUTPUT, GATE_UP, DOWN = range(4)
+ATTENTION_NORM, FFN_NORM = range(2)
+
+_PLAIN_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_INT8, _INT4 = 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the keys and values of all layers stand, and the rotation that belongs to each position.
+
+    keys, values:   pointers to each layer's [rows, kv_heads, capacity, head_dim]
+    strides:        of a row, a head and a token, in elements
+    cosines, sines: [capacity, head_dim / 2] float32
+    """
+
+    keys: "ctypes.Array[c_void_p]"
+    values: "ctypes.Array[c_void_p]"
+    strides: tuple[int, int, int]
+    cosines: Tensor
+    sines: Tensor
+
+
+@dataclass(slots=True)
+class Batch:
+    """Tokens of a call, one after another: those of one cache row stand together, in the order of their positions."""
+
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)  # the cache row of each
+    outputs: list[int] = field(default_factory=list)  # those whose logits are wanted
+
+
+class Engine:
+    """A model's weights, packed as the kernels read them, and the threads that do."""
+
+    def __init__(
+        self, library: ctypes.CDLL, config: ModelConfig, *, dtype: torch.dtype, narrow: bool, n_threads: int
+    ) -> None:
+        """`narrow` lets products take bfloat16 or 8-bit inputs, where the machine multiplies these."""
+        self._library = library
+        self._vocab_size = config.vocab_size
+        dimensions = Dimensions(
+            config.n_layers,
+            config.dim,
+            config.n_heads,
+            config.n_kv_heads,
+            config.head_dim,
+            config.ffn_dim,
+            config.vocab_size,
+            config.norm_eps,
+            dtype is torch.bfloat16,
+            narrow,
+        )
+        self._engine = c_void_p(library.gptfast_engine_new(dimensions, n_threads))
+        self._embedding: Weight | None = None  # which the engine reads where it stands
+
+    def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            self._library.gptfast_engine_free(self._engine)
+
+    def set_linear(self, layer: int, which: int, linear: Linear) -> None:
+        """Pack a layer's matrix; the head is that of the layer after the last. Raises MemoryError."""
+        bias = None if linear.bias is None else _floats(linear.bias)
+        stored = _stored(linear.weight, interleaved=which == GATE_UP)
+        pointer = None if bias is None else bias.data_ptr()
+        if not self._library.gptfast_set_matrix(self._engine, layer, which, stored, pointer):
+            raise MemoryError(f"Not enough memory for a matrix of {list(linear.weight.shape)}.")
+
+    def set_norm(self, layer: int, which: int, weight: Weight) -> None:
+        """Take over a norm's weight; the last norm is that of the layer after the last."""
+        values = _floats(weight)  # held until the call is over
+        self._library.gptfast_set_norm(self._engine, layer, which, values.data_ptr())
+
+    def set_embedding(self, weight: Weight) -> None:
+        """Read embeddings from this matrix, which is kept as it is."""
+        self._embedding = weight
+        self._library.gptfast_set_embedding(self._engine, _stored(weight))
+
+    def run(self, batch: Batch, place: Place) -> Tensor:
+        """Run tokens through the model, writing their keys and values; logits [outputs, vocab_size] float32."""
+        n_rows, n_outputs = len(batch.tokens), len(batch.outputs)
+        logits = torch.empty(n_outputs, self._vocab_size)
+        call = Call(
+            n_rows,
+            (c_int64 * n_rows)(*batch.tokens),
+            (c_int32 * n_rows)(*batch.positions),
+            (c_int32 * n_rows)(*batch.slots),
+            n_outputs,
+            (c_int32 * n_outputs)(*batch.outputs),
+            logits.data_ptr(),
+            place.keys,
+            place.values,
+            *place.strides,
+            place.cosines.data_ptr(),
+            place.sines.data_ptr(),
+        )
+        self._library.gptfast_run(self._engine, call)
+        return logits
+
+
+def pointers(tensors: Sequence[Tensor]) -> "ctypes.Array[c_void_p]":
+    """The addresses of tensors, which the caller keeps alive."""
+    return (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _floats(weight: Weight) -> Tensor:
+    return schemes[weight.scheme].dense(weight, torch.float32).contiguous()
+
+
+def _stored(weight: Weight, *, interleaved: bool = False) -> Stored:
+    n_rows, n_columns = weight.shape
+    parts = weight.parts
+    assert all(part.is_contiguous() for part in parts.values())
+    match weight.scheme:
+        case "plain":
+            (values,) = parts.values()
+            kind, scales, zeros, group = _PLAIN_KINDS[values.dtype], None, None, 0
+        case "int8":
+            values, kind, scales, zeros, group = parts["codes"], _INT8, parts["scales"].data_ptr(), None, 0
+        case "int4":
+            values, kind, scales = parts["codes"], _INT4, parts["scales"].data_ptr()
+            zeros, group = parts["zeros"].data_ptr(), 2 * values.shape[-1]
+        case other:
+            raise AssertionError(other)
+    return Stored(kind, values.data_ptr(), scales, zeros, n_rows, n_columns, group, interleaved)

@@ -1,0 +1,74 @@
+"""The native library in Python's terms: its structures and functions, as `engine.cpp` and `pack.h` declare them."""
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from pathlib import Path
+
+
+class Dimensions(Structure):
+    """A model's sizes; `cache_is_bf16` and `narrow` are flags."""
+
+    _fields_ = (
+        ("n_layers", c_int),
+        ("dim", c_int),
+        ("n_heads", c_int),
+        ("n_kv_heads", c_int),
+        ("head_dim", c_int),
+        ("ffn_dim", c_int),
+        ("vocab_size", c_int),
+        ("norm_eps", c_float),
+        ("cache_is_bf16", c_int),
+        ("narrow", c_int),
+    )
+
+
+class Stored(Structure):
+    """A matrix as a checkpoint stores it: pointers to its parts."""
+
+    _fields_ = (
+        ("kind", c_int),
+        ("values", c_void_p),
+        ("scales", c_void_p),
+        ("zeros", c_void_p),
+        ("n_rows", c_int),
+        ("n_columns", c_int),
+        ("group", c_int),
+        ("interleaved", c_int),
+    )
+
+
+class Call(Structure):
+    """What one run is about."""
+
+    _fields_ = (
+        ("n_rows", c_int),
+        ("tokens", POINTER(c_int64)),
+        ("positions", POINTER(c_int32)),
+        ("slots", POINTER(c_int32)),
+        ("n_outputs", c_int),
+        ("outputs", POINTER(c_int32)),
+        ("logits", c_void_p),
+        ("keys", POINTER(c_void_p)),
+        ("values", POINTER(c_void_p)),
+        ("row_stride", c_size_t),
+        ("head_stride", c_size_t),
+        ("token_stride", c_size_t),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
+    )
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """Load the compiled library and declare its functions."""
+    library = ctypes.CDLL(str(path))
+    library.gptfast_engine_new.argtypes = (POINTER(Dimensions), c_int)
+    library.gptfast_engine_new.restype = c_void_p
+    library.gptfast_engine_free.argtypes = (c_void_p,)
+    library.gptfast_set_matrix.argtypes = (c_void_p, c_int, c_int, POINTER(Stored), c_void_p)
+    library.gptfast_set_matrix.restype = c_int
+    library.gptfast_set_norm.argtypes = (c_void_p, c_int, c_int, c_void_p)
+    library.gptfast_set_embedding.argtypes = (c_void_p, POINTER(Stored))
+    library.gptfast_run.argtypes = (c_void_p, POINTER(Call))
+    library.gptfast_weight_bytes.argtypes = (c_void_p,)
+    library.gptfast_weight_bytes.restype = c_size_t
+    return library

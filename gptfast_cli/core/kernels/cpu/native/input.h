@@ -1,0 +1,46 @@
+// Rows made ready for a matrix: normalised where that is wanted, and in the form that the matrix reads.
+#pragma once
+
+#include "matrix.h"
+
+// Root-mean-square norm (arXiv:1910.07467) of a row, of which `n` elements are there and `stride` are to be written.
+inline void normalise(const float* x, const float* weight, int n, float eps, float* to, int stride) {
+  Floats squares = splat(0);
+  int k = 0;
+  for (; k + LANES <= n; k += LANES) squares = fma(load(x + k), load(x + k), squares);
+  float rest = 0;
+  for (; k < n; k++) rest += x[k] * x[k];
+  float scale = 1 / std::sqrt((sum(squares) + rest) / static_cast<float>(n) + eps);
+  for (k = 0; k < n; k++) to[k] = x[k] * scale * weight[k];
+  for (; k < stride; k++) to[k] = 0;
+}
+
+// Codes of 8 bits, nearest, with a scale for each 32 columns: the largest of them becomes 127.
+inline void quantise(const float* x, int stride, const Input& to) {
+  for (int g = 0; g < stride / GROUP; g++, x += GROUP) {
+    Floats low = load(x), high = load(x + LANES);
+    float largest = maximum(max(abs(low), abs(high)));
+    float scale = largest / 127;
+    Floats steps = splat(largest > 0 ? 127 / largest : 0);
+    Ints low_codes = to_ints(low * steps), high_codes = to_ints(high * steps);
+    store_int8(to.codes + g * GROUP, low_codes);
+    store_int8(to.codes + g * GROUP + LANES, high_codes);
+    int total = sum(low_codes + high_codes);
+    to.scales[g] = scale;
+    to.scaled_sums[g] = scale * static_cast<float>(total);
+    to.offsets[g] = -128 * total;
+  }
+}
+
+// Write a row in the form that is wanted; x has `stride` elements, and may be the row of floats itself.
+inline void bring_into_form(const float* x, Form form, const Input& to) {
+  switch (form) {
+    case FLOAT:
+      if (x != to.floats) memcpy(to.floats, x, sizeof(float) * static_cast<size_t>(to.stride));
+      return;
+    case BFLOAT:
+      for (int k = 0; k < to.stride; k += LANES) store_bf16(to.bfloats + k, load(x + k));
+      return;
+    case CODES: return quantise(x, to.stride, to);
+  }
+}

@@ -1,0 +1,111 @@
+// A few threads that stay: they spin for a moment after their work, so that the next step finds them awake, then sleep.
+//
+// Work is one function that all threads run; between its phases they meet at a barrier of flags, which costs a cache
+// line's journey instead of a fork and a join.
+#pragma once
+
+#include <sched.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "simd.h"
+
+constexpr int MAX_THREADS = 64;
+
+GF_INLINE void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// A counter on a cache line of its own.
+struct alignas(64) Flag {
+  std::atomic<int> value{0};
+};
+
+// Denormal numbers cost a hundred cycles each and change nothing that matters: they count as 0 while this lives.
+struct WithoutDenormals {
+#if defined(__x86_64__)
+  unsigned before = _mm_getcsr();
+  WithoutDenormals() { _mm_setcsr(before | 0x8040); }
+  ~WithoutDenormals() { _mm_setcsr(before); }
+#endif
+};
+
+class Pool {
+ public:
+  using Work = void (*)(void* argument, int thread);
+
+  explicit Pool(int n_threads) : n_threads(n_threads) {
+    for (int thread = 1; thread < n_threads; thread++) threads_.emplace_back([this, thread] { live(thread); });
+  }
+
+  ~Pool() {
+    work_ = nullptr;
+    begin();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  // Runs `work` on all threads, the caller's among them; it must end with a barrier.
+  void run(Work work, void* argument) {
+    work_ = work;
+    argument_ = argument;
+    begin();
+    WithoutDenormals mode;
+    work(argument, 0);
+  }
+
+  // Waits until every thread has come here as often as this one.
+  void barrier(int thread) {
+    int turn = arrived_[thread].value.load(std::memory_order_relaxed) + 1;
+    arrived_[thread].value.store(turn, std::memory_order_release);
+    for (int other = 0; other < n_threads; other++)
+      for (int spins = 0; arrived_[other].value.load(std::memory_order_acquire) - turn < 0; spins++) {
+        relax();
+        if (spins > 20000) sched_yield();  // more threads than processors
+      }
+  }
+
+  const int n_threads;
+
+ private:
+  static constexpr std::chrono::microseconds SPIN{2000};
+
+  void begin() {
+    turn_.value.fetch_add(1);
+    if (n_asleep_.load() > 0) turn_.value.notify_all();
+  }
+
+  void live(int thread) {
+    WithoutDenormals mode;
+    for (int turn = 0;; turn++) {
+      await(turn);
+      if (work_ == nullptr) return;
+      work_(argument_, thread);
+    }
+  }
+
+  void await(int turn) {
+    auto began = std::chrono::steady_clock::now();
+    for (int spins = 1; turn_.value.load(std::memory_order_acquire) == turn; spins++) {
+      relax();
+      if (spins % 512 == 0 && std::chrono::steady_clock::now() - began > SPIN) {
+        n_asleep_.fetch_add(1);
+        turn_.value.wait(turn);
+        n_asleep_.fetch_sub(1);
+      }
+    }
+  }
+
+  Flag turn_;
+  Flag arrived_[MAX_THREADS];
+  std::atomic<int> n_asleep_{0};
+  Work work_ = nullptr;
+  void* argument_ = nullptr;
+  std::vector<std::thread> threads_;
+};

@@ -1,0 +1,42 @@
+"""What decoding needs of a model, whoever computes it: PyTorch's operations or a native engine."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.model.cache import KVCache
+
+
+class Decoder(Protocol):
+    """A model in memory."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    """In which it computes and keeps keys and values."""
+    device: torch.device
+    has_own_threads: bool
+    """Whether a step is done by threads that stand ready for the next one: PyTorch's would be in their way."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as stored; a tied head counts once."""
+        ...
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Of these, the embedding's."""
+        ...
+
+    def new_cache(self, n_rows: int) -> KVCache:
+        """An empty cache for `n_rows` sequences of this model."""
+        ...
+
+    def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        """Feed tokens [batch, time] to rows of a cache, each going on where its row ends; room has been made.
+
+        They are written, but not yet counted. Returns the logits of the tokens to come, [batch, vocab_size] float32.
+        """
+        ...

@@ -1,0 +1,123 @@
+"""A decoder of the Llama class on the CPU engine: one native call a step, whatever the step is.
+
+Decoding, batches, prefill and verification go through the same kernels and add up in the same order, so that they agree
+to the bit in every dtype. In bfloat16 the residual stream is float32 all the same; only what products read is narrow.
+"""
+
+import ctypes
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.formats import Weight
+from gptfast_cli.core.kernels import Linear
+from gptfast_cli.core.kernels.cpu.engine import (
+    ATTENTION_NORM,
+    DOWN,
+    FFN_NORM,
+    GATE_UP,
+    OUTPUT,
+    QKV,
+    Batch,
+    Engine,
+    Place,
+    pointers,
+)
+from gptfast_cli.core.model.cache import KVCache
+from gptfast_cli.core.model.rope import frequencies, rotation
+from gptfast_cli.core.model.weights import assemble_layer
+
+_LARGEST_HEAD = 256
+
+
+def can_run(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the engine has what a model needs: on a CPU, in float32 or bfloat16, whole vectors in a head."""
+    vector = {torch.float32: 16, torch.bfloat16: 32}.get(dtype)
+    return (
+        device.type == "cpu"
+        and vector is not None
+        and config.head_dim % vector == 0
+        and config.head_dim <= _LARGEST_HEAD
+    )
+
+
+class NativeModel:
+    """See Decoder; it takes over weights block by block, as `weight_blocks` cuts them, and keeps packed copies."""
+
+    has_own_threads = True
+
+    def __init__(
+        self, library: ctypes.CDLL, config: ModelConfig, dtype: torch.dtype, *, n_threads: int, float_activations: bool
+    ) -> None:
+        """`float_activations`: products with quantised weights take float32 inputs, instead of 8-bit codes."""
+        assert can_run(config, dtype, torch.device("cpu"))
+        self.config = config
+        self.dtype = dtype
+        self.device = torch.device("cpu")
+        self.weight_bytes = self.embedding_bytes = 0
+        narrow = dtype is torch.bfloat16 and not float_activations
+        self._engine = Engine(library, config, dtype=dtype, narrow=narrow, n_threads=n_threads)
+        self._frequencies = frequencies(config.head_dim, config.rope)
+        self._embedding: Weight | None = None
+        self._n_layers = 0  # taken over so far
+        self._place: tuple[KVCache, int, Place] | None = None  # of the cache that was used last, at its capacity then
+
+    def take(self, block: Mapping[str, Weight]) -> None:
+        """Take over the weights of the next block; it may be forgotten then, but for the embedding."""
+        self.weight_bytes += sum(weight.n_bytes for weight in block.values())
+        if "embedding" in block:
+            self._embedding = block["embedding"]
+            self.embedding_bytes = self._embedding.n_bytes
+            self._engine.set_embedding(self._embedding)
+        elif "norm" in block:
+            assert self._embedding is not None
+            self._engine.set_norm(self._n_layers, 0, block["norm"])
+            self._engine.set_linear(self._n_layers, 0, Linear(block.get("head", self._embedding)))
+        else:
+            self._take_layer(block)
+
+    def new_cache(self, n_rows: int) -> KVCache:
+        """See Decoder."""
+        return KVCache(self.config, n_rows, dtype=self.dtype, device=self.device)
+
+    def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        """See Decoder."""
+        batch = Batch()
+        for slot, row in zip(range(*rows.indices(cache.n_rows)), tokens, strict=True):
+            length = cache.lengths[slot]
+            batch.tokens += row
+            batch.positions += range(length, length + len(row))
+            batch.slots += [slot] * len(row)
+            batch.outputs.append(len(batch.tokens) - 1)
+        return self._engine.run(batch, self._place_of(cache))
+
+    def _take_layer(self, block: Mapping[str, Weight]) -> None:
+        layer, weights = self._n_layers, assemble_layer(block)
+        self._engine.set_norm(layer, ATTENTION_NORM, weights.attention_norm)
+        self._engine.set_norm(layer, FFN_NORM, weights.ffn_norm)
+        for which, linear in (
+            (QKV, weights.qkv),
+            (OUTPUT, weights.attention_output),
+            (GATE_UP, weights.gate_up),
+            (DOWN, weights.down),
+        ):
+            self._engine.set_linear(layer, which, linear)
+        self._n_layers += 1
+
+    def _place_of(self, cache: KVCache) -> Place:
+        """Pointers into a cache; they hold until it grows."""
+        if self._place is None or self._place[0] is not cache or self._place[1] != cache.capacity:
+            layers = cache.whole()
+            row, head, token, _ = layers[0].keys.stride()
+            cosines, sines = rotation(torch.arange(cache.capacity), self._frequencies)
+            place = Place(
+                keys=pointers([layer.keys for layer in layers]),
+                values=pointers([layer.values for layer in layers]),
+                strides=(row, head, token),
+                cosines=cosines.contiguous(),
+                sines=sines.contiguous(),
+            )
+            self._place = cache, cache.capacity, place
+        return self._place[2]

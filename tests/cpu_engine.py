@@ -1,0 +1,127 @@
+"""The CPU engine over the weights of random models, for tests; compiled once for each processor that it is tried as."""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.families import families
+from gptfast_cli.core.formats import Weight, quantized
+from gptfast_cli.core.formats.plain import plain
+from gptfast_cli.core.kernels.cpu.compiler import compile_library, library_file
+from gptfast_cli.core.kernels.cpu.library import open_library
+from gptfast_cli.core.kernels.reference import Reference
+from gptfast_cli.core.model.cache import KVCache
+from gptfast_cli.core.model.decoder import Decoder
+from gptfast_cli.core.model.native import NativeModel
+from gptfast_cli.core.model.transformer import Transformer
+from gptfast_cli.core.model.weights import assemble, weight_blocks, weight_shapes
+from gptfast_cli.core.quant.rounding import roundings
+from llama_oracle import random_llama
+
+SHAPES = {
+    "grouped heads, odd sizes": {
+        "hidden_size": 96,
+        "intermediate_size": 150,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+    },
+    "one key head, biases": {
+        "hidden_size": 320,
+        "intermediate_size": 513,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "vocab_size": 257,
+    },
+    "own heads, wide": {
+        "hidden_size": 128,
+        "intermediate_size": 300,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "num_hidden_layers": 1,
+    },
+    "many queries a head": {
+        "hidden_size": 40,
+        "intermediate_size": 64,
+        "num_attention_heads": 20,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "num_hidden_layers": 1,
+    },
+}
+STORAGES = ["float32", "bfloat16", "float16", "int8", "int4-32", "int4-64", "int4-128", "int4-256"]
+
+
+def library() -> ctypes.CDLL:
+    """The engine of this machine, or of the processor that GPTFAST_CPU_ARCH names."""
+    file = library_file(Path(os.environ["GPTFAST_KERNELS"]))
+    if not file.exists():
+        compile_library(file)
+    return open_library(file)
+
+
+def weights_of(shape: str, storage: str, **changes: object) -> tuple[ModelConfig, dict[str, Weight]]:
+    """A random model's weights, its matrices stored so."""
+    model = random_llama(**(SHAPES[shape] | changes))  # type: ignore[arg-type]
+    config = families["llama"].config(model.config.to_dict())
+    sources, tensors = families["llama"].sources(config), model.state_dict()
+    joined = {name: torch.cat([tensors[source] for source in sources[name]]) for name in weight_shapes(config)}
+    return config, {name: stored(tensor, storage) for name, tensor in joined.items()}
+
+
+def stored(tensor: Tensor, storage: str) -> Weight:
+    if tensor.ndim == 1:
+        return plain(tensor)
+    if storage in ("float32", "bfloat16", "float16"):
+        return plain(tensor.to(getattr(torch, storage)))
+    scheme, _, group_size = storage.partition("-")
+    return roundings["nearest"].quantize(tensor, quantized(scheme), int(group_size) if group_size else None)
+
+
+def native(
+    config: ModelConfig,
+    weights: dict[str, Weight],
+    dtype: torch.dtype,
+    *,
+    n_threads: int = 1,
+    float_activations: bool = False,
+) -> NativeModel:
+    model = NativeModel(library(), config, dtype, n_threads=n_threads, float_activations=float_activations)
+    for block in weight_blocks(config):
+        model.take({name: weights[name] for name in block})
+    return model
+
+
+def reference(config: ModelConfig, weights: dict[str, Weight]) -> Transformer:
+    return Transformer(config, assemble(config, weights.__getitem__), Reference(), torch.float32)
+
+
+def filled_cache(model: Decoder, n_rows: int, n_tokens: int) -> KVCache:
+    """An empty cache in whose free slots stands what may stand there: anything finite."""
+    cache = model.new_cache(n_rows)
+    cache.reserve(n_tokens)
+    for layer in cache.whole():
+        layer.keys.fill_(1e4)
+        layer.values.fill_(-1e4)
+    return cache
+
+
+def fed(model: Decoder, tokens: Sequence[int], pieces: Sequence[int], *, row: int = 0, n_rows: int = 1) -> Tensor:
+    """Logits after each piece of a text that is fed to one row of a cache in pieces of these lengths."""
+    cache = filled_cache(model, n_rows, len(tokens))
+    logits, first = [], 0
+    for n in pieces:
+        logits.append(model.step([tokens[first : first + n]], cache, slice(row, row + 1)))
+        cache.advance(slice(row, row + 1), n)
+        first += n
+    assert first == len(tokens)
+    return torch.cat(logits)

@@ -1,0 +1,127 @@
+"""The engine is compiled once for a machine, by whatever compiler is there, and a machine without one is told."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from gptfast_cli.core.kernels.cpu import compiler
+from gptfast_cli.core.kernels.cpu.compiler import NoCompilerError, compile_library, library_file
+from gptfast_cli.core.kernels.cpu.library import open_library
+
+STAND_IN = """#!/bin/sh
+echo run >> "{log}"
+for word; do case "$last" in -o) echo library > "$word";; esac; last=$word; done
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler that notes that it ran and writes something in no time."""
+    script = tmp_path / "c++"
+    script.write_text(STAND_IN.format(log=tmp_path / "log"))
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    return tmp_path / "log"
+
+
+def test_the_library_is_compiled_once(stand_in: Path, tmp_path: Path) -> None:
+    file = library_file(tmp_path / "kernels")
+    assert not file.exists()
+    for _ in range(2):
+        compile_library(file)
+    assert file.read_text() == "library\n"
+    assert stand_in.read_text() == "run\n"
+
+
+def test_processes_that_need_it_at_the_same_time_compile_it_once(stand_in: Path, tmp_path: Path) -> None:
+    file = library_file(tmp_path / "kernels")
+    threads = [threading.Thread(target=compile_library, args=(file,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert stand_in.read_text() == "run\n"
+
+
+def test_other_sources_flags_and_compilers_are_other_libraries(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {library_file(tmp_path).name}
+    monkeypatch.setenv("GPTFAST_CPU_ARCH", "x86-64")
+    names.add(library_file(tmp_path).name)
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    for source in compiler._SOURCES.iterdir():
+        (sources / source.name).write_bytes(source.read_bytes() + b"\n")
+    monkeypatch.setattr(compiler, "_SOURCES", sources)
+    names.add(library_file(tmp_path).name)
+    Path(os.environ["CXX"]).write_text("#!/bin/sh\n")
+    names.add(library_file(tmp_path).name)
+    assert len(names) == 4
+
+
+def test_no_compiler_and_a_compiler_that_fails_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "nothing-here"))
+    with pytest.raises(NoCompilerError, match="There is no C\\+\\+ compiler"):
+        library_file(tmp_path)
+    script = tmp_path / "c++"
+    script.write_text("#!/bin/sh\necho 'engine.cpp:1: fatal error: no such header' >&2; exit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    file = library_file(tmp_path / "kernels")
+    with pytest.raises(NoCompilerError, match=r"could not compile the CPU engine: engine\.cpp:1: fatal error"):
+        compile_library(file)
+    assert [path.suffix for path in (tmp_path / "kernels").iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "needs"),
+    [("x86-64", "sse2"), ("haswell", "avx2"), ("skylake-avx512", "avx512bw"), ("icelake-server", "avx512_vnni")],
+)
+def test_the_engine_is_right_on_every_path(arch: str, needs: str) -> None:
+    if needs not in compiler._processor().split():
+        pytest.skip(f"this processor has no {needs}")
+    environment = {**os.environ, "GPTFAST_CPU_ARCH": arch}
+    tests = Path(__file__).parent / "test_cpu_engine.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", str(tests)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.slow
+def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path: Path) -> None:
+    """The engine's own tests with every access checked; a part of them, since that takes ten times as long."""
+    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    wrapper = tmp_path / "c++"
+    wrapper.write_text('#!/bin/sh\nexec g++ -g -fsanitize=address,undefined -fno-sanitize-recover=undefined "$@"\n')
+    wrapper.chmod(0o755)
+    environment = {
+        **os.environ,
+        "CXX": str(wrapper),
+        "LD_PRELOAD": runtime.stdout.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "GPTFAST_KERNELS": str(tmp_path / "kernels"),
+    }
+    tests = Path(__file__).parent / "test_cpu_engine.py"
+    chosen = "references or threads or grows or (batch and int4)"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), "-k", chosen],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+def test_the_library_that_is_compiled_loads() -> None:
+    file = library_file(Path(os.environ["GPTFAST_KERNELS"]))
+    if not file.exists():
+        compile_library(file)
+    assert open_library(file).gptfast_engine_new.restype is not None
