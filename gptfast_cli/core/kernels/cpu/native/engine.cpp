@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "attention.h"
@@ -49,17 +50,43 @@ struct Call {
   const float *cosines, *sines;                  // [positions][head_dim / 2]
 };
 
-// Memory in huge pages: fewer of them have to be looked up.
-void* reserve(size_t n_bytes) {
-  constexpr size_t HUGE = 2 << 20;
-  size_t whole = (n_bytes + PREFETCH + 2 * HUGE) & ~(HUGE - 1);
-  void* memory = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return nullptr;
+// Memory in huge pages, of which fewer have to be looked up, cut off from large pieces: what is not written takes none.
+class Arena {
+ public:
+  ~Arena() {
+    for (auto& [memory, n_bytes] : pieces_) munmap(memory, n_bytes);
+  }
+
+  // Memory from the start of a cache line on, behind which may be prefetched; null where there is none.
+  uint8_t* take(size_t n_bytes) {
+    const size_t whole = (n_bytes + PREFETCH + 63) & ~size_t{63};
+    if (whole > left_ && !add_piece(whole)) return nullptr;
+    uint8_t* taken = next_;
+    next_ += whole, left_ -= whole;
+    return taken;
+  }
+
+ private:
+  static constexpr size_t HUGE = 2 << 20, PIECE = size_t{256} << 20;
+
+  bool add_piece(size_t n_bytes) {
+    const size_t whole = (std::max(n_bytes, PIECE) + 2 * HUGE) & ~(HUGE - 1);
+    void* memory = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return false;
 #if defined(MADV_HUGEPAGE)
-  madvise(memory, whole, MADV_HUGEPAGE);
+    madvise(memory, whole, MADV_HUGEPAGE);
 #endif
-  return memory;
-}
+    pieces_.emplace_back(memory, whole);
+    const uintptr_t at = (reinterpret_cast<uintptr_t>(memory) + HUGE - 1) & ~uintptr_t{HUGE - 1};
+    next_ = reinterpret_cast<uint8_t*>(at);
+    left_ = whole - (at - reinterpret_cast<uintptr_t>(memory));
+    return true;
+  }
+
+  std::vector<std::pair<void*, size_t>> pieces_;
+  uint8_t* next_ = nullptr;
+  size_t left_ = 0;
+};
 
 struct Buffer {
   float* data = nullptr;
@@ -92,17 +119,6 @@ class Engine {
     for (int thread = 0; thread < n_threads; thread++) own_.push_back(input(1));
   }
 
-  ~Engine() {
-    for (auto& [memory, n_bytes] : mapped_) munmap(memory, n_bytes);
-  }
-
-  // Memory that lives as long as the engine.
-  void* keep(size_t n_bytes) {
-    void* memory = reserve(n_bytes);
-    if (memory != nullptr) mapped_.emplace_back(memory, (n_bytes + PREFETCH + (4 << 20)) & ~size_t{(2 << 20) - 1});
-    return memory;
-  }
-
   bool set_matrix(int layer, int which, const Stored& stored, const float* bias) {
     Matrix& m = layer == d_.n_layers ? head_ : layers_[static_cast<size_t>(layer)].matrices[which];
     m.n_rows = stored.n_rows, m.n_columns = stored.n_columns, m.group = stored.group ? stored.group : BLOCK;
@@ -111,7 +127,7 @@ class Engine {
     m.unit_bytes = bytes_of_unit(m);
     const int n_units = stored.interleaved ? (stored.n_rows / 2 + LANES - 1) / LANES : m.n_units();
     m.n_rows = n_units * UNIT;
-    m.units = static_cast<uint8_t*>(keep(m.bytes()));
+    m.units = arena_.take(m.bytes());
     if (m.units == nullptr) return false;
     if (bias != nullptr) m.bias = ordered(stored, bias, n_units);
     Packing packing{&stored, &m, this};
@@ -407,7 +423,7 @@ class Engine {
   Pool pool_;
   std::vector<Flag> counters_;  // units taken, by layer, phase and owner
   std::vector<std::unique_ptr<Buffer>> buffers_;
-  std::vector<std::pair<void*, size_t>> mapped_;
+  Arena arena_;
   Buffer x_, qkv_, queries_, heads_out_, hidden_;
   Input shared_;
   std::vector<Input> own_;  // for the threads, of a single row
