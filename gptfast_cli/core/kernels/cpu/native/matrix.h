@@ -250,9 +250,10 @@ static void dot_int8(const Matrix& m, const uint8_t* unit, const Input& x, float
   }
 }
 
+// The high halves are multiplied where they stand, as 16 times their codes: one shift of the sum makes good for it.
 template <int M>
 static void dot_int4(const Matrix& m, const uint8_t* unit, const Input& x, float* y) {
-  const __m512i low_half = _mm512_set1_epi8(15);
+  const __m512i low_half = _mm512_set1_epi8(15), high_half = _mm512_set1_epi8(-16);
   const int n_blocks = round_up(m.n_columns, BLOCK) / BLOCK, per_row = x.stride / GROUP, shift = m.scale_shift();
   const int scale_lines = m.scale_lines();
   for (int panel = 0; panel < 2; panel++) {
@@ -263,32 +264,32 @@ static void dot_int4(const Matrix& m, const uint8_t* unit, const Input& x, float
       const uint16_t* scales = reinterpret_cast<const uint16_t*>(unit + 64);
       for (int line = 0; line <= scale_lines; line++) prefetch(unit + PREFETCH + 64 * line);
       unit += 64 + 64 * scale_lines;
-      GF_UNROLL
+      _Pragma("GCC unroll 2")  // all eight would not fit where a processor keeps decoded instructions
       for (int g = 0; g < 8; g++, unit += 256) {
-        __m512i first[4], second[4];
+        __m512i low[4], high[4];
         GF_UNROLL
         for (int i = 0; i < 4; i++) {
           prefetch(unit + PREFETCH + 64 * i);
           __m512i both = _mm512_load_si512(unit + 64 * i);
-          first[i] = _mm512_and_si512(both, low_half);
-          second[i] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_half);
+          low[i] = _mm512_and_si512(both, low_half);
+          high[i] = _mm512_and_si512(both, high_half);
         }
         __m512 scale = load_bf16(scales + LANES * (g >> shift)).v;
         __m512 zero = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(zeros, 4 * g), _mm512_set1_epi32(15)));
-        __m512 scaled_zero = _mm512_mul_ps(scale, zero);
         GF_UNROLL
         for (int r = 0; r < M; r++) {
           const int8_t* input = x.codes + static_cast<size_t>(r) * x.stride + block * BLOCK + g * GROUP;
           size_t group = static_cast<size_t>(r) * per_row + block * 8 + g;
-          __m512i sum = _mm512_setzero_si512(), other = sum;
+          __m512i sum = _mm512_setzero_si512(), sum_16 = sum;
           GF_UNROLL
           for (int i = 0; i < 4; i++) {
-            sum = _mm512_dpbusd_epi32(sum, first[i], quad(input + 8 * i));
-            other = _mm512_dpbusd_epi32(other, second[i], quad(input + 8 * i + 4));
+            sum = _mm512_dpbusd_epi32(sum, low[i], quad(input + 8 * i));
+            sum_16 = _mm512_dpbusd_epi32(sum_16, high[i], quad(input + 8 * i + 4));
           }
-          total[r] = _mm512_fnmadd_ps(scaled_zero, _mm512_set1_ps(x.scaled_sums[group]), total[r]);
-          total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum, other)),
-                                     _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[group])), total[r]);
+          __m512 product = _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_srai_epi32(sum_16, 4)));
+          __m512 offset = _mm512_mul_ps(zero, _mm512_set1_ps(x.scaled_sums[group]));
+          __m512 value = _mm512_fmsub_ps(product, _mm512_set1_ps(x.scales[group]), offset);
+          total[r] = _mm512_fmadd_ps(scale, value, total[r]);
         }
       }
     }
