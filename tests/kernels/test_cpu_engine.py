@@ -89,13 +89,14 @@ def test_a_row_of_a_batch_has_the_bits_that_it_has_alone(n_rows: int, storage: s
 
 @pytest.mark.parametrize("n_threads", [2, 3, 4])
 @pytest.mark.parametrize("storage", ["float32", "int8", "int4-32"])
-def test_any_number_of_threads_gives_the_same_bits(n_threads: int, storage: str) -> None:
-    config, weights = weights_of("one key head, biases", storage)
-    tokens = some_tokens(config.vocab_size, 60)
-    results = [
-        fed(native(config, weights, torch.bfloat16, n_threads=n), tokens, [40, *[1] * 20]) for n in (1, n_threads)
-    ]
-    assert torch.equal(*results)
+@pytest.mark.parametrize("shape", ["one key head, biases", "many queries a head"])  # threads share out chunks of keys
+def test_any_number_of_threads_gives_the_same_bits(n_threads: int, storage: str, shape: str) -> None:
+    config, weights = weights_of(shape, storage)
+    tokens = some_tokens(config.vocab_size, 540)
+    pieces = [250, 3, *[1] * 10, 240, *[1] * 37]
+    for dtype in DTYPES:
+        results = [fed(native(config, weights, dtype, n_threads=n), tokens, pieces) for n in (1, n_threads)]
+        assert torch.equal(*results)
 
 
 def test_a_tied_head_is_the_embedding() -> None:

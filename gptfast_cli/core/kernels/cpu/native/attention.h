@@ -180,33 +180,38 @@ static void add_up(const Heads& h, const Scratch& s, int first, const uint8_t* v
   for (int d = 0; d < h.head_dim; d += LANES) add_floats<N, 1>(s, first, values, token_bytes, h.is_bf16, n_keys, d, to);
 }
 
-// Let the queries see the keys of one chunk, those up to their own positions.
-inline void see_chunk(Answers& a, const Heads& h, const uint8_t* keys, const uint8_t* values, size_t token_bytes, int start,
-                      Scratch& s) {
+// What the keys of one chunk, those up to each query's own position, have to say to the queries.
+struct Seen {
+  bool anything[QUERIES];  // a query may stand before the chunk
+  float largest[QUERIES];
+  float total[QUERIES];
+  alignas(64) float value[QUERIES][MAX_HEAD_DIM];
+};
+
+inline void see_chunk(const Answers& a, const Heads& h, const uint8_t* keys, const uint8_t* values, size_t token_bytes,
+                      int start, Scratch& s, Seen& seen) {
   int n_valid[QUERIES], n_keys = 0;
   for (int i = 0; i < a.n; i++) {
     n_valid[i] = std::clamp(a.position[i] + 1 - start, 0, CHUNK);
     n_keys = std::max(n_keys, n_valid[i]);
+    seen.anything[i] = n_valid[i] > 0;
   }
   n_keys = round_up(n_keys, LANES);
   score(a, h, keys, token_bytes, n_keys, s);
-  float scale = 1 / std::sqrt(static_cast<float>(h.head_dim)), largest[QUERIES], total[QUERIES];
-  for (int i = 0; i < a.n; i++) weigh(s.scores[i], s.weights[i], n_valid[i], n_keys, scale, largest[i], total[i]);
-  alignas(64) float seen[4][MAX_HEAD_DIM];
-  for (int i = 0; i < a.n;) {
-    int n = a.n - i >= 4 ? 4 : 1;
-    if (n == 4) add_up<4>(h, s, i, values, token_bytes, n_keys, seen);
-    else add_up<1>(h, s, i, values, token_bytes, n_keys, seen);
-    for (int j = 0; j < n; j++, i++) {
-      if (n_valid[i] == 0) continue;
-      float most = std::max(a.largest[i], largest[i]);
-      Floats old = exp(splat(a.largest[i] - most)), fresh = exp(splat(largest[i] - most));
-      alignas(64) float factor[2][LANES];
-      store(factor[0], old), store(factor[1], fresh);
-      a.total[i] = a.total[i] * factor[0][0] + total[i] * factor[1][0];
-      a.largest[i] = most;
-      for (int d = 0; d < h.head_dim; d += LANES)
-        store(a.value[i] + d, load(a.value[i] + d) * old + load(seen[j] + d) * fresh);
-    }
-  }
+  const float scale = 1 / std::sqrt(static_cast<float>(h.head_dim));
+  for (int i = 0; i < a.n; i++) weigh(s.scores[i], s.weights[i], n_valid[i], n_keys, scale, seen.largest[i], seen.total[i]);
+  int i = 0;
+  for (; i + 4 <= a.n; i += 4) add_up<4>(h, s, i, values, token_bytes, n_keys, seen.value + i);
+  for (; i < a.n; i++) add_up<1>(h, s, i, values, token_bytes, n_keys, seen.value + i);
+}
+
+// Add what a chunk had to say to an answer; chunks come in their order, whoever has looked at them.
+inline void add_chunk(Answers& a, int i, float largest, float total, const float* value, int head_dim) {
+  const float most = std::max(a.largest[i], largest);
+  const Floats old = exp(splat(a.largest[i] - most)), fresh = exp(splat(largest - most));
+  alignas(64) float factors[2][LANES];
+  store(factors[0], old), store(factors[1], fresh);
+  a.total[i] = a.total[i] * factors[0][0] + total * factors[1][0];
+  a.largest[i] = most;
+  for (int d = 0; d < head_dim; d += LANES) store(a.value[i] + d, load(a.value[i] + d) * old + load(value + d) * fresh);
 }

@@ -115,7 +115,8 @@ class Engine {
         hidden_(rows_of(stride_)),
         shared_(input(MOST_ROWS)),
         scratch_(static_cast<size_t>(n_threads)),
-        answers_(static_cast<size_t>(n_threads)) {
+        answers_(static_cast<size_t>(n_threads)),
+        seen_(static_cast<size_t>(n_threads)) {
     for (int thread = 0; thread < n_threads; thread++) own_.push_back(input(1));
   }
 
@@ -160,7 +161,7 @@ class Engine {
       for (int i = 0; i < call.n_outputs; i++)
         if (call.outputs[i] >= first && call.outputs[i] < first + piece.n_rows) wanted_.push_back({i, call.outputs[i] - first});
       call_ = &piece;
-      list_answers();
+      list_tasks();
       for (Flag& counter : counters_) counter.value.store(0, std::memory_order_relaxed);
       pool_.run([](void* engine, int thread) { static_cast<Engine*>(engine)->step(thread); }, this);
     }
@@ -182,8 +183,9 @@ class Engine {
   struct Wanted {
     int output, row;
   };
-  struct Task {  // rows `first` to `end` of one slot, and a key head
-    int first, end, kv_head;
+  struct Task {  // rows `first` to `end` of one slot, and query heads that share a key head
+    int first, end, head, n_heads, n_chunks;
+    size_t first_part;  // of its chunks, where these are shared out
   };
 
   size_t rows_of(int n) const { return static_cast<size_t>(MOST_ROWS) * static_cast<size_t>(n); }
@@ -214,16 +216,25 @@ class Engine {
     return kept;
   }
 
-  // Rows of one slot that share a key head are answered together, as many as there is room for.
-  void list_answers() {
+  // Rows of one slot, and heads that share a key head, are answered together, as many as there is room for.
+  void list_tasks() {
     tasks_.clear();
-    const int most = std::max(1, QUERIES / heads_.group());
+    const int group = heads_.group(), most = std::max(1, QUERIES / group);
+    size_t n_parts = 0;
+    int n_chunks = 0;  // of a task, at most
     for (int first = 0; first < call_->n_rows;) {
       int end = first + 1;
       while (end < call_->n_rows && end - first < most && call_->slots[end] == call_->slots[first]) end++;
-      for (int h = 0; h < d_.n_kv_heads; h++) tasks_.push_back({first, end, h});
+      const int chunks = call_->positions[end - 1] / CHUNK + 1;
+      n_chunks = std::max(n_chunks, chunks);
+      for (int kv_head = 0; kv_head < d_.n_kv_heads; kv_head++) {
+        for (int g = 0; g < group; g += QUERIES, n_parts += static_cast<size_t>(chunks) * QUERIES)
+          tasks_.push_back({first, end, kv_head * group + g, std::min(QUERIES, group - g), chunks, n_parts});
+      }
       first = end;
     }
+    splits_chunks_ = n_chunks > 1 && static_cast<int>(tasks_.size()) < 2 * pool_.n_threads;
+    if (splits_chunks_) parts_.resize(std::max(parts_.size(), n_parts * static_cast<size_t>(LANES + d_.head_dim)));
   }
 
   void step(int thread) {
@@ -377,40 +388,84 @@ class Engine {
     }
   }
 
+  // Threads share out the rows and key heads; where these are few, the chunks of their keys as well.
   void attend(int layer, int thread) {
-    Answers& a = answers_[static_cast<size_t>(thread)];
-    const size_t element = heads_.is_bf16 ? 2 : 4, query_element = heads_.has_bf16_queries() ? 2 : 4;
-    for (size_t t = static_cast<size_t>(thread); t < tasks_.size(); t += static_cast<size_t>(pool_.n_threads)) {
-      const Task& task = tasks_[t];
-      const size_t base = static_cast<size_t>(call_->slots[task.first]) * call_->row_stride +
-                          static_cast<size_t>(task.kv_head) * call_->head_stride;
-      const uint8_t* keys = static_cast<const uint8_t*>(call_->keys[layer]) + base * element;
-      const uint8_t* values = static_cast<const uint8_t*>(call_->values[layer]) + base * element;
-      for (int g = 0; g < heads_.group(); g += QUERIES) {
-        const int n_heads = std::min(QUERIES, heads_.group() - g), head = task.kv_head * heads_.group() + g;
-        a.n = 0;
-        int last = 0;
-        for (int row = task.first; row < task.end; row++) {
-          for (int i = 0; i < n_heads; i++, a.n++) {
-            const size_t at = (static_cast<size_t>(row) * d_.n_heads + head + i) * d_.head_dim;
-            a.query[a.n] = reinterpret_cast<const uint8_t*>(queries_.data) + at * query_element;
-            a.position[a.n] = call_->positions[row];
-            a.largest[a.n] = -3e38f, a.total[a.n] = 0;
-            memset(a.value[a.n], 0, sizeof(float) * static_cast<size_t>(d_.head_dim));
-          }
-          last = std::max(last, call_->positions[row]);
+    Answers& answers = answers_[static_cast<size_t>(thread)];
+    Seen& seen = seen_[static_cast<size_t>(thread)];
+    const int n_threads = pool_.n_threads, n_tasks = static_cast<int>(tasks_.size());
+    if (!splits_chunks_) {
+      for (int t = thread; t < n_tasks; t += n_threads) {
+        begin(tasks_[static_cast<size_t>(t)], answers);
+        for (int chunk = 0; chunk < tasks_[static_cast<size_t>(t)].n_chunks; chunk++) {
+          look(layer, tasks_[static_cast<size_t>(t)], answers, chunk, thread);
+          for (int i = 0; i < answers.n; i++)
+            if (seen.anything[i]) add_chunk(answers, i, seen.largest[i], seen.total[i], seen.value[i], d_.head_dim);
         }
-        const size_t token_bytes = call_->token_stride * element;
-        for (int start = 0; start <= last; start += CHUNK)
-          see_chunk(a, heads_, keys + static_cast<size_t>(start) * token_bytes, values + static_cast<size_t>(start) * token_bytes,
-                    token_bytes, start, scratch_[static_cast<size_t>(thread)]);
-        for (int i = 0; i < a.n; i++) {
-          float* to = heads_out_.data + static_cast<size_t>(task.first + i / n_heads) * stride_ + (head + i % n_heads) * d_.head_dim;
-          Floats total = splat(1 / a.total[i]);
-          for (int k = 0; k < d_.head_dim; k += LANES) store(to + k, load(a.value[i] + k) * total);
+        finish(tasks_[static_cast<size_t>(t)], answers);
+      }
+      return;
+    }
+    int number = 0;  // of a task's chunk, among all
+    for (const Task& task : tasks_) {
+      begin(task, answers);
+      for (int chunk = 0; chunk < task.n_chunks; chunk++, number++) {
+        if (number % n_threads != thread) continue;
+        look(layer, task, answers, chunk, thread);
+        for (int i = 0; i < answers.n; i++) {
+          float* part = part_of(task, chunk, i);
+          part[0] = seen.anything[i], part[1] = seen.largest[i], part[2] = seen.total[i];
+          memcpy(part + LANES, seen.value[i], sizeof(float) * static_cast<size_t>(d_.head_dim));
         }
       }
     }
+    pool_.barrier(thread);
+    for (int t = thread; t < n_tasks; t += n_threads) {
+      const Task& task = tasks_[static_cast<size_t>(t)];
+      begin(task, answers);
+      for (int chunk = 0; chunk < task.n_chunks; chunk++)
+        for (int i = 0; i < answers.n; i++)
+          if (const float* part = part_of(task, chunk, i); part[0] != 0)
+            add_chunk(answers, i, part[1], part[2], part + LANES, d_.head_dim);
+      finish(task, answers);
+    }
+  }
+
+  void begin(const Task& task, Answers& a) const {
+    const size_t element = heads_.has_bf16_queries() ? 2 : 4;
+    a.n = 0;
+    for (int row = task.first; row < task.end; row++) {
+      for (int head = task.head; head < task.head + task.n_heads; head++, a.n++) {
+        const size_t at = (static_cast<size_t>(row) * d_.n_heads + head) * d_.head_dim;
+        a.query[a.n] = reinterpret_cast<const uint8_t*>(queries_.data) + at * element;
+        a.position[a.n] = call_->positions[row];
+        a.largest[a.n] = -3e38f, a.total[a.n] = 0;
+        memset(a.value[a.n], 0, sizeof(float) * static_cast<size_t>(d_.head_dim));
+      }
+    }
+  }
+
+  void look(int layer, const Task& task, const Answers& a, int chunk, int thread) {
+    const size_t element = heads_.is_bf16 ? 2 : 4, token_bytes = call_->token_stride * element;
+    const size_t at = (static_cast<size_t>(call_->slots[task.first]) * call_->row_stride +
+                       static_cast<size_t>(task.head / heads_.group()) * call_->head_stride) * element +
+                      static_cast<size_t>(chunk) * CHUNK * token_bytes;
+    see_chunk(a, heads_, static_cast<const uint8_t*>(call_->keys[layer]) + at,
+              static_cast<const uint8_t*>(call_->values[layer]) + at, token_bytes, chunk * CHUNK,
+              scratch_[static_cast<size_t>(thread)], seen_[static_cast<size_t>(thread)]);
+  }
+
+  void finish(const Task& task, const Answers& a) {
+    for (int i = 0; i < a.n; i++) {
+      const int row = task.first + i / task.n_heads, head = task.head + i % task.n_heads;
+      float* to = heads_out_.data + static_cast<size_t>(row) * stride_ + head * d_.head_dim;
+      const Floats share = splat(1 / a.total[i]);
+      for (int k = 0; k < d_.head_dim; k += LANES) store(to + k, load(a.value[i] + k) * share);
+    }
+  }
+
+  // Where a chunk's words to a query are kept until all chunks have been seen: three numbers, then [head_dim].
+  float* part_of(const Task& task, int chunk, int query) {
+    return parts_.data() + (task.first_part + static_cast<size_t>(chunk) * QUERIES + query) * (LANES + d_.head_dim);
   }
 
   const Dimensions d_;
@@ -429,6 +484,9 @@ class Engine {
   std::vector<Input> own_;  // for the threads, of a single row
   std::vector<Scratch> scratch_;
   std::vector<Answers> answers_;
+  std::vector<Seen> seen_;
+  std::vector<float> parts_;  // what chunks have to say, where threads share these out
+  bool splits_chunks_ = false;
   std::vector<Task> tasks_;
   std::vector<Wanted> wanted_;
   const Call* call_ = nullptr;
