@@ -1,4 +1,4 @@
-"""The native library in Python's terms: its structures and functions, as `engine.cpp` and `pack.h` declare them."""
+"""The native library in Python's terms: its structures and functions, as `call.h` and `pack.h` declare them."""
 
 import ctypes
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p

@@ -9,8 +9,8 @@
 #include "matrix.h"
 #include "turn.h"
 
-constexpr int CHUNK = 256;       // keys
-constexpr int QUERIES = 16;      // answered together, at most
+constexpr int CHUNK = 256;   // keys
+constexpr int QUERIES = 16;  // answered together, at most
 constexpr int MAX_HEAD_DIM = 256;
 
 // Keys or values of a layer, [rows][heads][tokens][head_dim]; strides count elements.
@@ -62,7 +62,8 @@ static void score_floats(const Answers& a, int first, const float* tile, int hea
 
 #if defined(GF_BF16)
 template <int N>
-static void score_bfloats(const Answers& a, int first, const float* tile, int head_dim, float (*scores)[CHUNK], int at) {
+static void score_bfloats(const Answers& a, int first, const float* tile, int head_dim, float (*scores)[CHUNK],
+                          int at) {
   __m512 total[N];
   for (int i = 0; i < N; i++) total[i] = _mm512_setzero_ps();
   for (int d = 0; d < head_dim / 2; d++) {
@@ -82,7 +83,8 @@ inline void score(const Answers& a, const Heads& h, const uint8_t* keys, size_t 
   for (int at = 0; at < n_keys; at += LANES, keys += LANES * token_bytes) {
 #if defined(GF_BF16)
     if (h.is_bf16) {
-      turn(reinterpret_cast<const uint32_t*>(keys), token_bytes / 4, h.head_dim / 2, reinterpret_cast<uint32_t*>(s.tile));
+      turn(reinterpret_cast<const uint32_t*>(keys), token_bytes / 4, h.head_dim / 2,
+           reinterpret_cast<uint32_t*>(s.tile));
       int i = 0;
       for (; i + 4 <= a.n; i += 4) score_bfloats<4>(a, i, s.tile, h.head_dim, s.scores, at);
       for (; i < a.n; i++) score_bfloats<1>(a, i, s.tile, h.head_dim, s.scores, at);
@@ -104,9 +106,11 @@ inline void score(const Answers& a, const Heads& h, const uint8_t* keys, size_t 
 }
 
 // Turn a query's scores of a chunk into weights; scores behind its position become 0. Returns their largest and sum.
-inline void weigh(float* scores, uint16_t* weights, int n_valid, int n_keys, float scale, float& largest, float& total) {
+inline void weigh(float* scores, uint16_t* weights, int n_valid, int n_keys, float scale, float& largest,
+                  float& total) {
   Floats most = splat(-3e38f), none = most;
-  for (int at = 0; at < n_valid; at += LANES) most = max(most, first(load(scores + at), std::min(LANES, n_valid - at), none));
+  for (int at = 0; at < n_valid; at += LANES)
+    most = max(most, first(load(scores + at), std::min(LANES, n_valid - at), none));
   largest = maximum(most) * scale;
   Floats sums = splat(0);
   for (int at = 0; at < n_keys; at += LANES) {
@@ -149,7 +153,8 @@ static void add_bfloats(const Scratch& s, int first, const uint8_t* values, size
   for (int t = 0; t < n_keys; t += 2, values += 2 * token_bytes) {
     __m512i even = _mm512_loadu_si512(reinterpret_cast<const uint16_t*>(values) + d);
     __m512i odd = _mm512_loadu_si512(reinterpret_cast<const uint16_t*>(values + token_bytes) + d);
-    __m512bh pairs_low = (__m512bh)_mm512_unpacklo_epi16(even, odd), pairs_high = (__m512bh)_mm512_unpackhi_epi16(even, odd);
+    __m512bh pairs_low = (__m512bh)_mm512_unpacklo_epi16(even, odd),
+             pairs_high = (__m512bh)_mm512_unpackhi_epi16(even, odd);
     for (int i = 0; i < N; i++) {
       int bits;
       memcpy(&bits, s.weights[first + i] + t, 4);
@@ -173,7 +178,8 @@ static void add_up(const Heads& h, const Scratch& s, int first, const uint8_t* v
                    float (*to)[MAX_HEAD_DIM]) {
 #if defined(GF_BF16)
   if (h.is_bf16) {
-    for (int d = 0; d < h.head_dim; d += 2 * LANES) add_bfloats<N>(s, first, values, token_bytes, round_up(n_keys, 2), d, to);
+    for (int d = 0; d < h.head_dim; d += 2 * LANES)
+      add_bfloats<N>(s, first, values, token_bytes, round_up(n_keys, 2), d, to);
     return;
   }
 #endif
@@ -199,7 +205,8 @@ inline void see_chunk(const Answers& a, const Heads& h, const uint8_t* keys, con
   n_keys = round_up(n_keys, LANES);
   score(a, h, keys, token_bytes, n_keys, s);
   const float scale = 1 / std::sqrt(static_cast<float>(h.head_dim));
-  for (int i = 0; i < a.n; i++) weigh(s.scores[i], s.weights[i], n_valid[i], n_keys, scale, seen.largest[i], seen.total[i]);
+  for (int i = 0; i < a.n; i++)
+    weigh(s.scores[i], s.weights[i], n_valid[i], n_keys, scale, seen.largest[i], seen.total[i]);
   int i = 0;
   for (; i + 4 <= a.n; i += 4) add_up<4>(h, s, i, values, token_bytes, n_keys, seen.value + i);
   for (; i < a.n; i++) add_up<1>(h, s, i, values, token_bytes, n_keys, seen.value + i);

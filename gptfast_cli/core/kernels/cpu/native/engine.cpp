@@ -1,101 +1,33 @@
-// A decoder's whole step as one native call: all layers and the head, for any number of tokens of any rows of the cache.
+// A decoder's whole step as one native call: all layers and the head, for any number of tokens of any rows of the
+// cache.
 //
 // Threads go through the phases of a layer together: norm and form of the input, query/key/value, rotation and cache,
 // attention, output, gate and up, down. A thread takes the units of its own share of a matrix first, in order, and then
-// helps the others with theirs.
-#include <sys/mman.h>
-
+// helps the others with theirs. (Longer than other files: the phases of a layer read best in one place.)
 #include <algorithm>
 #include <memory>
-#include <utility>
 #include <vector>
 
-#include "attention.h"
+#include "arena.h"
+#include "attending.h"
+#include "call.h"
 #include "input.h"
 #include "matrix.h"
 #include "pack.h"
 #include "pool.h"
+#include "products.h"
 
 namespace {
 
-constexpr int MOST_ROWS = 128;  // tokens that go through the layers at once; of a prompt with more, one piece after another
-constexpr int PHASES = 10;      // of a layer, in which units are taken
+constexpr int MOST_ROWS =
+    128;                    // tokens that go through the layers at once; of a prompt with more, one piece after another
+constexpr int PHASES = 10;  // of a layer, in which units are taken
 
 enum Which { QKV, OUTPUT, GATE_UP, DOWN, N_MATRICES };
 
 struct Layer {
   Matrix matrices[N_MATRICES];
   const float *attention_norm = nullptr, *ffn_norm = nullptr;
-};
-
-struct Dimensions {
-  int n_layers, dim, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
-  float norm_eps;
-  int cache_is_bf16;  // else float
-  int narrow;         // inputs may be bfloat16 or 8-bit codes, where the machine multiplies these
-};
-
-// What a call is about; row r is one token.
-struct Call {
-  int n_rows;
-  const int64_t* tokens;
-  const int32_t* positions;  // in its sequence
-  const int32_t* slots;      // its row of the cache; rows of one slot stand together, by position
-  int n_outputs;
-  const int32_t* outputs;    // rows whose logits are wanted
-  float* logits;             // [n_outputs][vocab_size]
-  void* const* keys;         // of each layer
-  void* const* values;
-  size_t row_stride, head_stride, token_stride;  // of these, in elements
-  const float *cosines, *sines;                  // [positions][head_dim / 2]
-};
-
-// Memory in huge pages, of which fewer have to be looked up, cut off from large pieces: what is not written takes none.
-class Arena {
- public:
-  ~Arena() {
-    for (auto& [memory, n_bytes] : pieces_) munmap(memory, n_bytes);
-  }
-
-  // Memory from the start of a cache line on, behind which may be prefetched; null where there is none.
-  uint8_t* take(size_t n_bytes) {
-    const size_t whole = (n_bytes + PREFETCH + 63) & ~size_t{63};
-    if (whole > left_ && !add_piece(whole)) return nullptr;
-    uint8_t* taken = next_;
-    next_ += whole, left_ -= whole;
-    return taken;
-  }
-
- private:
-  static constexpr size_t HUGE = 2 << 20, PIECE = size_t{256} << 20;
-
-  bool add_piece(size_t n_bytes) {
-    const size_t whole = (std::max(n_bytes, PIECE) + 2 * HUGE) & ~(HUGE - 1);
-    void* memory = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) return false;
-#if defined(MADV_HUGEPAGE)
-    madvise(memory, whole, MADV_HUGEPAGE);
-#endif
-    pieces_.emplace_back(memory, whole);
-    const uintptr_t at = (reinterpret_cast<uintptr_t>(memory) + HUGE - 1) & ~uintptr_t{HUGE - 1};
-    next_ = reinterpret_cast<uint8_t*>(at);
-    left_ = whole - (at - reinterpret_cast<uintptr_t>(memory));
-    return true;
-  }
-
-  std::vector<std::pair<void*, size_t>> pieces_;
-  uint8_t* next_ = nullptr;
-  size_t left_ = 0;
-};
-
-struct Buffer {
-  float* data = nullptr;
-  explicit Buffer(size_t n) : data(static_cast<float*>(aligned_alloc(64, (n * sizeof(float) + 127) & ~size_t{63}))) {
-    memset(data, 0, n * sizeof(float));
-  }
-  ~Buffer() { free(data); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
 };
 
 class Engine {
@@ -114,9 +46,7 @@ class Engine {
         heads_out_(rows_of(stride_)),
         hidden_(rows_of(stride_)),
         shared_(input(MOST_ROWS)),
-        scratch_(static_cast<size_t>(n_threads)),
-        answers_(static_cast<size_t>(n_threads)),
-        seen_(static_cast<size_t>(n_threads)) {
+        attention_(heads_, n_threads) {
     for (int thread = 0; thread < n_threads; thread++) own_.push_back(input(1));
   }
 
@@ -136,7 +66,8 @@ class Engine {
         [](void* argument, int thread) {
           auto& p = *static_cast<Packing*>(argument);
           Pool& pool = p.engine->pool_;
-          for (int unit = thread; unit < p.matrix->n_units(); unit += pool.n_threads) pack_unit(*p.stored, *p.matrix, unit);
+          for (int unit = thread; unit < p.matrix->n_units(); unit += pool.n_threads)
+            pack_unit(*p.stored, *p.matrix, unit);
           pool.barrier(thread);
         },
         &packing);
@@ -147,7 +78,9 @@ class Engine {
     float* kept = floats(static_cast<size_t>(d_.dim));
     memcpy(kept, weight, sizeof(float) * static_cast<size_t>(d_.dim));
     if (layer == d_.n_layers) norm_ = kept;
-    else (which == 0 ? layers_[static_cast<size_t>(layer)].attention_norm : layers_[static_cast<size_t>(layer)].ffn_norm) = kept;
+    else
+      (which == 0 ? layers_[static_cast<size_t>(layer)].attention_norm : layers_[static_cast<size_t>(layer)].ffn_norm) =
+          kept;
   }
 
   void set_embedding(const Stored& stored) { embedding_ = stored; }
@@ -159,9 +92,10 @@ class Engine {
       piece.tokens += first, piece.positions += first, piece.slots += first;
       wanted_.clear();
       for (int i = 0; i < call.n_outputs; i++)
-        if (call.outputs[i] >= first && call.outputs[i] < first + piece.n_rows) wanted_.push_back({i, call.outputs[i] - first});
+        if (call.outputs[i] >= first && call.outputs[i] < first + piece.n_rows)
+          wanted_.push_back({i, call.outputs[i] - first});
       call_ = &piece;
-      list_tasks();
+      attention_.plan(piece);
       for (Flag& counter : counters_) counter.value.store(0, std::memory_order_relaxed);
       pool_.run([](void* engine, int thread) { static_cast<Engine*>(engine)->step(thread); }, this);
     }
@@ -183,11 +117,6 @@ class Engine {
   struct Wanted {
     int output, row;
   };
-  struct Task {  // rows `first` to `end` of one slot, and query heads that share a key head
-    int first, end, head, n_heads, n_chunks;
-    size_t first_part;  // of its chunks, where these are shared out
-  };
-
   size_t rows_of(int n) const { return static_cast<size_t>(MOST_ROWS) * static_cast<size_t>(n); }
 
   float* floats(size_t n) {
@@ -216,27 +145,6 @@ class Engine {
     return kept;
   }
 
-  // Rows of one slot, and heads that share a key head, are answered together, as many as there is room for.
-  void list_tasks() {
-    tasks_.clear();
-    const int group = heads_.group(), most = std::max(1, QUERIES / group);
-    size_t n_parts = 0;
-    int n_chunks = 0;  // of a task, at most
-    for (int first = 0; first < call_->n_rows;) {
-      int end = first + 1;
-      while (end < call_->n_rows && end - first < most && call_->slots[end] == call_->slots[first]) end++;
-      const int chunks = call_->positions[end - 1] / CHUNK + 1;
-      n_chunks = std::max(n_chunks, chunks);
-      for (int kv_head = 0; kv_head < d_.n_kv_heads; kv_head++) {
-        for (int g = 0; g < group; g += QUERIES, n_parts += static_cast<size_t>(chunks) * QUERIES)
-          tasks_.push_back({first, end, kv_head * group + g, std::min(QUERIES, group - g), chunks, n_parts});
-      }
-      first = end;
-    }
-    splits_chunks_ = n_chunks > 1 && static_cast<int>(tasks_.size()) < 2 * pool_.n_threads;
-    if (splits_chunks_) parts_.resize(std::max(parts_.size(), n_parts * static_cast<size_t>(LANES + d_.head_dim)));
-  }
-
   void step(int thread) {
     const int n_rows = call_->n_rows;
     for (int row = thread; row < n_rows; row += pool_.n_threads) {
@@ -258,12 +166,13 @@ class Engine {
     Input ready = prepare(x_.data, layer.attention_norm, d_.dim, qkv, thread);
     multiply(qkv, ready, n_rows, index, 0, thread, [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++)
-        memcpy(qkv_.data + static_cast<size_t>(first + r) * qkv_stride_ + unit * UNIT, y + UNIT * r, sizeof(float) * UNIT);
+        memcpy(qkv_.data + static_cast<size_t>(first + r) * qkv_stride_ + unit * UNIT, y + UNIT * r,
+               sizeof(float) * UNIT);
     });
     pool_.barrier(thread);
     place(index, thread);
     pool_.barrier(thread);
-    attend(index, thread);
+    attention_.run(index, queries_.data, heads_out_.data, stride_, pool_, thread);
     pool_.barrier(thread);
 
     auto add_to_x = [&](int unit, int first, int n, const float* y) {
@@ -296,8 +205,8 @@ class Engine {
     const int n = static_cast<int>(wanted_.size());
     for (int i = thread; i < n; i += pool_.n_threads) {
       Input row = shared_.from(i);
-      normalise(x_.data + static_cast<size_t>(wanted_[static_cast<size_t>(i)].row) * stride_, norm_, d_.dim, d_.norm_eps,
-                row.floats, stride_);
+      normalise(x_.data + static_cast<size_t>(wanted_[static_cast<size_t>(i)].row) * stride_, norm_, d_.dim,
+                d_.norm_eps, row.floats, stride_);
       bring_into_form(row.floats, head_.form, row);
     }
     pool_.barrier(thread);
@@ -343,7 +252,8 @@ class Engine {
       }
     };
     const int n_threads = pool_.n_threads, n_units = m.n_units();
-    Flag* counters = &counters_[(static_cast<size_t>(layer) * PHASES + static_cast<size_t>(phase)) * static_cast<size_t>(n_threads)];
+    Flag* counters =
+        &counters_[(static_cast<size_t>(layer) * PHASES + static_cast<size_t>(phase)) * static_cast<size_t>(n_threads)];
     for (int turn = 0; turn < n_threads; turn++) {
       const int owner = (thread + turn) % n_threads;
       const int begin = static_cast<int>(static_cast<int64_t>(owner) * n_units / n_threads);
@@ -370,14 +280,17 @@ class Engine {
         from = turned;
       }
       const bool narrow_query = heads_.has_bf16_queries(), narrow = heads_.is_bf16;
-      if (head < d_.n_heads) write(from, narrow_query, queries_.data, (static_cast<size_t>(row) * d_.n_heads + head) * dim);
-      else if (head < d_.n_heads + d_.n_kv_heads) write(from, narrow, call_->keys[layer], cached(row, head - d_.n_heads));
+      if (head < d_.n_heads)
+        write(from, narrow_query, queries_.data, (static_cast<size_t>(row) * d_.n_heads + head) * dim);
+      else if (head < d_.n_heads + d_.n_kv_heads)
+        write(from, narrow, call_->keys[layer], cached(row, head - d_.n_heads));
       else write(from, narrow, call_->values[layer], cached(row, head - d_.n_heads - d_.n_kv_heads));
     }
   }
 
   size_t cached(int row, int kv_head) const {
-    return static_cast<size_t>(call_->slots[row]) * call_->row_stride + static_cast<size_t>(kv_head) * call_->head_stride +
+    return static_cast<size_t>(call_->slots[row]) * call_->row_stride +
+           static_cast<size_t>(kv_head) * call_->head_stride +
            static_cast<size_t>(call_->positions[row]) * call_->token_stride;
   }
 
@@ -386,86 +299,6 @@ class Engine {
       if (narrow) store_bf16(static_cast<uint16_t*>(to) + at + i, load(from + i));
       else store(static_cast<float*>(to) + at + i, load(from + i));
     }
-  }
-
-  // Threads share out the rows and key heads; where these are few, the chunks of their keys as well.
-  void attend(int layer, int thread) {
-    Answers& answers = answers_[static_cast<size_t>(thread)];
-    Seen& seen = seen_[static_cast<size_t>(thread)];
-    const int n_threads = pool_.n_threads, n_tasks = static_cast<int>(tasks_.size());
-    if (!splits_chunks_) {
-      for (int t = thread; t < n_tasks; t += n_threads) {
-        begin(tasks_[static_cast<size_t>(t)], answers);
-        for (int chunk = 0; chunk < tasks_[static_cast<size_t>(t)].n_chunks; chunk++) {
-          look(layer, tasks_[static_cast<size_t>(t)], answers, chunk, thread);
-          for (int i = 0; i < answers.n; i++)
-            if (seen.anything[i]) add_chunk(answers, i, seen.largest[i], seen.total[i], seen.value[i], d_.head_dim);
-        }
-        finish(tasks_[static_cast<size_t>(t)], answers);
-      }
-      return;
-    }
-    int number = 0;  // of a task's chunk, among all
-    for (const Task& task : tasks_) {
-      begin(task, answers);
-      for (int chunk = 0; chunk < task.n_chunks; chunk++, number++) {
-        if (number % n_threads != thread) continue;
-        look(layer, task, answers, chunk, thread);
-        for (int i = 0; i < answers.n; i++) {
-          float* part = part_of(task, chunk, i);
-          part[0] = seen.anything[i], part[1] = seen.largest[i], part[2] = seen.total[i];
-          memcpy(part + LANES, seen.value[i], sizeof(float) * static_cast<size_t>(d_.head_dim));
-        }
-      }
-    }
-    pool_.barrier(thread);
-    for (int t = thread; t < n_tasks; t += n_threads) {
-      const Task& task = tasks_[static_cast<size_t>(t)];
-      begin(task, answers);
-      for (int chunk = 0; chunk < task.n_chunks; chunk++)
-        for (int i = 0; i < answers.n; i++)
-          if (const float* part = part_of(task, chunk, i); part[0] != 0)
-            add_chunk(answers, i, part[1], part[2], part + LANES, d_.head_dim);
-      finish(task, answers);
-    }
-  }
-
-  void begin(const Task& task, Answers& a) const {
-    const size_t element = heads_.has_bf16_queries() ? 2 : 4;
-    a.n = 0;
-    for (int row = task.first; row < task.end; row++) {
-      for (int head = task.head; head < task.head + task.n_heads; head++, a.n++) {
-        const size_t at = (static_cast<size_t>(row) * d_.n_heads + head) * d_.head_dim;
-        a.query[a.n] = reinterpret_cast<const uint8_t*>(queries_.data) + at * element;
-        a.position[a.n] = call_->positions[row];
-        a.largest[a.n] = -3e38f, a.total[a.n] = 0;
-        memset(a.value[a.n], 0, sizeof(float) * static_cast<size_t>(d_.head_dim));
-      }
-    }
-  }
-
-  void look(int layer, const Task& task, const Answers& a, int chunk, int thread) {
-    const size_t element = heads_.is_bf16 ? 2 : 4, token_bytes = call_->token_stride * element;
-    const size_t at = (static_cast<size_t>(call_->slots[task.first]) * call_->row_stride +
-                       static_cast<size_t>(task.head / heads_.group()) * call_->head_stride) * element +
-                      static_cast<size_t>(chunk) * CHUNK * token_bytes;
-    see_chunk(a, heads_, static_cast<const uint8_t*>(call_->keys[layer]) + at,
-              static_cast<const uint8_t*>(call_->values[layer]) + at, token_bytes, chunk * CHUNK,
-              scratch_[static_cast<size_t>(thread)], seen_[static_cast<size_t>(thread)]);
-  }
-
-  void finish(const Task& task, const Answers& a) {
-    for (int i = 0; i < a.n; i++) {
-      const int row = task.first + i / task.n_heads, head = task.head + i % task.n_heads;
-      float* to = heads_out_.data + static_cast<size_t>(row) * stride_ + head * d_.head_dim;
-      const Floats share = splat(1 / a.total[i]);
-      for (int k = 0; k < d_.head_dim; k += LANES) store(to + k, load(a.value[i] + k) * share);
-    }
-  }
-
-  // Where a chunk's words to a query are kept until all chunks have been seen: three numbers, then [head_dim].
-  float* part_of(const Task& task, int chunk, int query) {
-    return parts_.data() + (task.first_part + static_cast<size_t>(chunk) * QUERIES + query) * (LANES + d_.head_dim);
   }
 
   const Dimensions d_;
@@ -482,12 +315,7 @@ class Engine {
   Buffer x_, qkv_, queries_, heads_out_, hidden_;
   Input shared_;
   std::vector<Input> own_;  // for the threads, of a single row
-  std::vector<Scratch> scratch_;
-  std::vector<Answers> answers_;
-  std::vector<Seen> seen_;
-  std::vector<float> parts_;  // what chunks have to say, where threads share these out
-  bool splits_chunks_ = false;
-  std::vector<Task> tasks_;
+  Attention attention_;
   std::vector<Wanted> wanted_;
   const Call* call_ = nullptr;
 };

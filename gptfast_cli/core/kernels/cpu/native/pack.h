@@ -9,8 +9,8 @@
 
 // A stored matrix. `interleaved`: its rows are two halves, of which each unit takes 16 rows, gate and up.
 struct Stored {
-  int kind;              // 0 float32, 1 bfloat16, 2 float16, 3 int8, 4 int4
-  const void* values;    // elements, or codes
+  int kind;            // 0 float32, 1 bfloat16, 2 float16, 3 int8, 4 int4
+  const void* values;  // elements, or codes
   const uint16_t* scales;
   const uint8_t* zeros;
   int n_rows, n_columns, group;
@@ -130,14 +130,16 @@ inline void pack_int4(const Stored& s, const Matrix& m, int unit, uint8_t* to) {
     for (int lane = 0; lane < LANES; lane++) {
       const int row = stored_row(s, unit, LANES * half + lane);
       if (row < 0) continue;
-      const uint8_t* codes = static_cast<const uint8_t*>(s.values) + static_cast<size_t>(row) * n_groups * (s.group / 2);
+      const uint8_t* codes =
+          static_cast<const uint8_t*>(s.values) + static_cast<size_t>(row) * n_groups * (s.group / 2);
       const uint16_t* scales = s.scales + static_cast<size_t>(row) * n_groups;
       const uint8_t* zeros = s.zeros + static_cast<size_t>(row) * ((n_groups + 1) / 2);
       for (int group = 0; group < n_groups; group++) {
         uint8_t* block = panel + static_cast<size_t>(group / per_block) * m.block_bytes();
         const int j = group % per_block, per_group = s.group / GROUP;
         const uint32_t zero = (zeros[group / 2] >> (4 * (group % 2))) & 15u;
-        for (int g = j * per_group; g < (j + 1) * per_group; g++) reinterpret_cast<uint32_t*>(block)[lane] |= zero << (4 * g);
+        for (int g = j * per_group; g < (j + 1) * per_group; g++)
+          reinterpret_cast<uint32_t*>(block)[lane] |= zero << (4 * g);
         reinterpret_cast<uint16_t*>(block + 64)[LANES * j + lane] = scales[group];
         reorder_int4(codes + static_cast<size_t>(group) * (s.group / 2), s.group,
                      rows.data() + static_cast<size_t>(lane) * n_words + static_cast<size_t>(group) * (s.group / 8));
@@ -145,7 +147,8 @@ inline void pack_int4(const Stored& s, const Matrix& m, int unit, uint8_t* to) {
     }
     for (int block = 0; block < n_blocks; block++)
       turn(rows.data() + block * words, static_cast<size_t>(n_words), words,
-           reinterpret_cast<uint32_t*>(panel + static_cast<size_t>(block) * m.block_bytes() + 64 + 64 * m.scale_lines()));
+           reinterpret_cast<uint32_t*>(panel + static_cast<size_t>(block) * m.block_bytes() + 64 +
+                                       64 * m.scale_lines()));
   }
 }
 

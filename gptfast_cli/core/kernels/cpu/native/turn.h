@@ -33,7 +33,8 @@ inline void turn_16x16(const uint32_t* from, size_t stride, uint32_t* to, size_t
 inline void turn(const uint32_t* from, size_t stride, int n, uint32_t* to, size_t width = LANES) {
   int column = 0;
 #if defined(GF_AVX512)
-  for (; column + 16 <= n; column += 16) turn_16x16(from + column, stride, to + width * static_cast<size_t>(column), width);
+  for (; column + 16 <= n; column += 16)
+    turn_16x16(from + column, stride, to + width * static_cast<size_t>(column), width);
 #endif
   for (; column < n; column++)
     for (int row = 0; row < LANES; row++) to[width * static_cast<size_t>(column) + row] = from[row * stride + column];

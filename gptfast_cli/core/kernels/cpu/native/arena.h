@@ -1,0 +1,62 @@
+// Memory for what lives as long as an engine.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "matrix.h"
+
+// Memory in huge pages, of which fewer have to be looked up, cut off from large pieces: what is not written takes none.
+class Arena {
+ public:
+  ~Arena() {
+    for (auto& [memory, n_bytes] : pieces_) munmap(memory, n_bytes);
+  }
+
+  // Memory from the start of a cache line on, behind which may be prefetched; null where there is none.
+  uint8_t* take(size_t n_bytes) {
+    const size_t whole = (n_bytes + PREFETCH + 63) & ~size_t{63};
+    if (whole > left_ && !add_piece(whole)) return nullptr;
+    uint8_t* taken = next_;
+    next_ += whole, left_ -= whole;
+    return taken;
+  }
+
+ private:
+  static constexpr size_t HUGE = 2 << 20, PIECE = size_t{256} << 20;
+
+  bool add_piece(size_t n_bytes) {
+    const size_t whole = (std::max(n_bytes, PIECE) + 2 * HUGE) & ~(HUGE - 1);
+    void* memory = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return false;
+#if defined(MADV_HUGEPAGE)
+    madvise(memory, whole, MADV_HUGEPAGE);
+#endif
+    pieces_.emplace_back(memory, whole);
+    const uintptr_t at = (reinterpret_cast<uintptr_t>(memory) + HUGE - 1) & ~uintptr_t{HUGE - 1};
+    next_ = reinterpret_cast<uint8_t*>(at);
+    left_ = whole - (at - reinterpret_cast<uintptr_t>(memory));
+    return true;
+  }
+
+  std::vector<std::pair<void*, size_t>> pieces_;
+  uint8_t* next_ = nullptr;
+  size_t left_ = 0;
+};
+
+// Floats on whole cache lines, 0 at first.
+struct Buffer {
+  float* data = nullptr;
+  explicit Buffer(size_t n) : data(static_cast<float*>(aligned_alloc(64, (n * sizeof(float) + 127) & ~size_t{63}))) {
+    memset(data, 0, n * sizeof(float));
+  }
+  ~Buffer() { free(data); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+};

@@ -1,0 +1,138 @@
+// Who answers which queries: rows, key heads and, where these are few, chunks of keys, shared out among the threads.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "attention.h"
+#include "call.h"
+#include "pool.h"
+
+class Attention {
+ public:
+  Attention(const Heads& heads, int n_threads)
+      : heads_(heads),
+        n_threads_(n_threads),
+        scratch_(static_cast<size_t>(n_threads)),
+        answers_(static_cast<size_t>(n_threads)),
+        seen_(static_cast<size_t>(n_threads)) {}
+
+  // Rows of one slot, and heads that share a key head, are answered together, as many as there is room for.
+  void plan(const Call& call) {
+    call_ = &call;
+    tasks_.clear();
+    const int group = heads_.group(), most = std::max(1, QUERIES / group);
+    size_t n_parts = 0;
+    int n_chunks = 0;  // of a task, at most
+    for (int first = 0; first < call_->n_rows;) {
+      int end = first + 1;
+      while (end < call_->n_rows && end - first < most && call_->slots[end] == call_->slots[first]) end++;
+      const int chunks = call_->positions[end - 1] / CHUNK + 1;
+      n_chunks = std::max(n_chunks, chunks);
+      for (int kv_head = 0; kv_head < heads_.n_kv_heads; kv_head++) {
+        for (int g = 0; g < group; g += QUERIES, n_parts += static_cast<size_t>(chunks) * QUERIES)
+          tasks_.push_back({first, end, kv_head * group + g, std::min(QUERIES, group - g), chunks, n_parts});
+      }
+      first = end;
+    }
+    splits_chunks_ = n_chunks > 1 && static_cast<int>(tasks_.size()) < 2 * n_threads_;
+    if (splits_chunks_) parts_.resize(std::max(parts_.size(), n_parts * static_cast<size_t>(LANES + heads_.head_dim)));
+  }
+
+  // Threads share out the rows and key heads; where these are few, the chunks of their keys as well.
+  void run(int layer, const float* queries, float* to, int stride, Pool& pool, int thread) {
+    Answers& answers = answers_[static_cast<size_t>(thread)];
+    Seen& seen = seen_[static_cast<size_t>(thread)];
+    const int n_threads = n_threads_, n_tasks = static_cast<int>(tasks_.size());
+    if (!splits_chunks_) {
+      for (int t = thread; t < n_tasks; t += n_threads) {
+        begin(tasks_[static_cast<size_t>(t)], queries, answers);
+        for (int chunk = 0; chunk < tasks_[static_cast<size_t>(t)].n_chunks; chunk++) {
+          look(layer, tasks_[static_cast<size_t>(t)], answers, chunk, thread);
+          for (int i = 0; i < answers.n; i++)
+            if (seen.anything[i]) add_chunk(answers, i, seen.largest[i], seen.total[i], seen.value[i], heads_.head_dim);
+        }
+        finish(tasks_[static_cast<size_t>(t)], answers, to, stride);
+      }
+      return;
+    }
+    int number = 0;  // of a task's chunk, among all
+    for (const Task& task : tasks_) {
+      begin(task, queries, answers);
+      for (int chunk = 0; chunk < task.n_chunks; chunk++, number++) {
+        if (number % n_threads != thread) continue;
+        look(layer, task, answers, chunk, thread);
+        for (int i = 0; i < answers.n; i++) {
+          float* part = part_of(task, chunk, i);
+          part[0] = seen.anything[i], part[1] = seen.largest[i], part[2] = seen.total[i];
+          memcpy(part + LANES, seen.value[i], sizeof(float) * static_cast<size_t>(heads_.head_dim));
+        }
+      }
+    }
+    pool.barrier(thread);
+    for (int t = thread; t < n_tasks; t += n_threads) {
+      const Task& task = tasks_[static_cast<size_t>(t)];
+      begin(task, queries, answers);
+      for (int chunk = 0; chunk < task.n_chunks; chunk++)
+        for (int i = 0; i < answers.n; i++)
+          if (const float* part = part_of(task, chunk, i); part[0] != 0)
+            add_chunk(answers, i, part[1], part[2], part + LANES, heads_.head_dim);
+      finish(task, answers, to, stride);
+    }
+  }
+
+ private:
+  struct Task {  // rows `first` to `end` of one slot, and query heads that share a key head
+    int first, end, head, n_heads, n_chunks;
+    size_t first_part;  // of its chunks, where these are shared out
+  };
+
+  void begin(const Task& task, const float* queries, Answers& a) const {
+    const size_t element = heads_.has_bf16_queries() ? 2 : 4;
+    a.n = 0;
+    for (int row = task.first; row < task.end; row++) {
+      for (int head = task.head; head < task.head + task.n_heads; head++, a.n++) {
+        const size_t at = (static_cast<size_t>(row) * heads_.n_heads + head) * heads_.head_dim;
+        a.query[a.n] = reinterpret_cast<const uint8_t*>(queries) + at * element;
+        a.position[a.n] = call_->positions[row];
+        a.largest[a.n] = -3e38f, a.total[a.n] = 0;
+        memset(a.value[a.n], 0, sizeof(float) * static_cast<size_t>(heads_.head_dim));
+      }
+    }
+  }
+
+  void look(int layer, const Task& task, const Answers& a, int chunk, int thread) {
+    const size_t element = heads_.is_bf16 ? 2 : 4, token_bytes = call_->token_stride * element;
+    const size_t at = (static_cast<size_t>(call_->slots[task.first]) * call_->row_stride +
+                       static_cast<size_t>(task.head / heads_.group()) * call_->head_stride) *
+                          element +
+                      static_cast<size_t>(chunk) * CHUNK * token_bytes;
+    see_chunk(a, heads_, static_cast<const uint8_t*>(call_->keys[layer]) + at,
+              static_cast<const uint8_t*>(call_->values[layer]) + at, token_bytes, chunk * CHUNK,
+              scratch_[static_cast<size_t>(thread)], seen_[static_cast<size_t>(thread)]);
+  }
+
+  void finish(const Task& task, const Answers& a, float* to, int stride) const {
+    for (int i = 0; i < a.n; i++) {
+      const int row = task.first + i / task.n_heads, head = task.head + i % task.n_heads;
+      float* out = to + static_cast<size_t>(row) * stride + head * heads_.head_dim;
+      const Floats share = splat(1 / a.total[i]);
+      for (int k = 0; k < heads_.head_dim; k += LANES) store(out + k, load(a.value[i] + k) * share);
+    }
+  }
+
+  // Where a chunk's words to a query are kept until all chunks have been seen: three numbers, then [head_dim].
+  float* part_of(const Task& task, int chunk, int query) {
+    return parts_.data() + (task.first_part + static_cast<size_t>(chunk) * QUERIES + query) * (LANES + heads_.head_dim);
+  }
+
+  const Heads heads_;
+  const int n_threads_;
+  std::vector<Scratch> scratch_;  // of each thread, as the next two
+  std::vector<Answers> answers_;
+  std::vector<Seen> seen_;
+  std::vector<Task> tasks_;
+  std::vector<float> parts_;  // what chunks have to say, where threads share these out
+  bool splits_chunks_ = false;
+  const Call* call_ = nullptr;
+};

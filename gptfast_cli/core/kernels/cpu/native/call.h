@@ -1,0 +1,29 @@
+// What Python gives: a model's sizes once, and for each run its tokens and where their keys and values stand.
+//
+// library.py declares the same structures; their fields and order belong together.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+struct Dimensions {
+  int n_layers, dim, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
+  float norm_eps;
+  int cache_is_bf16;  // else float
+  int narrow;         // inputs may be bfloat16 or 8-bit codes, where the machine multiplies these
+};
+
+// What a call is about; row r is one token.
+struct Call {
+  int n_rows;
+  const int64_t* tokens;
+  const int32_t* positions;  // in its sequence
+  const int32_t* slots;      // its row of the cache; rows of one slot stand together, by position
+  int n_outputs;
+  const int32_t* outputs;  // rows whose logits are wanted
+  float* logits;           // [n_outputs][vocab_size]
+  void* const* keys;       // of each layer
+  void* const* values;
+  size_t row_stride, head_stride, token_stride;  // of these, in elements
+  const float *cosines, *sines;                  // [positions][head_dim / 2]
+};
