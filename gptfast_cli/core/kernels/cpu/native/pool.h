@@ -67,7 +67,7 @@ class Pool {
     for (int other = 0; other < n_threads; other++)
       for (int spins = 0; arrived_[other].value.load(std::memory_order_acquire) - turn < 0; spins++) {
         relax();
-        if (spins > 20000) sched_yield();  // more threads than processors
+        if (spins > 4000) sched_yield();  // more threads than processors
       }
   }
 
