@@ -3,7 +3,6 @@
 Sequences come and go while others are under way: one that is over leaves its row to the next prompt at once.
 """
 
-import contextlib
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
@@ -13,7 +12,6 @@ from gptfast_cli.core.decode.logprobs import token_logprobs
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampler import draw_tokens
 from gptfast_cli.core.decode.sequence import Sequence
-from gptfast_cli.core.device import torch_threads
 from gptfast_cli.core.events import Job, Measured, Progress
 from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.stopwatch import Stopwatch
@@ -102,8 +100,7 @@ class Generator:
         return None, self._runner.recall(row, prompt[:-1])
 
     def _draw(self, logits: Tensor, sequences: Tokens[Sequence]) -> None:
-        alone = torch_threads(1) if self._runner.model.has_own_threads else contextlib.nullcontext()
-        with phase("sample"), alone:
+        with phase("sample"), self._runner.alone():
             tokens = draw_tokens(logits, [sequence.next_draw for sequence in sequences])
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
             sequence.take(token)

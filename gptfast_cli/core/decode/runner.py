@@ -6,11 +6,13 @@ the turns of a conversation and the requests with one system message feed what t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gptfast_cli.core.device import torch_threads
 from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.decoder import Decoder
@@ -61,6 +63,10 @@ class Runner:
         """Make room for `n_tokens` in each row once and for all, and run these from now on."""
         self._prefill, self._decode = prefill or self._plain, decode or self._plain
         self._cache.reserve(max(n_tokens, max(self._cache.lengths) + _WARM_UP_TOKENS))
+
+    def alone(self) -> AbstractContextManager[None]:
+        """For small work beside steps: PyTorch wakes no threads that would be in the way of the model's own."""
+        return torch_threads(1) if self.model.has_own_threads else nullcontext()
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor of the cache, which all steps share."""
@@ -133,8 +139,9 @@ class Runner:
     @torch.inference_mode()
     def _feed(self, forward: Forward, tokens: Sequence[Sequence[int]], rows: slice) -> Tensor:
         """Run tokens of some rows, each going on where its row ends; they are written, but not yet counted."""
-        self._cache.reserve(max(self._cache.lengths[rows]) + len(tokens[0]))
-        return forward.run(tokens, self._cache, rows)
+        with self.alone():
+            self._cache.reserve(max(self._cache.lengths[rows]) + len(tokens[0]))
+            return forward.run(tokens, self._cache, rows)
 
 
 def common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:

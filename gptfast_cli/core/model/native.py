@@ -60,6 +60,7 @@ class NativeModel:
         narrow = dtype is torch.bfloat16 and not float_activations
         self._engine = Engine(library, config, dtype=dtype, narrow=narrow, n_threads=n_threads)
         self._frequencies = frequencies(config.head_dim, config.rope)
+        self._rotation = rotation(torch.arange(0), self._frequencies)  # of the positions that a cache had room for
         self._embedding: Weight | None = None
         self._n_layers = 0  # taken over so far
         self._place: tuple[KVCache, int, Place] | None = None  # of the cache that was used last, at its capacity then
@@ -111,13 +112,13 @@ class NativeModel:
         if self._place is None or self._place[0] is not cache or self._place[1] != cache.capacity:
             layers = cache.whole()
             row, head, token, _ = layers[0].keys.stride()
-            cosines, sines = rotation(torch.arange(cache.capacity), self._frequencies)
+            if cache.capacity > len(self._rotation[0]):
+                self._rotation = rotation(torch.arange(cache.capacity), self._frequencies)
             place = Place(
-                keys=pointers([layer.keys for layer in layers]),
-                values=pointers([layer.values for layer in layers]),
-                strides=(row, head, token),
-                cosines=cosines.contiguous(),
-                sines=sines.contiguous(),
+                pointers([layer.keys for layer in layers]),
+                pointers([layer.values for layer in layers]),
+                (row, head, token),
+                *self._rotation,
             )
             self._place = cache, cache.capacity, place
         return self._place[2]
