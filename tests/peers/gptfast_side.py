@@ -1,0 +1,71 @@
+"""Our side of a pair: the work of `gptfast bench`, on a model that stays in memory between pairs.
+
+Between our turns the engine's threads sleep, so that they take nothing from the peer. Before its first turn each test
+runs once for nothing, as llama-bench does before each of its own.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.decode.subject import Subject, loaded_subject
+from gptfast_cli.core.events import Event
+from gptfast_cli.core.measure.bandwidth import Probe
+from gptfast_cli.core.measure.cases import Case
+from gptfast_cli.core.measure.clock import device_clock
+from gptfast_cli.core.measure.workload import Workload
+from gptfast_cli.core.settings import load_settings
+
+T = TypeVar("T")
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class OurModel:
+    """A checkpoint in memory, on the backend that the command would choose."""
+
+    subject: Subject
+    workload: Workload
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of the weights that each step reads all of: all but the embedding."""
+        return self.subject.model.weight_bytes - self.subject.model.embedding_bytes
+
+    def timed(self, case: Case) -> Callable[[], float]:
+        """A turn: do the work of a case once, and return tokens a second."""
+        row, now = self.workload.row(case), device_clock(_CPU)
+
+        def turn() -> float:
+            work = row.prepare()
+            begin = now()
+            work()
+            return case.total_tokens / (now() - begin)
+
+        turn()
+        return turn
+
+
+def load_ours(folder: Path, n_threads: int) -> OurModel:
+    """Load a checkpoint as `gptfast bench FOLDER` does; raises what that raises."""
+    subject = _result(loaded_subject(str(folder), load_settings(), Placing("cpu", threads=n_threads), None))
+    return OurModel(subject, Workload(subject.model, seed=0))
+
+
+def read_bandwidth() -> Callable[[], float]:
+    """A probe of the memory: GB/s that it reads now, with GB = 1e9 bytes."""
+    probe = Probe(_CPU, device_clock(_CPU))
+    return lambda: probe.measure().bytes_per_second / 1e9
+
+
+def _result(job: Generator[Event, None, T]) -> T:
+    while True:
+        try:
+            next(job)
+        except StopIteration as end:
+            return end.value
