@@ -1,11 +1,11 @@
 """Our side of a pair: the work of `gptfast bench`, on a model that stays in memory between pairs.
 
 Between our turns the engine's threads sleep, so that they take nothing from the peer. Before its first turn each test
-runs once for nothing, as llama-bench does before each of its own.
+is warmed up once as llama-bench does it before every one of its own: a prompt as a whole, decoding by one token.
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +39,7 @@ class OurModel:
 
     def timed(self, case: Case) -> Callable[[], float]:
         """A turn: do the work of a case once, and return tokens a second."""
+        self.workload.row(case if case.phase == "prefill" else replace(case, n_tokens=1)).prepare()()
         row, now = self.workload.row(case), device_clock(_CPU)
 
         def turn() -> float:
@@ -47,7 +48,6 @@ class OurModel:
             work()
             return case.total_tokens / (now() - begin)
 
-        turn()
         return turn
 
 

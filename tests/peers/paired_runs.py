@@ -1,14 +1,17 @@
 """Two programs timed against each other on a machine whose speed drifts: in pairs, each between probes of its memory.
 
 A pair is probe, one side, probe, other side, probe. Where the three probes are further apart than `LARGEST_DRIFT` the
-sides met two different machines, and the pair is set aside: it stays in the record and counts for nothing. Which side
-goes first changes from pair to pair, so that neither always has the better half of a drift.
+sides met two different machines, and where others took more than `LARGEST_OTHERS` of the processors they met a crowd,
+which a program that spins at its barriers suffers from the most: such a pair is set aside. It stays in the record and
+counts for nothing. Which side goes first changes from pair to pair, so that neither always has the better half.
 """
 
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
+
+from shared_machine import LARGEST_OTHERS, Machine
 
 LARGEST_DRIFT = 0.08
 """Of the fastest probe of a pair, that the slowest may be below it."""
@@ -26,11 +29,16 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What both sides gave in turn; `probes_gbps` are before, between and after them, with GB = 1e9 bytes."""
+    """What both sides gave in turn.
+
+    probes_gbps: before, between and after them, with GB = 1e9 bytes
+    others:      share of all processors, 0..1, that others had meanwhile
+    """
 
     peer_tok_s: float
     ours_tok_s: float
     probes_gbps: tuple[float, float, float]
+    others: float
     peer_first: bool
 
     @property
@@ -45,8 +53,8 @@ class Pair:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether the machine was the same for both."""
-        return self.drift <= LARGEST_DRIFT
+        """Whether the machine was the same for both, and theirs alone."""
+        return self.drift <= LARGEST_DRIFT and self.others <= LARGEST_OTHERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,27 +102,33 @@ class Pairs:
 
 
 def collect(
-    rows: Mapping[Key, Sides], probe: Callable[[], float], *, n_wanted: int, is_over: Callable[[], bool]
+    rows: Mapping[Key, Sides], machine: Machine, *, n_wanted: int, is_over: Callable[[], bool]
 ) -> dict[Key, Pairs]:
     """Pairs of several rows, interleaved, until each has `n_wanted` that count or time is up.
 
-    A row that has enough is left out of further rounds; `is_over` is asked before every pair.
+    A row that has enough is left out of further rounds. No pair begins before the machine is quiet; `is_over` is asked
+    before every look whether it is.
     """
     found: dict[Key, Pairs] = {key: Pairs() for key in rows}
     while wanting := [key for key, row in found.items() if len(row.accepted) < n_wanted]:
         for key in wanting:
-            if is_over():
-                return found
+            is_quiet = False
+            while not is_quiet:
+                if is_over():
+                    return found
+                is_quiet = machine.is_quiet()
             pairs = found[key].pairs
-            found[key] = Pairs((*pairs, _pair(rows[key], probe, peer_first=len(pairs) % 2 == 0)))
+            found[key] = Pairs((*pairs, _pair(rows[key], machine, peer_first=len(pairs) % 2 == 0)))
     return found
 
 
-def _pair(sides: Sides, probe: Callable[[], float], *, peer_first: bool) -> Pair:
-    before = probe()
+def _pair(sides: Sides, machine: Machine, *, peer_first: bool) -> Pair:
+    machine.probe()  # wakes it: the first one after idling is slow
+    begin = machine.moment()
+    before = machine.probe()
     first = (sides.peer if peer_first else sides.ours)()
-    between = probe()
+    between = machine.probe()
     second = (sides.ours if peer_first else sides.peer)()
-    probes = before, between, probe()
+    probes = before, between, machine.probe()
     peer, ours = (first, second) if peer_first else (second, first)
-    return Pair(peer, ours, probes, peer_first)
+    return Pair(peer, ours, probes, machine.others_since(begin), peer_first)

@@ -54,8 +54,8 @@ class Models:
 
 
 SHAPES: Final[Mapping[str, Shape]] = {
-    "a": Shape(2048, 22, 32, 4, 5632),  # as TinyLlama-1.1B
     "b": Shape(768, 12, 12, 12, 2048),  # 134 M
+    "a": Shape(2048, 22, 32, 4, 5632),  # as TinyLlama-1.1B
 }
 PRECISIONS: Final[Mapping[str, Precision]] = {
     "bf16": Precision("BF16", 16, "bfloat16", ()),

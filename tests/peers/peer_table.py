@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from paired_runs import LARGEST_DRIFT, Pairs
+from shared_machine import LARGEST_OTHERS
 
 _HEADINGS = (
     "shape",
@@ -65,13 +66,19 @@ def markdown(lines: Sequence[Line], around: Circumstances) -> str:
         f"{around.n_threads} threads of {around.cpu} ({sets}), {around.os}; "
         f"Python {around.python}, torch {around.torch}, gptfast {around.gptfast}, commit {around.commit}; "
         f"{around.peer} (llama.cpp {around.peer_settings['build_commit']}), {around.compiler}; {around.date}.\n"
-        f"Medians of pairs whose three probes of memory are within {LARGEST_DRIFT:.0%}; pairs outside are set aside.\n"
+        f"Medians of the pairs whose three probes of memory are within {LARGEST_DRIFT:.0%} and during which others had "
+        f"at most {LARGEST_OTHERS:.0%} of the processors; the rest are set aside.\n"
     )
 
 
 def document(lines: Sequence[Line], around: Circumstances) -> dict[str, Any]:
     """Everything, each pair with its ratio and whether it counts."""
-    return {"circumstances": asdict(around), "largest_drift": LARGEST_DRIFT, "rows": [_row(line) for line in lines]}
+    return {
+        "circumstances": asdict(around),
+        "largest_drift": LARGEST_DRIFT,
+        "largest_others": LARGEST_OTHERS,
+        "rows": [_row(line) for line in lines],
+    }
 
 
 def _cells(line: Line) -> tuple[str, ...]:
