@@ -69,6 +69,4 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.gptfast_set_norm.argtypes = (c_void_p, c_int, c_int, c_void_p)
     library.gptfast_set_embedding.argtypes = (c_void_p, POINTER(Stored))
     library.gptfast_run.argtypes = (c_void_p, POINTER(Call))
-    library.gptfast_weight_bytes.argtypes = (c_void_p,)
-    library.gptfast_weight_bytes.restype = c_size_t
     return library

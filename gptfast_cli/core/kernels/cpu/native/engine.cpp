@@ -19,9 +19,7 @@
 
 namespace {
 
-constexpr int MOST_ROWS =
-    128;                    // tokens that go through the layers at once; of a prompt with more, one piece after another
-constexpr int PHASES = 10;  // of a layer, in which units are taken
+constexpr int MOST_ROWS = 128;  // tokens that go through the layers at once; a longer prompt goes piece by piece
 
 enum Which { QKV, OUTPUT, GATE_UP, DOWN, N_MATRICES };
 
@@ -39,7 +37,7 @@ class Engine {
         qkv_stride_(round_up((d.n_heads + 2 * d.n_kv_heads) * d.head_dim, UNIT)),
         layers_(static_cast<size_t>(d.n_layers)),
         pool_(n_threads),
-        counters_(static_cast<size_t>(d.n_layers + 1) * PHASES * static_cast<size_t>(n_threads)),
+        counters_(static_cast<size_t>(d.n_layers + 1) * N_MATRICES * static_cast<size_t>(n_threads)),
         x_(rows_of(stride_)),
         qkv_(rows_of(qkv_stride_)),
         queries_(rows_of(d.n_heads * d.head_dim)),
@@ -101,13 +99,6 @@ class Engine {
     }
   }
 
-  size_t weight_bytes() const {
-    size_t total = head_.bytes();
-    for (const Layer& layer : layers_)
-      for (const Matrix& m : layer.matrices) total += m.bytes();
-    return total;
-  }
-
  private:
   struct Packing {
     const Stored* stored;
@@ -117,6 +108,7 @@ class Engine {
   struct Wanted {
     int output, row;
   };
+
   size_t rows_of(int n) const { return static_cast<size_t>(MOST_ROWS) * static_cast<size_t>(n); }
 
   float* floats(size_t n) {
@@ -164,7 +156,7 @@ class Engine {
     const int n_rows = call_->n_rows;
 
     Input ready = prepare(x_.data, layer.attention_norm, d_.dim, qkv, thread);
-    multiply(qkv, ready, n_rows, index, 0, thread, [&](int unit, int first, int n, const float* y) {
+    multiply(qkv, ready, n_rows, index, QKV, thread, [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++)
         memcpy(qkv_.data + static_cast<size_t>(first + r) * qkv_stride_ + unit * UNIT, y + UNIT * r,
                sizeof(float) * UNIT);
@@ -183,11 +175,11 @@ class Engine {
       }
     };
     ready = prepare(heads_out_.data, nullptr, d_.n_heads * d_.head_dim, output, thread);
-    multiply(output, ready, n_rows, index, 1, thread, add_to_x);
+    multiply(output, ready, n_rows, index, OUTPUT, thread, add_to_x);
     pool_.barrier(thread);
 
     ready = prepare(x_.data, layer.ffn_norm, d_.dim, gate_up, thread);
-    multiply(gate_up, ready, n_rows, index, 2, thread, [&](int unit, int first, int n, const float* y) {
+    multiply(gate_up, ready, n_rows, index, GATE_UP, thread, [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++) {
         Floats gate = load(y + UNIT * r), up = load(y + UNIT * r + LANES);
         Floats silu = gate / (splat(1) + exp(splat(0) - gate));
@@ -197,7 +189,7 @@ class Engine {
     pool_.barrier(thread);
 
     ready = prepare(hidden_.data, nullptr, d_.ffn_dim, down, thread);
-    multiply(down, ready, n_rows, index, 3, thread, add_to_x);
+    multiply(down, ready, n_rows, index, DOWN, thread, add_to_x);
     pool_.barrier(thread);
   }
 
@@ -238,7 +230,7 @@ class Engine {
 
   // The product with a matrix; `take(unit, first row, rows, y)` is given [rows][32] outputs as they come.
   template <class Take>
-  void multiply(const Matrix& m, const Input& x, int n_rows, int layer, int phase, int thread, const Take& take) {
+  void multiply(const Matrix& m, const Input& x, int n_rows, int layer, int which, int thread, const Take& take) {
     alignas(64) float y[TILE * UNIT];
     auto unit = [&](int u) {
       const uint8_t* w = m.units + static_cast<size_t>(u) * m.unit_bytes;
@@ -252,8 +244,8 @@ class Engine {
       }
     };
     const int n_threads = pool_.n_threads, n_units = m.n_units();
-    Flag* counters =
-        &counters_[(static_cast<size_t>(layer) * PHASES + static_cast<size_t>(phase)) * static_cast<size_t>(n_threads)];
+    Flag* counters = &counters_[(static_cast<size_t>(layer) * N_MATRICES + static_cast<size_t>(which)) *
+                                static_cast<size_t>(n_threads)];
     for (int turn = 0; turn < n_threads; turn++) {
       const int owner = (thread + turn) % n_threads;
       const int begin = static_cast<int>(static_cast<int64_t>(owner) * n_units / n_threads);
@@ -309,7 +301,7 @@ class Engine {
   const float* norm_ = nullptr;
   Stored embedding_{};
   Pool pool_;
-  std::vector<Flag> counters_;  // units taken, by layer, phase and owner
+  std::vector<Flag> counters_;  // units taken, by layer, matrix and owner
   std::vector<std::unique_ptr<Buffer>> buffers_;
   Arena arena_;
   Buffer x_, qkv_, queries_, heads_out_, hidden_;
@@ -343,5 +335,3 @@ GF_EXPORT void gptfast_set_embedding(void* engine, const Stored* stored) {
 }
 
 GF_EXPORT void gptfast_run(void* engine, const Call* call) { static_cast<Engine*>(engine)->run(*call); }
-
-GF_EXPORT size_t gptfast_weight_bytes(void* engine) { return static_cast<Engine*>(engine)->weight_bytes(); }
