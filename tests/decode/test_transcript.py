@@ -44,12 +44,13 @@ class Pieces:
 TOKENIZER = Tokenizer(Pieces(), SpecialTokens(bos_id=None, add_bos=False, stop_ids=frozenset()))
 
 
-def transcript(*tokens: int, stops: tuple[str, ...] = (), over: bool = True) -> Transcript:
-    """A transcript of a prompt, "Once", and these tokens, which came one by one."""
+def transcript(*tokens: int, stops: tuple[str, ...] = (), over: bool = True, together: bool = False) -> Transcript:
+    """A transcript of a prompt, "Once", and these tokens, which came one by one or together."""
     sequence = Sequence(0, (0,), Sampler(Sampling(), seed=0), Limits(99, 99, frozenset()))
     followed = Transcript(sequence, TOKENIZER, stops)
     for token in tokens:
-        followed.read()
+        if not together:
+            followed.read()
         sequence.generated.append(token)
     if over:
         sequence.finish_reason = "eos"
@@ -74,6 +75,16 @@ def test_a_stop_string_that_the_last_piece_completes_is_not_shown() -> None:
     followed = transcript(3, 4, 5, 6, stops=("\n\n",))
     assert followed.text == " time"
     assert followed.sequence.finish_reason == "stop"
+
+
+def test_tokens_that_came_after_a_stop_string_are_dropped() -> None:
+    one_by_one, together = (
+        transcript(3, 4, 1, 2, 5, stops=("me u",), over=False, together=both) for both in (False, True)
+    )
+    assert together.text == " ti"
+    assert together.sequence.generated == [3, 4, 1, 2]
+    assert together.sequence.finish_reason == one_by_one.sequence.finish_reason == "stop"
+    assert together.text == one_by_one.text
 
 
 def test_a_transcript_that_is_over_gives_its_last_text_once() -> None:

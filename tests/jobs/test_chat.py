@@ -134,7 +134,7 @@ def test_a_compiled_chat_is_compiled_before_its_first_turn_and_says_how_long_it_
 
 def test_an_interrupt_keeps_what_there_is_of_the_answer(chat_with: ChatWith, tiny: LoadedModel) -> None:
     chat = chat_with(AS_TEXT)
-    stopped = interrupted(chat, QUESTIONS[0], at=Text, n_events=5)
+    stopped = interrupted(chat, QUESTIONS[0], at=Text, n_events=2)
     assert stopped.finish_reason == "interrupted" and stopped.is_kept
     assert 0 < stopped.n_generated < 12
     assert chat.conversation.exchanges == [Exchange(QUESTIONS[0], stopped.text)]
@@ -153,7 +153,7 @@ def test_an_interrupt_before_the_first_character_keeps_nothing(chat_with: ChatWi
 
 def test_an_interrupt_as_the_last_token_comes_loses_nothing(chat_with: ChatWith) -> None:
     whole = said(chat_with(AS_TEXT, max_new_tokens=3), QUESTIONS[0])
-    # events of that kind: prefill, first token, and two steps
+    # events of that kind: prefill, first token, and two times of decoding
     stopped = interrupted(chat_with(AS_TEXT, max_new_tokens=3), QUESTIONS[0], at=Measured, n_events=4)
     assert (stopped.text, stopped.finish_reason) == (whole.text, "length")
 
@@ -174,12 +174,12 @@ def test_an_error_in_a_step_costs_neither_the_conversation_nor_the_truth(
     said(chat, QUESTIONS[0])
     before = chat.conversation.messages
 
-    def spoils_the_cache(runner: Runner, tokens: list[int]) -> None:
+    def spoils_the_cache(runner: Runner, *_: object) -> None:
         runner._held[0] = list(range(300))
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Runner, "step", spoils_the_cache)
+        patch.setattr(Runner, "run_ahead", spoils_the_cache)
         with pytest.raises(MemoryError):
             said(chat, QUESTIONS[1])
     assert chat.conversation.messages == before

@@ -1,6 +1,6 @@
 """The numbers of a generation come out exactly from known times."""
 
-from gptfast_cli.core.decode.generator import Admission, Step
+from gptfast_cli.core.decode.generator import Admission, Stride
 from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.decode.sequence import Limits, Sequence
@@ -12,8 +12,8 @@ THREE = [Sequence(n, (1,), Sampler(Sampling(), seed=0), Limits(9, 9, frozenset()
 def test_each_number_counts_its_own_phase() -> None:
     timings = Timings()
     timings.add_admission(Admission(n_fed=100, n_reused=20, prefill_seconds=0.5, first_token_seconds=0.125))
-    for seconds in (0.1, 0.1, 0.2, 0.1):
-        timings.add_step(Step(THREE, seconds, n_bytes=500_000_000))
+    timings.add_stride(Stride(THREE, [0.1], n_bytes=500_000_000))
+    timings.add_stride(Stride(THREE, [0.1, 0.2, 0.1], n_bytes=1_500_000_000))
     metrics = timings.metrics(load_seconds=1.5, peak_memory_bytes=7)
     assert metrics.prefill_tok_s == 200
     assert metrics.ttft_s == 0.625

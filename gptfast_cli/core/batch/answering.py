@@ -45,7 +45,7 @@ class Answering:
             while self._generator.has_room and (self._waiting or self._rows):
                 yield from self._begin()
             if self._decoding:
-                self._timings.add_step((yield from self._generator.step()))
+                self._timings.add_stride((yield from self._generator.step()))
                 yield from self._read()
 
     def metrics(self) -> Metrics:

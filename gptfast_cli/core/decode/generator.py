@@ -1,8 +1,9 @@
-"""Decoding sequences together, one token each a step; it knows token ids only, and nothing of text.
+"""Decoding sequences together, step by step; it knows token ids only, and nothing of text.
 
 Sequences come and go while others are under way: one that is over leaves its row to the next prompt at once.
 """
 
+import math
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from gptfast_cli.core.decode.logprobs import token_logprobs
 from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampler import draw_tokens
+from gptfast_cli.core.decode.sampler import check_tokens, draw_tokens
 from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.events import Job, Measured, Progress
 from gptfast_cli.core.kernels.phases import phase
@@ -30,13 +31,28 @@ class Admission:
     first_token_seconds: float
 
 
+AHEAD_SECONDS = 0.008
+"""A model that chooses by itself goes on for so long before its tokens are looked at: too short to be seen, long enough
+that what is done between the steps of a small model costs them little."""
+
+_MOST_AHEAD = 16  # steps
+
+
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What a step did: the sequences that it advanced, of which some may now be over, its time and what it read."""
+class Stride:
+    """What a call of `step` did: the sequences that it advanced, of which some may now be over, and what it read.
+
+    seconds: of each step; all sequences have one more token from each
+    """
 
     advanced: list[Sequence]
-    seconds: float
+    seconds: list[float]
     n_bytes: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that all sequences together were given."""
+        return len(self.advanced) * len(self.seconds)
 
 
 class Generator:
@@ -45,6 +61,7 @@ class Generator:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._sequences: list[Sequence] = []  # row by row; some may be over until the next call
+        self._step_seconds = math.inf  # of the last step
         self._last_prompt: tuple[tuple[int, ...], Tensor] | None = None  # with the logits of the token after it
 
     @property
@@ -78,17 +95,39 @@ class Generator:
         yield Measured("first token", 1, drawing.seconds)
         return Admission(len(prompt) - n_reused, n_reused, watch.seconds, drawing.seconds)
 
-    def step(self) -> Job[Step]:
-        """One more token for each active sequence."""
+    def step(self, most: int = _MOST_AHEAD) -> Job[Stride]:
+        """One more token for each active sequence, or a few of a model that chooses by itself, until one is over."""
         watch = Stopwatch(self._runner.model.device)
         with watch:
             self._retire()
             advanced = list(self._sequences)
-            n_bytes = self._runner.step_bytes(len(advanced))
-            logits = self._runner.step([sequence.generated[-1] for sequence in advanced])
-            self._draw(logits, advanced)
-        yield Measured("decode", len(advanced), watch.seconds)
-        return Step(advanced, watch.seconds, n_bytes)
+            seconds = self._run_ahead(advanced, most)
+            if not seconds:
+                logits = self._runner.step([sequence.generated[-1] for sequence in advanced])
+                self._draw(logits, advanced)
+        # of several steps, each has its share of what came between the calls
+        seconds = [each + (watch.seconds - sum(seconds)) / len(seconds) for each in seconds] or [watch.seconds]
+        self._step_seconds = seconds[-1]
+        n_bytes = sum(self._runner.step_bytes(len(advanced), -1 - step) for step in range(len(seconds)))
+        stride = Stride(advanced, seconds, n_bytes)
+        yield Measured("decode", stride.n_tokens, watch.seconds)
+        return stride
+
+    def _run_ahead(self, advanced: list[Sequence], most: int) -> list[float]:
+        """Let the model choose tokens by itself where it can; the seconds of each step, none where it cannot."""
+        draws = [sequence.next_draw for sequence in advanced]
+        keeps_logits = any(sequence.n_logprobs is not None for sequence in advanced)
+        if keeps_logits or not self._runner.can_run_ahead(draws):
+            return []
+        affordable = max(1, int(AHEAD_SECONDS / self._step_seconds))
+        n_steps = min(most, _MOST_AHEAD, affordable, *(sequence.n_left for sequence in advanced))
+        stops = frozenset().union(*(sequence.limits.stop_ids for sequence in advanced))
+        chosen = self._runner.run_ahead(draws, n_steps, stops)
+        for tokens in chosen.tokens:
+            check_tokens(tokens, self._runner.model.config.vocab_size)
+            for sequence, token in zip(advanced, tokens, strict=True):
+                sequence.take(token)
+        return chosen.seconds
 
     def _recall(self, row: int, prompt: tuple[int, ...]) -> tuple[Tensor | None, int]:
         """Begin a row with what the cache holds of a prompt; the logits after it, where they are known."""

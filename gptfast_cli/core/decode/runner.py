@@ -5,17 +5,22 @@ was there last. A prompt starts from the longest beginning that any slot holds, 
 the turns of a conversation and the requests with one system message feed what they have in common once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gptfast_cli.core.decode.sampler import Draw
+from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.device import torch_threads
+from gptfast_cli.core.kernels.cpu.engine import Chosen
+from gptfast_cli.core.kernels.cpu.library import Choice
 from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.decoder import Decoder
+from gptfast_cli.core.model.native import NativeModel
 
 _WARM_UP_TOKENS = 2  # at least: a size of 1 is a case of its own
 
@@ -103,6 +108,29 @@ class Runner:
             held.append(token)
         return logits[:n_rows]
 
+    def can_run_ahead(self, draws: Sequence[Draw]) -> bool:
+        """Whether the model itself chooses tokens as these do: a native one, which knows nothing of earlier tokens."""
+        return isinstance(self.model, NativeModel) and all(
+            draw.sampler.sampling.repetition_penalty == 1 for draw in draws
+        )
+
+    def run_ahead(self, draws: Sequence[Draw], n_steps: int, stops: Collection[int]) -> Chosen:
+        """Feed the first rows the last token of each draw, and then what they choose, in up to `n_steps` steps.
+
+        The step that gives one of the stops is the last. See `can_run_ahead`.
+        """
+        assert isinstance(self.model, NativeModel)
+        n_rows, fed = len(draws), [[draw.generated[-1]] for draw in draws]
+        choices = [_choice(draw.sampler.sampling) for draw in draws]
+        uniforms = [[draw.uniform(step) for draw in draws] for step in range(n_steps)]
+        self._cache.reserve(max(self._cache.lengths[:n_rows]) + n_steps)
+        with self.alone(), phase("decode"):
+            chosen = self.model.run_ahead([row[0] for row in fed], self._cache, choices, uniforms, tuple(stops))
+        self._cache.advance(slice(0, n_rows), len(chosen.tokens))
+        for row, first in enumerate(fed):
+            self._held[row] += [*first, *(tokens[row] for tokens in chosen.tokens[:-1])]
+        return chosen
+
     def move(self, source: int, target: int) -> None:
         """Put what a row holds into another row."""
         self._cache.copy(source, target, len(self._held[source]))
@@ -128,12 +156,17 @@ class Runner:
         self._cache.lengths[row] = len(tokens)
         self._held[row] = tokens
 
-    def step_bytes(self, n_rows: int) -> int:
-        """Bytes that the next step of the first rows reads: all weights, but only rows of the embedding, and the KV."""
+    def step_bytes(self, n_rows: int, later: int = 0) -> int:
+        """Bytes that the next step of the first rows reads, or one so many steps later.
+
+        They are all weights, but only rows of the embedding, and the keys and values.
+        """
         model = self.model
         table = 0 if model.config.tied_embeddings else model.embedding_bytes  # a tied table is read whole, as the head
         embedded = n_rows * model.embedding_bytes // model.config.vocab_size
-        kv = model.config.kv_bytes_per_token(model.dtype.itemsize) * sum(self._cache.lengths[:n_rows])
+        kv = model.config.kv_bytes_per_token(model.dtype.itemsize) * (
+            sum(self._cache.lengths[:n_rows]) + n_rows * later
+        )
         return model.weight_bytes - table + embedded + kv
 
     @torch.inference_mode()
@@ -142,6 +175,10 @@ class Runner:
         with self.alone():
             self._cache.reserve(max(self._cache.lengths[rows]) + len(tokens[0]))
             return forward.run(tokens, self._cache, rows)
+
+
+def _choice(sampling: Sampling) -> Choice:
+    return Choice(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
 
 
 def common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:

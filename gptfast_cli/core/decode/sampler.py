@@ -28,10 +28,12 @@ class Draw:
     prompt: Sequence[int]
     generated: Sequence[int]
 
-    @property
-    def uniform(self) -> float:
-        """The number in [0, 1) that decides it: its own for each seed, stream and position."""
-        return uniform(self.sampler.seed, self.sampler.stream, len(self.prompt) + len(self.generated))
+    def uniform(self, later: int = 0) -> float:
+        """The number in [0, 1) that decides it, or the draw so many tokens later.
+
+        Each seed, stream and position has its own.
+        """
+        return uniform(self.sampler.seed, self.sampler.stream, len(self.prompt) + len(self.generated) + later)
 
 
 def draw_tokens(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
@@ -57,13 +59,18 @@ def _draw_alike(logits: Tensor, draws: Sequence[Draw], sampling: Sampling) -> li
         logits = penalise(logits, _seen(logits, draws), sampling.repetition_penalty)
     if sampling.is_greedy:
         return logits.argmax(dim=-1).tolist()  # the lowest of several equals
-    tokens: list[int] = _invert(probabilities(logits, sampling), [draw.uniform for draw in draws]).tolist()
-    if max(tokens) == logits.shape[-1]:
+    tokens: list[int] = _invert(probabilities(logits, sampling), [draw.uniform() for draw in draws]).tolist()
+    check_tokens(tokens, logits.shape[-1])
+    return tokens
+
+
+def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
+    """Raise GptFastError where no token could be chosen, which `vocab_size` stands for."""
+    if max(tokens) == vocab_size:
         raise GptFastError(
             "The model's output is not a number (NaN).",
             "A wider dtype may help: --dtype float32 or --dtype bfloat16.",
         )
-    return tokens
 
 
 def _invert(p: Tensor, uniforms: Sequence[float]) -> Tensor:

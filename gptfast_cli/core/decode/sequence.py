@@ -49,12 +49,16 @@ class Sequence:
         """What decides the next token."""
         return Draw(self.sampler, self.prompt, self.generated)
 
+    @property
+    def n_left(self) -> int:
+        """Tokens that may still come."""
+        return self.limits.most_tokens(len(self.prompt)) - len(self.prompt) - len(self.generated)
+
     def take(self, token: int) -> None:
         """Go on with a token, which may end the sequence."""
         if token in self.limits.stop_ids:
             self.finish_reason = "eos"
             return
         self.generated.append(token)
-        n_tokens = len(self.generated)
-        if n_tokens >= self.limits.max_new_tokens or len(self.prompt) + n_tokens >= self.limits.max_context:
+        if self.n_left <= 0:
             self.finish_reason = "length"

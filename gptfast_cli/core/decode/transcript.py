@@ -32,9 +32,13 @@ class Transcript:
         """
         if self._stream is None:
             return ""
-        new = self.sequence.generated[self._n_read :]
-        self._n_read += len(new)
-        text = self._stops.push(self._without_prompt("".join(map(self._stream.push, new))))
+        text = ""
+        for token in self.sequence.generated[self._n_read :]:
+            self._n_read += 1
+            text += self._stops.push(self._without_prompt(self._stream.push(token)))
+            if self._stops.found:
+                del self.sequence.generated[self._n_read :]  # as if they had been looked at one by one
+                break
         if self.sequence.finish_reason is not None and not self._stops.found:
             text += self._stops.push(self._without_prompt(self._stream.finish()))
             text += self._stops.finish()

@@ -179,7 +179,7 @@ def _decode(transcript: Transcript, generator: Generator, timings: Timings) -> J
     timings.add_admission((yield from generator.admit(transcript.sequence)))
     yield from transcript.follow()
     while generator.active:
-        timings.add_step((yield from generator.step()))
+        timings.add_stride((yield from generator.step()))
         yield from transcript.follow()
 
 

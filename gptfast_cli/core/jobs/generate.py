@@ -134,9 +134,9 @@ def _decode(transcripts: list[Transcript], generator: Generator, timings: Timing
             timings.add_admission((yield from generator.admit(sequence)))
             yield from transcript.follow()
         if generator.active:
-            step = yield from generator.step()
-            timings.add_step(step)
-            for sequence in step.advanced:
+            stride = yield from generator.step()
+            timings.add_stride(stride)
+            for sequence in stride.advanced:
                 yield from under_way[sequence.id].follow()
 
 

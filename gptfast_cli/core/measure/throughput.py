@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gptfast_cli.core.decode.generator import Admission, Step
+from gptfast_cli.core.decode.generator import Admission, Stride
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ class Timings:
         if self.ttft_seconds is None:
             self.ttft_seconds = admission.prefill_seconds + admission.first_token_seconds
 
-    def add_step(self, step: Step) -> None:
-        """Count a step after the first token: what it gave, took and read."""
-        self.step_tokens += len(step.advanced)
-        self.step_bytes += step.n_bytes
-        self.step_seconds.append(step.seconds)
+    def add_stride(self, stride: Stride) -> None:
+        """Count steps after the first token: what they gave, took and read."""
+        self.step_tokens += stride.n_tokens
+        self.step_bytes += stride.n_bytes
+        self.step_seconds += stride.seconds
 
     def metrics(self, *, load_seconds: float, peak_memory_bytes: int) -> Metrics:
         """The numbers."""

@@ -102,7 +102,12 @@ class Workload:
             _result(generator.admit(TokenSequence(n, prompt, Sampler(_GREEDY, self._seed), limits)))
 
         def work() -> int:
-            return sum(_result(generator.step()).n_bytes for _ in range(case.n_tokens))
+            n_left, n_bytes = case.n_tokens, 0
+            while n_left:
+                stride = _result(generator.step(n_left))
+                n_left -= len(stride.seconds)
+                n_bytes += stride.n_bytes
+            return n_bytes
 
         return work
 

@@ -21,10 +21,12 @@ from gptfast_cli.core.kernels.cpu.engine import (
     OUTPUT,
     QKV,
     Batch,
+    Chosen,
     Engine,
     Place,
     pointers,
 )
+from gptfast_cli.core.kernels.cpu.library import Choice
 from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.rope import frequencies, rotation
 from gptfast_cli.core.model.weights import assemble_layer
@@ -85,14 +87,24 @@ class NativeModel:
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
         """See Decoder."""
-        batch = Batch()
-        for slot, row in zip(range(*rows.indices(cache.n_rows)), tokens, strict=True):
-            length = cache.lengths[slot]
-            batch.tokens += row
-            batch.positions += range(length, length + len(row))
-            batch.slots += [slot] * len(row)
-            batch.outputs.append(len(batch.tokens) - 1)
-        return self._engine.run(batch, self._place_of(cache))
+        return self._engine.run(_batch(tokens, cache, rows), self._place_of(cache))
+
+    def run_ahead(
+        self,
+        tokens: Sequence[int],
+        cache: KVCache,
+        choices: Sequence[Choice],
+        uniforms: Sequence[Sequence[float]],
+        stops: Sequence[int],
+        *,
+        keep_logits: bool = False,
+    ) -> Chosen:
+        """Steps of the first rows of a cache, each fed the token that it chose in the step before; see Engine.
+
+        Keys and values are written, but not yet counted: one token's for each row and step that was done.
+        """
+        batch = _batch([[token] for token in tokens], cache, slice(0, len(tokens)))
+        return self._engine.run_ahead(batch, self._place_of(cache), choices, uniforms, stops, keep_logits=keep_logits)
 
     def _take_layer(self, block: Mapping[str, Weight]) -> None:
         layer, weights = self._n_layers, assemble_layer(block)
@@ -122,3 +134,14 @@ class NativeModel:
             )
             self._place = cache, cache.capacity, place
         return self._place[2]
+
+
+def _batch(tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Batch:
+    batch = Batch()
+    for slot, row in zip(range(*rows.indices(cache.n_rows)), tokens, strict=True):
+        length = cache.lengths[slot]
+        batch.tokens += row
+        batch.positions += range(length, length + len(row))
+        batch.slots += [slot] * len(row)
+        batch.outputs.append(len(batch.tokens) - 1)
+    return batch

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import c_int32, c_int64, c_void_p
+from ctypes import c_double, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.kernels import Linear
-from gptfast_cli.core.kernels.cpu.library import Call, Dimensions, Stored
+from gptfast_cli.core.kernels.cpu.library import Ahead, Call, Choice, Dimensions, Stored
 
 QKV, OUTPUT, GATE_UP, DOWN = range(4)
 ATTENTION_NORM, FFN_NORM = range(2)
@@ -44,6 +44,20 @@ class Batch:
     positions: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)  # the cache row of each
     outputs: list[int] = field(default_factory=list)  # those whose logits are wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What steps ahead came to.
+
+    tokens:  [steps][rows]; `vocab_size` where a logit was no number
+    seconds: that each step took
+    logits:  [steps, rows, vocab_size] float32 that they were chosen from, where these were to be kept
+    """
+
+    tokens: list[list[int]]
+    seconds: list[float]
+    logits: Tensor | None
 
 
 class Engine:
@@ -94,24 +108,59 @@ class Engine:
 
     def run(self, batch: Batch, place: Place) -> Tensor:
         """Run tokens through the model, writing their keys and values; logits [outputs, vocab_size] float32."""
-        n_rows, n_outputs = len(batch.tokens), len(batch.outputs)
-        logits = torch.empty(n_outputs, self._vocab_size)
-        call = Call(
-            n_rows,
-            (c_int64 * n_rows)(*batch.tokens),
-            (c_int32 * n_rows)(*batch.positions),
-            (c_int32 * n_rows)(*batch.slots),
-            n_outputs,
-            (c_int32 * n_outputs)(*batch.outputs),
-            logits.data_ptr(),
-            place.keys,
-            place.values,
-            *place.strides,
-            place.cosines.data_ptr(),
-            place.sines.data_ptr(),
-        )
-        self._library.gptfast_run(self._engine, call)
+        logits = torch.empty(len(batch.outputs), self._vocab_size)
+        self._library.gptfast_run(self._engine, _call(batch, place, logits))
         return logits
+
+    def run_ahead(
+        self,
+        batch: Batch,
+        place: Place,
+        choices: Sequence[Choice],
+        uniforms: Sequence[Sequence[float]],
+        stops: Sequence[int],
+        *,
+        keep_logits: bool = False,
+    ) -> Chosen:
+        """Run rows of one token each, and go on with what each chooses, for as many steps as there are uniforms.
+
+        choices: of each row; uniforms: [steps][rows] numbers in [0, 1), one for each choice
+        stops:   tokens of which none is followed by another step
+        """
+        n_steps, n_rows = len(uniforms), len(choices)
+        logits = torch.empty(n_steps if keep_logits else 1, n_rows, self._vocab_size)
+        chosen, seconds = (c_int64 * (n_steps * n_rows))(), (c_double * n_steps)()
+        ahead = Ahead(
+            n_steps,
+            (Choice * n_rows)(*choices),
+            (c_double * (n_steps * n_rows))(*(number for step in uniforms for number in step)),
+            len(stops),
+            (c_int64 * len(stops))(*stops),
+            chosen,
+            seconds,
+            n_rows * self._vocab_size if keep_logits else 0,
+        )
+        n_done = self._library.gptfast_run_ahead(self._engine, _call(batch, place, logits), ahead)
+        tokens = [list(chosen[step * n_rows : (step + 1) * n_rows]) for step in range(n_done)]
+        return Chosen(tokens, list(seconds[:n_done]), logits[:n_done] if keep_logits else None)
+
+
+def _call(batch: Batch, place: Place, logits: Tensor) -> Call:
+    n_rows, n_outputs = len(batch.tokens), len(batch.outputs)
+    return Call(
+        n_rows,
+        (c_int64 * n_rows)(*batch.tokens),
+        (c_int32 * n_rows)(*batch.positions),
+        (c_int32 * n_rows)(*batch.slots),
+        n_outputs,
+        (c_int32 * n_outputs)(*batch.outputs),
+        logits.data_ptr(),
+        place.keys,
+        place.values,
+        *place.strides,
+        place.cosines.data_ptr(),
+        place.sines.data_ptr(),
+    )
 
 
 def pointers(tensors: Sequence[Tensor]) -> "ctypes.Array[c_void_p]":

@@ -1,7 +1,7 @@
 """The native library in Python's terms: its structures and functions, as `call.h` and `pack.h` declare them."""
 
 import ctypes
-from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
 
 
@@ -37,6 +37,12 @@ class Stored(Structure):
     )
 
 
+class Choice(Structure):
+    """How a token is chosen from logits."""
+
+    _fields_ = (("temperature", c_float), ("top_k", c_int), ("top_p", c_double), ("min_p", c_double))
+
+
 class Call(Structure):
     """What one run is about."""
 
@@ -58,6 +64,21 @@ class Call(Structure):
     )
 
 
+class Ahead(Structure):
+    """Steps that follow one another, and how their tokens are chosen."""
+
+    _fields_ = (
+        ("n_steps", c_int),
+        ("choices", POINTER(Choice)),
+        ("uniforms", POINTER(c_double)),
+        ("n_stops", c_int),
+        ("stops", POINTER(c_int64)),
+        ("chosen", POINTER(c_int64)),
+        ("seconds", POINTER(c_double)),
+        ("logits_stride", c_size_t),
+    )
+
+
 def open_library(path: Path) -> ctypes.CDLL:
     """Load the compiled library and declare its functions."""
     library = ctypes.CDLL(str(path))
@@ -69,4 +90,8 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.gptfast_set_norm.argtypes = (c_void_p, c_int, c_int, c_void_p)
     library.gptfast_set_embedding.argtypes = (c_void_p, POINTER(Stored))
     library.gptfast_run.argtypes = (c_void_p, POINTER(Call))
+    library.gptfast_run_ahead.argtypes = (c_void_p, POINTER(Call), POINTER(Ahead))
+    library.gptfast_run_ahead.restype = c_int
+    library.gptfast_choose.argtypes = (c_void_p, c_int, POINTER(Choice), c_double)
+    library.gptfast_choose.restype = c_int
     return library

@@ -13,6 +13,13 @@ struct Dimensions {
   int narrow;         // inputs may be bfloat16 or 8-bit codes, where the machine multiplies these
 };
 
+// How a token is chosen from logits; the fields mean what they mean in decode/sampling.py.
+struct Choice {
+  float temperature;  // 0 takes the most probable token
+  int top_k;          // 0: off
+  double top_p, min_p;
+};
+
 // What a call is about; row r is one token.
 struct Call {
   int n_rows;
@@ -26,4 +33,16 @@ struct Call {
   void* const* values;
   size_t row_stride, head_stride, token_stride;  // of these, in elements
   const float *cosines, *sines;                  // [positions][head_dim / 2]
+};
+
+// Steps that follow one another: the token that a row chooses is the one that it is fed next.
+struct Ahead {
+  int n_steps;
+  const Choice* choices;   // [rows]
+  const double* uniforms;  // [n_steps][rows], in [0, 1)
+  int n_stops;
+  const int64_t* stops;  // the first step that chooses one of these is the last
+  int64_t* chosen;       // [n_steps][rows]; `vocab_size` where a logit is no number, which is a last step too
+  double* seconds;       // [n_steps], that each step took
+  size_t logits_stride;  // from a step's logits to the next one's, in floats; 0 keeps those of the last step alone
 };

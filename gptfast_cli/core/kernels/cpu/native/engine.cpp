@@ -5,12 +5,14 @@
 // attention, output, gate and up, down. A thread takes the units of its own share of a matrix first, in order, and then
 // helps the others with theirs. (Longer than other files: the phases of a layer read best in one place.)
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <vector>
 
 #include "arena.h"
 #include "attending.h"
 #include "call.h"
+#include "choose.h"
 #include "input.h"
 #include "matrix.h"
 #include "pack.h"
@@ -44,7 +46,8 @@ class Engine {
         heads_out_(rows_of(stride_)),
         hidden_(rows_of(stride_)),
         shared_(input(MOST_ROWS)),
-        attention_(heads_, n_threads) {
+        attention_(heads_, n_threads),
+        choosers_(static_cast<size_t>(n_threads)) {
     for (int thread = 0; thread < n_threads; thread++) own_.push_back(input(1));
   }
 
@@ -99,7 +102,37 @@ class Engine {
     }
   }
 
+  // Steps of rows of one token each, until there have been as many as wanted or one is the last; returns how many.
+  int run_ahead(const Call& call, const Ahead& ahead) {
+    const size_t n_rows = static_cast<size_t>(call.n_rows);
+    std::vector<int64_t> tokens(call.tokens, call.tokens + n_rows);
+    std::vector<int32_t> positions(call.positions, call.positions + n_rows);
+    Call step = call;
+    step.tokens = tokens.data(), step.positions = positions.data();
+    bool is_last = false;
+    int n = 0;
+    for (; n < ahead.n_steps && !is_last; n++) {
+      const auto began = std::chrono::steady_clock::now();
+      choosing_ = {ahead.choices, ahead.uniforms + n_rows * n, ahead.chosen + n_rows * n};
+      run(step);
+      ahead.seconds[n] = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+      for (size_t row = 0; row < n_rows; row++) {
+        tokens[row] = choosing_.chosen[row], positions[row]++;
+        is_last = is_last || tokens[row] == d_.vocab_size ||
+                  std::find(ahead.stops, ahead.stops + ahead.n_stops, tokens[row]) != ahead.stops + ahead.n_stops;
+      }
+      step.logits += ahead.logits_stride;
+    }
+    choosing_ = {};
+    return n;
+  }
+
  private:
+  struct Choosing {  // of a step's outputs; nothing where logits alone are wanted
+    const Choice* choices;
+    const double* uniforms;
+    int64_t* chosen;
+  };
   struct Packing {
     const Stored* stored;
     const Matrix* matrix;
@@ -147,6 +180,14 @@ class Engine {
     for (int layer = 0; layer < d_.n_layers; layer++) decode(layer, thread);
     if (!wanted_.empty()) head(thread);
     pool_.barrier(thread);
+    if (choosing_.choices == nullptr) return;
+    for (size_t i = static_cast<size_t>(thread); i < wanted_.size(); i += static_cast<size_t>(pool_.n_threads)) {
+      const size_t output = static_cast<size_t>(wanted_[i].output);
+      const float* logits = call_->logits + output * static_cast<size_t>(d_.vocab_size);
+      choosing_.chosen[output] = choosers_[static_cast<size_t>(thread)].choose(
+          logits, d_.vocab_size, choosing_.choices[output], choosing_.uniforms[output]);
+    }
+    pool_.barrier(thread);
   }
 
   void decode(int index, int thread) {
@@ -155,7 +196,7 @@ class Engine {
     const Matrix &gate_up = layer.matrices[GATE_UP], &down = layer.matrices[DOWN];
     const int n_rows = call_->n_rows;
 
-    Input ready = prepare(x_.data, layer.attention_norm, d_.dim, qkv, thread);
+    Input ready = prepare(x_.data, layer.attention_norm, qkv, thread);
     multiply(qkv, ready, n_rows, index, QKV, thread, [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++)
         memcpy(qkv_.data + static_cast<size_t>(first + r) * qkv_stride_ + unit * UNIT, y + UNIT * r,
@@ -174,11 +215,11 @@ class Engine {
         store(x + LANES, load(x + LANES) + load(y + UNIT * r + LANES));
       }
     };
-    ready = prepare(heads_out_.data, nullptr, d_.n_heads * d_.head_dim, output, thread);
+    ready = prepare(heads_out_.data, nullptr, output, thread);
     multiply(output, ready, n_rows, index, OUTPUT, thread, add_to_x);
     pool_.barrier(thread);
 
-    ready = prepare(x_.data, layer.ffn_norm, d_.dim, gate_up, thread);
+    ready = prepare(x_.data, layer.ffn_norm, gate_up, thread);
     multiply(gate_up, ready, n_rows, index, GATE_UP, thread, [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++) {
         Floats gate = load(y + UNIT * r), up = load(y + UNIT * r + LANES);
@@ -188,7 +229,7 @@ class Engine {
     });
     pool_.barrier(thread);
 
-    ready = prepare(hidden_.data, nullptr, d_.ffn_dim, down, thread);
+    ready = prepare(hidden_.data, nullptr, down, thread);
     multiply(down, ready, n_rows, index, DOWN, thread, add_to_x);
     pool_.barrier(thread);
   }
@@ -198,8 +239,8 @@ class Engine {
     for (int i = thread; i < n; i += pool_.n_threads) {
       Input row = shared_.from(i);
       normalise(x_.data + static_cast<size_t>(wanted_[static_cast<size_t>(i)].row) * stride_, norm_, d_.dim,
-                d_.norm_eps, row.floats, stride_);
-      bring_into_form(row.floats, head_.form, row);
+                d_.norm_eps, row.floats, head_.n_padded());
+      bring_into_form(row.floats, head_.n_padded(), head_.form, row);
     }
     pool_.barrier(thread);
     multiply(head_, shared_, n, d_.n_layers, 0, thread, [&](int unit, int first, int n_here, const float* y) {
@@ -213,11 +254,11 @@ class Engine {
   }
 
   // The rows in the form that a matrix wants. A single row every thread makes ready for itself, which saves a barrier.
-  Input prepare(const float* from, const float* norm, int n, const Matrix& m, int thread) {
+  Input prepare(const float* from, const float* norm, const Matrix& m, int thread) {
     auto row = [&](int r, const Input& to) {
       const float* x = from + static_cast<size_t>(r) * stride_;
-      if (norm != nullptr) normalise(x, norm, n, d_.norm_eps, to.floats, stride_);
-      bring_into_form(norm != nullptr ? to.floats : x, m.form, to);
+      if (norm != nullptr) normalise(x, norm, m.n_columns, d_.norm_eps, to.floats, m.n_padded());
+      bring_into_form(norm != nullptr ? to.floats : x, m.n_padded(), m.form, to);
     };
     if (call_->n_rows == 1) {
       row(0, own_[static_cast<size_t>(thread)]);
@@ -309,6 +350,8 @@ class Engine {
   std::vector<Input> own_;  // for the threads, of a single row
   Attention attention_;
   std::vector<Wanted> wanted_;
+  std::vector<Chooser> choosers_;  // of the threads
+  Choosing choosing_{};
   const Call* call_ = nullptr;
 };
 
@@ -335,3 +378,11 @@ GF_EXPORT void gptfast_set_embedding(void* engine, const Stored* stored) {
 }
 
 GF_EXPORT void gptfast_run(void* engine, const Call* call) { static_cast<Engine*>(engine)->run(*call); }
+
+GF_EXPORT int gptfast_run_ahead(void* engine, const Call* call, const Ahead* ahead) {
+  return static_cast<Engine*>(engine)->run_ahead(*call, *ahead);
+}
+
+GF_EXPORT int gptfast_choose(const float* logits, int n, const Choice* choice, double uniform) {
+  return Chooser().choose(logits, n, *choice, uniform);
+}

@@ -3,8 +3,8 @@
 
 #include "matrix.h"
 
-// Root-mean-square norm (arXiv:1910.07467) of a row, of which `n` elements are there and `stride` are to be written.
-inline void normalise(const float* x, const float* weight, int n, float eps, float* to, int stride) {
+// Root-mean-square norm (arXiv:1910.07467) of a row, of which `n` elements are there and `n_padded` are to be written.
+inline void normalise(const float* x, const float* weight, int n, float eps, float* to, int n_padded) {
   Floats squares = splat(0);
   int k = 0;
   for (; k + LANES <= n; k += LANES) squares = fma(load(x + k), load(x + k), squares);
@@ -12,12 +12,12 @@ inline void normalise(const float* x, const float* weight, int n, float eps, flo
   for (; k < n; k++) rest += x[k] * x[k];
   float scale = 1 / std::sqrt((sum(squares) + rest) / static_cast<float>(n) + eps);
   for (k = 0; k < n; k++) to[k] = x[k] * scale * weight[k];
-  for (; k < stride; k++) to[k] = 0;
+  for (; k < n_padded; k++) to[k] = 0;
 }
 
 // Codes of 8 bits, nearest, with a scale for each 32 columns: the largest of them becomes 127.
-inline void quantise(const float* x, int stride, const Input& to) {
-  for (int g = 0; g < stride / GROUP; g++, x += GROUP) {
+inline void quantise(const float* x, int n, const Input& to) {
+  for (int g = 0; g < n / GROUP; g++, x += GROUP) {
     Floats low = load(x), high = load(x + LANES);
     float largest = maximum(max(abs(low), abs(high)));
     float scale = largest / 127;
@@ -32,15 +32,15 @@ inline void quantise(const float* x, int stride, const Input& to) {
   }
 }
 
-// Write a row in the form that is wanted; x has `stride` elements, and may be the row of floats itself.
-inline void bring_into_form(const float* x, Form form, const Input& to) {
+// Write `n` elements of a row in the form that is wanted; x may be the row of floats itself.
+inline void bring_into_form(const float* x, int n, Form form, const Input& to) {
   switch (form) {
     case FLOAT:
-      if (x != to.floats) memcpy(to.floats, x, sizeof(float) * static_cast<size_t>(to.stride));
+      if (x != to.floats) memcpy(to.floats, x, sizeof(float) * static_cast<size_t>(n));
       return;
     case BFLOAT:
-      for (int k = 0; k < to.stride; k += LANES) store_bf16(to.bfloats + k, load(x + k));
+      for (int k = 0; k < n; k += LANES) store_bf16(to.bfloats + k, load(x + k));
       return;
-    case CODES: return quantise(x, to.stride, to);
+    case CODES: return quantise(x, n, to);
   }
 }

@@ -31,6 +31,7 @@ struct Matrix {
   int group = 0;                // columns that share a scale and a zero point, of INT4
   const float* bias = nullptr;  // [n_units][32], or none
 
+  int n_padded() const { return (n_columns + BLOCK - 1) / BLOCK * BLOCK; }  // columns of its input, zeros at the end
   int n_units() const { return (n_rows + UNIT - 1) / UNIT; }
   int scale_lines() const { return (BLOCK / group + 1) / 2; }
   int scale_shift() const { return __builtin_ctz(static_cast<unsigned>(group / GROUP)); }  // of the groups of 32
@@ -50,7 +51,8 @@ inline size_t bytes_of_unit(const Matrix& m) {
   }
 }
 
-// Rows of input in the forms that matrices want; each row is `stride` long and 0 from the matrix's last column on.
+// Rows of input in the forms that matrices want, `stride` apart; 0 from the matrix's last column on, up to a whole
+// block.
 struct Input {
   float* floats = nullptr;
   uint16_t* bfloats = nullptr;

@@ -1,0 +1,200 @@
+// A token from logits: the most probable one, or one drawn from what temperature, top-k, top-p and min-p leave.
+//
+// The rules and their order are those of decode/sampling.py. Only tokens that can still be drawn are looked at closely:
+// the k-th largest of the maxima of blocks is no larger than the k-th largest logit, which rules out most blocks.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <vector>
+
+#include "call.h"
+#include "simd.h"
+
+class Chooser {
+ public:
+  // The token that `uniform` in [0, 1) decides on; `n` where a logit is no number.
+  int choose(const float* logits, int n, const Choice& choice, double uniform) {
+    logits_ = logits, n_ = n;
+    if (!find_maxima()) return n;
+    if (choice.temperature == 0) return first_of_the_largest();
+    temperature_ = choice.temperature;
+    const bool has_top_k = choice.top_k > 0 && choice.top_k < n;
+    if (has_top_k) keep_top_k(choice.top_k);
+    if (choice.top_p < 1) {
+      if (has_top_k) keep_top_p(choice.top_p, total_weight());
+      else keep_top_p_of_all(choice.top_p);
+    }
+    if (!has_top_k && choice.top_p >= 1) return draw_from_all(choice.min_p, uniform);
+    if (choice.min_p > 0) keep_from(static_cast<float>(std::log(choice.min_p)));
+    return draw(uniform);
+  }
+
+ private:
+  static constexpr int BLOCK_SIZE = 32;
+
+  struct Candidate {
+    int token;
+    float logit;  // relative to the largest, over the temperature
+    float weight;
+  };
+
+  float scaled(float logit) const { return (logit - largest_) / temperature_; }
+
+  int end_of(size_t block) const { return std::min(n_, static_cast<int>(block + 1) * BLOCK_SIZE); }
+
+  // The largest logit, of each block and of all; false where one is no number.
+  bool find_maxima() {
+    maxima_.resize(static_cast<size_t>((n_ + BLOCK_SIZE - 1) / BLOCK_SIZE));
+    const Floats lowest = splat(-3e38f);  // minus infinity may stand for a token that is never taken
+    Floats differences = splat(0);  // x - x is 0, but for what is no number; max gives its second where one is none
+    float rest = 0;
+    largest_ = -INFINITY;
+    for (size_t block = 0; block < maxima_.size(); block++) {
+      int i = static_cast<int>(block) * BLOCK_SIZE;
+      float largest = -INFINITY;
+      if (i + BLOCK_SIZE <= n_) {
+        Floats low = load(logits_ + i), high = load(logits_ + i + LANES);
+        largest = maximum(max(low, high));
+        low = max(lowest, low), high = max(lowest, high);
+        differences = differences + (low - low) + (high - high);
+      } else {
+        for (; i < n_; i++) {
+          if (logits_[i] != -INFINITY) rest += logits_[i] - logits_[i];
+          largest = std::max(largest, logits_[i]);
+        }
+      }
+      maxima_[block] = largest;
+      largest_ = std::max(largest_, largest);
+    }
+    return sum(differences) + rest == 0 && largest_ != -INFINITY;
+  }
+
+  int first_of_the_largest() const {
+    const auto block = std::find(maxima_.begin(), maxima_.end(), largest_) - maxima_.begin();
+    return static_cast<int>(std::find(logits_ + block * BLOCK_SIZE, logits_ + n_, largest_) - logits_);
+  }
+
+  // At least the k largest, in the order of tokens; all of them where there are no more.
+  void collect_top(int k) {
+    float bound = -INFINITY;
+    if (k < static_cast<int>(maxima_.size())) {
+      sorted_ = maxima_;
+      std::nth_element(sorted_.begin(), sorted_.begin() + (k - 1), sorted_.end(), std::greater<>());
+      bound = scaled(sorted_[static_cast<size_t>(k - 1)]);
+    }
+    candidates_.clear();
+    for (size_t block = 0; block < maxima_.size(); block++) {
+      if (scaled(maxima_[block]) < bound) continue;
+      for (int i = static_cast<int>(block) * BLOCK_SIZE; i < end_of(block); i++)
+        if (float logit = scaled(logits_[i]); logit >= bound) candidates_.push_back({i, logit, 0});
+    }
+  }
+
+  // The k largest, and those that equal the smallest of them.
+  void keep_top_k(int k) {
+    collect_top(k);
+    sorted_.clear();
+    for (const Candidate& c : candidates_) sorted_.push_back(c.logit);
+    std::nth_element(sorted_.begin(), sorted_.begin() + (k - 1), sorted_.end(), std::greater<>());
+    keep_from(sorted_[static_cast<size_t>(k - 1)]);
+  }
+
+  void keep_from(float bound) {
+    std::erase_if(candidates_, [bound](const Candidate& c) { return c.logit < bound; });
+  }
+
+  // Weigh the candidates.
+  double total_weight() {
+    double total = 0;
+    for (Candidate& c : candidates_) total += c.weight = std::exp(c.logit);
+    return total;
+  }
+
+  // The fewest candidates that together reach a share of p; false where all of them do not.
+  bool keep_top_p(double p, double total) {
+    auto larger = [](const Candidate& a, const Candidate& b) {
+      return a.logit > b.logit || (a.logit == b.logit && a.token > b.token);
+    };
+    std::sort(candidates_.begin(), candidates_.end(), larger);
+    double reached = 0;
+    size_t kept = 0;
+    while (kept < candidates_.size() && reached < p * total) reached += candidates_[kept++].weight;
+    candidates_.resize(kept);
+    std::sort(candidates_.begin(), candidates_.end(),
+              [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
+    return reached >= p * total;
+  }
+
+  // The same of all tokens: more and more of the largest are looked at, until they reach it.
+  void keep_top_p_of_all(double p) {
+    const double total = sum_blocks(-INFINITY);
+    for (int k = 256; k < n_; k *= 8) {
+      collect_top(k);
+      total_weight();
+      if (keep_top_p(p, total)) return;
+    }
+    collect_top(n_);
+    keep_top_p(p, total_weight());
+  }
+
+  // The candidate at which the sum of the weights passes `uniform` of the whole.
+  int draw(double uniform) {
+    const double threshold = uniform * total_weight();
+    double reached = 0;
+    for (const Candidate& c : candidates_)
+      if ((reached += c.weight) > threshold) return c.token;
+    return candidates_.back().token;
+  }
+
+  // The sum of the weights of each block, without those of logits below a bound, and of all.
+  double sum_blocks(float bound) {
+    weights_.resize(maxima_.size() * BLOCK_SIZE);
+    sums_.resize(maxima_.size());
+    double total = 0;
+    for (size_t block = 0; block < maxima_.size(); block++) {
+      float* weights = weights_.data() + block * BLOCK_SIZE;
+      const int begin = static_cast<int>(block) * BLOCK_SIZE;
+      alignas(64) float logits[BLOCK_SIZE];
+      for (int i = 0; i < BLOCK_SIZE; i++)
+        logits[i] = begin + i < n_ && scaled(logits_[begin + i]) >= bound ? scaled(logits_[begin + i]) : -1e30f;
+      store(weights, exp(load(logits)));
+      store(weights + LANES, exp(load(logits + LANES)));
+      sums_[block] = 0;
+      for (int i = 0; i < BLOCK_SIZE; i++) {
+        if (logits[i] < -87) weights[i] = 0;
+        sums_[block] += weights[i];
+      }
+      total += sums_[block];
+    }
+    return total;
+  }
+
+  // A draw from all tokens: first its block, then the token in it.
+  int draw_from_all(double min_p, double uniform) {
+    const double threshold = uniform * sum_blocks(min_p > 0 ? static_cast<float>(std::log(min_p)) : -INFINITY);
+    double reached = 0;
+    int last = 0;
+    for (size_t block = 0; block < sums_.size(); block++) {
+      if (reached + sums_[block] <= threshold) {
+        reached += sums_[block];
+        continue;
+      }
+      for (int i = static_cast<int>(block) * BLOCK_SIZE; i < end_of(block); i++) {
+        if (weights_[static_cast<size_t>(i)] == 0) continue;
+        last = i;
+        if ((reached += weights_[static_cast<size_t>(i)]) > threshold) return i;
+      }
+    }
+    return last;
+  }
+
+  const float* logits_ = nullptr;
+  int n_ = 0;
+  float largest_ = 0, temperature_ = 1;
+  std::vector<float> maxima_;  // of blocks
+  std::vector<float> sorted_, weights_;
+  std::vector<double> sums_;  // of the weights of blocks
+  std::vector<Candidate> candidates_;
+};
