@@ -10,7 +10,7 @@
 #include "turn.h"
 
 constexpr int CHUNK = 256;   // keys
-constexpr int QUERIES = 16;  // answered together, at most
+constexpr int QUERIES = 40;  // answered together, at most: five tokens of eight heads
 constexpr int MAX_HEAD_DIM = 256;
 
 // Keys or values of a layer, [rows][heads][tokens][head_dim]; strides count elements.
@@ -78,14 +78,17 @@ static void score_bfloats(const Answers& a, int first, const float* tile, int he
 }
 #endif
 
-// Scores of all queries and the keys of a chunk.
-inline void score(const Answers& a, const Heads& h, const uint8_t* keys, size_t token_bytes, int n_keys, Scratch& s) {
-  for (int at = 0; at < n_keys; at += LANES, keys += LANES * token_bytes) {
+// Scores of all queries and the keys of a chunk; `ahead` is what will be read next, and is fetched in passing.
+inline void score(const Answers& a, const Heads& h, const uint8_t* keys, const uint8_t* ahead, size_t token_bytes,
+                  int n_keys, Scratch& s) {
+  for (int at = 0; at < n_keys; at += LANES, keys += LANES * token_bytes, ahead += LANES * token_bytes) {
+    for (size_t line = 0; line < LANES * token_bytes; line += 64) prefetch_near(ahead + line);
 #if defined(GF_BF16)
     if (h.is_bf16) {
       turn(reinterpret_cast<const uint32_t*>(keys), token_bytes / 4, h.head_dim / 2,
            reinterpret_cast<uint32_t*>(s.tile));
       int i = 0;
+      for (; i + 8 <= a.n; i += 8) score_bfloats<8>(a, i, s.tile, h.head_dim, s.scores, at);
       for (; i + 4 <= a.n; i += 4) score_bfloats<4>(a, i, s.tile, h.head_dim, s.scores, at);
       for (; i < a.n; i++) score_bfloats<1>(a, i, s.tile, h.head_dim, s.scores, at);
       continue;
@@ -146,11 +149,13 @@ static void add_floats(const Scratch& s, int first, const uint8_t* values, size_
 #if defined(GF_BF16)
 // Two tokens at a time, 32 elements of the head: their values are laid side by side, pair by pair, in passing.
 template <int N>
-static void add_bfloats(const Scratch& s, int first, const uint8_t* values, size_t token_bytes, int n_keys, int d,
-                        float (*to)[MAX_HEAD_DIM]) {
+static void add_bfloats(const Scratch& s, int first, const uint8_t* values, const uint8_t* ahead, size_t token_bytes,
+                        int n_keys, int d, float (*to)[MAX_HEAD_DIM]) {
   __m512 low[N], high[N];
   for (int i = 0; i < N; i++) low[i] = high[i] = _mm512_setzero_ps();
-  for (int t = 0; t < n_keys; t += 2, values += 2 * token_bytes) {
+  for (int t = 0; t < n_keys; t += 2, values += 2 * token_bytes, ahead += 2 * 64) {
+    prefetch_near(ahead);
+    prefetch_near(ahead + 64);
     __m512i even = _mm512_loadu_si512(reinterpret_cast<const uint16_t*>(values) + d);
     __m512i odd = _mm512_loadu_si512(reinterpret_cast<const uint16_t*>(values + token_bytes) + d);
     __m512bh pairs_low = (__m512bh)_mm512_unpacklo_epi16(even, odd),
@@ -172,14 +177,15 @@ static void add_bfloats(const Scratch& s, int first, const uint8_t* values, size
 }
 #endif
 
-// Weighted sums of a chunk's values for N queries.
+// Weighted sums of a chunk's values for N queries; `ahead` is what will be read next.
 template <int N>
-static void add_up(const Heads& h, const Scratch& s, int first, const uint8_t* values, size_t token_bytes, int n_keys,
-                   float (*to)[MAX_HEAD_DIM]) {
+static void add_up(const Heads& h, const Scratch& s, int first, const uint8_t* values, const uint8_t* ahead,
+                   size_t token_bytes, int n_keys, float (*to)[MAX_HEAD_DIM]) {
 #if defined(GF_BF16)
   if (h.is_bf16) {
-    for (int d = 0; d < h.head_dim; d += 2 * LANES)
-      add_bfloats<N>(s, first, values, token_bytes, round_up(n_keys, 2), d, to);
+    // each pass over the values fetches its own part of what comes next
+    for (int d = 0; d < h.head_dim; d += 2 * LANES, ahead += 64 * static_cast<size_t>(n_keys))
+      add_bfloats<N>(s, first, values, ahead, token_bytes, round_up(n_keys, 2), d, to);
     return;
   }
 #endif
@@ -203,13 +209,15 @@ inline void see_chunk(const Answers& a, const Heads& h, const uint8_t* keys, con
     seen.anything[i] = n_valid[i] > 0;
   }
   n_keys = round_up(n_keys, LANES);
-  score(a, h, keys, token_bytes, n_keys, s);
+  score(a, h, keys, values, token_bytes, n_keys, s);
   const float scale = 1 / std::sqrt(static_cast<float>(h.head_dim));
   for (int i = 0; i < a.n; i++)
     weigh(s.scores[i], s.weights[i], n_valid[i], n_keys, scale, seen.largest[i], seen.total[i]);
+  const uint8_t* next = keys + CHUNK * token_bytes;
   int i = 0;
-  for (; i + 4 <= a.n; i += 4) add_up<4>(h, s, i, values, token_bytes, n_keys, seen.value + i);
-  for (; i < a.n; i++) add_up<1>(h, s, i, values, token_bytes, n_keys, seen.value + i);
+  for (; i + 8 <= a.n; i += 8) add_up<8>(h, s, i, values, next, token_bytes, n_keys, seen.value + i);
+  for (; i + 4 <= a.n; i += 4) add_up<4>(h, s, i, values, next, token_bytes, n_keys, seen.value + i);
+  for (; i < a.n; i++) add_up<1>(h, s, i, values, next, token_bytes, n_keys, seen.value + i);
 }
 
 // Add what a chunk had to say to an answer; chunks come in their order, whoever has looked at them.

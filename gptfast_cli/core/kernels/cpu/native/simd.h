@@ -49,6 +49,7 @@ GF_INLINE uint16_t float_to_bf16(float value) {
 }
 
 GF_INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 3); }
+GF_INLINE void prefetch_near(const void* address) { __builtin_prefetch(address, 0, 2); }  // past the smallest cache
 
 #if defined(GF_AVX512)
 
