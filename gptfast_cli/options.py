@@ -145,7 +145,7 @@ ThreadsOption = Annotated[
     typer.Option(
         metavar="N",
         envvar="GPTFAST_THREADS",
-        show_default="all CPUs",
+        show_default="the cores that there are",
         rich_help_panel=_MACHINE,
         help="CPU threads to compute with.",
     ),

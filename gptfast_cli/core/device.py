@@ -1,7 +1,6 @@
 """The device that computes, the dtype that it computes in, and what the machine can say about its memory."""
 
 import contextlib
-import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.errors import UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,12 +61,12 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def set_threads(count: int | None) -> None:
-    """Let PyTorch use `count` CPU threads; None leaves as many as this process may run on.
+    """Let PyTorch use `count` CPU threads; None takes as many as this process can compute with.
 
     Raises UsageError for a count below 1.
     """
     if count is None:
-        count = min(torch.get_num_threads(), available_cpus())
+        count = min(torch.get_num_threads(), computing_cpus())
     if count < 1:
         raise UsageError(f"--threads must be at least 1, not {count}.")
     torch.set_num_threads(count)
@@ -81,13 +81,6 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def available_cpus() -> int:
-    """CPUs that this process may run on, which may be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def synchronize(device: torch.device) -> None:

@@ -28,7 +28,7 @@ from peer_table import Circumstances, Line, document, markdown
 from shared_machine import Machine, others_cpu_s
 
 from gptfast_cli.core.checkpoints.staging import write_whole
-from gptfast_cli.core.device import available_cpus
+from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.measure.cases import Case
 from gptfast_cli.core.measure.environment import environment
 
@@ -106,7 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=[*PRECISIONS, "all"], default="all")
     parser.add_argument("--pairs", type=int, default=5, help="pairs that count, for each row")
     parser.add_argument("--minutes", type=float, default=12, help="of measuring at most")
-    parser.add_argument("--threads", type=int, default=available_cpus())
+    parser.add_argument("--threads", type=int, default=computing_cpus())
     parser.add_argument("--build", action="store_true", help="make everything ready and measure nothing")
     return parser.parse_args()
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 import gptfast_cli
-from gptfast_cli.core.device import available_cpus, dtype_name
+from gptfast_cli.core.cpus import available_cpus
+from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.measure.machine import cpu_model, memory_bytes
 
 _CHECKOUT = Path(gptfast_cli.__file__).parents[1]
