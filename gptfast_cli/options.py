@@ -35,6 +35,12 @@ def complete_model(incomplete: str) -> list[str | tuple[str, str]]:
     return [*model_names(load_settings()), (incomplete, Paths.FOLDERS)]
 
 
+def complete_draft(incomplete: str) -> list[str | tuple[str, str]]:
+    """What can draft: any model, the target itself with a scheme, or prompt lookup."""
+    itself = [f"self:{scheme}" for scheme in complete_scheme() if scheme != "plain"]
+    return ["ngram", *itself, *complete_model(incomplete)]
+
+
 def complete_cached(incomplete: str) -> list[str | tuple[str, str]]:
     """Names of models in the Hugging Face cache that begin so, and folders."""
     from gptfast_cli.core.checkpoints.hub_cache import cached_repos

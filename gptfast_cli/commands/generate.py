@@ -17,6 +17,7 @@ from gptfast_cli.commands.generate_options import (
     ChatTemplateOption,
     CompileOption,
     CompilePrefillOption,
+    DraftOption,
     IgnoreEosOption,
     InteractiveOption,
     LogprobsOption,
@@ -35,6 +36,7 @@ from gptfast_cli.commands.generate_options import (
     RepetitionPenaltyOption,
     SeedOption,
     ShowPromptOption,
+    SpeculateKOption,
     StopOption,
     SystemOption,
     TemperatureOption,
@@ -107,6 +109,8 @@ def generate(
     compile: CompileOption = False,  # noqa: A002  # the option's name, also in the settings file
     compile_prefill: CompilePrefillOption = False,
     profile: ProfileOption = None,
+    draft: DraftOption = None,
+    speculate_k: SpeculateKOption = "5",
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
@@ -131,6 +135,7 @@ def generate(
     with progress_view(sys.stderr, quiet=quiet):  # PyTorch takes a while to load
         from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.decode.compiled import Compiling
+        from gptfast_cli.core.decode.drafting import Drafting, parse_depth
         from gptfast_cli.core.decode.prompter import ChatOptions
         from gptfast_cli.core.decode.sampling import Sampling
 
@@ -140,6 +145,7 @@ def generate(
     compiling = Compiling(decode=compile, prefill=compile_prefill)
     chat_options = ChatOptions(chat, system, chat_template)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    drafting = None if draft is None else Drafting(draft, parse_depth(speculate_k))
     if mode == _TALK:
         from gptfast_cli.commands.interactive import interact
         from gptfast_cli.core.jobs.chat import ChatRequest
@@ -156,6 +162,7 @@ def generate(
             ignore_eos=ignore_eos,
             max_context=max_context,
             seed=seed,
+            drafting=drafting,
         )
         interact(chat_request, prompt, quiet=quiet)
     elif prompts_file is not None:
@@ -183,6 +190,7 @@ def generate(
             seed=seed,
             max_context=max_context,
             batch_size=8 if batch_size is None else batch_size,
+            drafting=drafting,
         )
         generate_batch(batch_request, quiet=quiet)
     else:
@@ -207,6 +215,7 @@ def generate(
             num_samples=num_samples,
             batch_size=batch_size,
             n_logprobs=logprobs,
+            drafting=drafting,
         )
         _generate_one(request, profile, json=json, quiet=quiet)
 

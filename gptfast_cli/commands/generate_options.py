@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gptfast_cli.commands.prompt import DEFAULT
-from gptfast_cli.options import complete_file
+from gptfast_cli.options import complete_draft, complete_file
 
 _PROMPT = "Prompt"
 _CHAT = "Chat"
@@ -145,6 +145,19 @@ LogprobsOption = Annotated[
         rich_help_panel=_SAMPLING,
         help="In JSON: the log-probability of each token, and of the N likeliest.",
     ),
+]
+DraftOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DRAFT",
+        autocompletion=complete_draft,
+        rich_help_panel=_SPEED,
+        help="A smaller MODEL that drafts what this one verifies; self:int8, ngram.",
+    ),
+]
+SpeculateKOption = Annotated[
+    str,
+    typer.Option(metavar="N", rich_help_panel=_SPEED, help="Tokens to draft at a time; auto takes what pays."),
 ]
 CompileOption = Annotated[
     bool,

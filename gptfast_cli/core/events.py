@@ -61,11 +61,16 @@ class Measured:
     """Finished work of one phase: tokens that it processed, summed over the batch, and its wall time.
 
     The first token of a sequence needs no step of its own: drawing it is a phase by itself, not decoding.
+    n_sequences: that took part
+    n_rounds:    of speculation, each of one sequence; n_accepted: of their tokens, those that a draft proposed
     """
 
     phase: Literal["prefill", "first token", "decode"]
     n_tokens: int
     seconds: float
+    n_sequences: int = 1
+    n_rounds: int = 0
+    n_accepted: int = 0
 
 
 Event: TypeAlias = Progress | Note | Prompt | Text | Finished | Record | Measured

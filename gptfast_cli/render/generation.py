@@ -8,6 +8,7 @@ from gptfast_cli.core.jobs.generate import Generation
 from gptfast_cli.core.measure.throughput import Metrics
 from gptfast_cli.render.block import write_block
 from gptfast_cli.render.numbers import duration, gigabytes_per_second, size, tokens_per_second
+from gptfast_cli.render.speculation import speculation_rows
 
 
 def write_numbers(generation: Generation, stream: TextIO) -> None:
@@ -24,6 +25,8 @@ def _rows(generation: Generation) -> Iterator[tuple[str, ...]]:
         yield "together", tokens_per_second(metrics.aggregate_tok_s), f"{len(generation.samples)} samples"
     if metrics.prefill_tok_s is not None:
         yield "prefill", tokens_per_second(metrics.prefill_tok_s), _labelled("TTFT", metrics.ttft_s)
+    if generation.speculation is not None:
+        yield from speculation_rows(generation.speculation)
     peak = f"peak memory {size(metrics.peak_memory_bytes)}"
     yield "load", duration(metrics.load_s), _labelled("compile", metrics.compile_s), peak
     yield "tokens", _token_counts(generation), _endings(generation), f"seed {generation.seed}"

@@ -10,6 +10,7 @@ from gptfast_cli.core.measure.throughput import Metrics
 from gptfast_cli.render.block import write_block
 from gptfast_cli.render.numbers import duration, size, tokens_per_second
 from gptfast_cli.render.show import View
+from gptfast_cli.render.speculation import speculation_rows
 
 
 def records_view(stream: TextIO) -> View:
@@ -48,6 +49,8 @@ def _lines(batch: Batch) -> Iterator[tuple[str, ...]]:
     yield "rows", f"{batch.n_done:,} of {batch.n_rows:,}", bad, found
     if batch.metrics is not None:
         yield from _metrics_lines(batch.metrics)
+        if batch.speculation is not None:
+            yield from speculation_rows(batch.speculation)
         tokens = f"{batch.n_prompt_tokens:,} + {batch.n_tokens:,}"
         yield "tokens", tokens, f"{duration(batch.seconds)} in all", f"seed {batch.seed}"
 

@@ -14,6 +14,8 @@ class Status:
         self._decoded = 0  # of these, the ones that took a step
         self._decode_seconds = 0.0
         self._n_under_way = 0  # sequences that the last step advanced
+        self._n_rounds = 0  # of speculation, each of one sequence
+        self._n_accepted = 0  # drafted tokens that they kept
         self._started_at = time.monotonic()
         self.rows: Progress | None = None  # where rows, or the runs of a benchmark, are counted
         self._rows_before = 0  # done when the counting of rows began, by an earlier run
@@ -25,11 +27,13 @@ class Status:
                 pass  # runs differ: their speeds have no sum
             case Measured("first token", n_tokens):
                 self._n_tokens += n_tokens
-            case Measured("decode", n_tokens, seconds):
+            case Measured("decode", n_tokens, seconds, n_sequences, n_rounds, n_accepted):
                 self._n_tokens += n_tokens
                 self._decoded += n_tokens
-                self._n_under_way = n_tokens
+                self._n_under_way = n_sequences
                 self._decode_seconds += seconds
+                self._n_rounds += n_rounds
+                self._n_accepted += n_accepted
             case Progress(unit="rows" | "runs"):
                 if self.rows is None:
                     self._rows_before = event.done
@@ -49,6 +53,8 @@ class Status:
             parts.append(amount(self.rows.done, self.rows.total, self.rows.unit))
         if self._decode_seconds:
             parts += [tokens_per_second(self._decoded / self._decode_seconds), f"{self._n_tokens:,} tokens"]
+        if self._n_rounds:
+            parts.append(f"{self._n_accepted / self._n_rounds:.1f} accepted a round")
         running = [self.rows.task] if self.rows is not None and self.counts_runs else []
         return [*parts, self._time(elapsed), *running]
 

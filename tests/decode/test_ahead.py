@@ -47,9 +47,9 @@ def test_steps_ahead_give_the_tokens_of_steps_one_by_one(
     monkeypatch.setattr("gptfast_cli.core.decode.generator.AHEAD_SECONDS", 1e9)  # however slow this machine is
     one_by_one, ahead = sequences(sampling), sequences(sampling)
     strides = decode(model, one_by_one, 1, most=1)
-    assert {len(stride.seconds) for stride in strides} == {1}
+    assert {count for stride in strides for count in stride.counts} == {1}
     strides = decode(model, ahead, n_rows, most=7)
-    assert max(len(stride.seconds) for stride in strides) == 7
+    assert max(count for stride in strides for count in stride.counts) == 7
     assert [one.generated for one in ahead] == [one.generated for one in one_by_one]
     assert [one.finish_reason for one in ahead] == [one.finish_reason for one in one_by_one]
     assert {"eos", "length"} >= {one.finish_reason for one in ahead}
@@ -58,7 +58,7 @@ def test_steps_ahead_give_the_tokens_of_steps_one_by_one(
 def test_the_tokens_are_those_of_the_sampler(model: NativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     ahead, asked = sequences(SAMPLINGS[2]), sequences(SAMPLINGS[2])
     decode(model, ahead, 2, most=16)
-    monkeypatch.setattr(Runner, "can_run_ahead", lambda *_: False)
+    monkeypatch.setattr(Runner, "runs_ahead", False)
     decode(model, asked, 2, most=16)
     assert [one.generated for one in ahead] == [one.generated for one in asked]
 
@@ -97,7 +97,7 @@ def test_what_needs_more_than_the_logits_of_a_step_is_asked_for_each(model: Nati
     sequence = sequences(Sampling(repetition_penalty=penalty), Limits(9, 512, frozenset()))[0]
     sequence.n_logprobs = changed.get("n_logprobs")
     strides = decode(model, [sequence], 1, most=16)
-    assert [len(stride.seconds) for stride in strides] == [1] * 8
+    assert [stride.counts for stride in strides] == [[1]] * 8
 
 
 def test_logits_that_are_no_numbers_are_an_error() -> None:

@@ -9,6 +9,7 @@ from gptfast_cli.core.batch.rows import Row
 from gptfast_cli.core.decode.compiled import compile_steps
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.decode.speculation import Speculation
 from gptfast_cli.core.decode.transcript import Transcript
 from gptfast_cli.core.device import peak_memory_bytes
 from gptfast_cli.core.errors import CorruptError, UsageError
@@ -19,15 +20,24 @@ from gptfast_cli.core.measure.throughput import Metrics, Timings
 class Answering:
     """Rows on their way through a generator; the samples of a row are begun one after the other."""
 
-    def __init__(self, rows: Sequence[Row], setting: Setting, identities: Mapping[int, str], *, n_places: int) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        setting: Setting,
+        identities: Mapping[int, str],
+        *,
+        n_places: int,
+        speculation: Speculation | None = None,
+    ) -> None:
+        """`n_places` rows decode side by side at most, with the speculation that was made ready for as many."""
         self.n_prompt_tokens = 0  # of the rows that are over
         self.n_tokens = 0  # generated for them
         self._rows = deque(rows)
         self._setting = setting
         self._timings = Timings()
-        n_samples = sum(row.options.num_samples for row in rows)
-        self._runner = Runner(setting.loaded.model, min(n_places, n_samples))
-        self._generator = Generator(self._runner)
+        self.speculation = speculation
+        self._runner = Runner(setting.loaded.model, n_places)
+        self._generator = Generator(self._runner, speculation)
         self._identities = identities
         self._answers: dict[int, Answer] = {}  # under way, by the index of their rows
         self._waiting: deque[Transcript] = deque()  # samples that no place was free for yet

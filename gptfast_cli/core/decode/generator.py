@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gptfast_cli.core.decode.logprobs import token_logprobs
-from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.decode.runner import AHEAD_SECONDS, Runner
 from gptfast_cli.core.decode.sampler import check_tokens, draw_tokens
 from gptfast_cli.core.decode.sequence import Sequence
+from gptfast_cli.core.decode.speculation import Gain, Speculation
 from gptfast_cli.core.events import Job, Measured, Progress
 from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.stopwatch import Stopwatch
@@ -31,10 +32,6 @@ class Admission:
     first_token_seconds: float
 
 
-AHEAD_SECONDS = 0.008
-"""A model that chooses by itself goes on for so long before its tokens are looked at: too short to be seen, long enough
-that what is done between the steps of a small model costs them little."""
-
 _MOST_AHEAD = 16  # steps
 
 
@@ -42,24 +39,26 @@ _MOST_AHEAD = 16  # steps
 class Stride:
     """What a call of `step` did: the sequences that it advanced, of which some may now be over, and what it read.
 
-    seconds: of each step; all sequences have one more token from each
+    counts: tokens that each of them was given
     """
 
     advanced: list[Sequence]
-    seconds: list[float]
+    counts: list[int]
+    seconds: float
     n_bytes: int
 
     @property
     def n_tokens(self) -> int:
         """Tokens that all sequences together were given."""
-        return len(self.advanced) * len(self.seconds)
+        return sum(self.counts)
 
 
 class Generator:
     """Decodes up to `runner.n_rows` sequences together: `admit` while there is room, `step` while any is active."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, speculation: Speculation | None = None) -> None:
         self._runner = runner
+        self._speculation = speculation
         self._sequences: list[Sequence] = []  # row by row; some may be over until the next call
         self._step_seconds = math.inf  # of the last step
         self._last_prompt: tuple[tuple[int, ...], Tensor] | None = None  # with the logits of the token after it
@@ -92,42 +91,62 @@ class Generator:
         self._sequences.append(sequence)
         with drawing:
             self._draw(logits.unsqueeze(0), [sequence])
+        if self._speculation is not None and sequence.finish_reason is None:
+            self._speculation.begin(self._runner, row, prompt)
         yield Measured("first token", 1, drawing.seconds)
         return Admission(len(prompt) - n_reused, n_reused, watch.seconds, drawing.seconds)
 
     def step(self, most: int = _MOST_AHEAD) -> Job[Stride]:
-        """One more token for each active sequence, or a few of a model that chooses by itself, until one is over."""
+        """At least one more token for each active sequence, until one is over; at most so many where none is drafted.
+
+        A round of speculation gives what was accepted and one more, and a model that chooses by itself goes on a while.
+        """
         watch = Stopwatch(self._runner.model.device)
         with watch:
             self._retire()
             advanced = list(self._sequences)
-            seconds = self._run_ahead(advanced, most)
-            if not seconds:
+            depths = self._speculation.depths(advanced) if self._speculation is not None else []
+            if self._speculation is not None and any(depths):
+                gain = self._speculation.run(self._runner, advanced, depths)
+            else:
+                gain = self._plain(advanced, most)
+        if self._speculation is not None and not any(depths):
+            self._speculation.tell_step(gain.counts, watch.seconds)
+        yield Measured("decode", sum(gain.counts), watch.seconds, len(advanced), gain.n_rounds, gain.n_accepted)
+        return Stride(advanced, gain.counts, watch.seconds, gain.n_bytes)
+
+    def _plain(self, advanced: list[Sequence], most: int) -> Gain:
+        """Steps without a draft."""
+        watch = Stopwatch(self._runner.model.device)
+        with watch:
+            n_steps = self._run_ahead(advanced, most)
+            if not n_steps:
+                n_steps = 1
                 logits = self._runner.step([sequence.generated[-1] for sequence in advanced])
                 self._draw(logits, advanced)
-        # of several steps, each has its share of what came between the calls
-        seconds = [each + (watch.seconds - sum(seconds)) / len(seconds) for each in seconds] or [watch.seconds]
-        self._step_seconds = seconds[-1]
-        n_bytes = sum(self._runner.step_bytes(len(advanced), -1 - step) for step in range(len(seconds)))
-        stride = Stride(advanced, seconds, n_bytes)
-        yield Measured("decode", stride.n_tokens, watch.seconds)
-        return stride
+        self._step_seconds = watch.seconds / n_steps
+        n_rows = len(advanced)
+        n_bytes = sum(self._runner.step_bytes(n_rows, -step) for step in range(1, n_steps + 1))
+        return Gain([n_steps] * n_rows, n_bytes)
 
-    def _run_ahead(self, advanced: list[Sequence], most: int) -> list[float]:
-        """Let the model choose tokens by itself where it can; the seconds of each step, none where it cannot."""
+    def _run_ahead(self, advanced: list[Sequence], most: int) -> int:
+        """Let the model choose tokens by itself where it can; how many steps that were, none where it cannot."""
         draws = [sequence.next_draw for sequence in advanced]
-        keeps_logits = any(sequence.n_logprobs is not None for sequence in advanced)
-        if keeps_logits or not self._runner.can_run_ahead(draws):
-            return []
+        samplings = [sequence.sampler.sampling for sequence in advanced]
+        is_told = any(sequence.n_logprobs is not None for sequence in advanced)
+        is_penalised = any(sampling.repetition_penalty != 1 for sampling in samplings)
+        if is_told or is_penalised or not self._runner.runs_ahead:
+            return 0
         affordable = max(1, int(AHEAD_SECONDS / self._step_seconds))
         n_steps = min(most, _MOST_AHEAD, affordable, *(sequence.n_left for sequence in advanced))
+        uniforms = [[draw.uniform(step) for draw in draws] for step in range(n_steps)]
         stops = frozenset().union(*(sequence.limits.stop_ids for sequence in advanced))
-        chosen = self._runner.run_ahead(draws, n_steps, stops)
+        chosen = self._runner.run_ahead([[draw.generated[-1]] for draw in draws], samplings, uniforms, stops)
         for tokens in chosen.tokens:
             check_tokens(tokens, self._runner.model.config.vocab_size)
             for sequence, token in zip(advanced, tokens, strict=True):
                 sequence.take(token)
-        return chosen.seconds
+        return len(chosen.tokens)
 
     def _recall(self, row: int, prompt: tuple[int, ...]) -> tuple[Tensor | None, int]:
         """Begin a row with what the cache holds of a prompt; the logits after it, where they are known."""
@@ -153,4 +172,6 @@ class Generator:
                 last = self._sequences.pop()
                 if row < len(self._sequences):
                     self._runner.move(len(self._sequences), row)
+                    if self._speculation is not None:
+                        self._speculation.move(len(self._sequences), row)
                     self._sequences[row] = last

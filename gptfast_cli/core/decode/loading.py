@@ -53,11 +53,17 @@ class LoadedModel:
 
 
 def load(
-    name: str | None, settings: Settings, placing: Placing, torch_backend: Backend | None = None
+    name: str | None,
+    settings: Settings,
+    placing: Placing,
+    torch_backend: Backend | None = None,
+    *,
+    role: str = "Model",
 ) -> Job[LoadedModel]:
-    """Find a MODEL and bring it to its device, telling which one was taken; `torch_backend` as in `build`.
+    """Find a MODEL and bring it to its device, telling which one was taken and in which role.
 
-    Raises NotFoundError, CorruptError or UsageError like the parts that it is made of.
+    `torch_backend` is as in `build`. Raises NotFoundError, CorruptError or UsageError like the parts that it is made
+    of.
     """
     set_threads(placing.threads)
     device = pick_device(placing.device)
@@ -69,7 +75,7 @@ def load(
         special = special_tokens_of(checkpoint)
         tokenizer = open_tokenizer(found.path, special)
     yield Note(
-        f"Model: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters, "
+        f"{role}: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters, "
         f"{checkpoint.scheme} {dtype_name(dtype)} on {device}"
     )
     parts = Parts(checkpoint.config, checkpoint.weight, checkpoint.n_bytes, device, dtype)

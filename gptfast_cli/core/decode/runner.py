@@ -12,15 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.decode.sampler import Draw
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.device import torch_threads
 from gptfast_cli.core.kernels.cpu.engine import Chosen
 from gptfast_cli.core.kernels.cpu.library import Choice
+from gptfast_cli.core.kernels.cpu.rounds import Side
 from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.model.native import NativeModel
+
+AHEAD_SECONDS = 0.008
+"""A model that chooses by itself goes on for so long before its tokens are looked at: too short to be seen, long enough
+that what is done between the steps of a small model costs them little."""
 
 _WARM_UP_TOKENS = 2  # at least: a size of 1 is a case of its own
 
@@ -91,8 +95,7 @@ class Runner:
         with phase("prefill"):
             # compilers take a size of 1 for a constant, and would begin anew for it
             logits = self._feed(self._prefill if len(tokens) > 1 else self._plain, [tokens], rows)
-        self._cache.advance(rows, len(tokens))
-        self._held[row] += tokens
+        self.hold(row, tokens)
         return logits[0]
 
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -103,33 +106,68 @@ class Runner:
             batch += [[0]] * (self.n_rows - n_rows)
         with phase("decode"):
             logits = self._feed(self._decode, batch, slice(0, len(batch)))
-        self._cache.advance(slice(0, n_rows), 1)
-        for held, token in zip(self._held, tokens, strict=False):
-            held.append(token)
+        for row, token in enumerate(tokens):
+            self.hold(row, [token])
         return logits[:n_rows]
 
-    def can_run_ahead(self, draws: Sequence[Draw]) -> bool:
-        """Whether the model itself chooses tokens as these do: a native one, which knows nothing of earlier tokens."""
-        return isinstance(self.model, NativeModel) and all(
-            draw.sampler.sampling.repetition_penalty == 1 for draw in draws
-        )
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the model itself chooses tokens and goes on with them: a native one."""
+        return isinstance(self.model, NativeModel)
 
-    def run_ahead(self, draws: Sequence[Draw], n_steps: int, stops: Collection[int]) -> Chosen:
-        """Feed the first rows the last token of each draw, and then what they choose, in up to `n_steps` steps.
+    def run_ahead(
+        self,
+        fed: Sequence[Sequence[int]],
+        samplings: Sequence[Sampling],
+        uniforms: Sequence[Sequence[float]],
+        stops: Collection[int] = (),
+        *,
+        keep_logits: bool = False,
+    ) -> Chosen:
+        """Feed the first rows these tokens, and then what they choose, in as many steps as there are uniforms.
 
-        The step that gives one of the stops is the last. See `can_run_ahead`.
+        A row's sampling says how it chooses, but for repetition penalties, of which the model knows nothing. The step
+        that gives one of the stops is the last.
         """
         assert isinstance(self.model, NativeModel)
-        n_rows, fed = len(draws), [[draw.generated[-1]] for draw in draws]
-        choices = [_choice(draw.sampler.sampling) for draw in draws]
-        uniforms = [[draw.uniform(step) for draw in draws] for step in range(n_steps)]
-        self._cache.reserve(max(self._cache.lengths[:n_rows]) + n_steps)
+        n_rows = len(fed)
+        self._cache.reserve(max(map(len, self._held[:n_rows])) + max(map(len, fed)) + len(uniforms))
+        choices = list(map(native_choice, samplings))
         with self.alone(), phase("decode"):
-            chosen = self.model.run_ahead([row[0] for row in fed], self._cache, choices, uniforms, tuple(stops))
-        self._cache.advance(slice(0, n_rows), len(chosen.tokens))
+            chosen = self.model.run_ahead(fed, self._cache, choices, uniforms, tuple(stops), keep_logits=keep_logits)
         for row, first in enumerate(fed):
-            self._held[row] += [*first, *(tokens[row] for tokens in chosen.tokens[:-1])]
+            self.hold(row, [*first, *(tokens[row] for tokens in chosen.tokens[:-1])])
         return chosen
+
+    def side(self, n_tokens: int) -> Side:
+        """What rounds of speculation need of a native model, with room for `n_tokens` in each row."""
+        assert isinstance(self.model, NativeModel)
+        self._cache.reserve(n_tokens)
+        return self.model.side(self._cache)
+
+    def extend(self, fed: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Feed the first rows these tokens, any number to each; a row's logits after every one, [tokens, vocab]."""
+        self._cache.reserve(max(map(len, self._held[: len(fed)])) + max(map(len, fed)))
+        with self.alone(), phase("verify"), torch.inference_mode():
+            logits = self.model.feed(fed, self._cache, slice(0, len(fed)))
+        for row, tokens in enumerate(fed):
+            self.hold(row, tokens)
+        return list(torch.split(logits, [len(tokens) for tokens in fed]))
+
+    def n_held(self, row: int) -> int:
+        """Tokens whose keys and values a row has."""
+        return len(self._held[row])
+
+    def keep(self, row: int, n_tokens: int) -> None:
+        """Let a row forget all but its first tokens, where it has more."""
+        if n_tokens < len(self._held[row]):
+            self._cache.rollback(row, n_tokens)
+            del self._held[row][n_tokens:]
+
+    def hold(self, row: int, tokens: Sequence[int]) -> None:
+        """Let a row have more tokens, whose keys and values were just written."""
+        self._cache.advance(slice(row, row + 1), len(tokens))
+        self._held[row] += tokens
 
     def move(self, source: int, target: int) -> None:
         """Put what a row holds into another row."""
@@ -177,7 +215,8 @@ class Runner:
             return forward.run(tokens, self._cache, rows)
 
 
-def _choice(sampling: Sampling) -> Choice:
+def native_choice(sampling: Sampling) -> Choice:
+    """The same for a native model, which knows nothing of repetition penalties."""
     return Choice(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
 
 

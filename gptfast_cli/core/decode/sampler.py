@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.decode.randomness import uniform
+from gptfast_cli.core.decode.randomness import TOKEN, uniform
 from gptfast_cli.core.decode.sampling import Sampling, penalise, probabilities
 from gptfast_cli.core.errors import GptFastError
 
@@ -28,12 +28,13 @@ class Draw:
     prompt: Sequence[int]
     generated: Sequence[int]
 
-    def uniform(self, later: int = 0) -> float:
+    def uniform(self, later: int = 0, purpose: int = TOKEN) -> float:
         """The number in [0, 1) that decides it, or the draw so many tokens later.
 
-        Each seed, stream and position has its own.
+        Each seed, stream, position and purpose has its own.
         """
-        return uniform(self.sampler.seed, self.sampler.stream, len(self.prompt) + len(self.generated) + later)
+        position = len(self.prompt) + len(self.generated) + later
+        return uniform(self.sampler.seed, self.sampler.stream, position, purpose)
 
 
 def draw_tokens(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
@@ -59,7 +60,8 @@ def _draw_alike(logits: Tensor, draws: Sequence[Draw], sampling: Sampling) -> li
         logits = penalise(logits, _seen(logits, draws), sampling.repetition_penalty)
     if sampling.is_greedy:
         return logits.argmax(dim=-1).tolist()  # the lowest of several equals
-    tokens: list[int] = _invert(probabilities(logits, sampling), [draw.uniform() for draw in draws]).tolist()
+    uniforms = torch.tensor([draw.uniform() for draw in draws], dtype=torch.float64)
+    tokens: list[int] = invert(probabilities(logits, sampling), uniforms).tolist()
     check_tokens(tokens, logits.shape[-1])
     return tokens
 
@@ -73,20 +75,53 @@ def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
         )
 
 
-def _invert(p: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """The token at which the distribution function of p [rows, vocab] passes each row's uniform number, [rows].
+def invert(p: Tensor, uniforms: Tensor) -> Tensor:
+    """The token at which the distribution function of p [rows, vocab] passes each row's number in [0, 1), [rows].
 
-    A token of probability 0 is never taken: its step has no height. NaN gives `vocab`, which is no token.
+    p need not sum to 1. A token of probability 0 is never taken: its step has no height. NaN gives `vocab`, which is no
+    token.
     """
     # float32 would lose the steps of rare tokens in a sum near 1; one accelerator has nothing wider
     wide = torch.float32 if p.device.type == "mps" else torch.float64
     cumulative = p.to(wide).cumsum(dim=-1)
-    thresholds = torch.tensor(uniforms, dtype=wide, device=p.device).unsqueeze(-1) * cumulative[:, -1:]
+    thresholds = uniforms.to(p.device, wide).unsqueeze(-1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, thresholds, right=True).squeeze(-1)
 
 
 def _seen(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Tokens that each draw has had before it, [rows, vocab] bool."""
     seen = torch.zeros(logits.shape, dtype=torch.bool)
     for row, draw in enumerate(draws):
         seen[row, [*draw.prompt, *draw.generated]] = True
     return seen.to(logits.device)
+
+
+def law(logits: Tensor, draw: Draw, drafted: Sequence[int] = ()) -> Tensor:
+    """What a draw is from, and those after it, each once the drafted tokens before it have come.
+
+    Logits are [tokens, vocab] float32, of which the first stands for the draw itself; so are the probabilities, which
+    are 1 and 0 for a sampling that is greedy.
+    """
+    logits = _penalised(logits, draw, drafted)
+    if draw.sampler.sampling.is_greedy:
+        return torch.zeros_like(logits).scatter_(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
+    return probabilities(logits, draw.sampler.sampling)
+
+
+def most_probable(logits: Tensor, draw: Draw, drafted: Sequence[int] = ()) -> Tensor:
+    """The token with the largest logit in place of each law, [tokens] int64; `vocab` where one is no number."""
+    largest, tokens = _penalised(logits, draw, drafted).max(dim=-1)
+    return torch.where(largest.isnan(), logits.shape[-1], tokens)
+
+
+def _penalised(logits: Tensor, draw: Draw, drafted: Sequence[int]) -> Tensor:
+    penalty = draw.sampler.sampling.repetition_penalty
+    if penalty == 1:
+        return logits
+    later = [Draw(draw.sampler, draw.prompt, [*draw.generated, *drafted[:n]]) for n in range(len(logits))]
+    return penalise(logits, _seen(logits, later), penalty)
+
+
+def draw_from(p: Tensor, uniform: float) -> int:
+    """The token of a law p [1, vocab] that a number in [0, 1) falls on; `vocab` where p is no number."""
+    return int(invert(p, torch.tensor([uniform], dtype=torch.float64)))

@@ -48,10 +48,11 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """What a token is drawn from, [rows, vocab] float32, for a temperature above 0."""
+    """What a token is drawn from, [rows, vocab] float32, for a temperature above 0; float64 stays that."""
     assert not sampling.is_greedy
+    wide = logits if logits.dtype is torch.float64 else logits.float()
     # the maximum goes first, so that the smallest temperature cannot overflow
-    logits = (logits.float() - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
+    logits = (wide - wide.amax(dim=-1, keepdim=True)) / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         logits = _keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1:

@@ -17,6 +17,7 @@ from gptfast_cli.core.checkpoints.staging import write_whole
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling, compile_steps
 from gptfast_cli.core.decode.conversation import Conversation, Exchange
+from gptfast_cli.core.decode.drafting import Drafting, open_draft
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
@@ -48,6 +49,7 @@ class ChatRequest:
     ignore_eos: bool = False
     max_context: int | None = None
     seed: int | None = None
+    drafting: Drafting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +152,16 @@ class Chat:
         """Make ready what decodes, unless it is."""
         if self._generator is None:
             runner = Runner(self._loaded.model, 1)
-            n_tokens, settings = self._limits.max_context, self._request.settings
-            compiling = self._request.compiling
+            request = self._request
+            n_tokens, settings = self._limits.max_context, request.settings
+            speculation = yield from open_draft(
+                request.drafting, self._loaded, n_rows=1, n_tokens=n_tokens, settings=settings, placing=request.placing
+            )
+            compiling = request.compiling
             seconds = yield from compile_steps(runner, compiling, n_tokens=n_tokens, settings=settings)
             if seconds is not None:
                 yield Note(f"Compiled in {seconds:.1f} s")
-            self._generator = Generator(runner)
+            self._generator = Generator(runner, speculation)
         return self._generator
 
     def _turn(self, transcript: Transcript, timings: Timings) -> Turn:

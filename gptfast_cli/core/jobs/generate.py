@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling, compile_steps
+from gptfast_cli.core.decode.drafting import Drafting, open_draft
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.logprobs import TokenLogprobs
@@ -22,6 +23,7 @@ from gptfast_cli.core.decode.transcript import Transcript
 from gptfast_cli.core.device import peak_memory_bytes
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Prompt
+from gptfast_cli.core.measure.speculation import SpeculationReport, speculation_report
 from gptfast_cli.core.measure.throughput import Metrics, Timings
 from gptfast_cli.core.settings import Settings
 
@@ -59,6 +61,7 @@ class GenerateRequest:
     chat: ChatOptions = ChatOptions()
     show_prompt: bool = False
     prompt_cache: Path | None = None
+    drafting: Drafting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Generation:
     seed: int
     samples: tuple[Sample, ...]
     metrics: Metrics
+    speculation: SpeculationReport | None = None
 
 
 def run(request: GenerateRequest) -> Job[Generation]:
@@ -101,15 +105,24 @@ def run(request: GenerateRequest) -> Job[Generation]:
     ]
     transcripts = [Transcript(sequence, loaded.tokenizer, request.stop) for sequence in sequences]
     timings = Timings()
+    n_tokens = limits.most_tokens(len(prompt))
     runner = Runner(loaded.model, min(request.batch_size or request.num_samples, request.num_samples))
+    speculation = yield from open_draft(
+        request.drafting,
+        loaded,
+        n_rows=runner.n_rows,
+        n_tokens=n_tokens,
+        settings=request.settings,
+        placing=request.placing,
+    )
     prompt_cache = PromptCache(request.prompt_cache, loaded, prompt) if request.prompt_cache else None
     if prompt_cache is not None:
         yield from prompt_cache.load(runner)
     timings.compile_seconds = yield from compile_steps(
-        runner, request.compiling, n_tokens=limits.most_tokens(len(prompt)), settings=request.settings
+        runner, request.compiling, n_tokens=n_tokens, settings=request.settings
     )
     try:
-        yield from _decode(transcripts, Generator(runner), timings)
+        yield from _decode(transcripts, Generator(runner, speculation), timings)
     except KeyboardInterrupt:
         for transcript in transcripts:
             yield from transcript.interrupt()
@@ -120,6 +133,7 @@ def run(request: GenerateRequest) -> Job[Generation]:
         seed=seed,
         samples=tuple(_sample(transcript) for transcript in transcripts),
         metrics=timings.metrics(load_seconds=loaded.seconds, peak_memory_bytes=peak_memory_bytes(loaded.model.device)),
+        speculation=speculation_report(request.drafting, speculation),
     )
 
 

@@ -17,11 +17,13 @@ from gptfast_cli.core.batch.rows import BadRow, Row, read_rows
 from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
+from gptfast_cli.core.decode.drafting import Drafting, open_draft
 from gptfast_cli.core.decode.loading import load
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
 from gptfast_cli.core.decode.ranges import check_at_least, check_seed
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Progress, Record
+from gptfast_cli.core.measure.speculation import SpeculationReport, speculation_report
 from gptfast_cli.core.measure.throughput import Metrics
 from gptfast_cli.core.settings import Settings
 
@@ -50,6 +52,7 @@ class BatchRequest:
     seed: int | None = None
     max_context: int | None = None
     batch_size: int = 8
+    drafting: Drafting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Batch:
     seconds: float
     metrics: Metrics | None
     is_interrupted: bool
+    speculation: SpeculationReport | None = None
 
 
 def run(request: BatchRequest) -> Job[Batch]:
@@ -106,6 +110,9 @@ def run(request: BatchRequest) -> Job[Batch]:
         seconds=time.monotonic() - started,
         metrics=None if desk.answering is None else desk.answering.metrics(),
         is_interrupted=is_interrupted,
+        speculation=None
+        if desk.answering is None
+        else speculation_report(request.drafting, desk.answering.speculation),
     )
 
 
@@ -147,7 +154,17 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
     with open_prompter(loaded, request.chat) as prompter:
         yield from prompter.notes()
         setting = Setting(loaded, prompter, request.max_context, request.compiling, request.settings, seed)
-        desk.answering = Answering(good, setting, desk.identities, n_places=request.batch_size)
+        n_places = min(request.batch_size, sum(row.options.num_samples for row in good))
+        n_tokens = loaded.limits(1, request.max_context).max_context
+        speculation = yield from open_draft(
+            request.drafting,
+            loaded,
+            n_rows=n_places,
+            n_tokens=n_tokens,
+            settings=request.settings,
+            placing=request.placing,
+        )
+        desk.answering = Answering(good, setting, desk.identities, n_places=n_places, speculation=speculation)
         yield desk.progress
         for event in desk.answering.run():
             if isinstance(event, Record):
@@ -182,6 +199,8 @@ def _shared(request: BatchRequest) -> str:
         "template": file.read_text(errors="replace") if file.is_file() else None,
         "max_context": request.max_context,
     }
+    if request.drafting is not None:  # it changes which of the tokens that are as probable are drawn
+        dependencies["draft"] = asdict(request.drafting)
     return json.dumps(dependencies, sort_keys=True)
 
 

@@ -37,9 +37,10 @@ class Timings:
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
     ttft_seconds: float | None = None  # of the first sequence
-    step_seconds: list[float] = field(default_factory=list)  # of every step, each after a first token
-    step_tokens: int = 0  # that these steps gave, all sequences together
-    step_bytes: int = 0  # that these steps read
+    token_seconds: list[float] = field(default_factory=list)  # of every token after a first one
+    sequence_tokens: float = 0.0  # after the first, of one sequence: the mean of those under way
+    decode_seconds: float = 0.0
+    decode_bytes: int = 0
 
     def add_admission(self, admission: Admission) -> None:
         """Count the beginning of a sequence."""
@@ -49,22 +50,23 @@ class Timings:
             self.ttft_seconds = admission.prefill_seconds + admission.first_token_seconds
 
     def add_stride(self, stride: Stride) -> None:
-        """Count steps after the first token: what they gave, took and read."""
-        self.step_tokens += stride.n_tokens
-        self.step_bytes += stride.n_bytes
-        self.step_seconds += stride.seconds
+        """Count steps or a round after the first token: what they gave, took and read."""
+        for count in stride.counts:
+            self.token_seconds += [stride.seconds / count] * count if count else []
+        self.sequence_tokens += stride.n_tokens / len(stride.advanced)
+        self.decode_seconds += stride.seconds
+        self.decode_bytes += stride.n_bytes
 
     def metrics(self, *, load_seconds: float, peak_memory_bytes: int) -> Metrics:
         """The numbers."""
-        decode_seconds = sum(self.step_seconds)
         return Metrics(
             prefill_tok_s=_rate(self.prefill_tokens, self.prefill_seconds),
             ttft_s=self.ttft_seconds,
-            decode_tok_s=_rate(len(self.step_seconds), decode_seconds),
-            aggregate_tok_s=_rate(self.step_tokens, decode_seconds),
-            tpot_p50_s=_percentile(self.step_seconds, 50),
-            tpot_p95_s=_percentile(self.step_seconds, 95),
-            decode_gbps=_rate(self.step_bytes / 1e9, decode_seconds),
+            decode_tok_s=_rate(self.sequence_tokens, self.decode_seconds),
+            aggregate_tok_s=_rate(len(self.token_seconds), self.decode_seconds),
+            tpot_p50_s=_percentile(self.token_seconds, 50),
+            tpot_p95_s=_percentile(self.token_seconds, 95),
+            decode_gbps=_rate(self.decode_bytes / 1e9, self.decode_seconds),
             mbu=None,
             peak_memory_bytes=peak_memory_bytes,
             load_s=load_seconds,

@@ -105,7 +105,7 @@ class Workload:
             n_left, n_bytes = case.n_tokens, 0
             while n_left:
                 stride = _result(generator.step(n_left))
-                n_left -= len(stride.seconds)
+                n_left -= stride.counts[0]
                 n_bytes += stride.n_bytes
             return n_bytes
 

@@ -40,3 +40,10 @@ class Decoder(Protocol):
         They are written, but not yet counted. Returns the logits of the tokens to come, [batch, vocab_size] float32.
         """
         ...
+
+    def feed(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        """The same for rows of any length: the logits after every token, row after row, [tokens, vocab_size] float32.
+
+        There is room for the longest of them in every row.
+        """
+        ...

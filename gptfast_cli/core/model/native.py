@@ -27,6 +27,7 @@ from gptfast_cli.core.kernels.cpu.engine import (
     pointers,
 )
 from gptfast_cli.core.kernels.cpu.library import Choice
+from gptfast_cli.core.kernels.cpu.rounds import Side
 from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.rope import frequencies, rotation
 from gptfast_cli.core.model.weights import assemble_layer
@@ -89,9 +90,15 @@ class NativeModel:
         """See Decoder."""
         return self._engine.run(_batch(tokens, cache, rows), self._place_of(cache))
 
+    def feed(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        """See Decoder."""
+        batch = _batch(tokens, cache, rows)
+        batch.outputs = list(range(len(batch.tokens)))
+        return self._engine.run(batch, self._place_of(cache))
+
     def run_ahead(
         self,
-        tokens: Sequence[int],
+        tokens: Sequence[Sequence[int]],
         cache: KVCache,
         choices: Sequence[Choice],
         uniforms: Sequence[Sequence[float]],
@@ -99,12 +106,16 @@ class NativeModel:
         *,
         keep_logits: bool = False,
     ) -> Chosen:
-        """Steps of the first rows of a cache, each fed the token that it chose in the step before; see Engine.
+        """Feed tokens to the first rows of a cache, and then, step by step, what each row chose; see Engine.
 
-        Keys and values are written, but not yet counted: one token's for each row and step that was done.
+        Keys and values are written, but not yet counted.
         """
-        batch = _batch([[token] for token in tokens], cache, slice(0, len(tokens)))
+        batch = _batch(tokens, cache, slice(0, len(tokens)))
         return self._engine.run_ahead(batch, self._place_of(cache), choices, uniforms, stops, keep_logits=keep_logits)
+
+    def side(self, cache: KVCache) -> Side:
+        """The engine, and where a cache stands, for rounds of speculation with another model."""
+        return Side(self._engine, self._place_of(cache))
 
     def _take_layer(self, block: Mapping[str, Weight]) -> None:
         layer, weights = self._n_layers, assemble_layer(block)

@@ -70,6 +70,14 @@ class Transformer:
         n_keys = max(cache.lengths[rows]) + len(tokens[0])
         return self.next_logits(*self.inputs(tokens, cache, rows), cache.layers(rows=rows, n_keys=n_keys))
 
+    def feed(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        """See Decoder; shorter rows repeat their last token, past what will be counted."""
+        longest = max(map(len, tokens))
+        padded = [[*row, *[row[-1]] * (longest - len(row))] for row in tokens]
+        layers = cache.layers(rows=rows, n_keys=max(cache.lengths[rows]) + longest)
+        x = self._hidden(*self.inputs(padded, cache, rows), layers)
+        return self._head(torch.cat([x[row, : len(own)] for row, own in enumerate(tokens)]))
+
     def inputs(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> tuple[Tensor, Tensor]:
         """Tokens and positions of a step as tensors, each [batch, time] int64."""
         batch = torch.tensor(tokens, dtype=torch.int64, device=self.device)

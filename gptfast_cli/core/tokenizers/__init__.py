@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.tokenizers.agreement import Disagreement, disagreements
+from gptfast_cli.core.tokenizers.agreement import Disagreement, disagreements, first_difference
 from gptfast_cli.core.tokenizers.chat.template_files import template_files
 from gptfast_cli.core.tokenizers.declarations import (
     ADDED_TOKENS,
@@ -25,6 +25,7 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "disagreements",
+    "first_difference",
     "open_tokenizer",
     "special_tokens",
     "tokenizer_files",

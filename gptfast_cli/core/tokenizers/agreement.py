@@ -92,11 +92,12 @@ def disagreements(folder: Path) -> Iterator[Disagreement]:
     for path, why in unreadable:
         yield Disagreement(used, path, f"cannot be read: {why}")
     for path, other in others:
-        if (sample := _first_difference(vocabulary, other)) is not None:
+        if (sample := first_difference(vocabulary, other)) is not None:
             yield Disagreement(used, path, f"encodes or decodes {sample!r} otherwise")
 
 
-def _first_difference(ours: Vocabulary, theirs: Vocabulary) -> str | None:
+def first_difference(ours: Vocabulary, theirs: Vocabulary) -> str | None:
+    """The first sample that two vocabularies encode or decode otherwise."""
     for sample in SAMPLES:
         ids = _encoded(ours, sample)
         if ids != _encoded(theirs, sample) or (ids and _decoded(ours, ids) != _decoded(theirs, ids)):

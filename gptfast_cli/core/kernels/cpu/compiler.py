@@ -20,7 +20,7 @@ if sys.platform != "win32":
     import fcntl
 
 _SOURCES = Path(__file__).parent / "native"
-_MAIN = "engine.cpp"
+_MAIN = "library.cpp"
 _FLAGS = ("-O3", "-std=c++20", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
 _COMPILERS = ("g++", "clang++", "c++")
 _CPU_INFO = Path("/proc/cpuinfo")

@@ -50,13 +50,11 @@ class Batch:
 class Chosen:
     """What steps ahead came to.
 
-    tokens:  [steps][rows]; `vocab_size` where a logit was no number
-    seconds: that each step took
-    logits:  [steps, rows, vocab_size] float32 that they were chosen from, where these were to be kept
+    tokens: [steps][rows]; `vocab_size` where a logit was no number
+    logits: [steps, rows, vocab_size] float32 that they were chosen from, where these were to be kept
     """
 
     tokens: list[list[int]]
-    seconds: list[float]
     logits: Tensor | None
 
 
@@ -67,7 +65,7 @@ class Engine:
         self, library: ctypes.CDLL, config: ModelConfig, *, dtype: torch.dtype, narrow: bool, n_threads: int
     ) -> None:
         """`narrow` lets products take bfloat16 or 8-bit inputs, where the machine multiplies these."""
-        self._library = library
+        self.library = library
         self._vocab_size = config.vocab_size
         dimensions = Dimensions(
             config.n_layers,
@@ -81,35 +79,35 @@ class Engine:
             dtype is torch.bfloat16,
             narrow,
         )
-        self._engine = c_void_p(library.gptfast_engine_new(dimensions, n_threads))
+        self.pointer = c_void_p(library.gptfast_engine_new(dimensions, n_threads))
         self._embedding: Weight | None = None  # which the engine reads where it stands
 
     def __del__(self) -> None:
-        if hasattr(self, "_engine"):
-            self._library.gptfast_engine_free(self._engine)
+        if hasattr(self, "pointer"):
+            self.library.gptfast_engine_free(self.pointer)
 
     def set_linear(self, layer: int, which: int, linear: Linear) -> None:
         """Pack a layer's matrix; the head is that of the layer after the last. Raises MemoryError."""
         bias = None if linear.bias is None else _floats(linear.bias)
         stored = _stored(linear.weight, interleaved=which == GATE_UP)
         pointer = None if bias is None else bias.data_ptr()
-        if not self._library.gptfast_set_matrix(self._engine, layer, which, stored, pointer):
+        if not self.library.gptfast_set_matrix(self.pointer, layer, which, stored, pointer):
             raise MemoryError(f"Not enough memory for a matrix of {list(linear.weight.shape)}.")
 
     def set_norm(self, layer: int, which: int, weight: Weight) -> None:
         """Take over a norm's weight; the last norm is that of the layer after the last."""
         values = _floats(weight)  # held until the call is over
-        self._library.gptfast_set_norm(self._engine, layer, which, values.data_ptr())
+        self.library.gptfast_set_norm(self.pointer, layer, which, values.data_ptr())
 
     def set_embedding(self, weight: Weight) -> None:
         """Read embeddings from this matrix, which is kept as it is."""
         self._embedding = weight
-        self._library.gptfast_set_embedding(self._engine, _stored(weight))
+        self.library.gptfast_set_embedding(self.pointer, _stored(weight))
 
     def run(self, batch: Batch, place: Place) -> Tensor:
         """Run tokens through the model, writing their keys and values; logits [outputs, vocab_size] float32."""
         logits = torch.empty(len(batch.outputs), self._vocab_size)
-        self._library.gptfast_run(self._engine, _call(batch, place, logits))
+        self.library.gptfast_run(self.pointer, call_of(batch, place, logits))
         return logits
 
     def run_ahead(
@@ -122,14 +120,14 @@ class Engine:
         *,
         keep_logits: bool = False,
     ) -> Chosen:
-        """Run rows of one token each, and go on with what each chooses, for as many steps as there are uniforms.
+        """Run tokens, and go on with what each output chooses, for as many steps as there are uniforms.
 
-        choices: of each row; uniforms: [steps][rows] numbers in [0, 1), one for each choice
+        choices: of each output; uniforms: [steps][outputs] numbers in [0, 1), one for each choice
         stops:   tokens of which none is followed by another step
         """
         n_steps, n_rows = len(uniforms), len(choices)
         logits = torch.empty(n_steps if keep_logits else 1, n_rows, self._vocab_size)
-        chosen, seconds = (c_int64 * (n_steps * n_rows))(), (c_double * n_steps)()
+        chosen = (c_int64 * (n_steps * n_rows))()
         ahead = Ahead(
             n_steps,
             (Choice * n_rows)(*choices),
@@ -137,15 +135,15 @@ class Engine:
             len(stops),
             (c_int64 * len(stops))(*stops),
             chosen,
-            seconds,
             n_rows * self._vocab_size if keep_logits else 0,
         )
-        n_done = self._library.gptfast_run_ahead(self._engine, _call(batch, place, logits), ahead)
+        n_done = self.library.gptfast_run_ahead(self.pointer, call_of(batch, place, logits), ahead)
         tokens = [list(chosen[step * n_rows : (step + 1) * n_rows]) for step in range(n_done)]
-        return Chosen(tokens, list(seconds[:n_done]), logits[:n_done] if keep_logits else None)
+        return Chosen(tokens, logits[:n_done] if keep_logits else None)
 
 
-def _call(batch: Batch, place: Place, logits: Tensor) -> Call:
+def call_of(batch: Batch, place: Place, logits: Tensor) -> Call:
+    """What the library is told of a run; all three are kept until it is over."""
     n_rows, n_outputs = len(batch.tokens), len(batch.outputs)
     return Call(
         n_rows,

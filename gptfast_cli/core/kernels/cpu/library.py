@@ -1,7 +1,7 @@
 """The native library in Python's terms: its structures and functions, as `call.h` and `pack.h` declare them."""
 
 import ctypes
-from ctypes import POINTER, Structure, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint64, c_void_p
 from pathlib import Path
 
 
@@ -74,8 +74,43 @@ class Ahead(Structure):
         ("n_stops", c_int),
         ("stops", POINTER(c_int64)),
         ("chosen", POINTER(c_int64)),
-        ("seconds", POINTER(c_double)),
         ("logits_stride", c_size_t),
+    )
+
+
+class Row(Structure):
+    """A row of a batch that rounds go on with."""
+
+    _fields_ = (
+        ("slot", c_int32),
+        ("n_left", c_int32),
+        ("n_text", c_int32),
+        ("n_draft", c_int32),
+        ("rest", POINTER(c_int64)),
+        ("seed", c_uint64),
+        ("stream", c_uint64),
+        ("choice", Choice),
+    )
+
+
+class Rounds(Structure):
+    """Rounds of speculation, and where what comes of them is put."""
+
+    _fields_ = (
+        ("n_rounds", c_int),
+        ("depth", c_int),
+        ("n_rows", c_int),
+        ("rows", POINTER(Row)),
+        ("target", POINTER(Call)),
+        ("draft", POINTER(Call)),
+        ("n_stops", c_int),
+        ("stops", POINTER(c_int64)),
+        ("tokens", POINTER(c_int64)),
+        ("n_drafted", POINTER(c_int32)),
+        ("n_accepted", POINTER(c_int32)),
+        ("overlaps", POINTER(c_double)),
+        ("n_held", POINTER(c_int32)),
+        ("seconds", POINTER(c_double)),
     )
 
 
@@ -92,6 +127,8 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.gptfast_run.argtypes = (c_void_p, POINTER(Call))
     library.gptfast_run_ahead.argtypes = (c_void_p, POINTER(Call), POINTER(Ahead))
     library.gptfast_run_ahead.restype = c_int
+    library.gptfast_run_rounds.argtypes = (c_void_p, c_void_p, POINTER(Rounds))
+    library.gptfast_run_rounds.restype = c_int
     library.gptfast_choose.argtypes = (c_void_p, c_int, POINTER(Choice), c_double)
     library.gptfast_choose.restype = c_int
     return library

@@ -35,14 +35,13 @@ struct Call {
   const float *cosines, *sines;                  // [positions][head_dim / 2]
 };
 
-// Steps that follow one another: the token that a row chooses is the one that it is fed next.
+// Steps that follow one another: the token that an output of the call chooses is the one that its sequence is fed next.
 struct Ahead {
   int n_steps;
-  const Choice* choices;   // [rows]
-  const double* uniforms;  // [n_steps][rows], in [0, 1)
+  const Choice* choices;   // [outputs]
+  const double* uniforms;  // [n_steps][outputs], in [0, 1)
   int n_stops;
   const int64_t* stops;  // the first step that chooses one of these is the last
-  int64_t* chosen;       // [n_steps][rows]; `vocab_size` where a logit is no number, which is a last step too
-  double* seconds;       // [n_steps], that each step took
+  int64_t* chosen;       // [n_steps][outputs]; `vocab_size` where a logit is no number, which is a last step too
   size_t logits_stride;  // from a step's logits to the next one's, in floats; 0 keeps those of the last step alone
 };

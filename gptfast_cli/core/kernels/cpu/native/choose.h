@@ -12,33 +12,72 @@
 #include "call.h"
 #include "simd.h"
 
+struct Candidate {
+  int token;
+  float logit;  // relative to the largest, over the temperature
+  float weight;
+};
+
 class Chooser {
  public:
   // The token that `uniform` in [0, 1) decides on; `n` where a logit is no number.
   int choose(const float* logits, int n, const Choice& choice, double uniform) {
-    logits_ = logits, n_ = n;
-    if (!find_maxima()) return n;
+    if (!begin(logits, n, choice)) return n;
     if (choice.temperature == 0) return first_of_the_largest();
-    temperature_ = choice.temperature;
-    const bool has_top_k = choice.top_k > 0 && choice.top_k < n;
-    if (has_top_k) keep_top_k(choice.top_k);
-    if (choice.top_p < 1) {
-      if (has_top_k) keep_top_p(choice.top_p, total_weight());
-      else keep_top_p_of_all(choice.top_p);
-    }
-    if (!has_top_k && choice.top_p >= 1) return draw_from_all(choice.min_p, uniform);
-    if (choice.min_p > 0) keep_from(static_cast<float>(std::log(choice.min_p)));
+    if (!narrows(choice)) return draw_from_all(choice.min_p, uniform);
+    narrow(choice);
     return draw(uniform);
+  }
+
+  // Find out what a token is drawn from, for a temperature above 0; false where a logit is no number.
+  bool find_law(const float* logits, int n, const Choice& choice) {
+    if (!begin(logits, n, choice)) return false;
+    if (narrows(choice)) {
+      narrow(choice);
+    } else {
+      collect_top(n);
+      if (choice.min_p > 0) keep_from(static_cast<float>(std::log(choice.min_p)));
+    }
+    total_ = total_weight();
+    return true;
+  }
+
+  // That law: tokens in their order, whose weights over the total are their probabilities.
+  const std::vector<Candidate>& candidates() const { return candidates_; }
+  double total() const { return total_; }
+
+  double probability(int token) const {
+    auto found = std::lower_bound(candidates_.begin(), candidates_.end(), token,
+                                  [](const Candidate& c, int wanted) { return c.token < wanted; });
+    return found != candidates_.end() && found->token == token ? found->weight / total_ : 0;
+  }
+
+  // The candidate at which the sum of the weights passes `uniform` of the whole.
+  int draw(double uniform) {
+    const double threshold = uniform * total_weight();
+    double reached = 0;
+    for (const Candidate& c : candidates_)
+      if ((reached += c.weight) > threshold) return c.token;
+    return candidates_.back().token;
   }
 
  private:
   static constexpr int BLOCK_SIZE = 32;
 
-  struct Candidate {
-    int token;
-    float logit;  // relative to the largest, over the temperature
-    float weight;
-  };
+  bool begin(const float* logits, int n, const Choice& choice) {
+    logits_ = logits, n_ = n, temperature_ = choice.temperature;
+    return find_maxima();
+  }
+
+  bool narrows(const Choice& choice) const { return (choice.top_k > 0 && choice.top_k < n_) || choice.top_p < 1; }
+
+  void narrow(const Choice& choice) {
+    const bool has_top_k = choice.top_k > 0 && choice.top_k < n_;
+    if (has_top_k) keep_top_k(choice.top_k);
+    if (choice.top_p < 1 && has_top_k) keep_top_p(choice.top_p, total_weight());
+    if (choice.top_p < 1 && !has_top_k) keep_top_p_of_all(choice.top_p);
+    if (choice.min_p > 0) keep_from(static_cast<float>(std::log(choice.min_p)));
+  }
 
   float scaled(float logit) const { return (logit - largest_) / temperature_; }
 
@@ -139,15 +178,6 @@ class Chooser {
     keep_top_p(p, total_weight());
   }
 
-  // The candidate at which the sum of the weights passes `uniform` of the whole.
-  int draw(double uniform) {
-    const double threshold = uniform * total_weight();
-    double reached = 0;
-    for (const Candidate& c : candidates_)
-      if ((reached += c.weight) > threshold) return c.token;
-    return candidates_.back().token;
-  }
-
   // The sum of the weights of each block, without those of logits below a bound, and of all.
   double sum_blocks(float bound) {
     weights_.resize(maxima_.size() * BLOCK_SIZE);
@@ -193,6 +223,7 @@ class Chooser {
   const float* logits_ = nullptr;
   int n_ = 0;
   float largest_ = 0, temperature_ = 1;
+  double total_ = 0;
   std::vector<float> maxima_;  // of blocks
   std::vector<float> sorted_, weights_;
   std::vector<double> sums_;  // of the weights of blocks

@@ -8,6 +8,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -53,6 +56,7 @@ class Pool {
 
   // Runs `work` on all threads, the caller's among them; it must end with a barrier.
   void run(Work work, void* argument) {
+    std::lock_guard alone(running_);
     work_ = work;
     argument_ = argument;
     begin();
@@ -102,6 +106,7 @@ class Pool {
     }
   }
 
+  std::mutex running_;
   Flag turn_;
   Flag arrived_[MAX_THREADS];
   std::atomic<int> n_asleep_{0};
@@ -109,3 +114,13 @@ class Pool {
   void* argument_ = nullptr;
   std::vector<std::thread> threads_;
 };
+
+// The threads of all engines that want so many: two sets, both spinning, would be in each other's way.
+inline std::shared_ptr<Pool> shared_pool(int n_threads) {
+  static std::mutex alone;
+  static std::map<int, std::weak_ptr<Pool>> pools;
+  std::lock_guard lock(alone);
+  std::shared_ptr<Pool> pool = pools[n_threads].lock();
+  if (pool == nullptr) pools[n_threads] = pool = std::make_shared<Pool>(n_threads);
+  return pool;
+}

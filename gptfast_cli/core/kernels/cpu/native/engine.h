@@ -4,8 +4,9 @@
 // Threads go through the phases of a layer together: norm and form of the input, query/key/value, rotation and cache,
 // attention, output, gate and up, down. A thread takes the units of its own share of a matrix first, in order, and then
 // helps the others with theirs. (Longer than other files: the phases of a layer read best in one place.)
+#pragma once
+
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <vector>
 
@@ -18,8 +19,6 @@
 #include "pack.h"
 #include "pool.h"
 #include "products.h"
-
-namespace {
 
 constexpr int MOST_ROWS = 128;  // tokens that go through the layers at once; a longer prompt goes piece by piece
 
@@ -38,7 +37,8 @@ class Engine {
         stride_(round_up(std::max({d.dim, d.ffn_dim, d.n_heads * d.head_dim}), BLOCK)),
         qkv_stride_(round_up((d.n_heads + 2 * d.n_kv_heads) * d.head_dim, UNIT)),
         layers_(static_cast<size_t>(d.n_layers)),
-        pool_(n_threads),
+        shared_pool_(shared_pool(n_threads)),
+        pool_(*shared_pool_),
         counters_(static_cast<size_t>(d.n_layers + 1) * N_MATRICES * static_cast<size_t>(n_threads)),
         x_(rows_of(stride_)),
         qkv_(rows_of(qkv_stride_)),
@@ -86,6 +86,10 @@ class Engine {
 
   void set_embedding(const Stored& stored) { embedding_ = stored; }
 
+  int vocab_size() const { return d_.vocab_size; }
+
+  Pool& pool() { return pool_; }
+
   void run(const Call& call) {
     for (int first = 0; first < call.n_rows; first += MOST_ROWS) {
       Call piece = call;
@@ -102,29 +106,33 @@ class Engine {
     }
   }
 
-  // Steps of rows of one token each, until there have been as many as wanted or one is the last; returns how many.
+  // A call, and then steps of one token for each of its outputs, until there have been as many as wanted or one is the
+  // last; returns how many.
   int run_ahead(const Call& call, const Ahead& ahead) {
-    const size_t n_rows = static_cast<size_t>(call.n_rows);
-    std::vector<int64_t> tokens(call.tokens, call.tokens + n_rows);
-    std::vector<int32_t> positions(call.positions, call.positions + n_rows);
+    const size_t n = static_cast<size_t>(call.n_outputs);
+    std::vector<int64_t> tokens(n);
+    std::vector<int32_t> positions(n), slots(n), outputs(n);
+    for (size_t i = 0; i < n; i++) {
+      positions[i] = call.positions[call.outputs[i]], slots[i] = call.slots[call.outputs[i]];
+      outputs[i] = static_cast<int32_t>(i);
+    }
     Call step = call;
-    step.tokens = tokens.data(), step.positions = positions.data();
     bool is_last = false;
-    int n = 0;
-    for (; n < ahead.n_steps && !is_last; n++) {
-      const auto began = std::chrono::steady_clock::now();
-      choosing_ = {ahead.choices, ahead.uniforms + n_rows * n, ahead.chosen + n_rows * n};
+    int n_done = 0;
+    for (; n_done < ahead.n_steps && !is_last; n_done++) {
+      choosing_ = {ahead.choices, ahead.uniforms + n * n_done, ahead.chosen + n * n_done};
       run(step);
-      ahead.seconds[n] = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
-      for (size_t row = 0; row < n_rows; row++) {
-        tokens[row] = choosing_.chosen[row], positions[row]++;
-        is_last = is_last || tokens[row] == d_.vocab_size ||
-                  std::find(ahead.stops, ahead.stops + ahead.n_stops, tokens[row]) != ahead.stops + ahead.n_stops;
+      for (size_t i = 0; i < n; i++) {
+        tokens[i] = choosing_.chosen[i], positions[i]++;
+        is_last = is_last || tokens[i] == d_.vocab_size ||
+                  std::find(ahead.stops, ahead.stops + ahead.n_stops, tokens[i]) != ahead.stops + ahead.n_stops;
       }
+      step.n_rows = call.n_outputs, step.tokens = tokens.data(), step.positions = positions.data();
+      step.slots = slots.data(), step.outputs = outputs.data();
       step.logits += ahead.logits_stride;
     }
     choosing_ = {};
-    return n;
+    return n_done;
   }
 
  private:
@@ -341,7 +349,8 @@ class Engine {
   Matrix head_;
   const float* norm_ = nullptr;
   Stored embedding_{};
-  Pool pool_;
+  const std::shared_ptr<Pool> shared_pool_;
+  Pool& pool_;
   std::vector<Flag> counters_;  // units taken, by layer, matrix and owner
   std::vector<std::unique_ptr<Buffer>> buffers_;
   Arena arena_;
@@ -354,35 +363,3 @@ class Engine {
   Choosing choosing_{};
   const Call* call_ = nullptr;
 };
-
-}  // namespace
-
-#define GF_EXPORT extern "C" __attribute__((visibility("default")))
-
-GF_EXPORT void* gptfast_engine_new(const Dimensions* dimensions, int n_threads) {
-  return new Engine(*dimensions, std::clamp(n_threads, 1, MAX_THREADS));
-}
-
-GF_EXPORT void gptfast_engine_free(void* engine) { delete static_cast<Engine*>(engine); }
-
-GF_EXPORT int gptfast_set_matrix(void* engine, int layer, int which, const Stored* stored, const float* bias) {
-  return static_cast<Engine*>(engine)->set_matrix(layer, which, *stored, bias);
-}
-
-GF_EXPORT void gptfast_set_norm(void* engine, int layer, int which, const float* weight) {
-  static_cast<Engine*>(engine)->set_norm(layer, which, weight);
-}
-
-GF_EXPORT void gptfast_set_embedding(void* engine, const Stored* stored) {
-  static_cast<Engine*>(engine)->set_embedding(*stored);
-}
-
-GF_EXPORT void gptfast_run(void* engine, const Call* call) { static_cast<Engine*>(engine)->run(*call); }
-
-GF_EXPORT int gptfast_run_ahead(void* engine, const Call* call, const Ahead* ahead) {
-  return static_cast<Engine*>(engine)->run_ahead(*call, *ahead);
-}
-
-GF_EXPORT int gptfast_choose(const float* logits, int n, const Choice* choice, double uniform) {
-  return Chooser().choose(logits, n, *choice, uniform);
-}

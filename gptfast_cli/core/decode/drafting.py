@@ -1,0 +1,123 @@
+"""From a DRAFT as a person names it to a proposer that fits the target: a MODEL, `self:SCHEME` or `ngram`."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from gptfast_cli.core.decode.building import Parts, Placing, build
+from gptfast_cli.core.decode.depth import AdaptiveDepth, FixedDepth
+from gptfast_cli.core.decode.loading import LoadedModel, load
+from gptfast_cli.core.decode.proposers import Proposer
+from gptfast_cli.core.decode.proposers.draft_model import DraftModel
+from gptfast_cli.core.decode.proposers.ngram import NGram
+from gptfast_cli.core.decode.speculation import Speculation
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import Job
+from gptfast_cli.core.formats import Weight, quantized, schemes
+from gptfast_cli.core.formats.plain import NAME as PLAIN
+from gptfast_cli.core.model.decoder import Decoder
+from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quant.rounding import roundings
+from gptfast_cli.core.settings import Settings
+from gptfast_cli.core.stopwatch import Stopwatch
+from gptfast_cli.core.tokenizers import first_difference
+
+NGRAM, SELF = "ngram", "self:"
+ADAPTIVE = "auto"
+DEFAULT_DEPTH: Final = 5
+
+_ROUNDING = "nearest"
+
+
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """Who drafts, as a person asks for it, and how many tokens a round; None for `depth` adapts it."""
+
+    draft: str
+    depth: int | None = DEFAULT_DEPTH
+
+
+def parse_depth(text: str) -> int | None:
+    """A depth as a person writes it: a number, or `auto` for None. Raises UsageError."""
+    if text == ADAPTIVE:
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--speculate-k must be 0 or more, or {ADAPTIVE}, not {text!r}.")
+    return int(text)
+
+
+def open_draft(
+    drafting: Drafting | None, target: LoadedModel, *, n_rows: int, n_tokens: int, settings: Settings, placing: Placing
+) -> Job[Speculation | None]:
+    """Make a draft ready for `n_rows` sequences of the target of up to `n_tokens` each; None where none is asked for.
+
+    Raises UsageError for a draft that does not fit, saying where it differs, and what loading a model raises.
+    """
+    if drafting is None:
+        return None
+    proposer = yield from _proposer(drafting.draft, target, n_rows, n_tokens, settings, placing)
+    return Speculation(proposer, AdaptiveDepth() if drafting.depth is None else FixedDepth(drafting.depth))
+
+
+def _proposer(
+    name: str, target: LoadedModel, n_rows: int, n_tokens: int, settings: Settings, placing: Placing
+) -> Job[Proposer]:
+    if name == NGRAM:
+        return NGram(n_rows)
+    if name.startswith(SELF):
+        return DraftModel((yield from _requantized(name.removeprefix(SELF), target, settings, placing)), n_rows)
+    draft = yield from load(name, settings, placing, role="Draft")
+    _check_fit(draft, target, n_tokens)
+    return DraftModel(draft.model, n_rows)
+
+
+def _requantized(scheme: str, target: LoadedModel, settings: Settings, placing: Placing) -> Job[Decoder]:
+    """The target once more, its matrices quantised as they are read."""
+    if scheme not in schemes or scheme == PLAIN:
+        known = ", ".join(f"{SELF}{each}" for each in schemes if each != PLAIN)
+        raise UsageError(f"--draft {SELF}{scheme}: there is no quantised scheme of that name.", f"There are {known}.")
+    config, checkpoint = target.config, target.checkpoint
+    storages = AllocationOptions(scheme).allocation(config).of(config)
+
+    def read(name: str) -> Weight:
+        weight, storage = checkpoint.weight(name), storages[name]
+        if storage.scheme in (PLAIN, weight.scheme):
+            return weight
+        matrix = schemes[weight.scheme].dense(weight, torch.float32)
+        return roundings[_ROUNDING].quantize(matrix, quantized(storage.scheme), storage.group_size)
+
+    parts = Parts(config, read, checkpoint.n_bytes, target.model.device, target.model.dtype)
+    return (yield from build(parts, placing, settings=settings, watch=Stopwatch(target.model.device)))
+
+
+def _check_fit(draft: LoadedModel, target: LoadedModel, n_tokens: int) -> None:
+    pair = f"{draft.name} cannot draft for {target.name}"
+    ours, theirs = target.config.vocab_size, draft.config.vocab_size
+    if ours != theirs:
+        raise UsageError(f"{pair}: it has {theirs:,} tokens, and the target {ours:,}.", _ANOTHER)
+    if target.tokenizer is not None and draft.tokenizer is not None:
+        sample = first_difference(target.tokenizer.vocabulary, draft.tokenizer.vocabulary)
+        if sample is not None:
+            raise UsageError(f"{pair}: its tokenizer gives other tokens for {sample!r}.", _ANOTHER)
+        for what in ("bos_id", "stop_ids"):
+            here, there = getattr(target.tokenizer, what), getattr(draft.tokenizer, what)
+            if here != there:
+                raise UsageError(
+                    f"{pair}: its {_SPECIAL[what]} is {_shown(there)}, the target's {_shown(here)}.", _ANOTHER
+                )
+    if draft.config.max_context < n_tokens:
+        raise UsageError(
+            f"{pair} here: it holds {draft.config.max_context:,} tokens, and the text may reach {n_tokens:,}.",
+            f"Add --max-context {draft.config.max_context}, or lower --max-new-tokens.",
+        )
+
+
+_ANOTHER = "A draft has the very vocabulary of its target; --draft ngram and --draft self:int8 go with every model."
+_SPECIAL = {"bos_id": "token that begins a text", "stop_ids": "end token"}
+
+
+def _shown(ids: int | frozenset[int] | None) -> str:
+    if ids is None or ids == frozenset():
+        return "none"
+    return str(ids) if isinstance(ids, int) else ", ".join(map(str, sorted(ids)))

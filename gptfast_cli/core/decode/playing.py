@@ -1,0 +1,49 @@
+"""Rounds that two native models play by themselves, in one call: what a small pair would lose between them is saved."""
+
+from collections.abc import Sequence as Rows
+
+from gptfast_cli.core.decode.proposers import Proposer
+from gptfast_cli.core.decode.proposers.draft_model import DraftModel
+from gptfast_cli.core.decode.runner import Runner, native_choice
+from gptfast_cli.core.decode.sequence import Sequence
+from gptfast_cli.core.kernels.cpu.rounds import Played, Text, play_rounds
+
+_MOST_ROUNDS = 32  # before anyone looks at their tokens
+
+
+def playing_draft(proposer: Proposer, target: Runner, sequences: Rows[Sequence]) -> Runner | None:
+    """The rows of a draft that can play: both models choose by themselves, and no more is asked of their logits."""
+    if not isinstance(proposer, DraftModel) or not (proposer.runner.runs_ahead and target.runs_ahead):
+        return None
+    for sequence in sequences:
+        if sequence.n_logprobs is not None or sequence.sampler.sampling.repetition_penalty != 1:
+            return None
+    return proposer.runner
+
+
+def play(target: Runner, draft: Runner, sequences: Rows[Sequence], *, depth: int, n_rounds: int) -> Played:
+    """Up to so many rounds, one at least, of sequences that have the first rows of both; they are not told of it yet.
+
+    The round after which one of them is over is the last.
+    """
+    texts = [_text(row, sequence, draft) for row, sequence in enumerate(sequences)]
+    n_rounds = max(1, min(_MOST_ROUNDS, n_rounds))
+    stops = frozenset().union(*(sequence.limits.stop_ids for sequence in sequences))
+    longest = max(text.n_held + len(text.rest) for text in texts) + (n_rounds + 1) * (depth + 1)
+    with target.alone():
+        played = play_rounds(
+            target.side(longest), draft.side(longest), texts, depth=depth, n_rounds=n_rounds, stops=tuple(stops)
+        )
+    for row, (text, n_held) in enumerate(zip(texts, played.n_held, strict=True)):
+        given = [token for each in played.rounds for token in each[row].tokens]
+        target.hold(row, [text.rest[-1], *given[:-1]])
+        draft.hold(row, [*text.rest, *given][: n_held - text.n_held])
+    return played
+
+
+def _text(row: int, sequence: Sequence, draft: Runner) -> Text:
+    # what the draft holds may end in tokens that were drafted in vain
+    draft.keep(row, len(sequence.prompt) + len(sequence.generated) - 1)
+    n_held, sampler = draft.n_held(row), sequence.sampler
+    rest = sequence.generated[n_held - len(sequence.prompt) :]
+    return Text(row, sequence.n_left, n_held, rest, sampler.seed, sampler.stream, native_choice(sampler.sampling))

@@ -1,0 +1,169 @@
+"""Rounds of speculative decoding: a proposer drafts, the target verifies all of it in one step, each row for itself.
+
+What comes out has the target's own law: token for token that of plain decoding where the most probable ones are taken,
+in distribution where tokens are drawn. Rows accept as much as each of them can, and wait for none.
+"""
+
+import math
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.decode.depth import Depth
+from gptfast_cli.core.decode.logprobs import token_logprobs
+from gptfast_cli.core.decode.playing import play, playing_draft
+from gptfast_cli.core.decode.proposers import Proposal, Proposer
+from gptfast_cli.core.decode.randomness import ACCEPTANCE
+from gptfast_cli.core.decode.rounds import Rounds
+from gptfast_cli.core.decode.runner import AHEAD_SECONDS, Runner
+from gptfast_cli.core.decode.sampler import Draw, check_tokens, law, most_probable
+from gptfast_cli.core.decode.sequence import Sequence
+from gptfast_cli.core.decode.verification import Verification, verify, verify_greedy
+from gptfast_cli.core.kernels.phases import phase
+from gptfast_cli.core.stopwatch import Stopwatch
+
+Seconds = tuple[float, float, float]  # of drafting, verifying and sampling
+
+
+@dataclass(slots=True)
+class Gain:
+    """What decoding gave: tokens to each sequence, and bytes that were read for them.
+
+    n_rounds:   of speculation, each of one sequence; n_verified: tokens that were looked at in them, as far as the
+                first that did not stay; n_accepted: those that did
+    """
+
+    counts: list[int]
+    n_bytes: int
+    n_rounds: int = 0
+    n_verified: int = 0
+    n_accepted: int = 0
+
+
+class Speculation:
+    """A proposer beside a target; the generator's runner holds the target's rows, which are the proposer's too."""
+
+    def __init__(self, proposer: Proposer, depth: Depth) -> None:
+        self.rounds = Rounds()
+        self._proposer = proposer
+        self._depth = depth
+        self._round_seconds = math.inf  # of the last round
+
+    def begin(self, runner: Runner, row: int, prompt: Rows[int]) -> None:
+        """A sequence with this prompt takes a row."""
+        watch = Stopwatch(runner.model.device)
+        with watch, phase("draft"), runner.alone():
+            self._proposer.begin(row, prompt)
+        self.rounds.draft_prefill_seconds += watch.seconds
+
+    def move(self, source: int, target: int) -> None:
+        """The sequence of a row goes on in another."""
+        self._proposer.move(source, target)
+
+    def depths(self, sequences: Rows[Sequence]) -> list[int]:
+        """How many tokens to draft for each sequence; where it is 0 for all, a plain step is as good."""
+        depth = self._depth.next()
+        return [min(depth, sequence.n_left - 1) for sequence in sequences]
+
+    def tell_step(self, counts: Rows[int], seconds: float) -> None:
+        """Plain steps gave each sequence so many tokens."""
+        self.rounds.n_plain_tokens += sum(counts)
+        self._depth.tell_step(counts[0], seconds)
+
+    def run(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> Gain:
+        """A round, or as many as two native models play by themselves in a moment."""
+        whole = Stopwatch(runner.model.device)
+        draft = playing_draft(self._proposer, runner, sequences)
+        with whole:
+            if draft is None:
+                gain, seconds = self._round(runner, sequences, depths)
+            else:
+                gain, seconds = self._play(runner, draft, sequences, max(depths))
+        drafting, verifying, sampling = seconds
+        self.rounds.draft_seconds += drafting
+        self.rounds.verify_seconds += verifying
+        self.rounds.sample_seconds += sampling
+        self.rounds.host_seconds += whole.seconds - sum(seconds)
+        self._round_seconds = whole.seconds * len(sequences) / gain.n_rounds
+        self._depth.tell_round(max(depths), self._round_seconds, n_tested=gain.n_verified, n_accepted=gain.n_accepted)
+        return gain
+
+    def _round(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> tuple[Gain, Seconds]:
+        device = runner.model.device
+        drafting, verifying, sampling = Stopwatch(device), Stopwatch(device), Stopwatch(device)
+        draws = [sequence.next_draw for sequence in sequences]
+        with drafting, phase("draft"), runner.alone():
+            proposals = self._proposer.propose(draws, depths)
+        fed = [[draw.generated[-1], *each.tokens] for draw, each in zip(draws, proposals, strict=True)]
+        gain = Gain([], runner.step_bytes(len(fed)) + max(depths) * self._proposer.bytes_per_step)
+        with verifying:
+            logits = runner.extend(fed)
+        with sampling, phase("sample"), runner.alone():
+            outcomes = [_verified(*each) for each in zip(logits, draws, proposals, strict=True)]
+            check_tokens([int(outcome.tokens) for outcome in outcomes], runner.model.config.vocab_size)
+        for row, (sequence, proposal, outcome) in enumerate(zip(sequences, proposals, outcomes, strict=True)):
+            n_accepted = int(outcome.n_accepted)
+            tokens = [*proposal.tokens[:n_accepted], int(outcome.tokens)]
+            n_verified = min(n_accepted + 1, len(proposal.tokens))
+            gain.counts.append(_give(sequence, tokens, logits[row]))
+            overlap = float(outcome.overlaps[0, :n_verified].sum())
+            self._count(gain, len(proposal.tokens), n_accepted, gain.counts[-1], overlap)
+            # all but the last token, which the next step feeds
+            runner.keep(row, len(sequence.prompt) + len(sequence.generated) - 1)
+        return gain, (drafting.seconds, verifying.seconds, sampling.seconds)
+
+    def _play(self, runner: Runner, draft: Runner, sequences: Rows[Sequence], depth: int) -> tuple[Gain, Seconds]:
+        before = runner.step_bytes(len(sequences))
+        played = play(runner, draft, sequences, depth=depth, n_rounds=int(AHEAD_SECONDS / self._round_seconds))
+        each_bytes = (before + runner.step_bytes(len(sequences))) // 2 + depth * self._proposer.bytes_per_step
+        gain = Gain([0] * len(sequences), len(played.rounds) * each_bytes)
+        for rounds in played.rounds:
+            for row, (sequence, told) in enumerate(zip(sequences, rounds, strict=True)):
+                check_tokens(told.tokens, runner.model.config.vocab_size)
+                n_given = _give(sequence, told.tokens)
+                gain.counts[row] += n_given
+                self._count(gain, told.n_drafted, len(told.tokens) - 1, n_given, told.overlap)
+        return gain, played.seconds
+
+    def _count(self, gain: Gain, n_drafted: int, n_accepted: int, n_given: int, overlap: float) -> None:
+        gain.n_rounds += 1
+        gain.n_accepted += n_accepted
+        gain.n_verified += min(n_accepted + 1, n_drafted)
+        self.rounds.add(n_drafted, n_accepted, n_given, overlap)
+
+
+def _give(sequence: Sequence, tokens: Rows[int], logits: Tensor | None = None) -> int:
+    """Let a sequence take tokens until it is over; returns how many it took, the end token with them."""
+    for place, token in enumerate(tokens):
+        sequence.take(token)
+        if logits is not None and sequence.n_logprobs is not None and sequence.finish_reason != "eos":
+            sequence.logprobs.append(token_logprobs(logits[place], token, sequence.n_logprobs))
+        if sequence.finish_reason is not None:
+            return place + 1
+    return len(tokens)
+
+
+def _verified(logits: Tensor, draw: Draw, proposal: Proposal) -> Verification:
+    """The verification of one row, whose logits are [drafted tokens + 1, vocab]."""
+    device, n_drafted = logits.device, len(proposal.tokens)
+    drafted, depth = torch.tensor([proposal.tokens], device=device).long(), torch.tensor([n_drafted], device=device)
+    if draw.sampler.sampling.is_greedy:
+        return verify_greedy(most_probable(logits, draw, proposal.tokens).unsqueeze(0), drafted, depth)
+    q = proposal.probabilities
+    if q is None:
+        q = torch.zeros(n_drafted, logits.shape[-1], device=device).scatter_(1, drafted.mT, 1.0)
+    return verify(
+        law(logits, draw, proposal.tokens).unsqueeze(0),
+        q.to(device).unsqueeze(0),
+        drafted,
+        depth,
+        acceptance_uniforms=_uniforms([draw.uniform(n, ACCEPTANCE) for n in range(n_drafted)], device),
+        token_uniforms=_uniforms([draw.uniform(n) for n in range(n_drafted + 1)], device),
+    )
+
+
+def _uniforms(numbers: list[float], device: torch.device) -> Tensor:
+    # one accelerator has no float64
+    return torch.tensor([numbers], dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)

@@ -1,0 +1,209 @@
+// Rounds of speculative decoding, one after another in one call: the draft goes ahead, the target verifies, each row of
+// a batch for itself.
+#pragma once
+
+#include <chrono>
+
+#include "engine.h"
+#include "verify.h"
+
+// A row of a batch: its caches' slot, and the text whose end it goes on from.
+struct Row {
+  int32_t slot, n_left;  // tokens that may still come, 1 at least
+  int32_t n_text,
+      n_draft;          // tokens of the text, and those of them that the draft's cache holds; the target's lacks one
+  const int64_t* rest;  // [n_text - n_draft], the text from there on
+  uint64_t seed, stream;
+  Choice choice;
+};
+
+// What rounds are about, and where to put what comes of them.
+struct Rounds {
+  int n_rounds, depth, n_rows;
+  const Row* rows;
+  const Call *target, *draft;  // where the keys and values of each stand
+  int n_stops;
+  const int64_t* stops;             // a round that gives one of these is the last
+  int64_t* tokens;                  // [n_rounds][n_rows][depth + 1]
+  int32_t *n_drafted, *n_accepted;  // [n_rounds][n_rows]; a row is given one token more
+  double* overlaps;                 // [n_rounds][n_rows]
+  int32_t* n_held;                  // [n_rows] tokens of its text that the draft's cache holds in the end
+  double* seconds;                  // [3], of drafting, verifying and sampling
+};
+
+// The numbers of decode/randomness.py.
+enum Purpose { TOKEN, PROPOSAL, ACCEPTANCE };
+
+inline uint64_t mixed(uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
+
+inline double uniform(const Row& row, int position, Purpose purpose) {
+  uint64_t state = 0;
+  for (uint64_t part : {row.seed, row.stream, static_cast<uint64_t>(position)})
+    state = mixed((state ^ part) + 0x9E3779B97F4A7C15u);
+  if (purpose != TOKEN) state = mixed((state ^ static_cast<uint64_t>(purpose)) + 0x9E3779B97F4A7C15u);
+  return static_cast<double>(state >> 32) / 4294967296.0;
+}
+
+class Speculating {
+ public:
+  Speculating(Engine& target, Engine& draft, const Rounds& rounds)
+      : target_(target), draft_(draft), rounds_(rounds), rows_(rounds.rows, rounds.rows + rounds.n_rows) {
+    for (const Row& row : rows_) texts_.emplace_back(row.rest, row.rest + (row.n_text - row.n_draft));
+    for (const Row& row : rows_) first_.push_back(row.n_draft);
+  }
+
+  // Rounds until there have been as many as wanted, or one gave a stop or all that a row may still have; returns how
+  // many. The token of a row is `vocab_size` where a logit was no number.
+  int run() {
+    int n = 0;
+    for (bool goes_on = true; goes_on && n < rounds_.n_rounds; n++) {
+      auto began = now();
+      propose();
+      auto drafted = now();
+      feed_target();
+      auto verified = now();
+      goes_on = verify(n);
+      rounds_.seconds[0] += seconds(began, drafted);
+      rounds_.seconds[1] += seconds(drafted, verified);
+      rounds_.seconds[2] += seconds(verified, now());
+    }
+    for (size_t r = 0; r < n_rows(); r++) rounds_.n_held[r] = rows_[r].n_draft;
+    return n;
+  }
+
+ private:
+  using Time = std::chrono::steady_clock::time_point;
+  static Time now() { return std::chrono::steady_clock::now(); }
+  static double seconds(Time from, Time to) { return std::chrono::duration<double>(to - from).count(); }
+
+  size_t n_rows() const { return rows_.size(); }
+  size_t vocab_size() const { return static_cast<size_t>(target_.vocab_size()); }
+  int depth_of(size_t row) const { return std::min(rounds_.depth, rows_[row].n_left - 1); }
+  int64_t text(size_t row, int position) const { return texts_[row][static_cast<size_t>(position - first_[row])]; }
+
+  // Tokens of a call as they come together.
+  struct Tokens {
+    std::vector<int64_t> tokens;
+    std::vector<int32_t> positions, slots, outputs;
+
+    void add(int64_t token, int position, int slot) {
+      tokens.push_back(token), positions.push_back(position), slots.push_back(slot);
+    }
+
+    Call call(const Call& place, float* logits) const {
+      Call call = place;
+      call.n_rows = static_cast<int>(tokens.size()), call.tokens = tokens.data();
+      call.positions = positions.data(), call.slots = slots.data();
+      call.n_outputs = static_cast<int>(outputs.size()), call.outputs = outputs.data(), call.logits = logits;
+      return call;
+    }
+  };
+
+  // The draft is fed what it lacks of each text, and goes on from there.
+  void propose() {
+    const size_t depth = static_cast<size_t>(rounds_.depth), n = n_rows();
+    proposed_.assign(depth * n, 0), uniforms_.resize(depth * n), choices_.clear();
+    q_.resize(depth * n * vocab_size());
+    Tokens fed;
+    for (size_t r = 0; r < n; r++) {
+      Row& row = rows_[r];
+      for (; row.n_draft < row.n_text; row.n_draft++) fed.add(text(r, row.n_draft), row.n_draft, row.slot);
+      fed.outputs.push_back(static_cast<int32_t>(fed.tokens.size()) - 1);
+      choices_.push_back(row.choice);
+      for (size_t step = 0; step < depth; step++)
+        uniforms_[step * n + r] = uniform(row, row.n_text + static_cast<int>(step), PROPOSAL);
+    }
+    Ahead ahead{rounds_.depth, choices_.data(), uniforms_.data(), 0, nullptr, proposed_.data(), n * vocab_size()};
+    n_proposed_ = draft_.run_ahead(fed.call(*rounds_.draft, q_.data()), ahead);
+  }
+
+  void feed_target() {
+    Tokens fed;
+    begins_.clear(), drafted_.resize(n_rows());
+    for (size_t r = 0; r < n_rows(); r++) {
+      const Row& row = rows_[r];
+      begins_.push_back(fed.tokens.size());
+      fed.add(text(r, row.n_text - 1), row.n_text - 1, row.slot);
+      drafted_[r].clear();
+      for (int n = 0; n < std::min(depth_of(r), n_proposed_); n++) {
+        const int64_t token = proposed_[static_cast<size_t>(n) * n_rows() + r];
+        if (token == static_cast<int64_t>(vocab_size())) break;  // the draft's output was no number
+        drafted_[r].push_back(token);
+        fed.add(token, row.n_text + n, row.slot);
+      }
+    }
+    for (size_t i = 0; i < fed.tokens.size(); i++) fed.outputs.push_back(static_cast<int32_t>(i));
+    p_.resize(fed.tokens.size() * vocab_size());
+    target_.run(fed.call(*rounds_.target, p_.data()));
+  }
+
+  // Settle each row; false where one is over.
+  bool verify(int round) {
+    verdicts_.resize(n_rows());
+    verifiers_.resize(static_cast<size_t>(target_.pool().n_threads));
+    target_.pool().run(
+        [](void* self, int thread) {
+          auto& s = *static_cast<Speculating*>(self);
+          for (size_t r = static_cast<size_t>(thread); r < s.n_rows();
+               r += static_cast<size_t>(s.target_.pool().n_threads))
+            s.verify_row(r, s.verifiers_[static_cast<size_t>(thread)]);
+          s.target_.pool().barrier(thread);
+        },
+        this);
+    bool goes_on = true;
+    for (size_t r = 0; r < n_rows(); r++) {
+      Row& row = rows_[r];
+      const Verdict& verdict = verdicts_[r];
+      const size_t at = static_cast<size_t>(round) * n_rows() + r;
+      rounds_.n_drafted[at] = static_cast<int32_t>(drafted_[r].size());
+      rounds_.n_accepted[at] = verdict.n_accepted;
+      rounds_.overlaps[at] = verdict.overlap;
+      for (int n = 0; n <= verdict.n_accepted; n++) {
+        const int64_t token = n < verdict.n_accepted ? drafted_[r][static_cast<size_t>(n)] : verdict.token;
+        rounds_.tokens[at * static_cast<size_t>(rounds_.depth + 1) + static_cast<size_t>(n)] = token;
+        texts_[r].push_back(token);
+        goes_on = goes_on && token != static_cast<int64_t>(vocab_size()) &&
+                  std::find(rounds_.stops, rounds_.stops + rounds_.n_stops, token) == rounds_.stops + rounds_.n_stops;
+      }
+      // the draft's cache holds what it was fed: all that it proposed but the last
+      row.n_draft = std::min(row.n_text + n_proposed_ - 1, row.n_text + verdict.n_accepted);
+      row.n_text += verdict.n_accepted + 1;
+      row.n_left -= verdict.n_accepted + 1;
+      goes_on = goes_on && row.n_left > 1;  // the last token needs no draft
+    }
+    return goes_on;
+  }
+
+  void verify_row(size_t r, Verifier& verifier) {
+    const Row& row = rows_[r];
+    auto number = [&row](Purpose purpose) {
+      return [&row, purpose](int n) { return uniform(row, row.n_text + n, purpose); };
+    };
+    verdicts_[r] = verifier.verify(p_.data() + begins_[r] * vocab_size(), q_.data() + r * vocab_size(),
+                                   n_rows() * vocab_size(), target_.vocab_size(), drafted_[r].data(),
+                                   static_cast<int>(drafted_[r].size()), row.choice, number(ACCEPTANCE), number(TOKEN));
+  }
+
+  Engine &target_, &draft_;
+  const Rounds& rounds_;
+  std::vector<Row> rows_;
+  std::vector<std::vector<int64_t>> texts_;  // of each row, from the token that the draft lacked first
+  std::vector<int> first_;                   // the position of that token
+  std::vector<int64_t> proposed_;            // [depth][rows]
+  int n_proposed_ = 0;                       // steps that the draft made
+  std::vector<double> uniforms_;
+  std::vector<Choice> choices_;
+  std::vector<std::vector<int64_t>> drafted_;  // of each row
+  std::vector<size_t> begins_;                 // the first logits of each row
+  std::vector<float> p_, q_;
+  std::vector<Verdict> verdicts_;
+  std::vector<Verifier> verifiers_;
+};
+
+inline int run_rounds(Engine& target, Engine& draft, const Rounds& rounds) {
+  return Speculating(target, draft, rounds).run();
+}
