@@ -72,10 +72,8 @@ def test_more_rounds_than_one_are_played_in_a_call(
     generator = Generator(Runner(pair[0], 1), Speculation(DraftModel(pair[1], 1), FixedDepth(2)))
     sequence = Sequence(0, PROMPTS[0], Sampler(SAMPLINGS[0], 11), limits)
     drained(generator.admit(sequence))
-    drained(generator.step())  # one, to see how long it takes
-    n_before = len(sequence.generated)
     drained(generator.step())
-    assert len(sequence.generated) >= 58 > 10 > n_before
+    assert len(sequence.generated) >= 58
 
 
 def test_logits_that_are_no_numbers_are_an_error(pair: tuple[NativeModel, NativeModel]) -> None:

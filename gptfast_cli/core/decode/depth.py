@@ -78,7 +78,8 @@ class AdaptiveDepth:
         """See Depth."""
         self._n_plain += 1
         self._left -= n_tokens
-        self._step.add(seconds / n_tokens)
+        for _ in range(n_tokens):
+            self._step.add(seconds / n_tokens)
 
     def tell_round(self, depth: int, seconds: float, *, n_tested: int, n_accepted: int) -> None:
         """See Depth."""

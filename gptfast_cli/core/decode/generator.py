@@ -3,7 +3,6 @@
 Sequences come and go while others are under way: one that is over leaves its row to the next prompt at once.
 """
 
-import math
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
@@ -60,7 +59,7 @@ class Generator:
         self._runner = runner
         self._speculation = speculation
         self._sequences: list[Sequence] = []  # row by row; some may be over until the next call
-        self._step_seconds = math.inf  # of the last step
+        self._step_seconds = runner.guessed_seconds  # of the last step
         self._last_prompt: tuple[tuple[int, ...], Tensor] | None = None  # with the logits of the token after it
 
     @property

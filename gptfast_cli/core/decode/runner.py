@@ -26,6 +26,8 @@ AHEAD_SECONDS = 0.008
 """A model that chooses by itself goes on for so long before its tokens are looked at: too short to be seen, long enough
 that what is done between the steps of a small model costs them little."""
 
+_USUAL_BANDWIDTH = 20e9  # bytes a second; for a first guess
+
 _WARM_UP_TOKENS = 2  # at least: a size of 1 is a case of its own
 
 
@@ -193,6 +195,11 @@ class Runner:
             tensor.copy_(saved[name])
         self._cache.lengths[row] = len(tokens)
         self._held[row] = tokens
+
+    @property
+    def guessed_seconds(self) -> float:
+        """That a step may take, before one has been timed."""
+        return self.model.weight_bytes / _USUAL_BANDWIDTH
 
     def step_bytes(self, n_rows: int, later: int = 0) -> int:
         """Bytes that the next step of the first rows reads, or one so many steps later.

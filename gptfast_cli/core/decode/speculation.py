@@ -4,7 +4,6 @@ What comes out has the target's own law: token for token that of plain decoding 
 in distribution where tokens are drawn. Rows accept as much as each of them can, and wait for none.
 """
 
-import math
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
@@ -49,7 +48,7 @@ class Speculation:
         self.rounds = Rounds()
         self._proposer = proposer
         self._depth = depth
-        self._round_seconds = math.inf  # of the last round
+        self._round_seconds: float | None = None  # of the last round
 
     def begin(self, runner: Runner, row: int, prompt: Rows[int]) -> None:
         """A sequence with this prompt takes a row."""
@@ -115,8 +114,9 @@ class Speculation:
         return gain, (drafting.seconds, verifying.seconds, sampling.seconds)
 
     def _play(self, runner: Runner, draft: Runner, sequences: Rows[Sequence], depth: int) -> tuple[Gain, Seconds]:
+        each = self._round_seconds or runner.guessed_seconds + depth * draft.guessed_seconds
         before = runner.step_bytes(len(sequences))
-        played = play(runner, draft, sequences, depth=depth, n_rounds=int(AHEAD_SECONDS / self._round_seconds))
+        played = play(runner, draft, sequences, depth=depth, n_rounds=int(AHEAD_SECONDS / each))
         each_bytes = (before + runner.step_bytes(len(sequences))) // 2 + depth * self._proposer.bytes_per_step
         gain = Gain([0] * len(sequences), len(played.rounds) * each_bytes)
         for rounds in played.rounds:

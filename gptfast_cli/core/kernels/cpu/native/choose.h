@@ -29,8 +29,15 @@ class Chooser {
     return draw(uniform);
   }
 
+  // The same, and what it was drawn from is kept for a temperature above 0.
+  int choose_from_law(const float* logits, int n, const Choice& choice, double uniform) {
+    if (choice.temperature == 0) return choose(logits, n, choice, uniform);
+    return find_law(logits, n, choice) ? draw(uniform) : n;
+  }
+
   // Find out what a token is drawn from, for a temperature above 0; false where a logit is no number.
   bool find_law(const float* logits, int n, const Choice& choice) {
+    candidates_.clear();
     if (!begin(logits, n, choice)) return false;
     if (narrows(choice)) {
       narrow(choice);
@@ -117,18 +124,33 @@ class Chooser {
 
   // At least the k largest, in the order of tokens; all of them where there are no more.
   void collect_top(int k) {
-    float bound = -INFINITY;
-    if (k < static_cast<int>(maxima_.size())) {
-      sorted_ = maxima_;
-      std::nth_element(sorted_.begin(), sorted_.begin() + (k - 1), sorted_.end(), std::greater<>());
-      bound = scaled(sorted_[static_cast<size_t>(k - 1)]);
-    }
     candidates_.clear();
+    if (2 * k >= static_cast<int>(maxima_.size())) return collect_by_bins(k);
+    sorted_ = maxima_;
+    std::nth_element(sorted_.begin(), sorted_.begin() + (k - 1), sorted_.end(), std::greater<>());
+    const float bound = scaled(sorted_[static_cast<size_t>(k - 1)]);
     for (size_t block = 0; block < maxima_.size(); block++) {
       if (scaled(maxima_[block]) < bound) continue;
       for (int i = static_cast<int>(block) * BLOCK_SIZE; i < end_of(block); i++)
         if (float logit = scaled(logits_[i]); logit >= bound) candidates_.push_back({i, logit, 0});
     }
+  }
+
+  // The same where blocks are too few to rule out much: by how far each is from the largest, in eighths.
+  void collect_by_bins(int k) {
+    constexpr int N_BINS = 256;
+    int counts[N_BINS] = {};
+    bins_.resize(static_cast<size_t>(n_));
+    const float steps = -8 / temperature_;
+    for (int i = 0; i < n_; i++) {
+      const float away = std::min((logits_[i] - largest_) * steps, N_BINS - 1.0f);
+      bins_[static_cast<size_t>(i)] = static_cast<uint8_t>(away);
+    }
+    for (uint8_t bin : bins_) counts[bin]++;
+    int last = 0;
+    for (int n = counts[0]; n < k && last < N_BINS - 1;) n += counts[++last];
+    for (int i = 0; i < n_; i++)
+      if (bins_[static_cast<size_t>(i)] <= last) candidates_.push_back({i, scaled(logits_[i]), 0});
   }
 
   // The k largest, and those that equal the smallest of them.
@@ -227,5 +249,6 @@ class Chooser {
   std::vector<float> maxima_;  // of blocks
   std::vector<float> sorted_, weights_;
   std::vector<double> sums_;  // of the weights of blocks
+  std::vector<uint8_t> bins_;
   std::vector<Candidate> candidates_;
 };

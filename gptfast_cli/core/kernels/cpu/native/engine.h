@@ -107,8 +107,8 @@ class Engine {
   }
 
   // A call, and then steps of one token for each of its outputs, until there have been as many as wanted or one is the
-  // last; returns how many.
-  int run_ahead(const Call& call, const Ahead& ahead) {
+  // last; returns how many. Choosers `laws` [n_steps][outputs] keep what each token was drawn from.
+  int run_ahead(const Call& call, const Ahead& ahead, Chooser* laws = nullptr) {
     const size_t n = static_cast<size_t>(call.n_outputs);
     std::vector<int64_t> tokens(n);
     std::vector<int32_t> positions(n), slots(n), outputs(n);
@@ -120,7 +120,8 @@ class Engine {
     bool is_last = false;
     int n_done = 0;
     for (; n_done < ahead.n_steps && !is_last; n_done++) {
-      choosing_ = {ahead.choices, ahead.uniforms + n * n_done, ahead.chosen + n * n_done};
+      choosing_ = {ahead.choices, ahead.uniforms + n * n_done, ahead.chosen + n * n_done, laws};
+      if (laws != nullptr) laws += n;
       run(step);
       for (size_t i = 0; i < n; i++) {
         tokens[i] = choosing_.chosen[i], positions[i]++;
@@ -140,6 +141,7 @@ class Engine {
     const Choice* choices;
     const double* uniforms;
     int64_t* chosen;
+    Chooser* laws;  // of the outputs, or none
   };
   struct Packing {
     const Stored* stored;
@@ -192,8 +194,12 @@ class Engine {
     for (size_t i = static_cast<size_t>(thread); i < wanted_.size(); i += static_cast<size_t>(pool_.n_threads)) {
       const size_t output = static_cast<size_t>(wanted_[i].output);
       const float* logits = call_->logits + output * static_cast<size_t>(d_.vocab_size);
-      choosing_.chosen[output] = choosers_[static_cast<size_t>(thread)].choose(
-          logits, d_.vocab_size, choosing_.choices[output], choosing_.uniforms[output]);
+      const Choice& choice = choosing_.choices[output];
+      const double uniform = choosing_.uniforms[output];
+      choosing_.chosen[output] =
+          choosing_.laws != nullptr
+              ? choosing_.laws[output].choose_from_law(logits, d_.vocab_size, choice, uniform)
+              : choosers_[static_cast<size_t>(thread)].choose(logits, d_.vocab_size, choice, uniform);
     }
     pool_.barrier(thread);
   }

@@ -107,7 +107,7 @@ class Speculating {
   void propose() {
     const size_t depth = static_cast<size_t>(rounds_.depth), n = n_rows();
     proposed_.assign(depth * n, 0), uniforms_.resize(depth * n), choices_.clear();
-    q_.resize(depth * n * vocab_size());
+    q_.resize(depth * n), logits_.resize(n * vocab_size());
     Tokens fed;
     for (size_t r = 0; r < n; r++) {
       Row& row = rows_[r];
@@ -117,13 +117,13 @@ class Speculating {
       for (size_t step = 0; step < depth; step++)
         uniforms_[step * n + r] = uniform(row, row.n_text + static_cast<int>(step), PROPOSAL);
     }
-    Ahead ahead{rounds_.depth, choices_.data(), uniforms_.data(), 0, nullptr, proposed_.data(), n * vocab_size()};
-    n_proposed_ = draft_.run_ahead(fed.call(*rounds_.draft, q_.data()), ahead);
+    Ahead ahead{rounds_.depth, choices_.data(), uniforms_.data(), 0, nullptr, proposed_.data(), 0};
+    n_proposed_ = draft_.run_ahead(fed.call(*rounds_.draft, logits_.data()), ahead, q_.data());
   }
 
   void feed_target() {
     Tokens fed;
-    begins_.clear(), drafted_.resize(n_rows());
+    begins_.clear(), owners_.clear(), drafted_.resize(n_rows());
     for (size_t r = 0; r < n_rows(); r++) {
       const Row& row = rows_[r];
       begins_.push_back(fed.tokens.size());
@@ -136,22 +136,25 @@ class Speculating {
         fed.add(token, row.n_text + n, row.slot);
       }
     }
-    for (size_t i = 0; i < fed.tokens.size(); i++) fed.outputs.push_back(static_cast<int32_t>(i));
-    p_.resize(fed.tokens.size() * vocab_size());
-    target_.run(fed.call(*rounds_.target, p_.data()));
+    for (size_t r = 0; r < n_rows(); r++) owners_.insert(owners_.end(), drafted_[r].size() + 1, r);
+    for (size_t i = 0; i < owners_.size(); i++) fed.outputs.push_back(static_cast<int32_t>(i));
+    logits_.resize(owners_.size() * vocab_size());
+    target_.run(fed.call(*rounds_.target, logits_.data()));
   }
 
   // Settle each row; false where one is over.
   bool verify(int round) {
-    verdicts_.resize(n_rows());
-    verifiers_.resize(static_cast<size_t>(target_.pool().n_threads));
+    verdicts_.resize(n_rows()), best_.resize(owners_.size()), p_.resize(std::max(p_.size(), owners_.size()));
     target_.pool().run(
         [](void* self, int thread) {
           auto& s = *static_cast<Speculating*>(self);
-          for (size_t r = static_cast<size_t>(thread); r < s.n_rows();
-               r += static_cast<size_t>(s.target_.pool().n_threads))
-            s.verify_row(r, s.verifiers_[static_cast<size_t>(thread)]);
-          s.target_.pool().barrier(thread);
+          Pool& pool = s.target_.pool();
+          for (size_t i = static_cast<size_t>(thread); i < s.owners_.size(); i += static_cast<size_t>(pool.n_threads))
+            s.find_law(i);
+          pool.barrier(thread);
+          for (size_t r = static_cast<size_t>(thread); r < s.n_rows(); r += static_cast<size_t>(pool.n_threads))
+            s.verify_row(r);
+          pool.barrier(thread);
         },
         this);
     bool goes_on = true;
@@ -178,14 +181,32 @@ class Speculating {
     return goes_on;
   }
 
-  void verify_row(size_t r, Verifier& verifier) {
+  // What the target says after a token that it was fed: a law, or the most probable token.
+  void find_law(size_t i) {
+    const Row& row = rows_[owners_[i]];
+    const float* logits = logits_.data() + i * vocab_size();
+    const int n = target_.vocab_size();
+    if (row.choice.temperature == 0) best_[i] = p_[i].choose(logits, n, row.choice, 0);
+    else best_[i] = p_[i].find_law(logits, n, row.choice) ? 0 : n;
+  }
+
+  void verify_row(size_t r) {
     const Row& row = rows_[r];
+    const size_t begin = begins_[r];
+    const int n_drafted = static_cast<int>(drafted_[r].size());
     auto number = [&row](Purpose purpose) {
       return [&row, purpose](int n) { return uniform(row, row.n_text + n, purpose); };
     };
-    verdicts_[r] = verifier.verify(p_.data() + begins_[r] * vocab_size(), q_.data() + r * vocab_size(),
-                                   n_rows() * vocab_size(), target_.vocab_size(), drafted_[r].data(),
-                                   static_cast<int>(drafted_[r].size()), row.choice, number(ACCEPTANCE), number(TOKEN));
+    auto proposed = [this, r](int n) -> const Chooser& { return q_[static_cast<size_t>(n) * n_rows() + r]; };
+    if (row.choice.temperature == 0) {
+      verdicts_[r] = verify_greedy(best_.data() + begin, drafted_[r].data(), n_drafted);
+    } else if (std::count(best_.begin() + static_cast<long>(begin),
+                          best_.begin() + static_cast<long>(begin) + n_drafted + 1, target_.vocab_size()) > 0) {
+      verdicts_[r] = {0, target_.vocab_size(), 0};
+    } else {
+      verdicts_[r] =
+          verify_draws(p_.data() + begin, proposed, drafted_[r].data(), n_drafted, number(ACCEPTANCE), number(TOKEN));
+    }
   }
 
   Engine &target_, &draft_;
@@ -198,10 +219,11 @@ class Speculating {
   std::vector<double> uniforms_;
   std::vector<Choice> choices_;
   std::vector<std::vector<int64_t>> drafted_;  // of each row
-  std::vector<size_t> begins_;                 // the first logits of each row
-  std::vector<float> p_, q_;
+  std::vector<size_t> begins_, owners_;        // the first logits of each row; of each logits, their row
+  std::vector<float> logits_;
+  std::vector<Chooser> p_, q_;  // laws, of the logits and of [depth][rows]
+  std::vector<int64_t> best_;   // of the logits, where the most probable token is wanted; `vocab_size`: no numbers
   std::vector<Verdict> verdicts_;
-  std::vector<Verifier> verifiers_;
 };
 
 inline int run_rounds(Engine& target, Engine& draft, const Rounds& rounds) {

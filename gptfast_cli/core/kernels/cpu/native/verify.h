@@ -12,66 +12,62 @@ struct Verdict {
   double overlap = 0;  // the sum, over the tokens that were looked at, of the sum of min(p, q)
 };
 
-// What one thread verifies with.
-class Verifier {
- public:
-  // `p` are logits [n_drafted + 1][vocab_size] of the target, `q` those of the draft, of row n at q + n * q_stride;
-  // `acceptance` and `choosing` give the numbers that decide about token n.
-  template <class Uniform>
-  Verdict verify(const float* p, const float* q, size_t q_stride, int vocab_size, const int64_t* drafted, int n_drafted,
-                 const Choice& choice, const Uniform& acceptance, const Uniform& choosing) {
-    Verdict verdict;
-    for (int n = 0;; n++, p += vocab_size, q += q_stride) {
-      if (choice.temperature == 0) {
-        verdict.token = p_.choose(p, vocab_size, choice, 0);
-        if (n == n_drafted || verdict.token != drafted[n]) return verdict;
-        verdict.overlap++;
-      } else {
-        if (!p_.find_law(p, vocab_size, choice)) return verdict.token = vocab_size, verdict;
-        if (n == n_drafted) return verdict.token = p_.draw(choosing(n)), verdict;
-        if (!q_.find_law(q, vocab_size, choice)) return verdict.token = vocab_size, verdict;
-        const double rest = compare(verdict);
-        const int token = static_cast<int>(drafted[n]);
-        if (!(acceptance(n) * q_.probability(token) < p_.probability(token)))
-          return verdict.token = rest > 0 ? draw_rest(choosing(n) * rest) : p_.draw(choosing(n)), verdict;
-      }
-      verdict.n_accepted++;
-    }
+// Calls visit(token, p, q) for each token that p can give, in their order, until it says false.
+template <class Visit>
+void both(const Chooser& p, const Chooser& q, const Visit& visit) {
+  auto other = q.candidates().begin(), end = q.candidates().end();
+  for (const Candidate& c : p.candidates()) {
+    while (other != end && other->token < c.token) other++;
+    const double chance = other != end && other->token == c.token ? other->weight / q.total() : 0;
+    if (!visit(c.token, c.weight / p.total(), chance)) return;
   }
+}
 
- private:
-  // Calls visit(token, p, q) for each token that p can give, in their order.
-  template <class Visit>
-  void both(const Visit& visit) const {
-    auto other = q_.candidates().begin(), end = q_.candidates().end();
-    for (const Candidate& c : p_.candidates()) {
-      while (other != end && other->token < c.token) other++;
-      const double q = other != end && other->token == c.token ? other->weight / q_.total() : 0;
-      if (!visit(c.token, c.weight / p_.total(), q)) return;
-    }
-  }
+// The token at which the sum of max(p - q, 0) passes a share of the whole, or of p alone where nothing is left of it.
+inline int draw_rest(Chooser& p, const Chooser& q, double uniform) {
+  double rest = 0, reached = 0;
+  both(p, q, [&](int, double chance, double drafted) {
+    rest += std::max(chance - drafted, 0.0);
+    return true;
+  });
+  if (rest == 0) return p.draw(uniform);
+  int drawn = 0;
+  both(p, q, [&](int token, double chance, double drafted) {
+    if (chance > drafted) reached += chance - drafted, drawn = token;
+    return reached <= uniform * rest;
+  });
+  return drawn;
+}
 
-  // Adds the overlap of both laws to a verdict; returns the sum of max(p - q, 0).
-  double compare(Verdict& verdict) const {
-    double rest = 0;
-    both([&](int, double p, double q) {
-      verdict.overlap += std::min(p, q);
-      rest += std::max(p - q, 0.0);
+// Of draws: `p` are laws of the target, one more than there are drafted tokens; `q(n)` is the one that token n was
+// drawn from; `accepting(n)` and `choosing(n)` are the numbers that decide about it.
+template <class Law, class Number>
+Verdict verify_draws(Chooser* p, const Law& q, const int64_t* drafted, int n_drafted, const Number& accepting,
+                     const Number& choosing) {
+  Verdict verdict;
+  for (int n = 0; n < n_drafted; n++) {
+    const Chooser& proposed = q(n);
+    both(p[n], proposed, [&](int, double chance, double other) {
+      verdict.overlap += std::min(chance, other);
       return true;
     });
-    return rest;
+    const int token = static_cast<int>(drafted[n]);
+    if (!(accepting(n) * proposed.probability(token) < p[n].probability(token))) {
+      verdict.token = draw_rest(p[n], proposed, choosing(n));
+      return verdict;
+    }
+    verdict.n_accepted++;
   }
+  verdict.token = p[n_drafted].draw(choosing(n_drafted));
+  return verdict;
+}
 
-  // The token at which the sum of max(p - q, 0) passes a threshold.
-  int draw_rest(double threshold) const {
-    double reached = 0;
-    int drawn = 0;
-    both([&](int token, double p, double q) {
-      if (p > q) reached += p - q, drawn = token;
-      return reached <= threshold;
-    });
-    return drawn;
-  }
-
-  Chooser p_, q_;
-};
+// Of most probable tokens: equal ones stay.
+inline Verdict verify_greedy(const int64_t* best, const int64_t* drafted, int n_drafted) {
+  Verdict verdict;
+  while (verdict.n_accepted < n_drafted && best[verdict.n_accepted] == drafted[verdict.n_accepted])
+    verdict.n_accepted++;
+  verdict.overlap = verdict.n_accepted;
+  verdict.token = best[verdict.n_accepted];
+  return verdict;
+}
