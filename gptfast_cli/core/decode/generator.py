@@ -110,7 +110,7 @@ class Generator:
             else:
                 gain = self._plain(advanced, most)
         if self._speculation is not None and not any(depths):
-            self._speculation.tell_step(gain.counts, watch.seconds)
+            self._speculation.tell_steps(gain.counts, watch.seconds)
         yield Measured("decode", sum(gain.counts), watch.seconds, len(advanced), gain.n_rounds, gain.n_accepted)
         return Stride(advanced, gain.counts, watch.seconds, gain.n_bytes)
 

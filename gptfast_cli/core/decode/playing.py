@@ -8,8 +8,6 @@ from gptfast_cli.core.decode.runner import Runner, native_choice
 from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.kernels.cpu.rounds import Played, Text, play_rounds
 
-_MOST_ROUNDS = 32  # before anyone looks at their tokens
-
 
 def playing_draft(proposer: Proposer, target: Runner, sequences: Rows[Sequence]) -> Runner | None:
     """The rows of a draft that can play: both models choose by themselves, and no more is asked of their logits."""
@@ -27,7 +25,7 @@ def play(target: Runner, draft: Runner, sequences: Rows[Sequence], *, depth: int
     The round after which one of them is over is the last.
     """
     texts = [_text(row, sequence, draft) for row, sequence in enumerate(sequences)]
-    n_rounds = max(1, min(_MOST_ROUNDS, n_rounds))
+    n_rounds = max(1, n_rounds)
     stops = frozenset().union(*(sequence.limits.stop_ids for sequence in sequences))
     longest = max(text.n_held + len(text.rest) for text in texts) + (n_rounds + 1) * (depth + 1)
     with target.alone():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.decode.depth import Depth
+from gptfast_cli.core.decode.depth import Depth, Plan
 from gptfast_cli.core.decode.logprobs import token_logprobs
 from gptfast_cli.core.decode.playing import play, playing_draft
 from gptfast_cli.core.decode.proposers import Proposal, Proposer
@@ -48,6 +48,7 @@ class Speculation:
         self.rounds = Rounds()
         self._proposer = proposer
         self._depth = depth
+        self._plan = Plan(0, 1)
         self._round_seconds: float | None = None  # of the last round
 
     def begin(self, runner: Runner, row: int, prompt: Rows[int]) -> None:
@@ -63,13 +64,13 @@ class Speculation:
 
     def depths(self, sequences: Rows[Sequence]) -> list[int]:
         """How many tokens to draft for each sequence; where it is 0 for all, a plain step is as good."""
-        depth = self._depth.next()
-        return [min(depth, sequence.n_left - 1) for sequence in sequences]
+        self._plan = self._depth.next()
+        return [min(self._plan.depth, sequence.n_left - 1) for sequence in sequences]
 
-    def tell_step(self, counts: Rows[int], seconds: float) -> None:
+    def tell_steps(self, counts: Rows[int], seconds: float) -> None:
         """Plain steps gave each sequence so many tokens."""
         self.rounds.n_plain_tokens += sum(counts)
-        self._depth.tell_step(counts[0], seconds)
+        self._depth.tell_steps(counts[0], seconds)
 
     def run(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> Gain:
         """A round, or as many as two native models play by themselves in a moment."""
@@ -81,12 +82,22 @@ class Speculation:
             else:
                 gain, seconds = self._play(runner, draft, sequences, max(depths))
         drafting, verifying, sampling = seconds
+        host = whole.seconds - sum(seconds)
         self.rounds.draft_seconds += drafting
         self.rounds.verify_seconds += verifying
         self.rounds.sample_seconds += sampling
-        self.rounds.host_seconds += whole.seconds - sum(seconds)
-        self._round_seconds = whole.seconds * len(sequences) / gain.n_rounds
-        self._depth.tell_round(max(depths), self._round_seconds, n_tested=gain.n_verified, n_accepted=gain.n_accepted)
+        self.rounds.host_seconds += host
+        n_rounds = gain.n_rounds / len(sequences)
+        self._round_seconds = sum(seconds) / n_rounds
+        # what a call costs beside its rounds is shared by as many as there will be in one
+        n_shared = n_rounds if draft is None else max(n_rounds, AHEAD_SECONDS / self._round_seconds)
+        self._depth.tell_rounds(
+            max(depths),
+            self._round_seconds + host / n_shared,
+            n_rounds=gain.n_rounds,
+            n_verified=gain.n_verified,
+            n_accepted=gain.n_accepted,
+        )
         return gain
 
     def _round(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> tuple[Gain, Seconds]:
@@ -116,7 +127,9 @@ class Speculation:
     def _play(self, runner: Runner, draft: Runner, sequences: Rows[Sequence], depth: int) -> tuple[Gain, Seconds]:
         each = self._round_seconds or runner.guessed_seconds + depth * draft.guessed_seconds
         before = runner.step_bytes(len(sequences))
-        played = play(runner, draft, sequences, depth=depth, n_rounds=int(AHEAD_SECONDS / each))
+        played = play(
+            runner, draft, sequences, depth=depth, n_rounds=min(self._plan.n_rounds, int(AHEAD_SECONDS / each))
+        )
         each_bytes = (before + runner.step_bytes(len(sequences))) // 2 + depth * self._proposer.bytes_per_step
         gain = Gain([0] * len(sequences), len(played.rounds) * each_bytes)
         for rounds in played.rounds:
