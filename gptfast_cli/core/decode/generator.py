@@ -32,6 +32,7 @@ class Admission:
 
 
 _MOST_AHEAD = 16  # steps
+_MOST_UNDRAFTED = 4  # of these, where a proposer had nothing to propose and is soon to be asked again
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,13 @@ class Generator:
             self._retire()
             advanced = list(self._sequences)
             depths = self._speculation.depths(advanced) if self._speculation is not None else []
+            gain = None
             if self._speculation is not None and any(depths):
                 gain = self._speculation.run(self._runner, advanced, depths)
-            else:
+                most = _MOST_UNDRAFTED
+            if gain is None:
                 gain = self._plain(advanced, most)
-        if self._speculation is not None and not any(depths):
+        if self._speculation is not None and not gain.n_rounds:
             self._speculation.tell_steps(gain.counts, watch.seconds)
         yield Measured("decode", sum(gain.counts), watch.seconds, len(advanced), gain.n_rounds, gain.n_accepted)
         return Stride(advanced, gain.counts, watch.seconds, gain.n_bytes)

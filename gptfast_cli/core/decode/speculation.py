@@ -68,24 +68,31 @@ class Speculation:
         return [min(self._plan.depth, sequence.n_left - 1) for sequence in sequences]
 
     def tell_steps(self, counts: Rows[int], seconds: float) -> None:
-        """Plain steps gave each sequence so many tokens."""
+        """Plain steps gave each sequence so many tokens, as planned or because nothing was drafted."""
         self.rounds.n_plain_tokens += sum(counts)
-        self._depth.tell_steps(counts[0], seconds)
+        if self._plan.depth == 0:
+            self._depth.tell_steps(counts[0], seconds)
+        else:
+            depth, each = self._plan.depth, seconds / counts[0]
+            self._depth.tell_rounds(depth, each, n_rounds=len(counts), n_verified=0, n_accepted=0)
 
-    def run(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> Gain:
-        """A round, or as many as two native models play by themselves in a moment."""
+    def run(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> Gain | None:
+        """A round, or as many as two native models play by themselves in a moment; None where nothing was drafted."""
         whole = Stopwatch(runner.model.device)
         draft = playing_draft(self._proposer, runner, sequences)
         with whole:
             if draft is None:
-                gain, seconds = self._round(runner, sequences, depths)
+                proposals, drafting = self._propose(runner, sequences, depths)
+                if not any(proposal.tokens for proposal in proposals):
+                    return None
+                gain, (verifying, sampling) = self._round(runner, sequences, proposals)
+                seconds = drafting, verifying, sampling
             else:
                 gain, seconds = self._play(runner, draft, sequences, max(depths))
-        drafting, verifying, sampling = seconds
         host = whole.seconds - sum(seconds)
-        self.rounds.draft_seconds += drafting
-        self.rounds.verify_seconds += verifying
-        self.rounds.sample_seconds += sampling
+        self.rounds.draft_seconds += seconds[0]
+        self.rounds.verify_seconds += seconds[1]
+        self.rounds.sample_seconds += seconds[2]
         self.rounds.host_seconds += host
         n_rounds = gain.n_rounds / len(sequences)
         self._round_seconds = sum(seconds) / n_rounds
@@ -100,14 +107,19 @@ class Speculation:
         )
         return gain
 
-    def _round(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> tuple[Gain, Seconds]:
-        device = runner.model.device
-        drafting, verifying, sampling = Stopwatch(device), Stopwatch(device), Stopwatch(device)
-        draws = [sequence.next_draw for sequence in sequences]
+    def _propose(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> tuple[list[Proposal], float]:
+        drafting = Stopwatch(runner.model.device)
         with drafting, phase("draft"), runner.alone():
-            proposals = self._proposer.propose(draws, depths)
+            proposals = self._proposer.propose([sequence.next_draw for sequence in sequences], depths)
+        return proposals, drafting.seconds
+
+    def _round(
+        self, runner: Runner, sequences: Rows[Sequence], proposals: Rows[Proposal]
+    ) -> tuple[Gain, tuple[float, float]]:
+        verifying, sampling = Stopwatch(runner.model.device), Stopwatch(runner.model.device)
+        draws = [sequence.next_draw for sequence in sequences]
         fed = [[draw.generated[-1], *each.tokens] for draw, each in zip(draws, proposals, strict=True)]
-        gain = Gain([], runner.step_bytes(len(fed)) + max(depths) * self._proposer.bytes_per_step)
+        gain = Gain([], runner.step_bytes(len(fed)) + self._plan.depth * self._proposer.bytes_per_step)
         with verifying:
             logits = runner.extend(fed)
         with sampling, phase("sample"), runner.alone():
@@ -122,7 +134,7 @@ class Speculation:
             self._count(gain, len(proposal.tokens), n_accepted, gain.counts[-1], overlap)
             # all but the last token, which the next step feeds
             runner.keep(row, len(sequence.prompt) + len(sequence.generated) - 1)
-        return gain, (drafting.seconds, verifying.seconds, sampling.seconds)
+        return gain, (verifying.seconds, sampling.seconds)
 
     def _play(self, runner: Runner, draft: Runner, sequences: Rows[Sequence], depth: int) -> tuple[Gain, Seconds]:
         each = self._round_seconds or runner.guessed_seconds + depth * draft.guessed_seconds

@@ -1,0 +1,223 @@
+"""What a draft of known agreement gains on this machine, beside what the formula says of it.
+
+    PYTHONPATH=. python tests/speed/speculation.py [--alpha 0.8] [--depths 1,2,3,4,5,6,8] [--tokens 200] [--pairs 5]
+    PYTHONPATH=. python tests/speed/speculation.py --bundled
+
+`--bundled` lets the bundled pair, the model itself and prompt lookup draft as they do. Else target and draft have
+random weights, the shape of TinyLlama-1.1B and 134 M parameters, and so never agree: the draft's tokens are exchanged,
+after all of its work, for those that the target will say, each with probability alpha.
+Every number is a median of runs that take turns; a speed-up is one of pairs, against plain decoding just before.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Generator as Job
+from collections.abc import Sequence as Rows
+from typing import Any
+
+import torch
+
+from gptfast_cli.core.cpus import computing_cpus
+from gptfast_cli.core.decode.building import Parts, Placing, build
+from gptfast_cli.core.decode.depth import AdaptiveDepth, Depth, FixedDepth
+from gptfast_cli.core.decode.drafting import Drafting, open_draft
+from gptfast_cli.core.decode.generator import Generator
+from gptfast_cli.core.decode.loading import LoadedModel, load
+from gptfast_cli.core.decode.proposers import Proposal
+from gptfast_cli.core.decode.proposers.draft_model import DraftModel
+from gptfast_cli.core.decode.randomness import uniform
+from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.decode.sampler import Draw, Sampler
+from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.decode.sequence import Limits, Sequence
+from gptfast_cli.core.decode.shapes import read_shape
+from gptfast_cli.core.decode.speculation import Speculation
+from gptfast_cli.core.decode.synthetic import RandomWeights
+from gptfast_cli.core.device import set_threads
+from gptfast_cli.core.measure.environment import environment
+from gptfast_cli.core.measure.speculation import speculation_report
+from gptfast_cli.core.model.decoder import Decoder
+from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.settings import load_settings
+from gptfast_cli.core.stopwatch import Stopwatch
+
+CPU = torch.device("cpu")
+TARGET = "layers=22,dim=2048,heads=32,kv_heads=4,ffn=5632,vocab=32000"
+DRAFT = "layers=12,dim=768,heads=12,ffn=2048,vocab=32000"
+PROMPT = tuple(range(100, 200))
+PARTS = ("draft", "verify", "sample", "host")
+GREEDY = Sampling(temperature=0)
+
+
+class Agreeing:
+    """Drafts with a model, at its cost, and then says what the target will say, as often as it is to agree."""
+
+    def __init__(self, model: Decoder, answer: list[int], alpha: float) -> None:
+        self._draft = DraftModel(model, 1)
+        self._answer, self._alpha, self._n_asked = answer, alpha, 0
+        self.bytes_per_step = self._draft.bytes_per_step
+
+    def begin(self, row: int, prompt: Rows[int]) -> None:
+        """See Proposer."""
+        self._draft.begin(row, prompt)
+
+    def move(self, source: int, target: int) -> None:
+        """See Proposer."""
+        self._draft.move(source, target)
+
+    def propose(self, draws: Rows[Draw], depths: Rows[int]) -> list[Proposal]:
+        """See Proposer."""
+        (drafted,), (draw,) = self._draft.propose(draws, depths), draws
+        n, tokens = len(draw.generated), list(drafted.tokens)
+        self._n_asked += 1
+        for place in range(len(tokens)):
+            agrees = uniform(1, self._n_asked, place) < self._alpha
+            tokens[place] = self._answer[n + place] if agrees else (self._answer[n + place] + 1) % 32000
+        # what the model itself drafted is of no use to its cache, which holds as many tokens as if it were
+        self._draft.runner._held[0][len(draw.prompt) + n :] = tokens[:-1]
+        return [Proposal(tokens, None)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--alpha", type=float, default=0.8)
+    parser.add_argument("--depths", default="1,2,3,4,5,6,8")
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--mode", default="int8")
+    parser.add_argument("--bundled", action="store_true")
+    given = parser.parse_args()
+    set_threads(computing_cpus())
+    if given.bundled:
+        return bundled(given.pairs)
+    target, draft = model(TARGET, given.mode), model(DRAFT, given.mode)
+    answer, _, _ = decode(target, given.tokens + 20, None)
+    depths: dict[str, Any] = {depth: int(depth) for depth in given.depths.split(",")} | {"auto": None}
+    speedups: dict[str, list[float]] = {name: [] for name in depths}
+    taus: dict[str, list[float]] = {name: [] for name in depths}
+    for _ in range(given.pairs):
+        for name, depth in depths.items():
+            _, plain, _ = decode(target, given.tokens, None)
+            policy: Depth = AdaptiveDepth() if depth is None else FixedDepth(depth)
+            speculation = Speculation(Agreeing(draft, answer, given.alpha), policy)
+            text, seconds, tau = decode(target, given.tokens, speculation)
+            assert text == answer[: given.tokens], "the text is that of the target alone"
+            speedups[name].append(plain / seconds)
+            taus[name].append(tau)
+    costs = measured_costs(target, draft, [depth for depth in depths.values() if depth])
+    tell(f"plain step {costs['step'] * 1e3:.1f} ms, drafted token {costs['draft'] * 1e3:.2f} ms")
+    tell("| k | tokens a round | speed-up | formula | difference |\n|---|---|---|---|---|")
+    for name, depth in depths.items():
+        middle, tau = statistics.median(speedups[name]), statistics.median(taus[name])
+        spread = f"{min(speedups[name]):.2f}..{max(speedups[name]):.2f}"
+        formula = ""
+        if depth is not None:
+            predicted = tau * costs["step"] / (depth * costs["draft"] + costs[depth])
+            formula = f"{predicted:.2f} | {middle / predicted - 1:+.1%}"
+        tell(f"| {name} | {tau:.2f} | {middle:.2f} [{spread}] | {formula or ' | '} |")
+    tell(f"\n{given.mode}, alpha {given.alpha}; {machine()}")
+    return 0
+
+
+def bundled(n_pairs: int) -> int:
+    """The bundled pair: speed-up over plain decoding, interleaved, and where the time of its rounds goes."""
+    settings = load_settings()
+    tiny = result(load("tiny", settings, Placing()))
+    prompts = [tuple(tiny.tokenizer.encode(text)) for text in ("Once upon a time", "A fox", "One winter", "7 + 5 =")]
+    tell("| draft | k | temperature | tokens a round | speed-up | draft, verify, sample, host |")
+    tell("|---|---|---|---|---|---|")
+    for draft in ("tiny-draft", "self:int8", "ngram"):
+        for depth in (5, None):
+            for temperature in (0.0, 0.8):
+                sampling = Sampling(temperature=temperature)
+                speedups, reports = [], []
+                for _ in range(n_pairs):
+                    _, plain_rate = many(tiny, prompts, sampling, None)
+                    drafting = Drafting(draft, depth)
+                    made = open_draft(drafting, tiny, n_rows=1, n_tokens=512, settings=settings, placing=Placing())
+                    speculation = result(made)
+                    _, rate = many(tiny, prompts, sampling, speculation)
+                    speedups.append(rate / plain_rate)
+                    reports.append(speculation_report(drafting, speculation))
+                tau = statistics.median(report.tau or 0 for report in reports)
+                shares = [statistics.median(report.shares.get(part, 0) for report in reports) for part in PARTS]
+                spread = f"{statistics.median(speedups):.2f} [{min(speedups):.2f}..{max(speedups):.2f}]"
+                told = ", ".join(f"{share:.0%}" for share in shares)
+                tell(f"| {draft} | {depth or 'auto'} | {temperature} | {tau:.2f} | {spread} | {told} |")
+    tell(f"\n{machine()}")
+    return 0
+
+
+def many(tiny: LoadedModel, prompts: list[tuple[int, ...]], sampling: Sampling, speculation: Speculation | None) -> Any:
+    """Seconds of decoding some texts one after the other, and tokens a second."""
+    generator, seconds, n_tokens = Generator(Runner(tiny.model, 1), speculation), 0.0, 0
+    for seed, prompt in enumerate(prompts * 6):
+        sequence = Sequence(0, prompt, Sampler(sampling, seed), tiny.limits(200, None))
+        result(generator.admit(sequence))
+        began = time.perf_counter()
+        while generator.active:
+            result(generator.step())
+        seconds += time.perf_counter() - began
+        n_tokens += len(sequence.generated) - 1
+    return seconds, n_tokens / seconds
+
+
+def tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def machine() -> str:
+    here = environment(CPU, torch.bfloat16)
+    return f"{here.threads} threads of {here.cpu}; torch {here.torch}, commit {here.commit}"
+
+
+def model(shape: str, mode: str) -> Decoder:
+    config = read_shape(shape).config
+    weights = RandomWeights(
+        config, AllocationOptions(mode).allocation(config), device=CPU, dtype=torch.bfloat16, seed=0
+    )
+    parts = Parts(config, weights.read, 1, CPU, torch.bfloat16)
+    return result(build(parts, Placing(), settings=load_settings(), watch=Stopwatch(CPU)))
+
+
+def decode(target: Decoder, n_tokens: int, speculation: Speculation | None) -> tuple[list[int], float, float]:
+    """The text, the seconds after its first token, and tokens per round."""
+    generator = Generator(Runner(target, 1), speculation)
+    sequence = Sequence(0, PROMPT, Sampler(GREEDY, 0), Limits(n_tokens, 2048, frozenset()))
+    result(generator.admit(sequence))
+    began = time.perf_counter()
+    while generator.active:
+        result(generator.step())
+    tau = speculation.rounds.tau if speculation is not None else None
+    return sequence.generated, time.perf_counter() - began, tau or 1.0
+
+
+def measured_costs(target: Decoder, draft: Decoder, depths: list[int]) -> dict[Any, float]:
+    """Seconds of a step, of a drafted token, and of the verification of each depth, taken in turns."""
+    runners = {name: Runner(each, 1) for name, each in (("step", target), ("draft", draft))}
+    for runner in runners.values():
+        runner.prefill(0, PROMPT * 2)
+    samples: dict[Any, list[float]] = {name: [] for name in ("step", "draft", *depths)}
+    for _ in range(15):
+        for name, seconds in samples.items():
+            runner = runners.get(name, runners["step"])
+            began = time.perf_counter()
+            runner.extend([[7] * (1 if isinstance(name, str) else name + 1)])
+            seconds.append(time.perf_counter() - began)
+            runner.keep(0, 2 * len(PROMPT))
+    return {name: statistics.median(seconds) for name, seconds in samples.items()}
+
+
+def result(job: Job[Any, None, Any]) -> Any:
+    while True:
+        try:
+            next(job)
+        except StopIteration as end:
+            return end.value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
