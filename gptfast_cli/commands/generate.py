@@ -126,6 +126,8 @@ def generate(
     """
     mode = _TALK if interactive else _FILE if prompts_file is not None else _ONE_PROMPT
     _refuse_strangers(context, mode)
+    if draft is None and _is_given(context, "speculate_k"):
+        raise UsageError("--speculate-k goes with --draft.", "Add --draft DRAFT: a smaller model, self:int8 or ngram.")
     if mode == _ONE_PROMPT:
         source = PromptSources(prompt, prompt_file, prompt_ids, prompt_length).read()
         if logprobs is not None and not json:
@@ -135,7 +137,7 @@ def generate(
     with progress_view(sys.stderr, quiet=quiet):  # PyTorch takes a while to load
         from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.decode.compiled import Compiling
-        from gptfast_cli.core.decode.drafting import Drafting, parse_depth
+        from gptfast_cli.core.decode.drafts import Drafting, parse_depth
         from gptfast_cli.core.decode.prompter import ChatOptions
         from gptfast_cli.core.decode.sampling import Sampling
 
@@ -235,7 +237,10 @@ def _generate_one(request: "GenerateRequest", profile: Path | None, *, json: boo
     with progress_view(sys.stderr, quiet=quiet) as show_progress, text as show_text:
         generation = show(job, show_progress, show_text)
     if json:
-        write_document("gptfast.generate/1", asdict(generation), sys.stdout)
+        fields = asdict(generation)
+        if generation.speculation is None:
+            del fields["speculation"]
+        write_document("gptfast.generate/1", fields, sys.stdout)
     elif not quiet:
         write_numbers(generation, sys.stderr)
     if any(sample.finish_reason == "interrupted" for sample in generation.samples):
@@ -245,9 +250,14 @@ def _generate_one(request: "GenerateRequest", profile: Path | None, *, json: boo
 def _refuse_strangers(context: typer.Context, mode: str) -> None:
     """Raise UsageError for an option that was given and would not be listened to."""
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in _STRANGERS[mode] and source is not None and source.name == "COMMANDLINE":
+        if parameter.name in _STRANGERS[mode] and _is_given(context, parameter.name):
             flag = parameter.opts[0] if parameter.opts[0].startswith("-") else "PROMPT"
             if mode == _ONE_PROMPT:
                 raise UsageError(f"{flag} needs a file of prompts.", "--prompts-file FILE")
             raise UsageError(f"{flag} and {mode} exclude each other.", "gptfast generate --help")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was written on the command line, rather than in a file or the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cli.fake_gptfast import ChatOptions, Compiling, Metrics, Placing, Sampling
+from cli.fake_gptfast import ChatOptions, Compiling, Metrics, Placing, Sampling, SpeculationReport
 from gptfast_cli import core
 from gptfast_cli.app import main
 from gptfast_cli.core.events import Event, Job, Measured, Note, Progress, Record
@@ -51,6 +51,7 @@ class Batch:
     seconds: float
     metrics: Metrics | None
     is_interrupted: bool
+    speculation: SpeculationReport | None = None
 
 
 def run(request: BatchRequest) -> Job[Batch]:
@@ -89,7 +90,7 @@ def finishing(lines: Iterator[int]) -> Iterator[int]:
 def decode(line: int) -> Iterator[Event]:
     while True:
         time.sleep(0.01 if line == STUCK else DELAY_SECONDS)
-        yield Measured("decode", PLACES, 0.01)
+        yield Measured("decode", PLACES, 0.01, n_sequences=PLACES)
         if line != STUCK:
             return
 
@@ -109,6 +110,7 @@ def replace_modules() -> None:
         "jobs.generate_batch": (BatchRequest, Batch, run),
         "measure": (),
         "measure.throughput": (Metrics,),
+        "measure.speculation": (SpeculationReport,),
         "decode": (),
         "decode.compiled": (Compiling,),
         "decode.building": (Placing,),

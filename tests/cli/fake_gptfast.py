@@ -9,12 +9,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from gptfast_cli.app import main
+from gptfast_cli.core.decode.drafts import Drafting, parse_depth
 from gptfast_cli.core.errors import NotFoundError
 from gptfast_cli.core.events import Finished, Job, Measured, Note, Progress, Prompt, Text
 
@@ -82,18 +83,32 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeculationReport:
+    draft: str = "tiny-draft"
+    k: int | None = 5
+    rounds: int = 40
+    alpha: float | None = 0.912
+    tau: float | None = 3.25
+    accepted_histogram: tuple[int, ...] = (10, 0, 10, 0, 0, 20)
+    shares: dict[str, float] = field(
+        default_factory=lambda: {"draft": 0.3, "verify": 0.5, "sample": 0.15, "host": 0.05}
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     model: str
     seed: int
     samples: tuple[Sample, ...]
     metrics: Metrics
+    speculation: SpeculationReport | None = None
 
 
 def finished(request: GenerateRequest, finish_reason: str = "length", n_pieces: int = len(PIECES)) -> Generation:
     text = "".join(PIECES[:n_pieces])
     ids = tuple(range(n_pieces))
     samples = tuple(Sample(i, text, ids, 4, finish_reason) for i in range(request.num_samples))
-    return Generation("tiny", 42, samples, Metrics())
+    return Generation("tiny", 42, samples, Metrics(), SpeculationReport() if request.drafting else None)
 
 
 def streams(request: GenerateRequest) -> Job[Generation]:
@@ -107,7 +122,7 @@ def streams(request: GenerateRequest) -> Job[Generation]:
         for piece in PIECES:
             for sample in range(first, min(first + batch_size, request.num_samples)):
                 yield Text(sample, piece)
-            yield Measured("decode", batch_size, 0.001)
+            yield Measured("decode", batch_size, 0.001, n_sequences=batch_size)
             time.sleep(float(os.environ.get("FAKE_DELAY", "0")))
         for sample in range(first, min(first + batch_size, request.num_samples)):
             yield Finished(sample)
@@ -180,8 +195,10 @@ def replace_modules(run: Callable[[GenerateRequest], Job[Generation]]) -> None:
         "jobs.generate": (GenerateRequest, Generation, Metrics, run),
         "measure": (),
         "measure.throughput": (Metrics,),
+        "measure.speculation": (SpeculationReport,),
         "decode": (),
         "decode.compiled": (Compiling,),
+        "decode.drafts": (Drafting, parse_depth),
         "decode.building": (Placing,),
         "decode.prompter": (ChatOptions,),
         "decode.sampling": (Sampling,),

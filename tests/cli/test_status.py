@@ -30,7 +30,7 @@ def test_the_time_left_counts_rows_of_this_run_and_halves_those_under_way(clock:
     status = Status()
     status.add(rows(40))
     status.add(Measured("first token", 1, 0.5))
-    status.add(Measured("decode", 8, 0.1))
+    status.add(Measured("decode", 8, 0.1, n_sequences=8))
     status.add(rows(56))
     clock[0] = 10
     # 16 and half of 8 took 10 s; 44 less half of 8 are left
@@ -44,6 +44,14 @@ def test_after_the_last_row_the_time_is_what_has_passed(clock: list[float]) -> N
     status.add(rows(100))
     clock[0] = 10
     assert status.parts()[-1] == "10.0 s"
+
+
+def test_rounds_say_how_many_drafted_tokens_they_keep(clock: list[float]) -> None:
+    status = Status()
+    status.add(Measured("decode", 4, 0.1, n_sequences=4))  # a plain step
+    status.add(Measured("decode", 9, 0.1, n_sequences=4, n_rounds=4, n_accepted=5))
+    status.add(Measured("decode", 12, 0.1, n_sequences=4, n_rounds=4, n_accepted=8))
+    assert status.parts() == ["83.3 tok/s", "25 tokens", "1.6 accepted a round", "0.00 ms"]
 
 
 def test_a_benchmark_says_what_runs_and_adds_no_speeds_up(clock: list[float]) -> None:

@@ -188,7 +188,7 @@ def test_compiled_rows_run_the_compiled_step_and_give_the_tokens_of_the_plain_on
 
     def noted(generator: Generator, most: int) -> Any:
         done = yield from step(generator, most)
-        for n in range(len(done.seconds), 0, -1):
+        for n in range(done.counts[0], 0, -1):
             answers[compiling] += [sequence.generated[-n] for sequence in done.advanced]
         return done
 

@@ -134,7 +134,7 @@ def test_a_compiled_chat_is_compiled_before_its_first_turn_and_says_how_long_it_
 
 def test_an_interrupt_keeps_what_there_is_of_the_answer(chat_with: ChatWith, tiny: LoadedModel) -> None:
     chat = chat_with(AS_TEXT)
-    stopped = interrupted(chat, QUESTIONS[0], at=Text, n_events=2)
+    stopped = interrupted(chat, QUESTIONS[0], at=Text)
     assert stopped.finish_reason == "interrupted" and stopped.is_kept
     assert 0 < stopped.n_generated < 12
     assert chat.conversation.exchanges == [Exchange(QUESTIONS[0], stopped.text)]
@@ -153,8 +153,8 @@ def test_an_interrupt_before_the_first_character_keeps_nothing(chat_with: ChatWi
 
 def test_an_interrupt_as_the_last_token_comes_loses_nothing(chat_with: ChatWith) -> None:
     whole = said(chat_with(AS_TEXT, max_new_tokens=3), QUESTIONS[0])
-    # events of that kind: prefill, first token, and two times of decoding
-    stopped = interrupted(chat_with(AS_TEXT, max_new_tokens=3), QUESTIONS[0], at=Measured, n_events=4)
+    # events of that kind: prefill, first token, and two steps in one call
+    stopped = interrupted(chat_with(AS_TEXT, max_new_tokens=3), QUESTIONS[0], at=Measured, n_events=3)
     assert (stopped.text, stopped.finish_reason) == (whole.text, "length")
 
 

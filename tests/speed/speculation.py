@@ -22,7 +22,8 @@ import torch
 from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.decode.depth import AdaptiveDepth, Depth, FixedDepth
-from gptfast_cli.core.decode.drafting import Drafting, open_draft
+from gptfast_cli.core.decode.drafting import open_draft
+from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.proposers import Proposal

@@ -1,12 +1,10 @@
 """From a DRAFT as a person names it to a proposer that fits the target: a MODEL, `self:SCHEME` or `ngram`."""
 
-from dataclasses import dataclass
-from typing import Final
-
 import torch
 
 from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.decode.depth import AdaptiveDepth, FixedDepth
+from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.proposers import Proposer
 from gptfast_cli.core.decode.proposers.draft_model import DraftModel
@@ -24,27 +22,7 @@ from gptfast_cli.core.stopwatch import Stopwatch
 from gptfast_cli.core.tokenizers import first_difference
 
 NGRAM, SELF = "ngram", "self:"
-ADAPTIVE = "auto"
-DEFAULT_DEPTH: Final = 5
-
 _ROUNDING = "nearest"
-
-
-@dataclass(frozen=True, slots=True)
-class Drafting:
-    """Who drafts, as a person asks for it, and how many tokens a round; None for `depth` adapts it."""
-
-    draft: str
-    depth: int | None = DEFAULT_DEPTH
-
-
-def parse_depth(text: str) -> int | None:
-    """A depth as a person writes it: a number, or `auto` for None. Raises UsageError."""
-    if text == ADAPTIVE:
-        return None
-    if not text.isdecimal():
-        raise UsageError(f"--speculate-k must be 0 or more, or {ADAPTIVE}, not {text!r}.")
-    return int(text)
 
 
 def open_draft(

@@ -17,7 +17,8 @@ from gptfast_cli.core.checkpoints.staging import write_whole
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling, compile_steps
 from gptfast_cli.core.decode.conversation import Conversation, Exchange
-from gptfast_cli.core.decode.drafting import Drafting, open_draft
+from gptfast_cli.core.decode.drafting import open_draft
+from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter

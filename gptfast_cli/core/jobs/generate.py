@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling, compile_steps
-from gptfast_cli.core.decode.drafting import Drafting, open_draft
+from gptfast_cli.core.decode.drafting import open_draft
+from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.logprobs import TokenLogprobs

@@ -17,7 +17,8 @@ from gptfast_cli.core.batch.rows import BadRow, Row, read_rows
 from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
-from gptfast_cli.core.decode.drafting import Drafting, open_draft
+from gptfast_cli.core.decode.drafting import open_draft
+from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.loading import load
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
 from gptfast_cli.core.decode.ranges import check_at_least, check_seed

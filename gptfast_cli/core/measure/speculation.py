@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gptfast_cli.core.decode.drafting import Drafting
+from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.rounds import Position, Rounds
 from gptfast_cli.core.decode.speculation import Speculation
 

@@ -1,0 +1,55 @@
+"""`gptfast generate --draft` as a person meets it: the same text, its numbers, the contract's JSON, and refusals."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from cli.command_line import CommandLine
+
+LINE = ("generate", "Once upon a time", "-m", "tiny", "--temperature", "0", "--max-new-tokens", "40")
+
+
+@pytest.mark.parametrize("options", [(), ("--speculate-k", "3"), ("--speculate-k", "auto"), ("--speculate-k", "0")])
+def test_the_document_has_the_text_of_the_target_and_what_rounds_came_to(
+    gptfast: CommandLine, options: tuple[str, ...]
+) -> None:
+    plain = json.loads(gptfast.run(*LINE, "--json").stdout)
+    drafted = json.loads(gptfast.run(*LINE, "--json", "--draft", "tiny-draft", *options).stdout)
+    assert drafted["samples"] == plain["samples"]
+    assert "speculation" not in plain
+    told = drafted["speculation"]
+    assert {"k", "rounds", "alpha", "tau", "accepted_histogram"} <= told.keys()
+    assert told["k"] == {"3": 3, "auto": None, "0": 0}.get(options[-1] if options else "", 5)
+    assert sum(told["accepted_histogram"]) == told["rounds"]
+    assert set(told["shares"]) in ({"draft", "verify", "sample", "host"}, set())
+
+
+def test_the_block_tells_tokens_a_round_and_where_the_time_went(fake: Callable[[str], CommandLine]) -> None:
+    lines = fake("streams").run("generate", "Hello", "--draft", "tiny-draft").stderr.decode().splitlines()
+    assert "draft    tiny-draft     k 5   3.25 tokens a round   alpha 0.912" in lines
+    assert "accepted 40 rounds      0: 25%, 1: 0%, 2: 25%, 3: 0%, 4: 0%, 5: 50%" in lines
+    assert "time     draft 30%, verify 50%, sample 15%, host 5%" in lines
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_options_reach_the_job(fake: Callable[[str], CommandLine]) -> None:
+    run = fake("echoes-the-request").run
+    assert json.loads(run("generate", "Hello", "--draft", "ngram").stdout)["drafting"] == {"draft": "ngram", "depth": 5}
+    adapted = json.loads(run("generate", "Hello", "--draft", "self:int8", "--speculate-k", "auto").stdout)["drafting"]
+    assert adapted == {"draft": "self:int8", "depth": None}
+    assert json.loads(run("generate", "Hello").stdout)["drafting"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--draft", "tiny-draft", "--speculate-k", "-2"), "--speculate-k must be 0 or more, or auto"),
+        (("--draft", "self:plain"), "There are self:int4, self:int8"),
+        (("--speculate-k", "3"), "--speculate-k goes with --draft"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(gptfast: CommandLine, options: tuple[str, ...], says: str) -> None:
+    outcome = gptfast.run(*LINE, *options)
+    assert outcome.returncode == 2
+    assert says in outcome.stderr.decode()
