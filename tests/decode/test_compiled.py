@@ -135,11 +135,14 @@ def test_the_real_compiler_gives_the_same_tokens_in_float32(model: Transformer, 
 
 
 TWO_TOKENS = """
+from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
 from gptfast_cli.core.jobs.generate import GenerateRequest, run
 from gptfast_cli.core.settings import load_settings
 compiling = Compiling(decode=True)
-for _ in run(GenerateRequest((1, 2, 3), load_settings(), model="tiny", max_new_tokens=2, compiling=compiling)):
+placing = Placing(backend="reference")
+options = {"model": "tiny", "max_new_tokens": 2, "placing": placing, "compiling": compiling}
+for _ in run(GenerateRequest((1, 2, 3), load_settings(), **options)):
     pass
 from torch._dynamo.utils import counters
 print(counters["aot_autograd"]["autograd_cache_hit"])
