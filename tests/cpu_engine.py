@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.families import families
-from gptfast_cli.core.formats import Weight, quantized
+from gptfast_cli.core.formats import Weight, quantized, schemes
 from gptfast_cli.core.formats.plain import plain
 from gptfast_cli.core.kernels.cpu.compiler import compile_library, library_file
 from gptfast_cli.core.kernels.cpu.library import open_library
@@ -101,8 +101,9 @@ def native(
     return model
 
 
-def reference(config: ModelConfig, weights: dict[str, Weight]) -> Transformer:
-    return Transformer(config, assemble(config, weights.__getitem__), Reference(), torch.float32)
+def reference(config: ModelConfig, weights: dict[str, Weight], dtype: torch.dtype = torch.float32) -> Transformer:
+    moved = {name: schemes[each.scheme].to(each, torch.device("cpu"), dtype) for name, each in weights.items()}
+    return Transformer(config, assemble(config, moved.__getitem__), Reference(), dtype)
 
 
 def filled_cache(model: Decoder, n_rows: int, n_tokens: int) -> KVCache:

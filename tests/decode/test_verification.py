@@ -240,7 +240,7 @@ def test_overlap_is_the_chance_of_acceptance() -> None:
         acceptance_uniforms=torch.tensor([[0.9]]),
         token_uniforms=torch.tensor([[0.5, 0.5]]),
     )
-    assert done.overlaps.tolist() == [[pytest.approx(0.2 + 0.3 + 0.1)]]
+    assert done.overlap.tolist() == [pytest.approx(0.2 + 0.3 + 0.1)]
     assert (int(done.n_accepted), int(done.tokens)) == (0, 2)
 
 
@@ -250,3 +250,4 @@ def test_greedy_rows_keep_what_equals_the_most_probable_tokens() -> None:
     done = verify_greedy(best, drafted, torch.tensor([2, 2, 2, 1]))
     assert done.n_accepted.tolist() == [2, 1, 0, 1]
     assert done.tokens.tolist() == [6, 5, 4, 5]
+    assert done.overlap.tolist() == [2, 1, 0, 1]

@@ -123,14 +123,12 @@ class Speculation:
         with verifying:
             logits = runner.extend(fed)
         with sampling, phase("sample"), runner.alone():
-            outcomes = [_verified(*each) for each in zip(logits, draws, proposals, strict=True)]
-            check_tokens([int(outcome.tokens) for outcome in outcomes], runner.model.config.vocab_size)
+            outcomes = _told([_verified(*each) for each in zip(logits, draws, proposals, strict=True)])
+            check_tokens([token for _, token, _ in outcomes], runner.model.config.vocab_size)
         for row, (sequence, proposal, outcome) in enumerate(zip(sequences, proposals, outcomes, strict=True)):
-            n_accepted = int(outcome.n_accepted)
-            tokens = [*proposal.tokens[:n_accepted], int(outcome.tokens)]
-            n_verified = min(n_accepted + 1, len(proposal.tokens))
+            n_accepted, token, overlap = outcome
+            tokens = [*proposal.tokens[:n_accepted], token]
             gain.counts.append(_give(sequence, tokens, logits[row]))
-            overlap = float(outcome.overlaps[0, :n_verified].sum())
             self._count(gain, len(proposal.tokens), n_accepted, gain.counts[-1], overlap)
             # all but the last token, which the next step feeds
             runner.keep(row, len(sequence.prompt) + len(sequence.generated) - 1)
@@ -187,6 +185,14 @@ def _verified(logits: Tensor, draw: Draw, proposal: Proposal) -> Verification:
         acceptance_uniforms=_uniforms([draw.uniform(n, ACCEPTANCE) for n in range(n_drafted)], device),
         token_uniforms=_uniforms([draw.uniform(n) for n in range(n_drafted + 1)], device),
     )
+
+
+def _told(outcomes: Rows[Verification]) -> list[tuple[int, int, float]]:
+    """Accepted tokens, the one after them and the overlap of each row, all fetched from the device at once."""
+    # in float32 the number of a token is exact up to 16 million
+    told = [torch.stack([each.n_accepted.float(), each.tokens.float(), each.overlap.float()]) for each in outcomes]
+    n_accepted, tokens, overlaps = torch.cat(told, dim=1).tolist()
+    return [(int(n), int(token), overlap) for n, token, overlap in zip(n_accepted, tokens, overlaps, strict=True)]
 
 
 def _uniforms(numbers: list[float], device: torch.device) -> Tensor:

@@ -19,12 +19,13 @@ class Verification:
 
     n_accepted: [rows] int64, how many of them stay
     tokens:     [rows] int64, the token that follows these; vocab_size where p is no number
-    overlaps:   [rows, depth], the sum of min(p, q) at each drafted token: the chance that it had to be accepted
+    overlap:    [rows], the sum of min(p, q), the chance that a drafted token had, over those that were looked at: all
+                up to the first that does not stay
     """
 
     n_accepted: Tensor
     tokens: Tensor
-    overlaps: Tensor
+    overlap: Tensor
 
 
 def verify(
@@ -52,14 +53,18 @@ def verify(
     # nothing is left where both laws are equal but for rounding
     rest = torch.where(rest.sum(dim=-1, keepdim=True) == 0, p_next, rest)
     tokens = invert(rest, token_uniforms[rows, n_accepted])
-    return Verification(n_accepted, tokens, torch.minimum(p[:, :depth], q).sum(dim=-1))
+    chances = torch.minimum(p[:, :depth], q).sum(dim=-1)
+    places = torch.arange(depth, device=p.device)
+    is_looked_at = places < torch.minimum(n_accepted + 1, depths).unsqueeze(-1)
+    return Verification(n_accepted, tokens, torch.where(is_looked_at, chances, 0).sum(dim=-1))
 
 
 def verify_greedy(best: Tensor, drafted: Tensor, depths: Tensor) -> Verification:
     """The same where the target takes its most probable tokens, `best` [rows, depth + 1] int64: equal ones stay."""
     is_equal = best[:, : drafted.shape[1]] == drafted
     n_accepted = _leading(is_equal, depths)
-    return Verification(n_accepted, best[torch.arange(len(best), device=best.device), n_accepted], is_equal.float())
+    tokens = best[torch.arange(len(best), device=best.device), n_accepted]
+    return Verification(n_accepted, tokens, n_accepted.float())
 
 
 def _leading(is_accepted: Tensor, depths: Tensor) -> Tensor:

@@ -182,6 +182,7 @@ class Engine {
 
   void step(int thread) {
     const int n_rows = call_->n_rows;
+    const bool chooses = choosing_.choices != nullptr;  // after a last barrier the caller may be at its next call
     for (int row = thread; row < n_rows; row += pool_.n_threads) {
       float* x = x_.data + static_cast<size_t>(row) * stride_;
       read_row(embedding_, static_cast<int>(call_->tokens[row]), x);
@@ -190,7 +191,7 @@ class Engine {
     for (int layer = 0; layer < d_.n_layers; layer++) decode(layer, thread);
     if (!wanted_.empty()) head(thread);
     pool_.barrier(thread);
-    if (choosing_.choices == nullptr) return;
+    if (!chooses) return;
     for (size_t i = static_cast<size_t>(thread); i < wanted_.size(); i += static_cast<size_t>(pool_.n_threads)) {
       const size_t output = static_cast<size_t>(wanted_[i].output);
       const float* logits = call_->logits + output * static_cast<size_t>(d_.vocab_size);
