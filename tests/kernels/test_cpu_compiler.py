@@ -94,24 +94,45 @@ def test_the_engine_is_right_on_every_path(arch: str, needs: str) -> None:
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+COMPILE = """
+import os
+from pathlib import Path
+from gptfast_cli.core.kernels.cpu.compiler import compile_library, library_file
+compile_library(library_file(Path(os.environ["GPTFAST_KERNELS"])))
+"""
+
+
 @pytest.mark.slow
-def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sanitizers", "runtime", "files", "chosen"),
+    [
+        (
+            "address,undefined",
+            "libasan.so",
+            ["kernels/test_cpu_engine.py", "kernels/test_cpu_rounds.py"],
+            "references or threads or grows or (batch and int4) or in_one_call",
+        ),
+        ("thread", "libtsan.so", ["decode/test_ahead.py", "kernels/test_cpu_rounds.py"], "ahead or lag or in_one_call"),
+    ],
+)
+def test_sanitizers_find_nothing(tmp_path: Path, sanitizers: str, runtime: str, files: list[str], chosen: str) -> None:
     """The engine's own tests with every access checked; a part of them, since that takes ten times as long."""
-    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    found = subprocess.run(["g++", f"-print-file-name={runtime}"], capture_output=True, text=True, check=True)
     wrapper = tmp_path / "c++"
-    wrapper.write_text('#!/bin/sh\nexec g++ -g -fsanitize=address,undefined -fno-sanitize-recover=undefined "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\nexec g++ -g -fsanitize={sanitizers} -fno-sanitize-recover=all "$@"\n')
     wrapper.chmod(0o755)
     environment = {
         **os.environ,
         "CXX": str(wrapper),
-        "LD_PRELOAD": runtime.stdout.strip(),
         "ASAN_OPTIONS": "detect_leaks=0",
+        "TSAN_OPTIONS": "ignore_noninstrumented_modules=1 exitcode=66",
         "GPTFAST_KERNELS": str(tmp_path / "kernels"),
     }
-    tests = Path(__file__).parent / "test_cpu_engine.py"
-    chosen = "references or threads or grows or (batch and int4)"
+    subprocess.run([sys.executable, "-c", COMPILE], env=environment, check=True)  # a compiler bears no sanitizer
+    environment["LD_PRELOAD"] = found.stdout.strip()
+    tests = [str(Path(__file__).parents[1] / file) for file in files]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), "-k", chosen],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k", chosen],
         env=environment,
         capture_output=True,
         text=True,
