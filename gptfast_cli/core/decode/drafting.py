@@ -11,7 +11,7 @@ from gptfast_cli.core.decode.proposers.draft_model import DraftModel
 from gptfast_cli.core.decode.proposers.ngram import NGram
 from gptfast_cli.core.decode.speculation import Speculation
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.events import Job
+from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.formats import Weight, quantized, schemes
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.model.decoder import Decoder
@@ -65,6 +65,7 @@ def _requantized(scheme: str, target: LoadedModel, settings: Settings, placing: 
         matrix = schemes[weight.scheme].dense(weight, torch.float32)
         return roundings[_ROUNDING].quantize(matrix, quantized(storage.scheme), storage.group_size)
 
+    yield Note(f"Draft: {target.name} itself, quantised to {scheme} as it is read")
     parts = Parts(config, read, checkpoint.n_bytes, target.model.device, target.model.dtype)
     return (yield from build(parts, placing, settings=settings, watch=Stopwatch(target.model.device)))
 
