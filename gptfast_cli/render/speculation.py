@@ -1,9 +1,11 @@
 """What speculation came to, for a person: tokens a round, agreement, what was accepted, and where the time went."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gptfast_cli.core.measure.speculation import SpeculationReport
 from gptfast_cli.render.numbers import digits
+
+_MOST_COUNTS = 7  # that fit into a line
 
 
 def speculation_rows(report: SpeculationReport) -> Iterator[tuple[str, ...]]:
@@ -14,6 +16,18 @@ def speculation_rows(report: SpeculationReport) -> Iterator[tuple[str, ...]]:
         return
     alpha = "" if report.alpha is None else f"alpha {report.alpha:.3f}"
     yield "draft", report.draft, depth, f"{digits(report.tau)} tokens a round", alpha
-    counts = ", ".join(f"{n}: {count / report.rounds:.0%}" for n, count in enumerate(report.accepted_histogram))
+    counts = ", ".join(f"{kept}: {n / report.rounds:.0%}" for kept, n in _grouped(report.accepted_histogram))
     yield "accepted", f"{report.rounds:,} rounds", counts
     yield "time", ", ".join(f"{part} {share:.0%}" for part, share in report.shares.items())
+
+
+def _grouped(histogram: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Rounds by the number of tokens that they kept; the larger numbers of a long histogram together, by doubling."""
+    if len(histogram) <= _MOST_COUNTS:
+        yield from ((str(kept), n) for kept, n in enumerate(histogram))
+        return
+    begin, end = 0, 1
+    while begin < len(histogram):
+        last = min(end, len(histogram)) - 1
+        yield (str(begin) if last == begin else f"{begin}-{last}"), sum(histogram[begin:end])
+        begin, end = end, max(end + 1, 2 * end - 1)

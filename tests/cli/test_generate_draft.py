@@ -33,6 +33,17 @@ def test_the_block_tells_tokens_a_round_and_where_the_time_went(fake: Callable[[
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_a_long_histogram_fits_into_a_line() -> None:
+    from gptfast_cli.core.measure.speculation import SpeculationReport
+    from gptfast_cli.render.speculation import speculation_rows
+
+    report = SpeculationReport("tiny-draft", None, 200, 0.9, 4.5, (*[10] * 16, 40), (), {"draft": 1.0}, 0, 0.0)
+    _, (_, rounds, counts), _ = speculation_rows(report)
+    assert (rounds, counts) == ("200 rounds", "0: 5%, 1: 5%, 2: 5%, 3-4: 10%, 5-8: 20%, 9-16: 55%")
+    whole = SpeculationReport("tiny-draft", 2, 10, 0.9, 2.0, (2, 3, 5), (), {"draft": 1.0}, 0, 0.0)
+    assert list(speculation_rows(whole))[1] == ("accepted", "10 rounds", "0: 20%, 1: 30%, 2: 50%")
+
+
 def test_options_reach_the_job(fake: Callable[[str], CommandLine]) -> None:
     run = fake("echoes-the-request").run
     assert json.loads(run("generate", "Hello", "--draft", "ngram").stdout)["drafting"] == {"draft": "ngram", "depth": 5}
