@@ -45,6 +45,7 @@ from gptfast_cli.commands.generate_options import (
     UnorderedOption,
 )
 from gptfast_cli.commands.prompt import PromptSources
+from gptfast_cli.core.decode.drafts import DEFAULT_DEPTH
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
@@ -110,7 +111,7 @@ def generate(
     compile_prefill: CompilePrefillOption = False,
     profile: ProfileOption = None,
     draft: DraftOption = None,
-    speculate_k: SpeculateKOption = "5",
+    speculate_k: SpeculateKOption = str(DEFAULT_DEPTH),
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,

@@ -77,3 +77,12 @@ Event: TypeAlias = Progress | Note | Prompt | Text | Finished | Record | Measure
 
 T = TypeVar("T")
 Job: TypeAlias = Generator[Event, None, T]
+
+
+def result_of(job: Job[T]) -> T:
+    """What a job returns, where nobody watches its events."""
+    while True:
+        try:
+            next(job)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # StopIteration does not say what it carries

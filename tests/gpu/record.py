@@ -14,11 +14,11 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -29,7 +29,7 @@ from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.shapes import read_shape
 from gptfast_cli.core.decode.synthetic import RandomWeights
 from gptfast_cli.core.errors import GptFastError
-from gptfast_cli.core.events import Event
+from gptfast_cli.core.events import result_of
 from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.jobs.bench import BenchRequest, run
 from gptfast_cli.core.kernels.reference import Reference
@@ -41,8 +41,6 @@ from gptfast_cli.core.model.weights import ModelWeights, assemble
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.render.bench_document import document
-
-T = TypeVar("T")
 
 SMALL = "layers=2,dim=64,heads=4,kv_heads=2,ffn=160,vocab=300"
 CORRECTNESS = "layers=4,dim=256,heads=8,kv_heads=2,ffn=640,vocab=2000"
@@ -162,7 +160,7 @@ def speed(options: Options, shape: str, mode: str) -> dict[str, Any]:
         cases=CaseOptions((), (4,), (0,), (1, 2)) if options.small else CaseOptions((512,), (128,), (0,), (1, 8)),
         n_rounds=1 if options.small else 5,
     )
-    record = _drained(run(request))
+    record = result_of(run(request))
     if record.is_interrupted:
         raise KeyboardInterrupt
     return document(record, shlex.join(["python", *sys.argv]))
@@ -200,14 +198,6 @@ def _named(weights: ModelWeights, name: str) -> Weight:
     _, index, field = name.split(".")
     found = getattr(weights.layers[int(index)], field)
     return found if isinstance(found, Weight) else found.weight
-
-
-def _drained(job: Generator[Event, None, T]) -> T:
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value
 
 
 if __name__ == "__main__":

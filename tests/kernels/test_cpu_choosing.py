@@ -55,7 +55,8 @@ def test_the_most_probable_token_is_the_first_of_several() -> None:
     assert chosen(logits, Sampling(temperature=0)) == 0
     logits[[40, 70]] = 3.0
     assert chosen(logits, Sampling(temperature=0)) == 40
-    assert {chosen(logits, Sampling(1e-38, 0), uniform) for uniform in UNIFORMS} == {40, 70}
+    for top_k in (0, 5):
+        assert {chosen(logits, Sampling(1e-38, top_k), uniform) for uniform in UNIFORMS} == {40, 70}
 
 
 def test_tokens_that_equal_the_last_of_the_top_k_stay() -> None:

@@ -13,7 +13,6 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Generator as Job
 from collections.abc import Sequence as Rows
 from typing import Any
 
@@ -37,6 +36,7 @@ from gptfast_cli.core.decode.shapes import read_shape
 from gptfast_cli.core.decode.speculation import Speculation
 from gptfast_cli.core.decode.synthetic import RandomWeights
 from gptfast_cli.core.device import set_threads
+from gptfast_cli.core.events import result_of
 from gptfast_cli.core.measure.environment import environment
 from gptfast_cli.core.measure.speculation import speculation_report
 from gptfast_cli.core.model.decoder import Decoder
@@ -125,7 +125,7 @@ def main() -> int:
 def bundled(n_pairs: int) -> int:
     """The bundled pair: speed-up over plain decoding, interleaved, and where the time of its rounds goes."""
     settings = load_settings()
-    tiny = result(load("tiny", settings, Placing()))
+    tiny = result_of(load("tiny", settings, Placing()))
     prompts = [tuple(tiny.tokenizer.encode(text)) for text in ("Once upon a time", "A fox", "One winter", "7 + 5 =")]
     tell("| draft | k | temperature | tokens a round | speed-up | draft, verify, sample, host |")
     tell("|---|---|---|---|---|---|")
@@ -138,7 +138,7 @@ def bundled(n_pairs: int) -> int:
                     _, plain_rate = many(tiny, prompts, sampling, None)
                     drafting = Drafting(draft, depth)
                     made = open_draft(drafting, tiny, n_rows=1, n_tokens=512, settings=settings, placing=Placing())
-                    speculation = result(made)
+                    speculation = result_of(made)
                     _, rate = many(tiny, prompts, sampling, speculation)
                     speedups.append(rate / plain_rate)
                     reports.append(speculation_report(drafting, speculation))
@@ -156,10 +156,10 @@ def many(tiny: LoadedModel, prompts: list[tuple[int, ...]], sampling: Sampling, 
     generator, seconds, n_tokens = Generator(Runner(tiny.model, 1), speculation), 0.0, 0
     for seed, prompt in enumerate(prompts * 6):
         sequence = Sequence(0, prompt, Sampler(sampling, seed), tiny.limits(200, None))
-        result(generator.admit(sequence))
+        result_of(generator.admit(sequence))
         began = time.perf_counter()
         while generator.active:
-            result(generator.step())
+            result_of(generator.step())
         seconds += time.perf_counter() - began
         n_tokens += len(sequence.generated) - 1
     return seconds, n_tokens / seconds
@@ -181,17 +181,17 @@ def model(shape: str, mode: str) -> Decoder:
         config, AllocationOptions(mode).allocation(config), device=CPU, dtype=torch.bfloat16, seed=0
     )
     parts = Parts(config, weights.read, 1, CPU, torch.bfloat16)
-    return result(build(parts, Placing(), settings=load_settings(), watch=Stopwatch(CPU)))
+    return result_of(build(parts, Placing(), settings=load_settings(), watch=Stopwatch(CPU)))
 
 
 def decode(target: Decoder, n_tokens: int, speculation: Speculation | None) -> tuple[list[int], float, float]:
     """The text, the seconds after its first token, and tokens per round."""
     generator = Generator(Runner(target, 1), speculation)
     sequence = Sequence(0, PROMPT, Sampler(GREEDY, 0), Limits(n_tokens, 2048, frozenset()))
-    result(generator.admit(sequence))
+    result_of(generator.admit(sequence))
     began = time.perf_counter()
     while generator.active:
-        result(generator.step())
+        result_of(generator.step())
     tau = speculation.rounds.tau if speculation is not None else None
     return sequence.generated, time.perf_counter() - began, tau or 1.0
 
@@ -210,14 +210,6 @@ def measured_costs(target: Decoder, draft: Decoder, depths: list[int]) -> dict[A
             seconds.append(time.perf_counter() - began)
             runner.keep(0, 2 * len(PROMPT))
     return {name: statistics.median(seconds) for name, seconds in samples.items()}
-
-
-def result(job: Job[Any, None, Any]) -> Any:
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value
 
 
 if __name__ == "__main__":

@@ -45,9 +45,7 @@ def open_engine(
         return (yield from _compiled(settings))
     except NoCompilerError as error:
         if backend == CPU:
-            raise GptFastError(
-                error.message, "Install g++ (Debian: apt-get install g++), or leave out --backend."
-            ) from error
+            raise GptFastError(error.message, _INSTALL) from error
         yield Note(f"{error.message} Running on PyTorch's own operations, several times as slow.")
         return None
 

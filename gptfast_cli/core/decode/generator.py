@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gptfast_cli.core.decode.logprobs import token_logprobs
-from gptfast_cli.core.decode.runner import AHEAD_SECONDS, Runner
+from gptfast_cli.core.decode.runner import AHEAD_SECONDS, PREFILL_CHUNK, Runner
 from gptfast_cli.core.decode.sampler import check_tokens, draw_tokens
 from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.decode.speculation import Gain, Speculation
 from gptfast_cli.core.events import Job, Measured, Progress
 from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.stopwatch import Stopwatch
-
-PREFILL_CHUNK = 512
-"""Prompt tokens fed at once: enough to keep the arithmetic busy, few enough to bound the memory of their scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +132,7 @@ class Generator:
         """Let the model choose tokens by itself where it can; how many steps that were, none where it cannot."""
         draws = [sequence.next_draw for sequence in advanced]
         samplings = [sequence.sampler.sampling for sequence in advanced]
-        is_told = any(sequence.n_logprobs is not None for sequence in advanced)
-        is_penalised = any(sampling.repetition_penalty != 1 for sampling in samplings)
-        if is_told or is_penalised or not self._runner.runs_ahead:
+        if not (self._runner.runs_ahead and all(sequence.wants_tokens_alone for sequence in advanced)):
             return 0
         affordable = max(1, int(AHEAD_SECONDS / self._step_seconds))
         n_steps = min(most, _MOST_AHEAD, affordable, *(sequence.n_left for sequence in advanced))

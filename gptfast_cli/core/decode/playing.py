@@ -13,10 +13,7 @@ def playing_draft(proposer: Proposer, target: Runner, sequences: Rows[Sequence])
     """The rows of a draft that can play: both models choose by themselves, and no more is asked of their logits."""
     if not isinstance(proposer, DraftModel) or not (proposer.runner.runs_ahead and target.runs_ahead):
         return None
-    for sequence in sequences:
-        if sequence.n_logprobs is not None or sequence.sampler.sampling.repetition_penalty != 1:
-            return None
-    return proposer.runner
+    return proposer.runner if all(sequence.wants_tokens_alone for sequence in sequences) else None
 
 
 def play(target: Runner, draft: Runner, sequences: Rows[Sequence], *, depth: int, n_rounds: int) -> Played:

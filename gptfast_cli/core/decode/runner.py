@@ -22,6 +22,9 @@ from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.model.native import NativeModel
 
+PREFILL_CHUNK = 512
+"""Prompt tokens fed at once: enough to keep the arithmetic busy, few enough to bound the memory of their scores."""
+
 AHEAD_SECONDS = 0.008
 """A model that chooses by itself goes on for so long before its tokens are looked at: too short to be seen, long enough
 that what is done between the steps of a small model costs them little."""

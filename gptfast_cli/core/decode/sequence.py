@@ -50,6 +50,11 @@ class Sequence:
         return Draw(self.sampler, self.prompt, self.generated)
 
     @property
+    def wants_tokens_alone(self) -> bool:
+        """Whether a model that chooses by itself can give all of it: no log-probabilities, and no memory of tokens."""
+        return self.n_logprobs is None and self.sampler.sampling.repetition_penalty == 1
+
+    @property
     def n_left(self) -> int:
         """Tokens that may still come."""
         return self.limits.most_tokens(len(self.prompt)) - len(self.prompt) - len(self.generated)

@@ -8,24 +8,22 @@ the longest of their cases: a compiled step runs over all the room that there is
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 from gptfast_cli.core.decode.compiled import Compiling, compile_steps
-from gptfast_cli.core.decode.generator import PREFILL_CHUNK, Generator
+from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.randomness import uniform
-from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.decode.runner import PREFILL_CHUNK, Runner
 from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.decode.sequence import Limits
 from gptfast_cli.core.decode.sequence import Sequence as TokenSequence
 from gptfast_cli.core.errors import OutOfMemoryError, is_out_of_memory
-from gptfast_cli.core.events import Job
+from gptfast_cli.core.events import Job, result_of
 from gptfast_cli.core.measure.cases import Case
 from gptfast_cli.core.measure.repetitions import Row, Work
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.settings import Settings
-
-T = TypeVar("T")
 
 _GREEDY = Sampling(temperature=0)
 
@@ -99,12 +97,12 @@ class Workload:
         limits = Limits(case.n_tokens + 2, case.n_context + 2, frozenset())  # no sequence is over before the work is
         for n in range(case.batch_size):
             prompt = self._prompt(case.n_before)
-            _result(generator.admit(TokenSequence(n, prompt, Sampler(_GREEDY, self._seed), limits)))
+            result_of(generator.admit(TokenSequence(n, prompt, Sampler(_GREEDY, self._seed), limits)))
 
         def work() -> int:
             n_left, n_bytes = case.n_tokens, 0
             while n_left:
-                stride = _result(generator.step(n_left))
+                stride = result_of(generator.step(n_left))
                 n_left -= stride.counts[0]
                 n_bytes += stride.n_bytes
             return n_bytes
@@ -118,12 +116,3 @@ class Workload:
 
 def _pieces(prompt: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [prompt[first : first + PREFILL_CHUNK] for first in range(0, len(prompt), PREFILL_CHUNK)]
-
-
-def _result(job: Job[T]) -> T:
-    """What a job returns; nobody watches its events."""
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # StopIteration does not say what it carries

@@ -6,11 +6,9 @@ import torch
 
 from gptfast_cli.core.decode.proposers import Proposal
 from gptfast_cli.core.decode.randomness import PROPOSAL
-from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.decode.runner import PREFILL_CHUNK, Runner
 from gptfast_cli.core.decode.sampler import Draw, draw_from, law
 from gptfast_cli.core.model.decoder import Decoder
-
-_PREFILL_CHUNK = 512
 
 
 class DraftModel:
@@ -23,8 +21,8 @@ class DraftModel:
     def begin(self, row: int, prompt: Sequence[int]) -> None:
         """See Proposer."""
         n_known = self.runner.recall(row, prompt)
-        for first in range(n_known, len(prompt), _PREFILL_CHUNK):
-            self.runner.prefill(row, prompt[first : first + _PREFILL_CHUNK])
+        for first in range(n_known, len(prompt), PREFILL_CHUNK):
+            self.runner.prefill(row, prompt[first : first + PREFILL_CHUNK])
 
     def propose(self, draws: Sequence[Draw], depths: Sequence[int]) -> list[Proposal]:
         """See Proposer."""

@@ -25,7 +25,7 @@ class Text:
     """A sequence that rounds go on with.
 
     slot:   its row in both caches
-    n_left: tokens that may still come, at least 2
+    n_left: tokens that may still come, at least 1
     n_held: tokens of the text that the draft's cache holds; the target's lacks the last one
     rest:   the text from there on
     seed, stream: of its uniform numbers

@@ -141,9 +141,8 @@ class Chooser {
     constexpr int N_BINS = 256;
     int counts[N_BINS] = {};
     bins_.resize(static_cast<size_t>(n_));
-    const float steps = -8 / temperature_;
     for (int i = 0; i < n_; i++) {
-      const float away = std::min((logits_[i] - largest_) * steps, N_BINS - 1.0f);
+      const float away = std::min(-8 * scaled(logits_[i]), N_BINS - 1.0f);
       bins_[static_cast<size_t>(i)] = static_cast<uint8_t>(away);
     }
     for (uint8_t bin : bins_) counts[bin]++;
