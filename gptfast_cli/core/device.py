@@ -3,7 +3,7 @@
 import contextlib
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -89,6 +89,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The floating dtype with the most digits that a device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def to_device(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Numbers [n] as a tensor on a device, without waiting for what the device is still doing."""
+    tensor = torch.tensor(numbers, dtype=dtype, pin_memory=device.type == "cuda")
+    return tensor.to(device, non_blocking=True)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -28,7 +28,8 @@ def _rows(generation: Generation) -> Iterator[tuple[str, ...]]:
     if generation.speculation is not None:
         yield from speculation_rows(generation.speculation)
     peak = f"peak memory {size(metrics.peak_memory_bytes)}"
-    yield "load", duration(metrics.load_s), _labelled("compile", metrics.compile_s), peak
+    draft = _labelled("draft", None if generation.speculation is None else generation.speculation.draft_load_s)
+    yield "load", duration(metrics.load_s), draft, _labelled("compile", metrics.compile_s), peak
     yield "tokens", _token_counts(generation), _endings(generation), f"seed {generation.seed}"
 
 

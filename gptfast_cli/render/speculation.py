@@ -6,6 +6,7 @@ from gptfast_cli.core.measure.speculation import SpeculationReport
 from gptfast_cli.render.numbers import digits
 
 _MOST_COUNTS = 7  # that fit into a line
+_MOST_PLACES = 5
 
 
 def speculation_rows(report: SpeculationReport) -> Iterator[tuple[str, ...]]:
@@ -18,7 +19,18 @@ def speculation_rows(report: SpeculationReport) -> Iterator[tuple[str, ...]]:
     yield "draft", report.draft, depth, f"{digits(report.tau)} tokens a round", alpha
     counts = ", ".join(f"{kept}: {n / report.rounds:.0%}" for kept, n in _grouped(report.accepted_histogram))
     yield "accepted", f"{report.rounds:,} rounds", counts
+    if report.acceptance:
+        of_all, reached = zip(*((each.unconditional, each.conditional) for each in report.acceptance), strict=True)
+        yield "in place", "once reached", _percents(reached), f"of all {_percents(of_all)}"
     yield "time", ", ".join(f"{part} {share:.0%}" for part, share in report.shares.items())
+
+
+def _percents(shares: Sequence[float | None]) -> str:
+    """The first few shares: `91 80 - 65 %`."""
+    shown = ["-" if share is None else f"{share * 100:.0f}" for share in shares[:_MOST_PLACES]]
+    if len(shares) > _MOST_PLACES:
+        shown[-1] = "\N{HORIZONTAL ELLIPSIS}"
+    return " ".join(shown) + " %"
 
 
 def _grouped(histogram: Sequence[int]) -> Iterator[tuple[str, int]]:

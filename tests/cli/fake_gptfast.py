@@ -83,6 +83,12 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Acceptance:
+    conditional: float | None
+    unconditional: float
+
+
+@dataclass(frozen=True, slots=True)
 class SpeculationReport:
     draft: str = "tiny-draft"
     k: int | None = 5
@@ -93,6 +99,8 @@ class SpeculationReport:
     shares: dict[str, float] = field(
         default_factory=lambda: {"draft": 0.3, "verify": 0.5, "sample": 0.15, "host": 0.05}
     )
+    acceptance: tuple[Acceptance, ...] = (Acceptance(0.75, 0.75), Acceptance(0.667, 0.5), Acceptance(None, 0.0))
+    draft_load_s: float = 0.04
 
 
 @dataclass(frozen=True, slots=True)

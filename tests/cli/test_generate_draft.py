@@ -29,6 +29,8 @@ def test_the_block_tells_tokens_a_round_and_where_the_time_went(fake: Callable[[
     lines = fake("streams").run("generate", "Hello", "--draft", "tiny-draft").stderr.decode().splitlines()
     assert "draft    tiny-draft     k 5   3.25 tokens a round   alpha 0.912" in lines
     assert "accepted 40 rounds      0: 25%, 1: 0%, 2: 25%, 3: 0%, 4: 0%, 5: 50%" in lines
+    assert "in place once reached   75 67 - %   of all 75 50 0 %" in lines
+    assert "load     120 ms         draft 40 ms   peak memory 310 MB" in lines
     assert "time     draft 30%, verify 50%, sample 15%, host 5%" in lines
     assert all(len(line) <= 80 for line in lines)
 
@@ -37,10 +39,10 @@ def test_a_long_histogram_fits_into_a_line() -> None:
     from gptfast_cli.core.measure.speculation import SpeculationReport
     from gptfast_cli.render.speculation import speculation_rows
 
-    report = SpeculationReport("tiny-draft", None, 200, 0.9, 4.5, (*[10] * 16, 40), (), {"draft": 1.0}, 0, 0.0)
+    report = SpeculationReport("tiny-draft", None, 200, 0.9, 4.5, (*[10] * 16, 40), (), {"draft": 1.0}, 0, 0.0, 0.0)
     _, (_, rounds, counts), _ = speculation_rows(report)
     assert (rounds, counts) == ("200 rounds", "0: 5%, 1: 5%, 2: 5%, 3-4: 10%, 5-8: 20%, 9-16: 55%")
-    whole = SpeculationReport("tiny-draft", 2, 10, 0.9, 2.0, (2, 3, 5), (), {"draft": 1.0}, 0, 0.0)
+    whole = SpeculationReport("tiny-draft", 2, 10, 0.9, 2.0, (2, 3, 5), (), {"draft": 1.0}, 0, 0.0, 0.0)
     assert list(speculation_rows(whole))[1] == ("accepted", "10 rounds", "0: 20%, 1: 30%, 2: 50%")
 
 

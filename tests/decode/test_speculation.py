@@ -72,7 +72,7 @@ class Told:
         for draw, depth in zip(draws, depths, strict=True):
             known, n = self._answers[tuple(draw.prompt)], len(draw.generated)
             tokens = [(t + 1) % 90 if place in self._spoilt else t for place, t in enumerate(known)][n : n + depth]
-            proposals.append(Proposal(tokens, None))
+            proposals.append(Proposal(torch.tensor(tokens, dtype=torch.int64), None))
         return proposals
 
 
@@ -205,6 +205,18 @@ def test_nothing_drafted_is_plain_decoding(models: Models) -> None:
         assert outcome(wanted) == plain(models, 3, sampling)
         assert speculation.rounds.n_rounds == 0 and speculation.rounds.tau is None
         assert speculation.rounds.n_plain_tokens > 0
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN, Sampling(1.0, 0, repetition_penalty=1.3)], ids=str)
+def test_a_draft_whose_output_is_no_number_is_as_good_as_none(models: Models, sampling: Sampling) -> None:
+    config, weights = weights_of(SHAPE, "float32")
+    (norm,) = weights["norm"].parts.values()
+    norm.fill_(torch.nan)
+    is_native = models.target.has_own_threads
+    mad = native(config, weights, torch.float32) if is_native else reference(config, weights)
+    wanted = sequences(3, sampling)
+    run(models.target, wanted, 2, DraftModel(mad, 2), 3)
+    assert outcome(wanted) == plain(models, 3, sampling)
 
 
 def test_logprobs_are_those_of_the_target(models: Models) -> None:

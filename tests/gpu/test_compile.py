@@ -4,30 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from on_gpu import tiny_llama
 
 from gptfast_cli.core.decode.compiled import Compiling, compile_steps
 from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.formats import schemes
-from gptfast_cli.core.kernels.reference import Reference
-from gptfast_cli.core.model.transformer import Transformer
-from gptfast_cli.core.model.weights import assemble, weight_shapes
-from llama_oracle import random_llama
 from model_files import drained, settings_in
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
-
-
-def on_gpu() -> Transformer:
-    from gptfast_cli.core.families import families
-    from gptfast_cli.core.formats.plain import plain
-
-    family, reference = families["llama"], random_llama()
-    config = family.config(reference.config.to_dict())
-    sources, tensors = family.sources(config), reference.state_dict()
-    weights = {name: plain(torch.cat([tensors[source] for source in sources[name]])) for name in weight_shapes(config)}
-    device = torch.device("cuda")
-    moved = {name: schemes["plain"].to(weight, device, torch.float32) for name, weight in weights.items()}
-    return Transformer(config, assemble(config, moved.__getitem__), Reference(), torch.float32)
 
 
 def greedy(runner: Runner, n_tokens: int) -> list[int]:
@@ -42,7 +25,7 @@ def test_a_captured_step_gives_the_tokens_of_a_plain_one(tmp_path: Path, prefill
     from torch._dynamo.utils import counters
 
     counters.clear()
-    model = on_gpu()
+    model = tiny_llama()
     captured = Runner(model, 2)
     drained(
         compile_steps(captured, Compiling(decode=True, prefill=prefill), n_tokens=300, settings=settings_in(tmp_path))
@@ -54,7 +37,7 @@ def test_a_captured_step_gives_the_tokens_of_a_plain_one(tmp_path: Path, prefill
 
 
 def test_the_logits_of_a_step_outlive_the_next_one(tmp_path: Path) -> None:
-    runner = Runner(on_gpu(), 1)
+    runner = Runner(tiny_llama(), 1)
     drained(compile_steps(runner, Compiling(decode=True), n_tokens=300, settings=settings_in(tmp_path)))
     runner.prefill(0, [1, 5, 9])
     first = runner.step([7])

@@ -71,14 +71,12 @@ class Agreeing:
     def propose(self, draws: Rows[Draw], depths: Rows[int]) -> list[Proposal]:
         """See Proposer."""
         (drafted,), (draw,) = self._draft.propose(draws, depths), draws
-        n, tokens = len(draw.generated), list(drafted.tokens)
+        n, tokens = len(draw.generated), drafted.tokens.tolist()
         self._n_asked += 1
         for place in range(len(tokens)):
             agrees = uniform(1, self._n_asked, place) < self._alpha
             tokens[place] = self._answer[n + place] if agrees else (self._answer[n + place] + 1) % 32000
-        # what the model itself drafted is of no use to its cache, which holds as many tokens as if it were
-        self._draft.runner._held[0][len(draw.prompt) + n :] = tokens[:-1]
-        return [Proposal(tokens, None)]
+        return [Proposal(torch.tensor(tokens, dtype=torch.int64), None)]
 
 
 def main() -> int:
@@ -206,9 +204,9 @@ def measured_costs(target: Decoder, draft: Decoder, depths: list[int]) -> dict[A
         for name, seconds in samples.items():
             runner = runners.get(name, runners["step"])
             began = time.perf_counter()
-            runner.extend([[7] * (1 if isinstance(name, str) else name + 1)])
+            runner.extend([torch.tensor([7] * (1 if isinstance(name, str) else name + 1))])
             seconds.append(time.perf_counter() - began)
-            runner.keep(0, 2 * len(PROMPT))
+            runner.settle(0, PROMPT * 2, (7,))
     return {name: statistics.median(seconds) for name, seconds in samples.items()}
 
 

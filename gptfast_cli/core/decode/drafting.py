@@ -34,24 +34,27 @@ def open_draft(
     """
     if drafting is None:
         return None
-    proposer = yield from _proposer(drafting.draft, target, n_rows, n_tokens, settings, placing)
-    return Speculation(proposer, AdaptiveDepth() if drafting.depth is None else FixedDepth(drafting.depth))
+    proposer, seconds = yield from _proposer(drafting.draft, target, n_rows, n_tokens, settings, placing)
+    depth = AdaptiveDepth() if drafting.depth is None else FixedDepth(drafting.depth)
+    return Speculation(proposer, depth, load_seconds=seconds)
 
 
 def _proposer(
     name: str, target: LoadedModel, n_rows: int, n_tokens: int, settings: Settings, placing: Placing
-) -> Job[Proposer]:
+) -> Job[tuple[Proposer, float]]:
+    """A proposer, and the seconds that loading it took."""
     if name == NGRAM:
-        return NGram(n_rows)
+        return NGram(n_rows), 0.0
     if name.startswith(SELF):
-        return DraftModel((yield from _requantized(name.removeprefix(SELF), target, settings, placing)), n_rows)
+        model, seconds = yield from _requantized(name.removeprefix(SELF), target, settings, placing)
+        return DraftModel(model, n_rows), seconds
     draft = yield from load(name, settings, placing, role="Draft")
     _check_fit(draft, target, n_tokens)
-    return DraftModel(draft.model, n_rows)
+    return DraftModel(draft.model, n_rows), draft.seconds
 
 
-def _requantized(scheme: str, target: LoadedModel, settings: Settings, placing: Placing) -> Job[Decoder]:
-    """The target once more, its matrices quantised as they are read."""
+def _requantized(scheme: str, target: LoadedModel, settings: Settings, placing: Placing) -> Job[tuple[Decoder, float]]:
+    """The target once more, its matrices quantised as they are read, and the seconds that this took."""
     if scheme not in schemes or scheme == PLAIN:
         known = ", ".join(f"{SELF}{each}" for each in schemes if each != PLAIN)
         raise UsageError(f"--draft {SELF}{scheme}: there is no quantised scheme of that name.", f"There are {known}.")
@@ -67,7 +70,9 @@ def _requantized(scheme: str, target: LoadedModel, settings: Settings, placing: 
 
     yield Note(f"Draft: {target.name} itself, quantised to {scheme} as it is read")
     parts = Parts(config, read, checkpoint.n_bytes, target.model.device, target.model.dtype)
-    return (yield from build(parts, placing, settings=settings, watch=Stopwatch(target.model.device)))
+    watch = Stopwatch(target.model.device)
+    model = yield from build(parts, placing, settings=settings, watch=watch)
+    return model, watch.seconds
 
 
 def _check_fit(draft: LoadedModel, target: LoadedModel, n_tokens: int) -> None:

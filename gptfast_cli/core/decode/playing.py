@@ -37,8 +37,7 @@ def play(target: Runner, draft: Runner, sequences: Rows[Sequence], *, depth: int
 
 
 def _text(row: int, sequence: Sequence, draft: Runner) -> Text:
-    # what the draft holds may end in tokens that were drafted in vain
-    draft.keep(row, len(sequence.prompt) + len(sequence.generated) - 1)
-    n_held, sampler = draft.n_held(row), sequence.sampler
-    rest = sequence.generated[n_held - len(sequence.prompt) :]
-    return Text(row, sequence.n_left, n_held, rest, sampler.seed, sampler.stream, native_choice(sampler.sampling))
+    rest, sampler = draft.settle(row, sequence.prompt, sequence.generated), sequence.sampler
+    return Text(
+        row, sequence.n_left, draft.n_held(row), rest, sampler.seed, sampler.stream, native_choice(sampler.sampling)
+    )

@@ -136,7 +136,7 @@ class Runner:
         """
         assert isinstance(self.model, NativeModel)
         n_rows = len(fed)
-        self._cache.reserve(max(map(len, self._held[:n_rows])) + max(map(len, fed)) + len(uniforms))
+        self._cache.reserve(max(self._cache.lengths[:n_rows]) + max(map(len, fed)) + len(uniforms))
         choices = list(map(native_choice, samplings))
         with self.alone(), phase("decode"):
             chosen = self.model.run_ahead(fed, self._cache, choices, uniforms, tuple(stops), keep_logits=keep_logits)
@@ -150,33 +150,40 @@ class Runner:
         self._cache.reserve(n_tokens)
         return self.model.side(self._cache)
 
-    def extend(self, fed: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Feed the first rows these tokens, any number to each; a row's logits after every one, [tokens, vocab]."""
-        self._cache.reserve(max(map(len, self._held[: len(fed)])) + max(map(len, fed)))
+    def extend(self, fed: Sequence[Tensor]) -> list[Tensor]:
+        """Feed the first rows tokens that may come to nothing, any number to each, int64 on the model's device.
+
+        Returns a row's logits after every one of them, [tokens, vocab] float32. Nobody looks at the tokens: the rows
+        have their keys and values, and `settle` tells which of them stay.
+        """
+        self._cache.reserve(max(self._cache.lengths[: len(fed)]) + max(map(len, fed)))
         with self.alone(), phase("verify"), torch.inference_mode():
             logits = self.model.feed(fed, self._cache, slice(0, len(fed)))
         for row, tokens in enumerate(fed):
-            self.hold(row, tokens)
+            self._cache.advance(slice(row, row + 1), len(tokens))
         return list(torch.split(logits, [len(tokens) for tokens in fed]))
+
+    def settle(self, row: int, prompt: Sequence[int], generated: Sequence[int]) -> list[int]:
+        """Let a row hold no more than this text but for its last token; returns what it lacks of the whole text."""
+        held = self._held[row]
+        n_tokens = min(self._cache.lengths[row], len(prompt) + len(generated) - 1)
+        self._cache.rollback(row, n_tokens)
+        del held[n_tokens:]
+        held += generated[len(held) - len(prompt) : n_tokens - len(prompt)]
+        return list(generated[n_tokens - len(prompt) :])
 
     def n_held(self, row: int) -> int:
         """Tokens whose keys and values a row has."""
-        return len(self._held[row])
-
-    def keep(self, row: int, n_tokens: int) -> None:
-        """Let a row forget all but its first tokens, where it has more."""
-        if n_tokens < len(self._held[row]):
-            self._cache.rollback(row, n_tokens)
-            del self._held[row][n_tokens:]
+        return self._cache.lengths[row]
 
     def hold(self, row: int, tokens: Sequence[int]) -> None:
-        """Let a row have more tokens, whose keys and values were just written."""
+        """Let a row have more tokens of a text that is certain, whose keys and values were just written."""
         self._cache.advance(slice(row, row + 1), len(tokens))
         self._held[row] += tokens
 
     def move(self, source: int, target: int) -> None:
         """Put what a row holds into another row."""
-        self._cache.copy(source, target, len(self._held[source]))
+        self._cache.copy(source, target, self._cache.lengths[source])
         self._held[target] = list(self._held[source])
 
     def save(self, row: int, n_tokens: int) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gptfast_cli.core.decode.randomness import TOKEN, uniform
 from gptfast_cli.core.decode.sampling import Sampling, penalise, probabilities
+from gptfast_cli.core.device import to_device, widest
 from gptfast_cli.core.errors import GptFastError
 
 
@@ -60,7 +61,7 @@ def _draw_alike(logits: Tensor, draws: Sequence[Draw], sampling: Sampling) -> li
         logits = penalise(logits, _seen(logits, draws), sampling.repetition_penalty)
     if sampling.is_greedy:
         return logits.argmax(dim=-1).tolist()  # the lowest of several equals
-    uniforms = torch.tensor([draw.uniform() for draw in draws], dtype=torch.float64)
+    uniforms = to_device([draw.uniform() for draw in draws], widest(logits.device), logits.device)
     tokens: list[int] = invert(probabilities(logits, sampling), uniforms).tolist()
     check_tokens(tokens, logits.shape[-1])
     return tokens
@@ -81,47 +82,38 @@ def invert(p: Tensor, uniforms: Tensor) -> Tensor:
     p need not sum to 1. A token of probability 0 is never taken: its step has no height. NaN gives `vocab`, which is no
     token.
     """
-    # float32 would lose the steps of rare tokens in a sum near 1; one accelerator has nothing wider
-    wide = torch.float32 if p.device.type == "mps" else torch.float64
-    cumulative = p.to(wide).cumsum(dim=-1)
-    thresholds = uniforms.to(p.device, wide).unsqueeze(-1) * cumulative[:, -1:]
+    cumulative = p.to(widest(p.device)).cumsum(dim=-1)  # float32 would lose the steps of rare tokens in a sum near 1
+    thresholds = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, thresholds, right=True).squeeze(-1)
 
 
 def _seen(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """Tokens that each draw has had before it, [rows, vocab] bool."""
-    seen = torch.zeros(logits.shape, dtype=torch.bool)
+    seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
     for row, draw in enumerate(draws):
-        seen[row, [*draw.prompt, *draw.generated]] = True
-    return seen.to(logits.device)
+        seen[row].index_fill_(0, to_device([*draw.prompt, *draw.generated], torch.int64, logits.device), 1)
+    return seen
 
 
-def law(logits: Tensor, draw: Draw, drafted: Sequence[int] = ()) -> Tensor:
-    """What a draw is from, and those after it, each once the drafted tokens before it have come.
+def law(logits: Tensor, draw: Draw, drafted: Tensor) -> Tensor:
+    """What drawn tokens are from as others are drafted [drafted] int64 after those of a draw, [tokens, vocab] float32.
 
-    Logits are [tokens, vocab] float32, of which the first stands for the draw itself; so are the probabilities, which
-    are 1 and 0 for a sampling that is greedy.
+    So are the logits, the last of them those after all drafted tokens, the one before it after all but one.
     """
-    logits = _penalised(logits, draw, drafted)
-    if draw.sampler.sampling.is_greedy:
-        return torch.zeros_like(logits).scatter_(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
-    return probabilities(logits, draw.sampler.sampling)
+    return probabilities(_penalised(logits, draw, drafted), draw.sampler.sampling)
 
 
-def most_probable(logits: Tensor, draw: Draw, drafted: Sequence[int] = ()) -> Tensor:
+def most_probable(logits: Tensor, draw: Draw, drafted: Tensor) -> Tensor:
     """The token with the largest logit in place of each law, [tokens] int64; `vocab` where one is no number."""
     largest, tokens = _penalised(logits, draw, drafted).max(dim=-1)
     return torch.where(largest.isnan(), logits.shape[-1], tokens)
 
 
-def _penalised(logits: Tensor, draw: Draw, drafted: Sequence[int]) -> Tensor:
+def _penalised(logits: Tensor, draw: Draw, drafted: Tensor) -> Tensor:
     penalty = draw.sampler.sampling.repetition_penalty
     if penalty == 1:
         return logits
-    later = [Draw(draw.sampler, draw.prompt, [*draw.generated, *drafted[:n]]) for n in range(len(logits))]
-    return penalise(logits, _seen(logits, later), penalty)
-
-
-def draw_from(p: Tensor, uniform: float) -> int:
-    """The token of a law p [1, vocab] that a number in [0, 1) falls on; `vocab` where p is no number."""
-    return int(invert(p, torch.tensor([uniform], dtype=torch.float64)))
+    seen = torch.zeros(len(drafted) + 1, logits.shape[-1], device=logits.device)
+    seen[1:].scatter_(1, drafted.unsqueeze(-1), 1.0)
+    after = seen.cumsum(dim=0)[-len(logits) :] > 0  # the tokens drafted before each
+    return penalise(logits, after | _seen(logits[:1], [draw]), penalty)

@@ -4,6 +4,7 @@ What comes out has the target's own law: token for token that of plain decoding 
 in distribution where tokens are drawn. Rows accept as much as each of them can, and wait for none.
 """
 
+import time
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
@@ -13,15 +14,16 @@ from torch import Tensor
 from gptfast_cli.core.decode.depth import Depth, Plan
 from gptfast_cli.core.decode.logprobs import token_logprobs
 from gptfast_cli.core.decode.playing import play, playing_draft
-from gptfast_cli.core.decode.proposers import Proposal, Proposer
+from gptfast_cli.core.decode.proposers import Proposer
 from gptfast_cli.core.decode.randomness import ACCEPTANCE
 from gptfast_cli.core.decode.rounds import Rounds
 from gptfast_cli.core.decode.runner import AHEAD_SECONDS, Runner
 from gptfast_cli.core.decode.sampler import Draw, check_tokens, law, most_probable
 from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.decode.verification import Verification, verify, verify_greedy
+from gptfast_cli.core.device import to_device, widest
 from gptfast_cli.core.kernels.phases import phase
-from gptfast_cli.core.stopwatch import Stopwatch
+from gptfast_cli.core.stopwatch import Splits, Stopwatch
 
 Seconds = tuple[float, float, float]  # of drafting, verifying and sampling
 
@@ -44,8 +46,9 @@ class Gain:
 class Speculation:
     """A proposer beside a target; the generator's runner holds the target's rows, which are the proposer's too."""
 
-    def __init__(self, proposer: Proposer, depth: Depth) -> None:
+    def __init__(self, proposer: Proposer, depth: Depth, *, load_seconds: float = 0.0) -> None:
         self.rounds = Rounds()
+        self.load_seconds = load_seconds  # of the proposer
         self._proposer = proposer
         self._depth = depth
         self._plan = Plan(0, 1)
@@ -78,18 +81,16 @@ class Speculation:
 
     def run(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> Gain | None:
         """A round, or as many as two native models play by themselves in a moment; None where nothing was drafted."""
-        whole = Stopwatch(runner.model.device)
         draft = playing_draft(self._proposer, runner, sequences)
-        with whole:
-            if draft is None:
-                proposals, drafting = self._propose(runner, sequences, depths)
-                if not any(proposal.tokens for proposal in proposals):
-                    return None
-                gain, (verifying, sampling) = self._round(runner, sequences, proposals)
-                seconds = drafting, verifying, sampling
-            else:
-                gain, seconds = self._play(runner, draft, sequences, max(depths))
-        host = whole.seconds - sum(seconds)
+        began = time.perf_counter()
+        if draft is None:
+            outcome = self._round(runner, sequences, depths)
+        else:
+            outcome = self._play(runner, draft, sequences, max(depths))
+        if outcome is None:
+            return None
+        gain, seconds = outcome
+        host = max(0.0, time.perf_counter() - began - sum(seconds))  # all is done: its tokens are here
         self.rounds.draft_seconds += seconds[0]
         self.rounds.verify_seconds += seconds[1]
         self.rounds.sample_seconds += seconds[2]
@@ -107,32 +108,32 @@ class Speculation:
         )
         return gain
 
-    def _propose(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> tuple[list[Proposal], float]:
-        drafting = Stopwatch(runner.model.device)
-        with drafting, phase("draft"), runner.alone():
-            proposals = self._proposer.propose([sequence.next_draw for sequence in sequences], depths)
-        return proposals, drafting.seconds
-
-    def _round(
-        self, runner: Runner, sequences: Rows[Sequence], proposals: Rows[Proposal]
-    ) -> tuple[Gain, tuple[float, float]]:
-        verifying, sampling = Stopwatch(runner.model.device), Stopwatch(runner.model.device)
-        draws = [sequence.next_draw for sequence in sequences]
-        fed = [[draw.generated[-1], *each.tokens] for draw, each in zip(draws, proposals, strict=True)]
-        gain = Gain([], runner.step_bytes(len(fed)) + self._plan.depth * self._proposer.bytes_per_step)
-        with verifying:
-            logits = runner.extend(fed)
-        with sampling, phase("sample"), runner.alone():
-            outcomes = _told([_verified(*each) for each in zip(logits, draws, proposals, strict=True)])
-            check_tokens([token for _, token, _ in outcomes], runner.model.config.vocab_size)
-        for row, (sequence, proposal, outcome) in enumerate(zip(sequences, proposals, outcomes, strict=True)):
-            n_accepted, token, overlap = outcome
-            tokens = [*proposal.tokens[:n_accepted], token]
+    def _round(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> tuple[Gain, Seconds] | None:
+        """Draft, verify and choose on the device, and only then look at what came of it."""
+        device, draws = runner.model.device, [sequence.next_draw for sequence in sequences]
+        splits = Splits(device)
+        with phase("draft"), runner.alone():
+            proposals = self._proposer.propose(draws, depths)
+            drafted = [proposal.tokens.to(device, non_blocking=True) for proposal in proposals]
+        if not any(map(len, drafted)):
+            return None
+        splits.mark()
+        last = torch.split(to_device([draw.generated[-1] for draw in draws], torch.int64, device), 1)
+        gain = Gain([], runner.step_bytes(len(draws)) + self._plan.depth * self._proposer.bytes_per_step)
+        logits = runner.extend([torch.cat(each) for each in zip(last, drafted, strict=True)])
+        splits.mark()
+        with phase("sample"), runner.alone():
+            laws = [proposal.probabilities for proposal in proposals]
+            outcomes = [_verified(*each) for each in zip(logits, draws, drafted, laws, strict=True)]
+            splits.mark()
+            told = _told(outcomes, drafted)
+            check_tokens([given[-1] for given, _ in told], runner.model.config.vocab_size)
+        for row, (sequence, (tokens, overlap)) in enumerate(zip(sequences, told, strict=True)):
             gain.counts.append(_give(sequence, tokens, logits[row]))
-            self._count(gain, len(proposal.tokens), n_accepted, gain.counts[-1], overlap)
-            # all but the last token, which the next step feeds
-            runner.keep(row, len(sequence.prompt) + len(sequence.generated) - 1)
-        return gain, (verifying.seconds, sampling.seconds)
+            self._count(gain, len(drafted[row]), len(tokens) - 1, gain.counts[-1], overlap)
+            runner.settle(row, sequence.prompt, sequence.generated)
+        drafting, verifying, sampling = splits.seconds
+        return gain, (drafting, verifying, sampling)
 
     def _play(self, runner: Runner, draft: Runner, sequences: Rows[Sequence], depth: int) -> tuple[Gain, Seconds]:
         each = self._round_seconds or runner.guessed_seconds + depth * draft.guessed_seconds
@@ -168,33 +169,37 @@ def _give(sequence: Sequence, tokens: Rows[int], logits: Tensor | None = None) -
     return len(tokens)
 
 
-def _verified(logits: Tensor, draw: Draw, proposal: Proposal) -> Verification:
-    """The verification of one row, whose logits are [drafted tokens + 1, vocab]."""
-    device, n_drafted = logits.device, len(proposal.tokens)
-    drafted, depth = torch.tensor([proposal.tokens], device=device).long(), torch.tensor([n_drafted], device=device)
+def _verified(logits: Tensor, draw: Draw, drafted: Tensor, q: Tensor | None) -> Verification:
+    """The verification of one row, whose logits are [drafted tokens + 1, vocab] and whose draft drew from q."""
+    device, n_drafted = logits.device, len(drafted)
+    depth = torch.full((1,), n_drafted, device=device)
     if draw.sampler.sampling.is_greedy:
-        return verify_greedy(most_probable(logits, draw, proposal.tokens).unsqueeze(0), drafted, depth)
-    q = proposal.probabilities
+        return verify_greedy(most_probable(logits, draw, drafted).unsqueeze(0), drafted.unsqueeze(0), depth)
     if q is None:
-        q = torch.zeros(n_drafted, logits.shape[-1], device=device).scatter_(1, drafted.mT, 1.0)
+        q = torch.zeros(n_drafted, logits.shape[-1], device=device).scatter_(1, drafted.unsqueeze(-1), 1.0)
     return verify(
-        law(logits, draw, proposal.tokens).unsqueeze(0),
+        law(logits, draw, drafted).unsqueeze(0),
         q.to(device).unsqueeze(0),
-        drafted,
+        drafted.unsqueeze(0),
         depth,
         acceptance_uniforms=_uniforms([draw.uniform(n, ACCEPTANCE) for n in range(n_drafted)], device),
         token_uniforms=_uniforms([draw.uniform(n) for n in range(n_drafted + 1)], device),
     )
 
 
-def _told(outcomes: Rows[Verification]) -> list[tuple[int, int, float]]:
-    """Accepted tokens, the one after them and the overlap of each row, all fetched from the device at once."""
+def _told(outcomes: Rows[Verification], drafted: Rows[Tensor]) -> list[tuple[list[int], float]]:
+    """The tokens that each row is given and its overlap, all fetched from the device at once."""
     # in float32 the number of a token is exact up to 16 million
-    told = [torch.stack([each.n_accepted.float(), each.tokens.float(), each.overlap.float()]) for each in outcomes]
-    n_accepted, tokens, overlaps = torch.cat(told, dim=1).tolist()
-    return [(int(n), int(token), overlap) for n, token, overlap in zip(n_accepted, tokens, overlaps, strict=True)]
+    rows = [torch.cat([each.n_accepted, each.tokens, each.overlap]).float() for each in outcomes]
+    fetched = torch.cat([*rows, *drafted]).tolist()
+    told, place = [], 3 * len(outcomes)
+    for row, tokens in enumerate(drafted):
+        n_accepted, token, overlap = fetched[3 * row : 3 * row + 3]
+        accepted = fetched[place : place + int(n_accepted)]
+        told.append(([int(each) for each in (*accepted, token)], overlap))
+        place += len(tokens)
+    return told
 
 
 def _uniforms(numbers: list[float], device: torch.device) -> Tensor:
-    # one accelerator has no float64
-    return torch.tensor([numbers], dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    return to_device(numbers, widest(device), device).unsqueeze(0)

@@ -34,7 +34,8 @@ def verify(
     """Verify rows of drafted tokens, of which row r has depths[r]; what stands behind these counts for nothing.
 
     p:                   [rows, depth + 1, vocab] probabilities of the target
-    q:                   [rows, depth, vocab] those that the drafted tokens [rows, depth] int64 were drawn from
+    q:                   [rows, depth, vocab] those that the drafted tokens [rows, depth] int64 were drawn from; zeros
+                         where a draft could not tell: what it drafted there does not stay
     depths:              [rows] int64
     acceptance_uniforms: [rows, depth] numbers in [0, 1), unrelated to those that the tokens were drawn with
     token_uniforms:      [rows, depth + 1], unrelated to all of these
@@ -42,7 +43,7 @@ def verify(
     depth, at = drafted.shape[1], drafted.unsqueeze(-1)
     p_drafted, q_drafted = p[:, :depth].gather(-1, at).squeeze(-1), q.gather(-1, at).squeeze(-1)
     # "<": the smallest uniform is 0, and must not accept what the target never says
-    is_accepted = acceptance_uniforms * q_drafted < p_drafted
+    is_accepted = (acceptance_uniforms * q_drafted < p_drafted) & (q_drafted > 0)
     n_accepted = _leading(is_accepted, depths)
     rows = torch.arange(len(p), device=p.device)
     p_next = p[rows, n_accepted]

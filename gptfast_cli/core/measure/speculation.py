@@ -29,6 +29,7 @@ class SpeculationReport:
     accepted_histogram: rounds by how many drafted tokens they kept
     shares:             of the time of rounds: draft, verify, sample, host; they sum to 1
     n_plain_tokens:     given by steps without a draft, where the depth was adapted to 0
+    draft_load_s, draft_prefill_s: seconds of the draft before the first round, part of none of the shares
     """
 
     draft: str
@@ -40,6 +41,7 @@ class SpeculationReport:
     acceptance: tuple[Acceptance, ...]
     shares: dict[str, float]
     n_plain_tokens: int
+    draft_load_s: float
     draft_prefill_s: float
 
 
@@ -58,6 +60,7 @@ def speculation_report(drafting: Drafting | None, speculation: Speculation | Non
         acceptance=tuple(map(_acceptance, rounds.positions)),
         shares=_shares(rounds),
         n_plain_tokens=rounds.n_plain_tokens,
+        draft_load_s=speculation.load_seconds,
         draft_prefill_s=rounds.draft_prefill_seconds,
     )
 

@@ -41,9 +41,10 @@ class Decoder(Protocol):
         """
         ...
 
-    def feed(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
-        """The same for rows of any length: the logits after every token, row after row, [tokens, vocab_size] float32.
+    def feed(self, tokens: Sequence[Tensor], cache: KVCache, rows: slice) -> Tensor:
+        """The same for rows of any length, each int64 on the model's device, so that what it has just drawn can be fed.
 
-        There is room for the longest of them in every row.
+        There is room for the longest of them in every row. Returns the logits after every token, row after row,
+        [tokens, vocab_size] float32.
         """
         ...

@@ -90,9 +90,9 @@ class NativeModel:
         """See Decoder."""
         return self._engine.run(_batch(tokens, cache, rows), self._place_of(cache))
 
-    def feed(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+    def feed(self, tokens: Sequence[Tensor], cache: KVCache, rows: slice) -> Tensor:
         """See Decoder."""
-        batch = _batch(tokens, cache, rows)
+        batch = _batch([row.tolist() for row in tokens], cache, rows)
         batch.outputs = list(range(len(batch.tokens)))
         return self._engine.run(batch, self._place_of(cache))
 

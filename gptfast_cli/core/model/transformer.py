@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.device import to_device
 from gptfast_cli.core.kernels import Backend, LayerCache, Linear, Norm, Placement
 from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.layer import decoder_layer
@@ -70,17 +72,18 @@ class Transformer:
         n_keys = max(cache.lengths[rows]) + len(tokens[0])
         return self.next_logits(*self.inputs(tokens, cache, rows), cache.layers(rows=rows, n_keys=n_keys))
 
-    def feed(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
-        """See Decoder; shorter rows repeat their last token, past what will be counted."""
-        longest = max(map(len, tokens))
-        padded = [[*row, *[row[-1]] * (longest - len(row))] for row in tokens]
+    def feed(self, tokens: Sequence[Tensor], cache: KVCache, rows: slice) -> Tensor:
+        """See Decoder; shorter rows go on with zeros, past what will be counted."""
+        padded = pad_sequence(list(tokens), batch_first=True)
+        longest = padded.shape[1]
         layers = cache.layers(rows=rows, n_keys=max(cache.lengths[rows]) + longest)
-        x = self._hidden(*self.inputs(padded, cache, rows), layers)
+        x = self._hidden(padded, positions(cache.lengths[rows], longest, self.device), layers)
         return self._head(torch.cat([x[row, : len(own)] for row, own in enumerate(tokens)]))
 
     def inputs(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> tuple[Tensor, Tensor]:
         """Tokens and positions of a step as tensors, each [batch, time] int64."""
-        batch = torch.tensor(tokens, dtype=torch.int64, device=self.device)
+        flat = to_device([token for row in tokens for token in row], torch.int64, self.device)
+        batch = flat.view(len(tokens), -1)
         return batch, positions(cache.lengths[rows], batch.shape[1], self.device)
 
     def tensors(self) -> Iterator[Tensor]:
@@ -112,5 +115,5 @@ class Transformer:
 
 def positions(starts: Sequence[int], time: int, device: torch.device) -> Tensor:
     """Positions of `time` tokens that go on from each start, [batch, time] int64."""
-    first = torch.tensor(starts, dtype=torch.int64, device=device).unsqueeze(-1)
+    first = to_device(starts, torch.int64, device).unsqueeze(-1)
     return first + torch.arange(time, device=device)

@@ -11,12 +11,13 @@ from gptfast_cli.core.decode.sampler import Draw
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Tokens drafted for one sequence, and the probabilities [tokens, vocab] float32 that they were drawn from.
+    """Tokens [tokens] int64 drafted for one sequence, and the probabilities [tokens, vocab] that they were drawn from.
 
-    None in their place stands for certainty: the tokens were not drawn at all.
+    Both are on the proposer's device, where they may still be on their way. None in place of the probabilities stands
+    for certainty: the tokens were not drawn at all.
     """
 
-    tokens: list[int]
+    tokens: Tensor
     probabilities: Tensor | None
 
 

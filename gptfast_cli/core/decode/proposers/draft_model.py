@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from gptfast_cli.core.decode.proposers import Proposal
 from gptfast_cli.core.decode.randomness import PROPOSAL
 from gptfast_cli.core.decode.runner import PREFILL_CHUNK, Runner
-from gptfast_cli.core.decode.sampler import Draw, draw_from, law
+from gptfast_cli.core.decode.sampler import Draw, invert, law, most_probable
+from gptfast_cli.core.device import to_device, widest
 from gptfast_cli.core.model.decoder import Decoder
 
 
@@ -16,6 +18,7 @@ class DraftModel:
 
     def __init__(self, model: Decoder, n_rows: int) -> None:
         self.runner = Runner(model, n_rows)
+        self._vocab_size = model.config.vocab_size
         self.bytes_per_step = model.weight_bytes - (0 if model.config.tied_embeddings else model.embedding_bytes)
 
     def begin(self, row: int, prompt: Sequence[int]) -> None:
@@ -27,54 +30,56 @@ class DraftModel:
     def propose(self, draws: Sequence[Draw], depths: Sequence[int]) -> list[Proposal]:
         """See Proposer."""
         depth = max(depths)
-        fed = []
-        for row, draw in enumerate(draws):
-            # what is held may end in tokens that were drafted in vain; a token at least has to be fed
-            self.runner.keep(row, len(draw.prompt) + len(draw.generated) - 1)
-            fed.append(list(draw.generated[self.runner.n_held(row) - len(draw.prompt) :]))
-        if depth == 0:
-            return [Proposal([], None)] * len(draws)
+        # what is held may end in tokens that were drafted in vain
+        fed = [self.runner.settle(row, draw.prompt, draw.generated) for row, draw in enumerate(draws)]
         if self.runner.runs_ahead and all(draw.sampler.sampling.repetition_penalty == 1 for draw in draws):
-            proposals = self._ahead(fed, draws, depth)
-        else:
-            proposals = self._one_by_one(fed, draws, depth)
-        vocab_size = self.runner.model.config.vocab_size
-        return [_shortened(each, own, vocab_size) for each, own in zip(proposals, depths, strict=True)]
+            return self._ahead(fed, draws, depths)
+        return [_shortened(*each) for each in zip(self._one_by_one(fed, draws, depth), depths, strict=True)]
 
     def move(self, source: int, target: int) -> None:
         """See Proposer."""
         self.runner.move(source, target)
 
-    def _ahead(self, fed: list[list[int]], draws: Sequence[Draw], depth: int) -> list[Proposal]:
+    def _ahead(self, fed: list[list[int]], draws: Sequence[Draw], depths: Sequence[int]) -> list[Proposal]:
         """All of it in one call of a model that chooses by itself."""
         samplings = [draw.sampler.sampling for draw in draws]
-        uniforms = [[draw.uniform(step, PROPOSAL) for draw in draws] for step in range(depth)]
+        uniforms = [[draw.uniform(step, PROPOSAL) for draw in draws] for step in range(max(depths))]
         needs_law = not all(sampling.is_greedy for sampling in samplings)
         chosen = self.runner.run_ahead(fed, samplings, uniforms, keep_logits=needs_law)
         proposals = []
-        for row, draw in enumerate(draws):
-            tokens = [step[row] for step in chosen.tokens]
-            logits = None if draw.sampler.sampling.is_greedy else chosen.logits
-            proposals.append(Proposal(tokens, None if logits is None else law(logits[:, row], draw, tokens)))
+        for row, (draw, depth) in enumerate(zip(draws, depths, strict=True)):
+            drafted = [step[row] for step in chosen.tokens[:depth]]
+            if self._vocab_size in drafted:  # the draft's output was no number
+                del drafted[drafted.index(self._vocab_size) :]
+            tokens = torch.tensor(drafted, dtype=torch.int64)
+            logits = None if draw.sampler.sampling.is_greedy or not drafted else chosen.logits
+            laws = None if logits is None else law(logits[: len(drafted), row], draw, tokens[:-1])
+            proposals.append(Proposal(tokens, laws))
         return proposals
 
     def _one_by_one(self, fed: list[list[int]], draws: Sequence[Draw], depth: int) -> list[Proposal]:
-        tokens: list[list[int]] = [[] for _ in draws]
-        laws: list[list[torch.Tensor]] = [[] for _ in draws]
+        """Token by token, none of which leaves the device."""
+        device = self.runner.model.device
+        uniforms = to_device(
+            [draw.uniform(step, PROPOSAL) for draw in draws for step in range(depth)], widest(device), device
+        ).view(len(draws), depth)
+        feeding = [to_device(tokens, torch.int64, device) for tokens in fed]
+        tokens = [torch.empty(0, dtype=torch.int64, device=device)] * len(draws)
+        laws: list[list[Tensor]] = [[] for _ in draws]
         for step in range(depth):
-            logits = self.runner.extend(fed)
+            logits = self.runner.extend(feeding)
             for row, draw in enumerate(draws):
-                later = Draw(draw.sampler, draw.prompt, [*draw.generated, *tokens[row]])
-                laws[row].append(law(logits[row][-1:], later))
-                tokens[row].append(draw_from(laws[row][-1], draw.uniform(step, PROPOSAL)))
-            fed = [[min(row[-1], logits[0].shape[-1] - 1)] for row in tokens]
-        return [Proposal(*each) for each in zip(tokens, map(torch.cat, laws), strict=True)]
+                if draw.sampler.sampling.is_greedy:
+                    feeding[row] = most_probable(logits[row][-1:], draw, tokens[row])
+                else:
+                    laws[row].append(law(logits[row][-1:], draw, tokens[row]).nan_to_num(0))
+                    feeding[row] = invert(laws[row][-1], uniforms[row, step : step + 1])
+                # where the output was no number, any token will do: it is not accepted
+                feeding[row] = feeding[row].clamp(max=self._vocab_size - 1)
+                tokens[row] = torch.cat([tokens[row], feeding[row]])
+        return [Proposal(own, torch.cat(law) if law else None) for own, law in zip(tokens, laws, strict=True)]
 
 
-def _shortened(proposal: Proposal, depth: int, vocab_size: int) -> Proposal:
-    """What was asked for of a proposal, up to where the draft's output was no number."""
-    tokens = proposal.tokens[:depth]
-    if vocab_size in tokens:
-        del tokens[tokens.index(vocab_size) :]
+def _shortened(proposal: Proposal, depth: int) -> Proposal:
     p = proposal.probabilities
-    return Proposal(tokens, None if p is None else p[: len(tokens)])
+    return Proposal(proposal.tokens[:depth], None if p is None else p[:depth])

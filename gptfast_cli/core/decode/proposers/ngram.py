@@ -5,6 +5,8 @@ It costs nothing, and pays where a text repeats itself or its prompt: summaries,
 
 from collections.abc import Sequence
 
+import torch
+
 from gptfast_cli.core.decode.proposers import Proposal
 from gptfast_cli.core.decode.sampler import Draw
 
@@ -30,7 +32,7 @@ class NGram:
         proposals = []
         for index, draw, depth in zip(self._rows, draws, depths, strict=False):
             index.read(draw.generated[len(index.tokens) - len(draw.prompt) :])
-            proposals.append(Proposal(index.followers(depth), None))
+            proposals.append(Proposal(torch.tensor(index.followers(depth), dtype=torch.int64), None))
         return proposals
 
     def move(self, source: int, target: int) -> None:

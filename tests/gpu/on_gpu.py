@@ -1,0 +1,22 @@
+"""A small model on the GPU, the same each time."""
+
+import torch
+
+from gptfast_cli.core.families import families
+from gptfast_cli.core.formats import schemes
+from gptfast_cli.core.formats.plain import plain
+from gptfast_cli.core.kernels.reference import Reference
+from gptfast_cli.core.model.transformer import Transformer
+from gptfast_cli.core.model.weights import assemble, weight_shapes
+from llama_oracle import random_llama
+
+
+def tiny_llama() -> Transformer:
+    """In float32."""
+    family, reference = families["llama"], random_llama()
+    config = family.config(reference.config.to_dict())
+    sources, tensors = family.sources(config), reference.state_dict()
+    weights = {name: plain(torch.cat([tensors[source] for source in sources[name]])) for name in weight_shapes(config)}
+    device = torch.device("cuda")
+    moved = {name: schemes["plain"].to(weight, device, torch.float32) for name, weight in weights.items()}
+    return Transformer(config, assemble(config, moved.__getitem__), Reference(), torch.float32)
