@@ -10,6 +10,7 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.registry import plug_names
 from gptfast_cli.core.settings import load_settings
 
+_CHAT = "Chat"
 _MACHINE = "Machine"
 _OUTPUT = "Output"
 
@@ -36,9 +37,9 @@ def complete_model(incomplete: str) -> list[str | tuple[str, str]]:
 
 
 def complete_draft(incomplete: str) -> list[str | tuple[str, str]]:
-    """What can draft: any model, the target itself with a scheme, or prompt lookup."""
+    """What can draft: any model, the target itself with a scheme, prompt lookup, or what advice says."""
     itself = [f"self:{scheme}" for scheme in complete_scheme() if scheme != "plain"]
-    return ["ngram", *itself, *complete_model(incomplete)]
+    return ["auto", "ngram", *itself, *complete_model(incomplete)]
 
 
 def complete_cached(incomplete: str) -> list[str | tuple[str, str]]:
@@ -123,6 +124,15 @@ ModelArgument = Annotated[
         autocompletion=complete_model,
         show_default="the current one",
         help="A folder, a name in the store or in the Hugging Face cache, or tiny.",
+    ),
+]
+ChatOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--chat/--no-chat",
+        show_default="where the model has a template",
+        rich_help_panel=_CHAT,
+        help="Take the prompt as a message to answer.",
     ),
 ]
 DeviceOption = Annotated[

@@ -22,6 +22,7 @@ from gptfast_cli.commands.bench_options import (
     RepsOption,
     SeedOption,
 )
+from gptfast_cli.commands.numbers import whole_numbers
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
@@ -81,7 +82,7 @@ def bench(
     """
     written = _format(output, json=json)
     _refuse_strangers(context, arch)
-    batch_sizes, depths = _numbers("--batch-size", batch_size), _numbers("--depth", depth)
+    batch_sizes, depths = whole_numbers("--batch-size", batch_size), whole_numbers("--depth", depth)
     prompt_lens, gen_lens = _lengths("--prompt-len", prompt_len), _lengths("--gen-len", gen_len)
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         from gptfast_cli.core.decode.building import Placing
@@ -104,7 +105,7 @@ def bench(
         )
         measured = show(run(request), show_progress)
     _write(measured, written)
-    if code := _exit_code(measured):
+    if code := exit_code(measured):
         raise typer.Exit(code)
 
 
@@ -119,7 +120,8 @@ def _write(bench: "Bench", written: str | None) -> None:
         WRITERS[written](bench, shlex.join(["gptfast", *sys.argv[1:]]), sys.stdout)
 
 
-def _exit_code(bench: "Bench") -> ExitCode:
+def exit_code(bench: "Bench") -> ExitCode:
+    """What a benchmark ends with."""
     if bench.is_interrupted:
         return ExitCode.INTERRUPTED
     if bench.has_numbers:
@@ -155,15 +157,6 @@ def _refuse_strangers(context: typer.Context, arch: str | None) -> None:
         raise UsageError(f"{flags[name]} and --arch exclude each other.", "Leave out one of them.")
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    """Whole numbers between commas, each once."""
-    items = [item.strip() for item in text.split(",") if item.strip()]
-    for item in items:
-        if not (item.isascii() and item.removeprefix("-").isdecimal()):
-            raise UsageError(f"{option} takes whole numbers between commas, not {item!r}.", f"Such as {option} 1,2,4")
-    return tuple(dict.fromkeys(map(int, items)))
-
-
 def _lengths(option: str, text: str) -> tuple[int, ...]:
     """Such numbers, of which 0 stands for none at all."""
-    return tuple(number for number in _numbers(option, text) if number)
+    return tuple(number for number in whole_numbers(option, text) if number)

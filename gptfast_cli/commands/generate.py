@@ -13,7 +13,6 @@ import typer
 
 from gptfast_cli.commands.generate_options import (
     BatchSizeOption,
-    ChatOption,
     ChatTemplateOption,
     CompileOption,
     CompilePrefillOption,
@@ -51,6 +50,7 @@ from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
     ActivationsOption,
     BackendOption,
+    ChatOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
@@ -148,7 +148,7 @@ def generate(
     compiling = Compiling(decode=compile, prefill=compile_prefill)
     chat_options = ChatOptions(chat, system, chat_template)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    drafting = None if draft is None else Drafting(draft, parse_depth(speculate_k))
+    drafting = None if draft is None else Drafting(draft, parse_depth(speculate_k), _is_given(context, "speculate_k"))
     if mode == _TALK:
         from gptfast_cli.commands.interactive import interact
         from gptfast_cli.core.jobs.chat import ChatRequest

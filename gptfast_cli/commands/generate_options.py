@@ -47,15 +47,6 @@ PromptCacheOption = Annotated[
 ShowPromptOption = Annotated[
     bool, typer.Option("--show-prompt", rich_help_panel=_PROMPT, help="Show the exact text that the model is given.")
 ]
-ChatOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--chat/--no-chat",
-        show_default="where the model has a template",
-        rich_help_panel=_CHAT,
-        help="Take the prompt as a message to answer.",
-    ),
-]
 SystemOption = Annotated[str | None, typer.Option(metavar="TEXT", rich_help_panel=_CHAT, help="The system message.")]
 ChatTemplateOption = Annotated[
     str | None,

@@ -1,8 +1,160 @@
-"""`gptfast speculate`: tells what a draft model will gain, and why."""
+"""`gptfast speculate`: tells what a draft model will gain, at which depth and batch size, and why."""
 
-from gptfast_cli.commands.unbuilt import not_built
+import io
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from gptfast_cli.commands.numbers import decimal_numbers, whole_numbers
+from gptfast_cli.commands.speculate_options import (
+    AssumeAlphaOption,
+    BatchSizesOption,
+    CertifyOption,
+    DepthsOption,
+    DraftOnlyOption,
+    DraftsOption,
+    LimitOption,
+    MaxNewTokensOption,
+    MinPOption,
+    PromptsOption,
+    ReportOption,
+    RepsOption,
+    SaveAdviceOption,
+    SeedOption,
+    TemperaturesOption,
+    TopKOption,
+    TopPOption,
+)
+from gptfast_cli.core.errors import ExitCode, UsageError
+from gptfast_cli.core.settings import load_settings
+from gptfast_cli.options import (
+    ActivationsOption,
+    BackendOption,
+    ChatOption,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    ModelOption,
+    QuietOption,
+    ThreadsOption,
+    model_given,
+)
+from gptfast_cli.render.show import progress_view, show
+
+if TYPE_CHECKING:
+    from gptfast_cli.core.measure.drafts.judgement import Judgement
+
+_REPORTS = (".html", ".md", ".json")
 
 
-def speculate() -> None:
-    """Judge draft models for speculative decoding (not built yet)."""
-    not_built("speculate")
+def speculate(
+    context: typer.Context,
+    model_argument: ModelArgument = None,
+    *,
+    model: ModelOption = None,
+    draft: DraftsOption = None,
+    k: DepthsOption = "1..8",
+    batch_size: BatchSizesOption = "1,2,4,8",
+    temperature: TemperaturesOption = "0,0.8",
+    top_k: TopKOption = 200,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    assume_alpha: AssumeAlphaOption = None,
+    draft_only: DraftOnlyOption = False,
+    reps: RepsOption = 5,
+    certify: CertifyOption = False,
+    prompts: PromptsOption = None,
+    limit: LimitOption = None,
+    chat: ChatOption = None,
+    max_new_tokens: MaxNewTokensOption = 128,
+    seed: SeedOption = 0,
+    report: ReportOption = None,
+    save_advice: SaveAdviceOption = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
+    backend: BackendOption = None,
+    activations: ActivationsOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Judge draft models for speculative decoding: what each gains at every depth and batch size, and why.
+
+    Gains are predicted from agreement and costs measured here, and then put to the test. The verdict goes to stdout,
+    all else to stderr. Ctrl-C keeps what is known by then.
+    """
+    _check_report(report)
+    depths, batch_sizes = whole_numbers("--k", k), whole_numbers("--batch-size", batch_size)
+    if draft_only and len(draft or ()) != 1:
+        raise UsageError("--draft-only measures one draft.", "Name it: --draft DRAFT")
+    with progress_view(sys.stderr, quiet=quiet):  # PyTorch takes a while to load
+        from gptfast_cli.core.decode.building import Placing
+        from gptfast_cli.core.decode.prompter import ChatOptions
+        from gptfast_cli.core.decode.sampling import Sampling
+        from gptfast_cli.core.jobs.speculate import SpeculateRequest, run
+
+    placing = Placing(device, dtype, threads, backend, activations)
+    if draft_only and draft:
+        from gptfast_cli.commands.draft_only import bench_draft
+
+        raise typer.Exit(bench_draft(draft[0], placing, batch_sizes, n_rounds=reps, json=json, quiet=quiet))
+    with progress_view(sys.stderr, quiet=quiet) as show_progress:
+        request = SpeculateRequest(
+            settings=load_settings(),
+            model=model_given(context, model_argument, model),
+            drafts=tuple(draft or ()),
+            placing=placing,
+            depths=depths,
+            batch_sizes=batch_sizes,
+            temperatures=decimal_numbers("--temperature", temperature),
+            sampling=Sampling(0.0, top_k, top_p, min_p),
+            prompts=prompts,
+            limit=limit,
+            chat=ChatOptions(chat),
+            max_new_tokens=max_new_tokens,
+            alpha=assume_alpha,
+            n_times=reps,
+            certify=certify,
+            save_advice=save_advice,
+            seed=seed,
+        )
+        judgement = show(run(request), show_progress)
+    _write(judgement, report, json=json)
+    if judgement.is_interrupted:
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    if not all(certificate.holds for certificate in judgement.certificates):
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+def _write(judgement: "Judgement", report: Path | None, *, json: bool) -> None:
+    from gptfast_cli.core.checkpoints.staging import write_whole
+    from gptfast_cli.render.judgement_document import write_json
+    from gptfast_cli.render.judgement_html import write_html
+    from gptfast_cli.render.judgement_markdown import write_markdown
+    from gptfast_cli.render.judgement_text import write_judgement
+
+    command = shlex.join(["gptfast", *sys.argv[1:]])
+    if report is not None:
+        written = io.StringIO()
+        {".html": write_html, ".md": write_markdown, ".json": write_json}[report.suffix](judgement, command, written)
+        write_whole(report, written.getvalue())
+    if json:
+        write_json(judgement, command, sys.stdout)
+    else:
+        write_judgement(judgement, sys.stdout)
+
+
+def _check_report(report: Path | None) -> None:
+    """Raise UsageError before any work where a report could not be written."""
+    if report is None:
+        return
+    if report.suffix not in _REPORTS:
+        raise UsageError(f"--report writes {', '.join(_REPORTS)}, and {str(report)!r} is none of them.")
+    if report.is_dir() or not report.absolute().parent.is_dir():
+        raise UsageError(f"--report cannot write to {str(report)!r}.", "Name a file in a folder that is there.")

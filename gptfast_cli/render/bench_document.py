@@ -6,8 +6,11 @@ from dataclasses import asdict
 from typing import Any, Final, TextIO
 
 from gptfast_cli.core.measure.record import Bench, BenchRow
-from gptfast_cli.render.bench_table import HEADINGS, cells, machine_line, measurement_line
+from gptfast_cli.render.bench_table import HEADINGS, cells, measurement_line
 from gptfast_cli.render.json import write_document
+from gptfast_cli.render.machine import machine_line
+from gptfast_cli.render.markdown import code, markdown_lines
+from gptfast_cli.render.table import Table
 
 _ABOUT = ("gptfast", "commit", "torch", "device", "cpu", "gpu", "threads", "dtype", "date")
 """What a line of CSV says of its environment."""
@@ -39,12 +42,14 @@ def write_csv(bench: Bench, command: str, stream: TextIO) -> None:
 def write_markdown(bench: Bench, command: str, stream: TextIO) -> None:
     """Write a table as GitHub shows it, and a line about where it was measured and by what command."""
     headings = ("model", "scheme", *HEADINGS)
-    stream.write(f"{_line(headings)}\n{_line(['---', '---', '---', *['--:'] * (len(HEADINGS) - 1)])}\n")
-    for row in bench.rows:
-        empty = [""] * (len(HEADINGS) - 2)
-        numbers = [row.error, *empty[1:]] if row.error else cells(row)
-        stream.write(_line([row.model, row.scheme, row.test, str(row.batch_size), *numbers]) + "\n")
-    stream.write(f"\n`{command}`: {machine_line(bench)}; {measurement_line(bench)}\n")
+    rows = [
+        (row.model, row.scheme, row.test, str(row.batch_size), *((row.error,) if row.error else cells(row)))
+        for row in bench.rows
+    ]
+    for line in markdown_lines(Table(headings, tuple(rows), "<<<" + ">" * (len(HEADINGS) - 1))):
+        stream.write(line + "\n")
+    about = f"{machine_line(bench.environment)}; {measurement_line(bench)}"
+    stream.write(f"\n{code(command)}: {about}\n")
 
 
 WRITERS: Final[dict[str, Callable[[Bench, str, TextIO], None]]] = {
@@ -103,7 +108,3 @@ def _flat_items(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield name, " ".join(map(repr, value))
             case _:
                 yield name, value
-
-
-def _line(texts: tuple[str, ...] | list[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"

@@ -1,26 +1,26 @@
 """A benchmark as a table for a person, within 80 columns: the model above it, the machine and the spread below."""
 
-import textwrap
 from collections.abc import Iterator
 from typing import Final, TextIO
 
 from gptfast_cli.core.measure.record import Bench, BenchRow
+from gptfast_cli.render.machine import machine_line
 from gptfast_cli.render.numbers import count, digits, duration, size
+from gptfast_cli.render.page import COLUMNS, wrapped
+from gptfast_cli.render.table import GAP, Table, aligned
 from gptfast_cli.render.terminal import printable, styled
 
 HEADINGS: Final = ("test", "batch", "tok/s", "± sd", "median", "GB/s", "MBU", "memory")
 
-_COLUMNS = 80
-_GAP = "  "
 _DIM = "2"
 
 
 def write_table(bench: Bench, stream: TextIO) -> None:
     """Write it; a row that failed has its error in place of numbers."""
-    for line in _wrapped(_model_line(bench)):
+    for line in wrapped(_model_line(bench)):
         stream.write(styled(line, _DIM, stream) + "\n")
     stream.write("\n" + "".join(f"{line}\n" for line in _table(bench)) + "\n")
-    for line in (*_wrapped(machine_line(bench)), *_wrapped(measurement_line(bench))):
+    for line in (*wrapped(machine_line(bench.environment)), *wrapped(measurement_line(bench))):
         stream.write(styled(line, _DIM, stream) + "\n")
     stream.flush()
 
@@ -35,17 +35,6 @@ def cells(row: BenchRow) -> tuple[str, ...]:
         "" if row.gbps is None else digits(row.gbps),
         "" if row.mbu is None else f"{row.mbu:.0%}",
         "" if row.peak_memory_bytes is None else size(row.peak_memory_bytes),
-    )
-
-
-def machine_line(bench: Bench) -> str:
-    """Where it was measured, with what, and when."""
-    about = bench.environment
-    threads = f"{about.threads} thread{'' if about.threads == 1 else 's'} of {about.cpu or 'a CPU'}"
-    commit = f", commit {about.commit[:10]}{'-dirty' * about.commit.endswith('-dirty')}" if about.commit else ""
-    return (
-        f"{about.gpu or threads}, {about.dtype} on {about.device}; torch {about.torch}, "
-        f"Python {about.python}, gptfast {about.gptfast}{commit}; {about.date[:10]}"
     )
 
 
@@ -79,24 +68,12 @@ def _measurements(bench: Bench) -> Iterator[str]:
 
 def _table(bench: Bench) -> Iterator[str]:
     rows = [(row.test, str(row.batch_size), *(cells(row) if row.error is None else ())) for row in bench.rows]
-    widths = [max(len(row[n]) for row in (HEADINGS, *rows) if n < len(row)) for n in range(len(HEADINGS))]
-    yield _aligned(HEADINGS, widths)
-    for row, texts in zip(bench.rows, rows, strict=True):
-        line = _aligned(texts, widths)
-        yield line if row.error is None else _shortened(f"{line}{_GAP}{printable(row.error)}")
-
-
-def _aligned(texts: tuple[str, ...], widths: list[int]) -> str:
-    """Names to the left, numbers to the right."""
-    first, *numbers = texts
-    return _GAP.join(
-        [f"{first:<{widths[0]}}", *(f"{n:>{w}}" for n, w in zip(numbers, widths[1:], strict=False))]
-    ).rstrip()
+    table = Table(HEADINGS, tuple(rows), "<" + ">" * (len(HEADINGS) - 1))
+    heading, *lines = aligned(table)
+    yield heading
+    for row, line in zip(bench.rows, lines, strict=True):
+        yield line if row.error is None else _shortened(f"{line}{GAP}{printable(row.error)}")
 
 
 def _shortened(line: str) -> str:
-    return line if len(line) <= _COLUMNS else line[: _COLUMNS - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def _wrapped(line: str) -> list[str]:
-    return textwrap.wrap(printable(line), _COLUMNS, break_on_hyphens=False)
+    return line if len(line) <= COLUMNS else line[: COLUMNS - 1] + "\N{HORIZONTAL ELLIPSIS}"

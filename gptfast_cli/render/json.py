@@ -15,5 +15,13 @@ def write_document(schema: str, fields: Mapping[str, object], stream: TextIO) ->
 
 
 def finite(value: object) -> object:
-    """The value, or None for a number that JSON has no word for."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """The value, or None for a number that JSON has no word for, also inside of lists and mappings."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [finite(each) for each in value]
+        case _:
+            return value

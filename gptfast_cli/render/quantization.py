@@ -16,7 +16,7 @@ from gptfast_cli.render.table import write_table
 def document(quantized: Quantized) -> dict[str, object]:
     """The result as JSON fields; a number without bounds is null."""
     fidelity = quantized.fidelity and {
-        **{name: finite(value) for name, value in asdict(quantized.fidelity).items()},
+        **asdict(quantized.fidelity),
         "dtype": quantized.fidelity_dtype,
     }
     return {
@@ -28,7 +28,7 @@ def document(quantized: Quantized) -> dict[str, object]:
         "bits_per_weight": quantized.bits_per_weight,
         "parts": [asdict(part) for part in quantized.parts],
         "is_written": quantized.is_written,
-        "fidelity": fidelity,
+        "fidelity": finite(fidelity),
         "seconds": quantized.seconds,
         "peak_memory_bytes": quantized.peak_memory_bytes,
     }

@@ -67,7 +67,6 @@ def test_a_prompt_file_that_is_missing_ends_with_3(gptfast: CommandLine) -> None
     "line",
     [
         ["download", "meta-llama/Llama-2-7b-chat-hf"],
-        ["speculate", "-m", "tiny", "--draft", "tiny-draft", "--k", "1..8"],
         ["eval", "tiny", "--against", "tiny-draft"],
     ],
 )

@@ -48,9 +48,13 @@ def test_a_long_histogram_fits_into_a_line() -> None:
 
 def test_options_reach_the_job(fake: Callable[[str], CommandLine]) -> None:
     run = fake("echoes-the-request").run
-    assert json.loads(run("generate", "Hello", "--draft", "ngram").stdout)["drafting"] == {"draft": "ngram", "depth": 5}
+    assert json.loads(run("generate", "Hello", "--draft", "ngram").stdout)["drafting"] == {
+        "draft": "ngram",
+        "depth": 5,
+        "has_own_depth": False,
+    }
     adapted = json.loads(run("generate", "Hello", "--draft", "self:int8", "--speculate-k", "auto").stdout)["drafting"]
-    assert adapted == {"draft": "self:int8", "depth": None}
+    assert adapted == {"draft": "self:int8", "depth": None, "has_own_depth": True}
     assert json.loads(run("generate", "Hello").stdout)["drafting"] is None
 
 

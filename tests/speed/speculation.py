@@ -13,7 +13,6 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence as Rows
 from typing import Any
 
 import torch
@@ -22,14 +21,12 @@ from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.decode.depth import AdaptiveDepth, Depth, FixedDepth
 from gptfast_cli.core.decode.drafting import open_draft
-from gptfast_cli.core.decode.drafts import Drafting
+from gptfast_cli.core.decode.drafts import Drafted, Drafting
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.loading import LoadedModel, load
-from gptfast_cli.core.decode.proposers import Proposal
 from gptfast_cli.core.decode.proposers.draft_model import DraftModel
-from gptfast_cli.core.decode.randomness import uniform
 from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampler import Draw, Sampler
+from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.decode.sequence import Limits, Sequence
 from gptfast_cli.core.decode.shapes import read_shape
@@ -37,6 +34,7 @@ from gptfast_cli.core.decode.speculation import Speculation
 from gptfast_cli.core.decode.synthetic import RandomWeights
 from gptfast_cli.core.device import set_threads
 from gptfast_cli.core.events import result_of
+from gptfast_cli.core.measure.drafts.agreeing import Agreeing
 from gptfast_cli.core.measure.environment import environment
 from gptfast_cli.core.measure.speculation import speculation_report
 from gptfast_cli.core.model.decoder import Decoder
@@ -50,33 +48,6 @@ DRAFT = "layers=12,dim=768,heads=12,ffn=2048,vocab=32000"
 PROMPT = tuple(range(100, 200))
 PARTS = ("draft", "verify", "sample", "host")
 GREEDY = Sampling(temperature=0)
-
-
-class Agreeing:
-    """Drafts with a model, at its cost, and then says what the target will say, as often as it is to agree."""
-
-    def __init__(self, model: Decoder, answer: list[int], alpha: float) -> None:
-        self._draft = DraftModel(model, 1)
-        self._answer, self._alpha, self._n_asked = answer, alpha, 0
-        self.bytes_per_step = self._draft.bytes_per_step
-
-    def begin(self, row: int, prompt: Rows[int]) -> None:
-        """See Proposer."""
-        self._draft.begin(row, prompt)
-
-    def move(self, source: int, target: int) -> None:
-        """See Proposer."""
-        self._draft.move(source, target)
-
-    def propose(self, draws: Rows[Draw], depths: Rows[int]) -> list[Proposal]:
-        """See Proposer."""
-        (drafted,), (draw,) = self._draft.propose(draws, depths), draws
-        n, tokens = len(draw.generated), drafted.tokens.tolist()
-        self._n_asked += 1
-        for place in range(len(tokens)):
-            agrees = uniform(1, self._n_asked, place) < self._alpha
-            tokens[place] = self._answer[n + place] if agrees else (self._answer[n + place] + 1) % 32000
-        return [Proposal(torch.tensor(tokens, dtype=torch.int64), None)]
 
 
 def main() -> int:
@@ -100,7 +71,9 @@ def main() -> int:
         for name, depth in depths.items():
             _, plain, _ = decode(target, given.tokens, None)
             policy: Depth = AdaptiveDepth() if depth is None else FixedDepth(depth)
-            speculation = Speculation(Agreeing(draft, answer, given.alpha), policy)
+            proposer = Agreeing(DraftModel(draft, 1), given.alpha)
+            proposer.know({PROMPT: answer})
+            speculation = Speculation(proposer, policy)
             text, seconds, tau = decode(target, given.tokens, speculation)
             assert text == answer[: given.tokens], "the text is that of the target alone"
             speedups[name].append(plain / seconds)
@@ -135,11 +108,13 @@ def bundled(n_pairs: int) -> int:
                 for _ in range(n_pairs):
                     _, plain_rate = many(tiny, prompts, sampling, None)
                     drafting = Drafting(draft, depth)
-                    made = open_draft(drafting, tiny, n_rows=1, n_tokens=512, settings=settings, placing=Placing())
+                    made = open_draft(
+                        drafting, tiny, Drafted(1, 512, temperature), settings=settings, placing=Placing()
+                    )
                     speculation = result_of(made)
                     _, rate = many(tiny, prompts, sampling, speculation)
                     speedups.append(rate / plain_rate)
-                    reports.append(speculation_report(drafting, speculation))
+                    reports.append(speculation_report(speculation))
                 tau = statistics.median(report.tau or 0 for report in reports)
                 shares = [statistics.median(report.shares.get(part, 0) for report in reports) for part in PARTS]
                 spread = f"{statistics.median(speedups):.2f} [{min(speedups):.2f}..{max(speedups):.2f}]"

@@ -2,9 +2,10 @@
 
 import torch
 
+from gptfast_cli.core.decode.advice import find_advice
 from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.decode.depth import AdaptiveDepth, FixedDepth
-from gptfast_cli.core.decode.drafts import Drafting
+from gptfast_cli.core.decode.drafts import ADVISED, Drafted, Drafting
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.proposers import Proposer
 from gptfast_cli.core.decode.proposers.draft_model import DraftModel
@@ -26,31 +27,54 @@ _ROUNDING = "nearest"
 
 
 def open_draft(
-    drafting: Drafting | None, target: LoadedModel, *, n_rows: int, n_tokens: int, settings: Settings, placing: Placing
+    drafting: Drafting | None, target: LoadedModel, drafted: Drafted, *, settings: Settings, placing: Placing
 ) -> Job[Speculation | None]:
-    """Make a draft ready for `n_rows` sequences of the target of up to `n_tokens` each; None where none is asked for.
+    """Make a draft ready for texts of the target; None where none is asked for, or advised.
 
-    Raises UsageError for a draft that does not fit, saying where it differs, and what loading a model raises.
+    Raises UsageError for a draft that does not fit, saying where it differs, and for advice that nobody has asked for
+    yet; else what loading a model raises.
     """
+    if drafting is not None and drafting.draft == ADVISED:
+        drafting = yield from _advised(drafting, target, drafted, settings)
     if drafting is None:
         return None
-    proposer, seconds = yield from _proposer(drafting.draft, target, n_rows, n_tokens, settings, placing)
+    if drafting.draft == NGRAM:
+        proposer: Proposer = NGram(drafted.n_rows)
+        seconds = 0.0
+    else:
+        model, seconds = yield from open_draft_model(
+            drafting.draft, target, n_tokens=drafted.n_tokens, settings=settings, placing=placing
+        )
+        proposer = DraftModel(model, drafted.n_rows)
     depth = AdaptiveDepth() if drafting.depth is None else FixedDepth(drafting.depth)
-    return Speculation(proposer, depth, load_seconds=seconds)
+    return Speculation(proposer, depth, drafting=drafting, load_seconds=seconds)
 
 
-def _proposer(
-    name: str, target: LoadedModel, n_rows: int, n_tokens: int, settings: Settings, placing: Placing
-) -> Job[tuple[Proposer, float]]:
-    """A proposer, and the seconds that loading it took."""
-    if name == NGRAM:
-        return NGram(n_rows), 0.0
+def _advised(drafting: Drafting, target: LoadedModel, drafted: Drafted, settings: Settings) -> Job[Drafting | None]:
+    advice = find_advice(settings.home, target, drafted.temperature, drafted.n_rows)
+    if advice is None:
+        raise UsageError(
+            f"--draft {ADVISED}: no drafts have been judged for {target.name} here.",
+            f"gptfast speculate -m {target.name} --save-advice",
+        )
+    if advice.draft is None:
+        yield Note(f"Draft: none, as advised at batch {advice.batch_size}, temperature {advice.temperature:g}")
+        return None
+    return Drafting(advice.draft, drafting.depth if drafting.has_own_depth else advice.k)
+
+
+def open_draft_model(
+    name: str, target: LoadedModel, *, n_tokens: int, settings: Settings, placing: Placing
+) -> Job[tuple[Decoder, float]]:
+    """The model of a MODEL or `self:SCHEME` that is to draft for texts of up to `n_tokens`, and the seconds it took.
+
+    Raises as `open_draft` does.
+    """
     if name.startswith(SELF):
-        model, seconds = yield from _requantized(name.removeprefix(SELF), target, settings, placing)
-        return DraftModel(model, n_rows), seconds
+        return (yield from _requantized(name.removeprefix(SELF), target, settings, placing))
     draft = yield from load(name, settings, placing, role="Draft")
     _check_fit(draft, target, n_tokens)
-    return DraftModel(draft.model, n_rows), draft.seconds
+    return draft.model, draft.seconds
 
 
 def _requantized(scheme: str, target: LoadedModel, settings: Settings, placing: Placing) -> Job[tuple[Decoder, float]]:

@@ -25,6 +25,11 @@ class Shape:
     config: ModelConfig
 
 
+def is_shape(text: str) -> bool:
+    """Whether a text means a SHAPE rather than a MODEL: a known name, a config.json, or sizes."""
+    return text in KNOWN_SHAPES or text.endswith(".json") or "=" in text
+
+
 def read_shape(text: str) -> Shape:
     """The shape that a text means.
 

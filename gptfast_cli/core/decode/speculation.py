@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.decode.depth import Depth, Plan
+from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.logprobs import token_logprobs
 from gptfast_cli.core.decode.playing import play, playing_draft
 from gptfast_cli.core.decode.proposers import Proposer
@@ -46,8 +47,11 @@ class Gain:
 class Speculation:
     """A proposer beside a target; the generator's runner holds the target's rows, which are the proposer's too."""
 
-    def __init__(self, proposer: Proposer, depth: Depth, *, load_seconds: float = 0.0) -> None:
+    def __init__(
+        self, proposer: Proposer, depth: Depth, *, drafting: Drafting | None = None, load_seconds: float = 0.0
+    ) -> None:
         self.rounds = Rounds()
+        self.drafting = drafting  # what it was made for, where a person asked for it
         self.load_seconds = load_seconds  # of the proposer
         self._proposer = proposer
         self._depth = depth

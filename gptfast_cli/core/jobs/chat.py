@@ -18,7 +18,7 @@ from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling, compile_steps
 from gptfast_cli.core.decode.conversation import Conversation, Exchange
 from gptfast_cli.core.decode.drafting import open_draft
-from gptfast_cli.core.decode.drafts import Drafting
+from gptfast_cli.core.decode.drafts import Drafted, Drafting
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
@@ -156,7 +156,11 @@ class Chat:
             request = self._request
             n_tokens, settings = self._limits.max_context, request.settings
             speculation = yield from open_draft(
-                request.drafting, self._loaded, n_rows=1, n_tokens=n_tokens, settings=settings, placing=request.placing
+                request.drafting,
+                self._loaded,
+                Drafted(1, n_tokens, request.sampling.temperature),
+                settings=settings,
+                placing=request.placing,
             )
             compiling = request.compiling
             seconds = yield from compile_steps(runner, compiling, n_tokens=n_tokens, settings=settings)

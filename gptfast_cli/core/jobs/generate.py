@@ -8,7 +8,7 @@ from pathlib import Path
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling, compile_steps
 from gptfast_cli.core.decode.drafting import open_draft
-from gptfast_cli.core.decode.drafts import Drafting
+from gptfast_cli.core.decode.drafts import Drafted, Drafting
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.logprobs import TokenLogprobs
@@ -111,8 +111,7 @@ def run(request: GenerateRequest) -> Job[Generation]:
     speculation = yield from open_draft(
         request.drafting,
         loaded,
-        n_rows=runner.n_rows,
-        n_tokens=n_tokens,
+        Drafted(runner.n_rows, n_tokens, request.sampling.temperature),
         settings=request.settings,
         placing=request.placing,
     )
@@ -134,7 +133,7 @@ def run(request: GenerateRequest) -> Job[Generation]:
         seed=seed,
         samples=tuple(_sample(transcript) for transcript in transcripts),
         metrics=timings.metrics(load_seconds=loaded.seconds, peak_memory_bytes=peak_memory_bytes(loaded.model.device)),
-        speculation=speculation_report(request.drafting, speculation),
+        speculation=speculation_report(speculation),
     )
 
 

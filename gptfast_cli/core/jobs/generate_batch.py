@@ -18,7 +18,7 @@ from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
 from gptfast_cli.core.decode.drafting import open_draft
-from gptfast_cli.core.decode.drafts import Drafting
+from gptfast_cli.core.decode.drafts import Drafted, Drafting
 from gptfast_cli.core.decode.loading import load
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
 from gptfast_cli.core.decode.ranges import check_at_least, check_seed
@@ -111,9 +111,7 @@ def run(request: BatchRequest) -> Job[Batch]:
         seconds=time.monotonic() - started,
         metrics=None if desk.answering is None else desk.answering.metrics(),
         is_interrupted=is_interrupted,
-        speculation=None
-        if desk.answering is None
-        else speculation_report(request.drafting, desk.answering.speculation),
+        speculation=None if desk.answering is None else speculation_report(desk.answering.speculation),
     )
 
 
@@ -160,8 +158,7 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
         speculation = yield from open_draft(
             request.drafting,
             loaded,
-            n_rows=n_places,
-            n_tokens=n_tokens,
+            Drafted(n_places, n_tokens, request.defaults.sampling.temperature),
             settings=request.settings,
             placing=request.placing,
         )

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.rounds import Position, Rounds
 from gptfast_cli.core.decode.speculation import Speculation
 
@@ -45,11 +44,11 @@ class SpeculationReport:
     draft_prefill_s: float
 
 
-def speculation_report(drafting: Drafting | None, speculation: Speculation | None) -> SpeculationReport | None:
+def speculation_report(speculation: Speculation | None) -> SpeculationReport | None:
     """The report of a generation; None where nothing was drafted for it."""
-    if drafting is None or speculation is None:
+    if speculation is None or speculation.drafting is None:
         return None
-    rounds = speculation.rounds
+    drafting, rounds = speculation.drafting, speculation.rounds
     return SpeculationReport(
         draft=drafting.draft,
         k=drafting.depth,

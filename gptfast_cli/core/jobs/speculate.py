@@ -1,0 +1,213 @@
+"""`speculate`: what draft models gain for a target, predicted from agreement and costs, and then put to the test."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gptfast_cli.core.checkpoints.names import BUNDLED
+from gptfast_cli.core.decode.advice import Advice, save_advice
+from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.decode.drafting import NGRAM, SELF
+from gptfast_cli.core.decode.prompter import ChatOptions
+from gptfast_cli.core.decode.ranges import check_at_least, check_seed
+from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.decode.sampling import Sampling, check
+from gptfast_cli.core.decode.sequence import Limits
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import Job, Note, Progress
+from gptfast_cli.core.formats.plain import NAME as PLAIN
+from gptfast_cli.core.measure.bandwidth import Probe
+from gptfast_cli.core.measure.clock import device_clock
+from gptfast_cli.core.measure.drafts.agreeing import Agreeing
+from gptfast_cli.core.measure.drafts.certificate import certify
+from gptfast_cli.core.measure.drafts.chances import Reader
+from gptfast_cli.core.measure.drafts.contestants import Means, Target, open_contestant, open_target
+from gptfast_cli.core.measure.drafts.costs import CostMeter
+from gptfast_cli.core.measure.drafts.findings import Findings
+from gptfast_cli.core.measure.drafts.judgement import Judgement
+from gptfast_cli.core.measure.drafts.prompts import read_prompts, synthetic_prompts
+from gptfast_cli.core.measure.drafts.proof import proof_of, speedup, trials_of
+from gptfast_cli.core.measure.drafts.texts import Prompt, Text, given_texts, write_texts
+from gptfast_cli.core.measure.environment import environment
+from gptfast_cli.core.settings import Settings
+
+_TINY, _TINY_DRAFT = BUNDLED
+_PAIRS = 3
+_PROOF_SECONDS = 40.0  # for all proofs together, where a few texts are enough for that
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculateRequest:
+    """What to judge, on what, and how closely.
+
+    model:    a MODEL or a SHAPE; None is the current one
+    drafts:   DRAFTs or SHAPEs; none are those that suggest themselves. Prompt lookup is always judged too
+    depths:   tokens of a round; batch_sizes: texts side by side; temperatures: each with texts of its own
+    sampling: how tokens are drawn beside the temperature
+    prompts:  a file; None are the bundled prompts; limit: how many of them
+    alpha:    to be assumed of every draft; None measures it
+    n_times:  that each cost is measured
+    certify:  look whether speculation gives what the target alone gives
+    save_advice: keep the picks for later
+    """
+
+    settings: Settings
+    model: str | None = None
+    drafts: tuple[str, ...] = ()
+    placing: Placing = Placing()
+    depths: tuple[int, ...] = tuple(range(1, 9))
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
+    temperatures: tuple[float, ...] = (0.0, 0.8)
+    sampling: Sampling = Sampling()
+    prompts: Path | None = None
+    limit: int | None = None
+    chat: ChatOptions = ChatOptions()
+    max_new_tokens: int = 128
+    alpha: float | None = None
+    n_times: int = 5
+    certify: bool = False
+    save_advice: bool = False
+    seed: int = 0
+
+
+def run(request: SpeculateRequest) -> Job[Judgement]:
+    """Judge; an interrupt once the models are there ends it early, with all that is known by then.
+
+    Raises UsageError for values out of range, a draft that does not fit or prompts that are too long; else what loading
+    models raises.
+    """
+    _check(request)
+    means = Means(request.settings, request.placing, request.alpha, max(request.batch_sizes), max(request.depths))
+    target = yield from open_target(request.model, means)
+    if request.save_advice and target.loaded is None:
+        raise UsageError(f"There is no model {target.name} to keep advice for.", "Leave out --save-advice.")
+    prompts = _prompts(request, target)
+    limits = target.limits(request.max_new_tokens)
+    for prompt in prompts:
+        limits.check_prompt(len(prompt.ids) + 1)
+    findings = Findings(
+        environment=environment(target.model.device, target.model.dtype),
+        target=target,
+        prompts=prompts,
+        depths=request.depths,
+        batch_sizes=request.batch_sizes,
+        max_new_tokens=request.max_new_tokens,
+        seed=request.seed,
+    )
+    n_tokens = max(limits.most_tokens(len(prompt.ids)) for prompt in prompts)
+    for name in _drafts(request, target):
+        findings.contestants.append((yield from open_contestant(name, target, means, n_tokens=n_tokens)))
+    runner = Runner(target.model, max(request.batch_sizes))
+    try:
+        yield from _agree(findings, runner, request, limits)
+        yield from _measure(findings, runner, request)
+        yield from _prove(findings, runner, limits)
+        if request.certify:
+            yield from _certify(findings, runner, request)
+    except KeyboardInterrupt:
+        yield Note("Interrupted: this is what was known by then.")
+        return findings.judgement(is_interrupted=True)
+    judgement = findings.judgement()
+    if request.save_advice and target.loaded is not None:
+        advice = [Advice(each.temperature, each.batch_size, each.draft, each.k) for each in judgement.picks]
+        path = save_advice(request.settings.home, target.loaded, advice)
+        yield Note(f"Advice: {path}, for generate --draft auto")
+    return judgement
+
+
+def _agree(findings: Findings, runner: Runner, request: SpeculateRequest, limits: Limits) -> Job[None]:
+    """Texts of each temperature, and how far the drafts agree with the target along them."""
+    reader = Reader(Runner(runner.model, 1))
+    for temperature in request.temperatures:
+        sampling = replace(request.sampling, temperature=temperature)
+        texts = yield from _texts(findings, runner, sampling, limits)
+        findings.texts[temperature], findings.n_read[temperature] = texts, 0
+        agreements = {each.name: each.new_agreement() for each in findings.contestants}
+        findings.agreements |= {(name, temperature): each for name, each in agreements.items()}
+        for n, text in enumerate(texts):
+            laws = reader.laws(text)
+            for agreement in agreements.values():
+                agreement.read(text, laws)
+            findings.n_read[temperature] = n + 1
+            yield Progress("compare drafts", n + 1, len(texts), "rows")
+    findings.prefill_seconds = reader.prefill_seconds
+
+
+def _texts(findings: Findings, runner: Runner, sampling: Sampling, limits: Limits) -> Job[list[Text]]:
+    if any(prompt.completion is None for prompt in findings.prompts):
+        return (yield from write_texts(runner, findings.prompts, sampling, findings.seed, limits))
+    return given_texts(findings.prompts, sampling, findings.seed, limits)
+
+
+def _measure(findings: Findings, runner: Runner, request: SpeculateRequest) -> Job[None]:
+    """What rounds and plain steps take."""
+    device = runner.model.device
+    probe = Probe(device, device_clock(device))
+    meter = CostMeter(runner, findings.contestants, request.depths)
+    findings.costs = meter.costs
+    findings.bandwidths.append(probe.measure().bytes_per_second)
+    yield from meter.measure(findings.texts, request.batch_sizes, request.n_times)
+    findings.bandwidths.append(probe.measure().bytes_per_second)
+
+
+def _prove(findings: Findings, runner: Runner, limits: Limits) -> Job[None]:
+    """Run some of what was predicted."""
+    trials = list(trials_of(findings, seconds=_PROOF_SECONDS, n_pairs=_PAIRS))
+    measured: list[list[float]] = [[] for _ in trials]
+    for turn in range(_PAIRS):
+        for n, trial in enumerate(trials):
+            yield Progress("prove", turn * len(trials) + n, _PAIRS * len(trials), "runs")
+            measured[n].append(speedup(runner, trial, limits.stop_ids))
+            findings.proofs = [proof_of(*each, findings) for each in zip(trials, measured, strict=True) if each[1]]
+
+
+def _certify(findings: Findings, runner: Runner, request: SpeculateRequest) -> Job[None]:
+    texts = next(iter(findings.texts.values()))
+    drawn = replace(request.sampling, temperature=max(request.temperatures) or 1.0)
+    for contestant in findings.contestants:
+        if isinstance(contestant.proposer, Agreeing):
+            yield Note(f"{contestant.name} is not certified: what it says is made up.")
+            continue
+        findings.certificates.append((yield from certify(runner, contestant, texts, drawn)))
+
+
+def _prompts(request: SpeculateRequest, target: Target) -> list[Prompt]:
+    if target.loaded is None:
+        return synthetic_prompts(target.model.config.vocab_size)[: request.limit]
+    return read_prompts(target.loaded, request.prompts, request.limit, request.chat)
+
+
+def _drafts(request: SpeculateRequest, target: Target) -> list[str]:
+    """Those that were asked for, or that suggest themselves; a shape says nothing that could be looked up."""
+    asked = list(request.drafts)
+    if not asked and target.name.partition(":")[0] == _TINY:
+        asked = [_TINY_DRAFT]
+    elif not asked and target.scheme == PLAIN and target.loaded is not None:
+        asked = [f"{SELF}int8", f"{SELF}int4"]
+    if not asked and target.loaded is None:
+        raise UsageError("A shape needs a draft to be judged.", "Name a MODEL or a SHAPE: --draft tinyllama-1.1b:int4")
+    free = [] if target.loaded is None else [NGRAM]
+    return list(dict.fromkeys([*asked, *free]))
+
+
+def _check(request: SpeculateRequest) -> None:
+    """Raise UsageError for whatever can be seen to be wrong before a model is loaded."""
+    for temperature in request.temperatures:
+        check(replace(request.sampling, temperature=temperature))
+    check_seed(request.seed)
+    check_at_least(
+        1,
+        {
+            "--k": min(request.depths, default=0),
+            "--batch-size": min(request.batch_sizes, default=0),
+            "--reps": request.n_times,
+            "--limit": request.limit,
+        },
+    )
+    check_at_least(2, {"--max-new-tokens": request.max_new_tokens})  # the first one needs no draft
+    if request.alpha is not None and not 0 <= request.alpha <= 1:
+        raise UsageError(f"--assume-alpha must be from 0 to 1, not {request.alpha}.")
+    if request.alpha is not None and any(request.temperatures):
+        raise UsageError(
+            "--assume-alpha goes with temperature 0: made-up agreement has no law that tokens are drawn from.",
+            "Add --temperature 0",
+        )

@@ -1,0 +1,90 @@
+"""A quick look whether speculation gives what the target alone gives, on the very pair that is judged.
+
+Where tokens are not drawn, texts have to be equal. Where they are, the third tokens of many texts of one prompt are
+counted, which a round has reached in one of several ways: with a draft and without, both counts are of one law, and
+Pearson's statistic of their difference has a chi-square distribution (two samples of one size).
+"""
+
+from collections import deque
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+
+from gptfast_cli.core.decode.depth import FixedDepth
+from gptfast_cli.core.decode.generator import Generator
+from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.decode.sampler import Sampler
+from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.decode.sequence import Limits, Sequence
+from gptfast_cli.core.decode.speculation import Speculation
+from gptfast_cli.core.events import Job, Progress, result_of
+from gptfast_cli.core.measure.drafts.contestants import Contestant
+from gptfast_cli.core.measure.drafts.judgement import Certificate
+from gptfast_cli.core.measure.drafts.texts import Text
+
+_N_TEXTS = 20
+_DEPTHS = (1, 3, 5)
+_N_DRAWS = 2000
+_LEAST_EXPECTED = 10  # counts of a token, both together, for the law of the statistic to hold
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    runner: Runner
+    contestant: Contestant | None
+    k: int = 0
+
+    def decode(self, sequences: Rows[Sequence]) -> None:
+        """Decode to their ends, as many side by side as there are rows."""
+        speculation = None
+        if self.contestant is not None:
+            speculation = Speculation(self.contestant.proposer, FixedDepth(self.k))
+        generator, waiting = Generator(self.runner, speculation), deque(sequences)
+        while waiting or generator.active:
+            while waiting and generator.has_room:
+                result_of(generator.admit(waiting.popleft()))
+            if generator.active:
+                result_of(generator.step())
+
+
+def certify(runner: Runner, contestant: Contestant, texts: Rows[Text], drawn: Sampling) -> Job[Certificate]:
+    """Try it: greedily on some of the texts at several depths, and by many draws for one prompt."""
+    chosen, n_equal, n_texts = texts[:_N_TEXTS], 0, 0
+    alone = _greedy(chosen)
+    _Run(runner, None).decode(alone)
+    for n, k in enumerate(_DEPTHS):
+        yield Progress(f"certify {contestant.name}", n, len(_DEPTHS) + 2, "runs")
+        together = _greedy(chosen)
+        _Run(runner, contestant, k).decode(together)
+        n_texts += len(together)
+        n_equal += sum(a.generated == b.generated for a, b in zip(alone, together, strict=True))
+    counts = []
+    for n, who in enumerate((None, contestant)):
+        yield Progress(f"certify {contestant.name}", len(_DEPTHS) + n, len(_DEPTHS) + 2, "runs")
+        limits = Limits(4, 1 << 40, frozenset())
+        draws = [Sequence(i, texts[0].prompt.ids, Sampler(drawn, n, i), limits) for i in range(_N_DRAWS)]
+        _Run(runner, who, 2).decode(draws)
+        third = torch.tensor([each.generated[2] for each in draws])
+        counts.append(torch.bincount(third, minlength=runner.model.config.vocab_size).double())
+    statistic, degrees = _difference(*counts)
+    p_value = float(torch.special.gammaincc(torch.tensor(degrees / 2).double(), torch.tensor(statistic / 2).double()))
+    return Certificate(contestant.name, n_texts, n_equal, _N_DRAWS, statistic, degrees, p_value if degrees else 1.0)
+
+
+def _greedy(texts: Rows[Text]) -> list[Sequence]:
+    return [
+        Sequence(n, text.prompt.ids, Sampler(Sampling(temperature=0), 0), Limits(text.most, 1 << 40, frozenset()))
+        for n, text in enumerate(texts)
+    ]
+
+
+def _difference(first: torch.Tensor, second: torch.Tensor) -> tuple[float, int]:
+    """Pearson's statistic of two samples of one size, and its degrees of freedom; rare tokens are counted together."""
+    both = first + second
+    is_rare = both < _LEAST_EXPECTED
+    counts = torch.stack([first, second])
+    bins = torch.cat([counts[:, ~is_rare], counts[:, is_rare].sum(dim=1, keepdim=True)], dim=1)
+    bins = bins[:, bins.sum(dim=0) > 0]
+    a, b = bins
+    return float(((a - b) ** 2 / (a + b)).sum()), bins.shape[1] - 1

@@ -1,0 +1,162 @@
+"""The target and the drafts that are to be judged, ready to run: checkpoints, or shapes without weights."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from gptfast_cli.core.decode import shapes
+from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.decode.drafting import NGRAM, SELF, open_draft_model
+from gptfast_cli.core.decode.loading import LoadedModel, load
+from gptfast_cli.core.decode.proposers import Proposer
+from gptfast_cli.core.decode.proposers.draft_model import DraftModel
+from gptfast_cli.core.decode.proposers.ngram import NGram
+from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.decode.sequence import Limits
+from gptfast_cli.core.decode.subject import random_subject
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import Job
+from gptfast_cli.core.formats.plain import NAME as PLAIN
+from gptfast_cli.core.measure.drafts.agreeing import Agreeing
+from gptfast_cli.core.measure.drafts.chances import Agreement, AssumedAgreement, ModelAgreement, NGramAgreement
+from gptfast_cli.core.model.decoder import Decoder
+from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What it takes to open models; `alpha` is the agreement to assume of drafts, None where it is measured.
+
+    n_rows: texts side by side, at most; deepest: tokens of a round, at most
+    """
+
+    settings: Settings
+    placing: Placing
+    alpha: float | None
+    n_rows: int
+    deepest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The model that drafts are for; `loaded` is None for a shape."""
+
+    name: str
+    scheme: str
+    model: Decoder
+    loaded: LoadedModel | None
+    seconds: float
+
+    @property
+    def n_params(self) -> int:
+        """Parameters of the model."""
+        return _n_params(self.model)
+
+    def limits(self, max_new_tokens: int) -> Limits:
+        """Of its texts; raises UsageError as `LoadedModel.limits` does."""
+        if self.loaded is not None:
+            return self.loaded.limits(max_new_tokens, None)
+        return Limits(max_new_tokens, self.model.config.max_context, frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A draft: what it proposes, and how its agreement with a target is found out, anew for each set of texts.
+
+    n_params, load_seconds: of its model; 0 where it has none
+    """
+
+    name: str
+    proposer: Proposer
+    new_agreement: Callable[[], Agreement]
+    n_params: int = 0
+    load_seconds: float = 0.0
+
+
+def is_shape(name: str) -> bool:
+    """Whether a name means a SHAPE, such as `llama-2-7b`, or one with its scheme, such as `llama-2-7b:int4`."""
+    return shapes.is_shape(name) or shapes.is_shape(name.rpartition(":")[0])
+
+
+def shape_and_storage(name: str) -> tuple[str, AllocationOptions]:
+    """The two parts of a SHAPE, or of one with its scheme; raises UsageError for a size of groups that is none."""
+    shape, _, storage = name.rpartition(":")
+    if not shapes.is_shape(shape):
+        return name, AllocationOptions(PLAIN)
+    scheme, dash, group_size = storage.partition("-g")
+    if dash and not group_size.isdecimal():
+        raise UsageError(f"{name}: {group_size!r} is no size of a group.", f"Such as {shape}:int4-g32")
+    return shape, AllocationOptions(scheme, int(group_size) if dash else None)
+
+
+def open_target(name: str | None, means: Means) -> Job[Target]:
+    """Make the target ready; raises what loading a model or reading a shape raises."""
+    if name is not None and is_shape(name):
+        model, scheme, seconds = yield from _random(name, means)
+        return Target(name, scheme, model, None, seconds)
+    loaded = yield from load(name, means.settings, means.placing)
+    return Target(loaded.name, loaded.checkpoint.scheme, loaded.model, loaded, loaded.seconds)
+
+
+def open_contestant(name: str, target: Target, means: Means, *, n_tokens: int) -> Job[Contestant]:
+    """Make a draft ready for a target and texts of up to `n_tokens`.
+
+    Raises UsageError for one that does not fit, telling the difference, and for one whose agreement can neither be
+    measured nor was assumed; else what loading a model or reading a shape raises.
+    """
+    if name == NGRAM:
+        return Contestant(NGRAM, NGram(means.n_rows), partial(NGramAgreement, means.deepest))
+    is_random = target.loaded is None or is_shape(name)
+    if is_random and means.alpha is None:
+        raise UsageError(
+            f"{name if is_shape(name) else target.name} is a shape without weights, and so agrees with nothing.",
+            "Say how often a drafted token is to stay: --assume-alpha 0.8",
+        )
+    if is_shape(name):
+        model, _, seconds = yield from _random(name, means)
+        _check_vocabulary(name, model, target)
+    elif target.loaded is None:
+        model, seconds = yield from _loaded_for_a_shape(name, target, means)
+    else:
+        model, seconds = yield from open_draft_model(
+            name, target.loaded, n_tokens=n_tokens, settings=means.settings, placing=means.placing
+        )
+    draft = DraftModel(model, means.n_rows)
+    n_params = _n_params(model)
+    if means.alpha is not None:
+        return Contestant(name, Agreeing(draft, means.alpha), partial(AssumedAgreement, means.alpha), n_params, seconds)
+    return Contestant(name, draft, partial(ModelAgreement, Runner(model, 1)), n_params, seconds)
+
+
+def _loaded_for_a_shape(name: str, target: Target, means: Means) -> Job[tuple[Decoder, float]]:
+    if name.startswith(SELF):
+        # a shape in another scheme is that shape once more
+        model, _, seconds = yield from _random(f"{shape_and_storage(target.name)[0]}:{name.removeprefix(SELF)}", means)
+        return model, seconds
+    loaded = yield from load(name, means.settings, means.placing, role="Draft")
+    _check_vocabulary(loaded.name, loaded.model, target)
+    return loaded.model, loaded.seconds
+
+
+def _random(name: str, means: Means) -> Job[tuple[Decoder, str, float]]:
+    shape, storage = shape_and_storage(name)
+    subject = yield from random_subject(
+        shapes.read_shape(shape), storage, means.placing, seed=0, settings=means.settings, torch_backend=None
+    )
+    return subject.model, subject.scheme, subject.seconds
+
+
+def _n_params(model: Decoder) -> int:
+    return sum(math.prod(shape) for shape in weight_shapes(model.config).values())
+
+
+def _check_vocabulary(name: str, draft: Decoder, target: Target) -> None:
+    ours, theirs = target.model.config.vocab_size, draft.config.vocab_size
+    if ours != theirs:
+        raise UsageError(
+            f"{name} cannot draft for {target.name}: it has {theirs:,} tokens, and the target {ours:,}.",
+            "Give it the target's vocabulary, as in vocab=32000.",
+        )

@@ -1,0 +1,106 @@
+"""`gptfast speculate` as a person meets it: the verdict first, the contract's JSON, reports, and refusals."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from cli.command_line import CommandLine
+
+QUICK = (
+    *("speculate", "-m", "tiny", "--k", "1..2,4", "--batch-size", "1,2", "--temperature", "0"),
+    *("--limit", "3", "--max-new-tokens", "16", "--reps", "1", "--threads", "1"),
+)
+
+
+def test_the_verdict_stands_first_and_all_else_goes_to_stderr(gptfast: CommandLine) -> None:
+    outcome = gptfast.run(*QUICK, "--certify")
+    assert outcome.returncode == 0, outcome.stderr.decode()
+    lines = outcome.stdout.decode().splitlines()
+    assert lines[0].startswith(("use ", "no draft from batch 1"))
+    assert "Model: tiny" in outcome.stderr.decode() and "Model: tiny" not in outcome.stdout.decode()
+    assert all(len(line) <= 80 for line in lines)
+    assert b"\x1b" not in outcome.stdout + outcome.stderr
+
+
+def test_the_document_is_that_of_the_contract(gptfast: CommandLine) -> None:
+    told = json.loads(gptfast.run(*QUICK, "--json", "--quiet").stdout)
+    assert told["schema"] == "gptfast.speculate/1" and isinstance(told["verdict"], str)
+    assert [each["draft"] for each in told["drafts"]] == ["tiny-draft", "ngram"]
+    draft = told["drafts"][0]
+    assert draft["temperature"] == 0 and 0 <= draft["alpha"] <= 1
+    assert sorted(draft["tau"]) == ["1", "2", "4"]
+    assert {(cell["k"], cell["batch_size"]) for cell in draft["grid"]} == {(k, b) for k in (1, 2, 4) for b in (1, 2)}
+    assert all(cell["predicted"] > 0 for cell in draft["grid"])
+    assert any(cell["measured"] for cell in draft["grid"]) and any(cell["measured"] is None for cell in draft["grid"])
+
+
+@pytest.mark.parametrize(("name", "begins"), [("r.html", "<!doctype html>"), ("r.md", "use "), ("r.json", "{")])
+def test_a_report_is_written_beside(gptfast: CommandLine, tmp_path: Path, name: str, begins: str) -> None:
+    outcome = gptfast.run(*QUICK, "--report", str(tmp_path / name), "--quiet")
+    written = (tmp_path / name).read_text(encoding="utf-8")
+    assert outcome.stdout.decode().splitlines()[0] in written.replace("&#39;", "'") or name == "r.html"
+    assert "tiny-draft" in written and (begins in written[:200].lower() or "no draft" in written[:200])
+
+
+def test_advice_is_followed_by_generate(gptfast: CommandLine) -> None:
+    told = gptfast.run(*QUICK, "--save-advice", "--json")
+    (pick, _) = json.loads(told.stdout)["picks"]
+    assert b"Advice: " in told.stderr
+    line = ("generate", "Once upon a time", "-m", "tiny", "--temperature", "0", "--draft", "auto", "--json")
+    generated = json.loads(gptfast.run(*line).stdout)
+    if pick["draft"] is None:
+        assert "speculation" not in generated
+    else:
+        assert (generated["speculation"]["draft"], generated["speculation"]["k"]) == (pick["draft"], pick["k"])
+
+
+def test_a_draft_alone_is_a_benchmark_of_it(gptfast: CommandLine) -> None:
+    shape = "layers=1,dim=64,heads=2,ffn=160,vocab=300"
+    outcome = gptfast.run(
+        "speculate", "--draft-only", "--draft", f"{shape}:int8", "--batch-size", "1,2", "--reps", "1", "--json"
+    )
+    told = json.loads(outcome.stdout)
+    assert (told["model"], told["scheme"]) == (shape, "int8")
+    assert [(row["test"], row["batch_size"]) for row in told["rows"]] == [("tg128", 1), ("tg128", 2)]
+    assert all(row["tok_s"]["median"] > 0 for row in told["rows"])
+
+
+def test_ctrl_c_tells_what_is_known(gptfast: CommandLine) -> None:
+    process = gptfast.start("speculate", "-m", "tiny", "--json", "--reps", "50", "--threads", "1")
+    deadline = time.monotonic() + 50
+    seen = b""
+    while b"measure costs" not in seen and time.monotonic() < deadline:
+        seen += process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    try:
+        stdout, _ = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode == 130
+    told = json.loads(stdout)
+    assert told["interrupted"] and told["drafts"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (("--k", "3..1"), 2, "--k: 3..1 is no range"),
+        (("--k", "0"), 2, "--k must be at least 1"),
+        (("--temperature", "warm"), 2, "--temperature takes numbers between commas"),
+        (("--report", "out.pdf"), 2, "--report writes .html, .md, .json"),
+        (("--report", "/no/such/folder/out.html"), 2, "--report cannot write"),
+        (("--draft-only",), 2, "--draft-only measures one draft"),
+        (("--draft", "no-such-model"), 3, "no-such-model"),
+        (("--prompts", "/no/such/file"), 3, "There is no file of prompts"),
+        (("--draft", "layers=1,dim=64,heads=2,ffn=160,vocab=300"), 2, "--assume-alpha"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(gptfast: CommandLine, options: tuple[str, ...], code: int, says: str) -> None:
+    outcome = gptfast.run("speculate", "-m", "tiny", *options)
+    assert outcome.returncode == code
+    assert says in outcome.stderr.decode() and len(outcome.stderr.decode().splitlines()) <= 6

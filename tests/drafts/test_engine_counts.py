@@ -1,0 +1,91 @@
+"""What is predicted of a greedy draft is what the engine then does: as many rounds and plain steps, to the last one."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.decode.depth import FixedDepth
+from gptfast_cli.core.decode.generator import Generator
+from gptfast_cli.core.decode.prompter import ChatOptions
+from gptfast_cli.core.decode.proposers.ngram import NGram
+from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.decode.sequence import Limits, Sequence
+from gptfast_cli.core.decode.speculation import Speculation
+from gptfast_cli.core.measure.drafts.chances import Reader
+from gptfast_cli.core.measure.drafts.contestants import Contestant, Means, Target, open_contestant, open_target
+from gptfast_cli.core.measure.drafts.expectation import Chances, expected
+from gptfast_cli.core.measure.drafts.prompts import read_prompts
+from gptfast_cli.core.measure.drafts.texts import Text, write_texts
+from model_files import drained, settings_in
+
+DEEPEST, N_PROMPTS = 8, 6
+
+
+class Pair:
+    """The bundled target, its greedy texts, and a draft's chances along them."""
+
+    def __init__(self, folder: Path, backend: str, draft: str) -> None:
+        means = Means(settings_in(folder), Placing("cpu", "float32", backend=backend), None, 1, DEEPEST)
+        self.target: Target = drained(open_target("tiny", means))[1]
+        opening = open_contestant(draft, self.target, means, n_tokens=200)
+        self.contestant: Contestant = drained(opening)[1]
+        self.limits: Limits = self.target.limits(60)
+        prompts = read_prompts(self.target.loaded, None, 60, ChatOptions())[:: 60 // N_PROMPTS]
+        writing = write_texts(Runner(self.target.model, 4), prompts, Sampling(temperature=0), 0, self.limits)
+        self.texts: list[Text] = drained(writing)[1]
+
+    def chances(self) -> Chances:
+        agreement, reader = self.contestant.new_agreement(), Reader(Runner(self.target.model, 1))
+        for text in self.texts:
+            agreement.read(text, reader.laws(text))
+        return agreement.chances(DEEPEST)
+
+    def decoded(self, k: int) -> Iterator[tuple[list[int], Speculation]]:
+        """Each text again, as the engine decodes it with the draft, and its rounds."""
+        for text in self.texts:
+            proposer = NGram(1) if isinstance(self.contestant.proposer, NGram) else self.contestant.proposer
+            speculation = Speculation(proposer, FixedDepth(k))
+            generator = Generator(Runner(self.target.model, 1), speculation)
+            sequence = Sequence(0, text.prompt.ids, text.sampler, self.limits)
+            drained(generator.admit(sequence))
+            while generator.active:
+                drained(generator.step(1))
+            yield sequence.generated, speculation
+
+
+@cache
+def pair(folder: Path, backend: str, draft: str) -> Pair:
+    return Pair(folder, backend, draft)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pairs")
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 8])
+@pytest.mark.parametrize(
+    ("backend", "draft"),
+    [("cpu", "tiny-draft"), ("reference", "tiny-draft"), ("cpu", "self:int4"), ("reference", "ngram")],
+)
+def test_counts_of_greedy_rounds_are_the_engines(folder: Path, backend: str, draft: str, k: int) -> None:
+    both = pair(folder, backend, draft)
+    counts = expected(both.chances(), k)
+    told = list(both.decoded(k))
+    ends = both.target.loaded.stop_ids
+    assert [tokens for tokens, _ in told] == [[t for t in text.tokens if t not in ends] for text in both.texts]
+    assert counts.n_rounds.tolist() == [speculation.rounds.n_rounds for _, speculation in told]
+    assert counts.n_plain.tolist() == [speculation.rounds.n_plain_tokens for _, speculation in told]
+
+
+def test_texts_are_of_several_lengths_and_end_in_their_end_tokens(folder: Path) -> None:
+    both = pair(folder, "cpu", "tiny-draft")
+    ends = both.target.loaded.stop_ids
+    over = [text for text in both.texts if len(text.tokens) < text.most]
+    assert over and all(text.tokens[-1] in ends for text in over)
+    assert all(token not in ends for text in both.texts for token in text.tokens[:-1])
+    assert any(len(text.tokens) == text.most for text in both.texts)

@@ -1,0 +1,209 @@
+"""`speculate` judges drafts from end to end: agreement, costs, predictions, proofs, and what an interrupt leaves."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.decode.drafts import Drafting
+from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.events import Note, Progress
+from gptfast_cli.core.jobs import generate
+from gptfast_cli.core.jobs.generate import GenerateRequest
+from gptfast_cli.core.jobs.speculate import SpeculateRequest, run
+from gptfast_cli.core.measure.drafts.judgement import Judgement
+from gptfast_cli.core.settings import Settings
+from model_files import drained, settings_in
+
+SMALL = "layers=2,dim=64,heads=2,ffn=160,vocab=300"
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> SpeculateRequest:
+    return SpeculateRequest(
+        settings=settings_in(tmp_path),
+        model="tiny",
+        placing=Placing("cpu", "float32"),
+        depths=(1, 3),
+        batch_sizes=(1, 2),
+        temperatures=(0.0, 0.8),
+        limit=3,
+        max_new_tokens=24,
+        n_times=1,
+    )
+
+
+def judged(request: SpeculateRequest, **changes: Any) -> Judgement:
+    return drained(run(replace(request, **changes)))[1]
+
+
+def test_a_judgement_has_every_draft_temperature_depth_and_batch_size(asked: SpeculateRequest) -> None:
+    told = judged(asked, certify=True)
+    assert (told.target, told.n_prompts, told.is_interrupted) == ("tiny", 3, False)
+    assert [(each.draft, each.temperature) for each in told.drafts] == [
+        ("tiny-draft", 0.0),
+        ("ngram", 0.0),
+        ("tiny-draft", 0.8),
+        ("ngram", 0.8),
+    ]
+    for draft in told.drafts:
+        assert draft.basis == "on-policy"
+        assert [(cell.batch_size, cell.k) for cell in draft.grid] == [(1, 1), (1, 3), (2, 1), (2, 3)]
+        if draft.draft == "ngram" and draft.n_tokens == 0:
+            assert math.isnan(draft.alpha.value), "nothing stood there before"
+        else:
+            assert 0 <= draft.alpha.low <= draft.alpha.value <= draft.alpha.high <= 1
+            assert 1 <= draft.tau[1].value <= 2 and draft.tau[1].value <= draft.tau[3].value <= 4
+        assert all(cell.cost.total > 0 and cell.predicted.value > 0 for cell in draft.grid)
+    assert {(each.temperature, each.batch_size) for each in told.plain} == {(t, b) for t in (0.0, 0.8) for b in (1, 2)}
+    assert {(each.temperature, each.batch_size) for each in told.picks} == {(t, b) for t in (0.0, 0.8) for b in (1, 2)}
+    assert len(told.proofs) >= 4 and any(proof.draft is None and proof.k == 0 for proof in told.proofs)
+    proved = {(proof.draft, proof.temperature, proof.k, proof.batch_size) for proof in told.proofs if proof.draft}
+    measured = {
+        (draft.draft, draft.temperature, cell.k, cell.batch_size)
+        for draft in told.drafts
+        for cell in draft.grid
+        if cell.measured is not None
+    }
+    assert measured == proved
+    assert [each.draft for each in told.certificates] == ["tiny-draft", "ngram"]
+    assert all(each.holds and each.n_texts == 9 for each in told.certificates)
+
+
+def test_agreement_depends_on_the_seed_alone(asked: SpeculateRequest) -> None:
+    first, second, other = (judged(asked, seed=seed, temperatures=(0.8,)).drafts[0] for seed in (1, 1, 2))
+    assert (first.alpha, first.tau, first.places, first.slices) == (
+        second.alpha,
+        second.tau,
+        second.places,
+        second.slices,
+    )
+    assert first.alpha != other.alpha
+
+
+@pytest.mark.parametrize("task", ["write texts", "compare drafts", "measure costs", "prove"])
+def test_an_interrupt_keeps_what_is_known(asked: SpeculateRequest, task: str) -> None:
+    job = run(asked)
+    for event in job:
+        if isinstance(event, Progress) and event.task == task and event.done > 3 * (task == "measure costs"):
+            break
+    assert isinstance(job.throw(KeyboardInterrupt), Note)
+    told = drained(job)[1]
+    assert told.is_interrupted
+    assert bool(told.drafts) == (task != "write texts")
+    assert any(draft.grid for draft in told.drafts) == (task in ("measure costs", "prove"))
+    assert bool(told.proofs) == (task == "prove")
+
+
+def test_a_text_that_was_given_is_no_text_of_the_targets(asked: SpeculateRequest, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "Once upon a time", "completion": " there was a fox.", "category": "a"}]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    told = judged(asked, prompts=file, temperatures=(0.0,))
+    assert {draft.basis for draft in told.drafts} == {"proxy"}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("", "has no prompts"),
+        ("{", "prompts.jsonl:1: not readable as JSON"),
+        ('{"promt": "a"}', "no prompt has such a field"),
+        ('{"prompt_ids": [99999]}', "are no tokens of the model"),
+        ('{"prompt": "a", "completion": "b"}', "too short"),
+        ('{"prompt": "a", "completion": "b c d e"}\n{"prompt": "a"}', "some of its prompts have a completion"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(asked: SpeculateRequest, tmp_path: Path, line: str, says: str) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(line)
+    with pytest.raises(UsageError, match=says):
+        judged(asked, prompts=file)
+    with pytest.raises(NotFoundError):
+        judged(asked, prompts=tmp_path / "none")
+
+
+def test_a_shape_is_judged_by_assumed_agreement(asked: SpeculateRequest) -> None:
+    told = judged(
+        asked, model=f"{SMALL}:int8", drafts=(SMALL, "self:int4"), alpha=0.8, temperatures=(0.0,), max_new_tokens=40
+    )
+    assert (told.target, told.scheme) == (f"{SMALL}:int8", "int8")
+    assert [(each.draft, each.basis, each.alpha.value) for each in told.drafts] == [
+        (SMALL, "assumed", pytest.approx(0.8)),
+        ("self:int4", "assumed", pytest.approx(0.8)),
+    ]
+    for draft in told.drafts:
+        assert draft.tau[3].value == pytest.approx(1 + 0.8 + 0.8**2 + 0.8**3, rel=0.05)
+    assert {proof.draft for proof in told.proofs} == {None, SMALL, "self:int4"}
+
+
+def test_a_shape_can_draft_for_a_model(asked: SpeculateRequest) -> None:
+    draft = "layers=1,dim=64,heads=2,ffn=160,vocab=1536"
+    told = judged(asked, drafts=(draft,), alpha=0.5, temperatures=(0.0,))
+    assert [(each.draft, each.basis) for each in told.drafts] == [(draft, "assumed"), ("ngram", "on-policy")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": SMALL, "drafts": (SMALL,)}, "agrees with nothing"),
+        ({"model": SMALL, "temperatures": (0.0,), "alpha": 0.5}, "needs a draft"),
+        ({"drafts": (SMALL,), "alpha": 0.5, "temperatures": (0.0,)}, "it has 300 tokens, and the target 1,536"),
+        ({"alpha": 0.5}, "goes with temperature 0"),
+        ({"alpha": 1.5, "temperatures": (0.0,)}, "from 0 to 1"),
+        ({"depths": (0, 1)}, "--k must be at least 1"),
+        ({"batch_sizes": ()}, "--batch-size must be at least 1"),
+        ({"drafts": ("self:int9",)}, "no quantised scheme"),
+        ({"max_new_tokens": 1}, "--max-new-tokens must be at least 2"),
+        ({"model": f"{SMALL}:int4-gx", "drafts": (SMALL,), "alpha": 0.5, "temperatures": (0.0,)}, "no size of a group"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(asked: SpeculateRequest, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        judged(asked, **changes)
+
+
+def test_advice_is_what_generate_then_takes(asked: SpeculateRequest, tmp_path: Path) -> None:
+    settings: Settings = asked.settings
+    wanted = GenerateRequest(
+        prompt="Once upon a time",
+        settings=settings,
+        model="tiny",
+        placing=asked.placing,
+        sampling=Sampling(temperature=0),
+        max_new_tokens=30,
+        drafting=Drafting("auto", has_own_depth=False),
+    )
+    with pytest.raises(UsageError, match="no drafts have been judged for tiny here"):
+        drained(generate.run(wanted))
+    told = judged(asked, save_advice=True, n_times=3, max_new_tokens=60)
+    (pick, _) = [each for each in told.picks if each.temperature == 0]
+    events, generation = drained(generate.run(wanted))
+    if pick.draft is None:
+        assert any(isinstance(event, Note) and "Draft: none, as advised" in event.text for event in events)
+    else:
+        assert (generation.speculation.draft, generation.speculation.k) == (pick.draft, pick.k)
+    plain = drained(generate.run(replace(wanted, drafting=None)))[1]
+    assert generation.samples == plain.samples
+
+
+def test_advice_of_the_nearest_temperature_and_batch_size_counts(tmp_path: Path) -> None:
+    from gptfast_cli.core.decode.advice import Advice, find_advice, save_advice
+    from gptfast_cli.core.decode.loading import load
+    from gptfast_cli.core.errors import CorruptError
+
+    target = drained(load("tiny", settings_in(tmp_path), Placing("cpu", "float32")))[1]
+    kept = [Advice(0.0, 1, "a", 4), Advice(0.0, 4, "b", 2), Advice(0.8, 2, None, None)]
+    assert find_advice(tmp_path, target, 0.0, 1) is None
+    file = save_advice(tmp_path, target, kept)
+    found = {(t, b): find_advice(tmp_path, target, t, b) for t in (0.0, 0.3, 0.7) for b in (1, 3, 4, 9)}
+    assert [found[0.0, b].draft for b in (1, 3, 4, 9)] == ["a", "a", "b", "b"]
+    assert found[0.3, 1] == kept[0] and found[0.7, 1] == kept[2] == found[0.7, 9]
+    file.write_text('{"schema": "gptfast.advice/1", "advice": [3]}')
+    with pytest.raises(CorruptError, match="is not an object"):
+        find_advice(tmp_path, target, 0.0, 1)

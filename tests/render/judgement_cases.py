@@ -1,0 +1,123 @@
+"""Judgements at the edges of what can be shown: interrupted, of one of each, of many, with names of any kind."""
+
+from dataclasses import replace
+from io import StringIO, TextIOWrapper
+from typing import Any
+
+from sample_judgement import judgement
+
+from gptfast_cli.core.measure.drafts.judgement import DraftJudgement, Interval, Judgement, Place
+
+LONG = "/data/" + "a" * 40 + "/drafts/" + "b" * 40 + "/step-1000"
+WILD = "a|b\x1b[31m\n`c`\t<d>_e_*f*"
+
+
+def renamed(names: dict[str, str]) -> Judgement:
+    """The sample with other names of its drafts, wherever they stand."""
+
+    def other(part: Any) -> Any:
+        return part if part.draft is None else replace(part, draft=names.get(part.draft, part.draft))
+
+    whole = judgement()
+    return replace(
+        whole,
+        **{name: tuple(map(other, getattr(whole, name))) for name in ("drafts", "picks", "proofs", "certificates")},
+    )
+
+
+def of_one() -> Judgement:
+    """One draft, one k, one batch size, one temperature."""
+    whole = judgement()
+    first = whole.drafts[0]
+    draft = replace(
+        first,
+        grid=tuple(cell for cell in first.grid if (cell.k, cell.batch_size) == (4, 1)),
+        tau={4: first.tau[4]},
+        places=first.places[:4],
+        slices=(),
+    )
+    return replace(whole, drafts=(draft,), picks=whole.picks[:1], proofs=whole.proofs[:1], plain=whole.plain[:1])
+
+
+def interrupted() -> Judgement:
+    """Nothing but the verdict."""
+    return replace(
+        judgement(),
+        drafts=(),
+        plain=(),
+        picks=(),
+        proofs=(),
+        certificates=(),
+        median_error=None,
+        verdict="nothing was compared",
+        is_interrupted=True,
+    )
+
+
+def without_costs() -> Judgement:
+    """Interrupted between agreement and the time of rounds."""
+    whole = judgement()
+    drafts = tuple(replace(draft, grid=()) for draft in whole.drafts)
+    return replace(whole, drafts=drafts, plain=(), picks=(), proofs=(), certificates=(), is_interrupted=True)
+
+
+def with_gaps() -> Judgement:
+    """Numbers that are not there, and numbers that are none."""
+    whole = judgement()
+    first = whole.drafts[0]
+    cells = tuple(replace(cell, break_even=None, measured=None, ceiling=float("inf")) for cell in first.grid)
+    places = (Place(0.0, 0.0), Place(None, 0.0), Place(float("nan"), float("nan")))
+    draft = replace(first, grid=cells, places=places, alpha=Interval(float("nan"), 0.0, 1.0))
+    return replace(whole, drafts=(draft, *whole.drafts[1:]), median_error=None)
+
+
+def of_many() -> Judgement:
+    """12 drafts of long names, k up to 16, 10 batch sizes up to 1024."""
+    whole = judgement()
+    drafts = tuple(_large(whole.drafts[0], f"{LONG}/{n}/{LONG}") for n in range(12))
+    return replace(whole, drafts=drafts)
+
+
+def _large(draft: DraftJudgement, name: str) -> DraftJudgement:
+    first = draft.grid[0]
+    grid = tuple(
+        replace(
+            first,
+            k=k,
+            batch_size=1 << n,
+            predicted=Interval(k * 0.9, 0.5, 20.0),
+            measured=Interval(k, 0.1, 100.0) if k % 3 == 0 else None,
+        )
+        for n in range(11)
+        for k in range(1, 17)
+    )
+    tau = {k: Interval(1.0 + k, 1.0, 17.0) for k in range(1, 17)}
+    return replace(draft, draft=name, grid=grid, tau=tau, places=(Place(0.5, 0.25),) * 16)
+
+
+CASES = {
+    "sample": judgement(),
+    "one": of_one(),
+    "interrupted": interrupted(),
+    "without costs": without_costs(),
+    "gaps": with_gaps(),
+    "many": of_many(),
+    "long names": renamed({"tiny-draft": LONG, "ngram": LONG.replace("/drafts/", "/graphs/")}),
+    "wild names": renamed({"tiny-draft": WILD}),
+}
+
+
+class Terminal(StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Written(TextIOWrapper):
+    """A pipe of some encoding that keeps what is written to it."""
+
+    def text(self) -> str:
+        self.flush()
+        self.buffer.seek(0)
+        return self.buffer.read().decode(self.encoding)
