@@ -2,8 +2,15 @@
 
 A round of depth k gives (1 - a^(k+1)) / (1 - a) tokens where each drafted one is accepted with probability a (Leviathan
 et al. 2023, arXiv:2211.17192): somewhat fewer where easy and hard stretches take turns.
+
+A draft that says how sure it is lets each round end where a hard stretch begins. Its doubt about a token is 1 - its
+probability of it; of all doubts a share f comes true, when the target rejects the token. All tokens so far stay with
+probability exp(-f * their doubts), nearly, and one more pays while this is above its seconds times tokens a second.
+f is measured, because a draft may doubt much and be right, as another form of the target itself is, or little and be
+wrong.
 """
 
+import math
 import statistics
 from collections import deque
 from dataclasses import dataclass
@@ -13,7 +20,7 @@ MOST = 16
 """The deepest round that an adaptive depth considers."""
 
 _FIRST = 3  # tokens drafted while nothing is known
-_ROUNDS = 16  # in a row, before an adapted depth is looked at again
+_ROUNDS = 32  # in a row, before an adapted depth is looked at again
 _TRIED = 3  # in a row, to see whether drafting pays, or what a plain step takes
 _OF_A_TRY = 5  # times that its acceptance counts
 _GAIN = 1.03  # by which a draft has to be faster than none, and a depth that was never tried than the best that was
@@ -28,10 +35,30 @@ _PAUSE, _GROWTH, _LONGEST_PAUSE = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Tokens to draft in a round, 0 for a plain step, and rounds after which to ask again."""
+    """Tokens to draft in a round, 0 for a plain step, and rounds after which to ask again.
+
+    most_doubt: a draft that can tell goes on, or ends early, until its doubts add up to more; infinity: `depth` it is
+    """
 
     depth: int
     n_rounds: int
+    most_doubt: float = math.inf
+
+
+@dataclass(slots=True)
+class Tally:
+    """What rounds came to, all together.
+
+    n_rounds:   each of one sequence; n_verified: tokens that were looked at in them, as far as the first that did not
+                stay; n_accepted: those that did
+    doubt:      of the draft about the verified tokens, 0 where it was not asked
+    """
+
+    n_rounds: int = 0
+    n_drafted: int = 0
+    n_verified: int = 0
+    n_accepted: int = 0
+    doubt: float = 0.0
 
 
 class Depth(Protocol):
@@ -45,16 +72,13 @@ class Depth(Protocol):
         """Plain steps gave each sequence so many tokens."""
         ...
 
-    def tell_rounds(self, depth: int, seconds: float, *, n_rounds: int, n_verified: int, n_accepted: int) -> None:
-        """Rounds of that depth of as many sequences side by side as it took each `seconds`; counts are of all together.
-
-        n_verified: drafted tokens that were looked at, n_accepted: those of them that stayed
-        """
+    def tell_rounds(self, depth: int, seconds: float, tally: Tally) -> None:
+        """Rounds that were to be of that depth, of as many sequences side by side as it took each `seconds`."""
         ...
 
 
 class FixedDepth:
-    """See Depth; always the same."""
+    """See Depth; always the same, whatever the draft thinks of its tokens."""
 
     def __init__(self, depth: int) -> None:
         self._plan = Plan(depth, n_rounds=32)
@@ -66,7 +90,7 @@ class FixedDepth:
     def tell_steps(self, n_tokens: int, seconds: float) -> None:
         """See Depth."""
 
-    def tell_rounds(self, depth: int, seconds: float, *, n_rounds: int, n_verified: int, n_accepted: int) -> None:
+    def tell_rounds(self, depth: int, seconds: float, tally: Tally) -> None:
         """See Depth."""
 
 
@@ -79,10 +103,12 @@ class AdaptiveDepth:
         self._to_try = _TRIED  # rounds before the draft is judged
         self._n_tokens = 0  # of rounds since plain steps were timed
         self._step = _Cost()  # of a plain step
-        self._costs: dict[int, _Cost] = {}  # of a round, by its depth
+        self._costs: dict[int, _Cost] = {}  # of a drafted token, beside the step, in rounds of a depth
         # what is usual stands for a few measurements, so that the first ones do not decide alone
         self._accepted = _Mean(0.98, 0.7, weight=6)  # of a verified token
         self._realism = _Mean(0.95, 1.0, weight=10)  # tokens that a round gave, over those that were expected of it
+        self._rejected = _Mean(0.995, 0.3, weight=6)  # of a token that the draft was asked about
+        self._doubt = _Mean(0.995, 0.6, weight=6)  # about it
 
     def next(self) -> Plan:
         """See Depth."""
@@ -96,7 +122,7 @@ class AdaptiveDepth:
         depth = best if is_promising else tried
         if self._speed(depth) * self._step.value > _GAIN:
             self._pause = _PAUSE
-            return Plan(depth, _ROUNDS)
+            return Plan(depth, _ROUNDS, self._most_doubt(depth))
         # a try now and then: what comes may be easier
         self._left, self._pause = self._pause, min(_GROWTH * self._pause, _LONGEST_PAUSE)
         return Plan(0, 1)
@@ -108,35 +134,43 @@ class AdaptiveDepth:
         self._left = max(0, self._left - n_tokens)
         self._step.add(seconds / n_tokens)
 
-    def tell_rounds(self, depth: int, seconds: float, *, n_rounds: int, n_verified: int, n_accepted: int) -> None:
+    def tell_rounds(self, depth: int, seconds: float, tally: Tally) -> None:
         """See Depth."""
-        expected = self._tokens(depth)
-        self._costs.setdefault(depth, _Cost()).add(seconds)
+        n_rounds, n_verified, n_accepted = tally.n_rounds, tally.n_verified, tally.n_accepted
+        n_drafted = tally.n_drafted / n_rounds or depth  # to look for tokens has its cost where none come to mind, too
+        expected = self._tokens(n_drafted)
+        self._costs.setdefault(depth, _Cost()).add((seconds - self._step.value) / n_drafted)
         # where nothing was verified, nothing came to a proposer's mind; what a try shows counts for more than it is
         weight = max(n_verified, 1) * (_OF_A_TRY if self._to_try > 0 else 1)
         self._accepted.add(n_accepted / n_verified if n_verified else 0.0, weight)
         self._to_try = max(0, self._to_try - n_rounds)
         self._realism.add((n_accepted / n_rounds + 1) / expected)
+        if tally.doubt > 0:
+            self._rejected.add(1 - n_accepted / n_verified, n_verified)
+            self._doubt.add(tally.doubt / n_verified, n_verified)
         self._n_tokens += n_accepted + n_rounds
         if self._n_tokens > _RETIMED:
             self._n_tokens = 0
             self._step.restart()
 
-    def _tokens(self, depth: int) -> float:
+    def _tokens(self, depth: float) -> float:
         """That a round is expected to give, if all tokens are alike."""
-        return sum(self._accepted.value**n for n in range(depth + 1))
+        accepted = min(self._accepted.value, 1 - 1e-9)
+        return (1 - math.pow(accepted, depth + 1)) / (1 - accepted)
 
-    def _cost(self, depth: int) -> float:
-        """Seconds of a round; of one that was never tried, on a line through the nearest one that was."""
-        if depth in self._costs:
-            return self._costs[depth].value
+    def _token_cost(self, depth: int) -> float:
+        """Seconds of a drafted token, by rounds of this depth, or else of the nearest that was tried."""
         nearest = min(self._costs, key=lambda tried: abs(tried - depth))
-        cost = self._costs[nearest].value
-        return cost + (depth - nearest) * max(cost - self._step.value, 0.0) / nearest
+        return max(self._costs[nearest].value, 0.0)
 
     def _speed(self, depth: int) -> float:
         """Tokens a second that rounds of a depth are expected to give."""
-        return self._realism.value * self._tokens(depth) / self._cost(depth)
+        return self._realism.value * self._tokens(depth) / (self._step.value + depth * self._token_cost(depth))
+
+    def _most_doubt(self, depth: int) -> float:
+        """After which one more token is not worth its time."""
+        least_chance = self._token_cost(depth) * self._speed(depth)  # that it stays
+        return max(0.0, -math.log(max(least_chance, 1e-9))) * self._doubt.value / max(self._rejected.value, 1e-9)
 
 
 class _Mean:
@@ -157,19 +191,23 @@ class _Cost:
 
     def __init__(self) -> None:
         self._last: deque[float] = deque(maxlen=7)
+        self._n_known = 0
 
     @property
     def is_known(self) -> bool:
         """Whether there is enough to tell."""
-        return len(self._last) >= _TRIED
+        return self._n_known >= _TRIED
 
     @property
     def value(self) -> float:
         return statistics.median(self._last)
 
     def add(self, seconds: float) -> None:
+        if self._n_known == 0:
+            self._last.clear()
+        self._n_known += 1
         self._last.append(seconds)
 
     def restart(self) -> None:
-        """Begin anew: something may have changed."""
-        self._last.clear()
+        """Begin anew with what comes next: something may have changed."""
+        self._n_known = 0

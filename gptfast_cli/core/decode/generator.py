@@ -109,9 +109,10 @@ class Generator:
                 most = _MOST_UNDRAFTED
             if gain is None:
                 gain = self._plain(advanced, most)
-        if self._speculation is not None and not gain.n_rounds:
+        if self._speculation is not None and not gain.tally.n_rounds:
             self._speculation.tell_steps(gain.counts, watch.seconds)
-        yield Measured("decode", sum(gain.counts), watch.seconds, len(advanced), gain.n_rounds, gain.n_accepted)
+        tally = gain.tally
+        yield Measured("decode", sum(gain.counts), watch.seconds, len(advanced), tally.n_rounds, tally.n_accepted)
         return Stride(advanced, gain.counts, watch.seconds, gain.n_bytes)
 
     def _plain(self, advanced: list[Sequence], most: int) -> Gain:

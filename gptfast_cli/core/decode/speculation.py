@@ -6,15 +6,15 @@ in distribution where tokens are drawn. Rows accept as much as each of them can,
 
 import time
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.decode.depth import Depth, Plan
+from gptfast_cli.core.decode.depth import Depth, Plan, Tally
 from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.logprobs import token_logprobs
-from gptfast_cli.core.decode.playing import play, playing_draft
+from gptfast_cli.core.decode.playing import extent_of, play, playing_draft
 from gptfast_cli.core.decode.proposers import Proposer
 from gptfast_cli.core.decode.randomness import ACCEPTANCE
 from gptfast_cli.core.decode.rounds import Rounds
@@ -31,17 +31,11 @@ Seconds = tuple[float, float, float]  # of drafting, verifying and sampling
 
 @dataclass(slots=True)
 class Gain:
-    """What decoding gave: tokens to each sequence, and bytes that were read for them.
-
-    n_rounds:   of speculation, each of one sequence; n_verified: tokens that were looked at in them, as far as the
-                first that did not stay; n_accepted: those that did
-    """
+    """What decoding gave: tokens to each sequence, bytes that were read for them, and what rounds came to."""
 
     counts: list[int]
     n_bytes: int
-    n_rounds: int = 0
-    n_verified: int = 0
-    n_accepted: int = 0
+    tally: Tally = field(default_factory=Tally)
 
 
 class Speculation:
@@ -56,6 +50,7 @@ class Speculation:
         self._proposer = proposer
         self._depth = depth
         self._plan = Plan(0, 1)
+        self._may_draft = False  # the planned round is not of last tokens alone
         self._round_seconds: float | None = None  # of the last round
 
     def begin(self, runner: Runner, row: int, prompt: Rows[int]) -> None:
@@ -72,16 +67,18 @@ class Speculation:
     def depths(self, sequences: Rows[Sequence]) -> list[int]:
         """How many tokens to draft for each sequence; where it is 0 for all, a plain step is as good."""
         self._plan = self._depth.next()
-        return [min(self._plan.depth, sequence.n_left - 1) for sequence in sequences]
+        depths = [min(self._plan.depth, sequence.n_left - 1) for sequence in sequences]
+        self._may_draft = any(depths)
+        return depths
 
     def tell_steps(self, counts: Rows[int], seconds: float) -> None:
         """Plain steps gave each sequence so many tokens, as planned or because nothing was drafted."""
         self.rounds.n_plain_tokens += sum(counts)
         if self._plan.depth == 0:
             self._depth.tell_steps(counts[0], seconds)
-        else:
+        elif self._may_draft:
             depth, each = self._plan.depth, seconds / counts[0]
-            self._depth.tell_rounds(depth, each, n_rounds=len(counts), n_verified=0, n_accepted=0)
+            self._depth.tell_rounds(depth, each, Tally(n_rounds=len(counts)))
 
     def run(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> Gain | None:
         """A round, or as many as two native models play by themselves in a moment; None where nothing was drafted."""
@@ -99,17 +96,11 @@ class Speculation:
         self.rounds.verify_seconds += seconds[1]
         self.rounds.sample_seconds += seconds[2]
         self.rounds.host_seconds += host
-        n_rounds = gain.n_rounds / len(sequences)
+        n_rounds = gain.tally.n_rounds / len(sequences)
         self._round_seconds = sum(seconds) / n_rounds
         # what a call costs beside its rounds is shared by as many as there will be in one
         n_shared = n_rounds if draft is None else max(n_rounds, AHEAD_SECONDS / self._round_seconds)
-        self._depth.tell_rounds(
-            max(depths),
-            self._round_seconds + host / n_shared,
-            n_rounds=gain.n_rounds,
-            n_verified=gain.n_verified,
-            n_accepted=gain.n_accepted,
-        )
+        self._depth.tell_rounds(max(depths), self._round_seconds + host / n_shared, gain.tally)
         return gain
 
     def _round(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> tuple[Gain, Seconds] | None:
@@ -142,10 +133,9 @@ class Speculation:
     def _play(self, runner: Runner, draft: Runner, sequences: Rows[Sequence], depth: int) -> tuple[Gain, Seconds]:
         each = self._round_seconds or runner.guessed_seconds + depth * draft.guessed_seconds
         before = runner.step_bytes(len(sequences))
-        played = play(
-            runner, draft, sequences, depth=depth, n_rounds=min(self._plan.n_rounds, int(AHEAD_SECONDS / each))
-        )
-        each_bytes = (before + runner.step_bytes(len(sequences))) // 2 + depth * self._proposer.bytes_per_step
+        n_left = max(sequence.n_left for sequence in sequences)
+        played = play(runner, draft, sequences, extent_of(self._plan, n_left, int(AHEAD_SECONDS / each)))
+        each_bytes = (before + runner.step_bytes(len(sequences))) // 2
         gain = Gain([0] * len(sequences), len(played.rounds) * each_bytes)
         for rounds in played.rounds:
             for row, (sequence, told) in enumerate(zip(sequences, rounds, strict=True)):
@@ -153,12 +143,16 @@ class Speculation:
                 n_given = _give(sequence, told.tokens)
                 gain.counts[row] += n_given
                 self._count(gain, told.n_drafted, len(told.tokens) - 1, n_given, told.overlap)
+                gain.tally.doubt += told.doubt
+        gain.n_bytes += gain.tally.n_drafted // len(sequences) * self._proposer.bytes_per_step
         return gain, played.seconds
 
     def _count(self, gain: Gain, n_drafted: int, n_accepted: int, n_given: int, overlap: float) -> None:
-        gain.n_rounds += 1
-        gain.n_accepted += n_accepted
-        gain.n_verified += min(n_accepted + 1, n_drafted)
+        tally = gain.tally
+        tally.n_rounds += 1
+        tally.n_drafted += n_drafted
+        tally.n_accepted += n_accepted
+        tally.n_verified += min(n_accepted + 1, n_drafted)
         self.rounds.add(n_drafted, n_accepted, n_given, overlap)
 
 

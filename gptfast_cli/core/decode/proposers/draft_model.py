@@ -41,7 +41,7 @@ class DraftModel:
         self.runner.move(source, target)
 
     def _ahead(self, fed: list[list[int]], draws: Sequence[Draw], depths: Sequence[int]) -> list[Proposal]:
-        """All of it in one call of a model that chooses by itself."""
+        """All of it in one call of a model that chooses by itself; it never ends for doubt."""
         samplings = [draw.sampler.sampling for draw in draws]
         uniforms = [[draw.uniform(step, PROPOSAL) for draw in draws] for step in range(max(depths))]
         needs_law = not all(sampling.is_greedy for sampling in samplings)
@@ -58,7 +58,7 @@ class DraftModel:
         return proposals
 
     def _one_by_one(self, fed: list[list[int]], draws: Sequence[Draw], depth: int) -> list[Proposal]:
-        """Token by token, none of which leaves the device."""
+        """Token by token, none of which leaves the device; nor does a doubt, so that none ends a round."""
         device = self.runner.model.device
         uniforms = to_device(
             [draw.uniform(step, PROPOSAL) for draw in draws for step in range(depth)], widest(device), device

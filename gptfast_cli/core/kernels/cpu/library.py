@@ -100,6 +100,7 @@ class Rounds(Structure):
         ("n_rounds", c_int),
         ("depth", c_int),
         ("n_rows", c_int),
+        ("most_doubt", c_double),
         ("rows", POINTER(Row)),
         ("target", POINTER(Call)),
         ("draft", POINTER(Call)),
@@ -109,6 +110,7 @@ class Rounds(Structure):
         ("n_drafted", POINTER(c_int32)),
         ("n_accepted", POINTER(c_int32)),
         ("overlaps", POINTER(c_double)),
+        ("doubts", POINTER(c_double)),
         ("n_held", POINTER(c_int32)),
         ("seconds", POINTER(c_double)),
     )

@@ -1,5 +1,6 @@
 """Rounds of speculation on two native engines, in one call."""
 
+import math
 from collections.abc import Sequence
 from ctypes import c_double, c_int32, c_int64, pointer
 from dataclasses import dataclass
@@ -45,11 +46,13 @@ class Round:
     """What a round came to for one text: the tokens given, of which all but the last had been drafted.
 
     overlap: the sum over its verified tokens of the sum of min(p, q)
+    doubt:   the sum over them of how unlikely they were to the draft, 0 where rounds never end for doubt
     """
 
     tokens: list[int]
     n_drafted: int
     overlap: float
+    doubt: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +68,35 @@ class Played:
     seconds: tuple[float, float, float]
 
 
-def play_rounds(
-    target: Side, draft: Side, texts: Sequence[Text], *, depth: int, n_rounds: int, stops: Sequence[int]
-) -> Played:
-    """Let a draft of the same vocabulary propose, and the target verify what it does, in up to `n_rounds` rounds.
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How far rounds go.
+
+    depth:      tokens that a round drafts, at most
+    most_doubt: a round drafts no more once the doubts of its tokens add up to more in every text; a doubt is 1 - the
+                draft's probability of the token, at temperature 1 where the most probable one is taken
+    """
+
+    n_rounds: int
+    depth: int
+    most_doubt: float = math.inf
+
+
+def play_rounds(target: Side, draft: Side, texts: Sequence[Text], extent: Extent, stops: Sequence[int]) -> Played:
+    """Let a draft of the same vocabulary propose, and the target verify what it does, as far as that.
 
     A round that gives one of the stops is the last, as is one after which a text may have but one token more.
     """
-    n_texts, most, nothing = len(texts), n_rounds * len(texts), torch.empty(0)
+    depth, n_texts, most = extent.depth, len(texts), extent.n_rounds * len(texts)
+    nothing = torch.empty(0)
     tokens, seconds = (c_int64 * (most * (depth + 1)))(), (c_double * 3)()
     n_drafted, n_accepted, n_held = (c_int32 * most)(), (c_int32 * most)(), (c_int32 * n_texts)()
-    overlaps = (c_double * most)()
+    overlaps, doubts = (c_double * most)(), (c_double * most)()
     rounds = Rounds(
-        n_rounds,
+        extent.n_rounds,
         depth,
         n_texts,
+        extent.most_doubt,
         (Row * n_texts)(*map(_row, texts)),
         pointer(call_of(Batch(), target.place, nothing)),
         pointer(call_of(Batch(), draft.place, nothing)),
@@ -89,6 +106,7 @@ def play_rounds(
         n_drafted,
         n_accepted,
         overlaps,
+        doubts,
         n_held,
         seconds,
     )
@@ -96,7 +114,7 @@ def play_rounds(
 
     def played(at: int) -> Round:
         begin = at * (depth + 1)
-        return Round(tokens[begin : begin + n_accepted[at] + 1], n_drafted[at], overlaps[at])
+        return Round(tokens[begin : begin + n_accepted[at] + 1], n_drafted[at], overlaps[at], doubts[at])
 
     drafting, verifying, sampling = seconds
     return Played(

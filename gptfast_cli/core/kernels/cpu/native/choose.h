@@ -59,6 +59,10 @@ class Chooser {
     return found != candidates_.end() && found->token == token ? found->weight / total_ : 0;
   }
 
+  // How likely the token was that has just been chosen: under the law that was kept, or at temperature 1 where the most
+  // probable one was taken.
+  double chance_of(int token) const { return temperature_ == 0 ? chance_of_the_largest() : probability(token); }
+
   // The candidate at which the sum of the weights passes `uniform` of the whole.
   int draw(double uniform) {
     const double threshold = uniform * total_weight();
@@ -120,6 +124,18 @@ class Chooser {
   int first_of_the_largest() const {
     const auto block = std::find(maxima_.begin(), maxima_.end(), largest_) - maxima_.begin();
     return static_cast<int>(std::find(logits_ + block * BLOCK_SIZE, logits_ + n_, largest_) - logits_);
+  }
+
+  double chance_of_the_largest() const {
+    Floats total = splat(0);
+    float rest = 0;
+    for (size_t block = 0; block < maxima_.size(); block++) {
+      if (maxima_[block] < largest_ - 20) continue;  // too little to count, even of all tokens together
+      int i = static_cast<int>(block) * BLOCK_SIZE;
+      for (; i + LANES <= end_of(block); i += LANES) total = total + exp(load(logits_ + i) - splat(largest_));
+      for (; i < end_of(block); i++) rest += std::exp(logits_[i] - largest_);
+    }
+    return 1 / static_cast<double>(sum(total) + rest);
   }
 
   // At least the k largest, in the order of tokens; all of them where there are no more.

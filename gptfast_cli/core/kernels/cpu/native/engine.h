@@ -29,6 +29,13 @@ struct Layer {
   const float *attention_norm = nullptr, *ffn_norm = nullptr;
 };
 
+// What a draft keeps of the steps that it goes ahead.
+struct Drafting {
+  Chooser* laws;      // [n_steps][outputs], what each token was drawn from
+  double most_doubt;  // the step after which the doubts of every output add up to more is the last
+  double* doubts;     // [n_steps][outputs], how unlikely each token was to the draft; none where nothing is to be known
+};
+
 class Engine {
  public:
   Engine(const Dimensions& d, int n_threads)
@@ -107,11 +114,12 @@ class Engine {
   }
 
   // A call, and then steps of one token for each of its outputs, until there have been as many as wanted or one is the
-  // last; returns how many. Choosers `laws` [n_steps][outputs] keep what each token was drawn from.
-  int run_ahead(const Call& call, const Ahead& ahead, Chooser* laws = nullptr) {
+  // last; returns how many.
+  int run_ahead(const Call& call, const Ahead& ahead, Drafting drafting = {}) {
     const size_t n = static_cast<size_t>(call.n_outputs);
     std::vector<int64_t> tokens(n);
     std::vector<int32_t> positions(n), slots(n), outputs(n);
+    std::vector<double> doubts(n);
     for (size_t i = 0; i < n; i++) {
       positions[i] = call.positions[call.outputs[i]], slots[i] = call.slots[call.outputs[i]];
       outputs[i] = static_cast<int32_t>(i);
@@ -120,13 +128,19 @@ class Engine {
     bool is_last = false;
     int n_done = 0;
     for (; n_done < ahead.n_steps && !is_last; n_done++) {
-      choosing_ = {ahead.choices, ahead.uniforms + n * n_done, ahead.chosen + n * n_done, laws};
-      if (laws != nullptr) laws += n;
+      choosing_ = {ahead.choices, ahead.uniforms + n * n_done, ahead.chosen + n * n_done, drafting.laws,
+                   drafting.doubts};
+      if (drafting.laws != nullptr) drafting.laws += n;
+      if (drafting.doubts != nullptr) drafting.doubts += n;
       run(step);
       for (size_t i = 0; i < n; i++) {
         tokens[i] = choosing_.chosen[i], positions[i]++;
         is_last = is_last || tokens[i] == d_.vocab_size ||
                   std::find(ahead.stops, ahead.stops + ahead.n_stops, tokens[i]) != ahead.stops + ahead.n_stops;
+      }
+      if (choosing_.doubts != nullptr) {
+        for (size_t i = 0; i < n; i++) doubts[i] += choosing_.doubts[i];
+        is_last = is_last || *std::min_element(doubts.begin(), doubts.end()) > drafting.most_doubt;
       }
       step.n_rows = call.n_outputs, step.tokens = tokens.data(), step.positions = positions.data();
       step.slots = slots.data(), step.outputs = outputs.data();
@@ -141,7 +155,8 @@ class Engine {
     const Choice* choices;
     const double* uniforms;
     int64_t* chosen;
-    Chooser* laws;  // of the outputs, or none
+    Chooser* laws;   // of the outputs, or none
+    double* doubts;  // of the outputs, or none
   };
   struct Packing {
     const Stored* stored;
@@ -197,10 +212,13 @@ class Engine {
       const float* logits = call_->logits + output * static_cast<size_t>(d_.vocab_size);
       const Choice& choice = choosing_.choices[output];
       const double uniform = choosing_.uniforms[output];
-      choosing_.chosen[output] =
-          choosing_.laws != nullptr
-              ? choosing_.laws[output].choose_from_law(logits, d_.vocab_size, choice, uniform)
-              : choosers_[static_cast<size_t>(thread)].choose(logits, d_.vocab_size, choice, uniform);
+      const bool keeps_law = choosing_.laws != nullptr;
+      Chooser& chooser = keeps_law ? choosing_.laws[output] : choosers_[static_cast<size_t>(thread)];
+      const int token = keeps_law ? chooser.choose_from_law(logits, d_.vocab_size, choice, uniform)
+                                  : chooser.choose(logits, d_.vocab_size, choice, uniform);
+      choosing_.chosen[output] = token;
+      if (choosing_.doubts != nullptr)
+        choosing_.doubts[output] = token == d_.vocab_size ? 1 : 1 - chooser.chance_of(token);
     }
     pool_.barrier(thread);
   }

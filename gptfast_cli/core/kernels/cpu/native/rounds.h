@@ -20,6 +20,9 @@ struct Row {
 // What rounds are about, and where to put what comes of them.
 struct Rounds {
   int n_rounds, depth, n_rows;
+  // a round drafts no more once the doubts of each row add up to more, infinity: never for that; the token at which it
+  // ends is verified like any other, so that what comes out keeps the target's law
+  double most_doubt;
   const Row* rows;
   const Call *target, *draft;  // where the keys and values of each stand
   int n_stops;
@@ -27,6 +30,7 @@ struct Rounds {
   int64_t* tokens;                  // [n_rounds][n_rows][depth + 1]
   int32_t *n_drafted, *n_accepted;  // [n_rounds][n_rows]; a row is given one token more
   double* overlaps;                 // [n_rounds][n_rows]
+  double* doubts;                   // [n_rounds][n_rows], of the tokens that were looked at; 0 where none are needed
   int32_t* n_held;                  // [n_rows] tokens of its text that the draft's cache holds in the end
   double* seconds;                  // [3], of drafting, verifying and sampling
 };
@@ -107,7 +111,7 @@ class Speculating {
   void propose() {
     const size_t depth = static_cast<size_t>(rounds_.depth), n = n_rows();
     proposed_.assign(depth * n, 0), uniforms_.resize(depth * n), choices_.clear();
-    q_.resize(depth * n), logits_.resize(n * vocab_size());
+    q_.resize(depth * n), doubts_.assign(depth * n, 0), logits_.resize(n * vocab_size());
     Tokens fed;
     for (size_t r = 0; r < n; r++) {
       Row& row = rows_[r];
@@ -118,7 +122,9 @@ class Speculating {
         uniforms_[step * n + r] = uniform(row, row.n_text + static_cast<int>(step), PROPOSAL);
     }
     Ahead ahead{rounds_.depth, choices_.data(), uniforms_.data(), 0, nullptr, proposed_.data(), 0};
-    n_proposed_ = draft_.run_ahead(fed.call(*rounds_.draft, logits_.data()), ahead, q_.data());
+    double* doubts = std::isinf(rounds_.most_doubt) ? nullptr : doubts_.data();
+    n_proposed_ =
+        draft_.run_ahead(fed.call(*rounds_.draft, logits_.data()), ahead, {q_.data(), rounds_.most_doubt, doubts});
   }
 
   void feed_target() {
@@ -165,6 +171,9 @@ class Speculating {
       rounds_.n_drafted[at] = static_cast<int32_t>(drafted_[r].size());
       rounds_.n_accepted[at] = verdict.n_accepted;
       rounds_.overlaps[at] = verdict.overlap;
+      rounds_.doubts[at] = 0;
+      for (size_t n = 0; n < std::min(static_cast<size_t>(verdict.n_accepted) + 1, drafted_[r].size()); n++)
+        rounds_.doubts[at] += doubts_[n * n_rows() + r];
       for (int n = 0; n <= verdict.n_accepted; n++) {
         const int64_t token = n < verdict.n_accepted ? drafted_[r][static_cast<size_t>(n)] : verdict.token;
         rounds_.tokens[at * static_cast<size_t>(rounds_.depth + 1) + static_cast<size_t>(n)] = token;
@@ -216,7 +225,7 @@ class Speculating {
   std::vector<int> first_;                   // the position of that token
   std::vector<int64_t> proposed_;            // [depth][rows]
   int n_proposed_ = 0;                       // steps that the draft made
-  std::vector<double> uniforms_;
+  std::vector<double> uniforms_, doubts_;    // [depth][rows]
   std::vector<Choice> choices_;
   std::vector<std::vector<int64_t>> drafted_;  // of each row
   std::vector<size_t> begins_, owners_;        // the first logits of each row; of each logits, their row
