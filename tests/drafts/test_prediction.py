@@ -28,7 +28,7 @@ def chances(alphas: torch.Tensor, length: int) -> Chances:
     overlap = alphas.double().view(n, 1).expand(n, length).clone()
     overlap[:, 0] = torch.nan
     counts = torch.full((n,), length)
-    return Chances(stays, torch.full((n, length), K), counts, counts + 99, overlap)
+    return Chances(stays, torch.full((n, length), K), counts, counts + 9, overlap)
 
 
 def predicted(of: Chances, seed: int = 0) -> Prediction:
