@@ -99,8 +99,8 @@ def run(request: SpeculateRequest) -> Job[Judgement]:
     runner = Runner(target.model, max(request.batch_sizes))
     try:
         yield from _agree(findings, runner, request, limits)
-        yield from _measure(findings, runner, request)
-        yield from _prove(findings, runner, limits)
+        meter = yield from _measure(findings, runner, request)
+        yield from _prove(findings, meter, runner, limits)
         if request.certify:
             yield from _certify(findings, runner, request)
     except KeyboardInterrupt:
@@ -138,7 +138,7 @@ def _texts(findings: Findings, runner: Runner, sampling: Sampling, limits: Limit
     return given_texts(findings.prompts, sampling, findings.seed, limits)
 
 
-def _measure(findings: Findings, runner: Runner, request: SpeculateRequest) -> Job[None]:
+def _measure(findings: Findings, runner: Runner, request: SpeculateRequest) -> Job[CostMeter]:
     """What rounds and plain steps take."""
     device = runner.model.device
     probe = Probe(device, device_clock(device))
@@ -147,13 +147,17 @@ def _measure(findings: Findings, runner: Runner, request: SpeculateRequest) -> J
     findings.bandwidths.append(probe.measure().bytes_per_second)
     yield from meter.measure(findings.texts, request.batch_sizes, request.n_times)
     findings.bandwidths.append(probe.measure().bytes_per_second)
+    return meter
 
 
-def _prove(findings: Findings, runner: Runner, limits: Limits) -> Job[None]:
-    """Run some of what was predicted."""
+def _prove(findings: Findings, meter: CostMeter, runner: Runner, limits: Limits) -> Job[None]:
+    """Run some of what was predicted, and look at its costs once more: the machine may be another one by now."""
     trials = list(trials_of(findings, seconds=_PROOF_SECONDS, n_pairs=_PAIRS))
+    spots = [trial.spot for trial in trials if trial.spot is not None]
     measured: list[list[float]] = [[] for _ in trials]
     for turn in range(_PAIRS):
+        for _ in meter.look(findings.texts, spots):
+            pass
         for n, trial in enumerate(trials):
             yield Progress("prove", turn * len(trials) + n, _PAIRS * len(trials), "runs")
             measured[n].append(speedup(runner, trial, limits.stop_ids))

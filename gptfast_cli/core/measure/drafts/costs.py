@@ -5,14 +5,17 @@ second: a cost is a ratio over the plain steps just before and after it.
 """
 
 import statistics
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+from typing import TypeAlias
 
 import torch
 
 from gptfast_cli.core.decode.depth import FixedDepth
-from gptfast_cli.core.decode.generator import Generator
+from gptfast_cli.core.decode.generator import Generator, Stride
 from gptfast_cli.core.decode.proposers import Proposal, Proposer
 from gptfast_cli.core.decode.proposers.ngram import NGram
 from gptfast_cli.core.decode.runner import Runner
@@ -24,7 +27,11 @@ from gptfast_cli.core.measure.drafts.contestants import Contestant
 from gptfast_cli.core.measure.drafts.judgement import RoundCost
 from gptfast_cli.core.measure.drafts.texts import Text
 
+Texts: TypeAlias = Mapping[float, Rows[Text]]
+"""By their temperature."""
+
 _SECONDS = 0.03  # that a cell is looked at, each time
+_GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly over 0..1, however many
 _LEAST = 3  # rounds or steps of that, where they take longer
 
 
@@ -98,89 +105,103 @@ class CostMeter:
         self._depths = depths
         self._speculations: dict[Spot, Speculation] = {}  # a round's seconds are guessed from the last one's
 
-    def measure(self, texts: Mapping[float, Rows[Text]], batch_sizes: Rows[int], n_times: int) -> Job[None]:
-        """Look at every cell so many times; `texts` are by their temperature."""
+    def measure(self, texts: Texts, batch_sizes: Rows[int], n_times: int) -> Job[None]:
+        """Look at every cell so many times."""
         settings = [Setting(temperature, n) for temperature in texts for n in batch_sizes]
-        n_cells = n_times * len(settings) * (1 + len(self._proposers) * len(self._depths))
-        n_done = 0
+        spots = [Spot(draft, k, setting) for setting in settings for draft in self._proposers for k in self._depths]
+        n_cells, n_done = n_times * len(spots), 0
         for _ in range(n_times):
-            for setting in settings:
-                beginning = _beginning(texts[setting.temperature], setting.batch_size, max(self._depths))
-                for _ in self._look(setting, beginning):
-                    n_done += 1
-                    yield Progress("measure costs", n_done, n_cells, "runs")
+            for spot in self.look(texts, spots):
+                n_done += spot is not None
+                yield Progress("measure costs", n_done, n_cells, "runs")
 
-    def _look(self, setting: Setting, beginning: Rows[Sequence]) -> Iterator[None]:
-        """Each cell of a setting once."""
-        before = self._plain(setting, beginning)
-        yield
-        for draft, silent in self._silent.items():
-            seconds = self._step(setting, beginning, silent)
-            self.costs.idles.setdefault((draft, setting), []).append(seconds / before)
-        for draft in self._proposers:
-            looks: list[tuple[Spot, RoundCost]] = []
-            for k in self._depths:
-                spot = Spot(draft, k, setting)
-                looks.append((spot, self._round(spot, beginning)))
-                yield
-            after = self._plain(setting, beginning)
-            for spot, cost in looks:
-                self.costs.rounds.setdefault(spot, []).append((cost, (before + after) / 2))
-            before = after
+    def look(self, texts: Texts, spots: Rows[Spot]) -> Iterator[Spot | None]:
+        """Look at some cells once, those of one setting together, and plain steps before and after each draft."""
+        for setting, alike in groupby(spots, key=lambda spot: spot.setting):
+            chosen = _of_all_lengths(texts[setting.temperature], setting.batch_size)
+            before = self._plain(setting, chosen)
+            yield None
+            for draft, own in groupby(alike, key=lambda spot: spot.draft):
+                if draft in self._silent:
+                    seconds = self._step(setting, _Load(self._runner, chosen, self._silent[draft]))
+                    self.costs.idles.setdefault((draft, setting), []).append(seconds / before)
+                looks: list[tuple[Spot, RoundCost]] = []
+                for spot in own:
+                    looks.append((spot, self._round(spot, chosen)))
+                    yield spot
+                after = self._plain(setting, chosen)
+                for spot, cost in looks:
+                    self.costs.rounds.setdefault(spot, []).append((cost, (before + after) / 2))
+                before = after
 
-    def _plain(self, setting: Setting, beginning: Rows[Sequence]) -> float:
+    def _plain(self, setting: Setting, texts: Rows[Text]) -> float:
         """Seconds of a plain step without a draft."""
-        seconds = self._step(setting, beginning, None)
+        seconds = self._step(setting, _Load(self._runner, texts, None))
         self.costs.steps.setdefault(setting, []).append(seconds)
         return seconds
 
-    def _step(self, setting: Setting, beginning: Rows[Sequence], speculation: Speculation | None) -> float:
+    def _step(self, setting: Setting, load: "_Load") -> float:
         """Seconds of a plain step."""
-        generator = self._begun(beginning, speculation)
         seconds, n_bytes, n_steps = 0.0, 0, 0
         while seconds < _SECONDS or n_steps < _LEAST:
-            if not generator.active:
-                generator = self._begun(beginning, speculation)
-            stride = result_of(generator.step())
+            stride = load.step()
             seconds += stride.seconds
             n_bytes += stride.n_bytes
             n_steps += stride.counts[0]
         self.costs.step_bytes[setting] = n_bytes // n_steps
         return seconds / n_steps
 
-    def _round(self, spot: Spot, beginning: Rows[Sequence]) -> RoundCost:
+    def _round(self, spot: Spot, texts: Rows[Text]) -> RoundCost:
         """Seconds of a round, by its parts."""
-        if spot not in self._speculations:
-            self._speculations[spot] = Speculation(self._proposers[spot.draft], FixedDepth(spot.k))
-            result_of(self._begun(beginning, self._speculations[spot]).step())  # what is made once is made now
-        speculation = self._speculations[spot]
-        generator, rounds, all_seconds = self._begun(beginning, speculation), speculation.rounds, 0.0
-        before = rounds.n_rounds, rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
-        n_rounds = 0
-        while all_seconds < _SECONDS or n_rounds < _LEAST:
-            if min((each.n_left for each in generator.active), default=0) <= spot.k:
-                generator = self._begun(beginning, speculation)
-            all_seconds += result_of(generator.step()).seconds
-            n_rounds = (rounds.n_rounds - before[0]) // len(beginning)
-        after = rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
-        draft, verify, sample = ((b - a) / n_rounds for a, b in zip(before[1:], after, strict=True))
-        return RoundCost(draft, verify, sample, max(0.0, all_seconds / n_rounds - draft - verify - sample))
-
-    def _begun(self, beginning: Rows[Sequence], speculation: Speculation | None) -> Generator:
-        """Texts that have just begun once more; the rows hold them already."""
-        generator = Generator(self._runner, speculation)
-        for each in beginning:
-            result_of(generator.admit(Sequence(each.id, each.prompt, each.sampler, each.limits)))
-        return generator
+        is_first = spot not in self._speculations
+        speculation = self._speculations.setdefault(spot, Speculation(self._proposers[spot.draft], FixedDepth(spot.k)))
+        load, rounds = _Load(self._runner, texts, speculation), speculation.rounds
+        if is_first:
+            load.step()  # what is made once is made now
+        seconds, n_rounds, parts = 0.0, 0, [0.0] * 3
+        while seconds < _SECONDS or n_rounds < _LEAST:
+            before = rounds.n_rounds, rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
+            stride = load.step()
+            if rounds.n_rounds == before[0]:
+                continue  # the last token of a text, for which nothing is drafted
+            seconds += stride.seconds
+            n_rounds += (rounds.n_rounds - before[0]) // len(texts)
+            after = rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
+            parts = [total + b - a for total, a, b in zip(parts, before[1:], after, strict=True)]
+        draft, verify, sample = (part / n_rounds for part in parts)
+        return RoundCost(draft, verify, sample, max(0.0, seconds / n_rounds - draft - verify - sample))
 
 
-def _beginning(texts: Rows[Text], n: int, deepest: int) -> list[Sequence]:
-    """Sequences in the middle of texts, far from any end."""
-    chosen = [texts[i % len(texts)] for i in range(n)]
-    prompts = [(*each.prompt.ids, *each.tokens[: len(each.tokens) // 2]) for each in chosen]
-    # room for many rounds: the last one of a text is shallower
-    limits = [Limits(max(each.most, 24 * (deepest + 1)), 1 << 40, frozenset()) for each in chosen]
-    return [Sequence(i, prompt, chosen[i].sampler, limits[i]) for i, prompt in enumerate(prompts)]
+class _Load:
+    """Texts that are decoded side by side without end, each at another place, and each begun anew where it is over.
+
+    So calls end as often as they do in a batch that is kept full. What a text begins with, its row holds already.
+    """
+
+    def __init__(self, runner: Runner, texts: Rows[Text], speculation: Speculation | None) -> None:
+        self._generator = Generator(runner, speculation)
+        self._texts = texts
+        for n, text in enumerate(texts):
+            self._admit(n, int(len(text.tokens) * (n * _GOLDEN % 1)))
+
+    def step(self) -> Stride:
+        """One call of the generator, all places taken."""
+        for n in {*range(len(self._texts))} - {sequence.id for sequence in self._generator.active}:
+            self._admit(n, 0)
+        return result_of(self._generator.step())
+
+    def _admit(self, n: int, n_known: int) -> None:
+        text = self._texts[n]
+        prompt = (*text.prompt.ids, *text.tokens[:n_known])
+        limits = Limits(max(2, len(text.tokens) - n_known), len(prompt) + len(text.tokens), frozenset())
+        result_of(self._generator.admit(Sequence(n, prompt, text.sampler, limits)))
+
+
+def _of_all_lengths(texts: Rows[Text], n: int) -> list[Text]:
+    """Texts from short to long, as many tokens between each and the next: a long one takes more of the time."""
+    ascending = sorted(texts, key=lambda text: len(text.tokens))
+    ends = list(accumulate(len(text.tokens) for text in ascending))
+    return [ascending[bisect_left(ends, (2 * i + 1) * ends[-1] / (2 * n))] for i in range(n)]
 
 
 def _always_proposing(proposer: Proposer, n_rows: int) -> Proposer:

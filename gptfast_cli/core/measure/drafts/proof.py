@@ -29,6 +29,11 @@ class Trial:
     setting: Setting
     texts: tuple[Text, ...]
 
+    @property
+    def spot(self) -> Spot | None:
+        """What is predicted of it; None of plain decoding."""
+        return None if self.contestant is None else Spot(self.contestant.name, self.k, self.setting)
+
 
 def trials_of(findings: Findings, *, seconds: float, n_pairs: int) -> Iterator[Trial]:
     """The best of each draft, the best of all in the largest batch, and its deepest rounds; and no draft at all.
@@ -58,10 +63,9 @@ def trials_of(findings: Findings, *, seconds: float, n_pairs: int) -> Iterator[T
 def proof_of(trial: Trial, speedups: Rows[float], findings: Findings) -> Proof:
     """What runs of a trial say of what was predicted of its very texts."""
     measured, temperature, predicted = median_and_range(speedups), trial.setting.temperature, 1.0
-    if trial.contestant is not None:
-        prediction = findings.prediction(trial.contestant.name, temperature, len(trial.texts))
-        spot = Spot(trial.contestant.name, trial.k, trial.setting)
-        predicted = float(prediction.speedups(spot, findings.costs)[0])
+    if trial.spot is not None:
+        prediction = findings.prediction(trial.spot.draft, temperature, len(trial.texts))
+        predicted = float(prediction.speedups(trial.spot, findings.costs)[0])
     return Proof(
         draft=trial.contestant.name if trial.contestant else None,
         temperature=temperature,
