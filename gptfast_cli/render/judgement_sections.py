@@ -11,6 +11,8 @@ from gptfast_cli.render.names import one_line, short_names
 from gptfast_cli.render.numbers import count, digits, duration, size
 from gptfast_cli.render.table import Table
 
+_IN_CACHE = 1.2  # an MBU beyond what the probe of the memory may be wrong by
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -123,8 +125,8 @@ def _slices(judgement: Judgement, look: Look) -> Iterator[Section]:
 def _plain(judgement: Judgement) -> Section:
     if not judgement.plain:
         return Section("Plain decoding", remarks=("It was not measured.",))
-    in_cache = any(each.mbu > 1 for each in judgement.plain)
-    remarks = ("An MBU over 100 %: the weights stay in the processor's caches, and memory is not what is read.",)
+    in_cache = any(each.mbu > _IN_CACHE for each in judgement.plain)
+    remarks = ("An MBU far over 100 %: the weights stay in the processor's caches, and memory is not what is read.",)
     return Section("Plain decoding", (), (plain_table(judgement),), remarks if in_cache else ())
 
 
