@@ -81,6 +81,7 @@ def _cell(cell: Cell) -> dict[str, object]:
         "break_even": cell.break_even,
         "tpot_s": cell.token_seconds,
         "tok_s": cell.tok_s,
+        "gbps": cell.gbps,
         "round_s": asdict(cell.cost) | {"total": cell.cost.total},
     }
 

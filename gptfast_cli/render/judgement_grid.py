@@ -94,4 +94,5 @@ _DETAILS: Final[dict[str, Callable[[Cell], str]]] = {
     "at most": lambda cell: digits(cell.ceiling),
     "tok/s": lambda cell: digits(cell.tok_s),
     "TPOT": lambda cell: duration(cell.token_seconds),
+    "GB/s": lambda cell: digits(cell.gbps),
 }

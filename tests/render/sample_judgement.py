@@ -94,6 +94,7 @@ def _cell(name: str, k: int, batch_size: int, tau: float, cost: float) -> Cell:
         break_even=min(1.0, 0.1 + 0.05 * k * (1 + batch_size / 8)) if (k + 1) * step > parts.total else None,
         token_seconds=step / speedup,
         tok_s=batch_size * speedup / step,
+        gbps=4.5e8 / parts.total / 1e9,
         measured=_interval(speedup * 0.99) if is_proved else None,
         error=0.012 if is_proved else None,
     )

@@ -48,7 +48,7 @@ def test_every_part_of_the_judgement_has_its_table() -> None:
     assert "| 0 | 1 | `tiny-draft` | 7 | 2.55 [2.48, 2.63] |" in rows
     assert "| 4 | 3.71 | 2.41 | 2.29 | 2.09 | **1.77** | 52% | 85% |" in rows
     assert "| measured |  | 2.39 |  |  |  |  |  |" in rows
-    assert "| 1 | 7 | 2.55 [2.48, 2.63] | 19.4 ms | 37% | 60% | 2% | 1% | 0.494 | 4.21 | 250 | 3.99 ms |" in rows
+    assert "| 1 | 7 | 2.55 [2.48, 2.63] | 19.4 ms | 37% | 60% | 2% | 1% | 0.494 | 4.21 | 250 | 3.99 ms | 23.2 |" in rows
     assert "| `self:int8` | 0 | 1 | 2 | 1.10 | 1.13 [1.10, 1.15] | -2.7% | 60 |" in rows
     assert "| `tiny-draft` | 0 | 0.870 [0.844, 0.896] | 0.750 [0.728, 0.772] |" in rows
     assert "| 0.8 | 1 | 10.2 ms | 98.0 | 31.0 | 50% |" in rows

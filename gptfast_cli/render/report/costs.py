@@ -12,7 +12,7 @@ from gptfast_cli.render.report.temperatures import at_temperature
 _MODEL = ("Draft", "Parameters", "Bytes for a token", "Load", "Prefill")
 _ROUND = (
     "Batch", "k", "Drafting", "Verifying", "Sampling", "Host", "Round", "Speed-up", "Perfect draft", "Break-even α",
-    "Between tokens", "tok/s",
+    "Between tokens", "tok/s", "GB/s",
 )  # fmt: skip
 _PLAIN = ("Temperature", "Batch", "Step", "tok/s", "GB/s", "MBU")
 
@@ -89,6 +89,7 @@ def _round(cell: Cell) -> tuple[Child, ...]:
         "\N{EN DASH}" if cell.break_even is None else f"{cell.break_even:.2f}",
         duration(cell.token_seconds),
         digits(cell.tok_s),
+        digits(cell.gbps),
     )
 
 

@@ -93,7 +93,9 @@ class Findings:
         agreement = self.agreements[contestant.name, temperature]
         texts = self.texts[temperature][: self.n_read[temperature]]
         seconds = agreement.reader.prefill_seconds if isinstance(agreement, ModelAgreement) else []
-        cells = [prediction.cell(spot, self.costs) for spot in self.spots(contestant.name, temperature)]
+        n_bytes = contestant.proposer.bytes_per_step
+        spots = self.spots(contestant.name, temperature)
+        cells = [prediction.cell(spot, self.costs, draft_bytes=n_bytes) for spot in spots]
         proved = {
             (proof.k, proof.batch_size): proof
             for proof in self.proofs
@@ -115,7 +117,7 @@ class Findings:
                 for cell in cells
             ),
             n_params=contestant.n_params,
-            n_bytes=contestant.proposer.bytes_per_step,
+            n_bytes=n_bytes,
             load_s=contestant.load_seconds,
             prefill_s=median(seconds or [0.0]),
         )

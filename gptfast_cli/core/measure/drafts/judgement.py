@@ -69,6 +69,7 @@ class Cell:
     ceiling:      speed-up of a draft that is always right, at the same costs
     break_even:   alpha, the same at every token, under which it would lose; None where even a perfect draft would
     token_seconds: predicted, between tokens of one sequence; tok_s: predicted, of all sequences together
+    gbps:         that a round reads of weights, keys and values of both models, in GB/s with GB = 1e9 bytes
     """
 
     k: int
@@ -79,6 +80,7 @@ class Cell:
     break_even: float | None
     token_seconds: float
     tok_s: float
+    gbps: float
     measured: Interval | None = None
     error: float | None = None
 

@@ -119,19 +119,22 @@ class Prediction:
         event = is_round * ratio + (1 - is_round) * costs.idle(spot)
         return self._bootstrap.ratio(self._n_tokens, n_events) / event
 
-    def cell(self, spot: Spot, costs: Costs) -> Cell:
-        """All that is predicted of a depth at a batch size."""
+    def cell(self, spot: Spot, costs: Costs, *, draft_bytes: int = 0) -> Cell:
+        """All that is predicted of a depth at a batch size, of a draft that reads so many bytes for a token."""
         speedup, batch_size = interval(self.speedups(spot, costs)), spot.setting.batch_size
         ratio, step = self._bootstrap.repetitions(costs.ratios(spot))[0].item(), costs.step(spot.setting)
+        cost = costs.round(spot)
+        n_bytes = costs.step_bytes[spot.setting] + spot.k * draft_bytes
         return Cell(
             k=spot.k,
             batch_size=batch_size,
-            cost=costs.round(spot),
+            cost=cost,
             predicted=speedup,
             ceiling=(spot.k + 1) / ratio,
             break_even=break_even(spot.k, ratio),
             token_seconds=step / speedup.value,
             tok_s=batch_size * speedup.value / step,
+            gbps=n_bytes / cost.total / 1e9,
         )
 
     def _by_category(self, texts: Rows[Text]) -> list[Slice]:
