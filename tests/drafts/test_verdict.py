@@ -1,9 +1,12 @@
 """The verdict names what gains most at each batch size, in one line, and says so where nothing does."""
 
+from dataclasses import replace
+
 import pytest
 
 from gptfast_cli.core.measure.drafts.judgement import Interval, Pick, Proof
-from gptfast_cli.core.measure.drafts.verdict import median_error, verdict_of
+from gptfast_cli.core.measure.drafts.verdict import median_error, picks_of, verdict_of
+from sample_judgement import judgement
 
 
 def pick(batch_size: int, draft: str | None = None, k: int | None = None, value: float = 0, t: float = 0.0) -> Pick:
@@ -38,3 +41,12 @@ def test_errors_count_without_their_signs_and_without_plain_decoding() -> None:
     assert median_error([proof("a", -0.04), proof("b", 0.01), proof(None, 0.9), proof("c", 0.02)]) == 0.02
     assert median_error([proof("a", -0.04), proof("b", 0.01)]) == pytest.approx(0.025)
     assert median_error([proof(None, 0.9)]) is None
+
+
+def test_a_draft_that_may_be_slower_is_no_pick() -> None:
+    sample = judgement().drafts[0]
+    cells = {cell.k: cell for cell in sample.grid if cell.batch_size == 1}
+    unsure = replace(cells[8], predicted=Interval(9.0, 0.9, 20.0))
+    sure, small = (replace(cells[k], predicted=Interval(v, v - 0.01, v + 0.01)) for k, v in ((4, 1.5), (2, 1.02)))
+    assert [pick.k for pick in picks_of([replace(sample, grid=(unsure, sure, small))])] == [4]
+    assert [pick.draft for pick in picks_of([replace(sample, grid=(unsure, small))])] == [None]

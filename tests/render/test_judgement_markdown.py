@@ -5,10 +5,10 @@ from io import StringIO
 
 import pytest
 from judgement_cases import CASES, interrupted
-from sample_judgement import judgement
 
 from gptfast_cli.core.measure.drafts.judgement import Judgement
 from gptfast_cli.render.judgement_markdown import write_markdown
+from sample_judgement import judgement
 
 COMMAND = "gptfast speculate --draft tiny-draft"
 

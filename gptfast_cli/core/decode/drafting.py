@@ -2,6 +2,9 @@
 
 import torch
 
+from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.checkpoints.resolve import resolve
+from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.advice import find_advice
 from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.decode.depth import AdaptiveDepth, FixedDepth
@@ -72,8 +75,10 @@ def open_draft_model(
     """
     if name.startswith(SELF):
         return (yield from _requantized(name.removeprefix(SELF), target, settings, placing))
+    found = resolve(name, settings)
+    _check_size(found.name, open_checkpoint(found.path).config, target, n_tokens)  # before anything large is read
     draft = yield from load(name, settings, placing, role="Draft")
-    _check_fit(draft, target, n_tokens)
+    _check_tokens(draft, target)
     return draft.model, draft.seconds
 
 
@@ -99,26 +104,31 @@ def _requantized(scheme: str, target: LoadedModel, settings: Settings, placing: 
     return model, watch.seconds
 
 
-def _check_fit(draft: LoadedModel, target: LoadedModel, n_tokens: int) -> None:
-    pair = f"{draft.name} cannot draft for {target.name}"
-    ours, theirs = target.config.vocab_size, draft.config.vocab_size
+def _check_size(name: str, config: ModelConfig, target: LoadedModel, n_tokens: int) -> None:
+    ours, theirs = target.config.vocab_size, config.vocab_size
     if ours != theirs:
-        raise UsageError(f"{pair}: it has {theirs:,} tokens, and the target {ours:,}.", _ANOTHER)
-    if target.tokenizer is not None and draft.tokenizer is not None:
-        sample = first_difference(target.tokenizer.vocabulary, draft.tokenizer.vocabulary)
-        if sample is not None:
-            raise UsageError(f"{pair}: its tokenizer gives other tokens for {sample!r}.", _ANOTHER)
-        for what in ("bos_id", "stop_ids"):
-            here, there = getattr(target.tokenizer, what), getattr(draft.tokenizer, what)
-            if here != there:
-                raise UsageError(
-                    f"{pair}: its {_SPECIAL[what]} is {_shown(there)}, the target's {_shown(here)}.", _ANOTHER
-                )
-    if draft.config.max_context < n_tokens:
         raise UsageError(
-            f"{pair} here: it holds {draft.config.max_context:,} tokens, and the text may reach {n_tokens:,}.",
-            f"Add --max-context {draft.config.max_context}, or lower --max-new-tokens.",
+            f"{name} cannot draft for {target.name}: it has {theirs:,} tokens, and the target {ours:,}.", _ANOTHER
         )
+    if config.max_context < n_tokens:
+        raise UsageError(
+            f"{name} cannot draft for {target.name} here: it holds {config.max_context:,} tokens, and the text may "
+            f"reach {n_tokens:,}.",
+            f"Add --max-context {config.max_context}, or lower --max-new-tokens.",
+        )
+
+
+def _check_tokens(draft: LoadedModel, target: LoadedModel) -> None:
+    if target.tokenizer is None or draft.tokenizer is None:
+        return
+    pair = f"{draft.name} cannot draft for {target.name}"
+    sample = first_difference(target.tokenizer.vocabulary, draft.tokenizer.vocabulary)
+    if sample is not None:
+        raise UsageError(f"{pair}: its tokenizer gives other tokens for {sample!r}.", _ANOTHER)
+    for what in ("bos_id", "stop_ids"):
+        here, there = getattr(target.tokenizer, what), getattr(draft.tokenizer, what)
+        if here != there:
+            raise UsageError(f"{pair}: its {_SPECIAL[what]} is {_shown(there)}, the target's {_shown(here)}.", _ANOTHER)
 
 
 _ANOTHER = "A draft has the very vocabulary of its target; --draft ngram and --draft self:int8 go with every model."

@@ -10,19 +10,19 @@ LEAST_GAIN = 1.03
 
 
 def picks_of(drafts: Sequence[DraftJudgement]) -> tuple[Pick, ...]:
-    """The best cell for each temperature and batch size; none where the best gains next to nothing."""
+    """The best cell for each temperature and batch size; none where no draft is faster for sure, and by enough."""
     picks = []
     for temperature in dict.fromkeys(draft.temperature for draft in drafts):
         alike = [draft for draft in drafts if draft.temperature == temperature]
         for batch_size in dict.fromkeys(cell.batch_size for draft in alike for cell in draft.grid):
-            cells = [(each.draft, cell) for each in alike for cell in each.grid if cell.batch_size == batch_size]
-            draft, best = max(cells, key=lambda pair: pair[1].predicted.value)
-            pays = best.predicted.value >= LEAST_GAIN
-            picks.append(
-                Pick(temperature, batch_size, draft, best.k, best.predicted)
-                if pays
-                else Pick(temperature, batch_size, None, None, None)
-            )
+            paying = [
+                Pick(temperature, batch_size, draft.draft, cell.k, cell.predicted)
+                for draft in alike
+                for cell in draft.grid
+                if cell.batch_size == batch_size and cell.predicted.value >= LEAST_GAIN and cell.predicted.low > 1
+            ]
+            none = Pick(temperature, batch_size, None, None, None)
+            picks.append(max(paying, key=lambda pick: pick.speedup.value if pick.speedup else 0.0, default=none))
     return tuple(picks)
 
 
