@@ -128,6 +128,16 @@ def test_what_is_no_prompt_is_refused(asked: SpeculateRequest, tmp_path: Path, l
         judged(asked, prompts=tmp_path / "none")
 
 
+def test_a_target_that_says_nothing_cannot_be_judged(asked: SpeculateRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: Any) -> Any:
+        yield Progress("write texts", 0, 1, "tokens")
+        return []
+
+    monkeypatch.setattr("gptfast_cli.core.jobs.speculate.write_texts", silent)
+    with pytest.raises(UsageError, match="tiny says nothing"):
+        judged(asked)
+
+
 def test_a_shape_is_judged_by_assumed_agreement(asked: SpeculateRequest) -> None:
     told = judged(
         asked, model=f"{SMALL}:int8", drafts=(SMALL, "self:int4"), alpha=0.8, temperatures=(0.0,), max_new_tokens=40
@@ -160,6 +170,7 @@ def test_a_shape_can_draft_for_a_model(asked: SpeculateRequest) -> None:
         ({"batch_sizes": ()}, "--batch-size must be at least 1"),
         ({"drafts": ("self:int9",)}, "no quantised scheme"),
         ({"max_new_tokens": 1}, "--max-new-tokens must be at least 2"),
+        ({"temperatures": ()}, "--temperature needs a number"),
         ({"model": f"{SMALL}:int4-gx", "drafts": (SMALL,), "alpha": 0.5, "temperatures": (0.0,)}, "no size of a group"),
     ],
 )

@@ -119,7 +119,10 @@ def _agree(findings: Findings, runner: Runner, request: SpeculateRequest, limits
     reader = Reader(Runner(runner.model, 1))
     for temperature in request.temperatures:
         sampling = replace(request.sampling, temperature=temperature)
-        texts = yield from _texts(findings, runner, sampling, limits)
+        # a text of one token is the prefill's alone
+        texts = [text for text in (yield from _texts(findings, runner, sampling, limits)) if len(text.tokens) > 1]
+        if not texts:
+            raise UsageError(f"{findings.target.name} says nothing after these prompts.", "Take others: --prompts FILE")
         findings.texts[temperature], findings.n_read[temperature] = texts, 0
         agreements = {each.name: each.new_agreement() for each in findings.contestants}
         findings.agreements |= {(name, temperature): each for name, each in agreements.items()}
@@ -197,6 +200,8 @@ def _check(request: SpeculateRequest) -> None:
     """Raise UsageError for whatever can be seen to be wrong before a model is loaded."""
     for temperature in request.temperatures:
         check(replace(request.sampling, temperature=temperature))
+    if not request.temperatures:
+        raise UsageError("--temperature needs a number.", "Such as --temperature 0,0.8")
     check_seed(request.seed)
     check_at_least(
         1,
