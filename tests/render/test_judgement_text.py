@@ -6,10 +6,10 @@ from io import BytesIO, StringIO
 
 import pytest
 from judgement_cases import CASES, LONG, Terminal, Written, interrupted, of_many, of_one, with_gaps, without_costs
-from sample_judgement import judgement
 
 from gptfast_cli.core.measure.drafts.judgement import Interval, Judgement
 from gptfast_cli.render.judgement_text import write_judgement
+from sample_judgement import judgement
 
 
 def text(of: Judgement) -> str:
@@ -171,3 +171,15 @@ def test_a_grid_that_is_too_wide_is_folded_and_loses_nothing() -> None:
     last = [line for line in written.split("\n") if re.match(r" *16  [^\[]*$", line)]
     # of each of 12 drafts: k 16 with 14.4 at each of 11 batch sizes
     assert sum(line.count("14.4") for line in last) == 12 * 11
+
+
+def test_a_machine_that_was_busy_is_told() -> None:
+    calm = judgement()
+    noisy = replace(
+        calm,
+        proofs=tuple(
+            replace(proof, measured=Interval(1.0, 0.8, 1.3)) if proof.draft is None else proof for proof in calm.proofs
+        ),
+    )
+    assert "The machine was not calm" not in text(calm)
+    assert "equal runs of plain decoding came to 0.80 to 1.30" in " ".join(text(noisy).split())

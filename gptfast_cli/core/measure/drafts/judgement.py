@@ -13,6 +13,9 @@ Basis: TypeAlias = Literal["on-policy", "proxy", "assumed"]
 """What agreement was measured on: text of the target itself, given text, or nothing: it was assumed."""
 
 
+_CALM = 1.1  # times that the fastest of a few equal runs may be faster than the slowest
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A number, and where it lies in 95 of 100 bootstrap samples, taken by prompt."""
@@ -205,3 +208,9 @@ class Judgement:
     median_error: float | None
     verdict: str
     is_interrupted: bool = False
+
+    @property
+    def unrest(self) -> Interval | None:
+        """Plain decoding against itself, where its runs differ by more than a tenth; None on a calm machine."""
+        spreads = [proof.measured for proof in self.proofs if proof.draft is None]
+        return next((each for each in spreads if each.high > _CALM * each.low), None)
