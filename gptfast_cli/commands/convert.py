@@ -28,7 +28,7 @@ def convert(
             metavar="SOURCE",
             autocompletion=complete_cached,
             show_default=False,
-            help="A folder, or org/name in the Hugging Face cache.",
+            help="A folder, a file, or org/name in the Hugging Face cache.",
         ),
     ],
     *,
@@ -47,14 +47,18 @@ def convert(
         typer.Option(metavar="MODEL", autocompletion=complete_model, help="Take the tokenizer of another model."),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read it all once more, and compare it with its SHA-256.")
+        bool,
+        typer.Option("--verify", help="Compare all of it with its SHA-256, and logits with transformers if installed."),
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Open pickled files: .bin and .pth of makers whom you trust.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is there already.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Turn a Hugging Face model into a checkpoint, and make it the current one.
+    """Turn a model of Hugging Face, Meta, gpt-fast or llama2.c into a checkpoint, and make it the current one.
 
     The folder that it was written to goes to stdout.
     """
@@ -68,6 +72,7 @@ def convert(
             dtype=dtype,
             tokenizer_from=tokenizer_from,
             verify=verify,
+            allow_pickle=allow_pickle,
             force=force,
         )
         converted = show(run(request), show_progress)

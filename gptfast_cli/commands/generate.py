@@ -42,6 +42,7 @@ from gptfast_cli.commands.generate_options import (
     TopKOption,
     TopPOption,
     UnorderedOption,
+    VerifyWeightsOption,
 )
 from gptfast_cli.commands.prompt import PromptSources
 from gptfast_cli.core.decode.drafts import DEFAULT_DEPTH
@@ -117,6 +118,7 @@ def generate(
     threads: ThreadsOption = None,
     backend: BackendOption = None,
     activations: ActivationsOption = None,
+    verify_weights: VerifyWeightsOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -144,7 +146,7 @@ def generate(
 
     settings = load_settings()
     chosen = backend or ("reference" if compile or compile_prefill else None)  # it is PyTorch that compiles
-    placing = Placing(device, dtype, threads, chosen, activations)
+    placing = Placing(device, dtype, threads, chosen, activations, verify_weights)
     compiling = Compiling(decode=compile, prefill=compile_prefill)
     chat_options = ChatOptions(chat, system, chat_template)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)

@@ -166,3 +166,6 @@ ProfileOption = Annotated[
         help="Write a trace to open in Perfetto: .json or .json.gz.",
     ),
 ]
+VerifyWeightsOption = Annotated[
+    bool, typer.Option("--verify-weights", help="Compare the weights with their SHA-256 before they are loaded.")
+]

@@ -13,6 +13,7 @@ from gptfast_cli.core.errors import CorruptError
 
 _LARGEST_INTEGER = 2**53  # beyond it, JSON readers differ
 _LARGEST_NUMBER = 1e300
+_MAX_FILE_BYTES = 32_000_000  # the largest index in use has 9 million
 
 
 class Fields:
@@ -103,6 +104,11 @@ class Fields:
 
 def read_fields(path: Path) -> Fields:
     """The JSON object that a file holds; CorruptError where there is none, OSError where the file cannot be read."""
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise CorruptError(
+            f"{path.name}: has {path.stat().st_size / 1e6:.0f} MB, and no such file is that large",
+            "Fetch or convert the model again.",
+        )
     return parse_fields(path.read_bytes(), path.name)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, TokenizerFiles
 from gptfast_cli.core.checkpoints.manifest import Manifest, Provenance
 from gptfast_cli.core.checkpoints.reader import open_stored
+from gptfast_cli.core.checkpoints.resumable import write_checkpoint
 from gptfast_cli.core.checkpoints.shard import DTYPES, open_shard
 from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, header, write_shard
-from gptfast_cli.core.checkpoints.writer import write_checkpoint
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.families import families
 from gptfast_cli.core.formats import Weight, quantized
@@ -47,7 +47,7 @@ def weight(name: str, of: Contents) -> Weight:
 
 def written(folder: Path, of: Contents, *, shard_bytes: int = 10**9) -> Manifest:
     return drained(
-        write_checkpoint(folder, of, read=lambda name: weight(name, of), force=False, shard_bytes=shard_bytes)
+        write_checkpoint(folder, of, lambda name: weight(name, of), identity="x", force=False, shard_bytes=shard_bytes)
     )[1]
 
 
@@ -93,7 +93,7 @@ def test_only_one_weight_is_held_at_a_time(tmp_path: Path) -> None:
         given.extend(weakref.ref(tensor) for tensor in made.parts.values())
         return made
 
-    drained(write_checkpoint(tmp_path / "m", of, read=read, force=False))
+    drained(write_checkpoint(tmp_path / "m", of, read, identity="x", force=False))
     assert len(given) == sum(len(planned.parts) for planned in of.weights.values())
 
 

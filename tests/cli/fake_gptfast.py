@@ -38,6 +38,7 @@ class Placing:
     threads: int | None
     backend: str | None
     activations: str | None
+    verify: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,3 +71,28 @@ def test_a_model_that_is_nowhere_ends_with_3(gptfast: CommandLine) -> None:
     outcome = gptfast.run("generate", "x", "-m", "no/such")
     assert outcome.returncode == 3
     assert outcome.stderr.startswith(b"error: ") and len(outcome.stderr.splitlines()) <= 5
+
+
+def test_a_pickle_ends_with_6_and_says_how_to_allow_it(gptfast: CommandLine, hf_folder: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(hf_folder)
+    torch.save(model.state_dict(), hf_folder / "pytorch_model.bin")
+    (hf_folder / "model.safetensors").unlink()
+    for command in (("convert", str(hf_folder)), ("generate", "--model", str(hf_folder), "--prompt-ids", "1")):
+        refused = gptfast.run(*command)
+        assert refused.returncode == 6
+        assert f"gptfast convert {hf_folder} --allow-pickle" in refused.stderr.decode()
+    assert gptfast.run("convert", str(hf_folder), "--allow-pickle", "--verify").returncode == 0
+
+
+def test_weights_are_verified_where_that_is_asked(gptfast: CommandLine, hf_folder: Path) -> None:
+    path = Path(gptfast.run("convert", str(hf_folder), "--quiet").stdout.decode().strip())
+    shard = path / "weights-00001.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    generate = ("generate", "--prompt-ids", "1,2", "--max-new-tokens", "2")
+    assert gptfast.run(*generate).returncode == 0
+    refused = gptfast.run(*generate, "--verify-weights")
+    assert refused.returncode == 6
+    assert "weights-00001.safetensors: head.weight" in refused.stderr.decode()
+    assert f"gptfast convert small --out {path} --force" in refused.stderr.decode()

@@ -205,8 +205,8 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object], type[GptFastError], str]]
     "pickled weights only": (
         "single",
         lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"),
-        UsageError,
-        "does not unpickle",
+        CorruptError,
+        "is a pickle",
     ),
     "no weights": ("single", lambda f: (f / WEIGHTS).unlink(), CorruptError, WEIGHTS),
     "no config": (

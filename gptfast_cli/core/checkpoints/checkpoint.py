@@ -11,6 +11,7 @@ from torch import Tensor
 from gptfast_cli.core.checkpoints.manifest import TokenizerEntry
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.events import Progress
 from gptfast_cli.core.formats import Weight
 
 
@@ -79,10 +80,32 @@ class Checkpoint(Protocol):
         """What a manifest says of the tokenizer; None where there is no manifest or no tokenizer."""
         ...
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the weights."""
+        ...
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know of how it was read, a sentence each; none as a rule."""
+        ...
+
+    def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
+        """The dtype of each stored tensor of a weight."""
+        ...
+
     def weight(self, name: str) -> Weight:
         """A weight by our name for it, as in `weight_shapes`; mapped from its file where it is stored as one tensor."""
         ...
 
     def pieces(self, name: str) -> Iterator[Piece]:
         """The stored tensors that make a weight, one after the other, each mapped from its file."""
+        ...
+
+    def verify(self) -> Iterator[Progress]:
+        """Read every byte and compare it with its SHA-256.
+
+        Raises CorruptError with file and tensor, and the command that makes it anew; UsageError where there is none
+        to compare with.
+        """
         ...

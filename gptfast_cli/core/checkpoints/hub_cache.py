@@ -11,6 +11,7 @@ from pathlib import Path
 
 _PREFIX = "models--"
 _MAX_NAME = 200
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPO = re.compile(r"(?:hf://)?(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -37,6 +38,23 @@ def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
     commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
     path = folder / "snapshots" / commit
     return Snapshot(repo, commit, path) if path.is_dir() else None
+
+
+def snapshot_at(path: Path) -> Snapshot | None:
+    """The snapshot whose folder this is; None where the folder is no snapshot of a hub cache."""
+    repo = path.parent.parent.name
+    if path.parent.name != "snapshots" or not repo.startswith(_PREFIX):
+        return None
+    return Snapshot(repo.removeprefix(_PREFIX).replace("--", "/", 1), path.name, path)
+
+
+def blob_sha256(file: Path) -> str | None:
+    """The SHA-256 that the hub gave for a file of a snapshot; None where it gave none, or the file is elsewhere.
+
+    A file of a snapshot is a link to `blobs/<etag>`, and the etag of a large file is its SHA-256.
+    """
+    blob = file.resolve()
+    return blob.name if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) else None
 
 
 def cached_repos(hf_cache: Path) -> Iterator[str]:

@@ -3,7 +3,7 @@
 A folder of another layout that a source knows, such as a Hugging Face snapshot, opens in place as the same thing.
 """
 
-import hashlib
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,12 @@ from pathlib import Path
 import torch
 
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
+from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE
+from gptfast_cli.core.checkpoints.hashes import sha256_of
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Manifest, TokenizerEntry, read_manifest, tensor_name
+from gptfast_cli.core.checkpoints.shard import DTYPES as SAFETENSORS_DTYPES
 from gptfast_cli.core.checkpoints.shard import Shard, open_shard
-from gptfast_cli.core.checkpoints.sources import sources
+from gptfast_cli.core.checkpoints.sources import sources_by_rank
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import DTYPES
 from gptfast_cli.core.errors import CorruptError, NotFoundError
@@ -21,8 +24,9 @@ from gptfast_cli.core.events import Progress
 from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.model.weights import weight_shapes
 
-_CHUNK_BYTES = 1 << 24
 _AGAIN = "The checkpoint is damaged: convert or download it again."
+_OTHER_BYTES = "its bytes are not those that were written (SHA-256 differs)"
+_FETCH = "Fetch the repository again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,20 @@ class StoredCheckpoint:
         """See Checkpoint."""
         return self.manifest.tokenizer
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See Checkpoint."""
+        return tuple(shard.path for shard in self.shards.values())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """See Checkpoint."""
+        return ()
+
+    def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
+        """See Checkpoint."""
+        return tuple(SAFETENSORS_DTYPES[part.dtype] for part in self.manifest.weights[name].parts.values())
+
     def weight(self, name: str) -> Weight:
         """See Checkpoint."""
         stored = self.manifest.weights[name]
@@ -81,35 +99,41 @@ class StoredCheckpoint:
             yield Piece(f"{at.file}: {tensor}", self.shards[at.file].tensor(tensor))
 
     def verify(self) -> Iterator[Progress]:
-        """Read every byte and compare it with the manifest's SHA-256; raises CorruptError with file and tensor."""
-        done = 0
+        """See Checkpoint; the hashes are those in the manifest."""
+        done, again = 0, _making_again(self)
         for name, weight in self.manifest.weights.items():
             for part, at in weight.parts.items():
                 stored = self.shards[at.file].tensors[tensor_name(name, part)]
                 place = f"{at.file}: {tensor_name(name, part)}"
-                _check_bytes(self.path / at.file, at.sha256, place=place, start=stored.start, end=stored.end)
+                if sha256_of(self.path / at.file, stored.start, stored.end) != at.sha256:
+                    raise CorruptError(f"{place}: {_OTHER_BYTES}", again)
                 done += at.n_bytes
                 yield Progress("verify", done, self.n_bytes, "bytes")
         for file, sha256 in (self.manifest.tokenizer.files if self.manifest.tokenizer else {}).items():
             path = self.path / file
             if not path.is_file():
-                raise CorruptError(f"{file}: missing in {self.path}", _AGAIN)
-            _check_bytes(path, sha256, place=file, start=0, end=path.stat().st_size)
+                raise CorruptError(f"{file}: missing in {self.path}", again)
+            if sha256_of(path) != sha256:
+                raise CorruptError(f"{file}: {_OTHER_BYTES}", again)
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a checkpoint, or a folder of another layout in place.
+def open_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+    """Open a checkpoint, or a folder or file of another layout in place.
 
     Headers are read and checked, weights are not. Raises NotFoundError where the folder holds no model, CorruptError
-    where its files contradict one another, UsageError where it needs what gptfast lacks.
+    where its files contradict one another or it is pickled and that is not allowed, UsageError where it needs what
+    gptfast lacks.
     """
-    if (folder / MANIFEST_FILE).is_file():
-        return open_stored(folder)
-    for name in sources:
-        if sources[name].holds(folder):
-            return sources[name].open(folder)
-    looked_for = ", ".join([MANIFEST_FILE, *(sources[name].looks_for for name in sources)])
-    raise NotFoundError(f"{folder}: holds no model (looked for {looked_for}).", "Name the folder that holds the files.")
+    if (path / MANIFEST_FILE).is_file():
+        return open_stored(path)
+    by_rank = sources_by_rank()
+    for source in by_rank:
+        if source.holds(path):
+            return source.open(path, allow_pickle=allow_pickle)
+    looked_for = ", ".join([MANIFEST_FILE, *(source.looks_for for source in by_rank)])
+    if (path / CONFIG_FILE).is_file():
+        raise CorruptError(f"{path}: has a config.json but no weights (looked for {looked_for}).", _FETCH)
+    raise NotFoundError(f"{path}: holds no model (looked for {looked_for}).", "Name the folder that holds the files.")
 
 
 def open_stored(folder: Path) -> StoredCheckpoint:
@@ -167,11 +191,14 @@ def _check_parts(checkpoint: StoredCheckpoint) -> None:
             raise CorruptError(f"{MANIFEST_FILE}: {why}", _AGAIN)
 
 
-def _check_bytes(path: Path, sha256: str, *, place: str, start: int, end: int) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(start)
-        for position in range(start, end, _CHUNK_BYTES):
-            digest.update(file.read(min(_CHUNK_BYTES, end - position)))
-    if digest.hexdigest() != sha256:
-        raise CorruptError(f"{place}: its bytes are not those that were written (SHA-256 differs)", _AGAIN)
+def _making_again(checkpoint: StoredCheckpoint) -> str:
+    """The commands that write the checkpoint anew in its place, from where its manifest says that it came."""
+    origin = checkpoint.manifest.provenance
+    source, place = shlex.quote(origin.source), f"--out {shlex.quote(str(checkpoint.path))} --force"
+    if origin.rounding is not None:
+        return f"Make it again: gptfast quantize {source} --mode {checkpoint.scheme} {place}"
+    if origin.revision is None:
+        return f"Make it again: gptfast convert {source} {place}"
+    revision = shlex.quote(origin.revision)
+    fetch = f"gptfast download {source} --revision {revision}"
+    return f"Fetch it again: {fetch} && gptfast convert {source}@{revision} {place}"

@@ -35,16 +35,21 @@ def resolve(model: str | None, settings: Settings) -> Resolved:
     return _named(BUNDLED[0], settings)
 
 
-def as_folder(text: str) -> Path | None:
-    """The folder that a text is the path of; None where there is none, UsageError where it is a file's."""
+def as_path(text: str) -> Path | None:
+    """The file or folder that a text is the path of; None where there is none."""
     path = Path(text).expanduser()
     try:
-        is_file, is_folder = path.is_file(), path.is_dir()
+        return path if path.is_file() or path.is_dir() else None
     except OSError:  # too long for a path, or not ours to look at
         return None
-    if is_file:
+
+
+def as_folder(text: str) -> Path | None:
+    """The folder that a text is the path of; None where there is none, UsageError where it is a file's."""
+    path = as_path(text)
+    if path is not None and path.is_file():
         raise UsageError(f"{text}: is a file.", f"Name the folder that holds it: {path.parent}")
-    return path if is_folder else None
+    return path
 
 
 def _named(model: str, settings: Settings) -> Resolved:

@@ -6,19 +6,23 @@ whose bytes are others is written again. What comes out is the same to the byte,
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gptfast_cli.core.checkpoints.contents import Contents
-from gptfast_cli.core.checkpoints.manifest import StoredWeight, tensor_name
+from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight
+from gptfast_cli.core.checkpoints.manifest import Manifest, StoredWeight, read_manifest, tensor_name
 from gptfast_cli.core.checkpoints.shard import Shard, open_shard
 from gptfast_cli.core.checkpoints.shard_writer import tensor_sha256
 from gptfast_cli.core.checkpoints.staging import resumable_folder, write_synced
 from gptfast_cli.core.checkpoints.weights_writer import planned_tensors, stored_weights, weights_file, write_weights
 from gptfast_cli.core.checkpoints.writer import check_place, check_space, complete
-from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.errors import CorruptError, UsageError
+from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.fields import read_fields
 from gptfast_cli.core.formats import Weight
+
+SHARD_BYTES = 4_000_000_000
 
 
 class BlockWriter:
@@ -55,8 +59,15 @@ class BlockWriter:
 
     def write(self, number: int, read: Callable[[str], Weight]) -> None:
         """Write a block and wait until it is on the disk; `read` gives each weight when its turn comes."""
-        file, plan = self._file(number), self._plans[number]
-        digests = {tensor: sha256 for tensor, sha256, _ in write_weights(file, plan, read)}
+        for _ in self.steps(number, read):
+            pass
+
+    def steps(self, number: int, read: Callable[[str], Weight]) -> Iterator[int]:
+        """Like `write`, one tensor at a time; yields the bytes of each."""
+        file, plan, digests = self._file(number), self._plans[number], {}
+        for tensor, sha256, n_bytes in write_weights(file, plan, read):
+            digests[tensor] = sha256
+            yield n_bytes
         write_synced(_digest_file(file), json.dumps(digests))
         self._stored[number] = stored_weights(file.name, plan, digests)
 
@@ -100,15 +111,66 @@ def resumable_checkpoint(
 
     Until then `folder` is as it was, and what is finished is kept for a run of the same identity. Raises UsageError
     where something is there already (`force` replaces a checkpoint, and nothing else) or another process is at it,
-    DiskFullError where there is or turns out to be too little space.
+    DiskFullError where there is or turns out to be too little space. After an error of the source nothing is kept.
     """
     check_place(folder, force=force)
     folder = folder.resolve()
     with resumable_folder(folder, identity, replace=force) as staging:
         writer = BlockWriter(staging, contents, blocks)
         check_space(folder, writer.missing_bytes)
-        yield writer
+        try:
+            yield writer
+        except (CorruptError, UsageError):
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
         writer.complete()
+
+
+def write_checkpoint(
+    folder: Path,
+    contents: Contents,
+    read: Callable[[str], Weight],
+    *,
+    identity: str,
+    force: bool,
+    shard_bytes: int = SHARD_BYTES,
+) -> Job[Manifest]:
+    """Write a checkpoint shard by shard; `read` gives each weight when its turn comes, and only one is held at a time.
+
+    A shard holds at most `shard_bytes`, or one weight. Otherwise as `resumable_checkpoint`.
+    """
+    blocks = list(_shards(contents.weights, shard_bytes))
+    with resumable_checkpoint(folder, contents, blocks, identity=identity, force=force) as writer:
+        if writer.n_found:
+            yield Note(f"Going on after {writer.n_found} of {len(blocks)} files, which an earlier run finished.")
+        try:
+            yield from _write_missing(writer, len(blocks), contents.n_bytes, read)
+        except KeyboardInterrupt:
+            yield Note("Stopped. Finished files are kept: the same command goes on from there.")
+            raise
+    return read_manifest(folder)
+
+
+def _write_missing(writer: BlockWriter, n_blocks: int, total: int, read: Callable[[str], Weight]) -> Iterator[Progress]:
+    done = total - writer.missing_bytes
+    for number in range(n_blocks):
+        if not writer.has(number):
+            for n_bytes in writer.steps(number, read):
+                done += n_bytes
+                yield Progress("write", done, total, "bytes")
+
+
+def _shards(weights: Mapping[str, PlannedWeight], shard_bytes: int) -> Iterator[list[str]]:
+    """Cut the weights, in their order, into runs of at most `shard_bytes`, or of one weight."""
+    shard: list[str] = []
+    total = 0
+    for name, weight in weights.items():
+        if shard and total + weight.n_bytes > shard_bytes:
+            yield shard
+            shard, total = [], 0
+        shard.append(name)
+        total += weight.n_bytes
+    yield shard
 
 
 def _digest_file(file: Path) -> Path:

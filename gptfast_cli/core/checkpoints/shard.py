@@ -26,6 +26,7 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
+CODES = {dtype: code for code, dtype in DTYPES.items()}
 LENGTH_BYTES = 8
 
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit

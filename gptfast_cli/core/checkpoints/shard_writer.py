@@ -12,9 +12,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.checkpoints.shard import DTYPES, LENGTH_BYTES
+from gptfast_cli.core.checkpoints.shard import CODES, LENGTH_BYTES
 
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
 _ALIGNMENT = 64  # the first tensor starts on a cache line
 _CHUNK_BYTES = 1 << 24
 
@@ -29,7 +28,7 @@ class PlannedTensor:
     @property
     def code(self) -> str:
         """The dtype as safetensors spells it."""
-        return _CODES[self.dtype]
+        return CODES[self.dtype]
 
     @property
     def n_bytes(self) -> int:

@@ -60,6 +60,8 @@ def resumable_folder(place: Path, identity: str, *, replace: bool) -> Iterator[P
             _publish(staging, place, replace=replace)
     finally:
         if lock is not None:
+            with contextlib.suppress(OSError):
+                staging.rmdir()  # where nothing was written there is nothing to go on with
             os.close(lock)
 
 

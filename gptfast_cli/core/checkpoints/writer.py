@@ -1,51 +1,16 @@
-"""Writing a checkpoint: shard by shard in bounded memory, the manifest last, the folder into place by a rename."""
+"""What every way of writing a checkpoint begins and ends with: a free place, room on the disk; the manifest, last."""
 
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, TokenizerFiles
+from gptfast_cli.core.checkpoints.contents import Contents, TokenizerFiles
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Manifest, StoredWeight, TokenizerEntry
-from gptfast_cli.core.checkpoints.staging import staged_folder, sync_folder, write_synced
-from gptfast_cli.core.checkpoints.weights_writer import stored_weights, weights_file, write_weights
+from gptfast_cli.core.checkpoints.staging import sync_folder, write_synced
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.errors import DiskFullError, UsageError
-from gptfast_cli.core.events import Job, Progress
-from gptfast_cli.core.formats import Weight
-
-SHARD_BYTES = 4_000_000_000
-
-
-def write_checkpoint(
-    folder: Path,
-    contents: Contents,
-    *,
-    read: Callable[[str], Weight],
-    force: bool,
-    shard_bytes: int = SHARD_BYTES,
-) -> Job[Manifest]:
-    """Write a checkpoint to `folder`; `read` gives each weight when its turn comes, and only one is held at a time.
-
-    A shard holds at most `shard_bytes`, or one weight. Until the end `folder` is as it was, whatever happens. Raises
-    UsageError where something is there already (`force` replaces a checkpoint, and nothing else), DiskFullError
-    where there is or turns out to be too little space.
-    """
-    check_place(folder, force=force)
-    folder = folder.resolve()
-    check_space(folder, contents.n_bytes)
-    with staged_folder(folder, replace=force) as staging:
-        stored: dict[str, StoredWeight] = {}
-        done = 0
-        for number, weights in enumerate(_shards(contents.weights, shard_bytes), start=1):
-            file, digests = weights_file(number), {}
-            for tensor, sha256, n_bytes in write_weights(staging / file, weights, read):
-                digests[tensor] = sha256
-                done += n_bytes
-                yield Progress("write", done, contents.n_bytes, "bytes")
-            stored |= stored_weights(file, weights, digests)
-        return complete(staging, contents, stored)
 
 
 def complete(folder: Path, contents: Contents, stored: Mapping[str, StoredWeight]) -> Manifest:
@@ -77,19 +42,6 @@ def check_space(folder: Path, n_bytes: int) -> None:
             f"{folder.name}: needs {n_bytes / 1e9:.2f} GB in {parent}, and {free / 1e9:.2f} GB are free.",
             "Free some space, or write to another disk.",
         )
-
-
-def _shards(weights: Mapping[str, PlannedWeight], shard_bytes: int) -> Iterator[dict[str, PlannedWeight]]:
-    """Cut the weights, in their order, into runs of at most `shard_bytes`, or of one weight."""
-    shard: dict[str, PlannedWeight] = {}
-    n_bytes = 0
-    for name, weight in weights.items():
-        if shard and n_bytes + weight.n_bytes > shard_bytes:
-            yield shard
-            shard, n_bytes = {}, 0
-        shard[name] = weight
-        n_bytes += weight.n_bytes
-    yield shard
 
 
 def _copy_tokenizer(staging: Path, tokenizer: TokenizerFiles) -> TokenizerEntry:

@@ -29,6 +29,7 @@ class Placing:
 
     backend:     cpu or reference; None takes the engine of the CPU where it can run the model
     activations: "float" lets products with quantised weights take float inputs; else the backend may round these
+    verify:      compare the weights with their SHA-256 before they are read
     """
 
     device: str = "auto"
@@ -36,6 +37,7 @@ class Placing:
     threads: int | None = None
     backend: str | None = None
     activations: str | None = None
+    verify: bool = False
 
     def check(self) -> None:
         """Raise UsageError for activations that are none."""

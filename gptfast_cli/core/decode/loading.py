@@ -78,6 +78,8 @@ def load(
         f"{role}: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters, "
         f"{checkpoint.scheme} {dtype_name(dtype)} on {device}"
     )
+    if placing.verify:
+        yield from checkpoint.verify()
     parts = Parts(checkpoint.config, checkpoint.weight, checkpoint.n_bytes, device, dtype)
     model = yield from build(parts, placing, settings=settings, watch=watch, torch_backend=torch_backend)
     return LoadedModel(found.name, checkpoint, model, tokenizer, special.stop_ids, watch.seconds)

@@ -1,6 +1,7 @@
-"""Converting: a model's folder, or a repository in the Hugging Face cache, becomes a checkpoint."""
+"""Converting: a model's folder or file, or a repository in the Hugging Face cache, becomes a checkpoint."""
 
 import functools
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +13,23 @@ from gptfast_cli import __version__
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
 from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, TokenizerFiles, planned
 from gptfast_cli.core.checkpoints.current import write_current
+from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint
 from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
 from gptfast_cli.core.checkpoints.manifest import Provenance
 from gptfast_cli.core.checkpoints.names import free_name
-from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
-from gptfast_cli.core.checkpoints.resolve import as_folder, resolve
+from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
+from gptfast_cli.core.checkpoints.resolve import as_path, resolve
+from gptfast_cli.core.checkpoints.resumable import write_checkpoint
 from gptfast_cli.core.checkpoints.store import open_store, store_name
-from gptfast_cli.core.checkpoints.writer import check_place, write_checkpoint
+from gptfast_cli.core.checkpoints.writer import check_place
 from gptfast_cli.core.device import DTYPES, dtype_name
-from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.formats import Weight
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.formats.plain import plain
 from gptfast_cli.core.jobs.tokenizer_copy import tokenizer_copy
+from gptfast_cli.core.measure.oracle import LARGEST_DIFFERENCE, logit_difference, why_not
 from gptfast_cli.core.model.weights import weight_shapes
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.tokenizers import disagreements
@@ -35,11 +39,12 @@ from gptfast_cli.core.tokenizers import disagreements
 class ConvertRequest:
     """What to convert, and into what.
 
-    source:         a folder, or `org/name[@revision]` in the Hugging Face cache
+    source:         a folder, a file, or `org/name[@revision]` in the Hugging Face cache
     out:            the folder to write; None is the store, under the source's name
     dtype:          bfloat16, float16 or float32; None keeps that of each tensor
     tokenizer_from: a model whose tokenizer is taken; None takes the source's own
-    verify:         read everything once more at the end and compare it with its SHA-256
+    verify:         read everything once more at the end, compare it with its SHA-256, and logits with transformers'
+    allow_pickle:   open pickled files, with torch's restricted unpickler
     force:          replace a checkpoint that is there already
     """
 
@@ -49,6 +54,7 @@ class ConvertRequest:
     dtype: str | None = None
     tokenizer_from: str | None = None
     verify: bool = False
+    allow_pickle: bool = False
     force: bool = False
 
 
@@ -64,25 +70,30 @@ class Converted:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
+    """What is converted: a repository, a folder or a file."""
+
     path: Path
-    name: str
-    revision: str | None
+    repo: str | None = None
+    revision: str | None = None
 
 
 def run(request: ConvertRequest) -> Job[Converted]:
     """Convert a model, one weight at a time, and make it the current one.
 
     Raises NotFoundError where the source is not there, CorruptError with file and tensor where it is damaged or
-    holds NaN or infinite weights, UsageError where it needs what gptfast lacks, DiskFullError. The place that it is
-    written to stays as it was until all of it is there.
+    holds NaN or infinite weights, or is pickled and that is not allowed, UsageError where it needs what gptfast lacks,
+    DiskFullError. The place that it is written to stays as it was until all of it is there; the files that a run which
+    was stopped has finished are kept beside it for the same command to go on with.
     """
     source = _find(request.source, request.settings)
-    name = source.name if request.out else free_name(source.name)
+    checkpoint = open_checkpoint(source.path, allow_pickle=request.allow_pickle)
+    origin = source.repo or store_name(source.path.name if source.path.is_dir() else checkpoint.name)
+    name = origin if request.out else free_name(origin)
     place = request.out or open_store(request.settings).place(name)
     check_place(place, force=request.force)
-    checkpoint = open_checkpoint(source.path)
-    tokenizer_folder = _tokenizer_folder(request, source.path)
+    tokenizer_folder = _tokenizer_folder(request, checkpoint.path)
     tokenizer = _tokenizer(request, tokenizer_folder)
+    yield from map(Note, checkpoint.remarks)
     yield from _notes(tokenizer, checkpoint)
     yield from (Note(str(disagreement)) for disagreement in disagreements(tokenizer_folder))
     dtype = _dtype(request.dtype)
@@ -92,26 +103,52 @@ def run(request: ConvertRequest) -> Job[Converted]:
         dtype=dtype or checkpoint.dtype,
         weights=_plan(checkpoint, dtype),
         tokenizer=tokenizer,
-        provenance=Provenance(source.name, source.revision, f"gptfast {__version__}"),
+        provenance=Provenance(origin, source.revision, f"gptfast {__version__}"),
     )
     read = functools.partial(_read, checkpoint, contents)
-    manifest = yield from write_checkpoint(place, contents, read=read, force=request.force)
+    identity = _identity(checkpoint, contents)
+    manifest = yield from write_checkpoint(place, contents, read, identity=identity, force=request.force)
     if request.verify:
-        yield from open_stored(place).verify()
+        yield from _verify(checkpoint, open_stored(place))
     write_current(request.settings.home, request.out or name)
     return Converted(place, manifest.name, manifest.n_bytes, manifest.n_params)
 
 
+def _verify(source: Checkpoint, written: StoredCheckpoint) -> Job[None]:
+    yield from written.verify()
+    if not isinstance(source, ForeignCheckpoint):
+        return
+    obstacle = why_not(source)
+    if obstacle is not None:
+        yield Note(f"Logits are not compared: {obstacle}.")
+        return
+    difference = logit_difference(source, written)
+    if not difference <= LARGEST_DIFFERENCE:  # NaN is none either
+        raise GptFastError(
+            f"{written.path}: logits are not those of transformers: they differ by {difference:.2g} of the largest.",
+            "Every weight is as it was read, so this is a fault of gptfast: please report it with the model's name.",
+        )
+    yield Note(f"Logits are those of transformers; the largest difference is {difference:.1g} of the largest.")
+
+
 def _find(text: str, settings: Settings) -> _Source:
-    folder = as_folder(text)
-    if folder is not None:
-        return _Source(folder, store_name(folder.resolve().name), None)
+    path = as_path(text)
+    if path is not None:
+        # the links of a file are not followed: in the Hugging Face cache they lead to files without a name
+        return _Source(path.resolve() if path.is_dir() else path.absolute())
     snapshot = find_snapshot(settings.hf_cache, text)
     if snapshot is not None:
         return _Source(snapshot.path, snapshot.repo, snapshot.commit)
     raise NotFoundError(
-        f"{text}: is no folder, and no repository in the Hugging Face cache.", f"Fetch it: gptfast download {text}"
+        f"{text}: is no folder or file, and no repository in the Hugging Face cache.",
+        f"Fetch it: gptfast download {text}",
     )
+
+
+def _identity(checkpoint: Checkpoint, contents: Contents) -> str:
+    """What a conversion that goes on must have in common with the one that was stopped."""
+    stats = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in checkpoint.files]
+    return hashlib.sha256(f"{stats} {checkpoint.name} {contents}".encode()).hexdigest()[:16]
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
@@ -150,7 +187,7 @@ def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, Planne
     plan = {}
     for name, shape in weight_shapes(checkpoint.config).items():
         # shards may differ in dtype, as where norms were kept in float32
-        stored = functools.reduce(torch.promote_types, [piece.tensor.dtype for piece in checkpoint.pieces(name)])
+        stored = functools.reduce(torch.promote_types, checkpoint.dtypes(name))
         plan[name] = planned(plain(torch.empty(shape, dtype=dtype or stored, device="meta")))
     return plan
 

@@ -18,6 +18,8 @@ SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 GENERATION_CONFIG = "generation_config.json"
 
+_MAX_FILE_BYTES = 32_000_000  # those in use have up to 5 million
+
 ROLES = frozenset({"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"})
 
 
@@ -82,6 +84,8 @@ def damaged(path: Path, why: str) -> CorruptError:
 def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise damaged(path, f"larger than any such file ({path.stat().st_size / 1e6:.0f} MB)")
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

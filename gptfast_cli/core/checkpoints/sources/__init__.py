@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Protocol
 
-from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
+from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint
 from gptfast_cli.core.registry import Plugs
 
 
@@ -13,13 +13,24 @@ class Source(Protocol):
     looks_for: str
     """What a folder of this layout is known by, for the message that a folder holds no model."""
 
-    def holds(self, folder: Path) -> bool:
-        """Whether the folder is of this layout."""
+    rank: int
+    """Where a folder is of several layouts, the lowest rank is taken; a rank is used once."""
+
+    def holds(self, path: Path) -> bool:
+        """Whether a folder is of this layout, or a file a part of one that is."""
         ...
 
-    def open(self, folder: Path) -> Checkpoint:
-        """Open such a folder as it stands; errors as those of `open_checkpoint`."""
+    def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:
+        """Open what it holds as it stands; errors as those of `open_checkpoint`.
+
+        A pickle is opened only where that is allowed, else it is a CorruptError with the command that allows it.
+        """
         ...
 
 
 sources: Plugs[Source] = Plugs(__name__)
+
+
+def sources_by_rank() -> list[Source]:
+    """All sources, the one to take first."""
+    return sorted(sources.values(), key=lambda source: source.rank)

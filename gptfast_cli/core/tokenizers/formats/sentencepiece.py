@@ -6,6 +6,7 @@ Source: https://github.com/google/sentencepiece, src/sentencepiece_processor.cc.
 """
 
 import codecs
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,16 +19,21 @@ from gptfast_cli.core.tokenizers.written_out import WrittenOut
 
 # normalizer_spec { add_dummy_prefix: false } as protobuf writes it; appended to a model, it overrides the model's own
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _ABSENT = -1  # the id of BOS or EOS where the model was trained without one
 
 
 class SentencePieceVocabulary:
-    """The vocabulary of a tokenizer.model and of the tokens added to it."""
+    """The vocabulary of a tokenizer.model and of the tokens added to it.
+
+    Raises RuntimeError where the library cannot read the model, ValueError where a piece is not what it says.
+    """
 
     adds_bos = None
 
     def __init__(self, model: bytes, declared: Declarations) -> None:
         self._pieces = _processor(model)
+        _check_pieces(self._pieces)
         self._pieces_inside = _processor(model + _NO_DUMMY_PREFIX)
         n_pieces = self._pieces.vocab_size()
         named = ((self._piece_id(text), text) for text in declared.special_texts)
@@ -125,6 +131,14 @@ class SentencePieceStream:
         return str(self._pieces.decode([token_id]))
 
 
+def _check_pieces(pieces: SentencePieceProcessor) -> None:
+    """Raise ValueError where a piece is no text, or one that stands for a byte does not say which."""
+    ids = list(range(pieces.vocab_size()))
+    for piece, is_byte in zip(pieces.id_to_piece(ids), pieces.is_byte(ids), strict=True):
+        if is_byte and not _BYTE.fullmatch(piece):
+            raise ValueError(f"piece {piece!r:.60} stands for no byte")
+
+
 def _processor(model: bytes) -> SentencePieceProcessor:
     processor = SentencePieceProcessor()
     processor.LoadFromSerializedProto(model)
@@ -141,7 +155,7 @@ class SentencePiece:
         """See TokenizerFormat."""
         try:
             return SentencePieceVocabulary(path.read_bytes(), declared)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise damaged(path, "not a SentencePiece model, or cut short") from error
 
 
