@@ -8,11 +8,12 @@ from pathlib import Path
 
 from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, TokenizerFiles
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Manifest, StoredWeight, TokenizerEntry
-from gptfast_cli.core.checkpoints.staging import staged_folder, sync_folder, write_synced
+from gptfast_cli.core.checkpoints.staging import staged_folder
 from gptfast_cli.core.checkpoints.weights_writer import stored_weights, weights_file, write_weights
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.errors import DiskFullError, UsageError
 from gptfast_cli.core.events import Job, Progress
+from gptfast_cli.core.files import sync_folder, write_synced
 from gptfast_cli.core.formats import Weight
 
 SHARD_BYTES = 4_000_000_000
