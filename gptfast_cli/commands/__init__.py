@@ -26,7 +26,7 @@ class Command:
 
 
 COMMANDS = (
-    Command("download", download, built=False),
+    Command("download", download),
     Command("convert", convert),
     Command("quantize", quantize),
     Command("generate", generate),

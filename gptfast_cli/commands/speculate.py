@@ -133,7 +133,7 @@ def speculate(
 
 
 def _write(judgement: "Judgement", report: Path | None, *, json: bool) -> None:
-    from gptfast_cli.core.checkpoints.staging import write_whole
+    from gptfast_cli.core.files import write_whole
     from gptfast_cli.render.judgement_document import write_json
     from gptfast_cli.render.judgement_html import write_html
     from gptfast_cli.render.judgement_markdown import write_markdown

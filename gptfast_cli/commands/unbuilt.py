@@ -12,5 +12,5 @@ def not_built(command: str) -> NoReturn:
     """Raise the error that such a command ends in."""
     raise GptFastError(
         f"`gptfast {command}` is not built yet in this version.",
-        "`gptfast convert`, `quantize`, `generate`, `speculate` and `bench` work.",
+        "`gptfast download`, `convert`, `quantize`, `generate`, `speculate` and `bench` work.",
     )

@@ -47,6 +47,18 @@ class NotFoundError(GptFastError):
     exit_code = ExitCode.NOT_FOUND
 
 
+class NotAuthorisedError(GptFastError):
+    """Something that is kept from this person: a login is missing, wrong, or not allowed there."""
+
+    exit_code = ExitCode.NOT_AUTHORISED
+
+
+class NetworkError(GptFastError):
+    """Another machine that cannot be reached, breaks off, or does not do its part."""
+
+    exit_code = ExitCode.NETWORK
+
+
 class CorruptError(GptFastError):
     """A file that is damaged, inconsistent or unsafe to read."""
 

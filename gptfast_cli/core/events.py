@@ -11,12 +11,16 @@ from typing import Literal, TypeAlias, TypeVar
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long task has come; `total` is None while it is not known."""
+    """How far a long task has come; `total` is None while it is not known.
+
+    part: of a task whose parts go on side by side, the one that this is about, such as a file's name; None is all of it
+    """
 
     task: str
     done: int
     total: int | None
     unit: Literal["bytes", "tokens", "rows", "blocks", "runs"]
+    part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

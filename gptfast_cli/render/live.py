@@ -6,12 +6,21 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 
 from gptfast_cli.core.events import Event, Measured, Note, Progress, Record, Text
 from gptfast_cli.render.bottom_row import BottomRow
 from gptfast_cli.render.numbers import amount
+from gptfast_cli.render.part_rows import PART_COLUMNS
 from gptfast_cli.render.status import Status
 from gptfast_cli.render.terminal import printable
 
@@ -34,6 +43,8 @@ class LiveView:
         self._has_bottom_row = False
         self._updated_at = 0.0
         self._late_notes: list[str] = []
+        self._parted: set[str] = set()  # tasks whose parts go on side by side
+        self._rows: dict[str, TaskID] = {}  # of parts under way
 
     def __enter__(self) -> Self:
         self._show_bar("starting", "", None, None)
@@ -63,6 +74,8 @@ class LiveView:
                 self._status.add(event)
                 self._streams_text |= isinstance(event, Text)
                 self._show_status(below_text=isinstance(event, Text | Record))
+            case Progress(part=str()):
+                self._show_part(event)
             case Progress() if not self._has_bottom_row:
                 self._show_bar(event.task, amount(event.done, event.total, event.unit), event.done, event.total)
 
@@ -70,7 +83,11 @@ class LiveView:
         self._console.print(printable(line), style="dim", soft_wrap=True)
 
     def _show_bar(self, task: str, so_far: str, done: int | None, total: int | None) -> None:
-        columns = _columns(is_counted=total is not None, counts_rows=self._status.rows is not None)
+        columns = (
+            PART_COLUMNS
+            if task in self._parted
+            else _columns(is_counted=total is not None, counts_rows=self._status.rows is not None)
+        )
         if self._bars is None:
             # the streams stay as they are: the text must reach the real stdout
             self._bars = Bars(
@@ -79,7 +96,25 @@ class LiveView:
             self._bars.add_task("", so_far="")
             self._bars.start()
         self._bars.columns = columns
+        if total is not None and self._bars.tasks[0].description != task:  # what was done before has no speed
+            self._bars.reset(self._bars.task_ids[0], completed=done or 0, total=total)
         self._bars.update(self._bars.task_ids[0], description=task, so_far=so_far, completed=done, total=total)
+
+    def _show_part(self, event: Progress) -> None:
+        """A row for each part under way, below that of the whole."""
+        self._parted.add(event.task)
+        assert event.part is not None
+        if self._bars is None:
+            self._show_bar(event.task, "", None, None)
+            assert self._bars is not None
+        if event.done == event.total:
+            if event.part in self._rows:
+                self._bars.remove_task(self._rows.pop(event.part))
+            return
+        if event.part not in self._rows:
+            self._rows[event.part] = self._bars.add_task(event.part, so_far="", completed=event.done, total=event.total)
+        so_far = amount(event.done, event.total, event.unit)
+        self._bars.update(self._rows[event.part], so_far=so_far, completed=event.done, total=event.total)
 
     def _stop_bars(self) -> None:
         if self._bars is not None:

@@ -2,15 +2,26 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TextIO
 
 from gptfast_cli.core.events import Event, Measured, Note, Progress
-from gptfast_cli.render.numbers import amount, duration
+from gptfast_cli.render.numbers import amount, duration, size
 from gptfast_cli.render.status import Status
 from gptfast_cli.render.terminal import printable
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_UNTIL_A_PACE = 0.5
+
+
+@dataclass(slots=True)
+class _Beginning:
+    """How far a task was when it was first heard of, when that was, and how far it was last."""
+
+    done: int
+    at: float
+    last: int
 
 
 class PlainView:
@@ -20,7 +31,7 @@ class PlainView:
         self._stream = stream
         self._last_line_at = time.monotonic()
         self._status = Status()
-        self._began: tuple[Progress, float] | None = None  # the first event of the task under way, and when it came
+        self._began: dict[tuple[str, str | None], _Beginning] = {}  # of each task and part
 
     def __enter__(self) -> Self:
         return self
@@ -39,17 +50,32 @@ class PlainView:
                 self._status.add(event)
                 if self._status.rows is not None:
                     self._write_now_and_then(f"generate: {', '.join(self._status.parts())}")
+            case Progress(part=str()):
+                self._show_part(event)
             case Progress():
-                self._write_now_and_then(", ".join([_so_far(event), *self._time_left(event)]))
+                self._write_now_and_then(", ".join([_so_far(event), *self._pace(event)]))
 
-    def _time_left(self, event: Progress) -> Iterator[str]:
-        """What is left of a task at the pace that it has had here, once there is one."""
-        if self._began is None or self._began[0].task != event.task:
-            self._began = event, time.monotonic()
-        first, began_at = self._began
-        if event.total is not None and first.done < event.done < event.total:
-            elapsed = time.monotonic() - began_at
-            yield f"{duration(elapsed * (event.total - event.done) / (event.done - first.done))} left"
+    def _show_part(self, event: Progress) -> None:
+        """Tell of a part when it is done: what it is, and how fast it came."""
+        paces = list(self._pace(event))
+        if event.done == event.total:
+            self._write(", ".join([f"{event.part}: {amount(event.done, None, event.unit)}", *paces]))
+
+    def _pace(self, event: Progress) -> Iterator[str]:
+        """The rate of bytes, and what is left of a task at the pace that it has had here, once there is one."""
+        key = event.task, event.part
+        began = self._began.get(key)
+        if began is None or event.done < began.last:  # it begins, perhaps for the second time
+            began = self._began[key] = _Beginning(event.done, time.monotonic(), event.done)
+        began.last = event.done
+        elapsed = time.monotonic() - began.at
+        if event.done == began.done or elapsed < _SECONDS_UNTIL_A_PACE:
+            return
+        rate = (event.done - began.done) / elapsed
+        if event.unit == "bytes":
+            yield f"{size(rate)}/s"
+        if event.total is not None and event.done < event.total:
+            yield f"{duration((event.total - event.done) / rate)} left"
 
     def _write_now_and_then(self, line: str) -> None:
         if time.monotonic() - self._last_line_at >= _SECONDS_BETWEEN_LINES:

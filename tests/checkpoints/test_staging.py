@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.checkpoints.staging import remove_folder, staged_folder, write_whole
+from gptfast_cli.core.checkpoints.staging import remove_folder, staged_folder
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.files import write_whole
 
 
 def fill(place: Path, text: str, *, replace: bool = False) -> None:

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 
-from gptfast_cli.core.checkpoints.staging import write_whole
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
 from gptfast_cli.core.decode.runner import Runner
@@ -30,6 +29,7 @@ from gptfast_cli.core.decode.shapes import read_shape
 from gptfast_cli.core.decode.synthetic import RandomWeights
 from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.events import result_of
+from gptfast_cli.core.files import write_whole
 from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.jobs.bench import BenchRequest, run
 from gptfast_cli.core.kernels.reference import Reference

@@ -27,8 +27,8 @@ from peer_models import PRECISIONS, SHAPES, Models, prepare
 from peer_table import Circumstances, Line, document, markdown
 from shared_machine import Machine, others_cpu_s
 
-from gptfast_cli.core.checkpoints.staging import write_whole
 from gptfast_cli.core.cpus import computing_cpus
+from gptfast_cli.core.files import write_whole
 from gptfast_cli.core.measure.cases import Case
 from gptfast_cli.core.measure.environment import environment
 

@@ -4,9 +4,8 @@ from dataclasses import replace
 from io import StringIO, TextIOWrapper
 from typing import Any
 
-from sample_judgement import judgement
-
 from gptfast_cli.core.measure.drafts.judgement import DraftJudgement, Interval, Judgement, Place
+from sample_judgement import judgement
 
 LONG = "/data/" + "a" * 40 + "/drafts/" + "b" * 40 + "/step-1000"
 WILD = "a|b\x1b[31m\n`c`\t<d>_e_*f*"

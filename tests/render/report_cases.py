@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sample_judgement import judgement
-
 from gptfast_cli.core.measure.drafts.judgement import Cell, DraftJudgement, Interval, Judgement, Place, Proof
+from sample_judgement import judgement
 
 NASTY = """</title><script>alert('&"1"')</script>\x1b[31m\udc80"""
 

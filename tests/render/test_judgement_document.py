@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from judgement_cases import CASES, LONG, WILD, interrupted, with_gaps
-from sample_judgement import judgement
 
 from gptfast_cli.core.measure.drafts.judgement import Judgement
 from gptfast_cli.render.judgement_document import write_json
+from sample_judgement import judgement
 
 
 def text(of: Judgement) -> str:

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 from report_cases import NASTY, cases
-from sample_judgement import judgement
 
 from gptfast_cli.core.measure.drafts.judgement import Judgement
 from gptfast_cli.render.judgement_html import write_html
+from sample_judgement import judgement
 
 CASES = cases()
 COMMAND = 'gptfast speculate -m "a <b> & c" --report out.html'

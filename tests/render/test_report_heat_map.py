@@ -1,9 +1,8 @@
 from dataclasses import replace
 
-from sample_judgement import judgement
-
 from gptfast_cli.core.measure.drafts.judgement import Interval
 from gptfast_cli.render.charts.heat_map import break_even_edges, heat_map
+from sample_judgement import judgement
 
 CELLS = judgement().drafts[0].grid
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from report_cases import cases
-from sample_judgement import judgement
 
 from gptfast_cli.core.measure.drafts.judgement import Interval, RoundCost
 from gptfast_cli.render.charts.axes import round_axis
@@ -13,6 +12,7 @@ from gptfast_cli.render.charts.labels import Box, placed
 from gptfast_cli.render.charts.scatter import keys
 from gptfast_cli.render.report.compared import contenders, contours
 from gptfast_cli.render.report.losses import Case, best_case, waterfall_bars
+from sample_judgement import judgement
 
 
 def case() -> Case:

@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from gptfast_cli.core.checkpoints.staging import write_whole
+from gptfast_cli.core.files import write_whole
 
 _FILE = "current"
 

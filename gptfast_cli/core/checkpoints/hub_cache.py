@@ -24,15 +24,34 @@ class Snapshot:
     path: Path
 
 
-def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
-    """The snapshot of `org/name[@revision]`, where `hf://` may stand before it; None where the cache has none.
+@dataclass(frozen=True, slots=True)
+class RepoName:
+    """`org/name[@revision]`, taken apart; the revision is a branch, a tag or a commit, or None."""
 
-    A revision is a branch, a tag or a commit; without one it is `main`.
-    """
+    repo: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
+
+
+def parse_repo(name: str) -> RepoName | None:
+    """A repository's name and revision, where `hf://` may stand before them; None where the text is none."""
     match = _REPO.fullmatch(name)
     if match is None or ".." in name or len(name) > _MAX_NAME:
         return None
-    repo, revision = match["repo"], match["revision"] or "main"
+    return RepoName(match["repo"], match["revision"])
+
+
+def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
+    """The snapshot of `org/name[@revision]`, where `hf://` may stand before it; None where the cache has none.
+
+    Without a revision it is that of `main`.
+    """
+    parsed = parse_repo(name)
+    if parsed is None:
+        return None
+    repo, revision = parsed.repo, parsed.revision or "main"
     folder = hf_cache / (_PREFIX + repo.replace("/", "--"))
     ref = folder / "refs" / revision
     commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision

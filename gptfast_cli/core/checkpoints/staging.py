@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written under another name beside their place, then renamed.
+"""Folders that appear whole or not at all: written under another name beside their place, then renamed.
 
 What a killed process left behind is swept when the next one writes beside it, or, where the work can be resumed, kept
 for the next one to go on with. A folder still being written is known by a lock that its writer holds, which the
@@ -8,19 +8,18 @@ system lets go of with the process, however it ends.
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gptfast_cli.core.errors import DiskFullError, UsageError
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.files import PARTIAL, disk_full_named, sibling, sync_folder
 
 if sys.platform != "win32":
     import fcntl
 
-_PARTIAL = ".gptfast-partial"
 _REPLACED = ".gptfast-replaced"
 _RESUMABLE = ".gptfast-resumable"
 _KEPT_SECONDS = 14 * 24 * 3600.0  # that nobody has gone on with what can be resumed
@@ -33,7 +32,7 @@ def staged_folder(place: Path, *, replace: bool) -> Iterator[Path]:
     Whatever happens, `place` is as it was before or new and whole. With `replace` a folder that stands there gives
     way. Raises DiskFullError where the disk ran full, UsageError where something else took the place meanwhile.
     """
-    staging, lock = _begin(place, _sibling(place, _PARTIAL))
+    staging, lock = _begin(place, sibling(place, PARTIAL))
     try:
         with disk_full_named(place):
             yield staging
@@ -65,66 +64,11 @@ def resumable_folder(place: Path, identity: str, *, replace: bool) -> Iterator[P
             os.close(lock)
 
 
-@contextlib.contextmanager
-def staged_file(path: Path) -> Iterator[Path]:
-    """Another name beside `path`, for the block to write and sync a file; it takes the place when the block ends well.
-
-    Raises DiskFullError where the disk ran full; then and after any error `path` is as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sibling = _sibling(path, _PARTIAL)
-    try:
-        with disk_full_named(path):
-            yield sibling
-            sibling.replace(path)
-            sync_folder(path.parent)
-    finally:
-        sibling.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that it holds its old text or the new one, never a part."""
-    with staged_file(path) as sibling:
-        write_synced(sibling, text)
-
-
 def remove_folder(place: Path) -> None:
     """Delete a folder so that it is there whole or not at all; what a kill leaves of it is swept later."""
-    doomed = _sibling(place, _PARTIAL)
+    doomed = sibling(place, PARTIAL)
     place.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the folder's list of files is on the disk; nothing where the system cannot (Windows)."""
-    if sys.platform != "win32":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-@contextlib.contextmanager
-def disk_full_named(place: Path, rest: str = "nothing was kept") -> Iterator[None]:
-    """Turn the system's word for a full disk into DiskFullError; `rest` tells what became of the work so far."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                f"{place.name}: the disk ran full while it was being written; {rest}.",
-                f"Free some space in {place.parent}, or write to another disk.",
-            ) from error
-        raise
 
 
 def _begin(place: Path, staging: Path) -> tuple[Path, int | None]:
@@ -140,10 +84,6 @@ def _begin(place: Path, staging: Path) -> tuple[Path, int | None]:
             os.close(beginning)
 
 
-def _sibling(place: Path, suffix: str) -> Path:
-    return place.with_name(f".{place.name}.{secrets.token_hex(4)}{suffix}")
-
-
 def _publish(staging: Path, place: Path, *, replace: bool) -> None:
     sync_folder(staging)
     _put(staging, place, replace=replace)
@@ -151,7 +91,7 @@ def _publish(staging: Path, place: Path, *, replace: bool) -> None:
 
 
 def _put(staging: Path, place: Path, *, replace: bool) -> None:
-    aside = _sibling(place, _REPLACED)
+    aside = sibling(place, _REPLACED)
     if replace and place.exists():
         place.rename(aside)
     try:
@@ -169,7 +109,7 @@ def _sweep(place: Path, staging: Path) -> None:
     """Clear away what the dead have left beside `place`, but for the folder that is going on."""
     for left in place.parent.iterdir():
         is_folder = left.is_dir()
-        if is_folder and (left.name.endswith(_PARTIAL) or (_is_given_up(left, place) and left != staging)):
+        if is_folder and (left.name.endswith(PARTIAL) or (_is_given_up(left, place) and left != staging)):
             lock = _lock(left)
             if lock is not None:  # its writer is gone
                 shutil.rmtree(left, ignore_errors=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from gptfast_cli.core.checkpoints.contents import Contents, TokenizerFiles
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Manifest, StoredWeight, TokenizerEntry
-from gptfast_cli.core.checkpoints.staging import sync_folder, write_synced
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.errors import DiskFullError, UsageError
+from gptfast_cli.core.files import sync_folder, write_synced
 
 
 def complete(folder: Path, contents: Contents, stored: Mapping[str, StoredWeight]) -> Manifest:

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gptfast_cli.core.checkpoints.fingerprint import fingerprint
-from gptfast_cli.core.checkpoints.staging import write_whole
 from gptfast_cli.core.decode.loading import LoadedModel
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.fields import Fields, read_fields
+from gptfast_cli.core.files import write_whole
 
 _SCHEMA = "gptfast.advice/1"
 

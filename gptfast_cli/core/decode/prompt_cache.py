@@ -15,11 +15,11 @@ from torch import Tensor
 from gptfast_cli.core.checkpoints.fingerprint import fingerprint
 from gptfast_cli.core.checkpoints.shard import open_shard
 from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, write_shard
-from gptfast_cli.core.checkpoints.staging import staged_file
 from gptfast_cli.core.decode.loading import LoadedModel
 from gptfast_cli.core.decode.runner import Runner, common_prefix
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Note
+from gptfast_cli.core.files import staged_file
 
 _ROW = 0
 _OTHER_FILE = "Name another file with --prompt-cache, or delete this one."

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gptfast_cli.core.checkpoints.staging import write_whole
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling, compile_steps
 from gptfast_cli.core.decode.conversation import Conversation, Exchange
@@ -31,6 +30,7 @@ from gptfast_cli.core.decode.transcript import Transcript
 from gptfast_cli.core.device import peak_memory_bytes
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note
+from gptfast_cli.core.files import write_whole
 from gptfast_cli.core.measure.throughput import Timings
 from gptfast_cli.core.settings import Settings
 

@@ -1,0 +1,281 @@
+"""Downloading: a model of the Hugging Face Hub comes into the Hugging Face cache, and becomes the current one."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gptfast_cli.core.checkpoints.current import write_current
+from gptfast_cli.core.checkpoints.hub_cache import RepoName, find_snapshot, parse_repo
+from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.errors import DiskFullError, GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.events import Job, Note, Progress
+from gptfast_cli.core.families import family_of
+from gptfast_cli.core.fields import parse_fields
+from gptfast_cli.core.quant.memory_need import MemoryNeed, memory_need
+from gptfast_cli.core.settings import Settings
+from gptfast_cli.core.transfer.digest import file_has, strongest
+from gptfast_cli.core.transfer.fetching import Fetched, Patience
+from gptfast_cli.core.transfer.file_names import check_file_name
+from gptfast_cli.core.transfer.hub_cache_layout import HubCacheLayout
+from gptfast_cli.core.transfer.local_layout import LocalLayout
+from gptfast_cli.core.transfer.parallel import TASK, fetch_all
+from gptfast_cli.core.transfer.place import Layout
+from gptfast_cli.core.transfer.selection import matching
+from gptfast_cli.core.transfer.small_file import read_small
+from gptfast_cli.core.transfer.sources.hub import HubFile, Listing, is_offline, list_repo
+from gptfast_cli.core.transfer.sweeping import sweep
+
+_CONFIG_FILE: Final = "config.json"
+_SLACK_BYTES = 1_000_000  # notes, links and locks beside the files
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadRequest:
+    """What to fetch, and where to.
+
+    source:   `org/name[@revision]`, where `hf://` may stand before it
+    include, exclude: patterns of file names; without `include` it is what a model needs
+    local_dir: a plain folder; None is the Hugging Face cache
+    endpoint: the Hub to ask; None is HF_ENDPOINT's, else huggingface.co
+    """
+
+    source: str
+    settings: Settings
+    revision: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    local_dir: Path | None = None
+    n_workers: int = 8
+    dry_run: bool = False
+    endpoint: str | None = None
+    patience: Patience = Patience()
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadedFile:
+    """One file; `verified_by` is the hash that it was compared with on its way here, None where that was none.
+
+    was_there: it was there before, from whatever source, and nothing was fetched
+    n_begun:   bytes of an unfinished file that an earlier download has left, and this one goes on from
+    """
+
+    name: str
+    n_bytes: int
+    was_there: bool
+    verified_by: str | None = None
+    n_begun: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """The model that was fetched, or with a dry run would be.
+
+    n_received: bytes that came over the network, those in vain included
+    free_bytes: on the disk that it goes to, before
+    memory:     what it takes to run it; only told of a dry run, None where gptfast does not know the model's kind
+    is_current: it is the current model now
+    """
+
+    path: Path
+    name: str
+    commit: str
+    files: tuple[DownloadedFile, ...]
+    free_bytes: int
+    n_received: int = 0
+    memory: MemoryNeed | None = None
+    is_written: bool = True
+    is_current: bool = False
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.n_bytes for file in self.files)
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes of the files that were not there before."""
+        return sum(file.n_bytes for file in self.files if not file.was_there)
+
+
+def run(request: DownloadRequest) -> Job[Downloaded]:
+    """Fetch a model, each file verified before it is seen under its name, and make it the current one.
+
+    Raises NotFoundError, NotAuthorisedError, NetworkError, CorruptError where what arrives is not what is listed or
+    a file's name is unsafe, DiskFullError. Whatever arrived is kept for the next time; a branch moves to the new
+    commit when all of it is there.
+    """
+    name = _repo_name(request)
+    if is_offline():
+        return (yield from _offline(name, request))
+    revision = name.revision or "main"
+    listing = yield from list_repo(name.repo, revision, endpoint=request.endpoint, patience=request.patience)
+    files = _chosen(listing, request)
+    layout = _layout(listing, revision, request)
+    missing = [file for file in files if not layout.is_there(file)]
+    free_bytes = shutil.disk_usage(_existing(layout.root)).free
+    if request.dry_run:
+        memory = yield from _memory(listing, layout)
+        plan = tuple(_planned(file, layout, is_missing=file in missing) for file in files)
+        return Downloaded(layout.root, str(name), listing.commit, plan, free_bytes, memory=memory, is_written=False)
+    _check_space(layout, missing, free_bytes)
+    going_on = {layout.place(file).partial for file in missing}
+    sweep(layout, names={file.name for file in files}, going_on=going_on)
+    yield Note(_told(listing, files, missing=missing, n_bytes=_to_fetch(layout, missing)))
+    fetched = yield from _fetch(missing, layout, request)
+    for file in files:
+        if file not in missing:  # its contents may have come under another name or commit
+            layout.publish(file)
+    layout.finish()
+    is_current = yield from _make_current(layout.root, name, request)
+    done = tuple(_done(file, fetched.get(file.name)) for file in files)
+    n_received = sum(each.n_received for each in fetched.values())
+    return Downloaded(
+        layout.root, str(name), listing.commit, done, free_bytes, n_received=n_received, is_current=is_current
+    )
+
+
+def _repo_name(request: DownloadRequest) -> RepoName:
+    source = request.source
+    if source.startswith("s3://"):
+        raise UsageError("gptfast download does not read s3:// yet.", "Fetch it with another tool: aws s3 sync")
+    name = parse_repo(source)
+    if name is None:
+        raise UsageError(
+            f"{source!r} is no name of a repository.", "Write org/name, org/name@revision or hf://org/name@revision."
+        )
+    if request.revision is None:
+        return name
+    if name.revision not in (None, request.revision):
+        raise UsageError(f"{source} and --revision {request.revision} are two revisions.", "Name one of them.")
+    given = parse_repo(f"{name.repo}@{request.revision}")
+    if given is None:
+        raise UsageError(f"{request.revision!r} is no name of a revision.", "Name a branch, a tag or a commit.")
+    return given
+
+
+def _offline(name: RepoName, request: DownloadRequest) -> Job[Downloaded]:
+    snapshot = find_snapshot(request.settings.hf_cache, str(name))
+    if snapshot is None or request.local_dir is not None:
+        raise NotFoundError(
+            f"{name}: is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch it.",
+            f"Go online: HF_HUB_OFFLINE=0 gptfast download {name}",
+        )
+    paths = [path for path in sorted(snapshot.path.rglob("*")) if path.is_file()]
+    files = tuple(
+        DownloadedFile(path.relative_to(snapshot.path).as_posix(), path.stat().st_size, was_there=True)
+        for path in paths
+    )
+    is_current = False
+    if not request.dry_run:
+        is_current = yield from _make_current(snapshot.path, name, request)
+    free_bytes = shutil.disk_usage(snapshot.path).free
+    return Downloaded(
+        snapshot.path,
+        str(name),
+        snapshot.commit,
+        files,
+        free_bytes,
+        is_written=not request.dry_run,
+        is_current=is_current,
+    )
+
+
+def _chosen(listing: Listing, request: DownloadRequest) -> list[HubFile]:
+    by_name = {file.name: file for file in listing.files}
+    names = matching(by_name, request.include, request.exclude)
+    for name in names:
+        check_file_name(name, listing.repo)
+    if not names:
+        shown = ", ".join(sorted(by_name)[:5]) or "nothing"
+        raise NotFoundError(
+            f"{listing.repo}: holds no file that was asked for.", f"It holds {shown}; choose with --include PATTERN."
+        )
+    return [by_name[name] for name in names]
+
+
+def _layout(listing: Listing, revision: str, request: DownloadRequest) -> Layout:
+    if request.local_dir is not None:
+        return LocalLayout(request.local_dir.expanduser().absolute())
+    return HubCacheLayout(request.settings.hf_cache.absolute(), listing.repo, listing.commit, revision)
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _check_space(layout: Layout, missing: Sequence[HubFile], free_bytes: int) -> None:
+    needed = _to_fetch(layout, missing)
+    if missing and needed + _SLACK_BYTES > free_bytes:
+        raise DiskFullError(
+            f"{needed / 1e9:.2f} GB are to be fetched to {layout.root}, and {free_bytes / 1e9:.2f} GB are free.",
+            "Free some space, or name another disk with --local-dir or HF_HOME.",
+        )
+
+
+def _to_fetch(layout: Layout, missing: Sequence[HubFile]) -> int:
+    """Bytes that are still to come, beside what an earlier download has left."""
+    return sum(max(0, file.size - _size(layout.place(file).partial)) for file in missing)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _memory(listing: Listing, layout: Layout) -> Job[MemoryNeed | None]:
+    """What a model of its config.json needs; None, and a note, where gptfast does not know this kind."""
+    file = next((file for file in listing.files if file.name == _CONFIG_FILE), None)
+    if file is None:
+        return None
+    path = layout.root / _CONFIG_FILE
+    text = path.read_bytes() if layout.is_there(file) and path.is_file() else read_small(file)
+    try:
+        fields = parse_fields(text, _CONFIG_FILE)
+        return memory_need(family_of(fields).config(fields.values))
+    except GptFastError as error:
+        yield Note(f"gptfast could not run it: {error.message}")
+        return None
+
+
+def _planned(file: HubFile, layout: Layout, *, is_missing: bool) -> DownloadedFile:
+    n_begun = _size(layout.place(file).partial) if is_missing else 0
+    return DownloadedFile(file.name, file.size, was_there=not is_missing, n_begun=n_begun)
+
+
+def _told(listing: Listing, files: Sequence[HubFile], *, missing: Sequence[HubFile], n_bytes: int) -> str:
+    at = f"{listing.repo} at {listing.commit[:8]}"
+    if not missing:
+        return f"{at}: its {len(files)} files are there already"
+    return f"{at}: {len(missing)} of {len(files)} files to fetch, {n_bytes / 1e6:,.2f} MB"
+
+
+def _fetch(missing: Sequence[HubFile], layout: Layout, request: DownloadRequest) -> Job[dict[str, Fetched]]:
+    ours = [file for file in missing if not file.needs_library]
+    fetched = yield from fetch_all(ours, layout, n_workers=request.n_workers, patience=request.patience)
+    for file in missing:
+        if file.needs_library:
+            yield Note(f"{file.name}: is kept in Xet storage; huggingface_hub fetches it")
+            path = file.fetch_by_library(hf_cache=request.settings.hf_cache, local_dir=request.local_dir)
+            algorithm = strongest(file.hashes)
+            is_known = algorithm is not None and file_has(path, algorithm, file.hashes[algorithm])
+            fetched[file.name] = Fetched(file.name, file.size, algorithm if is_known else None, file.size)
+            yield Progress(TASK, file.size, file.size, "bytes", part=file.name)
+    return fetched
+
+
+def _make_current(folder: Path, name: RepoName, request: DownloadRequest) -> Job[bool]:
+    """Make it the current model where it is one that runs; else say why not."""
+    try:
+        open_checkpoint(folder)
+    except GptFastError as error:
+        yield Note(f"It is here, and does not run as it is: {error.message}")
+        return False
+    write_current(request.settings.home, folder if request.local_dir is not None else str(name))
+    return True
+
+
+def _done(file: HubFile, fetched: Fetched | None) -> DownloadedFile:
+    if fetched is None or fetched.was_there:
+        return DownloadedFile(file.name, file.size, was_there=True)
+    return DownloadedFile(file.name, fetched.n_bytes, was_there=False, verified_by=fetched.verified_by)

@@ -1,0 +1,50 @@
+"""Where a file goes: its final place, where its beginning lies until then, and whose lock guards both."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gptfast_cli.core.transfer.remote import RemoteFile
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The paths of one file; `partial` is on the same disk as `final`, and has a name that stays the same."""
+
+    final: Path
+    partial: Path
+    lock: Path
+
+
+class Layout(Protocol):
+    """A folder with rules of its own: the Hugging Face cache, or a plain folder."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that a model's files are found in at the end."""
+        ...
+
+    def place(self, file: RemoteFile) -> Place:
+        """Where a file goes; its name has been checked."""
+        ...
+
+    def is_there(self, file: RemoteFile) -> bool:
+        """Whether the file is there whole, from an earlier download or by another program."""
+        ...
+
+    def publish(self, file: RemoteFile) -> None:
+        """Make a file that is at its final place findable under its name."""
+        ...
+
+    def finish(self) -> None:
+        """Make the whole findable, once all its files are."""
+        ...
+
+    def beginnings(self) -> Iterator[Place]:
+        """The places of all beginnings that lie here, wanted or not."""
+        ...
+
+    def left_by_others(self) -> Iterator[Path]:
+        """Unfinished files of other programs, which nobody goes on with."""
+        ...

@@ -1,0 +1,255 @@
+"""The Hugging Face Hub as a source: huggingface_hub lists and signs in, and its HTTP session opens the files.
+
+The Hub redirects large files to storage elsewhere; the session follows, and leaves the token behind. A file that is
+kept in Xet storage alone, or is larger than plain HTTP serves, is left to huggingface_hub itself.
+"""
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+from urllib.parse import quote
+
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    build_hf_headers,
+    disable_progress_bars,
+    enable_progress_bars,
+    get_session,
+    hf_raise_for_status,
+    logging,
+)
+
+from gptfast_cli import __version__
+from gptfast_cli.core.errors import CorruptError, NetworkError, UsageError
+from gptfast_cli.core.events import Job, Note
+from gptfast_cli.core.transfer.digest import GIT_SHA1, SHA256
+from gptfast_cli.core.transfer.fetching import Patience, patiently_explained
+from gptfast_cli.core.transfer.remote import Body, PassingError, WrongBytesError
+from gptfast_cli.core.transfer.sources.hub_errors import HTTP_ERROR, Asked, explained, fault_of
+
+T = TypeVar("T")
+
+_HASH: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """One file of a repository at a commit; see RemoteFile."""
+
+    asked: Asked
+    commit: str
+    name: str
+    size: int
+    hashes: Mapping[str, str]
+    needs_library: bool = False
+
+    @property
+    def version(self) -> str:
+        """See RemoteFile."""
+        return self.commit
+
+    @contextlib.contextmanager
+    def open(self, start: int, validator: str | None) -> Iterator[Body]:
+        """See RemoteFile."""
+        url = f"{self.asked.endpoint}/{self.asked.repo}/resolve/{self.commit}/{quote(self.name)}"
+        headers = {**_headers(), "accept-encoding": "identity"}  # a part of a compressed file is of no use
+        if start:
+            headers["range"] = f"bytes={start}-"
+            if validator is not None:
+                headers["if-range"] = validator
+        with _faults_named(self.asked, self.name), contextlib.ExitStack() as stack:
+            response = stack.enter_context(
+                get_session().stream("GET", url, headers=headers, timeout=_timeout(), follow_redirects=True)
+            )
+            if response.status_code == 416:  # our beginning is longer than what is there
+                raise WrongBytesError("the server has fewer bytes than it lists")
+            hf_raise_for_status(response)
+            yield _HttpBody(response, partial(_faults_named, self.asked, self.name))
+
+    def fetch_by_library(self, *, hf_cache: Path, local_dir: Path | None) -> Path:
+        """Fetch this file with huggingface_hub, which knows Xet storage; raises as `open` does."""
+        hint = f"Try again, or see what it says itself: hf download {self.asked.repo} {self.name}"
+        quiet = are_progress_bars_disabled()
+        disable_progress_bars()
+        try:
+            with _faults_named(self.asked, self.name):
+                place = hf_hub_download(
+                    self.asked.repo,
+                    self.name,
+                    revision=self.commit,
+                    endpoint=self.asked.endpoint,
+                    cache_dir=None if local_dir else hf_cache,
+                    local_dir=local_dir,
+                )
+        except PassingError as fault:
+            raise patiently_explained(self.name, fault) from None
+        except OSError as error:
+            if error.errno is not None:  # the system's, not the library's
+                raise
+            raise NetworkError(f"{self.name}: huggingface_hub could not fetch it.", hint) from None
+        except RuntimeError:  # hf_xet's
+            raise NetworkError(f"{self.name}: the Xet storage did not give it.", hint) from None
+        finally:
+            if not quiet:
+                enable_progress_bars()
+        return Path(place)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a repository holds at the commit that a revision stands for."""
+
+    repo: str
+    commit: str
+    files: tuple[HubFile, ...]
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids every request."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def list_repo(repo: str, revision: str, *, endpoint: str | None, patience: Patience) -> Job[Listing]:
+    """What a model repository holds; raises NotFoundError, NotAuthorisedError, NetworkError, CorruptError."""
+    asked = Asked(endpoint or constants.ENDPOINT, repo, revision)
+    asked.check_token()
+    logging.set_verbosity_error()  # what it warns of is told in our words
+    api = HfApi(endpoint=asked.endpoint, library_name="gptfast", library_version=__version__)
+    info = yield from _patiently(asked, patience, lambda: api.model_info(repo, revision=revision, timeout=_timeout()))
+    commit = info.sha
+    if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
+        raise _no_hub(asked)
+    tree = yield from _patiently(asked, patience, lambda: _tree(asked, commit))
+    return Listing(repo, commit, tuple(_file(asked, commit, entry) for entry in tree))
+
+
+def _tree(asked: Asked, commit: str) -> list[RepoFile]:
+    """All files, page by page; huggingface_hub's own listing has no time limit, and waits without a word."""
+    files: list[RepoFile] = []
+    url: str | None = f"{asked.endpoint}/api/models/{asked.repo}/tree/{commit}?recursive=true"
+    while url is not None:
+        headers = _headers() if url.startswith(f"{asked.endpoint}/") else {}  # the token stays with its Hub
+        response = get_session().get(url, headers=headers, timeout=_timeout(), follow_redirects=True)
+        hf_raise_for_status(response)
+        files += [RepoFile(**entry) for entry in response.json() if entry["type"] == "file"]
+        url = response.links.get("next", {}).get("url")
+    return files
+
+
+def _file(asked: Asked, commit: str, entry: RepoFile) -> HubFile:
+    hashes = {SHA256: entry.lfs.sha256} if entry.lfs else {GIT_SHA1: entry.blob_id}
+    size = entry.lfs.size if entry.lfs else entry.size
+    if not isinstance(size, int) or size < 0 or not all(_HASH.fullmatch(str(each)) for each in hashes.values()):
+        raise _no_hub(asked)
+    is_in_xet = getattr(entry, "xet_hash", None) is not None  # which huggingface_hub 1.0 does not tell
+    needs_library = is_in_xet and (entry.lfs is None or size > constants.MAX_HTTP_DOWNLOAD_SIZE)
+    return HubFile(asked, commit, entry.path, size, hashes, needs_library)
+
+
+def _no_hub(asked: Asked) -> CorruptError:
+    return CorruptError(
+        f"{asked.endpoint}: does not answer as a Hugging Face Hub does.", "Check HF_ENDPOINT, proxy and firewall."
+    )
+
+
+def _patiently(asked: Asked, patience: Patience, call: Callable[[], T]) -> Job[T]:
+    """What a call gives, again after faults that may pass."""
+    n_failed = 0
+    while True:
+        try:
+            with _faults_named(asked, asked.repo):
+                return call()
+        except HFValidationError:
+            raise UsageError(f"{asked.repo!r} is no name of a repository.", "Write org/name.") from None
+        except (KeyError, TypeError, ValueError):  # an answer of another form
+            raise _no_hub(asked) from None
+        except PassingError as fault:
+            n_failed += 1
+            seconds = patience.wait_seconds(n_failed, fault)
+            if seconds is None:
+                raise patiently_explained(asked.repo, fault) from None
+            if seconds >= 1:
+                yield Note(f"{asked.repo}: {fault.reason}; again in {seconds:.0f} s.")
+            time.sleep(seconds)
+
+
+@contextlib.contextmanager
+def _faults_named(asked: Asked, what: str) -> Iterator[None]:
+    """Turn what huggingface_hub and its HTTP library raise into PassingError or one of our errors.
+
+    Theirs are cut off from ours: a header that could not be sent may stand in them, with the token.
+    """
+    try:
+        yield
+    except HfHubHTTPError as error:
+        raise explained(error, asked, what) from None
+    except HTTP_ERROR as error:
+        raise fault_of(error, asked) from None
+    except OfflineModeIsEnabled:
+        raise NetworkError(
+            "HF_HUB_OFFLINE forbids every request.", "Unset HF_HUB_OFFLINE, and give the command again."
+        ) from None
+
+
+class _Response(Protocol):
+    """What is asked of a response, of either HTTP library."""
+
+    status_code: int
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def iter_bytes(self) -> Iterator[bytes]: ...
+
+
+class _HttpBody:
+    """See Body."""
+
+    def __init__(
+        self, response: _Response, faults_named: Callable[[], contextlib.AbstractContextManager[None]]
+    ) -> None:
+        self._response = response
+        self._faults_named = faults_named
+        self.start, self.size = _extent(response)
+
+    @property
+    def validator(self) -> str | None:
+        """See Body."""
+        etag = self._response.headers.get("etag")
+        return None if etag is None or etag.startswith("W/") else str(etag)
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Body."""
+        with self._faults_named():
+            yield from self._response.iter_bytes()
+
+
+def _extent(response: _Response) -> tuple[int, int | None]:
+    """Where a body begins, and the size of the whole file."""
+    if response.status_code == 206:
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        if match is None:
+            raise PassingError("the server sent a part without saying which")
+        return int(match[1]), None if match[2] == "*" else int(match[2])
+    length = response.headers.get("content-length", "")
+    is_plain = response.headers.get("content-encoding", "identity") == "identity"
+    return 0, int(length) if length.isdigit() and is_plain else None
+
+
+def _headers() -> dict[str, str]:
+    return build_hf_headers(library_name="gptfast", library_version=__version__)
+
+
+def _timeout() -> float:
+    """Seconds without a byte after which a connection counts as stalled."""
+    return float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or constants.HF_HUB_DOWNLOAD_TIMEOUT)

@@ -1,0 +1,43 @@
+"""Downloads from the Hub of the tests, and a model small enough to fetch a hundred times."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from gptfast_cli.core.events import Event
+from gptfast_cli.core.jobs.download import Downloaded, DownloadRequest, run
+from gptfast_cli.core.transfer.fetching import Patience
+from model_files import drained, settings_in
+from transfer.fake_hub import FakeHub
+
+REPO = "org/model"
+WEIGHTS = "model.safetensors"
+QUICK = Patience(n_attempts=3, first_seconds=0.01, longest_asked_seconds=2.0)
+
+
+def some_files(n_bytes: int = 300_000, *, seed: int = 0) -> dict[str, bytes]:
+    """Files of a model that nobody could run: a download does not look inside."""
+    return {
+        "config.json": b'{"architectures": ["NoneThatIsKnown"]}',
+        "tokenizer.json": b"{}" * 40,
+        WEIGHTS: random.Random(seed).randbytes(n_bytes),
+        "README.md": b"# Read me",
+        "pytorch_model.bin": b"the same once more",
+    }
+
+
+def request_for(hub: FakeHub, folder: Path, source: str = REPO, **options: Any) -> DownloadRequest:
+    return DownloadRequest(source, settings_in(folder), endpoint=hub.url, **{"patience": QUICK, **options})
+
+
+def download(hub: FakeHub, folder: Path, source: str = REPO, **options: Any) -> Downloaded:
+    return watched(hub, folder, source, **options)[1]
+
+
+def watched(hub: FakeHub, folder: Path, source: str = REPO, **options: Any) -> tuple[list[Event], Downloaded]:
+    """The events of a download and its result."""
+    return drained(run(request_for(hub, folder, source, **options)))
+
+
+def partials(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.gptfast-partial*"))
