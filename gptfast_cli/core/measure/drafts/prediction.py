@@ -8,6 +8,7 @@ which without plain steps between the rounds is tau_k x step / round. Intervals 
 are drawn anew, the same ones for every draft, and so are repetitions of the costs.
 """
 
+import statistics
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,7 +50,7 @@ class Bootstrap:
         """The median of repetitions, and then medians of as many drawn from them, [samples + 1]."""
         measured = torch.tensor(values, dtype=torch.float64)
         drawn = torch.randint(len(measured), (_SAMPLES, len(measured)), generator=self.generator)
-        return torch.cat([measured.median().reshape(1), measured[drawn].median(dim=1).values])
+        return torch.cat([measured.quantile(0.5).reshape(1), measured[drawn].quantile(0.5, dim=1)])
 
 
 def interval(samples: Tensor) -> Interval:
@@ -122,7 +123,7 @@ class Prediction:
     def cell(self, spot: Spot, costs: Costs, *, draft_bytes: int = 0) -> Cell:
         """All that is predicted of a depth at a batch size, of a draft that reads so many bytes for a token."""
         speedup, batch_size = interval(self.speedups(spot, costs)), spot.setting.batch_size
-        ratio, step = self._bootstrap.repetitions(costs.ratios(spot))[0].item(), costs.step(spot.setting)
+        ratio, step = statistics.median(costs.ratios(spot)), costs.step(spot.setting)
         cost = costs.round(spot)
         n_bytes = costs.step_bytes[spot.setting] + spot.k * draft_bytes
         return Cell(
