@@ -11,7 +11,7 @@ from gptfast_cli.core.decode.proposers import Proposal
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampler import Draw, Sampler
 from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.measure.drafts.certificate import certify
+from gptfast_cli.core.measure.drafts.certificate import Extent, certify
 from gptfast_cli.core.measure.drafts.contestants import Contestant, Means, Target, open_contestant, open_target
 from gptfast_cli.core.measure.drafts.judgement import Certificate
 from gptfast_cli.core.measure.drafts.texts import Prompt, Text
@@ -81,3 +81,10 @@ def test_verification_that_keeps_everything_is_found_out(
     target, contestant = pair
     told = certificate(target, replace(contestant, proposer=Changed(contestant, 1.0)))
     assert told.n_equal < told.n_texts and not told.holds
+
+
+def test_a_large_model_is_looked_at_less() -> None:
+    assert Extent.of(1e-4, 128) == Extent()
+    middle = Extent.of(0.003, 128)
+    assert 4 < middle.n_texts < 20 and 400 < middle.n_draws < 2000
+    assert Extent.of(5.0, 128) == Extent(4, 400)

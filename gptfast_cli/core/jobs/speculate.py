@@ -18,10 +18,10 @@ from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.measure.bandwidth import Probe
 from gptfast_cli.core.measure.clock import device_clock
 from gptfast_cli.core.measure.drafts.agreeing import Agreeing
-from gptfast_cli.core.measure.drafts.certificate import certify
+from gptfast_cli.core.measure.drafts.certificate import Extent, certify
 from gptfast_cli.core.measure.drafts.chances import Reader
 from gptfast_cli.core.measure.drafts.contestants import Means, Target, open_contestant, open_target
-from gptfast_cli.core.measure.drafts.costs import CostMeter
+from gptfast_cli.core.measure.drafts.costs import CostMeter, Setting
 from gptfast_cli.core.measure.drafts.findings import Findings
 from gptfast_cli.core.measure.drafts.judgement import Judgement
 from gptfast_cli.core.measure.drafts.prompts import read_prompts, synthetic_prompts
@@ -170,11 +170,13 @@ def _prove(findings: Findings, meter: CostMeter, runner: Runner, limits: Limits)
 def _certify(findings: Findings, runner: Runner, request: SpeculateRequest) -> Job[None]:
     texts = next(iter(findings.texts.values()))
     drawn = replace(request.sampling, temperature=max(request.temperatures) or 1.0)
+    setting = Setting(max(request.temperatures), runner.n_rows)
+    extent = Extent.of(findings.costs.step(setting) / runner.n_rows, max(text.most for text in texts))
     for contestant in findings.contestants:
         if isinstance(contestant.proposer, Agreeing):
             yield Note(f"{contestant.name} is not certified: what it says is made up.")
             continue
-        findings.certificates.append((yield from certify(runner, contestant, texts, drawn)))
+        findings.certificates.append((yield from certify(runner, contestant, texts, drawn, extent)))
 
 
 def _prompts(request: SpeculateRequest, target: Target) -> list[Prompt]:

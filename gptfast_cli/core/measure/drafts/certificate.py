@@ -23,10 +23,31 @@ from gptfast_cli.core.measure.drafts.contestants import Contestant
 from gptfast_cli.core.measure.drafts.judgement import Certificate
 from gptfast_cli.core.measure.drafts.texts import Text
 
-_N_TEXTS = 20
 _DEPTHS = (1, 3, 5)
-_N_DRAWS = 2000
+_FEW_TEXTS, _MANY_TEXTS = 4, 20
+_FEW_DRAWS, _MANY_DRAWS = 400, 2000
+_SECONDS = 15.0  # for the texts, and for the draws: as many of them as that is enough for
+_TOKENS_OF_A_DRAW = 4  # of which the third is counted
 _LEAST_EXPECTED = 10  # counts of a token, both together, for the law of the statistic to hold
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is tried: greedy texts, and texts that are drawn with a draft and without."""
+
+    n_texts: int = _MANY_TEXTS
+    n_draws: int = _MANY_DRAWS
+
+    @classmethod
+    def of(cls, token_seconds: float, most: int) -> "Extent":
+        """What is quick, where a token takes so long and a text has up to so many of them."""
+        n_runs = 1 + len(_DEPTHS)
+        n_texts = int(_SECONDS / (n_runs * most * token_seconds))
+        n_draws = int(_SECONDS / (2 * _TOKENS_OF_A_DRAW * token_seconds))
+        return cls(
+            min(max(n_texts, _FEW_TEXTS), _MANY_TEXTS),
+            min(max(n_draws, _FEW_DRAWS), _MANY_DRAWS),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +69,11 @@ class _Run:
                 result_of(generator.step())
 
 
-def certify(runner: Runner, contestant: Contestant, texts: Rows[Text], drawn: Sampling) -> Job[Certificate]:
+def certify(
+    runner: Runner, contestant: Contestant, texts: Rows[Text], drawn: Sampling, extent: Extent = Extent()
+) -> Job[Certificate]:
     """Try it: greedily on some of the texts at several depths, and by many draws for one prompt."""
-    chosen, n_equal, n_texts = texts[:_N_TEXTS], 0, 0
+    chosen, n_equal, n_texts = texts[: extent.n_texts], 0, 0
     alone = _greedy(chosen)
     _Run(runner, None).decode(alone)
     for n, k in enumerate(_DEPTHS):
@@ -62,14 +85,16 @@ def certify(runner: Runner, contestant: Contestant, texts: Rows[Text], drawn: Sa
     counts = []
     for n, who in enumerate((None, contestant)):
         yield Progress(f"certify {contestant.name}", len(_DEPTHS) + n, len(_DEPTHS) + 2, "runs")
-        limits = Limits(4, 1 << 40, frozenset())
-        draws = [Sequence(i, texts[0].prompt.ids, Sampler(drawn, n, i), limits) for i in range(_N_DRAWS)]
+        limits = Limits(_TOKENS_OF_A_DRAW, 1 << 40, frozenset())
+        draws = [Sequence(i, texts[0].prompt.ids, Sampler(drawn, n, i), limits) for i in range(extent.n_draws)]
         _Run(runner, who, 2).decode(draws)
         third = torch.tensor([each.generated[2] for each in draws])
         counts.append(torch.bincount(third, minlength=runner.model.config.vocab_size).double())
     statistic, degrees = _difference(*counts)
     p_value = float(torch.special.gammaincc(torch.tensor(degrees / 2).double(), torch.tensor(statistic / 2).double()))
-    return Certificate(contestant.name, n_texts, n_equal, _N_DRAWS, statistic, degrees, p_value if degrees else 1.0)
+    return Certificate(
+        contestant.name, n_texts, n_equal, extent.n_draws, statistic, degrees, p_value if degrees else 1.0
+    )
 
 
 def _greedy(texts: Rows[Text]) -> list[Sequence]:
