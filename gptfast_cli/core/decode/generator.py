@@ -29,7 +29,9 @@ class Admission:
 
 
 _MOST_AHEAD = 16  # steps
-_MOST_UNDRAFTED = 4  # of these, where a proposer had nothing to propose and is soon to be asked again
+
+MOST_UNDRAFTED = 4
+"""Of these, where a proposer had nothing to propose and is soon to be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class Generator:
             gain = None
             if self._speculation is not None and any(depths):
                 gain = self._speculation.run(self._runner, advanced, depths)
-                most = _MOST_UNDRAFTED
+                most = MOST_UNDRAFTED
             if gain is None:
                 gain = self._plain(advanced, most)
         if self._speculation is not None and not gain.tally.n_rounds:

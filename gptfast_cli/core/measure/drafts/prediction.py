@@ -16,6 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from gptfast_cli.core.decode.generator import MOST_UNDRAFTED
 from gptfast_cli.core.decode.runner import AHEAD_SECONDS
 from gptfast_cli.core.measure.drafts.costs import Costs, Spot
 from gptfast_cli.core.measure.drafts.expectation import Chances, Expected, expected
@@ -23,7 +24,6 @@ from gptfast_cli.core.measure.drafts.judgement import Cell, Interval, Place, Sli
 from gptfast_cli.core.measure.drafts.texts import Text
 
 _SAMPLES = 1000
-_MOST_UNDRAFTED = 4  # plain steps that follow where nothing was proposed, as the generator takes them
 _CONTEXT_SLICES = 3
 
 
@@ -107,7 +107,7 @@ class Prediction:
         batch_size, step = spot.setting.batch_size, costs.step(spot.setting)
         if batch_size == 1:
             # a model that chooses by itself takes a few steps where nothing is proposed
-            n_undrafted = max(1, min(_MOST_UNDRAFTED, int(AHEAD_SECONDS / step)))
+            n_undrafted = max(1, min(MOST_UNDRAFTED, int(AHEAD_SECONDS / step)))
             rounds = self.rounds(spot.k, n_undrafted=n_undrafted)
             weights = self._bootstrap.weights
             n_idle = (weights @ rounds.n_plain) * costs.idle(spot)
