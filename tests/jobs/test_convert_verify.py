@@ -60,7 +60,7 @@ def test_a_model_larger_than_the_memory_is_not_given_to_transformers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = saved(tmp_path / "model")
-    monkeypatch.setattr(oracle, "_free_bytes", lambda: 1000)
+    monkeypatch.setattr(oracle, "available_memory_bytes", lambda: 1000)
     assert any("transformers would need" in note for note in notes(source, tmp_path))
 
 

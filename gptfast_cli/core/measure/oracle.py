@@ -6,7 +6,6 @@ is given them in ours: it has no other.
 """
 
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from gptfast_cli.core.decode.randomness import uniform
 from gptfast_cli.core.families import families
 from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.kernels.reference import Reference
+from gptfast_cli.core.measure.machine import available_memory_bytes
 from gptfast_cli.core.model.stream import Stream
 from gptfast_cli.core.model.weights import assemble_layer, weight_blocks
 
@@ -26,14 +26,13 @@ LARGEST_DIFFERENCE = 1e-3
 
 _CPU = torch.device("cpu")
 _N_TOKENS = 32
-_MEMORY = Path("/proc/meminfo")
 
 
 def why_not(source: ForeignCheckpoint) -> str | None:
     """Why transformers cannot judge this model here, in a few words; None where it can."""
     if importlib.util.find_spec("transformers") is None:
         return "transformers is not installed"
-    needed, free = 5 * source.n_params, _free_bytes()  # 4 bytes each, and room to compute
+    needed, free = 5 * source.n_params, available_memory_bytes()  # 4 bytes each, and room to compute
     if free is not None and needed > free:
         return f"transformers would need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
     return None
@@ -104,11 +103,3 @@ def _ours(written: Checkpoint, tokens: list[int]) -> Tensor:
 def _read(written: Checkpoint, block: tuple[str, ...]) -> dict[str, Weight]:
     weights = {name: written.weight(name) for name in block}
     return {name: schemes[weight.scheme].to(weight, _CPU, torch.float32) for name, weight in weights.items()}
-
-
-def _free_bytes() -> int | None:
-    """Memory that can be had without swapping; None where the system does not tell."""
-    if not _MEMORY.is_file():
-        return None
-    lines = dict(line.split(":", 1) for line in _MEMORY.read_text(encoding="ascii").splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
