@@ -1,4 +1,4 @@
-"""`gptfast download`: fetches a model from the Hugging Face Hub."""
+"""`gptfast download`: fetches a model from the Hugging Face Hub or from S3."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,10 @@ from gptfast_cli.render.show import progress_view, show
 
 def download(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", show_default=False, help="org/name, or hf://org/name@revision.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", show_default=False, help="org/name, hf://org/name@revision or s3://bucket/prefix."
+        ),
     ],
     *,
     revision: Annotated[
@@ -32,7 +35,7 @@ def download(
         typer.Option(
             metavar="FOLDER",
             autocompletion=complete_folder,
-            show_default="the Hugging Face cache",
+            show_default="the Hugging Face cache, or for S3 gptfast's own",
             help="A plain folder to put the files into.",
         ),
     ] = None,
@@ -44,12 +47,13 @@ def download(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Fetch a model into the Hugging Face cache, verified, and make it the current one.
+    """Fetch a model from the Hugging Face Hub or from S3, verified, and make it the current one.
 
     The folder that holds it goes to stdout. A download that was stopped goes on when the command is given again.
     """
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         from gptfast_cli.core.jobs.download import DownloadRequest, run
+        from gptfast_cli.core.jobs.origins import Terms
 
         request = DownloadRequest(
             source=source,
@@ -58,8 +62,8 @@ def download(
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
             local_dir=local_dir,
-            n_workers=max_workers,
             dry_run=dry_run,
+            terms=Terms(n_workers=max_workers),
         )
         downloaded = show(run(request), show_progress)
     from gptfast_cli.render.download import document, write_downloaded, write_plan

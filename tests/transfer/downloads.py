@@ -1,12 +1,14 @@
 """Downloads from the Hub of the tests, and a model small enough to fetch a hundred times."""
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 from gptfast_cli.core.events import Event
 from gptfast_cli.core.jobs.download import Downloaded, DownloadRequest, run
-from gptfast_cli.core.transfer.fetching import Patience
+from gptfast_cli.core.jobs.origins import Terms
+from gptfast_cli.core.transfer.patience import Patience
 from model_files import drained, settings_in
 from transfer.fake_hub import FakeHub
 
@@ -26,8 +28,8 @@ def some_files(n_bytes: int = 300_000, *, seed: int = 0) -> dict[str, bytes]:
     }
 
 
-def request_for(hub: FakeHub, folder: Path, source: str = REPO, **options: Any) -> DownloadRequest:
-    return DownloadRequest(source, settings_in(folder), endpoint=hub.url, **{"patience": QUICK, **options})
+def request_for(hub: FakeHub, folder: Path, source: str = REPO, n_workers: int = 8, **options: Any) -> DownloadRequest:
+    return DownloadRequest(source, settings_in(folder), endpoint=hub.url, **options, terms=Terms(n_workers, QUICK))
 
 
 def download(hub: FakeHub, folder: Path, source: str = REPO, **options: Any) -> Downloaded:
@@ -41,3 +43,18 @@ def watched(hub: FakeHub, folder: Path, source: str = REPO, **options: Any) -> t
 
 def partials(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.gptfast-partial*"))
+
+
+def wait_for_bytes(folder: Path, n_bytes: int) -> None:
+    for _ in range(500):
+        if any(_size(path) >= n_bytes for path in partials(folder)):
+            return
+        time.sleep(0.01)
+    raise AssertionError("the beginning does not grow")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # it is in its place by now
+        return 0

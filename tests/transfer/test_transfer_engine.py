@@ -1,16 +1,18 @@
-"""The engine with a source that is no Hub: it offers no hash, or does not know its sizes."""
+"""The engine with a source that is no Hub: it offers other checksums, or none."""
 
+import hashlib
 import io
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.errors import NetworkError
+from gptfast_cli.core.errors import CorruptError, NetworkError
 from gptfast_cli.core.jobs.download import Downloaded, DownloadedFile
-from gptfast_cli.core.transfer.digest import GIT_SHA1, SHA256
+from gptfast_cli.core.transfer.digest import CRC32, CRC32C, CRC64NVME, GIT_SHA1, MD5, SHA1, SHA256, Checksum
 from gptfast_cli.core.transfer.fetching import Fetched, fetch
 from gptfast_cli.core.transfer.local_layout import LocalLayout
 from gptfast_cli.core.transfer.remote import PassingError
@@ -19,6 +21,21 @@ from transfer.downloads import QUICK
 from transfer.fake_hub import git_sha1, sha256
 
 CONTENT = bytes(range(256)) * 400
+
+
+def crc(content: bytes, polynomial: int, n_bits: int) -> int:
+    """A reflected cyclic redundancy check."""
+    table = []
+    for byte in range(256):
+        entry = byte
+        for _ in range(8):
+            entry = entry >> 1 ^ (polynomial if entry & 1 else 0)
+        table.append(entry)
+    mask = (1 << n_bits) - 1
+    register = mask
+    for byte in content:
+        register = register >> 8 ^ table[(register ^ byte) & 0xFF]
+    return register ^ mask
 
 
 @dataclass
@@ -43,9 +60,9 @@ class MemoryFile:
     """See RemoteFile; each opening breaks off where `breaks` says, and is noted in `starts`."""
 
     name: str = "a.bin"
-    size: int | None = len(CONTENT)
+    size: int = len(CONTENT)
     version: str = "1"
-    hashes: Mapping[str, str] = field(default_factory=dict)
+    checksum: Checksum | None = None
     etag: str | None = '"e"'
     breaks: list[int | None] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
@@ -71,22 +88,40 @@ def fetched(file: MemoryFile, folder: Path) -> Fetched:
     return fetch(file, LocalLayout(folder), watch=Silence(), patience=QUICK)
 
 
-@pytest.mark.parametrize(
-    ("hashes", "size", "by"),
-    [
-        ({}, len(CONTENT), None),
-        ({"crc-of-tomorrow": "00"}, len(CONTENT), None),
-        ({SHA256: sha256(CONTENT), GIT_SHA1: "no matter"}, len(CONTENT), SHA256),
-        ({GIT_SHA1: git_sha1(CONTENT)}, None, GIT_SHA1),
-        ({}, None, None),
-    ],
-)
-def test_a_file_is_verified_by_the_strongest_hash_offered(
-    tmp_path: Path, hashes: dict[str, str], size: int | None, by: str | None
-) -> None:
-    result = fetched(MemoryFile(hashes=hashes, size=size, breaks=[5000, None]), tmp_path)
-    assert (result.verified_by, result.n_bytes) == (by, len(CONTENT))
+PARTS = [CONTENT[start : start + 30_000] for start in range(0, len(CONTENT), 30_000)]
+CHECKSUMS = {
+    "none": None,
+    "sha256": Checksum(SHA256, sha256(CONTENT)),
+    "sha1": Checksum(SHA1, hashlib.sha1(CONTENT).hexdigest()),
+    "git's": Checksum(GIT_SHA1, git_sha1(CONTENT)),
+    "md5": Checksum(MD5, hashlib.md5(CONTENT).hexdigest()),
+    "crc32": Checksum(CRC32, f"{zlib.crc32(CONTENT):08x}"),
+    "crc32c": Checksum(CRC32C, f"{crc(CONTENT, 0x82F63B78, 32):08x}"),
+    "crc64": Checksum(CRC64NVME, f"{crc(CONTENT, 0x9A6C9329AC4BC9B5, 64):016x}"),
+    "md5 of parts": Checksum(
+        MD5, hashlib.md5(b"".join(hashlib.md5(part).digest() for part in PARTS)).hexdigest(), 30_000
+    ),
+}
+
+
+@pytest.mark.parametrize("checksum", CHECKSUMS.values(), ids=CHECKSUMS)
+def test_a_file_is_verified_by_the_checksum_offered(tmp_path: Path, checksum: Checksum | None) -> None:
+    result = fetched(MemoryFile(checksum=checksum, breaks=[5000, None]), tmp_path)
+    assert (result.verified_by, result.n_bytes) == (checksum and checksum.algorithm, len(CONTENT))
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    if checksum is not None:
+        wrong = replace(checksum, value=f"{int(checksum.value, 16) ^ 1:0{len(checksum.value)}x}")
+        with pytest.raises(CorruptError, match=f"their {checksum.algorithm} differs"):
+            fetched(MemoryFile(name="b.bin", checksum=wrong), tmp_path)
+
+
+def test_parts_may_end_with_the_file() -> None:
+    content = CONTENT[:60_000]
+    parts = b"".join(hashlib.md5(content[start : start + 30_000]).digest() for start in (0, 30_000))
+    checksum = Checksum(MD5, hashlib.md5(parts).hexdigest(), 30_000)
+    digest = checksum.begin(len(content))
+    digest.update(content)
+    assert checksum.is_of(digest) and checksum.is_of(digest)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +130,6 @@ def test_a_file_is_verified_by_the_strongest_hash_offered(
         ({}, [40_000]),
         ({"etag": '"f"'}, [0]),
         ({"version": "2"}, [0]),
-        ({"size": None}, [0]),
         ({"etag": None}, [0]),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_branch_moves_to_the_new_commit_when_all_of_it_is_there(hub: FakeHub, 
         ("", None, "no name of a repository"),
         ("org/model@a", "b", "two revisions"),
         ("org/model", "../x", "no name of a revision"),
-        ("s3://bucket/model", None, "s3://"),
+        ("s3://bucket/../model", None, "s3://"),
     ],
 )
 def test_a_source_that_cannot_be_one_is_a_usage_error(

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from cli.command_line import CommandLine, environment_of
 from gptfast_cli.core.errors import NetworkError
 from gptfast_cli.core.events import Note
 from gptfast_cli.core.jobs.download import Downloaded
-from transfer.downloads import QUICK, REPO, WEIGHTS, download, partials, some_files, watched
+from transfer.downloads import QUICK, REPO, WEIGHTS, download, partials, some_files, wait_for_bytes, watched
 from transfer.fake_hub import FakeHub, sha256
 
 FILES = some_files()
@@ -147,21 +146,6 @@ def test_a_kill_at_nine_tenths_costs_a_tenth(hub: FakeHub, tmp_path: Path) -> No
     assert outcome.returncode == 0, outcome.stderr
     assert (Path(outcome.stdout.decode().strip()) / WEIGHTS).read_bytes() == files[WEIGHTS]
     assert hub.sent_bytes(WEIGHTS) <= 200_000 + CHUNK_BYTES
-
-
-def wait_for_bytes(folder: Path, n_bytes: int) -> None:
-    for _ in range(500):
-        if any(_size(path) >= n_bytes for path in partials(folder)):
-            return
-        time.sleep(0.01)
-    raise AssertionError("the beginning does not grow")
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:  # it is in its place by now
-        return 0
 
 
 def test_ctrl_c_ends_with_130_and_keeps_what_arrived(hub: FakeHub, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which model a person means: a bundled name, a folder, a name in the store, or a repository in the Hugging Face cache.
+"""Which model a person means: a bundled name, a folder, one of the store, of the Hugging Face cache, or from S3.
 
 They are tried in that order; a folder that has a bundled name is written `./tiny`. With no model named it is the
 one last made ready, else the bundled `tiny`.
@@ -11,6 +11,7 @@ from pathlib import Path
 from gptfast_cli.core.checkpoints.current import read_current
 from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
 from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder, model_names
+from gptfast_cli.core.checkpoints.s3_folder import S3, find_bucket_path
 from gptfast_cli.core.checkpoints.store import open_store
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.settings import Settings
@@ -66,12 +67,15 @@ def _named(model: str, settings: Settings) -> Resolved:
     snapshot = find_snapshot(settings.hf_cache, model)
     if snapshot is not None:
         return Resolved(snapshot.path, model, "in the Hugging Face cache")
+    fetched = find_bucket_path(settings.home, model)
+    if fetched is not None:
+        return Resolved(fetched, model, "fetched from S3")
     raise _unknown(model, settings)
 
 
 def _current(current: str, settings: Settings) -> Resolved:
     """The model last made ready: what was written then, and no folder or bundled model that has its name here."""
-    path = _absolute_folder(current) or open_store(settings).find(current)
+    path = _absolute_folder(current) or open_store(settings).find(current) or find_bucket_path(settings.home, current)
     snapshot = find_snapshot(settings.hf_cache, current)
     if path is None and snapshot is not None:
         path = snapshot.path
@@ -89,6 +93,8 @@ def _absolute_folder(text: str) -> Path | None:
 
 
 def _unknown(model: str, settings: Settings) -> NotFoundError:
+    if model.startswith(S3):
+        return NotFoundError(f"{model}: was not fetched from S3 yet.", f"Fetch it: gptfast download {model}")
     if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1:
         return NotFoundError(f"{model}: there is no such folder.", "See which models there are: gptfast --list")
     names = model_names(settings)

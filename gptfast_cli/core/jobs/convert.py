@@ -20,6 +20,7 @@ from gptfast_cli.core.checkpoints.names import free_name
 from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.resolve import as_path, resolve
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
+from gptfast_cli.core.checkpoints.s3_folder import find_bucket_path
 from gptfast_cli.core.checkpoints.store import open_store, store_name
 from gptfast_cli.core.checkpoints.writer import check_place
 from gptfast_cli.core.device import DTYPES, dtype_name
@@ -139,8 +140,11 @@ def _find(text: str, settings: Settings) -> _Source:
     snapshot = find_snapshot(settings.hf_cache, text)
     if snapshot is not None:
         return _Source(snapshot.path, snapshot.repo, snapshot.commit)
+    fetched = find_bucket_path(settings.home, text)
+    if fetched is not None:
+        return _Source(fetched)
     raise NotFoundError(
-        f"{text}: is no folder or file, and no repository in the Hugging Face cache.",
+        f"{text}: is no folder or file, and was fetched neither from the Hub nor from S3.",
         f"Fetch it: gptfast download {text}",
     )
 

@@ -1,4 +1,4 @@
-"""Downloading: a model of the Hugging Face Hub comes into the Hugging Face cache, and becomes the current one."""
+"""Downloading: a model of the Hugging Face Hub or of S3 comes here, and becomes the current one."""
 
 import shutil
 from collections.abc import Sequence
@@ -9,22 +9,21 @@ from typing import Final
 from gptfast_cli.core.checkpoints.current import write_current
 from gptfast_cli.core.checkpoints.hub_cache import RepoName, find_snapshot, parse_repo
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.checkpoints.s3_folder import S3, BucketPath, parse_bucket_path
 from gptfast_cli.core.errors import DiskFullError, GptFastError, NotFoundError, UsageError
-from gptfast_cli.core.events import Job, Note, Progress
+from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.families import family_of
 from gptfast_cli.core.fields import parse_fields
+from gptfast_cli.core.jobs.origins import Origin, Terms, hub_origin, s3_origin
 from gptfast_cli.core.quant.memory_need import MemoryNeed, memory_need
 from gptfast_cli.core.settings import Settings
-from gptfast_cli.core.transfer.digest import file_has, strongest
-from gptfast_cli.core.transfer.fetching import Fetched, Patience
+from gptfast_cli.core.transfer.fetching import Fetched
 from gptfast_cli.core.transfer.file_names import check_file_name
-from gptfast_cli.core.transfer.hub_cache_layout import HubCacheLayout
-from gptfast_cli.core.transfer.local_layout import LocalLayout
-from gptfast_cli.core.transfer.parallel import TASK, fetch_all
 from gptfast_cli.core.transfer.place import Layout
+from gptfast_cli.core.transfer.remote import RemoteFile
 from gptfast_cli.core.transfer.selection import matching
 from gptfast_cli.core.transfer.small_file import read_small
-from gptfast_cli.core.transfer.sources.hub import HubFile, Listing, is_offline, list_repo
+from gptfast_cli.core.transfer.sources.hub import is_offline
 from gptfast_cli.core.transfer.sweeping import sweep
 
 _CONFIG_FILE: Final = "config.json"
@@ -35,9 +34,10 @@ _SLACK_BYTES = 1_000_000  # notes, links and locks beside the files
 class DownloadRequest:
     """What to fetch, and where to.
 
-    source:   `org/name[@revision]`, where `hf://` may stand before it
+    source:   `org/name[@revision]`, where `hf://` may stand before it, or `s3://bucket/prefix`
     include, exclude: patterns of file names; without `include` it is what a model needs
-    local_dir: a plain folder; None is the Hugging Face cache
+    local_dir: a plain folder; None is the Hugging Face cache, or for S3 a folder below the home
+    terms:    how to ask the server
     endpoint: the Hub to ask; None is HF_ENDPOINT's, else huggingface.co
     """
 
@@ -47,10 +47,14 @@ class DownloadRequest:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     local_dir: Path | None = None
-    n_workers: int = 8
     dry_run: bool = False
     endpoint: str | None = None
-    patience: Patience = Patience()
+    terms: Terms = Terms()
+
+    @property
+    def folder(self) -> Path | None:
+        """The plain folder to put the files into, if one was named."""
+        return self.local_dir and self.local_dir.expanduser()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class DownloadedFile:
 class Downloaded:
     """The model that was fetched, or with a dry run would be.
 
+    commit:     None for what has none
     n_received: bytes that came over the network, those in vain included
     free_bytes: on the disk that it goes to, before
     memory:     what it takes to run it; only told of a dry run, None where gptfast does not know the model's kind
@@ -80,7 +85,7 @@ class Downloaded:
 
     path: Path
     name: str
-    commit: str
+    commit: str | None
     files: tuple[DownloadedFile, ...]
     free_bytes: int
     n_received: int = 0
@@ -106,44 +111,58 @@ def run(request: DownloadRequest) -> Job[Downloaded]:
     a file's name is unsafe, DiskFullError. Whatever arrived is kept for the next time; a branch moves to the new
     commit when all of it is there.
     """
+    if request.source.startswith(S3):
+        path = _bucket_path(request)
+        bucket = yield from s3_origin(path, request.settings, request.folder, request.terms)
+        return (yield from _download(bucket, request))
     name = _repo_name(request)
     if is_offline():
         return (yield from _offline(name, request))
-    revision = name.revision or "main"
-    listing = yield from list_repo(name.repo, revision, endpoint=request.endpoint, patience=request.patience)
-    files = _chosen(listing, request)
-    layout = _layout(listing, revision, request)
+    repo = yield from hub_origin(name, request.settings, request.folder, request.endpoint, request.terms)
+    return (yield from _download(repo, request))
+
+
+def _download(origin: Origin, request: DownloadRequest) -> Job[Downloaded]:
+    layout = origin.layout
+    files = yield from origin.described(_chosen(origin, request))
     missing = [file for file in files if not layout.is_there(file)]
     free_bytes = shutil.disk_usage(_existing(layout.root)).free
     if request.dry_run:
-        memory = yield from _memory(listing, layout)
+        memory = yield from _memory(origin)
         plan = tuple(_planned(file, layout, is_missing=file in missing) for file in files)
-        return Downloaded(layout.root, str(name), listing.commit, plan, free_bytes, memory=memory, is_written=False)
+        return Downloaded(layout.root, origin.name, origin.version, plan, free_bytes, memory=memory, is_written=False)
     _check_space(layout, missing, free_bytes)
     going_on = {layout.place(file).partial for file in missing}
     sweep(layout, names={file.name for file in files}, going_on=going_on)
-    yield Note(_told(listing, files, missing=missing, n_bytes=_to_fetch(layout, missing)))
-    fetched = yield from _fetch(missing, layout, request)
+    yield Note(_told(origin, files, missing=missing, n_bytes=_to_fetch(layout, missing)))
+    fetched = yield from origin.fetch(missing)
     for file in files:
         if file not in missing:  # its contents may have come under another name or commit
             layout.publish(file)
     layout.finish()
-    is_current = yield from _make_current(layout.root, name, request)
+    is_current = yield from _make_current(layout.root, origin.name, request)
     done = tuple(_done(file, fetched.get(file.name)) for file in files)
     n_received = sum(each.n_received for each in fetched.values())
     return Downloaded(
-        layout.root, str(name), listing.commit, done, free_bytes, n_received=n_received, is_current=is_current
+        layout.root, origin.name, origin.version, done, free_bytes, n_received=n_received, is_current=is_current
     )
+
+
+def _bucket_path(request: DownloadRequest) -> BucketPath:
+    if request.revision is not None:
+        raise UsageError(f"{request.source}: what is in S3 has no revisions.", "Leave out --revision.")
+    path = parse_bucket_path(request.source)
+    if path is None:
+        raise UsageError(f"{request.source!r} is no name of a folder in S3.", "Write s3://bucket/prefix.")
+    return path
 
 
 def _repo_name(request: DownloadRequest) -> RepoName:
     source = request.source
-    if source.startswith("s3://"):
-        raise UsageError("gptfast download does not read s3:// yet.", "Fetch it with another tool: aws s3 sync")
     name = parse_repo(source)
     if name is None:
         raise UsageError(
-            f"{source!r} is no name of a repository.", "Write org/name, org/name@revision or hf://org/name@revision."
+            f"{source!r} is no name of a repository.", "Write org/name, org/name@revision or s3://bucket/prefix."
         )
     if request.revision is None:
         return name
@@ -169,7 +188,7 @@ def _offline(name: RepoName, request: DownloadRequest) -> Job[Downloaded]:
     )
     is_current = False
     if not request.dry_run:
-        is_current = yield from _make_current(snapshot.path, name, request)
+        is_current = yield from _make_current(snapshot.path, str(name), request)
     free_bytes = shutil.disk_usage(snapshot.path).free
     return Downloaded(
         snapshot.path,
@@ -182,30 +201,24 @@ def _offline(name: RepoName, request: DownloadRequest) -> Job[Downloaded]:
     )
 
 
-def _chosen(listing: Listing, request: DownloadRequest) -> list[HubFile]:
-    by_name = {file.name: file for file in listing.files}
-    names = matching(by_name, request.include, request.exclude)
-    for name in names:
-        check_file_name(name, listing.repo)
-    if not names:
-        shown = ", ".join(sorted(by_name)[:5]) or "nothing"
+def _chosen(origin: Origin, request: DownloadRequest) -> list[str]:
+    names = [file.name for file in origin.files]
+    chosen = matching(names, request.include, request.exclude)
+    for name in chosen:
+        check_file_name(name, origin.name)
+    if not chosen:
+        shown = ", ".join(sorted(names)[:5]) or "nothing"
         raise NotFoundError(
-            f"{listing.repo}: holds no file that was asked for.", f"It holds {shown}; choose with --include PATTERN."
+            f"{origin.name}: holds no file that was asked for.", f"It holds {shown}; choose with --include PATTERN."
         )
-    return [by_name[name] for name in names]
-
-
-def _layout(listing: Listing, revision: str, request: DownloadRequest) -> Layout:
-    if request.local_dir is not None:
-        return LocalLayout(request.local_dir.expanduser().absolute())
-    return HubCacheLayout(request.settings.hf_cache.absolute(), listing.repo, listing.commit, revision)
+    return chosen
 
 
 def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def _check_space(layout: Layout, missing: Sequence[HubFile], free_bytes: int) -> None:
+def _check_space(layout: Layout, missing: Sequence[RemoteFile], free_bytes: int) -> None:
     needed = _to_fetch(layout, missing)
     if missing and needed + _SLACK_BYTES > free_bytes:
         raise DiskFullError(
@@ -214,7 +227,7 @@ def _check_space(layout: Layout, missing: Sequence[HubFile], free_bytes: int) ->
         )
 
 
-def _to_fetch(layout: Layout, missing: Sequence[HubFile]) -> int:
+def _to_fetch(layout: Layout, missing: Sequence[RemoteFile]) -> int:
     """Bytes that are still to come, beside what an earlier download has left."""
     return sum(max(0, file.size - _size(layout.place(file).partial)) for file in missing)
 
@@ -223,13 +236,13 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _memory(listing: Listing, layout: Layout) -> Job[MemoryNeed | None]:
+def _memory(origin: Origin) -> Job[MemoryNeed | None]:
     """What a model of its config.json needs; None, and a note, where gptfast does not know this kind."""
-    file = next((file for file in listing.files if file.name == _CONFIG_FILE), None)
+    file = next((file for file in origin.files if file.name == _CONFIG_FILE), None)
     if file is None:
         return None
-    path = layout.root / _CONFIG_FILE
-    text = path.read_bytes() if layout.is_there(file) and path.is_file() else read_small(file)
+    path = origin.layout.root / _CONFIG_FILE
+    text = path.read_bytes() if origin.layout.is_there(file) and path.is_file() else read_small(file)
     try:
         fields = parse_fields(text, _CONFIG_FILE)
         return memory_need(family_of(fields).config(fields.values))
@@ -238,44 +251,30 @@ def _memory(listing: Listing, layout: Layout) -> Job[MemoryNeed | None]:
         return None
 
 
-def _planned(file: HubFile, layout: Layout, *, is_missing: bool) -> DownloadedFile:
+def _planned(file: RemoteFile, layout: Layout, *, is_missing: bool) -> DownloadedFile:
     n_begun = _size(layout.place(file).partial) if is_missing else 0
     return DownloadedFile(file.name, file.size, was_there=not is_missing, n_begun=n_begun)
 
 
-def _told(listing: Listing, files: Sequence[HubFile], *, missing: Sequence[HubFile], n_bytes: int) -> str:
-    at = f"{listing.repo} at {listing.commit[:8]}"
+def _told(origin: Origin, files: Sequence[RemoteFile], *, missing: Sequence[RemoteFile], n_bytes: int) -> str:
+    at = f"{origin.name} at {origin.version[:8]}" if origin.version else origin.name
     if not missing:
         return f"{at}: its {len(files)} files are there already"
     return f"{at}: {len(missing)} of {len(files)} files to fetch, {n_bytes / 1e6:,.2f} MB"
 
 
-def _fetch(missing: Sequence[HubFile], layout: Layout, request: DownloadRequest) -> Job[dict[str, Fetched]]:
-    ours = [file for file in missing if not file.needs_library]
-    fetched = yield from fetch_all(ours, layout, n_workers=request.n_workers, patience=request.patience)
-    for file in missing:
-        if file.needs_library:
-            yield Note(f"{file.name}: is kept in Xet storage; huggingface_hub fetches it")
-            path = file.fetch_by_library(hf_cache=request.settings.hf_cache, local_dir=request.local_dir)
-            algorithm = strongest(file.hashes)
-            is_known = algorithm is not None and file_has(path, algorithm, file.hashes[algorithm])
-            fetched[file.name] = Fetched(file.name, file.size, algorithm if is_known else None, file.size)
-            yield Progress(TASK, file.size, file.size, "bytes", part=file.name)
-    return fetched
-
-
-def _make_current(folder: Path, name: RepoName, request: DownloadRequest) -> Job[bool]:
+def _make_current(folder: Path, name: str, request: DownloadRequest) -> Job[bool]:
     """Make it the current model where it is one that runs; else say why not."""
     try:
         open_checkpoint(folder)
     except GptFastError as error:
         yield Note(f"It is here, and does not run as it is: {error.message}")
         return False
-    write_current(request.settings.home, folder if request.local_dir is not None else str(name))
+    write_current(request.settings.home, folder if request.local_dir is not None else name)
     return True
 
 
-def _done(file: HubFile, fetched: Fetched | None) -> DownloadedFile:
+def _done(file: RemoteFile, fetched: Fetched | None) -> DownloadedFile:
     if fetched is None or fetched.was_there:
         return DownloadedFile(file.name, file.size, was_there=True)
     return DownloadedFile(file.name, fetched.n_bytes, was_there=False, verified_by=fetched.verified_by)

@@ -1,45 +1,20 @@
 """Fetching one file: from where the last run stopped, through whatever breaks, to a whole verified file in place."""
 
 import os
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from gptfast_cli.core.errors import CorruptError, NetworkError
+from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.files import disk_full_named, sync_folder
-from gptfast_cli.core.transfer.digest import Digest, new_digest, strongest
+from gptfast_cli.core.transfer.digest import Digest
 from gptfast_cli.core.transfer.lock import held
 from gptfast_cli.core.transfer.partial import Partial
+from gptfast_cli.core.transfer.patience import Patience, given_up
 from gptfast_cli.core.transfer.place import Layout, Place
-from gptfast_cli.core.transfer.remote import Body, PassingError, RemoteFile, UnreachableError, WrongBytesError
+from gptfast_cli.core.transfer.remote import Body, PassingError, RemoteFile, WrongBytesError
 
 _CHUNK_BYTES = 1 << 20
-_AGAIN = "What arrived is kept: give the same command again, and it goes on from there."
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to go on where nothing arrives.
-
-    n_attempts:      in a row that bring nothing new, before it ends
-    first_seconds:   to wait after the first; doubled each time, up to `longest_seconds`
-    longest_asked_seconds: that a server may ask to wait; beyond, the person is told instead
-    """
-
-    n_attempts: int = 6
-    first_seconds: float = 0.5
-    longest_seconds: float = 15.0
-    longest_asked_seconds: float = 300.0
-
-    def wait_seconds(self, n_failed: int, fault: PassingError) -> float | None:
-        """How long to wait after so many attempts in vain; None where it is time to give up."""
-        if n_failed >= self.n_attempts:
-            return None
-        if fault.wait_seconds is not None:
-            return fault.wait_seconds if fault.wait_seconds <= self.longest_asked_seconds else None
-        seconds = min(self.longest_seconds, self.first_seconds * 2.0 ** (n_failed - 1))
-        return seconds * random.uniform(0.75, 1.25)  # noqa: S311  # so that not all come back at once
 
 
 class Watch(Protocol):
@@ -85,25 +60,14 @@ def fetch(remote: RemoteFile, layout: Layout, *, watch: Watch, patience: Patienc
     with held(place.lock, when_taken=when_taken, pause=watch.pause):
         if layout.is_there(remote):
             layout.publish(remote)
-            watch.at(remote.size or 0)
-            return Fetched(remote.name, remote.size or 0, None, was_there=True)
+            watch.at(remote.size)
+            return Fetched(remote.name, remote.size, None, was_there=True)
         named = place.final.with_name(remote.name.rpartition("/")[2])  # in the cache it is called by its hash
         with disk_full_named(named, "what arrived is kept"):
             fetched = _Fetch(remote, place, watch, patience).run()
             layout.publish(remote)
             sync_folder(place.final.parent)
         return fetched
-
-
-def patiently_explained(what: str, fault: PassingError) -> NetworkError:
-    """The error that ends a series of faults."""
-    if isinstance(fault, UnreachableError):
-        return NetworkError(f"{what}: {fault.reason}.", "Check the network, the proxy settings and HF_ENDPOINT.")
-    if fault.wait_seconds is not None:
-        return NetworkError(
-            f"{what}: {fault.reason}.", f"Give the same command again in {fault.wait_seconds:.0f} s: it goes on."
-        )
-    return NetworkError(f"{what}: {fault.reason}.", _AGAIN)
 
 
 def _told_once(watch: Watch, text: str) -> Callable[[], None]:
@@ -119,7 +83,6 @@ class _Fetch:
         self._watch = watch
         self._patience = patience
         self._partial = Partial(place.partial, remote)
-        self._algorithm = strongest(remote.hashes)
         self._n_received = 0
 
     def run(self) -> Fetched:
@@ -135,10 +98,11 @@ class _Fetch:
                 self._partial.discard()
                 raise CorruptError(
                     f"{self._remote.name}: {again}, twice.",
-                    "The server sends another file than it lists: try again later, or another --revision.",
+                    "The server sends another file than it lists: try again later, or another version.",
                 ) from again
         self._partial.publish(self._place.final)
-        return Fetched(self._remote.name, n_bytes, self._algorithm, self._n_received)
+        algorithm = self._remote.checksum.algorithm if self._remote.checksum else None
+        return Fetched(self._remote.name, n_bytes, algorithm, self._n_received)
 
     def _once(self) -> int:
         n_bytes = self._partial.resume()
@@ -147,8 +111,7 @@ class _Fetch:
             self._receive(intake)
             file.flush()
             os.fsync(file.fileno())
-            if self._algorithm and intake.hexdigest(self._algorithm) != self._remote.hashes[self._algorithm]:
-                raise WrongBytesError(f"its bytes are damaged (their {self._algorithm} differs)")
+            intake.check()
         return intake.n_bytes
 
     def _receive(self, intake: "_Intake") -> None:
@@ -163,7 +126,7 @@ class _Fetch:
                 furthest = max(furthest, intake.n_bytes)
                 seconds = self._patience.wait_seconds(n_failed, fault)
                 if seconds is None:
-                    raise patiently_explained(self._remote.name, fault) from None  # its cause may tell a secret
+                    raise given_up(self._remote.name, fault) from None  # its cause may tell a secret
                 if seconds >= 1:
                     self._watch.note(f"{self._remote.name}: {fault.reason}; again in {seconds:.0f} s.")
                 self._watch.pause(seconds)
@@ -180,12 +143,12 @@ class _Fetch:
             for chunk in body.chunks():
                 self._n_received += len(chunk)
                 intake.add(chunk)
-        if self._remote.size is not None and intake.n_bytes < self._remote.size:
+        if intake.n_bytes < self._remote.size:
             raise PassingError("the connection was closed early")
 
     def _check_size(self, body: Body) -> None:
         sent, listed = body.size, self._remote.size
-        if sent is not None and listed is not None and sent != listed:
+        if sent is not None and sent != listed:
             raise WrongBytesError(f"the server sends {sent:,} bytes, and lists {listed:,}")
 
     def _begin_anew(self, intake: "_Intake", validator: str | None) -> None:
@@ -207,7 +170,7 @@ class _Intake:
 
     def add(self, chunk: bytes) -> None:
         """Append bytes; raises WrongBytesError where there are more than there should be."""
-        if self._remote.size is not None and self.n_bytes + len(chunk) > self._remote.size:
+        if self.n_bytes + len(chunk) > self._remote.size:
             raise WrongBytesError(f"the server sends more than the {self._remote.size:,} bytes that it lists")
         self._file.write(chunk)
         self._file.flush()  # so that a kill loses none of it
@@ -222,16 +185,15 @@ class _Intake:
         self._digest = self._new_digest()
         self.n_bytes = 0
 
-    def hexdigest(self, algorithm: str) -> str:
-        """The hash of all bytes."""
-        if self._digest is None:  # a git hash begins with the size, which nobody knew
-            self._digest = new_digest(algorithm, self.n_bytes)
-            self._read_beginning()
-        return self._digest.hexdigest()
+    def check(self) -> None:
+        """Raise WrongBytesError where the bytes have another checksum than the source offers."""
+        checksum = self._remote.checksum
+        if checksum and self._digest and not checksum.is_of(self._digest):
+            raise WrongBytesError(f"its bytes are damaged (their {checksum.algorithm} differs)")
 
     def _new_digest(self) -> Digest | None:
-        algorithm, size = strongest(self._remote.hashes), self._remote.size
-        return None if algorithm is None or size is None else new_digest(algorithm, size)
+        checksum = self._remote.checksum
+        return checksum.begin(self._remote.size) if checksum else None
 
     def _read_beginning(self) -> None:
         self._file.flush()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptfast_cli.core.files import PARTIAL, sibling, write_whole
-from gptfast_cli.core.transfer.digest import strongest
 from gptfast_cli.core.transfer.place import Place
 from gptfast_cli.core.transfer.remote import RemoteFile
 
@@ -87,13 +86,12 @@ class HubCacheLayout:
 
 def _key(file: RemoteFile) -> str:
     """What the Hub sends as ETag: the SHA-256 of a large file, the git hash of a small one."""
-    algorithm = strongest(file.hashes)
-    assert algorithm is not None, f"{file.name}: the Hub has a hash for every file"
-    return file.hashes[algorithm]
+    assert file.checksum is not None, f"{file.name}: the Hub has a hash for every file"
+    return file.checksum.value
 
 
 def _is_whole(path: Path, file: RemoteFile) -> bool:
     try:
-        return path.is_file() and file.size in (None, path.stat().st_size)
+        return path.is_file() and file.size == path.stat().st_size
     except OSError:
         return False

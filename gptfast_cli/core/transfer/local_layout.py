@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from gptfast_cli.core.files import PARTIAL, write_whole
-from gptfast_cli.core.transfer.digest import file_has, strongest
 from gptfast_cli.core.transfer.place import Place
 from gptfast_cli.core.transfer.remote import RemoteFile
 
@@ -30,19 +29,18 @@ class LocalLayout:
         return self._place(file.name)
 
     def is_there(self, file: RemoteFile) -> bool:
-        """See Layout; a file that nothing is noted about is compared by its hash."""
-        path, algorithm = self.root / file.name, strongest(file.hashes)
-        if not path.is_file() or file.size not in (None, path.stat().st_size):
+        """See Layout; a file that nothing is noted about is compared by its checksum, where one is offered."""
+        path, checksum = self.root / file.name, file.checksum
+        if not path.is_file() or file.size != path.stat().st_size:
             return False
-        if algorithm is None:
-            return False
-        expected = file.hashes[algorithm]
-        return self._noted(file.name) == expected or file_has(path, algorithm, expected)
+        version, etag = self._noted(file.name)
+        if checksum is None:
+            return version == file.version
+        return etag == checksum.value or checksum.is_of_file(path)
 
     def publish(self, file: RemoteFile) -> None:
         """See Layout."""
-        algorithm = strongest(file.hashes)
-        etag = file.hashes[algorithm] if algorithm else ""
+        etag = file.checksum.value if file.checksum else ""
         write_whole(self._note(file.name), f"{file.version}\n{etag}\n{time.time()}\n")
 
     def finish(self) -> None:
@@ -69,11 +67,11 @@ class LocalLayout:
     def _note(self, name: str) -> Path:
         return self.root / _NOTES / f"{name}.metadata"
 
-    def _noted(self, name: str) -> str | None:
-        """The hash that was noted for a file, if it is as it was then."""
+    def _noted(self, name: str) -> tuple[str | None, str | None]:
+        """The version and the hash that were noted for a file, if it is as it was then."""
         try:
-            _, etag, noted_at = self._note(name).read_text(encoding="utf-8").split("\n")[:3]
+            version, etag, noted_at = self._note(name).read_text(encoding="utf-8").split("\n")[:3]
             unchanged = (self.root / name).stat().st_mtime - _CLOCK_SECONDS <= float(noted_at)
         except (OSError, ValueError):
-            return None
-        return etag if unchanged else None
+            return None, None
+        return (version, etag) if unchanged else (None, None)

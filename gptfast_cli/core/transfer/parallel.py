@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from gptfast_cli.core.events import Job, Note, Progress
-from gptfast_cli.core.transfer.fetching import Fetched, Patience, fetch
+from gptfast_cli.core.transfer.fetching import Fetched, fetch
+from gptfast_cli.core.transfer.patience import Patience
 from gptfast_cli.core.transfer.place import Layout
 from gptfast_cli.core.transfer.remote import RemoteFile
 
@@ -56,8 +57,7 @@ def fetch_all(
 
 def _turn(file: RemoteFile) -> tuple[bool, int]:
     """The small ones first, as they tell early what is wrong; then the largest, so that none is left at the end."""
-    size = file.size or 0
-    return size > _SMALL_BYTES, -size
+    return file.size > _SMALL_BYTES, -file.size
 
 
 def _work(waiting: "queue.SimpleQueue[RemoteFile]", layout: Layout, board: "_Board", patience: Patience) -> None:
@@ -80,7 +80,7 @@ class _Board:
     """Where the threads write how far they are, and the job reads it; each entry has one writer."""
 
     def __init__(self, files: Sequence[RemoteFile]) -> None:
-        self._sizes: Mapping[str, int | None] = {file.name: file.size for file in files}
+        self._sizes: Mapping[str, int] = {file.name: file.size for file in files}
         self.done: dict[str, int] = {}
         self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.fetched: dict[str, Fetched] = {}
@@ -101,12 +101,7 @@ class _Board:
                 self._told[name] = n_bytes
                 yield Progress(TASK, n_bytes, self._sizes[name], "bytes", part=name)
         if self._told != before:
-            yield Progress(TASK, sum(self._told.values()), self._total, "bytes")
-
-    @property
-    def _total(self) -> int | None:
-        sizes = self._sizes.values()
-        return None if None in sizes else sum(size or 0 for size in sizes)
+            yield Progress(TASK, sum(self._told.values()), sum(self._sizes.values()), "bytes")
 
 
 class _FileWatch:

@@ -11,7 +11,6 @@ from typing import BinaryIO, Final
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.fields import read_fields
 from gptfast_cli.core.files import PARTIAL, write_synced
-from gptfast_cli.core.transfer.digest import strongest
 from gptfast_cli.core.transfer.remote import RemoteFile
 
 _NOTE: Final = ".json"
@@ -37,8 +36,8 @@ class Partial:
         except (OSError, CorruptError):
             self.discard()
             return 0
-        known = strongest(self._remote.hashes) is not None or self.validator is not None
-        too_long = self._remote.size is not None and size > self._remote.size
+        known = self._remote.checksum is not None or self.validator is not None
+        too_long = size > self._remote.size
         if not known or too_long or identity != self._identity():
             self.discard()
             return 0
@@ -70,8 +69,8 @@ class Partial:
 
     def _identity(self) -> dict[str, object]:
         """What must be equal for the bytes to count: the hash where there is one, else the version they are of."""
-        algorithm = strongest(self._remote.hashes)
-        of = self._remote.hashes[algorithm] if algorithm else self._remote.version
+        checksum = self._remote.checksum
+        algorithm, of = (checksum.algorithm, checksum.value) if checksum else (None, self._remote.version)
         return {"size": self._remote.size, "hash": algorithm, "of": of}
 
 

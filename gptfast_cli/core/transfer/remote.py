@@ -1,8 +1,10 @@
 """A file elsewhere, as the engine sees it: what is known of it, and its bytes from any offset on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
+
+from gptfast_cli.core.transfer.digest import Checksum
 
 
 class PassingError(Exception):
@@ -18,7 +20,11 @@ class PassingError(Exception):
 
 
 class UnreachableError(PassingError):
-    """No connection came about at all."""
+    """No connection came about at all; `setting` names the variable that says where the server is."""
+
+    def __init__(self, reason: str, setting: str) -> None:
+        super().__init__(reason)
+        self.setting = setting
 
 
 class WrongBytesError(Exception):
@@ -57,8 +63,8 @@ class RemoteFile(Protocol):
         ...
 
     @property
-    def size(self) -> int | None:
-        """Its bytes; None where the source does not say."""
+    def size(self) -> int:
+        """Its bytes."""
         ...
 
     @property
@@ -67,8 +73,8 @@ class RemoteFile(Protocol):
         ...
 
     @property
-    def hashes(self) -> Mapping[str, str]:
-        """Hashes of its contents in hexadecimal, by algorithm (see `digest`); may be empty."""
+    def checksum(self) -> Checksum | None:
+        """The strongest checksum of its contents that the source offers and we can compute; None without any."""
         ...
 
     def open(self, start: int, validator: str | None) -> AbstractContextManager[Body]:

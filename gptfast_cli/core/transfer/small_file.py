@@ -1,8 +1,7 @@
 """A small file read into memory, such as a configuration that is to be looked at before anything is fetched."""
 
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.transfer.digest import new_digest, strongest
-from gptfast_cli.core.transfer.fetching import patiently_explained
+from gptfast_cli.core.transfer.patience import given_up
 from gptfast_cli.core.transfer.remote import PassingError, RemoteFile
 
 _MOST_BYTES = 10_000_000
@@ -18,11 +17,10 @@ def read_small(file: RemoteFile) -> bytes:
                 if len(content) > _MOST_BYTES:
                     raise CorruptError(f"{file.name}: is larger than any such file.")
     except PassingError as fault:
-        raise patiently_explained(file.name, fault) from None
-    algorithm = strongest(file.hashes)
-    if algorithm is not None:
-        digest = new_digest(algorithm, len(content))
+        raise given_up(file.name, fault) from None
+    if file.checksum is not None:
+        digest = file.checksum.begin(len(content))
         digest.update(content)
-        if digest.hexdigest() != file.hashes[algorithm]:
-            raise CorruptError(f"{file.name}: arrived damaged (its {algorithm} differs).", "Try again.")
+        if not file.checksum.is_of(digest):
+            raise CorruptError(f"{file.name}: arrived damaged (its {file.checksum.algorithm} differs).", "Try again.")
     return content

@@ -7,7 +7,6 @@ kept in Xet storage alone, or is larger than plain HTTP serves, is left to huggi
 import contextlib
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,9 +29,9 @@ from huggingface_hub.utils import (
 
 from gptfast_cli import __version__
 from gptfast_cli.core.errors import CorruptError, NetworkError, UsageError
-from gptfast_cli.core.events import Job, Note
-from gptfast_cli.core.transfer.digest import GIT_SHA1, SHA256
-from gptfast_cli.core.transfer.fetching import Patience, patiently_explained
+from gptfast_cli.core.events import Job
+from gptfast_cli.core.transfer.digest import GIT_SHA1, SHA256, Checksum
+from gptfast_cli.core.transfer.patience import Patience, given_up, patiently
 from gptfast_cli.core.transfer.remote import Body, PassingError, WrongBytesError
 from gptfast_cli.core.transfer.sources.hub_errors import HTTP_ERROR, Asked, explained, fault_of
 
@@ -50,7 +49,7 @@ class HubFile:
     commit: str
     name: str
     size: int
-    hashes: Mapping[str, str]
+    checksum: Checksum
     needs_library: bool = False
 
     @property
@@ -92,7 +91,7 @@ class HubFile:
                     local_dir=local_dir,
                 )
         except PassingError as fault:
-            raise patiently_explained(self.name, fault) from None
+            raise given_up(self.name, fault) from None
         except OSError as error:
             if error.errno is not None:  # the system's, not the library's
                 raise
@@ -125,11 +124,13 @@ def list_repo(repo: str, revision: str, *, endpoint: str | None, patience: Patie
     asked.check_token()
     logging.set_verbosity_error()  # what it warns of is told in our words
     api = HfApi(endpoint=asked.endpoint, library_name="gptfast", library_version=__version__)
-    info = yield from _patiently(asked, patience, lambda: api.model_info(repo, revision=revision, timeout=_timeout()))
+    info = yield from patiently(
+        repo, patience, lambda: _answered(asked, lambda: api.model_info(repo, revision=revision, timeout=_timeout()))
+    )
     commit = info.sha
     if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
         raise _no_hub(asked)
-    tree = yield from _patiently(asked, patience, lambda: _tree(asked, commit))
+    tree = yield from patiently(repo, patience, lambda: _answered(asked, lambda: _tree(asked, commit)))
     return Listing(repo, commit, tuple(_file(asked, commit, entry) for entry in tree))
 
 
@@ -147,13 +148,13 @@ def _tree(asked: Asked, commit: str) -> list[RepoFile]:
 
 
 def _file(asked: Asked, commit: str, entry: RepoFile) -> HubFile:
-    hashes = {SHA256: entry.lfs.sha256} if entry.lfs else {GIT_SHA1: entry.blob_id}
+    checksum = Checksum(SHA256, entry.lfs.sha256) if entry.lfs else Checksum(GIT_SHA1, entry.blob_id)
     size = entry.lfs.size if entry.lfs else entry.size
-    if not isinstance(size, int) or size < 0 or not all(_HASH.fullmatch(str(each)) for each in hashes.values()):
+    if not isinstance(size, int) or size < 0 or not _HASH.fullmatch(str(checksum.value)):
         raise _no_hub(asked)
     is_in_xet = getattr(entry, "xet_hash", None) is not None  # which huggingface_hub 1.0 does not tell
     needs_library = is_in_xet and (entry.lfs is None or size > constants.MAX_HTTP_DOWNLOAD_SIZE)
-    return HubFile(asked, commit, entry.path, size, hashes, needs_library)
+    return HubFile(asked, commit, entry.path, size, checksum, needs_library)
 
 
 def _no_hub(asked: Asked) -> CorruptError:
@@ -162,25 +163,15 @@ def _no_hub(asked: Asked) -> CorruptError:
     )
 
 
-def _patiently(asked: Asked, patience: Patience, call: Callable[[], T]) -> Job[T]:
-    """What a call gives, again after faults that may pass."""
-    n_failed = 0
-    while True:
-        try:
-            with _faults_named(asked, asked.repo):
-                return call()
-        except HFValidationError:
-            raise UsageError(f"{asked.repo!r} is no name of a repository.", "Write org/name.") from None
-        except (KeyError, TypeError, ValueError):  # an answer of another form
-            raise _no_hub(asked) from None
-        except PassingError as fault:
-            n_failed += 1
-            seconds = patience.wait_seconds(n_failed, fault)
-            if seconds is None:
-                raise patiently_explained(asked.repo, fault) from None
-            if seconds >= 1:
-                yield Note(f"{asked.repo}: {fault.reason}; again in {seconds:.0f} s.")
-            time.sleep(seconds)
+def _answered(asked: Asked, call: Callable[[], T]) -> T:
+    """What a call gives, if it is what a Hub answers."""
+    try:
+        with _faults_named(asked, asked.repo):
+            return call()
+    except HFValidationError:
+        raise UsageError(f"{asked.repo!r} is no name of a repository.", "Write org/name.") from None
+    except (KeyError, TypeError, ValueError):  # an answer of another form
+        raise _no_hub(asked) from None
 
 
 @contextlib.contextmanager

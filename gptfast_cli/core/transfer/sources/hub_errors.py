@@ -19,6 +19,7 @@ HTTP_ERROR: Final = cast("type[Exception]", HfHubHTTPError.__bases__[0])
 
 _PASSING: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _RESET: Final = re.compile(r"\bt=(\d+)")  # RateLimit: "resolvers";r=0;t=55
+_ADDRESS: Final = "HF_ENDPOINT"
 _LOG_IN: Final = "hf auth login (or set HF_TOKEN)"
 
 
@@ -67,12 +68,14 @@ def fault_of(error: Exception, asked: Asked) -> PassingError | GptFastError:
     if kind.endswith("Timeout"):
         is_there = kind == "ReadTimeout"
         return (
-            PassingError("the server has fallen silent") if is_there else UnreachableError("the server does not answer")
+            PassingError("the server has fallen silent")
+            if is_there
+            else UnreachableError("the server does not answer", _ADDRESS)
         )
     if kind in ("RemoteProtocolError", "ReadError", "DecodingError"):
         return PassingError("the connection broke off")
     if kind == "ConnectError":
-        return UnreachableError(f"no connection ({str(error) or 'refused'})")
+        return UnreachableError(f"no connection ({str(error) or 'refused'})", _ADDRESS)
     return PassingError(f"the request failed ({kind})")
 
 

@@ -1,0 +1,163 @@
+"""Where a download comes from, listed: the Hub, or a bucket of S3. Both give their files to the same engine."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from gptfast_cli.core.checkpoints.hub_cache import RepoName
+from gptfast_cli.core.checkpoints.s3_folder import BucketPath
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import Job, Note, Progress
+from gptfast_cli.core.settings import Settings
+from gptfast_cli.core.transfer.fetching import Fetched
+from gptfast_cli.core.transfer.hub_cache_layout import HubCacheLayout
+from gptfast_cli.core.transfer.local_layout import LocalLayout
+from gptfast_cli.core.transfer.parallel import TASK, fetch_all
+from gptfast_cli.core.transfer.patience import Patience, patiently
+from gptfast_cli.core.transfer.place import Layout
+from gptfast_cli.core.transfer.remote import RemoteFile
+from gptfast_cli.core.transfer.sources.hub import Listing, list_repo
+
+if TYPE_CHECKING:
+    from gptfast_cli.core.transfer.sources.s3 import S3File
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How to ask a server: so many files side by side, and for how long."""
+
+    n_workers: int = 8
+    patience: Patience = Patience()
+
+
+class Origin(Protocol):
+    """A place that holds a model, and what is known of it."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls the model, here and once it was fetched."""
+        ...
+
+    @property
+    def version(self) -> str | None:
+        """The commit that was listed; None where there are none."""
+        ...
+
+    @property
+    def files(self) -> Sequence[RemoteFile]:
+        """All that it holds."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """Where they go."""
+        ...
+
+    def described(self, names: Iterable[str]) -> Job[Sequence[RemoteFile]]:
+        """The files of these names with all that can be known before they are fetched, checksums above all."""
+        ...
+
+    def fetch(self, files: Sequence[RemoteFile]) -> Job[dict[str, Fetched]]:
+        """Fetch them into the layout; raises what `fetch_all` raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HubOrigin:
+    """See Origin; a repository at a commit."""
+
+    repo: RepoName
+    listing: Listing
+    layout: Layout
+    settings: Settings
+    local_dir: Path | None
+    terms: Terms
+
+    @property
+    def name(self) -> str:
+        """See Origin."""
+        return str(self.repo)
+
+    @property
+    def version(self) -> str:
+        """See Origin."""
+        return self.listing.commit
+
+    @property
+    def files(self) -> Sequence[RemoteFile]:
+        """See Origin."""
+        return self.listing.files
+
+    def described(self, names: Iterable[str]) -> Job[Sequence[RemoteFile]]:
+        """See Origin; a listing has it all."""
+        yield from ()
+        by_name = {file.name: file for file in self.listing.files}
+        return [by_name[name] for name in names]
+
+    def fetch(self, files: Sequence[RemoteFile]) -> Job[dict[str, Fetched]]:
+        """See Origin; what is kept in Xet storage alone is left to huggingface_hub."""
+        for_library = {file.name: file for file in self.listing.files if file.needs_library}
+        ours = [file for file in files if file.name not in for_library]
+        fetched = yield from fetch_all(ours, self.layout, n_workers=self.terms.n_workers, patience=self.terms.patience)
+        for name in (file.name for file in files if file.name in for_library):
+            yield Note(f"{name}: is kept in Xet storage; huggingface_hub fetches it")
+            file = for_library[name]
+            path = file.fetch_by_library(hf_cache=self.settings.hf_cache, local_dir=self.local_dir)
+            is_known = file.checksum.is_of_file(path)
+            fetched[name] = Fetched(name, file.size, file.checksum.algorithm if is_known else None, file.size)
+            yield Progress(TASK, file.size, file.size, "bytes", part=name)
+        return fetched
+
+
+@dataclass(frozen=True, slots=True)
+class S3Origin:
+    """See Origin; what a bucket holds below a prefix."""
+
+    name: str
+    files: Sequence["S3File"]
+    layout: Layout
+    terms: Terms
+    version: None = None
+
+    def described(self, names: Iterable[str]) -> Job[Sequence[RemoteFile]]:
+        """See Origin; a listing tells no checksum, so each file is asked about."""
+        from gptfast_cli.core.transfer.sources import s3  # noqa: PLC0415  # boto3 is an extra
+
+        wanted = set(names)
+        chosen = [file for file in self.files if file.name in wanted]
+        return (
+            yield from patiently(self.name, self.terms.patience, lambda: s3.described(chosen, self.terms.n_workers))
+        )
+
+    def fetch(self, files: Sequence[RemoteFile]) -> Job[dict[str, Fetched]]:
+        """See Origin."""
+        return fetch_all(files, self.layout, n_workers=self.terms.n_workers, patience=self.terms.patience)
+
+
+def hub_origin(
+    repo: RepoName, settings: Settings, local_dir: Path | None, endpoint: str | None, terms: Terms
+) -> Job[HubOrigin]:
+    """A repository of the Hub, in the Hugging Face cache or in `local_dir`; raises what `list_repo` raises."""
+    revision = repo.revision or "main"
+    listing = yield from list_repo(repo.repo, revision, endpoint=endpoint, patience=terms.patience)
+    layout: Layout = HubCacheLayout(settings.hf_cache.absolute(), repo.repo, listing.commit, revision)
+    if local_dir is not None:
+        layout = LocalLayout(local_dir.absolute())
+    return HubOrigin(repo, listing, layout, settings, local_dir, terms)
+
+
+def s3_origin(path: BucketPath, settings: Settings, local_dir: Path | None, terms: Terms) -> Job[S3Origin]:
+    """What a bucket holds, in a folder of its name below the home or in `local_dir`.
+
+    Raises UsageError without boto3, NotFoundError, NotAuthorisedError, NetworkError.
+    """
+    if find_spec("boto3") is None:
+        raise UsageError(f"{path}: S3 takes boto3.", "Install it: pip install 'boto3[crt]'")
+    from gptfast_cli.core.transfer.sources import s3  # noqa: PLC0415  # boto3 is an extra
+
+    bucket = s3.open_bucket(path.bucket, path.prefix)
+    files = yield from patiently(str(path), terms.patience, lambda: s3.list_bucket(bucket))
+    folder = (local_dir or path.folder(settings.home)).absolute()
+    return S3Origin(str(path), files, LocalLayout(folder), terms)
