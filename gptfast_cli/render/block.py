@@ -15,6 +15,6 @@ def write_block(lines: Iterable[Sequence[str]], stream: TextIO) -> None:
     stream.write("\n")
     for label, *cells in lines:
         first, *others = [cell for cell in cells if cell] or [""]
-        line = f"{label:<{_LABEL_COLUMNS}}{first:<{_FIRST_COLUMNS}}" + "   ".join(others)
+        line = f"{label:<{_LABEL_COLUMNS}}{first:<{_FIRST_COLUMNS - 1}} " + "   ".join(others)
         stream.write(styled(printable(line.rstrip()), _DIM, stream) + "\n")
     stream.flush()
