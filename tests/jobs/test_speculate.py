@@ -171,7 +171,7 @@ def test_a_shape_can_draft_for_a_model(asked: SpeculateRequest) -> None:
         ({"drafts": ("self:int9",)}, "no quantised scheme"),
         ({"max_new_tokens": 1}, "--max-new-tokens must be at least 2"),
         ({"temperatures": ()}, "--temperature needs a number"),
-        ({"model": f"{SMALL}:int4-gx", "drafts": (SMALL,), "alpha": 0.5, "temperatures": (0.0,)}, "no size of a group"),
+        ({"model": f"{SMALL}:int4-gx", "drafts": (SMALL,), "alpha": 0.5, "temperatures": (0.0,)}, "called 'int4-gx'"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(asked: SpeculateRequest, changes: dict[str, Any], says: str) -> None:

@@ -88,3 +88,49 @@ def test_what_cannot_be_is_refused_with_what_can(options: AllocationOptions, mes
         options.allocation(TIED)
     assert message in refused.value.message
     assert hint in refused.value.hint
+
+
+DEEP = replace(CONFIG, n_layers=6)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected", "name"),
+    [
+        ("0-3=int8,*=int4", [INT8] * 4 + [INT4] * 2, "int8-2-layers-int4-g32"),
+        ("0=plain, 5=int8", [PLAIN, INT4, INT4, INT4, INT4, INT8], "int4-g32-1-layer-plain-1-layer-int8"),
+        ("*=int8", [INT8] * 6, "int8"),
+        (
+            "*=int4-g128,2-2=int4-g64",
+            [Storage("int4", 128)] * 2 + [Storage("int4", 64)] + [Storage("int4", 128)] * 3,
+            None,
+        ),
+    ],
+)
+def test_single_layers_can_have_a_storage_of_their_own(layers: str, expected: list[Storage], name: str | None) -> None:
+    allocation = AllocationOptions("int4", layers=layers).allocation(DEEP)
+    assert [allocation.of_layer(layer) for layer in range(6)] == expected
+    assert allocation.of(DEEP)["layers.2.qkv"] == expected[2]
+    assert allocation.head == INT8 and allocation.of(DEEP)["layers.2.ffn_norm"] == PLAIN
+    assert name in (None, str(allocation))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message", "hint"),
+    [
+        ("", "'' is no choice", "0-3=int8"),
+        ("0-3", "'0-3' is no choice", "0-3=int8"),
+        ("0-3=int8,", "'' is no choice", "0-3=int8"),
+        ("a=int8", "'a=int8' is no choice", "0-3=int8"),
+        ("3-1=int8", "does not have", "6 layers, from 0 to 5"),
+        ("4-6=int8", "does not have", "6 layers, from 0 to 5"),
+        ("0-2=int8,2=int4", "layer 2 is named twice", "once"),
+        ("*=int8,*=int4", "* is named twice", "once"),
+        ("0=int5", "no scheme called 'int5'", "Did you mean int"),
+        ("0=int8-g32", "int8 has no groups", "Write int8"),
+        ("0=int4-g33", "--groupsize 33: int4 has groups", "--groupsize 32"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused(layers: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        AllocationOptions("int4", layers=layers).allocation(DEEP)
+    assert message in caught.value.message and hint in caught.value.hint

@@ -4,8 +4,9 @@ What stays is the hidden state of each token, [tokens, dim]. So the numbers of a
 had, and those of a model that is only being made.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,6 +65,12 @@ class Stream:
             shape = (n_rows, self._config.n_kv_heads, n_keys, self._config.head_dim)
             cache = LayerCache(batch.x.new_zeros(shape), batch.x.new_zeros(shape))
             batch.x = self._layer(batch.x, weights, place=place, cache=cache)
+
+    def copy(self) -> "Stream":
+        """Another one that stands where this one does, and goes its own way from here."""
+        other = copy.copy(self)
+        other._batches = [replace(batch) for batch in self._batches]  # noqa: SLF001  # of its own class
+        return other
 
     def hidden(self) -> Tensor:
         """The states now, text after text, [tokens, dim]."""

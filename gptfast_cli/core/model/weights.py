@@ -62,6 +62,11 @@ def weight_blocks(config: ModelConfig) -> list[tuple[str, ...]]:
     return [("embedding",), *layers, ("norm",) if config.tied_embeddings else ("norm", "head")]
 
 
+def layer_of(name: str) -> int:
+    """The number of the layer that a weight is of, by its name, `layers.N.…`."""
+    return int(name.split(".", 2)[1])
+
+
 def assemble(config: ModelConfig, read: Callable[[str], Weight]) -> ModelWeights:
     """Put a model together; `read` gives the weight of a name and is called once for each, in reading order."""
     embedding, *layers, ends = ({name: read(name) for name in block} for block in weight_blocks(config))

@@ -1,4 +1,4 @@
-"""Which scheme each weight of a model gets: the layers one, the embedding and the head another where that is better.
+"""Which scheme each weight of a model gets: the layers one, some of them another; the embedding and the head theirs.
 
 Norms and biases stay as they are: they are a thousandth of the bytes, and every activation passes through them. The
 embedding and the head are 8 bits wide unless told otherwise, also where the layers have 4: a head's errors go
@@ -6,16 +6,21 @@ straight into the logits.
 """
 
 import difflib
-from dataclasses import dataclass, replace
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.formats import QuantizedScheme, Weight, quantized, schemes
 from gptfast_cli.core.formats.plain import NAME as PLAIN
-from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.model.weights import layer_of, weight_shapes
 
 DEFAULT_GROUP_SIZE = 32
-_ENDS = "int8"
+USUAL_ENDS = "int8"
+_CHOICE: Final = re.compile(r"\s*(?:\*|(?P<first>\d+)(?:-(?P<last>\d+))?)\s*=\s*(?P<storage>\S+)\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +40,35 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """The storage of a model's matrices; with tied embeddings `embedding` and `head` are the same."""
+    """The storage of a model's matrices; with tied embeddings `embedding` and `head` are the same.
+
+    layers: that of all decoder layers but those in `others`
+    others: that of single layers, by their number from 0
+    """
 
     layers: Storage
     embedding: Storage
     head: Storage
+    others: Mapping[int, Storage] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Short and unmistakable, as in the name of a checkpoint: `int4-g32`, `int4-g32-head-plain`."""
+        """Short, as in the name of a checkpoint: `int4-g32`, `int4-g32-4-layers-int8`, `int4-g32-head-plain`."""
         usual = Storage(_usual_ends(self.layers.scheme))
         ends = (("embeddings", self.embedding), ("head", self.head))
-        return "-".join([str(self.layers), *(f"{end}-{at}" for end, at in ends if at != usual)])
+        counts = Counter(self.others[layer] for layer in sorted(self.others))
+        some = (f"{n}-layer{'s' if n > 1 else ''}-{at}" for at, n in counts.items())
+        return "-".join([str(self.layers), *some, *(f"{end}-{at}" for end, at in ends if at != usual)])
+
+    def of_layer(self, layer: int) -> Storage:
+        """The storage of a decoder layer's matrices."""
+        return self.others.get(layer, self.layers)
 
     def storage(self, name: str, shape: tuple[int, ...]) -> Storage:
         """The storage of a weight by its name, as in `weight_shapes`."""
         if len(shape) == 1:
             return Storage(PLAIN)
-        return {"embedding": self.embedding, "head": self.head}.get(name, self.layers)
+        ends = {"embedding": self.embedding, "head": self.head}
+        return ends[name] if name in ends else self.of_layer(layer_of(name))
 
     def of(self, config: ModelConfig) -> dict[str, Storage]:
         """The storage of every weight of a model, in reading order."""
@@ -65,22 +82,32 @@ class AllocationOptions:
     mode:       scheme of the layers
     group_size: None takes 32, where the scheme has groups
     head, embeddings: their schemes; None takes int8, or `mode` where that is plain
+    layers:     those of single layers, as `choices` reads them
     """
 
     mode: str
     group_size: int | None = None
     head: str | None = None
     embeddings: str | None = None
+    layers: str | None = None
 
     def allocation(self, config: ModelConfig) -> Allocation:
         """What that means for a model; raises UsageError for what cannot be."""
+        mode = storage_of("--mode", self.mode, self.group_size)
+        by_layer = [mode] * config.n_layers
+        if self.layers is not None:
+            by_layer = choices(self.layers, by_layer, self.group_size)
+        embedding, head = self.ends(config, _usual_ends(_most(by_layer).scheme))
+        if self.group_size is not None and all(at.group_size is None for at in (*by_layer, embedding, head)):
+            raise UsageError(f"{mode} has no groups, so --groupsize says nothing.", "Leave out --groupsize.")
+        return allocation_of(by_layer, embedding, head)
+
+    def ends(self, config: ModelConfig, usual: str) -> tuple[Storage, Storage]:
+        """The storages of the embedding and the head; `usual` is the scheme of one that nothing is said of."""
         wanted = self._tied() if config.tied_embeddings else self
-        usual = _usual_ends(self.mode)
-        named = {"--mode": self.mode, "--embeddings": wanted.embeddings or usual, "--head": wanted.head or usual}
-        layers, embedding, head = (_storage(option, name, self.group_size) for option, name in named.items())
-        if self.group_size is not None and all(at.group_size is None for at in (layers, embedding, head)):
-            raise UsageError(f"{self.mode} has no groups, so --groupsize says nothing.", "Leave out --groupsize.")
-        return Allocation(layers, embedding, head)
+        named = {"--embeddings": wanted.embeddings or usual, "--head": wanted.head or usual}
+        embedding, head = (storage_of(option, name, self.group_size) for option, name in named.items())
+        return embedding, head
 
     def _tied(self) -> "AllocationOptions":
         """Both ends alike, as they are one matrix."""
@@ -96,24 +123,74 @@ class AllocationOptions:
 
 def _usual_ends(mode: str) -> str:
     """Scheme of the embedding and the head where nobody chose one."""
-    return PLAIN if mode == PLAIN else _ENDS
+    return PLAIN if mode == PLAIN else USUAL_ENDS
 
 
-def _storage(option: str, scheme: str, group_size: int | None) -> Storage:
-    if scheme not in schemes:
+def allocation_of(by_layer: Sequence[Storage], embedding: Storage, head: Storage) -> Allocation:
+    """The allocation with these storages of the decoder layers and the ends."""
+    layers = _most(by_layer)
+    others = {layer: storage for layer, storage in enumerate(by_layer) if storage != layers}
+    return Allocation(layers, embedding, head, others)
+
+
+def _most(by_layer: Sequence[Storage]) -> Storage:
+    """The storage that most layers have, the first among equals."""
+    return Counter(by_layer).most_common(1)[0][0]
+
+
+def storage_of(option: str, text: str, group_size: int | None) -> Storage:
+    """The storage that a text names, `int4` or `int4-g64`; raises UsageError that begins with the option.
+
+    group_size: of a text that says none; None takes 32, where the scheme has groups
+    """
+    scheme, dash, own_size = text.partition("-g")
+    if scheme not in schemes or (dash and not own_size.isdecimal()):
         nearest = difflib.get_close_matches(scheme, schemes)
         meant = f"Did you mean {nearest[0]}? " if nearest else ""
-        raise UsageError(f"{option}: there is no scheme called {scheme!r}.", f"{meant}Schemes: {', '.join(schemes)}.")
+        raise UsageError(f"{option}: there is no scheme called {text!r}.", f"{meant}Schemes: {', '.join(schemes)}.")
     plug = schemes[scheme]
     sizes = plug.group_sizes if isinstance(plug, QuantizedScheme) else ()
     if not sizes:
+        if dash:
+            raise UsageError(f"{option}: {scheme} has no groups, so {text!r} says too much.", f"Write {scheme}.")
         return Storage(scheme)
-    size = DEFAULT_GROUP_SIZE if group_size is None else group_size
+    size = int(own_size) if dash else DEFAULT_GROUP_SIZE if group_size is None else group_size
     if size not in sizes:
         raise UsageError(
             f"--groupsize {size}: {scheme} has groups of {_listed(sizes)} elements.", f"Take --groupsize {sizes[0]}."
         )
     return Storage(scheme, size)
+
+
+def choices(text: str, usual: Sequence[Storage], group_size: int | None) -> list[Storage]:
+    """The storage of each layer, as a person writes it: `0-3=int8,*=int4`, where `*` is every layer not named.
+
+    usual: that of the layers which the text says nothing of
+    Raises UsageError where it is of another form, names a layer twice or one that the model does not have.
+    """
+    by_layer: dict[int, Storage] = {}
+    rest = None
+    for entry in text.split(","):
+        match = _CHOICE.fullmatch(entry)
+        if match is None:
+            raise UsageError(f"--layers: {entry!r} is no choice.", "Write --layers '0-3=int8,*=int4'.")
+        storage = storage_of("--layers", match["storage"], group_size)
+        if match["first"] is None:
+            if rest is not None:
+                raise UsageError("--layers: * is named twice.", "Name it once.")
+            rest = storage
+            continue
+        first, last = int(match["first"]), int(match["last"] or match["first"])
+        if not first <= last < len(usual):
+            raise UsageError(
+                f"--layers: {entry!r} names layers that the model does not have.",
+                f"It has {len(usual)} layers, from 0 to {len(usual) - 1}.",
+            )
+        for layer in range(first, last + 1):
+            if layer in by_layer:
+                raise UsageError(f"--layers: layer {layer} is named twice.", "Name each layer once.")
+            by_layer[layer] = storage
+    return [by_layer.get(layer, rest or usual[layer]) for layer in range(len(usual))]
 
 
 def _listed(sizes: tuple[int, ...]) -> str:

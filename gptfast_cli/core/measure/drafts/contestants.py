@@ -82,14 +82,9 @@ def is_shape(name: str) -> bool:
 
 
 def shape_and_storage(name: str) -> tuple[str, AllocationOptions]:
-    """The two parts of a SHAPE, or of one with its scheme; raises UsageError for a size of groups that is none."""
+    """The two parts of a SHAPE, or of one with its scheme, such as `llama-2-7b:int4-g64`."""
     shape, _, storage = name.rpartition(":")
-    if not shapes.is_shape(shape):
-        return name, AllocationOptions(PLAIN)
-    scheme, dash, group_size = storage.partition("-g")
-    if dash and not group_size.isdecimal():
-        raise UsageError(f"{name}: {group_size!r} is no size of a group.", f"Such as {shape}:int4-g32")
-    return shape, AllocationOptions(scheme, int(group_size) if dash else None)
+    return (shape, AllocationOptions(storage)) if shapes.is_shape(shape) else (name, AllocationOptions(PLAIN))
 
 
 def open_target(name: str | None, means: Means) -> Job[Target]:

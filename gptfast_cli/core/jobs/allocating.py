@@ -1,0 +1,186 @@
+"""Choosing what each layer gets: under a size, the least KLD; under a KLD, the least size."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import Job, Progress
+from gptfast_cli.core.formats import Weight
+from gptfast_cli.core.formats.plain import NAME as PLAIN
+from gptfast_cli.core.kernels.reference import Reference
+from gptfast_cli.core.measure.fidelity import Fidelity
+from gptfast_cli.core.measure.sensitivity import Sensitivity
+from gptfast_cli.core.model.weights import layer_of, weight_blocks, weight_shapes
+from gptfast_cli.core.quant.allocation import (
+    USUAL_ENDS,
+    Allocation,
+    AllocationOptions,
+    Storage,
+    allocation_of,
+    storage_of,
+)
+from gptfast_cli.core.quant.budget import Choice, Option, frontier
+
+CANDIDATES: Final = ("int4", "int8", PLAIN)
+"""Schemes that a layer may get, the smallest first."""
+
+_MARGIN = 0.95  # of the KLD that a choice may be predicted to cost, after one that came out higher
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What the whole model may weigh, or what it may cost; one of the two.
+
+    n_bytes: of all weights
+    kld:     mean KLD in nats on the text that is measured with
+    """
+
+    n_bytes: int | None = None
+    kld: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What it is measured with.
+
+    texts:    token ids, two or more each
+    quantise: a weight of the model by its name, stored so
+    """
+
+    texts: Sequence[Sequence[int]]
+    device: torch.device
+    dtype: torch.dtype
+    quantise: Callable[[str, Storage], Weight]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An allocation, and why.
+
+    options:       what each layer could have got, and what that costs by itself
+    ends_kld:      what the embedding and the head cost by themselves
+    predicted_kld: the sum of what all parts cost by themselves
+    measured_kld:  what they cost together, on the same text
+    n_tokens:      positions that were measured at
+    """
+
+    allocation: Allocation
+    options: tuple[tuple[Option, ...], ...]
+    ends_kld: float
+    predicted_kld: float
+    measured_kld: float
+    n_tokens: int
+
+
+def choose(checkpoint: Checkpoint, options: AllocationOptions, goal: Goal, means: Means) -> Job[Chosen]:
+    """Measure what each layer costs in each scheme, choose, and measure what the choice costs as a whole.
+
+    Of `options` it takes the size of groups and the ends. Where the parts together cost more than a goal allows, though
+    their sum does not, the next choice is held to less. Raises UsageError where no choice reaches the goal.
+    """
+    config = checkpoint.config
+    candidates = [storage_of("--mode", scheme, options.group_size) for scheme in CANDIDATES]
+    embedding, head = options.ends(config, USUAL_ENDS)
+    of_ends = Allocation(Storage(PLAIN), embedding, head)
+    klds, ends_kld = yield from _sensitivity(checkpoint, of_ends, candidates, means)
+    ways = tuple(
+        tuple(Option(at, _layer_bytes(checkpoint, layer, at), klds.get((layer, at), 0.0)) for at in candidates)
+        for layer in range(config.n_layers)
+    )
+    ends_bytes = sum(_n_bytes(checkpoint, name, of_ends.storage(name, shape)) for name, shape in _ends(checkpoint))
+    choices = [Choice(each.options, each.n_bytes + ends_bytes, each.kld + ends_kld) for each in frontier(ways)]
+    allowed = goal.kld
+    while True:
+        choice = _best(choices, goal, allowed)
+        allocation = allocation_of([option.storage for option in choice.options], embedding, head)
+        measured = yield from _measured(checkpoint, allocation, means)
+        if goal.kld is None or measured <= goal.kld:
+            n_tokens = sum(len(text) - 1 for text in means.texts)
+            return Chosen(allocation, ways, ends_kld, choice.kld, measured, n_tokens)
+        allowed = _MARGIN * choice.kld * goal.kld / measured
+
+
+def _best(choices: Sequence[Choice], goal: Goal, allowed: float | None) -> Choice:
+    """The most faithful choice within the bytes, or the smallest one within the KLD."""
+    if goal.n_bytes is not None:
+        within = [choice for choice in choices if choice.n_bytes <= goal.n_bytes]
+        if not within:
+            raise UsageError(
+                f"--target-size {goal.n_bytes / 1e9:.6g}: the smallest choice takes {choices[0].n_bytes / 1e9:.6g} GB.",
+                "Allow more, or try --head int4 --embeddings int4.",
+            )
+        return within[-1]
+    assert allowed is not None
+    enough = [choice for choice in choices if choice.kld <= allowed]
+    if not enough:
+        raise UsageError(
+            f"--target-kld {goal.kld:.3g}: the embedding and the head alone come to {choices[-1].kld:.3g}.",
+            "Allow more, or try --head plain --embeddings plain.",
+        )
+    return enough[0]
+
+
+def _sensitivity(
+    checkpoint: Checkpoint, of_ends: Allocation, candidates: Sequence[Storage], means: Means
+) -> Job[tuple[Mapping[tuple[int, Storage], float], float]]:
+    """The KLD of each layer in each storage, and that of both ends."""
+    config, texts, backend = checkpoint.config, means.texts, Reference()
+    sensitivity = Sensitivity(config, texts, backend=backend, device=means.device, dtype=means.dtype)
+    fidelity = Fidelity(config, texts, backend=backend, device=means.device, dtype=means.dtype)
+    storages = [storage for storage in candidates if storage.scheme != PLAIN]
+    blocks = weight_blocks(config)
+    klds: Mapping[tuple[int, Storage], float] = {}
+    ends = None
+    for number, names in enumerate(blocks):
+        yield Progress("measure layers", number, len(blocks), "blocks")
+        block = {name: checkpoint.weight(name) for name in names}
+        ends = fidelity.add(block, _stored(block, of_ends, means))
+        if "embedding" in block:
+            sensitivity.embed(block["embedding"])
+        elif "norm" in block:
+            klds = sensitivity.klds(block)
+        else:
+            uniform = {at: _stored(block, Allocation(at, at, at), means) for at in storages}
+            sensitivity.layer(layer_of(names[0]), block, uniform)
+    yield Progress("measure layers", len(blocks), len(blocks), "blocks")
+    assert ends is not None
+    return klds, ends.kld_mean
+
+
+def _measured(checkpoint: Checkpoint, allocation: Allocation, means: Means) -> Job[float]:
+    """The KLD of a whole allocation."""
+    fidelity = Fidelity(checkpoint.config, means.texts, backend=Reference(), device=means.device, dtype=means.dtype)
+    blocks = weight_blocks(checkpoint.config)
+    result = None
+    for number, names in enumerate(blocks):
+        yield Progress("measure the choice", number, len(blocks), "blocks")
+        block = {name: checkpoint.weight(name) for name in names}
+        result = fidelity.add(block, _stored(block, allocation, means))
+    yield Progress("measure the choice", len(blocks), len(blocks), "blocks")
+    assert result is not None
+    return result.kld_mean
+
+
+def _stored(block: Mapping[str, Weight], allocation: Allocation, means: Means) -> dict[str, Weight]:
+    storages = {name: allocation.storage(name, weight.shape) for name, weight in block.items()}
+    return {name: block[name] if at.scheme == PLAIN else means.quantise(name, at) for name, at in storages.items()}
+
+
+def _layer_bytes(checkpoint: Checkpoint, layer: int, storage: Storage) -> int:
+    shapes = weight_shapes(checkpoint.config)
+    names = weight_blocks(checkpoint.config)[1 + layer]
+    return sum(_n_bytes(checkpoint, name, storage if len(shapes[name]) > 1 else Storage(PLAIN)) for name in names)
+
+
+def _ends(checkpoint: Checkpoint) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, shape) for name, shape in weight_shapes(checkpoint.config).items() if not name.startswith("layers.")]
+
+
+def _n_bytes(checkpoint: Checkpoint, name: str, storage: Storage) -> int:
+    if storage.scheme == PLAIN:
+        return sum(piece.tensor.nbytes for piece in checkpoint.pieces(name))
+    return storage.outline(weight_shapes(checkpoint.config)[name]).n_bytes
