@@ -8,9 +8,11 @@ from gptfast_cli.core.checkpoints.staging import remove_folder, staged_folder
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.files import write_whole
 
+WORK = "0a1b"
+
 
 def fill(place: Path, text: str, *, replace: bool = False) -> None:
-    with staged_folder(place, replace=replace) as staging:
+    with staged_folder(place, WORK, replace=replace) as staging:
         (staging / "file").write_text(text)
         assert not place.exists() or replace
 
@@ -28,7 +30,7 @@ def test_a_folder_appears_when_it_is_full(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
 def test_a_block_that_fails_leaves_the_place_as_it_was(tmp_path: Path, kind: type[BaseException]) -> None:
     def fail() -> None:
-        with staged_folder(tmp_path / "place", replace=True) as staging:
+        with staged_folder(tmp_path / "place", WORK, replace=True) as staging:
             (staging / "file").write_text("new")
             raise kind
 
@@ -36,7 +38,9 @@ def test_a_block_that_fails_leaves_the_place_as_it_was(tmp_path: Path, kind: typ
     with pytest.raises(kind):
         fail()
     assert (tmp_path / "place" / "file").read_text() == "old"
-    assert names(tmp_path) == ["place"]
+    assert names(tmp_path) == [f".place.{WORK}.gptfast-resumable", "place"]
+    with staged_folder(tmp_path / "place", WORK, replace=True) as staging:
+        assert (staging / "file").read_text() == "new"
 
 
 def test_a_folder_is_replaced_where_that_is_meant(tmp_path: Path) -> None:
@@ -50,7 +54,7 @@ def test_a_place_that_was_taken_meanwhile_is_not_overwritten(tmp_path: Path) -> 
     place = tmp_path / "place"
 
     def come_second() -> None:
-        with staged_folder(place, replace=False) as staging:
+        with staged_folder(place, WORK, replace=False) as staging:
             (staging / "file").write_text("mine")
             place.mkdir()
             (place / "file").write_text("theirs")
@@ -58,13 +62,12 @@ def test_a_place_that_was_taken_meanwhile_is_not_overwritten(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="something is there"):
         come_second()
     assert (place / "file").read_text() == "theirs"
-    assert names(tmp_path) == ["place"]
 
 
 def test_what_a_dead_writer_left_is_swept_and_a_living_one_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".dead.0.gptfast-partial").mkdir()
     (tmp_path / ".dead.0.gptfast-partial" / "file").write_text("half")
-    with staged_folder(tmp_path / "living", replace=False) as staging:
+    with staged_folder(tmp_path / "living", WORK, replace=False) as staging:
         fill(tmp_path / "place", "new")
         assert staging.is_dir()
         assert names(tmp_path) == [staging.name, "place"]

@@ -81,7 +81,7 @@ class LlamaCpp:
         requirement = ["--no-deps", "--no-binary", "llama-cpp-python", f"llama-cpp-python=={VERSION}"]
         run_logged([sys.executable, "-m", "pip", "download", *requirement, "--dest", str(self.folder)])
         with (
-            staged_folder(self.folder / "source", replace=True) as staging,
+            staged_folder(self.folder / "source", VERSION, replace=True) as staging,
             tarfile.open(self.folder / f"llama_cpp_python-{VERSION}.tar.gz") as archive,
         ):
             archive.extractall(staging, filter="data")

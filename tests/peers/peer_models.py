@@ -79,7 +79,7 @@ def prepare(work: Path, name: str, peer: LlamaCpp) -> dict[str, Models]:
     folder = work / name
     plain = folder / "hf"
     if not plain.exists():
-        with staged_folder(plain, replace=True) as staging:
+        with staged_folder(plain, "peer", replace=True) as staging:
             _write_checkpoint(SHAPES[name], staging)
     whole = folder / "BF16.gguf"
     if not whole.exists():

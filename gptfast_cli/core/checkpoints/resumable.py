@@ -14,7 +14,7 @@ from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight
 from gptfast_cli.core.checkpoints.manifest import Manifest, StoredWeight, read_manifest, tensor_name
 from gptfast_cli.core.checkpoints.shard import Shard, open_shard
 from gptfast_cli.core.checkpoints.shard_writer import tensor_sha256
-from gptfast_cli.core.checkpoints.staging import resumable_folder
+from gptfast_cli.core.checkpoints.staging import staged_folder
 from gptfast_cli.core.checkpoints.weights_writer import planned_tensors, stored_weights, weights_file, write_weights
 from gptfast_cli.core.checkpoints.writer import check_place, check_space, complete
 from gptfast_cli.core.errors import CorruptError, UsageError
@@ -116,7 +116,7 @@ def resumable_checkpoint(
     """
     check_place(folder, force=force)
     folder = folder.resolve()
-    with resumable_folder(folder, identity, replace=force) as staging:
+    with staged_folder(folder, identity, replace=force) as staging:
         writer = BlockWriter(staging, contents, blocks)
         check_space(folder, writer.missing_bytes)
         try:

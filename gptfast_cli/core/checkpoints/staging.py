@@ -1,8 +1,8 @@
 """Folders that appear whole or not at all: written under another name beside their place, then renamed.
 
-What a killed process left behind is swept when the next one writes beside it, or, where the work can be resumed, kept
-for the next one to go on with. A folder still being written is known by a lock that its writer holds, which the
-system lets go of with the process, however it ends.
+What a killed process left behind is kept for the next one of the same work to go on with, and swept by another. A
+folder still being written is known by a lock that its writer holds, which the system lets go of with the process,
+however it ends.
 """
 
 import contextlib
@@ -26,29 +26,15 @@ _KEPT_SECONDS = 14 * 24 * 3600.0  # that nobody has gone on with what can be res
 
 
 @contextlib.contextmanager
-def staged_folder(place: Path, *, replace: bool) -> Iterator[Path]:
-    """A new folder beside `place`, to be filled by the block; it goes to `place` when the block ends well.
+def staged_folder(place: Path, identity: str, *, replace: bool) -> Iterator[Path]:
+    """A folder beside `place`, to be filled by the block; it goes to `place` when the block ends well.
 
     Whatever happens, `place` is as it was before or new and whole. With `replace` a folder that stands there gives
-    way. Raises DiskFullError where the disk ran full, UsageError where something else took the place meanwhile.
-    """
-    staging, lock = _begin(place, sibling(place, PARTIAL))
-    try:
-        with disk_full_named(place):
-            yield staging
-            _publish(staging, place, replace=replace)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+    way. Where the block ends badly, what it has written stays for a run of the same identity to go on with: one of
+    another for this place clears it away, as does any after two weeks.
 
-
-@contextlib.contextmanager
-def resumable_folder(place: Path, identity: str, *, replace: bool) -> Iterator[Path]:
-    """Like `staged_folder`, but what the block has written stays where it ends badly: for a run of the same identity.
-
-    A run of another identity for this place clears it away, as does any after two weeks. Raises UsageError where
-    another process is at the same work, and as `staged_folder` does.
+    Raises DiskFullError where the disk ran full, UsageError where another process is at the same work or something else
+    took the place meanwhile.
     """
     staging, lock = _begin(place, place.with_name(f".{place.name}.{identity}{_RESUMABLE}"))
     try:
