@@ -86,6 +86,10 @@ def _complete_dtype() -> list[str]:
     return ["bfloat16", "float16", "float32"]
 
 
+def _complete_kv_dtype() -> list[str]:
+    return ["auto", "int8"]
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -154,6 +158,16 @@ DtypeOption = Annotated[
         show_default="the checkpoint's",
         rich_help_panel=_MACHINE,
         help="bfloat16, float16 or float32.",
+    ),
+]
+KvDtypeOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DTYPE",
+        envvar="GPTFAST_KV_DTYPE",
+        autocompletion=_complete_kv_dtype,
+        rich_help_panel=_MACHINE,
+        help="Of keys and values: int8, or auto for that of computing.",
     ),
 ]
 ThreadsOption = Annotated[

@@ -13,6 +13,7 @@ from gptfast_cli.core.families import families
 from gptfast_cli.core.formats import Weight, quantized, schemes
 from gptfast_cli.core.formats.plain import plain
 from gptfast_cli.core.kernels.cpu.compiler import compile_library, library_file
+from gptfast_cli.core.kernels.cpu.engine import Computing
 from gptfast_cli.core.kernels.cpu.library import open_library
 from gptfast_cli.core.kernels.reference import Reference
 from gptfast_cli.core.model.cache import KVCache
@@ -94,25 +95,31 @@ def native(
     *,
     n_threads: int = 1,
     float_activations: bool = False,
+    kv_dtype: torch.dtype | None = None,
 ) -> NativeModel:
-    model = NativeModel(library(), config, dtype, n_threads=n_threads, float_activations=float_activations)
+    computing = Computing(dtype, kv_dtype or dtype, float_activations)
+    model = NativeModel(library(), config, computing, n_threads=n_threads)
     for block in weight_blocks(config):
         model.take({name: weights[name] for name in block})
     return model
 
 
-def reference(config: ModelConfig, weights: dict[str, Weight], dtype: torch.dtype = torch.float32) -> Transformer:
+def reference(
+    config: ModelConfig,
+    weights: dict[str, Weight],
+    dtype: torch.dtype = torch.float32,
+    kv_dtype: torch.dtype | None = None,
+) -> Transformer:
     moved = {name: schemes[each.scheme].to(each, torch.device("cpu"), dtype) for name, each in weights.items()}
-    return Transformer(config, assemble(config, moved.__getitem__), Reference(), dtype)
+    return Transformer(config, assemble(config, moved.__getitem__), Reference(), dtype, kv_dtype=kv_dtype)
 
 
 def filled_cache(model: Decoder, n_rows: int, n_tokens: int) -> KVCache:
     """An empty cache in whose free slots stands what may stand there: anything finite."""
     cache = model.new_cache(n_rows)
     cache.reserve(n_tokens)
-    for layer in cache.whole():
-        layer.keys.fill_(1e4)
-        layer.values.fill_(-1e4)
+    for tensor in cache.tensors():
+        tensor.fill_(1e4 if tensor.is_floating_point() else 127)
     return cache
 
 

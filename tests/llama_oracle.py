@@ -68,7 +68,7 @@ def saved_llama(folder: Path, *, seed: int = 0, **changes: Any) -> LlamaForCausa
     return model
 
 
-def ours(model: LlamaForCausalLM) -> Transformer:
+def ours(model: LlamaForCausalLM, *, kv_dtype: torch.dtype | None = None) -> Transformer:
     """Our decoder over the very tensors of a transformers model."""
     family = families["llama"]
     config = family.config(model.config.to_dict())
@@ -78,4 +78,4 @@ def ours(model: LlamaForCausalLM) -> Transformer:
     def read(name: str) -> Weight:
         return plain(torch.cat([tensors[source] for source in sources[name]]))
 
-    return Transformer(config, assemble(config, read), Reference(), torch.float32)
+    return Transformer(config, assemble(config, read), Reference(), torch.float32, kv_dtype=kv_dtype)

@@ -56,6 +56,7 @@ from gptfast_cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KvDtypeOption,
     ModelOption,
     QuietOption,
     ThreadsOption,
@@ -115,6 +116,7 @@ def generate(
     speculate_k: SpeculateKOption = str(DEFAULT_DEPTH),
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
+    kv_dtype: KvDtypeOption = "auto",
     threads: ThreadsOption = None,
     backend: BackendOption = None,
     activations: ActivationsOption = None,
@@ -146,7 +148,7 @@ def generate(
 
     settings = load_settings()
     chosen = backend or ("reference" if compile or compile_prefill else None)  # it is PyTorch that compiles
-    placing = Placing(device, dtype, threads, chosen, activations, verify_weights)
+    placing = Placing(device, dtype, threads, chosen, activations, verify_weights, kv_dtype)
     compiling = Compiling(decode=compile, prefill=compile_prefill)
     chat_options = ChatOptions(chat, system, chat_template)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)

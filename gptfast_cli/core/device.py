@@ -16,6 +16,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 AUTO = "auto"
 
+KV_DTYPES = {"int8": torch.int8}
+"""Dtypes that keys and values may be kept in beside the one that computes."""
+
 _PROCESS_STATUS = Path("/proc/self/status")
 _CLEAR_REFERENCES = Path("/proc/self/clear_refs")
 
@@ -55,9 +58,27 @@ def pick_dtype(name: str | None, stored: torch.dtype, device: torch.device) -> t
     return torch.bfloat16 if device.type == "cpu" and stored is torch.float16 else stored
 
 
+def pick_kv_dtype(name: str, computing: torch.dtype) -> torch.dtype:
+    """The dtype to keep keys and values in; `auto` is the one that computes.
+
+    Raises UsageError for a name that is none of these.
+    """
+    if name == AUTO:
+        return computing
+    if name not in KV_DTYPES:
+        raise UsageError(f"--kv-dtype cannot be {name!r}.", f"It takes {AUTO}, {', '.join(KV_DTYPES)}.")
+    return KV_DTYPES[name]
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """The name of a dtype as the command line and the manifest spell it."""
     return str(dtype).removeprefix("torch.")
+
+
+def computing_name(dtype: torch.dtype, kv_dtype: torch.dtype) -> str:
+    """How a model computes, for a person: `bfloat16`, or `bfloat16 with int8 keys and values`."""
+    kept = "" if kv_dtype is dtype else f" with {dtype_name(kv_dtype)} keys and values"
+    return dtype_name(dtype) + kept
 
 
 def set_threads(count: int | None) -> None:

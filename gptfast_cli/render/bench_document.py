@@ -41,12 +41,19 @@ def write_csv(bench: Bench, command: str, stream: TextIO) -> None:
 
 def write_markdown(bench: Bench, command: str, stream: TextIO) -> None:
     """Write a table as GitHub shows it, and a line about where it was measured and by what command."""
-    headings = ("model", "scheme", *HEADINGS)
+    headings = ("model", "scheme", "KV", *HEADINGS)
     rows = [
-        (row.model, row.scheme, row.test, str(row.batch_size), *((row.error,) if row.error else cells(row)))
+        (
+            row.model,
+            row.scheme,
+            row.kv_dtype,
+            row.test,
+            str(row.batch_size),
+            *((row.error,) if row.error else cells(row)),
+        )
         for row in bench.rows
     ]
-    for line in markdown_lines(Table(headings, tuple(rows), "<<<" + ">" * (len(HEADINGS) - 1))):
+    for line in markdown_lines(Table(headings, tuple(rows), "<<<<" + ">" * (len(HEADINGS) - 1))):
         stream.write(line + "\n")
     about = f"{machine_line(bench.environment)}; {measurement_line(bench)}"
     stream.write(f"\n{code(command)}: {about}\n")
@@ -73,6 +80,7 @@ def _about(bench: Bench, command: str) -> dict[str, Any]:
         "model": bench.model,
         "scheme": bench.scheme,
         "head_scheme": bench.head_scheme,
+        "kv_dtype": bench.kv_dtype,
         "n_params": bench.n_params,
         "bytes": bench.n_bytes,
         "seed": bench.seed,

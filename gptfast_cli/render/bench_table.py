@@ -47,7 +47,8 @@ def _model_line(bench: Bench) -> str:
     scheme = bench.scheme
     if bench.head_scheme not in scheme:  # else the name says it, as in int4-g32-head-plain
         scheme = f"{scheme} layers, {bench.head_scheme} head"
-    return f"{bench.model}: {count(bench.n_params)} parameters, {scheme}, {size(bench.n_bytes)}"
+    kept = "" if bench.kv_dtype == bench.environment.dtype else f"; {bench.kv_dtype} keys and values"
+    return f"{bench.model}: {count(bench.n_params)} parameters, {scheme}, {size(bench.n_bytes)}{kept}"
 
 
 def _measurements(bench: Bench) -> Iterator[str]:

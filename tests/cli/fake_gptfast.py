@@ -39,6 +39,7 @@ class Placing:
     backend: str | None
     activations: str | None
     verify: bool
+    kv_dtype: str
 
 
 @dataclass(frozen=True, slots=True)

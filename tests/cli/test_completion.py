@@ -79,6 +79,7 @@ def test_options_are_completed_once_unless_they_may_be_repeated(line: str, compl
         ("gptfast --remove ", [STORED]),
         ("gptfast generate --device cu", ["cuda"]),
         ("gptfast generate --dtype b", ["bfloat16"]),
+        ("gptfast bench --kv-dtype ", ["auto", "int8"]),
         ("gptfast quantize ti", ["tiny", "tiny-draft"]),
         ("gptfast quantize --mode ", ["int4", "int8", "plain"]),
         ("gptfast quantize --head=in", ["--head=int4", "--head=int8"]),

@@ -43,11 +43,14 @@ def test_the_options_of_one_prompt_reach_its_job(fake: Callable[[str], CommandLi
         "--show-prompt",
         "--prompt-cache",
         "c.st",
+        "--kv-dtype",
+        "int8",
     ]
     outcome = fake("echoes-the-request").run("generate", "Hello", *options, "--compile", "--compile-prefill")
     request = json.loads(outcome.stdout)
     assert request["chat"] == {"chat": False, "system": "Be brief.", "template": "rag"}
     assert request["compiling"] == {"decode": True, "prefill": True}
+    assert request["placing"]["kv_dtype"] == "int8"
     assert (request["show_prompt"], request["prompt_cache"]) == (True, "c.st")
 
 

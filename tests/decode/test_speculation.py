@@ -81,10 +81,10 @@ def run(
 ) -> Speculation | None:
     speculation = None if proposer is None else Speculation(proposer, FixedDepth(k))
     runner, waiting = Runner(model, n_rows), deque(wanted)
-    for layer in (runner._cache.reserve(256), runner._cache)[1].whole():
+    runner._cache.reserve(256)
+    for tensor in runner.tensors():
         with torch.inference_mode():
-            layer.keys.fill_(1e4)  # what stands in free slots may be anything finite
-            layer.values.fill_(-1e4)
+            tensor.fill_(1e4 if tensor.is_floating_point() else 127)  # free slots may hold anything finite
     generator = Generator(runner, speculation)
     while waiting or generator.active:
         while waiting and generator.has_room:

@@ -11,7 +11,7 @@ from gptfast_cli.core.model.weights import assemble, weight_shapes
 from llama_oracle import random_llama
 
 
-def tiny_llama() -> Transformer:
+def tiny_llama(*, kv_dtype: torch.dtype | None = None) -> Transformer:
     """In float32."""
     family, reference = families["llama"], random_llama()
     config = family.config(reference.config.to_dict())
@@ -19,4 +19,4 @@ def tiny_llama() -> Transformer:
     weights = {name: plain(torch.cat([tensors[source] for source in sources[name]])) for name in weight_shapes(config)}
     device = torch.device("cuda")
     moved = {name: schemes["plain"].to(weight, device, torch.float32) for name, weight in weights.items()}
-    return Transformer(config, assemble(config, moved.__getitem__), Reference(), torch.float32)
+    return Transformer(config, assemble(config, moved.__getitem__), Reference(), torch.float32, kv_dtype=kv_dtype)

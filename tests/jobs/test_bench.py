@@ -66,6 +66,12 @@ def measured() -> Bench:
     return bench(Machine())
 
 
+def test_a_row_tells_what_keys_and_values_are_kept_in(measured: Bench) -> None:
+    assert {row.kv_dtype for row in measured.rows} == {measured.kv_dtype} == {"float32"}
+    coded = bench(Machine(), placing=replace(request().placing, kv_dtype="int8"))
+    assert {row.kv_dtype for row in coded.rows} == {coded.kv_dtype} == {"int8"}
+
+
 @pytest.mark.parametrize(("n_tokens", "depth", "batch_size"), list(itertools.product((700, 8), (0, 600), (1, 4))))
 def test_prompts_have_the_speed_that_the_machine_gives(
     measured: Bench, n_tokens: int, depth: int, batch_size: int

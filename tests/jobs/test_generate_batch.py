@@ -289,6 +289,7 @@ def test_rows_that_were_added_at_the_end_are_answered_too(request_for: BatchRequ
         ({"model": "tiny-draft"}, "its record of line 1"),
         ({"chat": ChatOptions(chat=True)}, "its record of line 1"),
         ({"max_context": 100}, "its record of line 1"),
+        ({"placing": Placing(device="cpu", dtype="float32", kv_dtype="int8")}, "its record of line 1"),
         ({"seed": 8}, "was begun with --seed 7, not 8"),
     ],
 )

@@ -87,9 +87,9 @@ def test_the_engine_is_right_on_every_path(arch: str, needs: str) -> None:
     if needs not in compiler._processor().split():
         pytest.skip(f"this processor has no {needs}")
     environment = {**os.environ, "GPTFAST_CPU_ARCH": arch}
-    tests = Path(__file__).parent / "test_cpu_engine.py"
+    tests = [str(Path(__file__).parent / name) for name in ("test_cpu_engine.py", "test_cpu_int8_cache.py")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", str(tests)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pytest", "-q", *tests], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:]
 
@@ -109,10 +109,15 @@ compile_library(library_file(Path(os.environ["GPTFAST_KERNELS"])))
         (
             "address,undefined",
             "libasan.so",
-            ["kernels/test_cpu_engine.py", "kernels/test_cpu_rounds.py"],
-            "references or threads or grows or (batch and int4) or in_one_call",
+            ["kernels/test_cpu_engine.py", "kernels/test_cpu_int8_cache.py", "kernels/test_cpu_rounds.py"],
+            "references or threads or grows or (batch and int4) or in_one_call or vain",
         ),
-        ("thread", "libtsan.so", ["decode/test_ahead.py", "kernels/test_cpu_rounds.py"], "ahead or lag or in_one_call"),
+        (
+            "thread",
+            "libtsan.so",
+            ["decode/test_ahead.py", "kernels/test_cpu_rounds.py", "kernels/test_cpu_int8_cache.py"],
+            "ahead or lag or in_one_call or threads",
+        ),
     ],
 )
 def test_sanitizers_find_nothing(tmp_path: Path, sanitizers: str, runtime: str, files: list[str], chosen: str) -> None:

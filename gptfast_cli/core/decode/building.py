@@ -7,10 +7,12 @@ import torch
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.backend import REFERENCE, open_engine
+from gptfast_cli.core.device import AUTO, pick_kv_dtype
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Progress
 from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.kernels import Backend
+from gptfast_cli.core.kernels.cpu.engine import Computing
 from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.kernels.reference import Reference
 from gptfast_cli.core.model.decoder import Decoder
@@ -28,6 +30,7 @@ class Placing:
     """Where and in what a model is to run; None leaves it to the machine and the checkpoint.
 
     backend:     cpu or reference; None takes the engine of the CPU where it can run the model
+    kv_dtype:    int8 keeps keys and values in a byte each; auto in the dtype that computes
     activations: "float" lets products with quantised weights take float inputs; else the backend may round these
     verify:      compare the weights with their SHA-256 before they are read
     """
@@ -38,6 +41,7 @@ class Placing:
     backend: str | None = None
     activations: str | None = None
     verify: bool = False
+    kv_dtype: str = AUTO
 
     def check(self) -> None:
         """Raise UsageError for activations that are none."""
@@ -76,14 +80,14 @@ def build(
     UsageError and GptFastError as `open_engine` does.
     """
     placing.check()
+    kv_dtype = pick_kv_dtype(placing.kv_dtype, parts.dtype)
     chosen = REFERENCE if torch_backend is not None else placing.backend
     library = yield from open_engine(chosen, parts.config, parts.dtype, parts.device, settings)
     if library is None:
-        return (yield from _on_torch(parts, torch_backend or Reference(), watch))
+        return (yield from _on_torch(parts, kv_dtype, torch_backend or Reference(), watch))
     floats = placing.activations == FLOAT_ACTIVATIONS
-    native = NativeModel(
-        library, parts.config, parts.dtype, n_threads=torch.get_num_threads(), float_activations=floats
-    )
+    computing = Computing(parts.dtype, kv_dtype, float_activations=floats)
+    native = NativeModel(library, parts.config, computing, n_threads=torch.get_num_threads())
     for block in weight_blocks(parts.config):
         with watch, phase("load"):
             native.take({name: parts.read(name) for name in block})
@@ -91,7 +95,7 @@ def build(
     return native
 
 
-def _on_torch(parts: Parts, backend: Backend, watch: Stopwatch) -> Job[Transformer]:
+def _on_torch(parts: Parts, kv_dtype: torch.dtype, backend: Backend, watch: Stopwatch) -> Job[Transformer]:
     weights: dict[str, Weight] = {}
     done = 0
     for name in weight_shapes(parts.config):
@@ -100,4 +104,5 @@ def _on_torch(parts: Parts, backend: Backend, watch: Stopwatch) -> Job[Transform
             weights[name] = schemes[stored.scheme].to(stored, parts.device, parts.dtype)
         done += stored.n_bytes
         yield Progress("load", done, parts.n_bytes, "bytes")
-    return Transformer(parts.config, assemble(parts.config, weights.__getitem__), backend, parts.dtype)
+    model = assemble(parts.config, weights.__getitem__)
+    return Transformer(parts.config, model, backend, parts.dtype, kv_dtype=kv_dtype)

@@ -18,6 +18,7 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.formats import Weight, quantized, schemes
 from gptfast_cli.core.formats.plain import NAME as PLAIN
+from gptfast_cli.core.kernels import KEY_BLOCK
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.quant.rounding import roundings
@@ -41,6 +42,8 @@ def open_draft(
         drafting = yield from _advised(drafting, target, drafted, settings)
     if drafting is None:
         return None
+    if target.model.kv_dtype is torch.int8 and (drafting.depth or 0) > KEY_BLOCK:
+        raise UsageError(f"--speculate-k may be up to {KEY_BLOCK} with int8 keys and values, not {drafting.depth}.")
     if drafting.draft == NGRAM:
         proposer: Proposer = NGram(drafted.n_rows)
         seconds = 0.0

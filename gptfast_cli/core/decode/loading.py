@@ -9,7 +9,7 @@ from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.decode.sequence import Limits
-from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype, set_threads
+from gptfast_cli.core.device import computing_name, pick_device, pick_dtype, pick_kv_dtype, set_threads
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.kernels import Backend
@@ -76,7 +76,7 @@ def load(
         tokenizer = open_tokenizer(found.path, special)
     yield Note(
         f"{role}: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters, "
-        f"{checkpoint.scheme} {dtype_name(dtype)} on {device}"
+        f"{checkpoint.scheme} {computing_name(dtype, pick_kv_dtype(placing.kv_dtype, dtype))} on {device}"
     )
     if placing.verify:
         yield from checkpoint.verify()

@@ -38,7 +38,9 @@ def play(target: Runner, draft: Runner, sequences: Rows[Sequence], extent: Exten
     stops = frozenset().union(*(sequence.limits.stop_ids for sequence in sequences))
     longest = max(text.n_held + len(text.rest) for text in texts) + (extent.n_rounds + 1) * (extent.depth + 1)
     with target.alone():
-        played = play_rounds(target.side(longest), draft.side(longest), texts, extent, tuple(stops))
+        played = play_rounds(
+            target.side(len(texts), longest), draft.side(len(texts), longest), texts, extent, tuple(stops)
+        )
     for row, (text, n_held) in enumerate(zip(texts, played.n_held, strict=True)):
         given = [token for each in played.rounds for token in each[row].tokens]
         target.hold(row, [text.rest[-1], *given[:-1]])

@@ -1,8 +1,9 @@
 """A prompt's keys and values in a file, so that another run starts behind the prompt instead of feeding it again.
 
 The file is in safetensors: `model` [32] uint8 is the hash of the model and dtype that it belongs to, `tokens` the
-prompt, `keys.N` and `values.N` [kv_heads, tokens, head_dim] what layer N made of it. Nothing has to match but the
-beginning: a prompt takes from it what both begin with.
+prompt, `keys.N` and `values.N` [kv_heads, tokens, head_dim] what layer N made of it; in int8 they are the parts of an
+Int8Cache, for whole blocks of tokens. Nothing has to match but the beginning: a prompt takes from it what both begin
+with.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from gptfast_cli.core.decode.runner import Runner, common_prefix
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Note
 from gptfast_cli.core.files import staged_file
+from gptfast_cli.core.kernels import KEY_BLOCK
 
 _ROW = 0
 _OTHER_FILE = "Name another file with --prompt-cache, or delete this one."
@@ -30,7 +32,9 @@ class PromptCache:
 
     def __init__(self, file: Path, loaded: LoadedModel, prompt: tuple[int, ...]) -> None:
         self._file = file
-        key = f"{fingerprint(loaded.checkpoint)} {loaded.model.dtype}"
+        model = loaded.model
+        dtypes = dict.fromkeys((model.dtype, model.kv_dtype))  # one, where both are the same
+        key = " ".join(map(str, (fingerprint(loaded.checkpoint), *dtypes)))
         self._model = torch.frombuffer(bytearray(hashlib.sha256(key.encode()).digest()), dtype=torch.uint8)
         self._prompt = prompt
         self._n_shared = 0  # tokens of the prompt that the file holds
@@ -71,9 +75,13 @@ class PromptCache:
         if 2 * self._n_shared >= len(self._prompt):
             return
         tensors: dict[str, Tensor] = {"model": self._model, **runner.save(_ROW, len(self._prompt))}
+        n_kept = len(tensors["tokens"])
+        if n_kept == 0:
+            yield Note(f"Prompt cache: not kept, because a prompt in int8 needs {KEY_BLOCK} tokens for it")
+            return
         planned = {name: PlannedTensor(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
         with staged_file(self._file) as sibling:
             for _ in write_shard(sibling, planned, iter(tensors.items())):
                 pass
         n_bytes = sum(plan.n_bytes for plan in planned.values())
-        yield Note(f"Prompt cache: kept {len(self._prompt):,} tokens in {self._file} ({n_bytes / 1e6:,.1f} MB)")
+        yield Note(f"Prompt cache: kept {n_kept:,} tokens in {self._file} ({n_bytes / 1e6:,.1f} MB)")

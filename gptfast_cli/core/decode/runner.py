@@ -57,7 +57,7 @@ class Runner:
 
     def recall(self, row: int, prompt: Sequence[int]) -> int:
         """Let a row begin as the prompt does, as far as any row holds that; returns how many tokens it then has."""
-        shared = [common_prefix(held, prompt) for held in self._held]
+        shared = [self._cache.kept(other, common_prefix(held, prompt)) for other, held in enumerate(self._held)]
         best = max(range(self.n_rows), key=lambda other: (shared[other], other == row))
         n_tokens = shared[best]
         if best == row:
@@ -84,8 +84,7 @@ class Runner:
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor of the cache, which all steps share."""
-        for layer in self._cache.whole():
-            yield from (layer.keys, layer.values)
+        yield from self._cache.tensors()
 
     def warm_up(self) -> None:
         """Run what is prepared once; it leaves what the rows hold as it is."""
@@ -96,11 +95,12 @@ class Runner:
 
     def prefill(self, row: int, tokens: Sequence[int]) -> Tensor:
         """Feed a piece of a prompt to one row; return the logits of the token to come, [vocab] float32."""
-        rows = slice(row, row + 1)
-        with phase("prefill"):
-            # compilers take a size of 1 for a constant, and would begin anew for it
-            logits = self._feed(self._prefill if len(tokens) > 1 else self._plain, [tokens], rows)
-        self.hold(row, tokens)
+        rows, most = slice(row, row + 1), min(self._cache.most_tokens, len(tokens))
+        for piece in (tokens[first : first + most] for first in range(0, len(tokens), most)):
+            with phase("prefill"):
+                # compilers take a size of 1 for a constant, and would begin anew for it
+                logits = self._feed(self._prefill if len(piece) > 1 else self._plain, [piece], rows)
+            self.hold(row, piece)
         return logits[0]
 
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -136,7 +136,8 @@ class Runner:
         """
         assert isinstance(self.model, NativeModel)
         n_rows = len(fed)
-        self._cache.reserve(max(self._cache.lengths[:n_rows]) + max(map(len, fed)) + len(uniforms))
+        n_tokens = max(self._cache.lengths[:n_rows]) + max(map(len, fed)) + len(uniforms)
+        self._cache.begin(slice(0, n_rows), n_tokens)
         choices = list(map(native_choice, samplings))
         with self.alone(), phase("decode"):
             chosen = self.model.run_ahead(fed, self._cache, choices, uniforms, tuple(stops), keep_logits=keep_logits)
@@ -144,10 +145,10 @@ class Runner:
             self.hold(row, [*first, *(tokens[row] for tokens in chosen.tokens[:-1])])
         return chosen
 
-    def side(self, n_tokens: int) -> Side:
-        """What rounds of speculation need of a native model, with room for `n_tokens` in each row."""
+    def side(self, n_rows: int, n_tokens: int) -> Side:
+        """What rounds of speculation of the first rows need of a native model, with room for `n_tokens` in each."""
         assert isinstance(self.model, NativeModel)
-        self._cache.reserve(n_tokens)
+        self._cache.begin(slice(0, n_rows), n_tokens)
         return self.model.side(self._cache)
 
     def extend(self, fed: Sequence[Tensor]) -> list[Tensor]:
@@ -156,9 +157,10 @@ class Runner:
         Returns a row's logits after every one of them, [tokens, vocab] float32. Nobody looks at the tokens: the rows
         have their keys and values, and `settle` tells which of them stay.
         """
-        self._cache.reserve(max(self._cache.lengths[: len(fed)]) + max(map(len, fed)))
+        rows = slice(0, len(fed))
+        self._cache.begin(rows, max(self._cache.lengths[rows]) + max(map(len, fed)))
         with self.alone(), phase("verify"), torch.inference_mode():
-            logits = self.model.feed(fed, self._cache, slice(0, len(fed)))
+            logits = self.model.feed(fed, self._cache, rows)
         for row, tokens in enumerate(fed):
             self._cache.advance(slice(row, row + 1), len(tokens))
         return list(torch.split(logits, [len(tokens) for tokens in fed]))
@@ -187,14 +189,20 @@ class Runner:
         self._held[target] = list(self._held[source])
 
     def save(self, row: int, n_tokens: int) -> dict[str, Tensor]:
-        """The first tokens that a row holds, as tensors by name: `tokens` [n_tokens] int64, keys and values."""
+        """The first tokens that a row holds, as tensors by name: `tokens` [tokens] int64, keys and values.
+
+        They are `n_tokens`, or the most of them that can be kept without the rest.
+        """
         assert n_tokens <= len(self._held[row])
+        n_tokens = self._cache.settled(n_tokens)
         return {"tokens": torch.tensor(self._held[row][:n_tokens]), **self._cache.row(row, n_tokens)}
 
     @torch.inference_mode()
     def restore(self, row: int, saved: Mapping[str, Tensor]) -> None:
         """Let a row hold what `save` gave, of a runner of the same model; raises ValueError where it does not fit."""
         tokens = saved["tokens"].tolist()
+        if len(tokens) != self._cache.settled(len(tokens)):
+            raise ValueError("a part of a block of keys")
         self._cache.reserve(len(tokens))
         room = self._cache.row(row, len(tokens))
         if {name: (tensor.dtype, tensor.shape) for name, tensor in room.items()} != {
@@ -211,6 +219,11 @@ class Runner:
         """That a step may take, before one has been timed."""
         return self.model.weight_bytes / _USUAL_BANDWIDTH
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that the KV cache takes."""
+        return self._cache.n_bytes
+
     def step_bytes(self, n_rows: int, later: int = 0) -> int:
         """Bytes that the next step of the first rows reads, or one so many steps later.
 
@@ -219,16 +232,14 @@ class Runner:
         model = self.model
         table = 0 if model.config.tied_embeddings else model.embedding_bytes  # a tied table is read whole, as the head
         embedded = n_rows * model.embedding_bytes // model.config.vocab_size
-        kv = model.config.kv_bytes_per_token(model.dtype.itemsize) * (
-            sum(self._cache.lengths[:n_rows]) + n_rows * later
-        )
+        kv = sum(self._cache.bytes_read(length + later) for length in self._cache.lengths[:n_rows])
         return model.weight_bytes - table + embedded + kv
 
     @torch.inference_mode()
     def _feed(self, forward: Forward, tokens: Sequence[Sequence[int]], rows: slice) -> Tensor:
         """Run tokens of some rows, each going on where its row ends; they are written, but not yet counted."""
         with self.alone():
-            self._cache.reserve(max(self._cache.lengths[rows]) + len(tokens[0]))
+            self._cache.begin(rows, max(self._cache.lengths[rows]) + len(tokens[0]))
             return forward.run(tokens, self._cache, rows)
 
 

@@ -9,7 +9,7 @@ from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.decode.loading import load
 from gptfast_cli.core.decode.shapes import Shape
 from gptfast_cli.core.decode.synthetic import RandomWeights, planned_bytes
-from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype, set_threads
+from gptfast_cli.core.device import computing_name, pick_device, pick_dtype, pick_kv_dtype, set_threads
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.kernels import Backend
 from gptfast_cli.core.model.decoder import Decoder
@@ -65,7 +65,7 @@ def random_subject(
     n_params = sum(math.prod(sizes) for sizes in weight_shapes(shape.config).values())
     yield Note(
         f"Model: {shape.name} (random weights), {n_params / 1e6:,.1f} M parameters, "
-        f"{allocation} {dtype_name(dtype)} on {device}"
+        f"{allocation} {computing_name(dtype, pick_kv_dtype(placing.kv_dtype, dtype))} on {device}"
     )
     weights = RandomWeights(shape.config, allocation, device=device, dtype=dtype, seed=seed)
     parts = Parts(shape.config, weights.read, planned_bytes(shape.config, allocation, dtype), device, dtype)

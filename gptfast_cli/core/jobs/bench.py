@@ -12,7 +12,7 @@ from gptfast_cli.core.decode.ranges import check_at_least, check_seed
 from gptfast_cli.core.decode.shapes import Shape, read_shape
 from gptfast_cli.core.decode.subject import RANDOM_DTYPE, Subject, loaded_subject, random_subject
 from gptfast_cli.core.decode.synthetic import planned_bytes
-from gptfast_cli.core.device import pick_device, pick_dtype
+from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype
 from gptfast_cli.core.errors import OutOfMemoryError, UsageError
 from gptfast_cli.core.events import Job
 from gptfast_cli.core.kernels import Backend
@@ -103,6 +103,7 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
         model=subject.name,
         scheme=subject.scheme,
         head_scheme=subject.head_scheme,
+        kv_dtype=dtype_name(subject.model.kv_dtype),
         n_params=subject.n_params,
         n_bytes=subject.model.weight_bytes,
         seed=request.seed,

@@ -21,7 +21,7 @@ from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sampling import Sampling, check
 from gptfast_cli.core.decode.sequence import FinishReason, Sequence
 from gptfast_cli.core.decode.transcript import Transcript
-from gptfast_cli.core.device import peak_memory_bytes
+from gptfast_cli.core.device import dtype_name, peak_memory_bytes
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Prompt
 from gptfast_cli.core.measure.speculation import SpeculationReport, speculation_report
@@ -79,9 +79,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """All continuations of a prompt and what they cost."""
+    """All continuations of a prompt and what they cost; keys and values were kept in `kv_dtype`."""
 
     model: str
+    kv_dtype: str
+    kv_cache_bytes: int
     seed: int
     samples: tuple[Sample, ...]
     metrics: Metrics
@@ -130,6 +132,8 @@ def run(request: GenerateRequest) -> Job[Generation]:
         yield from prompt_cache.save(runner)
     return Generation(
         model=loaded.name,
+        kv_dtype=dtype_name(loaded.model.kv_dtype),
+        kv_cache_bytes=runner.cache_bytes,
         seed=seed,
         samples=tuple(_sample(transcript) for transcript in transcripts),
         metrics=timings.metrics(load_seconds=loaded.seconds, peak_memory_bytes=peak_memory_bytes(loaded.model.device)),

@@ -22,6 +22,7 @@ from gptfast_cli.core.decode.drafts import Drafted, Drafting
 from gptfast_cli.core.decode.loading import load
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
 from gptfast_cli.core.decode.ranges import check_at_least, check_seed
+from gptfast_cli.core.device import AUTO
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Progress, Record
 from gptfast_cli.core.measure.speculation import SpeculationReport, speculation_report
@@ -197,6 +198,8 @@ def _shared(request: BatchRequest) -> str:
         "template": file.read_text(errors="replace") if file.is_file() else None,
         "max_context": request.max_context,
     }
+    if request.placing.kv_dtype != AUTO:
+        dependencies["kv_dtype"] = request.placing.kv_dtype
     if request.drafting is not None:  # it changes which of the tokens that are as probable are drawn
         dependencies["draft"] = asdict(request.drafting)
     return json.dumps(dependencies, sort_keys=True)

@@ -20,7 +20,10 @@ from torch import Tensor
 from gptfast_cli.core.formats import Weight
 
 KEY_BLOCK = 128
-"""Attention is given a number of cached keys that is a multiple of this."""
+"""Attention is given a number of cached keys that is a multiple of this; so many share the scales of an int8 cache."""
+
+KEY_TILE, QUAD = 16, 4
+"""Keys, and bytes of each, that stand together in an int8 cache, as kernels read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,35 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerCache:
-    """Keys and values of one layer, [batch, kv_heads, n_keys, head_dim], written in place.
+class FloatCache:
+    """Keys and values of one layer as they were computed, [batch, kv_heads, n_keys, head_dim], written in place.
 
     Slots at and past a row's position hold stale but finite numbers; `n_keys` is a multiple of KEY_BLOCK.
     """
 
     keys: Tensor
     values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Cache:
+    """Keys and values of one layer in int8; see `int8_cache`, and FloatCache for the rest.
+
+    key_codes:    [batch, kv_heads, n_keys / KEY_TILE, quads, KEY_TILE, QUAD] int8; quads = head_dim / QUAD, rounded up
+    key_scales:   [batch, kv_heads, n_keys / KEY_BLOCK, head_dim] float32
+    recent_keys:  [batch, kv_heads, 2 KEY_BLOCK, head_dim], as they were computed: position p at p % (2 KEY_BLOCK)
+    value_codes:  [batch, kv_heads, n_keys / QUAD, head_dim, QUAD] int8
+    value_scales: [batch, kv_heads, n_keys] float32
+    """
+
+    key_codes: Tensor
+    key_scales: Tensor
+    recent_keys: Tensor
+    value_codes: Tensor
+    value_scales: Tensor
+
+
+LayerCache = FloatCache | Int8Cache
 
 
 class Backend(Protocol):

@@ -16,7 +16,17 @@ import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
 from gptfast_cli.core.formats import Scheme, Weight, schemes
-from gptfast_cli.core.kernels import KEY_BLOCK, AttentionSpec, LayerCache, Linear, Norm, Placement
+from gptfast_cli.core.kernels import (
+    KEY_BLOCK,
+    AttentionSpec,
+    FloatCache,
+    Int8Cache,
+    LayerCache,
+    Linear,
+    Norm,
+    Placement,
+    int8_cache,
+)
 
 ROW_TILE = 16
 SCHEMES: Mapping[str, Scheme] = dict(schemes)  # a plain one: a compiler cannot look behind the import of a plug
@@ -36,9 +46,7 @@ class Reference:
         # [batch, time, all heads, head_dim]
         heads = torch.unflatten(linear(rms_norm(x, norm), qkv), -1, (-1, spec.head_dim))
         q, k, v = heads.split_with_sizes([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads], dim=2)
-        rows = torch.arange(x.shape[0], device=x.device).unsqueeze(-1)  # [batch, 1], against positions [batch, time]
-        cache.keys[rows, :, place.positions] = rotate(k, place)
-        cache.values[rows, :, place.positions] = v
+        write(cache, rotate(k, place), v, place.positions)
         return rotate(q, place)
 
     def attend(self, q: Tensor, cache: LayerCache, *, place: Placement, spec: AttentionSpec) -> Tensor:
@@ -47,12 +55,13 @@ class Reference:
         q = torch.unflatten(q, 2, (spec.n_kv_heads, -1))  # [batch, time, kv_heads, group, head_dim]
         q = q.permute(0, 2, 3, 1, 4)
         group, time = q.shape[2:4]
-        scores = torch.unflatten(matmul(q.flatten(2, 3), cache.keys.transpose(-1, -2)), 2, (group, time))
-        keys = torch.arange(cache.keys.shape[2], device=q.device)
+        values = cache.values if isinstance(cache, FloatCache) else int8_cache.values(cache, q.dtype)
+        keys = torch.arange(values.shape[2], device=q.device)
+        scores = torch.unflatten(score(q.flatten(2, 3), cache, keys, place.positions), 2, (group, time))
         future = keys > place.positions.unsqueeze(-1)  # [batch, time, n_keys]
         scores = (scores.float() * spec.head_dim**-0.5).masked_fill(future[:, None, None], -torch.inf)
         weights = scores.softmax(dim=-1).to(q.dtype).flatten(2, 3)
-        heads = torch.unflatten(weighted_sum(weights, cache.values), 2, (group, time))
+        heads = torch.unflatten(weighted_sum(weights, values), 2, (group, time))
         return heads.permute(0, 3, 1, 2, 4).flatten(2)
 
     def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
@@ -71,6 +80,29 @@ class Reference:
     def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:
         """See Backend."""
         return linear(rms_norm(x, norm), head).float()
+
+
+def write(cache: LayerCache, k: Tensor, v: Tensor, positions: Tensor) -> None:
+    """Put k and v [batch, time, kv_heads, head_dim] into a cache, at positions [batch, time]."""
+    if isinstance(cache, Int8Cache):
+        int8_cache.write(cache, k, v, positions)
+        return
+    rows = torch.arange(len(k), device=k.device).unsqueeze(-1)  # [batch, 1], against positions [batch, time]
+    cache.keys[rows, :, positions] = k
+    cache.values[rows, :, positions] = v
+
+
+def score(q: Tensor, cache: LayerCache, keys: Tensor, positions: Tensor) -> Tensor:
+    """Products of q [batch, kv_heads, group * time, head_dim], at positions [batch, time], with keys 0 to n_keys.
+
+    Returns [batch, kv_heads, group * time, n_keys].
+    """
+    if isinstance(cache, FloatCache):
+        return matmul(q, cache.keys.transpose(-1, -2))
+    coded = matmul(q, int8_cache.coded_keys(cache, q.dtype).transpose(-1, -2))
+    recent = matmul(q, cache.recent_keys.transpose(-1, -2))[..., keys % (2 * KEY_BLOCK)]
+    own = keys // KEY_BLOCK == (positions // KEY_BLOCK).unsqueeze(-1)  # [batch, time, n_keys]
+    return torch.where(own.repeat(1, q.shape[2] // positions.shape[1], 1).unsqueeze(1), recent, coded)
 
 
 def silu(x: Tensor) -> Tensor:

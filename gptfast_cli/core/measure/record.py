@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptfast_cli.core.decode.subject import Subject
+from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.measure.cases import Case
 from gptfast_cli.core.measure.environment import Environment
 from gptfast_cli.core.measure.repetitions import INTERRUPTED, OUT_OF_MEMORY, Failed, Spread, Timed
@@ -24,6 +25,7 @@ class BenchRow:
     phase: Literal["prefill", "decode"]
     model: str
     scheme: str
+    kv_dtype: str
     batch_size: int
     n_prompt: int
     n_gen: int
@@ -50,6 +52,7 @@ class Bench:
     """The record of a benchmark.
 
     scheme, head_scheme: of most parameters, and of the head; n_bytes: of all weights in memory
+    kv_dtype:            that keys and values are kept in
     compile_s:           by batch size, apart from all other times; None where nothing was compiled
     bandwidth:           None where no row came so far
     n_rounds:            repetitions that were asked for
@@ -59,6 +62,7 @@ class Bench:
     model: str
     scheme: str
     head_scheme: str
+    kv_dtype: str
     n_params: int
     n_bytes: int
     seed: int
@@ -101,6 +105,7 @@ def bench_row(case: Case, outcome: Timed | Failed, subject: Subject) -> BenchRow
         phase=case.phase,
         model=subject.name,
         scheme=subject.scheme,
+        kv_dtype=dtype_name(subject.model.kv_dtype),
         batch_size=case.batch_size,
         n_prompt=case.n_tokens if case.phase == "prefill" else 0,
         n_gen=case.n_tokens if case.phase == "decode" else 0,

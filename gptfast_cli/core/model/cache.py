@@ -4,11 +4,14 @@ Rows stand at different positions, and to roll a row back is to shorten its leng
 overwritten later. Memory grows with the longest row, in buckets, not with what the model could reach.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.kernels import KEY_BLOCK, LayerCache
+from gptfast_cli.core.model.cache_forms import form_of
 
 BUCKET = 256
 """Tokens by which the capacity grows: copying old keys once in so many steps costs less than 1 % of them."""
@@ -19,22 +22,35 @@ assert BUCKET % KEY_BLOCK == 0
 class KVCache:
     """Keys and values of `n_rows` sequences; `lengths[row]` tokens of each are valid."""
 
-    def __init__(self, config: ModelConfig, n_rows: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        empty = torch.zeros(n_rows, config.n_kv_heads, 0, config.head_dim, dtype=dtype, device=device)
-        self._keys = [empty] * config.n_layers  # each [rows, kv_heads, capacity, head_dim]
-        self._values = [empty] * config.n_layers
+    def __init__(
+        self, config: ModelConfig, n_rows: int, *, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """`kv_dtype` is the one that keys and values are kept in, `dtype` the one that they are computed in."""
+        self._form = form_of(config, kv_dtype, dtype)
+        self._layers: list[dict[str, Tensor]] = [{} for _ in range(config.n_layers)]  # each part of each layer
+        for name, part in self._form.parts.items():
+            shape = (n_rows, config.n_kv_heads, part.slots(0), *part.shape)
+            empty = torch.zeros(shape, dtype=part.dtype, device=device)
+            for layer in self._layers:
+                layer[name] = empty if part.n_slots is None else empty.clone()
+        self._open: set[int] = set()  # rows that are being written, or were when something came between
         self.n_rows = n_rows
+        self.capacity = 0  # tokens that each row has room for
         self.lengths = [0] * n_rows
 
     @property
-    def capacity(self) -> int:
-        """Tokens that each row has room for."""
-        return self._keys[0].shape[2]
+    def most_tokens(self) -> int:
+        """Tokens that may be written to a row in one go."""
+        return self._form.most_tokens
 
     @property
     def n_bytes(self) -> int:
         """Bytes that the cache takes, used or not."""
-        return sum(tensor.nbytes for tensor in (*self._keys, *self._values))
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def bytes_read(self, n_tokens: int) -> int:
+        """Bytes that a step reads of a row with so many tokens."""
+        return self._form.bytes_read(n_tokens)
 
     @torch.inference_mode()
     def reserve(self, n_tokens: int) -> None:
@@ -43,45 +59,79 @@ class KVCache:
         if missing <= 0:
             return
         grown = -(-missing // BUCKET) * BUCKET
-        for tensors in (self._keys, self._values):
-            for layer, old in enumerate(tensors):
+        for name, part in self._form.parts.items():
+            if part.n_slots is not None:
+                continue
+            for layer in self._layers:
+                old = layer[name]
                 # zeros, not whatever memory holds: a masked slot has weight 0, and 0 times NaN is NaN
-                room = old.new_zeros(*old.shape[:2], grown, old.shape[3])
-                tensors[layer] = torch.cat([old, room], dim=2)
+                room = old.new_zeros(*old.shape[:2], part.slots(grown), *old.shape[3:])
+                layer[name] = torch.cat([old, room], dim=2)
+        self.capacity += grown
+
+    def begin(self, rows: slice, n_tokens: int) -> None:
+        """Make room for `n_tokens` in every row; some are being written from now on, until `advance` counts it."""
+        self.reserve(n_tokens)
+        self._open.update(range(*rows.indices(self.n_rows)))
 
     def layer(self, index: int, *, rows: slice, n_keys: int) -> LayerCache:
         """A view of one layer: some rows, and room for at least `n_keys` tokens, rounded up to whole key blocks."""
         n_keys = -(-n_keys // KEY_BLOCK) * KEY_BLOCK
         assert n_keys <= self.capacity
-        return LayerCache(self._keys[index][rows, :, :n_keys], self._values[index][rows, :, :n_keys])
+        parts = self._form.parts
+        return self._form.layer(
+            {name: tensor[rows, :, : parts[name].slots(n_keys)] for name, tensor in self._layers[index].items()}
+        )
 
     def layers(self, *, rows: slice, n_keys: int) -> list[LayerCache]:
         """Such a view of every layer."""
-        return [self.layer(index, rows=rows, n_keys=n_keys) for index in range(len(self._keys))]
-
-    def row(self, row: int, n_tokens: int) -> dict[str, Tensor]:
-        """Views of the first `n_tokens` of a row, each [kv_heads, n_tokens, head_dim], by `keys.N` and `values.N`."""
-        kinds = (("keys", self._keys), ("values", self._values))
-        return {f"{kind}.{n}": tensor[row, :, :n_tokens] for kind, tensors in kinds for n, tensor in enumerate(tensors)}
+        return [self.layer(index, rows=rows, n_keys=n_keys) for index in range(len(self._layers))]
 
     def whole(self) -> list[LayerCache]:
         """All of every layer: the same tensors each time, until the capacity grows."""
-        return [LayerCache(keys, values) for keys, values in zip(self._keys, self._values, strict=True)]
+        return [self._form.layer(layer) for layer in self._layers]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it is made of."""
+        for layer in self._layers:
+            yield from layer.values()
+
+    def row(self, row: int, n_tokens: int) -> dict[str, Tensor]:
+        """Views of the first `n_tokens` of a row, whole blocks of them, by `keys.N`, `values.N` ... of layer N."""
+        assert n_tokens == self.settled(n_tokens)
+        return {
+            f"{name}.{index}": layer[name][row, :, : part.slots(n_tokens)]
+            for name, part in self._form.parts.items()
+            if part.n_slots is None
+            for index, layer in enumerate(self._layers)
+        }
+
+    def settled(self, n_tokens: int) -> int:
+        """The most of a text's first tokens that stand for themselves, whatever a row holds behind them."""
+        return n_tokens // self._form.block * self._form.block
+
+    def kept(self, row: int, n_tokens: int) -> int:
+        """The most of the first `n_tokens` of a row that another text can go on from."""
+        is_end = n_tokens == self.lengths[row] and row not in self._open
+        return n_tokens if is_end else self.settled(n_tokens)
 
     def advance(self, rows: slice, n_tokens: int) -> None:
         """Count `n_tokens` just written to each of the rows as valid."""
         self.lengths[rows] = [length + n_tokens for length in self.lengths[rows]]
+        self._open.difference_update(range(*rows.indices(self.n_rows)))
 
     def rollback(self, row: int, length: int) -> None:
-        """Forget all but the first `length` tokens of a row."""
+        """Forget all but the first `length` tokens of a row: those that are `kept`, or up to `most_tokens` fewer."""
         assert 0 <= length <= self.lengths[row]
         self.lengths[row] = length
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, n_tokens: int) -> None:
-        """Make a row equal to the first `n_tokens` of another."""
+        """Make a row equal to the first `n_tokens` of another, which are `kept`."""
         assert n_tokens <= self.lengths[source]
-        for tensors in (self._keys, self._values):
-            for tensor in tensors:
-                tensor[target, :, :n_tokens] = tensor[source, :, :n_tokens]
+        for name, part in self._form.parts.items():
+            n_slots = part.slots(n_tokens)
+            for layer in self._layers:
+                layer[name][target, :, :n_slots] = layer[name][source, :, :n_slots]
         self.lengths[target] = n_tokens
+        self._open.discard(target)

@@ -15,7 +15,9 @@ class Decoder(Protocol):
 
     config: ModelConfig
     dtype: torch.dtype
-    """In which it computes and keeps keys and values."""
+    """In which it computes."""
+    kv_dtype: torch.dtype
+    """In which it keeps keys and values: the same, or int8."""
     device: torch.device
     has_own_threads: bool
     """Whether a step is done by threads that stand ready for the next one: PyTorch's would be in their way."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.formats import Weight
-from gptfast_cli.core.kernels import Linear
+from gptfast_cli.core.kernels import FloatCache, Int8Cache, LayerCache, Linear
 from gptfast_cli.core.kernels.cpu.engine import (
     ATTENTION_NORM,
     DOWN,
@@ -22,6 +22,7 @@ from gptfast_cli.core.kernels.cpu.engine import (
     QKV,
     Batch,
     Chosen,
+    Computing,
     Engine,
     Place,
     pointers,
@@ -51,17 +52,13 @@ class NativeModel:
 
     has_own_threads = True
 
-    def __init__(
-        self, library: ctypes.CDLL, config: ModelConfig, dtype: torch.dtype, *, n_threads: int, float_activations: bool
-    ) -> None:
-        """`float_activations`: products with quantised weights take float32 inputs, instead of 8-bit codes."""
-        assert can_run(config, dtype, torch.device("cpu"))
+    def __init__(self, library: ctypes.CDLL, config: ModelConfig, computing: Computing, *, n_threads: int) -> None:
+        assert can_run(config, computing.dtype, torch.device("cpu"))
         self.config = config
-        self.dtype = dtype
+        self.dtype, self.kv_dtype = computing.dtype, computing.kv_dtype
         self.device = torch.device("cpu")
         self.weight_bytes = self.embedding_bytes = 0
-        narrow = dtype is torch.bfloat16 and not float_activations
-        self._engine = Engine(library, config, dtype=dtype, narrow=narrow, n_threads=n_threads)
+        self._engine = Engine(library, config, computing, n_threads=n_threads)
         self._frequencies = frequencies(config.head_dim, config.rope)
         self._rotation = rotation(torch.arange(0), self._frequencies)  # of the positions that a cache had room for
         self._embedding: Weight | None = None
@@ -84,7 +81,7 @@ class NativeModel:
 
     def new_cache(self, n_rows: int) -> KVCache:
         """See Decoder."""
-        return KVCache(self.config, n_rows, dtype=self.dtype, device=self.device)
+        return KVCache(self.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
         """See Decoder."""
@@ -133,18 +130,22 @@ class NativeModel:
     def _place_of(self, cache: KVCache) -> Place:
         """Pointers into a cache; they hold until it grows."""
         if self._place is None or self._place[0] is not cache or self._place[1] != cache.capacity:
-            layers = cache.whole()
-            row, head, token, _ = layers[0].keys.stride()
             if cache.capacity > len(self._rotation[0]):
                 self._rotation = rotation(torch.arange(cache.capacity), self._frequencies)
-            place = Place(
-                pointers([layer.keys for layer in layers]),
-                pointers([layer.values for layer in layers]),
-                (row, head, token),
-                *self._rotation,
-            )
-            self._place = cache, cache.capacity, place
+            self._place = cache, cache.capacity, _place(cache.whole(), cache.capacity, self._rotation)
         return self._place[2]
+
+
+def _place(layers: Sequence[LayerCache], capacity: int, rotation: tuple[Tensor, Tensor]) -> Place:
+    coded = [layer for layer in layers if isinstance(layer, Int8Cache)]
+    plain = [layer for layer in layers if isinstance(layer, FloatCache)]
+    if plain:
+        keys, values = ([layer.keys for layer in plain], [layer.values for layer in plain])
+        return Place(pointers(keys), pointers(values), None, capacity, *rotation)
+    keys, values = ([layer.key_codes for layer in coded], [layer.value_codes for layer in coded])
+    scales = [layer.key_scales for layer in coded], [layer.value_scales for layer in coded]
+    coding = (*map(pointers, scales), pointers([layer.recent_keys for layer in coded]))
+    return Place(pointers(keys), pointers(values), coding, capacity, *rotation)
 
 
 def _batch(tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Batch:

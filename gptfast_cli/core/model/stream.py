@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.formats import Weight
-from gptfast_cli.core.kernels import KEY_BLOCK, Backend, LayerCache, Linear, Norm, Placement
+from gptfast_cli.core.kernels import KEY_BLOCK, Backend, FloatCache, Linear, Norm, Placement
 from gptfast_cli.core.model.layer import decoder_layer
 from gptfast_cli.core.model.rope import frequencies, rotation
 from gptfast_cli.core.model.weights import LayerWeights
@@ -63,7 +63,7 @@ class Stream:
             place = Placement(at, *rotation(at, self._frequencies))
             n_keys = -(-time // KEY_BLOCK) * KEY_BLOCK
             shape = (n_rows, self._config.n_kv_heads, n_keys, self._config.head_dim)
-            cache = LayerCache(batch.x.new_zeros(shape), batch.x.new_zeros(shape))
+            cache = FloatCache(batch.x.new_zeros(shape), batch.x.new_zeros(shape))
             batch.x = self._layer(batch.x, weights, place=place, cache=cache)
 
     def copy(self) -> "Stream":

@@ -22,10 +22,20 @@ class Transformer:
 
     has_own_threads = False
 
-    def __init__(self, config: ModelConfig, weights: ModelWeights, backend: Backend, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: ModelWeights,
+        backend: Backend,
+        dtype: torch.dtype,
+        *,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:
+        """`kv_dtype` is the one that keys and values are kept in; None is that of computing."""
         self.config = config
         self.weights = weights
         self.dtype = dtype
+        self.kv_dtype = kv_dtype or dtype
         self.device = next(iter(weights.embedding.parts.values())).device
         self._backend = backend
         self._layer = decoder_layer(config, backend)
@@ -38,10 +48,9 @@ class Transformer:
         The tokens are added to the cache. `rows` are the cache rows that the batch stands for.
         Returns [batch, time, dim], to be turned into logits where they are wanted.
         """
-        starts, time = cache.lengths[rows], tokens.shape[1]
-        n_keys = max(starts) + time
-        cache.reserve(n_keys)
-        x = self._hidden(tokens, positions(starts, time, self.device), cache.layers(rows=rows, n_keys=n_keys))
+        time = tokens.shape[1]
+        cache.begin(rows, max(cache.lengths[rows]) + time)
+        x = self._pieces(tokens, cache, rows)
         cache.advance(rows, time)
         return x
 
@@ -69,16 +78,18 @@ class Transformer:
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
         """See Decoder."""
-        n_keys = max(cache.lengths[rows]) + len(tokens[0])
-        return self.next_logits(*self.inputs(tokens, cache, rows), cache.layers(rows=rows, n_keys=n_keys))
+        batch, _ = self.inputs(tokens, cache, rows)
+        return self._head(self._pieces(batch, cache, rows)[:, -1])
 
     def feed(self, tokens: Sequence[Tensor], cache: KVCache, rows: slice) -> Tensor:
         """See Decoder; shorter rows go on with zeros, past what will be counted."""
-        padded = pad_sequence(list(tokens), batch_first=True)
-        longest = padded.shape[1]
-        layers = cache.layers(rows=rows, n_keys=max(cache.lengths[rows]) + longest)
-        x = self._hidden(padded, positions(cache.lengths[rows], longest, self.device), layers)
-        return self._head(torch.cat([x[row, : len(own)] for row, own in enumerate(tokens)]))
+        if max(map(len, tokens)) > cache.most_tokens:  # a short row is not to be written over so far past its end
+            slots = range(*rows.indices(cache.n_rows))
+            x = [self._pieces(own[None], cache, slice(n, n + 1))[0] for n, own in zip(slots, tokens, strict=True)]
+        else:
+            padded = self._pieces(pad_sequence(list(tokens), batch_first=True), cache, rows)
+            x = [padded[row, : len(own)] for row, own in enumerate(tokens)]
+        return self._head(torch.cat(x))
 
     def inputs(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> tuple[Tensor, Tensor]:
         """Tokens and positions of a step as tensors, each [batch, time] int64."""
@@ -99,7 +110,16 @@ class Transformer:
 
     def new_cache(self, n_rows: int) -> KVCache:
         """An empty cache for `n_rows` sequences of this model."""
-        return KVCache(self.config, n_rows, dtype=self.dtype, device=self.device)
+        return KVCache(self.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
+
+    def _pieces(self, tokens: Tensor, cache: KVCache, rows: slice) -> Tensor:
+        """The hidden states of tokens [batch, time], as many at a time as the cache can take in."""
+        x, starts = [], cache.lengths[rows]
+        for piece in torch.split(tokens, min(cache.most_tokens, tokens.shape[1]), dim=1):
+            layers = cache.layers(rows=rows, n_keys=max(starts) + piece.shape[1])
+            x.append(self._hidden(piece, positions(starts, piece.shape[1], self.device), layers))
+            starts = [start + piece.shape[1] for start in starts]
+        return torch.cat(x, dim=1)
 
     def _hidden(self, tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
         place = Placement(positions, *rotation(positions, self._frequencies))

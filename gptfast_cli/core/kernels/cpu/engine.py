@@ -24,16 +24,35 @@ _INT8, _INT4 = 3, 4
 class Place:
     """Where the keys and values of all layers stand, and the rotation that belongs to each position.
 
-    keys, values:   pointers to each layer's [rows, kv_heads, capacity, head_dim]
-    strides:        of a row, a head and a token, in elements
+    keys, values:   pointers to each layer's [rows, kv_heads, capacity, head_dim], or to the codes of an Int8Cache
+    coding:         pointers to the rest of it: the scales of keys and of values, and recent keys
+    capacity:       tokens
     cosines, sines: [capacity, head_dim / 2] float32
     """
 
     keys: "ctypes.Array[c_void_p]"
     values: "ctypes.Array[c_void_p]"
-    strides: tuple[int, int, int]
+    coding: tuple["ctypes.Array[c_void_p]", ...] | None
+    capacity: int
     cosines: Tensor
     sines: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Computing:
+    """The dtype to compute in, and the one to keep keys and values in: the same, or int8.
+
+    float_activations: products with quantised weights take float32 inputs, instead of 8-bit codes
+    """
+
+    dtype: torch.dtype
+    kv_dtype: torch.dtype
+    float_activations: bool = False
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether products may take bfloat16 or 8-bit inputs, where the machine multiplies these."""
+        return self.dtype is torch.bfloat16 and not self.float_activations
 
 
 @dataclass(slots=True)
@@ -61,10 +80,7 @@ class Chosen:
 class Engine:
     """A model's weights, packed as the kernels read them, and the threads that do."""
 
-    def __init__(
-        self, library: ctypes.CDLL, config: ModelConfig, *, dtype: torch.dtype, narrow: bool, n_threads: int
-    ) -> None:
-        """`narrow` lets products take bfloat16 or 8-bit inputs, where the machine multiplies these."""
+    def __init__(self, library: ctypes.CDLL, config: ModelConfig, computing: Computing, *, n_threads: int) -> None:
         self.library = library
         self._vocab_size = config.vocab_size
         dimensions = Dimensions(
@@ -76,8 +92,9 @@ class Engine:
             config.ffn_dim,
             config.vocab_size,
             config.norm_eps,
-            dtype is torch.bfloat16,
-            narrow,
+            computing.dtype is torch.bfloat16,
+            computing.kv_dtype is torch.int8,
+            computing.is_narrow,
         )
         self.pointer = c_void_p(library.gptfast_engine_new(dimensions, n_threads))
         self._embedding: Weight | None = None  # which the engine reads where it stands
@@ -155,7 +172,8 @@ def call_of(batch: Batch, place: Place, logits: Tensor) -> Call:
         logits.data_ptr(),
         place.keys,
         place.values,
-        *place.strides,
+        *(place.coding or (None, None, None)),
+        place.capacity,
         place.cosines.data_ptr(),
         place.sines.data_ptr(),
     )

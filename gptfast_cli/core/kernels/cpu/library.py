@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Dimensions(Structure):
-    """A model's sizes; `cache_is_bf16` and `narrow` are flags."""
+    """A model's sizes; `cache_is_bf16`, `cache_is_int8` and `narrow` are flags."""
 
     _fields_ = (
         ("n_layers", c_int),
@@ -18,6 +18,7 @@ class Dimensions(Structure):
         ("vocab_size", c_int),
         ("norm_eps", c_float),
         ("cache_is_bf16", c_int),
+        ("cache_is_int8", c_int),
         ("narrow", c_int),
     )
 
@@ -56,9 +57,10 @@ class Call(Structure):
         ("logits", c_void_p),
         ("keys", POINTER(c_void_p)),
         ("values", POINTER(c_void_p)),
-        ("row_stride", c_size_t),
-        ("head_stride", c_size_t),
-        ("token_stride", c_size_t),
+        ("key_scales", POINTER(c_void_p)),
+        ("value_scales", POINTER(c_void_p)),
+        ("recent_keys", POINTER(c_void_p)),
+        ("capacity", c_int),
         ("cosines", c_void_p),
         ("sines", c_void_p),
     )

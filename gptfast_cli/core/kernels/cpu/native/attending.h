@@ -102,14 +102,9 @@ class Attention {
   }
 
   void look(int layer, const Task& task, const Answers& a, int chunk, int thread) {
-    const size_t element = heads_.is_bf16 ? 2 : 4, token_bytes = call_->token_stride * element;
-    const size_t at = (static_cast<size_t>(call_->slots[task.first]) * call_->row_stride +
-                       static_cast<size_t>(task.head / heads_.group()) * call_->head_stride) *
-                          element +
-                      static_cast<size_t>(chunk) * CHUNK * token_bytes;
-    see_chunk(a, heads_, static_cast<const uint8_t*>(call_->keys[layer]) + at,
-              static_cast<const uint8_t*>(call_->values[layer]) + at, token_bytes, chunk * CHUNK,
-              scratch_[static_cast<size_t>(thread)], seen_[static_cast<size_t>(thread)]);
+    const KeyHead keys = key_head(*call_, heads_, layer, call_->slots[task.first], task.head / heads_.group());
+    see_chunk(a, heads_, keys, chunk * CHUNK, scratch_[static_cast<size_t>(thread)],
+              seen_[static_cast<size_t>(thread)]);
   }
 
   void finish(const Task& task, const Answers& a, float* to, int stride) const {

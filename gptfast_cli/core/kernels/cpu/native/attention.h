@@ -6,109 +6,75 @@
 
 #include <algorithm>
 
-#include "matrix.h"
-#include "turn.h"
+#include "scores.h"
 
-constexpr int CHUNK = 256;   // keys
-constexpr int QUERIES = 40;  // answered together, at most: five tokens of eight heads
-constexpr int MAX_HEAD_DIM = 256;
-
-// Keys or values of a layer, [rows][heads][tokens][head_dim]; strides count elements.
-struct Store {
-  void* data;
-  size_t row_stride, head_stride, token_stride;
-};
-
-struct Heads {
-  int n_heads, n_kv_heads, head_dim;
-  bool is_bf16;  // elements of the cache, else float
-  int group() const { return n_heads / n_kv_heads; }
-  bool has_bf16_queries() const {
-#if defined(GF_BF16)
-    return is_bf16;
-#else
-    return false;
+// Multiply the scales of keys into a query.
+inline void scale_query(const Answers& a, int i, const Heads& h, const float* scales, Scratch& s) {
+  Floats most = least();
+  for (int d = 0; d < h.head_dim; d += LANES) {
+    const Floats query = load_element(static_cast<const uint8_t*>(a.query[i]), h.has_bf16_queries(), d);
+    const Floats scaled = query * load(scales + d);
+    most = max(most, abs(scaled));
+    store(s.scaled[i] + d, scaled);
+  }
+#if defined(GF_VNNI)
+  if (h.is_bf16) to_shorts(s.scaled[i], h.head_dim, maximum(most), s.shorts[i]);
 #endif
-  }
-};
-
-// Queries of one key head: their positions, and how far each has come.
-struct Answers {
-  int n = 0;
-  const void* query[QUERIES];  // [head_dim], bfloat16 where the cache is and the machine multiplies that, else float
-  int position[QUERIES];
-  float largest[QUERIES];  // of the scores so far
-  float total[QUERIES];    // of the weights, relative to it
-  alignas(64) float value[QUERIES][MAX_HEAD_DIM];
-};
-
-struct Scratch {
-  alignas(64) float scores[QUERIES][CHUNK];
-  alignas(64) uint16_t weights[QUERIES][CHUNK];
-  alignas(64) float tile[MAX_HEAD_DIM * LANES];  // 16 keys, turned: [head_dim][16], or pairs of bfloat16
-};
-
-// Scores of N queries and 16 turned keys.
-template <int N>
-static void score_floats(const Answers& a, int first, const float* tile, int head_dim, float (*scores)[CHUNK], int at) {
-  Floats total[N];
-  for (int i = 0; i < N; i++) total[i] = splat(0);
-  for (int d = 0; d < head_dim; d++) {
-    Floats keys = load(tile + d * LANES);
-    for (int i = 0; i < N; i++) total[i] = fma(keys, splat(static_cast<const float*>(a.query[first + i])[d]), total[i]);
-  }
-  for (int i = 0; i < N; i++) store(scores[first + i] + at, total[i]);
 }
 
-#if defined(GF_BF16)
-template <int N>
-static void score_bfloats(const Answers& a, int first, const float* tile, int head_dim, float (*scores)[CHUNK],
-                          int at) {
-  __m512 total[N];
-  for (int i = 0; i < N; i++) total[i] = _mm512_setzero_ps();
-  for (int d = 0; d < head_dim / 2; d++) {
-    __m512bh keys = (__m512bh)_mm512_load_si512(tile + d * LANES);
-    for (int i = 0; i < N; i++) {
-      int bits;
-      memcpy(&bits, static_cast<const uint16_t*>(a.query[first + i]) + 2 * d, 4);
-      total[i] = _mm512_dpbf16_ps(total[i], keys, (__m512bh)_mm512_set1_epi32(bits));
+// Multiply the scales of values into a query's weights of a chunk.
+inline void scale_weights(int i, const Heads& h, const float* scales, int n_keys, Scratch& s) {
+  Floats most = least();
+  for (int at = 0; at < n_keys; at += LANES) {
+    const Floats weight = load(s.scores[i] + at) * load(scales + at);
+    most = max(most, weight);
+    store(s.scores[i] + at, weight);
+  }
+#if defined(GF_VNNI)
+  if (h.is_bf16) to_shorts(s.scores[i], n_keys, maximum(most), s.shorts[i]);
+#endif
+}
+
+// Scores of keys in int8: a query reads those of its own block as they were computed, and codes of the blocks before.
+inline void score_int8(const Answers& a, const Heads& h, const KeyHead& k, int start, int n_keys, Scratch& s) {
+  for (int at = 0; at < n_keys; at += KEY_BLOCK) {
+    const int block = (start + at) / KEY_BLOCK, n = std::min(KEY_BLOCK, n_keys - at);
+    int own = 0;  // queries stand in the order of their positions
+    while (own < a.n && a.position[own] / KEY_BLOCK < block) own++;
+    int later = own;
+    while (later < a.n && a.position[later] / KEY_BLOCK == block) later++;
+    const uint8_t* ahead = k.values + static_cast<size_t>(start + at) * h.head_dim;
+    if (own < later) {
+      const uint8_t* keys = k.recent_keys + block % 2 * KEY_BLOCK * static_cast<size_t>(h.head_dim) * h.element();
+      score(a, {own, later}, h, keys, ahead, at, n, s);
     }
-  }
-  for (int i = 0; i < N; i++) _mm512_store_ps(scores[first + i] + at, total[i]);
-}
-#endif
-
-// Scores of all queries and the keys of a chunk; `ahead` is what will be read next, and is fetched in passing.
-inline void score(const Answers& a, const Heads& h, const uint8_t* keys, const uint8_t* ahead, size_t token_bytes,
-                  int n_keys, Scratch& s) {
-  for (int at = 0; at < n_keys; at += LANES, keys += LANES * token_bytes, ahead += LANES * token_bytes) {
-    for (size_t line = 0; line < LANES * token_bytes; line += 64) prefetch_near(ahead + line);
-#if defined(GF_BF16)
+    if (later == a.n) continue;
+    const int8_t* tile = reinterpret_cast<const int8_t*>(k.keys) + static_cast<size_t>(start + at) * h.head_dim;
+    const int tile_bytes = LANES * h.head_dim;
+    for (int i = later; i < a.n; i++) scale_query(a, i, h, k.key_scales + static_cast<size_t>(block) * h.head_dim, s);
+#if defined(GF_VNNI)
     if (h.is_bf16) {
-      turn(reinterpret_cast<const uint32_t*>(keys), token_bytes / 4, h.head_dim / 2,
-           reinterpret_cast<uint32_t*>(s.tile));
-      int i = 0;
-      for (; i + 8 <= a.n; i += 8) score_bfloats<8>(a, i, s.tile, h.head_dim, s.scores, at);
-      for (; i + 4 <= a.n; i += 4) score_bfloats<4>(a, i, s.tile, h.head_dim, s.scores, at);
-      for (; i < a.n; i++) score_bfloats<1>(a, i, s.tile, h.head_dim, s.scores, at);
+      for (int key = 0; key < n; key += 2 * LANES, tile += 2 * tile_bytes, ahead += 2 * tile_bytes) {
+        for (int line = 0; line < 2 * tile_bytes; line += 64) prefetch_near(ahead + line);
+        int i = later;
+        for (; i + 4 <= a.n; i += 4) score_shorts<4, 2>(s.shorts + i, tile, h.head_dim, s.scores[i] + at + key, CHUNK);
+        for (; i < a.n; i++) score_shorts<1, 2>(s.shorts + i, tile, h.head_dim, s.scores[i] + at + key, CHUNK);
+      }
       continue;
     }
 #endif
-    if (h.is_bf16) {
-      for (int key = 0; key < LANES; key++) {
-        const uint16_t* row = reinterpret_cast<const uint16_t*>(keys + key * token_bytes);
-        for (int d = 0; d < h.head_dim; d++) s.tile[d * LANES + key] = bf16_to_float(row[d]);
-      }
-    } else {
-      turn(reinterpret_cast<const uint32_t*>(keys), token_bytes / 4, h.head_dim, reinterpret_cast<uint32_t*>(s.tile));
+    for (int key = 0; key < n; key += LANES, tile += tile_bytes, ahead += tile_bytes) {
+      for (int line = 0; line < tile_bytes; line += 64) prefetch_near(ahead + line);
+      int i = later;
+      for (; i + 8 <= a.n; i += 8) score_codes<8>(s.scaled + i, tile, h.head_dim, s.scores[i] + at + key, CHUNK);
+      for (; i + 4 <= a.n; i += 4) score_codes<4>(s.scaled + i, tile, h.head_dim, s.scores[i] + at + key, CHUNK);
+      for (; i < a.n; i++) score_codes<1>(s.scaled + i, tile, h.head_dim, s.scores[i] + at + key, CHUNK);
     }
-    int i = 0;
-    for (; i + 4 <= a.n; i += 4) score_floats<4>(a, i, s.tile, h.head_dim, s.scores, at);
-    for (; i < a.n; i++) score_floats<1>(a, i, s.tile, h.head_dim, s.scores, at);
   }
 }
 
-// Turn a query's scores of a chunk into weights; scores behind its position become 0. Returns their largest and sum.
+// Turn a query's scores of a chunk into weights, in bfloat16 too where that is wanted; scores behind its position
+// become 0. Returns their largest and sum.
 inline void weigh(float* scores, uint16_t* weights, int n_valid, int n_keys, float scale, float& largest,
                   float& total) {
   Floats most = splat(-3e38f), none = most;
@@ -121,7 +87,7 @@ inline void weigh(float* scores, uint16_t* weights, int n_valid, int n_keys, flo
     weight = first(weight, std::max(0, std::min(LANES, n_valid - at)), splat(0));
     sums = sums + weight;
     store(scores + at, weight);
-    store_bf16(weights + at, weight);
+    if (weights != nullptr) store_bf16(weights + at, weight);
   }
   total = sum(sums);
 }
@@ -177,10 +143,38 @@ static void add_bfloats(const Scratch& s, int first, const uint8_t* values, cons
 }
 #endif
 
+// Weighted sums of a chunk's values in int8 for N queries.
+template <int N>
+static void add_up_int8(const Heads& h, const Scratch& s, int first, const int8_t* values, const uint8_t* ahead,
+                        int n_keys, float (*to)[MAX_HEAD_DIM]) {
+  const size_t each = 16 * static_cast<size_t>(n_keys);  // bytes of 16 elements: each pass fetches its own part
+#if defined(GF_VNNI)
+  if (h.is_bf16) {
+    constexpr int ROWS = std::min(N, 4), D = ROWS == 4 ? 2 : 4;  // as many sums as there are registers for
+    for (int n = 0; n < N; n += ROWS) {
+      int d = 0;
+      for (; d + D * LANES <= h.head_dim; d += D * LANES)
+        add_shorts<ROWS, D>(s.shorts + first + n, values, ahead + d / LANES * each, h.head_dim, n_keys, to + n, d);
+      for (; d < h.head_dim; d += LANES)
+        add_shorts<ROWS, 1>(s.shorts + first + n, values, ahead + d / LANES * each, h.head_dim, n_keys, to + n, d);
+    }
+    return;
+  }
+#endif
+  constexpr int D = N == 8 ? 2 : 4;
+  int d = 0;
+  for (; d + D * LANES <= h.head_dim; d += D * LANES)
+    add_codes<N, D>(s.scores[first], CHUNK, values, ahead + d / LANES * each, h.head_dim, n_keys, to, d);
+  for (; d < h.head_dim; d += LANES)
+    add_codes<N, 1>(s.scores[first], CHUNK, values, ahead + d / LANES * each, h.head_dim, n_keys, to, d);
+}
+
 // Weighted sums of a chunk's values for N queries; `ahead` is what will be read next.
 template <int N>
-static void add_up(const Heads& h, const Scratch& s, int first, const uint8_t* values, const uint8_t* ahead,
-                   size_t token_bytes, int n_keys, float (*to)[MAX_HEAD_DIM]) {
+static void add_up(const Heads& h, const Scratch& s, int first, const uint8_t* values, const uint8_t* ahead, int n_keys,
+                   float (*to)[MAX_HEAD_DIM]) {
+  if (h.is_int8) return add_up_int8<N>(h, s, first, reinterpret_cast<const int8_t*>(values), ahead, n_keys, to);
+  const size_t token_bytes = static_cast<size_t>(h.head_dim) * h.element();
 #if defined(GF_BF16)
   if (h.is_bf16) {
     // each pass over the values fetches its own part of what comes next
@@ -200,8 +194,7 @@ struct Seen {
   alignas(64) float value[QUERIES][MAX_HEAD_DIM];
 };
 
-inline void see_chunk(const Answers& a, const Heads& h, const uint8_t* keys, const uint8_t* values, size_t token_bytes,
-                      int start, Scratch& s, Seen& seen) {
+inline void see_chunk(const Answers& a, const Heads& h, const KeyHead& k, int start, Scratch& s, Seen& seen) {
   int n_valid[QUERIES], n_keys = 0;
   for (int i = 0; i < a.n; i++) {
     n_valid[i] = std::clamp(a.position[i] + 1 - start, 0, CHUNK);
@@ -209,15 +202,20 @@ inline void see_chunk(const Answers& a, const Heads& h, const uint8_t* keys, con
     seen.anything[i] = n_valid[i] > 0;
   }
   n_keys = round_up(n_keys, LANES);
-  score(a, h, keys, values, token_bytes, n_keys, s);
+  const size_t token_bytes = static_cast<size_t>(h.head_dim) * (h.is_int8 ? 1 : h.element());
+  const uint8_t *keys = k.keys + start * token_bytes, *values = k.values + start * token_bytes;
+  if (h.is_int8) score_int8(a, h, k, start, n_keys, s);
+  else score(a, {0, a.n}, h, keys, values, 0, n_keys, s);
   const float scale = 1 / std::sqrt(static_cast<float>(h.head_dim));
-  for (int i = 0; i < a.n; i++)
-    weigh(s.scores[i], s.weights[i], n_valid[i], n_keys, scale, seen.largest[i], seen.total[i]);
+  for (int i = 0; i < a.n; i++) {
+    weigh(s.scores[i], h.is_int8 ? nullptr : s.weights[i], n_valid[i], n_keys, scale, seen.largest[i], seen.total[i]);
+    if (h.is_int8) scale_weights(i, h, k.value_scales + start, n_keys, s);
+  }
   const uint8_t* next = keys + CHUNK * token_bytes;
   int i = 0;
-  for (; i + 8 <= a.n; i += 8) add_up<8>(h, s, i, values, next, token_bytes, n_keys, seen.value + i);
-  for (; i + 4 <= a.n; i += 4) add_up<4>(h, s, i, values, next, token_bytes, n_keys, seen.value + i);
-  for (; i < a.n; i++) add_up<1>(h, s, i, values, next, token_bytes, n_keys, seen.value + i);
+  for (; i + 8 <= a.n; i += 8) add_up<8>(h, s, i, values, next, n_keys, seen.value + i);
+  for (; i + 4 <= a.n; i += 4) add_up<4>(h, s, i, values, next, n_keys, seen.value + i);
+  for (; i < a.n; i++) add_up<1>(h, s, i, values, next, n_keys, seen.value + i);
 }
 
 // Add what a chunk had to say to an answer; chunks come in their order, whoever has looked at them.

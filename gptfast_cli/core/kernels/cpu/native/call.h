@@ -9,7 +9,8 @@
 struct Dimensions {
   int n_layers, dim, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
   float norm_eps;
-  int cache_is_bf16;  // else float
+  int cache_is_bf16;  // keys and values are computed in bfloat16, else float
+  int cache_is_int8;  // and kept as codes
   int narrow;         // inputs may be bfloat16 or 8-bit codes, where the machine multiplies these
 };
 
@@ -29,10 +30,13 @@ struct Call {
   int n_outputs;
   const int32_t* outputs;  // rows whose logits are wanted
   float* logits;           // [n_outputs][vocab_size]
-  void* const* keys;       // of each layer
+  void* const* keys;       // of each layer, [rows][kv_heads][capacity][head_dim], or codes
   void* const* values;
-  size_t row_stride, head_stride, token_stride;  // of these, in elements
-  const float *cosines, *sines;                  // [positions][head_dim / 2]
+  void* const* key_scales;  // of codes, as the next two; cache.h
+  void* const* value_scales;
+  void* const* recent_keys;
+  int capacity;                  // tokens
+  const float *cosines, *sines;  // [positions][head_dim / 2]
 };
 
 // Steps that follow one another: the token that an output of the call chooses is the one that its sequence is fed next.

@@ -20,7 +20,7 @@
 #include "pool.h"
 #include "products.h"
 
-constexpr int MOST_ROWS = 128;  // tokens that go through the layers at once; a longer prompt goes piece by piece
+constexpr int MOST_ROWS = KEY_BLOCK;  // tokens that go through the layers at once; a longer prompt goes piece by piece
 
 enum Which { QKV, OUTPUT, GATE_UP, DOWN, N_MATRICES };
 
@@ -40,7 +40,7 @@ class Engine {
  public:
   Engine(const Dimensions& d, int n_threads)
       : d_(d),
-        heads_{d.n_heads, d.n_kv_heads, d.head_dim, d.cache_is_bf16 != 0},
+        heads_{d.n_heads, d.n_kv_heads, d.head_dim, d.cache_is_bf16 != 0, d.cache_is_int8 != 0},
         stride_(round_up(std::max({d.dim, d.ffn_dim, d.n_heads * d.head_dim}), BLOCK)),
         qkv_stride_(round_up((d.n_heads + 2 * d.n_kv_heads) * d.head_dim, UNIT)),
         layers_(static_cast<size_t>(d.n_layers)),
@@ -107,6 +107,9 @@ class Engine {
         if (call.outputs[i] >= first && call.outputs[i] < first + piece.n_rows)
           wanted_.push_back({i, call.outputs[i] - first});
       call_ = &piece;
+      completing_.clear();
+      for (int row = 0; heads_.is_int8 && row < piece.n_rows; row++)
+        if ((piece.positions[row] + 1) % KEY_BLOCK == 0) completing_.push_back(row);
       attention_.plan(piece);
       for (Flag& counter : counters_) counter.value.store(0, std::memory_order_relaxed);
       pool_.run([](void* engine, int thread) { static_cast<Engine*>(engine)->step(thread); }, this);
@@ -238,6 +241,10 @@ class Engine {
     pool_.barrier(thread);
     place(index, thread);
     pool_.barrier(thread);
+    if (!completing_.empty()) {
+      complete_blocks(index, thread);
+      pool_.barrier(thread);
+    }
     attention_.run(index, queries_.data, heads_out_.data, stride_, pool_, thread);
     pool_.barrier(thread);
 
@@ -345,26 +352,32 @@ class Engine {
         }
         from = turned;
       }
-      const bool narrow_query = heads_.has_bf16_queries(), narrow = heads_.is_bf16;
-      if (head < d_.n_heads)
-        write(from, narrow_query, queries_.data, (static_cast<size_t>(row) * d_.n_heads + head) * dim);
-      else if (head < d_.n_heads + d_.n_kv_heads)
-        write(from, narrow, call_->keys[layer], cached(row, head - d_.n_heads));
-      else write(from, narrow, call_->values[layer], cached(row, head - d_.n_heads - d_.n_kv_heads));
+      if (head < d_.n_heads) {
+        const bool is_bf16 = heads_.has_bf16_queries();
+        const size_t at = (static_cast<size_t>(row) * d_.n_heads + head) * dim * (is_bf16 ? 2 : 4);
+        write_row(from, dim, is_bf16, reinterpret_cast<uint8_t*>(queries_.data) + at);
+        continue;
+      }
+      const bool is_key = head < d_.n_heads + d_.n_kv_heads;
+      const KeyHead to = cached(layer, row, head - d_.n_heads - (is_key ? 0 : d_.n_kv_heads));
+      const size_t position = static_cast<size_t>(call_->positions[row]), row_bytes = dim * heads_.element();
+      if (!heads_.is_int8) write_row(from, dim, heads_.is_bf16, (is_key ? to.keys : to.values) + position * row_bytes);
+      else if (is_key) write_row(from, dim, heads_.is_bf16, to.recent_keys + position % (2 * KEY_BLOCK) * row_bytes);
+      else code_value(from, dim, call_->positions[row], to);
     }
   }
 
-  size_t cached(int row, int kv_head) const {
-    return static_cast<size_t>(call_->slots[row]) * call_->row_stride +
-           static_cast<size_t>(kv_head) * call_->head_stride +
-           static_cast<size_t>(call_->positions[row]) * call_->token_stride;
+  // Blocks of keys that are whole now become codes.
+  void complete_blocks(int layer, int thread) {
+    const int n_tasks = static_cast<int>(completing_.size()) * d_.n_kv_heads;
+    for (int task = thread; task < n_tasks; task += pool_.n_threads) {
+      const int row = completing_[static_cast<size_t>(task / d_.n_kv_heads)];
+      code_keys(heads_, call_->positions[row] / KEY_BLOCK, cached(layer, row, task % d_.n_kv_heads));
+    }
   }
 
-  void write(const float* from, bool narrow, void* to, size_t at) const {
-    for (int i = 0; i < d_.head_dim; i += LANES) {
-      if (narrow) store_bf16(static_cast<uint16_t*>(to) + at + i, load(from + i));
-      else store(static_cast<float*>(to) + at + i, load(from + i));
-    }
+  KeyHead cached(int layer, int row, int kv_head) const {
+    return key_head(*call_, heads_, layer, call_->slots[row], kv_head);
   }
 
   const Dimensions d_;
@@ -384,6 +397,7 @@ class Engine {
   std::vector<Input> own_;  // for the threads, of a single row
   Attention attention_;
   std::vector<Wanted> wanted_;
+  std::vector<int> completing_;    // rows that are the last of a block of keys, where these become codes
   std::vector<Chooser> choosers_;  // of the threads
   Choosing choosing_{};
   const Call* call_ = nullptr;

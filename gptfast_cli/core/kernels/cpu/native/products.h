@@ -8,8 +8,6 @@
 
 using Kernel = void (*)(const Matrix& m, const uint8_t* unit, const Input& x, float* y);  // y [rows][32]
 
-#define GF_UNROLL _Pragma("GCC unroll 8")
-
 template <int M>
 static void multiply_f32(const Matrix& m, const uint8_t* unit, const Input& x, float* y) {
   Floats low[M], high[M];

@@ -26,6 +26,8 @@
 
 #define GF_INLINE static inline __attribute__((always_inline))
 
+#define GF_UNROLL _Pragma("GCC unroll 8")
+
 constexpr int LANES = 16;
 
 GF_INLINE float from_bits(uint32_t bits) {
@@ -89,6 +91,7 @@ GF_INLINE Ints operator&(Ints a, uint32_t mask) {
 }
 GF_INLINE Ints shift_left(Ints a, int n) { return {_mm512_slli_epi32(a.v, n)}; }
 GF_INLINE Ints shift_right(Ints a, int n) { return {_mm512_srli_epi32(a.v, n)}; }
+GF_INLINE Ints shift_right_signed(Ints a, int n) { return {_mm512_srai_epi32(a.v, n)}; }
 GF_INLINE Floats load_bf16(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
 }
@@ -165,6 +168,7 @@ GF_INLINE Ints operator&(Ints x, uint32_t mask) {
 }
 GF_INLINE Ints shift_left(Ints x, int n) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
 GF_INLINE Ints shift_right(Ints x, int n) { return {_mm256_srli_epi32(x.a, n), _mm256_srli_epi32(x.b, n)}; }
+GF_INLINE Ints shift_right_signed(Ints x, int n) { return {_mm256_srai_epi32(x.a, n), _mm256_srai_epi32(x.b, n)}; }
 GF_INLINE Floats load_bf16(const uint16_t* p) {
   __m256i a = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
   __m256i b = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(p + 8)));
@@ -237,7 +241,8 @@ GF_INLINE Floats first(Floats a, int n, Floats other){GF_EACH(Floats, i < n ? a.
     splat_int(int x){GF_EACH(Ints, x)} GF_INLINE Ints operator&(Ints a, uint32_t mask){
         GF_EACH(Ints, static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) & mask))} GF_INLINE Ints
     shift_left(Ints a, int n){GF_EACH(Ints, static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << n))} GF_INLINE Ints
-    shift_right(Ints a, int n){GF_EACH(Ints, static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> n))} GF_INLINE Floats
+    shift_right(Ints a, int n){GF_EACH(Ints, static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> n))} GF_INLINE Ints
+    shift_right_signed(Ints a, int n){GF_EACH(Ints, a.v[i] >> n)} GF_INLINE Floats
     load_bf16(const uint16_t* p){GF_EACH(Floats, bf16_to_float(p[i]))} GF_INLINE
     void store_bf16(uint16_t* p, Floats x) {
   for (int i = 0; i < LANES; i++) p[i] = float_to_bf16(x.v[i]);
