@@ -41,9 +41,8 @@ class RandomWeights:
 
 def planned_bytes(config: ModelConfig, allocation: Allocation, dtype: torch.dtype) -> int:
     """Bytes of the weights that `RandomWeights` makes."""
-    return sum(
-        _outline(allocation.storage(name, shape), shape, dtype).n_bytes for name, shape in weight_shapes(config).items()
-    )
+    storages = allocation.of(config)
+    return sum(storages[name].n_bytes(shape, dtype.itemsize) for name, shape in weight_shapes(config).items())
 
 
 def random_matrix(
@@ -65,12 +64,6 @@ def random_matrix(
         for name, part in block.parts.items():
             parts[name][rows] = part
     return Weight(storage.scheme, shape, parts)
-
-
-def _outline(storage: Storage, shape: tuple[int, ...], dtype: torch.dtype) -> Weight:
-    if storage.scheme == PLAIN:
-        return plain(torch.empty(shape, dtype=dtype, device="meta"))
-    return storage.outline(shape)
 
 
 def _quantized_rows(

@@ -6,6 +6,7 @@ straight into the logits.
 """
 
 import difflib
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,10 @@ class Storage:
     def outline(self, shape: tuple[int, ...]) -> Weight:
         """A matrix of this shape without its numbers, on the meta device; of a quantised scheme."""
         return quantized(self.scheme).outline(shape, self.group_size)
+
+    def n_bytes(self, shape: tuple[int, ...], itemsize: int) -> int:
+        """Bytes of a weight of this shape; `itemsize` is that of the dtype of plain ones."""
+        return itemsize * math.prod(shape) if self.scheme == PLAIN else self.outline(shape).n_bytes
 
 
 @dataclass(frozen=True, slots=True)

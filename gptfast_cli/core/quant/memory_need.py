@@ -1,6 +1,5 @@
 """How much memory a model takes in each form that it can be run in, from its shape alone."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -28,10 +27,5 @@ def memory_need(config: ModelConfig, schemes: Iterable[str] = ("int8", "int4")) 
 
 
 def _weight_bytes(config: ModelConfig, mode: str) -> int:
-    allocation = AllocationOptions(mode).allocation(config)
-    total = 0
-    for name, shape in weight_shapes(config).items():
-        storage = allocation.storage(name, shape)
-        is_plain = storage.scheme == PLAIN
-        total += _BFLOAT16_BYTES * math.prod(shape) if is_plain else storage.outline(shape).n_bytes
-    return total
+    storages = AllocationOptions(mode).allocation(config).of(config)
+    return sum(storages[name].n_bytes(shape, _BFLOAT16_BYTES) for name, shape in weight_shapes(config).items())

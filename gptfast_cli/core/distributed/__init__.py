@@ -1,0 +1,1 @@
+"""One model on several devices: how its weights are divided."""
