@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,16 +13,24 @@ from gptfast_cli.commands.bench_options import (
     CompileOption,
     CompilePrefillOption,
     DepthOption,
+    DeviceBandwidthOption,
+    DeviceMemoryOption,
+    EfficiencyOption,
     EmbeddingsOption,
     GenLenOption,
     GroupSizeOption,
     HeadOption,
+    LinkBandwidthOption,
+    LinkLatencyOption,
     ModeOption,
     OutputOption,
+    PlanOption,
     PromptLenOption,
     RepsOption,
     SeedOption,
+    TpOption,
 )
+from gptfast_cli.commands.bench_plan import OF_A_PLAN, check_plan, write_plan
 from gptfast_cli.commands.numbers import whole_numbers
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
@@ -65,6 +74,13 @@ def bench(
     groupsize: GroupSizeOption = None,
     head: HeadOption = None,
     embeddings: EmbeddingsOption = None,
+    plan: PlanOption = None,
+    tp: TpOption = "1",
+    device_bandwidth: DeviceBandwidthOption = None,
+    device_memory: DeviceMemoryOption = None,
+    link_bandwidth: LinkBandwidthOption = None,
+    link_latency: LinkLatencyOption = None,
+    efficiency: EfficiencyOption = None,
     compile: CompileOption = False,  # noqa: A002  # the option's name, also in the settings file
     compile_prefill: CompilePrefillOption = False,
     device: DeviceOption = "auto",
@@ -80,28 +96,50 @@ def bench(
 ) -> None:
     """Measure how fast a model feeds prompts (pp) and generates (tg), beside the memory that it reads.
 
-    Results go to stdout, all else to stderr. Ctrl-C keeps what has been measured.
+    With --plan it is computed instead whether it fits and how fast it should be. Results go to stdout, all else to
+    stderr. Ctrl-C keeps what has been measured.
     """
     written = _format(output, json=json)
-    _refuse_strangers(context, arch)
+    flags = _flags(context)
+    if plan is None:
+        _refuse_strangers(flags, arch)
+    else:
+        check_plan(flags)
     batch_sizes, depths = whole_numbers("--batch-size", batch_size), whole_numbers("--depth", depth)
     prompt_lens, gen_lens = _lengths("--prompt-len", prompt_len), _lengths("--gen-len", gen_len)
+    tps = whole_numbers("--tp", tp)
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.decode.compiled import Compiling
         from gptfast_cli.core.jobs.bench import BenchRequest, run
+        from gptfast_cli.core.jobs.plan import HardwareOptions, PlanRequest
         from gptfast_cli.core.measure.cases import CaseOptions
         from gptfast_cli.core.quant.allocation import AllocationOptions
 
+        allocation = AllocationOptions(mode, groupsize, head, embeddings)
+        cases = CaseOptions(prompt_lens, gen_lens, depths, batch_sizes)
+        if plan is not None:
+            asked = PlanRequest(
+                settings=load_settings(),
+                model=plan,
+                allocation=allocation if flags.keys() & set(_OF_A_SHAPE) or mode != "plain" else None,
+                tps=tps,
+                cases=cases,
+                placing=Placing(device, dtype, threads),
+                hardware=HardwareOptions(device_bandwidth, device_memory, link_bandwidth, link_latency),
+                efficiency=efficiency,
+            )
+            write_plan(asked, show_progress, json=json)
+            return
         chosen = backend or ("reference" if compile or compile_prefill else None)  # it is PyTorch that compiles
         request = BenchRequest(
             settings=load_settings(),
             model=model_given(context, model_argument, model),
             arch=arch,
-            allocation=AllocationOptions(mode, groupsize, head, embeddings),
+            allocation=allocation,
             placing=Placing(device, dtype, threads, chosen, activations, kv_dtype=kv_dtype),
             compiling=Compiling(decode=compile, prefill=compile_prefill),
-            cases=CaseOptions(prompt_lens, gen_lens, depths, batch_sizes),
+            cases=cases,
             n_rounds=reps,
             seed=seed,
         )
@@ -140,14 +178,20 @@ def _format(output: str | None, *, json: bool) -> str | None:
     return "json" if json else output
 
 
-def _refuse_strangers(context: typer.Context, arch: str | None) -> None:
-    """Raise UsageError for an option that was given and would not be listened to."""
+def _flags(context: typer.Context) -> dict[str | None, str]:
+    """The options that were given, as they are written, by the names of their parameters."""
     given = [
         parameter
         for parameter in context.command.params
         if (source := context.get_parameter_source(parameter.name or "")) is not None and source.name == "COMMANDLINE"
     ]
-    flags = {parameter.name: parameter.opts[0] if parameter.opts[0].startswith("-") else "MODEL" for parameter in given}
+    return {parameter.name: parameter.opts[0] if parameter.opts[0].startswith("-") else "MODEL" for parameter in given}
+
+
+def _refuse_strangers(flags: Mapping[str | None, str], arch: str | None) -> None:
+    """Raise UsageError for an option that was given and would not be listened to."""
+    for flag in (flags[name] for name in OF_A_PLAN if name in flags):
+        raise UsageError(f"{flag} is of a plan.", "Add --plan MODEL, or --plan SHAPE.")
     for name in _OF_A_SHAPE if arch is None else _OF_A_MODEL:
         if name not in flags:
             continue

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from gptfast_cli.options import complete_file, complete_scheme
+from gptfast_cli.options import complete_file, complete_model, complete_scheme
 
 _SHAPE = "A shape without weights"
+_PLAN = "A plan, without loading or measuring"
 _CASES = "What is measured"
 _SPEED = "Speed"
 _OUTPUT = "Output"
@@ -16,6 +17,10 @@ def _complete_shape(incomplete: str) -> list[str | tuple[str, str]]:
     from gptfast_cli.core.decode.known_shapes import KNOWN_SHAPES
 
     return [*KNOWN_SHAPES, *complete_file(incomplete)]
+
+
+def _complete_planned(incomplete: str) -> list[str | tuple[str, str]]:
+    return [*_complete_shape(incomplete), *complete_model(incomplete)]
 
 
 def _complete_output() -> list[str]:
@@ -80,6 +85,65 @@ EmbeddingsOption = Annotated[
         show_default="int8, or plain",
         rich_help_panel=_SHAPE,
         help="Scheme of the embedding.",
+    ),
+]
+PlanOption = Annotated[
+    str | None,
+    typer.Option(
+        "--plan",
+        metavar="MODEL|SHAPE",
+        autocompletion=_complete_planned,
+        rich_help_panel=_PLAN,
+        help="Whether it fits, and how fast it should be, on this machine or as the figures below describe one.",
+    ),
+]
+TpOption = Annotated[
+    str, typer.Option("--tp", metavar="1,2,4", rich_help_panel=_PLAN, help="Devices that share each layer.")
+]
+DeviceBandwidthOption = Annotated[
+    float | None,
+    typer.Option(
+        "--device-bandwidth",
+        metavar="GB/S",
+        show_default="this machine's",
+        rich_help_panel=_PLAN,
+        help="That a device reads of its memory.",
+    ),
+]
+DeviceMemoryOption = Annotated[
+    float | None,
+    typer.Option(
+        "--device-memory",
+        metavar="GB",
+        show_default="what is free here",
+        rich_help_panel=_PLAN,
+        help="That a device has.",
+    ),
+]
+LinkBandwidthOption = Annotated[
+    float | None,
+    typer.Option(
+        "--link-bandwidth", metavar="GB/S", rich_help_panel=_PLAN, help="That a device sends to all others together."
+    ),
+]
+LinkLatencyOption = Annotated[
+    float | None,
+    typer.Option(
+        "--link-latency",
+        metavar="US",
+        show_default="10",
+        rich_help_panel=_PLAN,
+        help="Microseconds of a message, however small.",
+    ),
+]
+EfficiencyOption = Annotated[
+    float | None,
+    typer.Option(
+        "--efficiency",
+        metavar="SHARE",
+        show_default="by scheme and layer",
+        rich_help_panel=_PLAN,
+        help="Share of the bandwidth that decoding reaches, 0 to 1: the MBU of a measurement.",
     ),
 ]
 CompileOption = Annotated[

@@ -38,17 +38,21 @@ def cells(row: BenchRow) -> tuple[str, ...]:
     )
 
 
+def schemes_of(scheme: str, head_scheme: str) -> str:
+    """How a model is stored, in a few words."""
+    # else the name says it, as in int4-g32-head-plain
+    return scheme if head_scheme in scheme else f"{scheme} layers, {head_scheme} head"
+
+
 def measurement_line(bench: Bench) -> str:
     """What else belongs to the numbers: bandwidth, spread, seed, and the times that are no part of them."""
     return "; ".join(_measurements(bench))
 
 
 def _model_line(bench: Bench) -> str:
-    scheme = bench.scheme
-    if bench.head_scheme not in scheme:  # else the name says it, as in int4-g32-head-plain
-        scheme = f"{scheme} layers, {bench.head_scheme} head"
+    schemes = schemes_of(bench.scheme, bench.head_scheme)
     kept = "" if bench.kv_dtype == bench.environment.dtype else f"; {bench.kv_dtype} keys and values"
-    return f"{bench.model}: {count(bench.n_params)} parameters, {scheme}, {size(bench.n_bytes)}{kept}"
+    return f"{bench.model}: {count(bench.n_params)} parameters, {schemes}, {size(bench.n_bytes)}{kept}"
 
 
 def _measurements(bench: Bench) -> Iterator[str]:

@@ -1,0 +1,231 @@
+"""`bench --plan`: what a model would need of a machine, and how fast it should decode there; nothing is loaded."""
+
+import difflib
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
+from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
+from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.decode.known_shapes import KNOWN_SHAPES
+from gptfast_cli.core.decode.ranges import check_at_least
+from gptfast_cli.core.decode.shapes import is_shape, read_shape
+from gptfast_cli.core.decode.subject import RANDOM_DTYPE
+from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype, set_threads
+from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.events import Job, Note
+from gptfast_cli.core.formats.plain import NAME as PLAIN
+from gptfast_cli.core.jobs.bench import Instruments
+from gptfast_cli.core.measure.cases import CaseOptions
+from gptfast_cli.core.measure.machine import available_memory_bytes
+from gptfast_cli.core.measure.planning import Outline, PlanRow, plan_rows, portion
+from gptfast_cli.core.measure.step_time import COMPILED, LINK_LATENCY, NATIVE, Hardware, Reach
+from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quant.stored import stored
+from gptfast_cli.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareOptions:
+    """A machine as a person describes it, in GB/s, GB = 1e9 bytes and microseconds: a device and its link.
+
+    Without bandwidth and memory it is this one: what is free of its memory counts, and its bandwidth is measured.
+    """
+
+    bandwidth: float | None = None
+    memory: float | None = None
+    link_bandwidth: float | None = None
+    link_latency: float | None = None
+
+    @property
+    def is_described(self) -> bool:
+        """Whether it is another machine than this one."""
+        return self.bandwidth is not None or self.memory is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What to plan.
+
+    model:      a MODEL or a SHAPE
+    allocation: how it would be quantised; None takes a model as it is stored, and a shape plain
+    tps:        numbers of devices; every one with every batch size and context of `cases`
+    efficiency: share of the bandwidth that decoding reaches, all told; None is by scheme and layer, see Reach
+    """
+
+    settings: Settings
+    model: str
+    allocation: AllocationOptions | None = None
+    tps: tuple[int, ...] = (1,)
+    cases: CaseOptions = CaseOptions()
+    placing: Placing = Placing()
+    hardware: HardwareOptions = HardwareOptions()
+    efficiency: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What came out, and what it rests on; `is_measured`: the bandwidth is this machine's, as it was read just now."""
+
+    model: str
+    scheme: str
+    head_scheme: str
+    n_params: int
+    dtype: str
+    hardware: Hardware
+    is_measured: bool
+    reach: Reach
+    rows: tuple[PlanRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A model by its name, and by its scheme in a word."""
+
+    name: str
+    scheme: str
+    outline: Outline
+
+
+def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[Plan]:
+    """Count, and measure no more than this machine's bandwidth, where it is this machine that is planned for.
+
+    Raises UsageError for values out of range and for what does not divide, before anything is measured, and what
+    finding a model or reading a shape raises.
+    """
+    _check_ranges(request)
+    set_threads(request.placing.threads)
+    here = None if request.hardware.is_described else pick_device(request.placing.device)
+    model = _model(request, here)
+    contexts = _contexts(request.cases, model)
+    portions = [portion(model.outline, tp) for tp in request.tps]
+    storages, n_params = model.outline.storages, _n_params(model.outline)
+    yield Note(f"Model: {model.name}, {n_params / 1e6:,.1f} M parameters, {model.scheme}; nothing of it is loaded")
+    hardware = _described(request.hardware) if here is None else _this_machine(request.hardware, here, instruments)
+    reach = _reach(request.efficiency, here)
+    return Plan(
+        model=model.name,
+        scheme=model.scheme,
+        head_scheme=storages.get("head", storages["embedding"]).scheme,
+        n_params=n_params,
+        dtype=dtype_name(model.outline.dtype),
+        hardware=hardware,
+        is_measured=here is not None,
+        reach=reach,
+        rows=plan_rows(portions, request.cases.batch_sizes, contexts, hardware, reach),
+    )
+
+
+def _check_ranges(request: PlanRequest) -> None:
+    cases, hardware = request.cases, request.hardware
+    check_at_least(1, {"--tp": min(request.tps, default=0), "--batch-size": min(cases.batch_sizes, default=0)})
+    check_at_least(0, {"--depth": min(cases.depths, default=0)})
+    lengths = {"--prompt-len": cases.prompt_lens, "--gen-len": cases.gen_lens}
+    check_at_least(1, {option: min(values) for option, values in lengths.items() if values})
+    _check_positive(
+        {
+            "--device-bandwidth": hardware.bandwidth,
+            "--device-memory": hardware.memory,
+            "--link-bandwidth": hardware.link_bandwidth,
+            "--efficiency": request.efficiency,
+        }
+    )
+    if hardware.link_latency is not None and not 0 <= hardware.link_latency < math.inf:
+        raise UsageError(f"--link-latency must be 0 or more microseconds, not {hardware.link_latency:g}.")
+    if request.efficiency is not None and request.efficiency > 1:
+        raise UsageError(f"--efficiency is a share from 0 to 1, not {request.efficiency:g}.", "Such as 0.8")
+
+
+def _check_positive(values: Mapping[str, float | None]) -> None:
+    for option, value in values.items():
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{option} must be above 0, not {value:g}.")
+
+
+def _model(request: PlanRequest, here: torch.device | None) -> _Named:
+    """The model without its numbers, in the dtype that it would have on a device; None is another machine's."""
+    if is_shape(request.model):
+        shape = read_shape(request.model)
+        allocation = (request.allocation or AllocationOptions(PLAIN)).allocation(shape.config)
+        dtype = _dtype(request, RANDOM_DTYPE, here)
+        return _Named(shape.name, str(allocation), Outline(shape.config, allocation.of(shape.config), dtype))
+    found = _found(request)
+    checkpoint = open_checkpoint(found.path)
+    scheme, storages = checkpoint.scheme, stored(checkpoint)
+    if request.allocation is not None:
+        _check_plain(found.name, checkpoint)
+        allocation = request.allocation.allocation(checkpoint.config)
+        scheme, storages = str(allocation), allocation.of(checkpoint.config)
+    return _Named(found.name, scheme, Outline(checkpoint.config, storages, _dtype(request, checkpoint.dtype, here)))
+
+
+def _found(request: PlanRequest) -> Resolved:
+    try:
+        return resolve(request.model, request.settings)
+    except NotFoundError as error:
+        nearest = difflib.get_close_matches(request.model, KNOWN_SHAPES)
+        if not nearest:
+            raise
+        raise NotFoundError(error.message, f"Did you mean the shape {' or '.join(nearest)}?") from error
+
+
+def _check_plain(name: str, checkpoint: Checkpoint) -> None:
+    if checkpoint.scheme != PLAIN:
+        raise UsageError(
+            f"{name}: is quantised already ({checkpoint.scheme}), and has its own schemes.", "Leave out --mode."
+        )
+
+
+def _contexts(cases: CaseOptions, model: _Named) -> tuple[int, ...]:
+    """The lengths to plan for: what stands before, a prompt, and what follows it; the usual one if the model has it."""
+    lengths = (cases.depths or (0,), cases.prompt_lens or (0,), cases.gen_lens or (0,))
+    contexts = sorted({sum(each) for each in itertools.product(*lengths)})
+    longest = model.outline.config.max_context
+    usual = CaseOptions()
+    if (usual.depths, usual.prompt_lens, usual.gen_lens) == (cases.depths, cases.prompt_lens, cases.gen_lens):
+        return (min(contexts[0], longest),)
+    if not contexts[0]:
+        raise UsageError("A context of no tokens has nothing to plan.", "Give --prompt-len or --gen-len a length.")
+    if contexts[-1] > longest:
+        raise UsageError(
+            f"A context of {contexts[-1]} tokens is beyond the {longest} that {model.name} can hold.",
+            "Take a smaller --depth, --prompt-len or --gen-len.",
+        )
+    return tuple(contexts)
+
+
+def _dtype(request: PlanRequest, of_model: torch.dtype, here: torch.device | None) -> torch.dtype:
+    # what another machine computes in is not held against what this one can
+    return pick_dtype(request.placing.dtype, of_model, here or torch.device("meta"))
+
+
+def _n_params(outline: Outline) -> int:
+    return sum(math.prod(shape) for shape in weight_shapes(outline.config).values())
+
+
+def _described(options: HardwareOptions) -> Hardware:
+    return Hardware(
+        bandwidth=options.bandwidth and options.bandwidth * 1e9,
+        memory_bytes=None if options.memory is None else round(options.memory * 1e9),
+        link_bandwidth=options.link_bandwidth and options.link_bandwidth * 1e9,
+        link_latency=LINK_LATENCY if options.link_latency is None else options.link_latency / 1e6,
+    )
+
+
+def _this_machine(options: HardwareOptions, device: torch.device, instruments: Instruments) -> Hardware:
+    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes()
+    reads = instruments.probe(device, instruments.clock(device)).measure()
+    link = _described(options)
+    return Hardware(reads.bytes_per_second, memory, link.link_bandwidth, link.link_latency)
+
+
+def _reach(efficiency: float | None, here: torch.device | None) -> Reach:
+    if efficiency is not None:
+        return Reach({PLAIN: efficiency})
+    return NATIVE if here is not None and here.type == "cpu" else COMPILED
