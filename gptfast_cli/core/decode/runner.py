@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.device import torch_threads
+from gptfast_cli.core.device import to_device, torch_threads
 from gptfast_cli.core.kernels.cpu.engine import Chosen
 from gptfast_cli.core.kernels.cpu.library import Choice
 from gptfast_cli.core.kernels.cpu.rounds import Side
@@ -164,6 +164,20 @@ class Runner:
         for row, tokens in enumerate(fed):
             self._cache.advance(slice(row, row + 1), len(tokens))
         return list(torch.split(logits, [len(tokens) for tokens in fed]))
+
+    def read(self, rows: slice, texts: Sequence[Sequence[int]], wanted: Sequence[int]) -> Tensor:
+        """Feed rows more of texts that are certain, any number of tokens to each.
+
+        Returns the logits after the wanted ones, counted through the tokens of all rows: [wanted, vocab] float32.
+        """
+        self._cache.reserve(max(self._cache.lengths[rows]) + max(map(len, texts)))
+        device = self.model.device
+        with self.alone(), phase("prefill"), torch.inference_mode():
+            fed = [to_device(text, torch.int64, device) for text in texts]
+            logits = self.model.feed(fed, self._cache, rows, wanted)
+        for row, text in zip(range(*rows.indices(self.n_rows)), texts, strict=True):
+            self.hold(row, text)
+        return logits
 
     def settle(self, row: int, prompt: Sequence[int], generated: Sequence[int]) -> list[int]:
         """Let a row hold no more than this text but for its last token; returns what it lacks of the whole text."""

@@ -121,7 +121,7 @@ def rms_norm(x: Tensor, norm: Norm) -> Tensor:
 def linear(x: Tensor, layer: Linear) -> Tensor:
     """x W^T + b for x [..., in_features]: [..., out_features]."""
     weight = SCHEMES[layer.weight.scheme].dense(layer.weight, x.dtype)
-    y = matmul(x.reshape(-1, x.shape[-1]), weight.t()).view(*x.shape[:-1], -1)
+    y = matmul(x.reshape(-1, x.shape[-1]), weight.t()).view(*x.shape[:-1], weight.shape[0])
     if layer.bias is None:
         return y
     return y + SCHEMES[layer.bias.scheme].dense(layer.bias, x.dtype)

@@ -43,10 +43,12 @@ class Decoder(Protocol):
         """
         ...
 
-    def feed(self, tokens: Sequence[Tensor], cache: KVCache, rows: slice) -> Tensor:
+    def feed(
+        self, tokens: Sequence[Tensor], cache: KVCache, rows: slice, wanted: Sequence[int] | None = None
+    ) -> Tensor:
         """The same for rows of any length, each int64 on the model's device, so that what it has just drawn can be fed.
 
-        There is room for the longest of them in every row. Returns the logits after every token, row after row,
-        [tokens, vocab_size] float32.
+        There is room for the longest of them in every row. Returns the logits after every token, row after row, or
+        after the wanted ones, which are counted so: [wanted, vocab_size] float32.
         """
         ...

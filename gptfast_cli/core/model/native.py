@@ -87,10 +87,12 @@ class NativeModel:
         """See Decoder."""
         return self._engine.run(_batch(tokens, cache, rows), self._place_of(cache))
 
-    def feed(self, tokens: Sequence[Tensor], cache: KVCache, rows: slice) -> Tensor:
+    def feed(
+        self, tokens: Sequence[Tensor], cache: KVCache, rows: slice, wanted: Sequence[int] | None = None
+    ) -> Tensor:
         """See Decoder."""
         batch = _batch([row.tolist() for row in tokens], cache, rows)
-        batch.outputs = list(range(len(batch.tokens)))
+        batch.outputs = list(range(len(batch.tokens)) if wanted is None else wanted)
         return self._engine.run(batch, self._place_of(cache))
 
     def run_ahead(

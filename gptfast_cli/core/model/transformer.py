@@ -81,15 +81,18 @@ class Transformer:
         batch, _ = self.inputs(tokens, cache, rows)
         return self._head(self._pieces(batch, cache, rows)[:, -1])
 
-    def feed(self, tokens: Sequence[Tensor], cache: KVCache, rows: slice) -> Tensor:
+    def feed(
+        self, tokens: Sequence[Tensor], cache: KVCache, rows: slice, wanted: Sequence[int] | None = None
+    ) -> Tensor:
         """See Decoder; shorter rows go on with zeros, past what will be counted."""
         if max(map(len, tokens)) > cache.most_tokens:  # a short row is not to be written over so far past its end
             slots = range(*rows.indices(cache.n_rows))
-            x = [self._pieces(own[None], cache, slice(n, n + 1))[0] for n, own in zip(slots, tokens, strict=True)]
+            parts = [self._pieces(own[None], cache, slice(n, n + 1))[0] for n, own in zip(slots, tokens, strict=True)]
         else:
             padded = self._pieces(pad_sequence(list(tokens), batch_first=True), cache, rows)
-            x = [padded[row, : len(own)] for row, own in enumerate(tokens)]
-        return self._head(torch.cat(x))
+            parts = [padded[row, : len(own)] for row, own in enumerate(tokens)]
+        x = torch.cat(parts)
+        return self._head(x if wanted is None else x[to_device(wanted, torch.int64, self.device)])
 
     def inputs(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> tuple[Tensor, Tensor]:
         """Tokens and positions of a step as tensors, each [batch, time] int64."""

@@ -1,0 +1,71 @@
+"""How probable each predicted token of a passage is to a model, and whether it is the likeliest one."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gptfast_cli.core.device import to_device
+from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.measure.scoring.passages import Passage
+from gptfast_cli.core.measure.scoring.reading import Reading, cache_room, read
+from gptfast_cli.core.model.decoder import Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Of a passage's predicted tokens, in their order.
+
+    logprobs: natural logarithms of probabilities, at temperature 1 with nothing cut off
+    likeliest: whether no token was more probable, the lowest id among equals
+    """
+
+    logprobs: tuple[float, ...]
+    likeliest: tuple[bool, ...]
+
+    @property
+    def logprob(self) -> float:
+        """Of all the predicted tokens together."""
+        return math.fsum(self.logprobs)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether greedy decoding would have said just this."""
+        return all(self.likeliest)
+
+
+def scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, Score]]:
+    """The score of each passage beside its number, as soon as it is known, so in any order.
+
+    In float32 on a CPU a score is the same to the bit in any company. Raises GptFastError where a logit is no number.
+    """
+    waiting = [passage.n_predicted for passage in passages]
+    values: dict[int, list[tuple[float, bool]]] = {}
+    for reading in read(model, passages, cache_tokens=cache_room(model)):
+        for prediction, value in zip(reading.predictions, _values(reading, passages), strict=True):
+            number = prediction.passage
+            if number not in values:
+                values[number] = [(math.nan, False)] * passages[number].n_predicted
+            values[number][prediction.token - passages[number].n_given] = value
+            waiting[number] -= 1
+            if not waiting[number]:
+                logprobs, likeliest = zip(*values.pop(number), strict=True)
+                yield number, Score(logprobs, likeliest)
+
+
+def _values(reading: Reading, passages: Sequence[Passage]) -> list[tuple[float, bool]]:
+    """The log-probability of each prediction, and whether it is the likeliest."""
+    logits = reading.logits
+    rows = to_device([prediction.row for prediction in reading.predictions], torch.int64, logits.device)
+    tokens = [passages[prediction.passage].tokens[prediction.token] for prediction in reading.predictions]
+    targets = to_device(tokens, torch.int64, logits.device)
+    totals = logits.logsumexp(dim=-1)
+    if not totals.isfinite().all():
+        raise GptFastError(
+            "The model's output is not a number (NaN).",
+            "A wider dtype may help: --dtype float32 or --dtype bfloat16.",
+        )
+    logprobs = logits[rows, targets] - totals[rows]
+    likeliest = logits.argmax(dim=-1)[rows] == targets
+    return list(zip(logprobs.tolist(), likeliest.tolist(), strict=True))
