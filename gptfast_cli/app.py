@@ -11,7 +11,6 @@ import typer
 from gptfast_cli import __version__
 from gptfast_cli.commands import COMMANDS
 from gptfast_cli.commands.defaults import load_defaults, settings_file
-from gptfast_cli.commands.unbuilt import ANY_ARGUMENTS
 from gptfast_cli.completion.answer import VARIABLE, answer_shell
 from gptfast_cli.completion.scripts import SCRIPTS, Shell
 from gptfast_cli.core.errors import ExitCode, UsageError
@@ -38,7 +37,7 @@ def command_tree(*, plain: bool) -> typer.Typer:
     tree = typer.Typer(rich_markup_mode=None if plain else "rich", pretty_exceptions_enable=False, add_completion=False)
     tree.callback(invoke_without_command=True)(_root)
     for command in COMMANDS:
-        tree.command(command.name, context_settings={} if command.built else dict(ANY_ARGUMENTS))(command.function)
+        tree.command(command.name, cls=command.kind)(command.function)
     return tree
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from typer.core import TyperCommand
+
 from gptfast_cli.commands.bench import bench
 from gptfast_cli.commands.convert import convert
 from gptfast_cli.commands.download import download
@@ -14,15 +16,16 @@ from gptfast_cli.commands.eval import evaluate
 from gptfast_cli.commands.generate import generate
 from gptfast_cli.commands.quantize import quantize
 from gptfast_cli.commands.speculate import speculate
+from gptfast_cli.commands.words import WordsCommand
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its name, the function whose signature is its options, and whether it works already."""
+    """One command: its name, the function whose signature is its options, and how its words are read."""
 
     name: str
     function: Callable[..., Any]
-    built: bool = True
+    kind: type[TyperCommand] = TyperCommand
 
 
 COMMANDS = (
@@ -30,8 +33,8 @@ COMMANDS = (
     Command("convert", convert),
     Command("quantize", quantize),
     Command("generate", generate),
-    Command("speculate", speculate, built=False),
-    Command("eval", evaluate, built=False),
+    Command("speculate", speculate),
+    Command("eval", evaluate, WordsCommand),
     Command("bench", bench),
 )
 """In the order of a model's life, which is the order of `gptfast --help`."""

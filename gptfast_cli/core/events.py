@@ -19,7 +19,7 @@ class Progress:
     task: str
     done: int
     total: int | None
-    unit: Literal["bytes", "tokens", "rows", "blocks", "runs"]
+    unit: Literal["bytes", "tokens", "rows", "blocks", "runs", "requests"]
     part: str | None = None
 
 

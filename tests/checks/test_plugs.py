@@ -10,6 +10,8 @@ import pytest
 from gptfast_cli.core.checkpoints.sources import Source, sources
 from gptfast_cli.core.families import Family, families
 from gptfast_cli.core.formats import Scheme, schemes
+from gptfast_cli.core.measure.tasks.sources import Source as TaskSource
+from gptfast_cli.core.measure.tasks.sources import sources as task_sources
 from gptfast_cli.core.quant.rounding import Rounding, roundings
 from gptfast_cli.core.registry import Plugs
 from gptfast_cli.core.tokenizers.formats import TokenizerFormat, formats
@@ -19,6 +21,7 @@ FOLDERS: dict[str, tuple[Plugs[Any], type]] = {
     "roundings": (roundings, Rounding),
     "schemes": (schemes, Scheme),
     "sources": (sources, Source),
+    "sources of tasks": (task_sources, TaskSource),
     "tokenizer formats": (formats, TokenizerFormat),
 }
 

@@ -63,12 +63,6 @@ def test_a_prompt_file_that_is_missing_ends_with_3(gptfast: CommandLine) -> None
     assert gptfast.run("generate", "--prompt-file", "/no/such/file").returncode == 3
 
 
-def test_a_command_still_to_come_says_so_and_fails(gptfast: CommandLine) -> None:
-    outcome = gptfast.run("eval", "tiny", "--against", "tiny-draft")
-    assert outcome.returncode == 1 and outcome.stdout == b""
-    assert "`gptfast eval` is not built yet" in outcome.stderr.decode().splitlines()[0]
-
-
 def test_ctrl_c_keeps_the_text_and_shows_the_numbers(fake: Fake) -> None:
     expected = "".join(PIECES[:3]).encode()
     with fake("waits-for-interrupt").start("generate", "x") as process:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tiktoken
-import tokenizer_samples as samples
 import tokenizers
 
+import tokenizer_samples as samples
 from gptfast_cli.core.tokenizers import Tokenizer, open_tokenizer
 
 FolderOf = Callable[[str], Path]

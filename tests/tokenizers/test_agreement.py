@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from tokenizer_samples import declare, rewritten, write
 
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.tokenizers import disagreements
 from gptfast_cli.core.tokenizers.agreement import SAMPLES
 from gptfast_cli.core.tokenizers.formats.tiktoken import _special
+from tokenizer_samples import declare, rewritten, write
 
 
 def said(folder: Path) -> list[str]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import sentencepiece
-import tokenizer_samples as samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tokenizer_samples as samples
 from foreign_files import write_tokenizer_bin
 from gptfast_cli.core.tokenizers import open_tokenizer
 from spoiling import UNHURRIED, bounded_memory, check

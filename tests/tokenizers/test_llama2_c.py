@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-import tokenizer_samples as samples
 
+import tokenizer_samples as samples
 from foreign_files import write_tokenizer_bin
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.tokenizers import open_tokenizer

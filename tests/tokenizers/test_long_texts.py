@@ -9,11 +9,11 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizer_samples import byte_level
 from tokenizers import pre_tokenizers
 
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.tokenizers import Tokenizer, files, library, long_runs, open_tokenizer
+from tokenizer_samples import byte_level
 
 TokenizerOf = Callable[[str], Tokenizer]
 

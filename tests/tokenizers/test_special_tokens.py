@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizer_samples import declare, words, write
 from tokenizers import processors
 
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer, special_tokens
+from tokenizer_samples import declare, words, write
 
 FolderOf = Callable[[str], Path]
 

@@ -6,12 +6,12 @@ import pytest
 import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizer_samples import JSON_SAMPLES, MODELS, RANKED, TEXTS, real_model
 
 from gptfast_cli.core.tokenizers import Tokenizer
 from gptfast_cli.core.tokenizers.byte_alphabet import spelled
 from gptfast_cli.core.tokenizers.byte_ranks import ByteRankVocabulary
 from gptfast_cli.core.tokenizers.formats.sentencepiece import SentencePieceStream
+from tokenizer_samples import JSON_SAMPLES, MODELS, RANKED, TEXTS, real_model
 
 TokenizerOf = Callable[[str], Tokenizer]
 LibraryDecodeOf = Callable[[str], Callable[[list[int]], str]]

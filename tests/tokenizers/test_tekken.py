@@ -9,11 +9,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
-from tokenizer_samples import REAL_TEKKEN, SPECIAL_TEXTS, TEXTS, declare, real_tekken, tekken_content, write
 
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer
 from gptfast_cli.core.tokenizers.agreement import SAMPLES
+from tokenizer_samples import REAL_TEKKEN, SPECIAL_TEXTS, TEXTS, declare, real_tekken, tekken_content, write
 
 TokenizerOf = Callable[[str], Tokenizer]
 

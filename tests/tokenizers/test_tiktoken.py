@@ -9,11 +9,11 @@ import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizer_samples import SPECIAL_TEXTS, TEXTS, declare, ranked_tokens, tiktoken_file, write
 
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer
 from gptfast_cli.core.tokenizers.agreement import SAMPLES
+from tokenizer_samples import SPECIAL_TEXTS, TEXTS, declare, ranked_tokens, tiktoken_file, write
 
 TokenizerOf = Callable[[str], Tokenizer]
 

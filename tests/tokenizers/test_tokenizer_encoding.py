@@ -10,11 +10,11 @@ import pytest
 import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizer_samples import JSON_SAMPLES, RANKED, REAL_SENTENCEPIECE, SPECIAL_TEXTS, TEXTS, declare, pieces_and_merges
-from tokenizer_samples import write as write_sample
 
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.tokenizers import Tokenizer, open_tokenizer
+from tokenizer_samples import JSON_SAMPLES, RANKED, REAL_SENTENCEPIECE, SPECIAL_TEXTS, TEXTS, declare, pieces_and_merges
+from tokenizer_samples import write as write_sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizer_samples import declare, real_model, write
 
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer, tokenizer_files
 from gptfast_cli.core.tokenizers.declarations import read_declarations
 from gptfast_cli.core.tokenizers.formats import formats
+from tokenizer_samples import declare, real_model, write
 
 NESTED = b"[" * 100_000
 

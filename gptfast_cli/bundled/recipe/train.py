@@ -9,6 +9,7 @@ import torch
 
 from gptfast_cli.bundled.recipe import corpus, measure, models
 from gptfast_cli.bundled.recipe.learning import Plan, learn_pair
+from gptfast_cli.bundled.recipe.questions import write_questions
 from gptfast_cli.bundled.recipe.tokenizer import learn_tokenizer
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
 from gptfast_cli.core.settings import Settings
@@ -17,13 +18,18 @@ from gptfast_cli.core.settings import Settings
 def main() -> None:
     """The whole recipe: texts, tokenizer, both models, and what they have learned."""
     parser = argparse.ArgumentParser(description="Make the bundled models, prompts and held-out text.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for models, prompts and held-out text")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for models, prompts, held-out text and questions"
+    )
     parser.add_argument("--hugging-face", type=Path, help="keep both models here as Hugging Face folders too")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--texts-only", action="store_true", help="write prompts.jsonl and heldout.txt, train nothing")
+    parser.add_argument(
+        "--texts-only", action="store_true", help="write prompts, held-out text and questions, train nothing"
+    )
     options = parser.parse_args()
 
     corpus.write_texts(options.out)
+    write_questions(options.out / "tasks")
     if options.texts_only:
         return
     torch.set_num_threads(options.threads)

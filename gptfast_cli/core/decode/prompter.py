@@ -71,15 +71,15 @@ class Prompter:
         """What the model is given for a prompt: the prompt itself, or a conversation that it opens."""
         return self.render([*self.opening(), {"role": "user", "content": prompt}]) if self.is_chat else prompt
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The text of a conversation up to where the model's answer begins.
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The text of a conversation up to where the model's answer begins, or without the words that open it.
 
         Raises UsageError where the model has no chat format or its template refuses the messages; CorruptError for a
         template that is broken or unsafe.
         """
         if self._template is None:
             raise UsageError(f"{self._name} has no chat template, so it takes a prompt and no messages.", _STAND_IN)
-        return self._template.render(messages)
+        return self._template.render(messages, add_generation_prompt=add_generation_prompt)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of what `text` or `render` gave; raises UsageError where the model has no tokenizer."""

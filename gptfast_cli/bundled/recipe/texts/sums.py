@@ -47,10 +47,11 @@ def rows(dice: Dice) -> str:
 
 def questions(dice: Dice) -> str:
     """Two to four questions, each with its answer."""
-    return "\n".join(_question(dice) for _ in range(dice.number(2, 4)))
+    return "\n".join(question(dice) for _ in range(dice.number(2, 4)))
 
 
-def _question(dice: Dice) -> str:
+def question(dice: Dice) -> str:
+    """A sum that is asked for, and its answer."""
     expression, value = dice.choose(KINDS)(dice)
     asked = dice.choose(("What is {}?", "How much is {}?", "Can you work out {}?")).format(expression)
     return f"Q: {asked}\nA: {expression} = {value}"

@@ -1,0 +1,1 @@
+"""Tasks: questions put to a model, its answers marked, and the marks added up."""

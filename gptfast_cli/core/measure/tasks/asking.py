@@ -1,0 +1,73 @@
+"""Tasks put to a model: what they ask is answered, kept until all of it is, and marked."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from gptfast_cli.core.decode.loading import LoadedModel
+from gptfast_cli.core.decode.prompter import Prompter, open_prompter
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import Job, Note, Progress
+from gptfast_cli.core.measure.tasks.answering import Answering
+from gptfast_cli.core.measure.tasks.beginnings import beginnings_of
+from gptfast_cli.core.measure.tasks.memory import Memory, open_memory
+from gptfast_cli.core.measure.tasks.options import TaskOptions
+from gptfast_cli.core.measure.tasks.record_files import write_records
+from gptfast_cli.core.measure.tasks.requests import Request
+from gptfast_cli.core.measure.tasks.results import TaskResults
+from gptfast_cli.core.measure.tasks.sources import TaskSet
+
+
+def ask(loaded: LoadedModel, tasks: TaskSet, options: TaskOptions, memory_path: Path) -> Job[TaskResults]:
+    """Put tasks to a model; an interrupt while it answers ends it early, with the questions answered by then.
+
+    Answers are kept in a file until all of them have been marked. Raises UsageError where the model has no tokenizer,
+    and what the chat template and the tasks raise.
+    """
+    if loaded.tokenizer is None:
+        raise UsageError(f"{loaded.name} has no tokenizer, and tasks are texts.")
+    beginnings = beginnings_of(loaded, loaded.tokenizer)
+    answering = Answering(loaded, beginnings, options.batch_size, options.seed)
+    yield Progress("make requests", 0, None, "requests")
+    with _conversation(loaded, options) as prompter, open_memory(memory_path) as memory:
+        exam = tasks.exam(answering, prompter)
+        is_partial = False
+        try:
+            yield from _answer(exam.requests, answering, memory)
+        except KeyboardInterrupt:
+            is_partial = True
+        yield Progress("marking", 0, None, "requests")
+        marks = exam.marked([memory.known(request) for request in exam.requests])
+        folder = None
+        if options.output_path is not None and marks.results:
+            folder = write_records(options.output_path, loaded.name, marks)
+        if not is_partial:
+            memory.forget()
+    return TaskResults(
+        results=marks.results,
+        beginnings=beginnings.words(),
+        seed=options.seed,
+        is_partial=is_partial,
+        n_found=memory.n_found,
+        notes=exam.notes,
+        folder=folder,
+    )
+
+
+def _answer(requests: Sequence[Request], answering: Answering, memory: Memory) -> Job[None]:
+    """Answer what is not known yet."""
+    asked = list(dict.fromkeys(requests))
+    unknown = [request for request in asked if memory.known(request) is None]
+    n_done = len(asked) - len(unknown)
+    if n_done:
+        yield Note(f"{n_done:,} of {len(asked):,} answers are there from an earlier run.")
+    yield Progress("answer", n_done, len(asked), "requests")
+    for number, answer in answering.answers(unknown):
+        memory.keep(unknown[number], answer)
+        n_done += 1
+        yield Progress("answer", n_done, len(asked), "requests")
+
+
+def _conversation(loaded: LoadedModel, options: TaskOptions) -> AbstractContextManager[Prompter | None]:
+    """What writes conversations, where questions are put as messages."""
+    return open_prompter(loaded, options.chat) if options.chat.chat else nullcontext()

@@ -1,0 +1,81 @@
+"""Answers in a model's own words, many of them side by side."""
+
+from collections import deque
+from collections.abc import Iterator
+from collections.abc import Sequence as Rows
+
+from gptfast_cli.core.decode.generator import Generator
+from gptfast_cli.core.decode.loading import LoadedModel
+from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.decode.sampler import Sampler
+from gptfast_cli.core.decode.sequence import Limits, Sequence
+from gptfast_cli.core.decode.stopping import StopStrings
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import result_of
+from gptfast_cli.core.measure.tasks.requests import Generation, key_of
+from gptfast_cli.core.tokenizers import Tokenizer
+
+
+class _Answer:
+    """An answer under way; its text stands alone, as if nothing had come before it."""
+
+    def __init__(self, number: int, sequence: Sequence, tokenizer: Tokenizer, until: Rows[str]) -> None:
+        self.number = number
+        self.sequence = sequence
+        self.text = ""
+        self._stream = tokenizer.stream()
+        self._stops = StopStrings([stop for stop in until if stop])
+        self._n_read = 0
+
+    def read(self) -> bool:
+        """Take in what was generated since the last call; whether the answer is over."""
+        for token in self.sequence.generated[self._n_read :]:
+            self._n_read += 1
+            self.text += self._stops.push(self._stream.push(token))
+            if self._stops.found:
+                self.sequence.finish_reason = "stop"
+                break
+        if self.sequence.finish_reason is None:
+            return False
+        if not self._stops.found:
+            self.text += self._stops.push(self._stream.finish()) + self._stops.finish()
+        return True
+
+
+def generated(
+    loaded: LoadedModel, tokenizer: Tokenizer, requests: Rows[Generation], *, batch_size: int, seed: int
+) -> Iterator[tuple[int, str]]:
+    """The answer to each request beside its number, as they are finished.
+
+    A prompt is cut off from the left where it leaves no room for the answer. What is drawn for a request is the same
+    whatever else is asked. Raises UsageError where an answer may be as long as the context.
+    """
+    waiting = deque(sorted(range(len(requests)), key=lambda number: requests[number].prompt))  # alike side by side
+    generator = Generator(Runner(loaded.model, min(batch_size, len(requests))))
+    answers: list[_Answer] = []
+    while waiting or answers:
+        while waiting and generator.has_room:
+            number = waiting.popleft()
+            sequence = _sequence(number, requests[number], loaded, tokenizer, seed)
+            result_of(generator.admit(sequence))
+            answers.append(_Answer(number, sequence, tokenizer, requests[number].until))
+        over = [answer for answer in answers if answer.read()]
+        answers = [answer for answer in answers if answer not in over]
+        yield from ((answer.number, answer.text) for answer in over)
+        if answers and not (waiting and generator.has_room):
+            result_of(generator.step())
+
+
+def _sequence(number: int, request: Generation, loaded: LoadedModel, tokenizer: Tokenizer, seed: int) -> Sequence:
+    most = loaded.config.max_context
+    n_given = most - request.max_tokens
+    if n_given < 1:
+        raise UsageError(
+            f"Answers of up to {request.max_tokens} tokens are beyond the {most} that {loaded.name} can hold.",
+            "Take a model with a longer context, or a task with shorter answers (max_gen_toks).",
+        )
+    prompt = tuple(tokenizer.encode(request.prompt)[-n_given:])
+    if not prompt:
+        raise UsageError("A prompt without a token leaves nothing to go on from.")
+    sampler = Sampler(request.sampling, seed, stream=int(key_of(request)[:16], 16))
+    return Sequence(number, prompt, sampler, Limits(request.max_tokens, most, loaded.stop_ids))

@@ -1,0 +1,77 @@
+"""What a model scored on tasks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number by its name; `stderr` is the standard error of the mean, None where there is none to be had."""
+
+    name: str
+    value: float
+    stderr: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """One task, or a group of them.
+
+    n:         questions that were asked and marked, of `n_all` that there are
+    n_shots:   solved examples before each of them; None of a group whose tasks differ
+    is_whole:  whether every question that was to be asked has been
+    is_group:  whether it is made up of other tasks
+    """
+
+    task: str
+    metrics: tuple[Metric, ...]
+    n: int
+    n_all: int
+    n_shots: int | None = 0
+    is_whole: bool = True
+    is_group: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What a source makes of the answers to its requests.
+
+    record:  the results as the harness lays them out, JSON values by key
+    samples: every question with its answers, the same way, by task
+    """
+
+    results: tuple[TaskResult, ...]
+    record: Mapping[str, Any]
+    samples: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResults:
+    """The results of all tasks, and how they came about.
+
+    beginnings: how texts begin, in words
+    notes:      what else a reader of the numbers has to know
+    folder:     where the files of results and samples were written
+    n_found:    answers that an earlier run had left
+    """
+
+    results: tuple[TaskResult, ...]
+    beginnings: str
+    seed: int
+    is_partial: bool
+    n_found: int = 0
+    notes: tuple[str, ...] = ()
+    folder: Path | None = None
+
+
+def mean(name: str, values: Sequence[float]) -> Metric:
+    """The mean of marks and its standard error, s / sqrt(n) with s over n - 1."""
+    n = len(values)
+    average = math.fsum(values) / n
+    if n == 1:
+        return Metric(name, average)
+    variance = math.fsum((value - average) ** 2 for value in values) / (n - 1)
+    return Metric(name, average, math.sqrt(variance / n))

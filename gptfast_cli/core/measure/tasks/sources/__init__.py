@@ -1,0 +1,68 @@
+"""Where tasks come from. One file each."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gptfast_cli.core.decode.prompter import Prompter
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.measure.tasks.answering import Answering
+from gptfast_cli.core.measure.tasks.options import TaskOptions
+from gptfast_cli.core.measure.tasks.requests import Answer, Request
+from gptfast_cli.core.measure.tasks.results import Marks
+from gptfast_cli.core.registry import Plugs
+
+
+class Exam(Protocol):
+    """Tasks with all that they ask."""
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        """What is asked, in an order of the exam's own; the same may be asked twice."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers has to know."""
+        ...
+
+    def marked(self, answers: Sequence[Answer | None]) -> Marks:
+        """The results, of the questions whose requests all have an answer."""
+        ...
+
+
+class TaskSet(Protocol):
+    """Tasks with their questions, before a model is known."""
+
+    def exam(self, answering: Answering, prompter: Prompter | None) -> Exam:
+        """What they ask of this model; the prompter writes conversations, where there are to be any."""
+        ...
+
+
+class Source(Protocol):
+    """One place where tasks come from."""
+
+    def tasks(self, options: TaskOptions) -> TaskSet:
+        """The tasks that are asked for; raises NotFoundError for names that are none, with those near them."""
+        ...
+
+
+sources: Plugs[Source] = Plugs(__name__)
+
+
+def open_tasks(options: TaskOptions) -> TaskSet:
+    """The tasks that are asked for, from the one source that all of them come from.
+
+    Raises what that source raises, and UsageError where the harness is not installed.
+    """
+    if all(name.startswith("bundled") for name in options.names):
+        return sources["bundled"].tasks(options)
+    try:
+        harness = sources["harness"]
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("lm_eval"):
+            raise
+        raise UsageError(
+            f"{options.names[0]} is no bundled task, and lm-evaluation-harness is not installed.",
+            "pip install 'gptfast[eval]', or leave out --tasks for the bundled ones.",
+        ) from error
+    return harness.tasks(options)

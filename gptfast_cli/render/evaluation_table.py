@@ -1,0 +1,71 @@
+"""What was measured of a model's quality, for a person: the model, a table for each part, and what belongs to it."""
+
+from collections.abc import Iterator
+from typing import Final, TextIO
+
+from gptfast_cli.core.jobs.eval import Evaluation
+from gptfast_cli.core.measure.tasks.results import Metric, TaskResult, TaskResults
+from gptfast_cli.render.machine import machine_line
+from gptfast_cli.render.numbers import count
+from gptfast_cli.render.page import wrapped
+from gptfast_cli.render.table import Table, aligned
+from gptfast_cli.render.terminal import printable, styled
+
+_DIM: Final = "2"
+_HEADINGS: Final = ("task", "shots", "n", "metric", "value", "± stderr")
+
+
+def write_evaluation(evaluation: Evaluation, stream: TextIO) -> None:
+    """Write it; a part that was interrupted says so."""
+    _write_dim(f"{evaluation.model}: {count(evaluation.n_params)} parameters, {evaluation.scheme}", stream)
+    if evaluation.tasks is not None:
+        _write_tasks(evaluation.tasks, stream)
+    _write_dim(machine_line(evaluation.environment), stream)
+    stream.flush()
+
+
+def _write_tasks(tasks: TaskResults, stream: TextIO) -> None:
+    rows = [row for result in tasks.results for row in _rows(result)]
+    table = Table(_HEADINGS, tuple(rows), "<>><>>")
+    stream.write("\n" + "".join(f"{printable(line)}\n" for line in aligned(table)) + "\n")
+    if tasks.is_partial:
+        stream.write("PARTIAL: interrupted, these are the questions that had been answered.\n")
+    _write_dim("; ".join(_about(tasks)), stream)
+
+
+def _rows(result: TaskResult) -> Iterator[tuple[str, ...]]:
+    names = (result.task, "" if result.n_shots is None else str(result.n_shots), _n(result))
+    for metric in result.metrics:
+        yield (*names, metric.name, *_cells(metric))
+        names = ("", "", "")
+
+
+def _n(result: TaskResult) -> str:
+    """Questions that the numbers are of; where they are not all, also how many there are."""
+    if result.is_group:
+        return ""
+    return f"{result.n:,}" if result.n == result.n_all else f"{result.n:,} of {result.n_all:,}"
+
+
+def _cells(metric: Metric) -> tuple[str, str]:
+    return _figure(metric.value), "" if metric.stderr is None else _figure(metric.stderr)
+
+
+def _figure(value: float) -> str:
+    """Four decimals; of a large number as many digits as matter."""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.6g}"
+
+
+def _about(tasks: TaskResults) -> Iterator[str]:
+    yield tasks.beginnings
+    yield f"seed {tasks.seed}"
+    if tasks.n_found:
+        yield f"{tasks.n_found:,} answers from an earlier run"
+    yield from tasks.notes
+    if tasks.folder is not None:
+        yield f"results and samples are in {tasks.folder}"
+
+
+def _write_dim(sentence: str, stream: TextIO) -> None:
+    for line in wrapped(sentence):
+        stream.write(styled(line, _DIM, stream) + "\n")
