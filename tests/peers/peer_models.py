@@ -80,7 +80,7 @@ def prepare(work: Path, name: str, peer: LlamaCpp) -> dict[str, Models]:
     plain = folder / "hf"
     if not plain.exists():
         with staged_folder(plain, "peer", replace=True) as staging:
-            _write_checkpoint(SHAPES[name], staging)
+            write_checkpoint(SHAPES[name], staging)
     whole = folder / "BF16.gguf"
     if not whole.exists():
         peer.convert(plain, whole)
@@ -96,7 +96,7 @@ def prepare(work: Path, name: str, peer: LlamaCpp) -> dict[str, Models]:
     return models
 
 
-def _write_checkpoint(shape: Shape, folder: Path) -> None:
+def write_checkpoint(shape: Shape, folder: Path) -> None:
     """Random bfloat16 weights, and a real SentencePiece tokenizer: the converter asks for one."""
     import mistral_common
     from transformers import LlamaConfig, LlamaForCausalLM
