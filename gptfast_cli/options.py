@@ -74,7 +74,8 @@ def _complete_device() -> list[str]:
     return ["auto", "cpu", "cuda", "mps"]
 
 
-def _complete_backend() -> list[str]:
+def complete_backend() -> list[str]:
+    """Names of the backends."""
     return ["cpu", "reference"]
 
 
@@ -82,7 +83,8 @@ def _complete_activations() -> list[str]:
     return ["float"]
 
 
-def _complete_dtype() -> list[str]:
+def complete_dtype() -> list[str]:
+    """Names of the dtypes to compute in."""
     return ["bfloat16", "float16", "float32"]
 
 
@@ -154,7 +156,7 @@ DtypeOption = Annotated[
     typer.Option(
         metavar="DTYPE",
         envvar="GPTFAST_DTYPE",
-        autocompletion=_complete_dtype,
+        autocompletion=complete_dtype,
         show_default="the checkpoint's",
         rich_help_panel=_MACHINE,
         help="bfloat16, float16 or float32.",
@@ -185,7 +187,7 @@ BackendOption = Annotated[
     typer.Option(
         metavar="BACKEND",
         envvar="GPTFAST_BACKEND",
-        autocompletion=_complete_backend,
+        autocompletion=complete_backend,
         show_default="the fastest",
         rich_help_panel=_MACHINE,
         help="cpu is the native engine, reference PyTorch's own operations.",

@@ -1,22 +1,28 @@
-"""`gptfast eval`: how well a model does on tasks."""
+"""`gptfast eval`: how well a model does on tasks, how well it predicts a text, and how far it is from another."""
 
 import sys
 
 import typer
 
 from gptfast_cli.commands.eval_options import (
+    AgainstBackendOption,
+    AgainstBatchSizeOption,
+    AgainstDtypeOption,
+    AgainstOption,
     BatchSizeOption,
     ChatTemplateOption,
     FewShotOption,
     IncludePathOption,
     LimitOption,
     OutputPathOption,
+    ProtocolOption,
     SeedOption,
     SystemOption,
     TaskChatOption,
     TasksOption,
+    TextOption,
 )
-from gptfast_cli.core.errors import ExitCode
+from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
     ActivationsOption,
@@ -49,6 +55,12 @@ def evaluate(
     output_path: OutputPathOption = None,
     batch_size: BatchSizeOption = 8,
     seed: SeedOption = 1234,
+    text: TextOption = None,
+    protocol: ProtocolOption = None,
+    against: AgainstOption = None,
+    against_dtype: AgainstDtypeOption = None,
+    against_backend: AgainstBackendOption = None,
+    against_batch_size: AgainstBatchSizeOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
@@ -58,15 +70,28 @@ def evaluate(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure how well a model does on tasks, the bundled ones or those of lm-evaluation-harness.
+    """Measure how well a model does on tasks, how well it predicts a text, and how far it is from another model.
 
-    Results go to stdout, all else to stderr. Ctrl-C keeps what has been answered, and the same command goes on from
-    there.
+    Tasks are the bundled ones, also where nothing is asked for, or those of lm-evaluation-harness. Results go to
+    stdout, all else to stderr. Ctrl-C keeps what is known by then, and tasks go on from there with the same command.
     """
+    _check_together({"--protocol": protocol}, text, "--text FILE")
+    _check_together(
+        {
+            "--against-dtype": against_dtype,
+            "--against-backend": against_backend,
+            "--against-batch-size": against_batch_size,
+        },
+        against,
+        "--against MODEL",
+    )
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.decode.prompter import ChatOptions
         from gptfast_cli.core.jobs.eval import EvalRequest, run
+        from gptfast_cli.core.measure.comparison.contestants import AgainstOptions
+        from gptfast_cli.core.measure.perplexity.protocols import DEFAULT_PROTOCOL
+        from gptfast_cli.core.measure.perplexity.results import TextOptions
         from gptfast_cli.core.measure.tasks.options import TaskOptions
 
         request = EvalRequest(
@@ -83,6 +108,10 @@ def evaluate(
                 batch_size=batch_size,
                 seed=seed,
             ),
+            text=None if text is None else TextOptions(text, protocol or DEFAULT_PROTOCOL),
+            against=None
+            if against is None
+            else AgainstOptions(against, against_dtype, against_backend, against_batch_size),
         )
         evaluation = show(run(request), show_progress)
     if json:
@@ -101,3 +130,10 @@ def evaluate(
 def _names(given: str | None) -> tuple[str, ...]:
     """The names in a list with commas, spaces, or both."""
     return () if given is None else tuple((given.replace(",", " ")).split())
+
+
+def _check_together(given: dict[str, str | int | None], needed: object, option: str) -> None:
+    """Raise UsageError where an option was given without the one that it belongs to."""
+    for name, value in given.items():
+        if value is not None and needed is None:
+            raise UsageError(f"{name} goes with {option}.", f"Add {option}, or leave out {name}.")

@@ -5,15 +5,23 @@ from typing import Annotated
 
 import typer
 
-from gptfast_cli.options import complete_file, complete_folder
+from gptfast_cli.options import complete_backend, complete_dtype, complete_file, complete_folder, complete_model
 
 _TASKS = "Tasks"
+_TEXT = "Text"
+_AGAINST = "Against another model"
 
 _BUNDLED = ("bundled", "bundled-choice", "bundled-cloze", "bundled-sums")
 
 
 def _complete_task() -> list[str]:
     return list(_BUNDLED)
+
+
+def _complete_protocol() -> list[str]:
+    from gptfast_cli.core.measure.perplexity.protocols import usual_protocols
+
+    return usual_protocols()
 
 
 TasksOption = Annotated[
@@ -87,8 +95,77 @@ OutputPathOption = Annotated[
     ),
 ]
 BatchSizeOption = Annotated[
-    int, typer.Option("--batch-size", metavar="N", rich_help_panel=_TASKS, help="Answers generated side by side.")
+    int,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        rich_help_panel=_TASKS,
+        help="Answers, and with --against passages, side by side.",
+    ),
 ]
 SeedOption = Annotated[
     int, typer.Option("--seed", metavar="N", rich_help_panel=_TASKS, help="Of examples and sampled answers.")
+]
+TextOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--text",
+        metavar="FILE",
+        autocompletion=complete_file,
+        rich_help_panel=_TEXT,
+        help="Measure the perplexity of this text.",
+    ),
+]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        metavar="PROTOCOL",
+        autocompletion=_complete_protocol,
+        show_default="llamacpp-512",
+        rich_help_panel=_TEXT,
+        help="How the text is cut: gptq-2048, llamacpp-512, lm-eval-word, stride-512, or of another size.",
+    ),
+]
+AgainstOption = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="MODEL",
+        autocompletion=complete_model,
+        rich_help_panel=_AGAINST,
+        help="A reference: measure how far the model is from it, on the bundled text or on --text.",
+    ),
+]
+AgainstDtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--against-dtype",
+        metavar="DTYPE",
+        autocompletion=complete_dtype,
+        show_default="as --dtype",
+        rich_help_panel=_AGAINST,
+        help="In which the reference computes.",
+    ),
+]
+AgainstBackendOption = Annotated[
+    str | None,
+    typer.Option(
+        "--against-backend",
+        metavar="BACKEND",
+        autocompletion=complete_backend,
+        show_default="as --backend",
+        rich_help_panel=_AGAINST,
+        help="On which the reference runs.",
+    ),
+]
+AgainstBatchSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--against-batch-size",
+        metavar="N",
+        show_default="as --batch-size",
+        rich_help_panel=_AGAINST,
+        help="Passages that the reference reads side by side.",
+    ),
 ]

@@ -13,14 +13,16 @@ from typing import Literal, TypeAlias, TypeVar
 class Progress:
     """How far a long task has come; `total` is None while it is not known.
 
-    part: of a task whose parts go on side by side, the one that this is about, such as a file's name; None is all of it
+    part:   of a task whose parts go on side by side, the one that this is about, such as a file's name; None is all
+    so_far: of a measurement, what it comes to as far as it has come; None or NaN where there is nothing yet
     """
 
     task: str
     done: int
     total: int | None
-    unit: Literal["bytes", "tokens", "rows", "blocks", "runs", "requests"]
+    unit: Literal["bytes", "tokens", "rows", "blocks", "runs", "requests", "windows"]
     part: str | None = None
+    so_far: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from gptfast_cli.core.jobs.eval import Evaluation
+from gptfast_cli.core.measure.comparison.comparing import Compared
+from gptfast_cli.core.measure.perplexity.results import Perplexity
 from gptfast_cli.core.measure.tasks.results import TaskResult, TaskResults
 from gptfast_cli.render.json import finite
 
@@ -19,6 +21,8 @@ def document(evaluation: Evaluation) -> dict[str, Any]:
         "interrupted": evaluation.is_interrupted,
         "results": None if evaluation.tasks is None else _results(evaluation.tasks),
         "tasks": None if evaluation.tasks is None else _about(evaluation.tasks),
+        "perplexity": None if evaluation.perplexity is None else _perplexity(evaluation.perplexity),
+        "divergence": None if evaluation.comparison is None else _divergence(evaluation.comparison),
     }
 
 
@@ -53,3 +57,24 @@ def _about(tasks: TaskResults) -> dict[str, Any]:
             for result in tasks.results
         },
     }
+
+
+def _perplexity(found: Perplexity) -> object:
+    return finite({**asdict(found), "partial": found.is_partial})
+
+
+def _divergence(found: Compared) -> object:
+    """The numbers, which model predicts the text better beyond the noise, and what was compared."""
+    return finite(
+        {
+            **asdict(found.divergence),
+            "better": found.divergence.better,
+            "model": asdict(found.model),
+            "reference": asdict(found.reference),
+            "protocol": found.protocol,
+            "n_windows": found.n_windows,
+            "n_windows_all": found.n_windows_all,
+            "itself": found.is_itself,
+            "partial": found.is_partial,
+        }
+    )

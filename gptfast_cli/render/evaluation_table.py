@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from typing import Final, TextIO
 
 from gptfast_cli.core.jobs.eval import Evaluation
+from gptfast_cli.core.measure.comparison.comparing import Compared
+from gptfast_cli.core.measure.perplexity.results import Perplexity
 from gptfast_cli.core.measure.tasks.results import Metric, TaskResult, TaskResults
+from gptfast_cli.render.divergence_table import divergence_sides, divergence_table, divergence_verdict
 from gptfast_cli.render.machine import machine_line
 from gptfast_cli.render.numbers import count
 from gptfast_cli.render.page import wrapped
+from gptfast_cli.render.perplexity_table import perplexity_notes, perplexity_table
 from gptfast_cli.render.table import Table, aligned
 from gptfast_cli.render.terminal import printable, styled
 
@@ -20,6 +24,10 @@ def write_evaluation(evaluation: Evaluation, stream: TextIO) -> None:
     _write_dim(f"{evaluation.model}: {count(evaluation.n_params)} parameters, {evaluation.scheme}", stream)
     if evaluation.tasks is not None:
         _write_tasks(evaluation.tasks, stream)
+    if evaluation.perplexity is not None:
+        _write_perplexity(evaluation.perplexity, stream)
+    if evaluation.comparison is not None:
+        _write_comparison(evaluation.comparison, stream)
     _write_dim(machine_line(evaluation.environment), stream)
     stream.flush()
 
@@ -27,10 +35,29 @@ def write_evaluation(evaluation: Evaluation, stream: TextIO) -> None:
 def _write_tasks(tasks: TaskResults, stream: TextIO) -> None:
     rows = [row for result in tasks.results for row in _rows(result)]
     table = Table(_HEADINGS, tuple(rows), "<>><>>")
-    stream.write("\n" + "".join(f"{printable(line)}\n" for line in aligned(table)) + "\n")
+    _write_table(table, stream)
     if tasks.is_partial:
         stream.write("PARTIAL: interrupted, these are the questions that had been answered.\n")
     _write_dim("; ".join(_about(tasks)), stream)
+
+
+def _write_perplexity(found: Perplexity, stream: TextIO) -> None:
+    _write_table(perplexity_table(found), stream)
+    if found.is_partial:
+        stream.write("PARTIAL: interrupted, this is the perplexity of the windows that had been read.\n")
+    _write_dim("; ".join(perplexity_notes(found)), stream)
+
+
+def _write_comparison(found: Compared, stream: TextIO) -> None:
+    _write_table(divergence_table(found), stream)
+    if found.is_partial:
+        stream.write("PARTIAL: interrupted, this is what both had read.\n")
+    stream.write("".join(f"{line}\n" for line in wrapped(divergence_verdict(found))))
+    _write_dim(divergence_sides(found), stream)
+
+
+def _write_table(table: Table, stream: TextIO) -> None:
+    stream.write("\n" + "".join(f"{printable(line)}\n" for line in aligned(table)) + "\n")
 
 
 def _rows(result: TaskResult) -> Iterator[tuple[str, ...]]:

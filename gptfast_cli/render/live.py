@@ -19,7 +19,7 @@ from rich.progress import Progress as Bars
 
 from gptfast_cli.core.events import Event, Measured, Note, Progress, Record, Text
 from gptfast_cli.render.bottom_row import BottomRow
-from gptfast_cli.render.numbers import amount
+from gptfast_cli.render.numbers import amount, value_so_far
 from gptfast_cli.render.part_rows import PART_COLUMNS
 from gptfast_cli.render.status import Status
 from gptfast_cli.render.terminal import printable
@@ -77,7 +77,8 @@ class LiveView:
             case Progress(part=str()):
                 self._show_part(event)
             case Progress() if not self._has_bottom_row:
-                self._show_bar(event.task, amount(event.done, event.total, event.unit), event.done, event.total)
+                so_far = amount(event.done, event.total, event.unit) + value_so_far(event.so_far)
+                self._show_bar(event.task, so_far, event.done, event.total)
 
     def _print(self, line: str) -> None:
         self._console.print(printable(line), style="dim", soft_wrap=True)

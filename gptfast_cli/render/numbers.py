@@ -1,5 +1,7 @@
 """How numbers are written for a person: tokens per second, times, bytes (GB = 1e9 bytes)."""
 
+import math
+
 
 def digits(value: float) -> str:
     """A positive number in three significant digits, more above 1,000: 9.87, 98.7, 987, 9,870."""
@@ -50,6 +52,11 @@ def amount(done: int, total: int | None, unit: str) -> str:
     if unit == "bytes":
         return size(done) if total is None else f"{size(done)} of {size(total)}"
     return f"{done:,} {unit}" if total is None else f"{done:,} of {total:,} {unit}"
+
+
+def value_so_far(value: float | None) -> str:
+    """What a measurement comes to as far as it has come, behind the amount: `, 7.183 so far`, or nothing."""
+    return "" if value is None or math.isnan(value) else f", {value:.4g} so far"
 
 
 def share(part: float) -> str:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from gptfast_cli.core.events import Event, Measured, Note, Progress
-from gptfast_cli.render.numbers import amount, duration, size
+from gptfast_cli.render.numbers import amount, duration, size, value_so_far
 from gptfast_cli.render.status import Status
 from gptfast_cli.render.terminal import printable
 
@@ -88,4 +88,4 @@ class PlainView:
 
 
 def _so_far(event: Progress) -> str:
-    return f"{event.task}: {amount(event.done, event.total, event.unit)}"
+    return f"{event.task}: {amount(event.done, event.total, event.unit)}{value_so_far(event.so_far)}"

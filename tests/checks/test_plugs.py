@@ -10,6 +10,7 @@ import pytest
 from gptfast_cli.core.checkpoints.sources import Source, sources
 from gptfast_cli.core.families import Family, families
 from gptfast_cli.core.formats import Scheme, schemes
+from gptfast_cli.core.measure.perplexity.protocols import Windowing, protocols
 from gptfast_cli.core.measure.tasks.sources import Source as TaskSource
 from gptfast_cli.core.measure.tasks.sources import sources as task_sources
 from gptfast_cli.core.quant.rounding import Rounding, roundings
@@ -18,6 +19,7 @@ from gptfast_cli.core.tokenizers.formats import TokenizerFormat, formats
 
 FOLDERS: dict[str, tuple[Plugs[Any], type]] = {
     "families": (families, Family),
+    "protocols": (protocols, Windowing),
     "roundings": (roundings, Rounding),
     "schemes": (schemes, Scheme),
     "sources": (sources, Source),

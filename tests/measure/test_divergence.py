@@ -16,6 +16,7 @@ from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.measure import divergence
+from gptfast_cli.core.measure.batch_means import batched_mean
 from gptfast_cli.core.measure.divergence import Comparison, Divergence
 from model_files import drained, settings_in
 
@@ -152,7 +153,7 @@ def test_the_pieces_that_positions_come_in_change_nothing(piece: int, monkeypatc
 
 
 def test_a_vocabulary_larger_than_a_block_goes_one_position_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = some_logits(4)
+    logits = some_logits(20)
     whole = dataclasses.astuple(compared(*logits))
     monkeypatch.setattr(divergence, "_BLOCK_LOGITS", 10)
     assert dataclasses.astuple(compared(*logits)) == pytest.approx(whole, rel=1e-12)
@@ -245,3 +246,64 @@ def held_out_documents() -> list[str]:
 def logits_along(loaded: LoadedModel, tokens: Tensor) -> Tensor:
     model = loaded.model
     return model.logits(model.forward(tokens[None, :-1], model.new_cache(1)))[0]
+
+
+def test_flips_and_changes_of_probability_are_those_of_the_texts_own_tokens() -> None:
+    reference, other, targets = some_logits(300, 4)
+    found = compared(reference, other, targets)
+    flips, squares = 0, 0.0
+    for p_logits, q_logits, target in zip(reference.tolist(), other.tolist(), targets.tolist(), strict=True):
+        flips += (p_logits.index(max(p_logits)) == target) != (q_logits.index(max(q_logits)) == target)
+        squares += (math.exp(logarithms(q_logits)[target]) - math.exp(logarithms(p_logits)[target])) ** 2
+    assert found.flips == pytest.approx(flips / 300) and 0 < flips < 300
+    assert found.rms_p_change == pytest.approx(math.sqrt(squares / 300), rel=1e-12)
+
+
+def test_other_words_for_a_wrong_token_are_no_flip() -> None:
+    found = of_rows([[0.0, 1.0, 2.0]], [[0.0, 2.0, 1.0]])  # the text has token 0
+    assert (found.same_top1, found.flips) == (0, 0)
+
+
+def test_the_interval_of_the_ratio_is_that_of_the_paired_difference() -> None:
+    reference, other, targets = some_logits(200)
+    found = compared(reference, other, targets)
+    nll = [
+        [-logarithms(row)[target] for row, target in zip(logits.tolist(), targets.tolist(), strict=True)]
+        for logits in (reference, other)
+    ]
+    difference = batched_mean(torch.tensor(nll[1], dtype=torch.float64) - torch.tensor(nll[0], dtype=torch.float64))
+    assert difference is not None
+    low, high = difference.interval.exp().tolist()
+    assert (found.ppl_ratio_low, found.ppl_ratio_high) == (pytest.approx(low), pytest.approx(high))
+    assert low < found.ppl_ratio < high
+
+
+def test_who_is_better_is_said_outside_of_the_noise_only() -> None:
+    reference, other, targets = some_logits(200)
+    sure = reference.clone()
+    sure[torch.arange(200), targets] += 1
+    assert compared(reference, sure, targets).better == "other"
+    assert compared(sure, reference, targets).better == "reference"
+    assert compared(reference, reference, targets).better is None
+    for step in (1e-3, -1e-3):  # of which one is ever so little better
+        assert compared(reference, reference + step * (other - reference), targets).better is None
+    few = compared(reference[:19], sure[:19], targets[:19])
+    assert (few.better, few.ppl_ratio_low, few.ppl_ratio_high) == (None, None, None)
+
+
+def test_places_put_positions_back_into_the_order_of_the_text() -> None:
+    reference, other, targets = some_logits(100)
+    shuffled = torch.randperm(100, generator=torch.Generator().manual_seed(1))
+    whole = dataclasses.astuple(compared(reference, other, targets))
+    comparison = Comparison()
+    for part in shuffled.split(30):
+        comparison.add(reference[part], other[part], targets[part], part)
+    assert comparison.n_positions == 100 and comparison.kld_mean == pytest.approx(whole[1])
+    assert dataclasses.astuple(comparison.result()) == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_text_that_one_model_rules_out_has_no_interval() -> None:
+    reference, other, targets = some_logits(100)
+    other[5, targets[5]] = -INF
+    found = compared(reference, other, targets)
+    assert (found.ppl_ratio, found.ppl_ratio_low, found.better) == (INF, None, None)

@@ -55,7 +55,7 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     model = given.work / f"harness-{given.shape}"
     if not model.exists():
-        with staged_folder(model, replace=True) as staging:
+        with staged_folder(model, "peer", replace=True) as staging:
             write_checkpoint(SHAPES[given.shape], staging)
             tokenizer_samples.rewritten("v1").save(str(staging / "tokenizer.json"))  # which both sides read
     if given.alone:

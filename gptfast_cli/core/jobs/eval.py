@@ -1,30 +1,51 @@
-"""`eval`: how well a model does on tasks."""
+"""`eval`: how well a model does on tasks and predicts a text, and how far it is from another model."""
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gptfast_cli.core.batch.identity import model_identity
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.events import Job, Progress
+from gptfast_cli.core.measure.comparison.comparing import Compared, compare, text_of_both
+from gptfast_cli.core.measure.comparison.contestants import AgainstOptions, Contestant, load_reference
 from gptfast_cli.core.measure.environment import Environment, environment
+from gptfast_cli.core.measure.held_out import read_text
+from gptfast_cli.core.measure.perplexity.measuring import measure, protocol_text
+from gptfast_cli.core.measure.perplexity.protocols import ProtocolText
+from gptfast_cli.core.measure.perplexity.results import Perplexity, TextOptions
 from gptfast_cli.core.measure.tasks.asking import ask
 from gptfast_cli.core.measure.tasks.options import TaskOptions
 from gptfast_cli.core.measure.tasks.results import TaskResults
-from gptfast_cli.core.measure.tasks.sources import open_tasks
+from gptfast_cli.core.measure.tasks.sources import TaskSet, open_tasks
 from gptfast_cli.core.settings import Settings
+
+T = TypeVar("T", TaskResults, Perplexity, Compared)
 
 
 @dataclass(frozen=True, slots=True)
 class EvalRequest:
-    """What to measure of which model; with nothing asked for, it is the bundled tasks."""
+    """What to measure of which model.
+
+    tasks:   those that it names; where it names none and nothing else is asked for, the bundled ones
+    text:    a file to predict; where there is a reference, both read it instead of the bundled text
+    against: the reference
+    """
 
     settings: Settings
     model: str | None = None
     placing: Placing = Placing()
-    tasks: TaskOptions | None = None
+    tasks: TaskOptions = TaskOptions()
+    text: TextOptions | None = None
+    against: AgainstOptions | None = None
+
+    @property
+    def wants_tasks(self) -> bool:
+        """Whether any are to be done."""
+        return bool(self.tasks.names) or (self.text is None and self.against is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +58,73 @@ class Evaluation:
     n_params: int
     load_s: float
     tasks: TaskResults | None
+    perplexity: Perplexity | None
+    comparison: Compared | None
     is_interrupted: bool
 
 
 def run(request: EvalRequest) -> Job[Evaluation]:
-    """Load the model once and measure what was asked for; an interrupt ends it early, with what is there.
+    """Load the models once and measure what was asked for; an interrupt ends it early, with what is there.
 
-    Raises what loading raises, and what the parts do: UsageError and NotFoundError for what cannot be meant.
+    Raises what loading raises, and what the parts do: UsageError and NotFoundError for what cannot be meant; all of it
+    before anything is measured.
     """
-    options = request.tasks or TaskOptions()
-    options.check()
-    yield Progress("tasks", 0, None, "requests")
-    tasks = open_tasks(options)  # before the model: a wrong name is told at once
+    for options in (request.tasks, request.text, request.against):
+        if options is not None:
+            options.check()
+    asked = yield from _asked(request)  # before the model: a wrong name is told at once
     loaded = yield from load(request.model, request.settings, request.placing)
-    results = yield from ask(loaded, tasks, options, _memory_path(request, options, loaded))
+    text = None if request.text is None else _text(request.text, loaded)
+    tasks = None if asked is None else _answers(request, asked, loaded)
+    prediction = None if text is None else measure(loaded, text)
+    pair = None if request.against is None else (yield from _pair(request, request.against, loaded, text))
+    answers, is_interrupted = yield from _in_turn(tasks, is_interrupted=False)
+    perplexity, is_interrupted = yield from _in_turn(prediction, is_interrupted=is_interrupted)
+    comparison, is_interrupted = yield from _in_turn(pair, is_interrupted=is_interrupted)
     return Evaluation(
         environment=environment(loaded.model.device, loaded.model.dtype),
         model=loaded.name,
         scheme=loaded.checkpoint.scheme,
         n_params=loaded.checkpoint.n_params,
         load_s=loaded.seconds,
-        tasks=results,
-        is_interrupted=results.is_partial,
+        tasks=answers,
+        perplexity=perplexity,
+        comparison=comparison,
+        is_interrupted=is_interrupted,
     )
+
+
+def _asked(request: EvalRequest) -> Job[TaskSet | None]:
+    if not request.wants_tasks:
+        return None
+    yield Progress("tasks", 0, None, "requests")
+    return open_tasks(request.tasks)
+
+
+def _answers(request: EvalRequest, asked: TaskSet, loaded: LoadedModel) -> Job[TaskResults]:
+    return ask(loaded, asked, request.tasks, _memory_path(request, request.tasks, loaded))
+
+
+def _text(options: TextOptions, loaded: LoadedModel) -> ProtocolText:
+    """The text that is to be predicted, read by the protocol."""
+    return protocol_text(read_text(options.file), options.protocol, loaded)
+
+
+def _pair(
+    request: EvalRequest, against: AgainstOptions, loaded: LoadedModel, text: ProtocolText | None
+) -> Job[Job[Compared | None]]:
+    """Load the reference; returns the comparison that is to be made."""
+    measured = Contestant(loaded, request.placing, request.tasks.batch_size)
+    reference = yield from load_reference(measured, against, request.settings)
+    return compare(measured, reference, text_of_both(measured, reference, text))
+
+
+def _in_turn(part: Job[T | None] | None, *, is_interrupted: bool) -> Job[tuple[T | None, bool]]:
+    """What a part comes to, and whether there has been an interrupt, after which none is begun; None is no part."""
+    if part is None or is_interrupted:
+        return None, is_interrupted
+    found = yield from part
+    return found, found is None or found.is_partial
 
 
 def _memory_path(request: EvalRequest, options: TaskOptions, loaded: LoadedModel) -> Path:

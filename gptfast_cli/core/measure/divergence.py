@@ -6,16 +6,24 @@ With p the reference's distribution at a position and q the other's, both at tem
     alpha = sum min(p, q) = 1 - sum |p - q| / 2, the chance that p accepts a token drawn from q
             (Leviathan et al. 2023, arXiv:2211.17192, Corollary 3.6)
 
+With t the text's own next token, a position flips where one of both puts t first and the other does not (Dutta et al.
+2024, arXiv:2407.09141), and q(t) - p(t) is the change of its probability, whose root mean square llama.cpp prints.
+Both models predict the same tokens, so their perplexities are compared token by token: most of what makes a text hard
+is hard for both, and drops out of the mean of log p(t) - log q(t).
+
 Good quantisation moves them by less than float32 resolves, so each position is computed in float64. A logit of -inf
 rules its token out; where q rules out what p does not, KLD is infinite.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gptfast_cli.core.errors import GptFastError, UsageError
+from gptfast_cli.core.measure.batch_means import batched_mean
 
 _BLOCK_LOGITS = 2**20
 """Logits of a model that stand in float64 at once: 8 MB, four times over, or one position where that is more."""
@@ -31,6 +39,9 @@ class Divergence:
     alpha:                      0..1, the mean over the positions
     ppl_reference, ppl_other:   perplexity, exp of the mean -log p of the text's own tokens
     ppl_ratio:                  the other's perplexity ÷ the reference's; NaN where both are infinite
+    ppl_ratio_low, ppl_ratio_high: the 95 % interval of it, over batches of positions; None where it cannot be told
+    rms_p_change:               0..1, root mean square of q(t) - p(t)
+    flips:                      0..1, positions where just one of both puts the text's token first
     """
 
     tokens: int
@@ -42,17 +53,44 @@ class Divergence:
     ppl_reference: float
     ppl_other: float
     ppl_ratio: float
+    ppl_ratio_low: float | None
+    ppl_ratio_high: float | None
+    rms_p_change: float
+    flips: float
+
+    @property
+    def better(self) -> Literal["reference", "other"] | None:
+        """Which one predicts the text better, beyond the noise of its interval; None where that cannot be told."""
+        if self.ppl_ratio_low is None or self.ppl_ratio_high is None:
+            return None
+        if self.ppl_ratio_low > 1:
+            return "reference"
+        return "other" if self.ppl_ratio_high < 1 else None
 
 
 class Comparison:
     """Collects what two models say about the same positions, in as many pieces as it comes."""
 
     def __init__(self) -> None:
-        self._values: list[Tensor] = []  # each [positions, 5] float64, as _position_values returns them
+        self._values: list[Tensor] = []  # each [positions, 7] float64, as _position_values returns them
+        self._places: list[Tensor] = []
         self._n_positions = 0
+        self._kld_sum = 0.0
 
-    def add(self, reference: Tensor, other: Tensor, targets: Tensor) -> None:
+    @property
+    def n_positions(self) -> int:
+        """Positions taken in so far."""
+        return self._n_positions
+
+    @property
+    def kld_mean(self) -> float:
+        """Of all positions so far; NaN where there is none."""
+        return self._kld_sum / self._n_positions if self._n_positions else math.nan
+
+    def add(self, reference: Tensor, other: Tensor, targets: Tensor, places: Tensor | None = None) -> None:
         """Take in logits [positions, vocab] of both, of any float dtype, and the tokens that came next [positions].
+
+        places: [positions] int64, growing along the text; None where the positions follow one another as they come
 
         Raises UsageError where the vocabularies differ in size, GptFastError where logits make no distribution.
         """
@@ -66,12 +104,18 @@ class Comparison:
         for block in zip(*blocks, strict=True):
             p_logits, q_logits, tokens = (part.to(device) for part in block)
             self._values.append(_position_values(p_logits, q_logits, tokens, room=room[:, : len(tokens)]).cpu())
+            self._kld_sum += self._values[-1][:, 0].sum().item()
+        first = self._n_positions
         self._n_positions += len(targets)
+        self._places.append(torch.arange(first, self._n_positions) if places is None else places)
 
     def result(self) -> Divergence:
         """The numbers over all positions so far, of which there must be one."""
         assert self._n_positions
-        kld, alpha, same_top1, nll_reference, nll_other = torch.cat(self._values).unbind(dim=-1)
+        values = torch.cat(self._values)[torch.cat(self._places).argsort(stable=True)]
+        kld, alpha, same_top1, is_right, is_right_other, nll_reference, nll_other = values.unbind(dim=-1)
+        log_ratio = batched_mean(nll_other - nll_reference)
+        ends = [None, None] if log_ratio is None else log_ratio.interval.exp().tolist()
         rank = -(-self._n_positions * 99 // 100)
         return Divergence(
             tokens=self._n_positions,
@@ -83,6 +127,10 @@ class Comparison:
             ppl_reference=nll_reference.mean().exp().item(),
             ppl_other=nll_other.mean().exp().item(),
             ppl_ratio=(nll_other.mean() - nll_reference.mean()).exp().item(),
+            ppl_ratio_low=ends[0],
+            ppl_ratio_high=ends[1],
+            rms_p_change=((-nll_other).exp() - (-nll_reference).exp()).square().mean().sqrt().item(),
+            flips=(is_right != is_right_other).double().mean().item(),
         )
 
     def _check(self, reference: Tensor, other: Tensor) -> None:
@@ -104,20 +152,21 @@ class Comparison:
 
 
 def _position_values(reference: Tensor, other: Tensor, targets: Tensor, *, room: Tensor) -> Tensor:
-    """KLD, alpha, whether the first token is the same, and each model's -log p of the target: [positions, 5].
+    """KLD, alpha, whether the first token is the same, for each model whether it is the target: [positions, 7].
 
-    All four planes of `room` [4, positions, vocab] float64 are written over.
+    The last two are each model's -log p of the target. All four planes of `room` [4, positions, vocab] float64 are
+    written over.
     """
     p, log_p, q, log_q = room
     _distribution(reference, p, log_p)
     _distribution(other, q, log_q)
     nll_p, nll_q = (-logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1) for logprobs in (log_p, log_q))
-    same_top1 = reference.argmax(dim=-1) == other.argmax(dim=-1)
+    top_p, top_q = reference.argmax(dim=-1), other.argmax(dim=-1)
     # 0 log 0 = 0, which float arithmetic calls NaN; rounding may leave a KLD of 0 just below it
     kld = log_p.sub_(log_q).mul_(p).nan_to_num_(nan=0, posinf=torch.inf).sum(dim=-1).clamp(min=0)
     # exactly 1 where p = q, as sum min(p, q) is not
     alpha = (1 - p.sub_(q).abs_().sum(dim=-1) / 2).clamp(min=0)
-    return torch.stack([kld, alpha, same_top1, nll_p, nll_q], dim=-1)
+    return torch.stack([kld, alpha, top_p == top_q, top_p == targets, top_q == targets, nll_p, nll_q], dim=-1)
 
 
 def _distribution(logits: Tensor, p: Tensor, log_p: Tensor) -> None:

@@ -19,11 +19,26 @@ _WINDOW = 512
 _BUNDLED = "heldout.txt"
 
 
-def bundled_texts(tokenizer: Tokenizer, max_context: int) -> list[list[int]]:
-    """The first of the bundled documents, each with its beginning-of-sequence token: N_POSITIONS in all."""
+def bundled_documents(tokenizer: Tokenizer, max_context: int) -> Iterator[list[int]]:
+    """Each of the bundled documents with its beginning-of-sequence token, as far as a model's context holds it."""
     documents = (importlib.resources.files("gptfast_cli") / "bundled" / _BUNDLED).read_text(encoding="utf-8")
     texts = (tokenizer.encode(document) for document in documents.strip().split("\n\n"))
-    return _first_positions(text[:max_context] for text in texts)
+    return (text[:max_context] for text in texts)
+
+
+def bundled_texts(tokenizer: Tokenizer, max_context: int) -> list[list[int]]:
+    """The first of the bundled documents: N_POSITIONS in all."""
+    return _first_positions(bundled_documents(tokenizer, max_context))
+
+
+def read_text(file: Path) -> str:
+    """A file's text as it stands, line ends and all; raises UsageError where it cannot be read or is no UTF-8."""
+    try:
+        return file.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}.", "Name a text file.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: is not text in UTF-8 (byte {error.start}).", "Save it as UTF-8.") from error
 
 
 def texts_of_file(file: Path, tokenizer: Tokenizer, max_context: int) -> list[list[int]]:
@@ -31,12 +46,7 @@ def texts_of_file(file: Path, tokenizer: Tokenizer, max_context: int) -> list[li
 
     Raises UsageError where the file cannot be read, is no UTF-8, or has no two tokens.
     """
-    try:
-        content = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read: {error.strerror}.", "Name a text file.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file}: is not text in UTF-8 (byte {error.start}).", "Save it as UTF-8.") from error
+    content = read_text(file)
     bos = tokenizer.encode("")
     tokens = tokenizer.encode(content[: N_POSITIONS * 64], bos=False)  # no token of a text is longer on average
     n = min(_WINDOW, max_context) - len(bos)

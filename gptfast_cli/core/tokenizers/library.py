@@ -13,9 +13,10 @@ from typing import TypeVar
 import tokenizers
 
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.tokenizers.word_cuts import pieces
 
 MAX_CHARACTERS = 2_000_000
-"""The longest text that the library is given at once: seconds of work, and more tokens than any model's context."""
+"""The longest text that the library is given at once: seconds of work, and as much as most evaluations read."""
 
 # short runs first: an expression whose steps grow with the square of a run or faster is told before it takes long
 _TRIAL_LENGTHS = tuple(100 * 2**n for n in range(8))
@@ -32,17 +33,11 @@ class ExpressionError(Exception):
 def encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
     """The ids of a text without anything added to it.
 
-    Raises UsageError where the text is too long, or the vocabulary lacks a token for something in it.
+    Raises UsageError where the text is too long and cannot be cut, or the vocabulary lacks a token for something in it.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise UsageError(
-            f"The text has {len(text)} characters, and this model's tokenizer takes {MAX_CHARACTERS} at once.",
-            "Give a shorter text: this one is longer than any model's context.",
-        )
-    try:
-        return _unpanicked(partial(tokenizer.encode, text, add_special_tokens=False)).ids
-    except Exception as error:  # the library raises nothing narrower
-        raise UsageError(f"The model's tokenizer cannot encode this text: {error!s:.200}.") from error
+    if len(text) <= MAX_CHARACTERS:
+        return _encode(tokenizer, text)
+    return [token_id for piece in pieces(tokenizer, text) for token_id in _encode(tokenizer, piece)]
 
 
 def check_expressions(tokenizer: tokenizers.Tokenizer) -> None:
@@ -54,6 +49,18 @@ def check_expressions(tokenizer: tokenizers.Tokenizer) -> None:
         # twice, as the interpreter's garbage collection may fall into the first
         if all(_seconds(partial(words.pre_tokenize_str, text)) > _TRIAL_SECONDS for _ in range(2)):
             raise ExpressionError(f"{len(text)} characters took more than {_TRIAL_SECONDS} s")
+
+
+def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+    if len(text) > MAX_CHARACTERS:
+        raise UsageError(
+            f"The text has {len(text)} characters, and this model's tokenizer takes {MAX_CHARACTERS} at once.",
+            "Give a shorter text, or the model's tokenizer.model beside it, which takes any length.",
+        )
+    try:
+        return _unpanicked(partial(tokenizer.encode, text, add_special_tokens=False)).ids
+    except Exception as error:  # the library raises nothing narrower
+        raise UsageError(f"The model's tokenizer cannot encode this text: {error!s:.200}.") from error
 
 
 def _seconds(call: Callable[[], object]) -> float:

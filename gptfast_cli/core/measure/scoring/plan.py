@@ -13,10 +13,22 @@ from gptfast_cli.core.decode.runner import common_prefix
 from gptfast_cli.core.measure.scoring.passages import Passage
 from gptfast_cli.core.model.cache import BUCKET
 
-_MOST_ROWS = 16
-
 _WORTH_SHARING = 8
 """Tokens that all passages begin with: for fewer than these nobody waits until the first one has been fed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is held at once while passages are read, at most.
+
+    cache_tokens: tokens with keys and values, or one passage where that is more
+    n_rows:       passages side by side
+    piece_tokens: tokens that are fed at once, or one for each row where that is more, and so their logits
+    """
+
+    cache_tokens: int
+    n_rows: int
+    piece_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +57,13 @@ class Batch:
     n_rows: int
 
 
-def batches(passages: Sequence[Passage], *, cache_tokens: int) -> Iterator[Batch]:
-    """All passages, the longest first; a cache has room for about `cache_tokens`, or for one row where that is more."""
+def batches(passages: Sequence[Passage], room: Room) -> Iterator[Batch]:
+    """All passages, the longest first."""
     fed = [passage.fed for passage in passages]
     order = sorted(range(len(fed)), key=fed.__getitem__)  # neighbours begin alike
     beginning = common_prefix(fed[order[0]], fed[order[-1]]) if order else 0  # of all
-    units = sorted(_units(fed, order, beginning, cache_tokens), key=lambda unit: unit.longest, reverse=True)
-    for n_rows, alike in groupby(units, key=lambda unit: _n_rows(unit.longest, cache_tokens)):
+    units = sorted(_units(fed, order, beginning, room), key=lambda unit: unit.longest, reverse=True)
+    for n_rows, alike in groupby(units, key=lambda unit: _n_rows(unit.longest, room)):
         batch: list[Unit] = []
         waits = beginning >= _WORTH_SHARING
         for unit in alike:
@@ -63,7 +75,7 @@ def batches(passages: Sequence[Passage], *, cache_tokens: int) -> Iterator[Batch
         yield Batch(tuple(batch), n_rows)
 
 
-def _units(fed: Sequence[tuple[int, ...]], order: Sequence[int], beginning: int, cache_tokens: int) -> Iterator[Unit]:
+def _units(fed: Sequence[tuple[int, ...]], order: Sequence[int], beginning: int, room: Room) -> Iterator[Unit]:
     """Neighbours that have at least half of what is left of them, behind the beginning of all, in common."""
     unit: Unit | None = None
     for number in order:
@@ -76,7 +88,7 @@ def _units(fed: Sequence[tuple[int, ...]], order: Sequence[int], beginning: int,
                 max(unit.longest, len(fed[number])),
             )
             is_alike = 2 * (n_shared - beginning) >= len(fed[number]) - beginning
-            if is_alike and joined.n_rows <= _n_rows(joined.longest, cache_tokens):
+            if is_alike and joined.n_rows <= _n_rows(joined.longest, room):
                 unit = joined
                 continue
             yield unit
@@ -85,8 +97,8 @@ def _units(fed: Sequence[tuple[int, ...]], order: Sequence[int], beginning: int,
         yield unit
 
 
-def _n_rows(longest: int, cache_tokens: int) -> int:
+def _n_rows(longest: int, room: Room) -> int:
     """Rows of a cache for passages of this length: a power of two, so that few sizes are ever made."""
-    room = -(-longest // BUCKET) * BUCKET
-    n_rows = min(max(1, cache_tokens // room), _MOST_ROWS)
+    row_tokens = -(-longest // BUCKET) * BUCKET
+    n_rows = min(max(1, room.cache_tokens // row_tokens), room.n_rows)
     return 1 << (n_rows.bit_length() - 1)

@@ -1,18 +1,18 @@
 """Passages on their way through a model: logits for every token that is predicted, piece by piece.
 
 No more than a piece's logits are in memory at once, whatever the vocabulary and the passages. Which pieces there are
-depends on the passages, the size of the vocabulary and the room of the cache: two models that have these in common give
-theirs in step.
+depends on the passages and the room: two models that are given the same of both give theirs in step.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.measure.scoring.passages import Passage
-from gptfast_cli.core.measure.scoring.plan import Batch, Follower, Unit, batches
+from gptfast_cli.core.measure.scoring.plan import Batch, Follower, Room, Unit, batches
 from gptfast_cli.core.model.decoder import Decoder
 
 _PIECE_LOGITS = 1 << 25
@@ -21,6 +21,7 @@ _PIECE_LOGITS = 1 << 25
 _PIECE_TOKENS = 512
 """Tokens fed at once, at most: enough to keep the arithmetic busy."""
 
+_ROWS = 16
 _CACHE_TOKENS = 4096
 _CACHE_BYTES = 1 << 29
 """Of keys and values, at most, as long as one passage fits."""
@@ -57,25 +58,30 @@ class _Row:
         self.asked.setdefault(token - 1, []).append((passage, token))
 
 
-def cache_room(model: Decoder) -> int:
-    """Tokens whose keys and values may be held while passages are read."""
-    return min(_CACHE_TOKENS, _CACHE_BYTES // model.config.kv_bytes_per_token(model.dtype.itemsize))
+def room_of(model: Decoder) -> Room:
+    """The room for a model: bounded memory, and enough work at once."""
+    return Room(
+        cache_tokens=min(_CACHE_TOKENS, _CACHE_BYTES // model.config.kv_bytes_per_token(model.dtype.itemsize)),
+        n_rows=_ROWS,
+        piece_tokens=max(1, min(_PIECE_TOKENS, _PIECE_LOGITS // model.config.vocab_size)),
+    )
 
 
-def read(model: Decoder, passages: Sequence[Passage], *, cache_tokens: int) -> Iterator[Reading]:
+def read(
+    model: Decoder, passages: Sequence[Passage], room: Room, *, batch_size: int | None = None
+) -> Iterator[Reading]:
     """Predict what each passage wants predicted: each of its tokens once, and passages in any order.
 
-    The cache has room for so many tokens, or for one passage where that is more.
+    Of the rows that there is room for, `batch_size` are computed side by side, None being all; the pieces are the same.
     """
-    n_most = max(1, min(_PIECE_TOKENS, _PIECE_LOGITS // model.config.vocab_size))
     runner: Runner | None = None
-    for batch in batches(passages, cache_tokens=cache_tokens):
+    for batch in batches(passages, room):
         if runner is None or runner.n_rows != batch.n_rows:
             runner = None  # its cache is let go of before the next one is made
             runner = Runner(model, batch.n_rows)
         leaders, followers = _rows(batch, passages)
-        yield from _feed(runner, leaders, 0, n_most)
-        yield from _feed(runner, followers, len(leaders), n_most)
+        yield from _feed(runner, leaders, 0, room, batch_size)
+        yield from _feed(runner, followers, len(leaders), room, batch_size)
 
 
 def _rows(batch: Batch, passages: Sequence[Passage]) -> tuple[list[_Row], list[_Row]]:
@@ -106,25 +112,42 @@ def _rows_of(unit: Unit, passages: Sequence[Passage]) -> list[_Row]:
     return rows
 
 
-def _feed(runner: Runner, rows: Sequence[_Row], first_row: int, n_most: int) -> Iterator[Reading]:
-    """Feed rows of the cache side by side, at most so many tokens at once, or one each."""
+def _feed(
+    runner: Runner, rows: Sequence[_Row], first_row: int, room: Room, batch_size: int | None
+) -> Iterator[Reading]:
+    """Feed rows of the cache side by side, piece by piece."""
     for at, row in enumerate(rows, first_row):
         row.n_fed = runner.recall(at, row.fed[: row.begin])
     while waiting := [at for at, row in enumerate(rows) if row.n_fed < len(row.fed)]:
-        span = slice(waiting[0], waiting[-1] + 1)
-        n_each = max(1, n_most // len(waiting))
-        pieces: list[tuple[int, ...]] = []
-        wanted: list[int] = []
-        predictions: list[Prediction] = []
-        n_before = 0
-        for row in rows[span]:
-            pieces.append(row.fed[row.n_fed : row.n_fed + n_each])
-            for token in range(row.n_fed, row.n_fed + len(pieces[-1])):
-                if token in row.asked:
-                    predictions += [Prediction(len(wanted), *place) for place in row.asked[token]]
-                    wanted.append(n_before + token - row.n_fed)
-            n_before += len(pieces[-1])
-            row.n_fed += len(pieces[-1])
-        logits = runner.read(slice(first_row + span.start, first_row + span.stop), pieces, wanted)
-        if wanted:
-            yield Reading(logits, tuple(predictions))
+        begin, end = waiting[0], waiting[-1] + 1
+        n_each = max(1, room.piece_tokens // len(waiting))
+        step = batch_size or end - begin
+        batches = [slice(at, min(at + step, end)) for at in range(begin, end, step)]
+        parts = [_feed_batch(runner, rows[batch], first_row + batch.start, n_each) for batch in batches]
+        places = [asked for _, asked_of_part in parts for asked in asked_of_part]
+        if places:
+            logits = [logits for logits, asked_of_part in parts if asked_of_part]
+            yield Reading(
+                logits[0] if len(logits) == 1 else torch.cat(logits),
+                tuple(Prediction(row, *place) for row, asked in enumerate(places) for place in asked),
+            )
+
+
+def _feed_batch(
+    runner: Runner, rows: Sequence[_Row], first_row: int, n_each: int
+) -> tuple[Tensor, list[list[tuple[int, int]]]]:
+    """Feed rows their next tokens; returns logits [wanted, vocab_size], and what each predicts, passages and tokens."""
+    pieces = [row.fed[row.n_fed : row.n_fed + n_each] for row in rows]
+    wanted: list[int] = []
+    places: list[list[tuple[int, int]]] = []
+    n_before = 0
+    for row, piece in zip(rows, pieces, strict=True):
+        for token in range(row.n_fed, row.n_fed + len(piece)):
+            if token in row.asked:
+                places.append(row.asked[token])
+                wanted.append(n_before + token - row.n_fed)
+        n_before += len(piece)
+        row.n_fed += len(piece)
+    if not n_before:
+        return torch.empty(0), []
+    return runner.read(slice(first_row, first_row + len(rows)), pieces, wanted), places

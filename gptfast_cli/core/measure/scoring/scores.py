@@ -9,7 +9,7 @@ import torch
 from gptfast_cli.core.device import to_device
 from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.measure.scoring.passages import Passage
-from gptfast_cli.core.measure.scoring.reading import Reading, cache_room, read
+from gptfast_cli.core.measure.scoring.reading import Reading, read, room_of
 from gptfast_cli.core.model.decoder import Decoder
 
 
@@ -42,7 +42,7 @@ def scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, S
     """
     waiting = [passage.n_predicted for passage in passages]
     values: dict[int, list[tuple[float, bool]]] = {}
-    for reading in read(model, passages, cache_tokens=cache_room(model)):
+    for reading in read(model, passages, room_of(model)):
         for prediction, value in zip(reading.predictions, _values(reading, passages), strict=True):
             number = prediction.passage
             if number not in values:

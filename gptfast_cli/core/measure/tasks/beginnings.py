@@ -5,11 +5,13 @@ tokenizer says so, what has no text before it is predicted from a prefix token, 
 both, so that a BOS of its own is a predicted token too.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gptfast_cli.core.decode.loading import LoadedModel
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.measure.perplexity.protocols import ProtocolText, TokenText, protocol_of
 from gptfast_cli.core.measure.scoring.passages import Passage, fitted
 from gptfast_cli.core.tokenizers import Tokenizer
 from gptfast_cli.core.tokenizers.declarations import Declarations, read_declarations
@@ -58,15 +60,9 @@ class Beginnings:
 
     def rolling(self, text: str) -> Iterator[Passage]:
         """A text in windows that predict each of its tokens once, the last one from as much as can be held."""
-        tokens = self.tokenizer.encode(text)
-        if not tokens:
-            return
-        first = min(len(tokens), self.max_context)
-        yield Passage((self._prefix(), *tokens[:first]), 1)
-        for begin in range(first, len(tokens), self.max_context):
-            end = min(begin + self.max_context, len(tokens))
-            # one more than can be fed: the last token is only predicted
-            yield fitted(tokens[:begin], tokens[begin:end], self.max_context)
+        tokens = array("i", self.tokenizer.encode(text))
+        whole = TokenText(tokens, None, self.prefix_id, n_words=0, max_context=self.max_context)
+        return (window.passage for window in ProtocolText(protocol_of("lm-eval-word"), whole).windows())
 
     def _alone(self, tokens: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
         """Tokens without a context, behind the prefix token, which may be their own first one."""

@@ -1,0 +1,1 @@
+"""A model beside another one, the reference, on the same text."""

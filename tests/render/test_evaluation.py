@@ -1,0 +1,84 @@
+"""What was measured of a text and beside another model is told with protocol, noise, and what is missing of it."""
+
+import dataclasses
+import io
+import math
+
+import pytest
+import torch
+
+from gptfast_cli.core.jobs.eval import Evaluation
+from gptfast_cli.core.measure.comparison.comparing import Compared
+from gptfast_cli.core.measure.comparison.contestants import Side
+from gptfast_cli.core.measure.divergence import Divergence
+from gptfast_cli.core.measure.environment import environment
+from gptfast_cli.core.measure.perplexity.results import Perplexity
+from gptfast_cli.render.evaluation_document import document
+from gptfast_cli.render.evaluation_table import write_evaluation
+
+PERPLEXITY = Perplexity("llamacpp-512", 12.3456, "token", 0.0789, 0.0512, 5100, 20, 20)
+DIVERGENCE = Divergence(
+    tokens=31597, kld_mean=0.00028, kld_p99=0.0039, kld_max=0.088, same_top1=0.983, alpha=0.9965, ppl_reference=1.3582,
+    ppl_other=1.3587, ppl_ratio=1.00033, ppl_ratio_low=1.000147, ppl_ratio_high=1.000513, rms_p_change=0.006,
+    flips=0.01,
+)  # fmt: skip
+SIDE = Side("tiny:int4-g32", "int4", "float32", "cpu", "cpu", 8, ("activations float",))
+COMPARED = Compared(SIDE, Side("tiny", "plain", "float32", "cpu", "cpu", 8, ()), None, DIVERGENCE, 437, 437, False)
+
+
+def evaluation(perplexity: Perplexity | None, comparison: Compared | None) -> Evaluation:
+    about = environment(torch.device("cpu"), torch.float32)
+    return Evaluation(about, "tiny:int4-g32", "int4", 2_160_000, 0.1, None, perplexity, comparison, False)
+
+
+def shown(perplexity: Perplexity | None = None, comparison: Compared | None = None) -> str:
+    stream = io.StringIO()
+    write_evaluation(evaluation(perplexity, comparison), stream)
+    assert all(len(line) <= 80 for line in stream.getvalue().splitlines())
+    return " ".join(stream.getvalue().split())
+
+
+def with_ratio(low: float | None, ratio: float, high: float | None) -> Compared:
+    changed = dataclasses.replace(DIVERGENCE, ppl_ratio_low=low, ppl_ratio=ratio, ppl_ratio_high=high)
+    return dataclasses.replace(COMPARED, divergence=changed)
+
+
+def test_a_perplexity_stands_beside_its_protocol_and_both_errors() -> None:
+    told = shown(PERPLEXITY)
+    assert "llamacpp-512 12.3456 0.0789 5,100 20" in told and "± 0.0512 if each token stood for itself" in told
+    assert "PARTIAL" not in told
+
+
+def test_what_an_interrupt_left_is_marked() -> None:
+    told = shown(dataclasses.replace(PERPLEXITY, n_windows_all=30))
+    assert "PARTIAL" in told and "20 of 30" in told
+    told = shown(comparison=dataclasses.replace(COMPARED, n_windows=100))
+    assert "PARTIAL" in told and "100 of 437 windows" in told
+
+
+@pytest.mark.parametrize(
+    ("compared", "verdict"),
+    [
+        (COMPARED, "The reference, tiny, predicts the text better: perplexity x 1.000330 [1.000147, 1.000513]."),
+        (with_ratio(0.9, 0.95, 0.99), "tiny:int4-g32 predicts the text better than the reference"),
+        (with_ratio(0.98, 1.01, 1.03), "No difference in perplexity beyond the noise: x 1.0100 [0.9800, 1.0300]."),
+        (with_ratio(None, math.inf, None), "cannot be told"),
+        (dataclasses.replace(COMPARED, is_itself=True), "tiny:int4-g32 was compared with itself."),
+    ],
+)
+def test_what_is_said_of_both_is_what_the_interval_allows(compared: Compared, verdict: str) -> None:
+    assert verdict in shown(comparison=compared)
+
+
+def test_the_reference_and_the_text_are_named() -> None:
+    told = shown(comparison=COMPARED)
+    assert "tiny:int4-g32 (int4 float32 on cpu, cpu, activations float), against the reference, tiny (plain" in told
+    assert "31,597 tokens of the bundled text" in told
+    assert "the text by gptq-64" in shown(comparison=dataclasses.replace(COMPARED, protocol="gptq-64"))
+
+
+def test_a_number_without_bounds_is_null_in_the_document() -> None:
+    found = document(evaluation(dataclasses.replace(PERPLEXITY, value=math.inf), with_ratio(None, math.inf, None)))
+    assert found["perplexity"]["value"] is None and found["divergence"]["ppl_ratio"] is None
+    nothing = document(evaluation(None, None))
+    assert (nothing["perplexity"], nothing["divergence"], nothing["results"]) == (None, None, None)
