@@ -13,6 +13,7 @@ from gptfast_cli.commands import COMMANDS
 from gptfast_cli.commands.defaults import load_defaults, settings_file
 from gptfast_cli.completion.answer import VARIABLE, answer_shell
 from gptfast_cli.completion.scripts import SCRIPTS, Shell
+from gptfast_cli.core.distributed.rank import leave_failure, this_rank
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.options import DebugOption, Invocation, StoredNameOption
 from gptfast_cli.render.failure import named, write_error
@@ -102,7 +103,8 @@ def _fail(error: Exception, invocation: Invocation) -> ExitCode:
     if invocation.debug:
         traceback.print_exception(error)
     explained = named(error)
-    write_error(explained, sys.stderr)
+    if not leave_failure(explained):
+        write_error(explained, sys.stderr if this_rank() is None else sys.__stderr__ or sys.stderr)
     return explained.exit_code
 
 

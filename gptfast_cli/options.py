@@ -182,6 +182,17 @@ ThreadsOption = Annotated[
         help="CPU threads to compute with.",
     ),
 ]
+TpOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tp",
+        metavar="N",
+        min=1,
+        show_default="1, or as many as torchrun has started",
+        rich_help_panel=_MACHINE,
+        help="Deal the model out to N processes, each with a device or a part of the cores.",
+    ),
+]
 BackendOption = Annotated[
     str | None,
     typer.Option(

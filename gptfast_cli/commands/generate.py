@@ -4,6 +4,7 @@ Three modes share the options: one prompt, a file of prompts (`generate_batch`),
 """
 
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +34,7 @@ from gptfast_cli.commands.generate_options import (
     PromptLengthOption,
     PromptsFileOption,
     RepetitionPenaltyOption,
+    ReplicasOption,
     SeedOption,
     ShowPromptOption,
     SpeculateKOption,
@@ -45,6 +47,7 @@ from gptfast_cli.commands.generate_options import (
     VerifyWeightsOption,
 )
 from gptfast_cli.commands.prompt import PromptSources
+from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.core.decode.drafts import DEFAULT_DEPTH
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
@@ -60,6 +63,7 @@ from gptfast_cli.options import (
     ModelOption,
     QuietOption,
     ThreadsOption,
+    TpOption,
 )
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.samples import SamplesView
@@ -70,7 +74,7 @@ if TYPE_CHECKING:
 
 _ONE_PROMPT, _TALK, _FILE = "one prompt", "--interactive", "--prompts-file"
 _OF_ONE_PROMPT = ("prompt_file", "prompt_ids", "prompt_length", "prompt_cache", "show_prompt", "profile")
-_OF_A_FILE = ("prompts_file", "output", "unordered")
+_OF_A_FILE = ("prompts_file", "output", "unordered", "replicas")
 _STRANGERS: Final = {
     _ONE_PROMPT: _OF_A_FILE,
     _TALK: (*_OF_ONE_PROMPT, *_OF_A_FILE, "num_samples", "batch_size", "logprobs", "json"),
@@ -96,6 +100,7 @@ def generate(
     prompts_file: PromptsFileOption = None,
     output: OutputOption = None,
     unordered: UnorderedOption = False,
+    replicas: ReplicasOption = None,
     max_new_tokens: MaxNewTokensOption = 200,
     stop: StopOption = None,
     ignore_eos: IgnoreEosOption = False,
@@ -118,6 +123,7 @@ def generate(
     dtype: DtypeOption = None,
     kv_dtype: KvDtypeOption = "auto",
     threads: ThreadsOption = None,
+    tp: TpOption = None,
     backend: BackendOption = None,
     activations: ActivationsOption = None,
     verify_weights: VerifyWeightsOption = False,
@@ -133,12 +139,16 @@ def generate(
     _refuse_strangers(context, mode)
     if draft is None and _is_given(context, "speculate_k"):
         raise UsageError("--speculate-k goes with --draft.", "Add --draft DRAFT: a smaller model, self:int8 or ngram.")
-    if mode == _ONE_PROMPT:
-        source = PromptSources(prompt, prompt_file, prompt_ids, prompt_length).read()
-        if logprobs is not None and not json:
-            raise UsageError("--logprobs are told in JSON only.", "Add --json.")
+    if mode == _ONE_PROMPT and logprobs is not None and not json:
+        raise UsageError("--logprobs are told in JSON only.", "Add --json.")
     if output is not None and json:
         raise UsageError("--json writes to stdout, and --output to a file.", "Leave out one of them.")
+    together = context.with_resource(ranks(tp))
+    if together.size > 1:
+        _refuse_in_parts({_TALK: interactive, "--prompt-cache": prompt_cache, "--replicas": replicas})
+    if mode == _ONE_PROMPT:
+        sources = PromptSources(prompt, prompt_file, prompt_ids, prompt_length)
+        source = together.agree(sources.read() if together.rank == 0 else None)
     with progress_view(sys.stderr, quiet=quiet):  # PyTorch takes a while to load
         from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.decode.compiled import Compiling
@@ -148,7 +158,7 @@ def generate(
 
     settings = load_settings()
     chosen = backend or ("reference" if compile or compile_prefill else None)  # it is PyTorch that compiles
-    placing = Placing(device, dtype, threads, chosen, activations, verify_weights, kv_dtype)
+    placing = Placing(device, dtype, threads, chosen, activations, verify_weights, kv_dtype, together)
     compiling = Compiling(decode=compile, prefill=compile_prefill)
     chat_options = ChatOptions(chat, system, chat_template)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
@@ -199,7 +209,7 @@ def generate(
             batch_size=8 if batch_size is None else batch_size,
             drafting=drafting,
         )
-        generate_batch(batch_request, quiet=quiet)
+        generate_batch(batch_request, replicas, quiet=quiet)
     else:
         from gptfast_cli.core.jobs.generate import GenerateRequest
 
@@ -224,7 +234,7 @@ def generate(
             n_logprobs=logprobs,
             drafting=drafting,
         )
-        _generate_one(request, profile, json=json, quiet=quiet)
+        _generate_one(request, profile if together.rank == 0 else None, json=json, quiet=quiet)
 
 
 def _generate_one(request: "GenerateRequest", profile: Path | None, *, json: bool, quiet: bool) -> None:
@@ -243,8 +253,9 @@ def _generate_one(request: "GenerateRequest", profile: Path | None, *, json: boo
         generation = show(job, show_progress, show_text)
     if json:
         fields = asdict(generation)
-        if generation.speculation is None:
-            del fields["speculation"]
+        for name in ("speculation", "ranks"):
+            if fields[name] is None:
+                del fields[name]
         write_document("gptfast.generate/1", fields, sys.stdout)
     elif not quiet:
         write_numbers(generation, sys.stderr)
@@ -260,6 +271,13 @@ def _refuse_strangers(context: typer.Context, mode: str) -> None:
             if mode == _ONE_PROMPT:
                 raise UsageError(f"{flag} needs a file of prompts.", "--prompts-file FILE")
             raise UsageError(f"{flag} and {mode} exclude each other.", "gptfast generate --help")
+
+
+def _refuse_in_parts(options: Mapping[str, object]) -> None:
+    """Raise UsageError for an option that was given, and that a model dealt out to ranks does not serve."""
+    for flag, value in options.items():
+        if value:
+            raise UsageError(f"{flag} is for a model in one piece.", "Leave out --tp.")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -70,6 +70,16 @@ PromptsFileOption = Annotated[
         help="Answer each row of a JSON-lines file, as JSON lines.",
     ),
 ]
+ReplicasOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        show_default="none",
+        rich_help_panel=_FILE,
+        help="Spread the rows over N independent engines, each with a GPU or a part of the cores.",
+    ),
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option(

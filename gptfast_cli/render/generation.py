@@ -7,7 +7,7 @@ from typing import TextIO
 from gptfast_cli.core.jobs.generate import Generation
 from gptfast_cli.core.measure.throughput import Metrics
 from gptfast_cli.render.block import write_block
-from gptfast_cli.render.numbers import duration, gigabytes_per_second, size, tokens_per_second
+from gptfast_cli.render.numbers import duration, gigabytes_per_second, share, size, tokens_per_second
 from gptfast_cli.render.speculation import speculation_rows
 
 
@@ -30,6 +30,10 @@ def _rows(generation: Generation) -> Iterator[tuple[str, ...]]:
     peak = f"peak memory {size(metrics.peak_memory_bytes)}"
     draft = _labelled("draft", None if generation.speculation is None else generation.speculation.draft_load_s)
     yield "load", duration(metrics.load_s), draft, _labelled("compile", metrics.compile_s), peak
+    for each in generation.ranks or ():
+        waited = "" if each.collective_share is None else f"collectives {share(each.collective_share)} of the time"
+        rate = "" if each.decode_gbps is None else gigabytes_per_second(each.decode_gbps)
+        yield f"rank {each.rank}", rate, waited, f"peak memory {size(each.peak_memory_bytes)}"
     yield "tokens", _token_counts(generation), _endings(generation), f"seed {generation.seed}"
 
 
@@ -42,8 +46,8 @@ def _token_times(metrics: Metrics) -> str:
 def _bandwidth(metrics: Metrics) -> str:
     if metrics.decode_gbps is None:
         return ""
-    share = "" if metrics.mbu is None else f" ({metrics.mbu:.0%} MBU)"
-    return gigabytes_per_second(metrics.decode_gbps) + share
+    mbu = "" if metrics.mbu is None else f" ({metrics.mbu:.0%} MBU)"
+    return gigabytes_per_second(metrics.decode_gbps) + mbu
 
 
 def _labelled(label: str, seconds: float | None) -> str:

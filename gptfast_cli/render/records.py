@@ -51,6 +51,7 @@ def _lines(batch: Batch) -> Iterator[tuple[str, ...]]:
         yield from _metrics_lines(batch.metrics)
         if batch.speculation is not None:
             yield from speculation_rows(batch.speculation)
+    if batch.n_tokens:
         tokens = f"{batch.n_prompt_tokens:,} + {batch.n_tokens:,}"
         yield "tokens", tokens, f"{duration(batch.seconds)} in all", f"seed {batch.seed}"
 

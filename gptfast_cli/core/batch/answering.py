@@ -30,8 +30,6 @@ class Answering:
         speculation: Speculation | None = None,
     ) -> None:
         """`n_places` rows decode side by side at most, with the speculation that was made ready for as many."""
-        self.n_prompt_tokens = 0  # of the rows that are over
-        self.n_tokens = 0  # generated for them
         self._rows = deque(rows)
         self._setting = setting
         self._timings = Timings()
@@ -90,8 +88,6 @@ class Answering:
         for index in sorted(over):
             if self._answers[index].is_over:
                 answer = self._answers.pop(index)
-                self.n_prompt_tokens += answer.n_prompt_tokens
-                self.n_tokens += answer.n_tokens
                 yield record_of(answer.row, answer.fields(), self._identities[answer.row.line])
 
 

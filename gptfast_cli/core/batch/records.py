@@ -24,6 +24,16 @@ def reason_of(record: Record) -> str | None:
     return None
 
 
+def tokens_of(record: Record) -> tuple[int, int]:
+    """Tokens of a row's prompt, and those that were generated for it; none where it was not answered."""
+    match record.fields:
+        case {"samples": list(samples), "prompt_tokens": int(n_prompt)}:
+            return n_prompt, sum(len(sample["token_ids"]) for sample in samples)
+        case {"token_ids": [*token_ids], "prompt_tokens": int(n_prompt)}:
+            return n_prompt, len(token_ids)
+    return 0, 0
+
+
 def line_of(record: Record) -> int:
     """The line that a record's row stands on."""
     line = record.fields["line"]

@@ -12,7 +12,7 @@ from gptfast_cli.core.checkpoints.manifest import TokenizerEntry
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.events import Progress
-from gptfast_cli.core.formats import Weight
+from gptfast_cli.core.formats import Block, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,11 @@ class Checkpoint(Protocol):
         """The dtype of each stored tensor of a weight."""
         ...
 
-    def weight(self, name: str) -> Weight:
-        """A weight by our name for it, as in `weight_shapes`; mapped from its file where it is stored as one tensor."""
+    def weight(self, name: str, block: Block | None = None) -> Weight:
+        """A weight by our name for it, as in `weight_shapes`; mapped from its file where it is stored as one tensor.
+
+        A rank that holds a part of the model names its block, and nothing around that is read.
+        """
         ...
 
     def pieces(self, name: str) -> Iterator[Piece]:

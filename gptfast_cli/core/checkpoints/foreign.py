@@ -15,11 +15,11 @@ from torch import Tensor
 from gptfast_cli.core.checkpoints.checkpoint import Piece
 from gptfast_cli.core.checkpoints.hashes import sha256_of
 from gptfast_cli.core.checkpoints.hub_cache import blob_sha256, snapshot_at
-from gptfast_cli.core.checkpoints.shard import DTYPES, Shard
+from gptfast_cli.core.checkpoints.shard import DTYPES, Shard, touched_in_part
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Progress
-from gptfast_cli.core.formats import Weight
+from gptfast_cli.core.formats import Block, Weight
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.formats.plain import plain
 from gptfast_cli.core.model.weights import weight_shapes
@@ -94,10 +94,15 @@ class ForeignCheckpoint:
         """See Checkpoint."""
         return tuple(part.dtype for part in self.parts[name])
 
-    def weight(self, name: str) -> Weight:
+    def weight(self, name: str, block: Block | None = None) -> Weight:
         """See Checkpoint."""
         tensors = [piece.tensor for piece in self.pieces(name)]
-        return plain(tensors[0] if len(tensors) == 1 else torch.cat(tensors))
+        if block is not None:
+            tensors = list(map(touched_in_part, tensors))
+        if block is not None and block.rows is not None:
+            tensors = [rows for wanted in block.rows for rows in _rows_of(tensors, wanted)]
+        whole = plain(tensors[0] if len(tensors) == 1 else torch.cat(tensors))
+        return whole if block is None else whole.block(Block(columns=block.columns))
 
     def pieces(self, name: str) -> Iterator[Piece]:
         """See Checkpoint."""
@@ -191,6 +196,16 @@ def check_parts(config: ModelConfig, parts: Mapping[str, Sequence[Part]], said_b
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
+
+
+def _rows_of(tensors: Sequence[Tensor], wanted: slice) -> Iterator[Tensor]:
+    """Some rows of tensors that stand one below the other, as views."""
+    first = 0
+    for tensor in tensors:
+        rows = slice(max(0, wanted.start - first), max(0, min(len(tensor), wanted.stop - first)))
+        if rows.start < rows.stop:
+            yield tensor[rows]
+        first += len(tensor)
 
 
 def _half_split(rows: Tensor, head_dim: int) -> Tensor:

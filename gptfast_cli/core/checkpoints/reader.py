@@ -15,13 +15,13 @@ from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE
 from gptfast_cli.core.checkpoints.hashes import sha256_of
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Manifest, TokenizerEntry, read_manifest, tensor_name
 from gptfast_cli.core.checkpoints.shard import DTYPES as SAFETENSORS_DTYPES
-from gptfast_cli.core.checkpoints.shard import Shard, open_shard
+from gptfast_cli.core.checkpoints.shard import Shard, open_shard, touched_in_part
 from gptfast_cli.core.checkpoints.sources import sources_by_rank
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import DTYPES
 from gptfast_cli.core.errors import CorruptError, NotFoundError
 from gptfast_cli.core.events import Progress
-from gptfast_cli.core.formats import Weight, schemes
+from gptfast_cli.core.formats import Block, Weight, schemes
 from gptfast_cli.core.model.weights import weight_shapes
 
 _AGAIN = "The checkpoint is damaged: convert or download it again."
@@ -86,11 +86,14 @@ class StoredCheckpoint:
         """See Checkpoint."""
         return tuple(SAFETENSORS_DTYPES[part.dtype] for part in self.manifest.weights[name].parts.values())
 
-    def weight(self, name: str) -> Weight:
+    def weight(self, name: str, block: Block | None = None) -> Weight:
         """See Checkpoint."""
         stored = self.manifest.weights[name]
         parts = {part: self.shards[at.file].tensor(tensor_name(name, part)) for part, at in stored.parts.items()}
-        return Weight(stored.scheme, stored.shape, parts)
+        if block is None:
+            return Weight(stored.scheme, stored.shape, parts)
+        touched = {part: touched_in_part(tensor) for part, tensor in parts.items()}
+        return Weight(stored.scheme, stored.shape, touched).block(block)
 
     def pieces(self, name: str) -> Iterator[Piece]:
         """See Checkpoint."""

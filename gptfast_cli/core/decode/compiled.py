@@ -112,7 +112,8 @@ def fixed_step(model: Transformer, forward: Callable[[Tensor, Tensor, Sequence[L
     def run(tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
         is_whole = len(tokens) == cache.n_rows
         layers = cache.whole() if is_whole else cache.layers(rows=rows, n_keys=cache.capacity)
-        return forward(*model.inputs(tokens, cache, rows), layers)
+        with model.together.guarded():
+            return forward(*model.inputs(tokens, cache, rows), layers)
 
     return Forward(run, is_fixed=True)
 

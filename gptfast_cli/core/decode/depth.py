@@ -16,6 +16,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
+from gptfast_cli.core.model.collective import Collective
+
 MOST = 16
 """The deepest round that an adaptive depth considers."""
 
@@ -92,6 +94,25 @@ class FixedDepth:
 
     def tell_rounds(self, depth: int, seconds: float, tally: Tally) -> None:
         """See Depth."""
+
+
+class AgreedDepth:
+    """See Depth; that of rank 0, as ranks time their steps each for itself."""
+
+    def __init__(self, own: Depth, together: Collective) -> None:
+        self._own, self._together = own, together
+
+    def next(self) -> Plan:
+        """See Depth."""
+        return self._together.agree(self._own.next())
+
+    def tell_steps(self, n_tokens: int, seconds: float) -> None:
+        """See Depth."""
+        self._own.tell_steps(n_tokens, seconds)
+
+    def tell_rounds(self, depth: int, seconds: float, tally: Tally) -> None:
+        """See Depth."""
+        self._own.tell_rounds(depth, seconds, tally)
 
 
 class AdaptiveDepth:

@@ -7,7 +7,7 @@ from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.advice import find_advice
 from gptfast_cli.core.decode.building import Parts, Placing, build
-from gptfast_cli.core.decode.depth import AdaptiveDepth, FixedDepth
+from gptfast_cli.core.decode.depth import AdaptiveDepth, AgreedDepth, Depth, FixedDepth
 from gptfast_cli.core.decode.drafts import ADVISED, Drafted, Drafting
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.proposers import Proposer
@@ -16,7 +16,7 @@ from gptfast_cli.core.decode.proposers.ngram import NGram
 from gptfast_cli.core.decode.speculation import Speculation
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note
-from gptfast_cli.core.formats import Weight, quantized, schemes
+from gptfast_cli.core.formats import Block, Weight, quantized, schemes
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.kernels import KEY_BLOCK
 from gptfast_cli.core.model.decoder import Decoder
@@ -52,7 +52,9 @@ def open_draft(
             drafting.draft, target, n_tokens=drafted.n_tokens, settings=settings, placing=placing
         )
         proposer = DraftModel(model, drafted.n_rows)
-    depth = AdaptiveDepth() if drafting.depth is None else FixedDepth(drafting.depth)
+    depth: Depth = AgreedDepth(AdaptiveDepth(), placing.together)
+    if drafting.depth is not None:
+        depth = FixedDepth(drafting.depth)
     return Speculation(proposer, depth, drafting=drafting, load_seconds=seconds)
 
 
@@ -93,12 +95,14 @@ def _requantized(scheme: str, target: LoadedModel, settings: Settings, placing: 
     config, checkpoint = target.config, target.checkpoint
     storages = AllocationOptions(scheme).allocation(config).of(config)
 
-    def read(name: str) -> Weight:
-        weight, storage = checkpoint.weight(name), storages[name]
-        if storage.scheme in (PLAIN, weight.scheme):
-            return weight
+    def read(name: str, block: Block | None) -> Weight:
+        storage = storages[name]
+        if storage.scheme in (PLAIN, checkpoint.weight(name).scheme):
+            return checkpoint.weight(name, block)
+        weight = checkpoint.weight(name)  # whole: a row has one scale, whoever holds which part of it
         matrix = schemes[weight.scheme].dense(weight, torch.float32)
-        return roundings[_ROUNDING].quantize(matrix, quantized(storage.scheme), storage.group_size)
+        whole = roundings[_ROUNDING].quantize(matrix, quantized(storage.scheme), storage.group_size)
+        return whole if block is None else whole.block(block)
 
     yield Note(f"Draft: {target.name} itself, quantised to {scheme} as it is read")
     parts = Parts(config, read, checkpoint.n_bytes, target.model.device, target.model.dtype)

@@ -118,7 +118,7 @@ class Runner:
     @property
     def runs_ahead(self) -> bool:
         """Whether the model itself chooses tokens and goes on with them: a native one."""
-        return isinstance(self.model, NativeModel)
+        return isinstance(self.model, NativeModel) and self.model.runs_ahead
 
     def run_ahead(
         self,

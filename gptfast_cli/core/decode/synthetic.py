@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.randomness import uniform
-from gptfast_cli.core.formats import QuantizedScheme, Weight, quantized
+from gptfast_cli.core.formats import Block, QuantizedScheme, Weight, quantized
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.formats.plain import plain
 from gptfast_cli.core.model.weights import weight_shapes
@@ -31,12 +31,15 @@ class RandomWeights:
         self._seeds = {name: int(uniform(seed, index, 0) * 2**32) for index, name in enumerate(self._shapes)}
         self._allocation, self._device, self._dtype = allocation, device, dtype
 
-    def read(self, name: str) -> Weight:
-        """Make a weight; whenever it is asked for it is the same one."""
+    def read(self, name: str, block: Block | None = None) -> Weight:
+        """Make a weight, or a part of it; whenever it is asked for it is the same one."""
         shape, generator = self._shapes[name], torch.Generator(self._device).manual_seed(self._seeds[name])
         if len(shape) == 1:
-            return plain(_vector(shape, generator, dtype=self._dtype, is_norm=not name.endswith("_bias")))
-        return random_matrix(self._allocation.storage(name, shape), shape, generator, dtype=self._dtype)
+            vector = plain(_vector(shape, generator, dtype=self._dtype, is_norm=not name.endswith("_bias")))
+            return vector if block is None else vector.block(block)
+        storage = self._allocation.storage(name, shape)
+        matrix = random_matrix(storage, shape, generator, dtype=self._dtype)
+        return matrix if block is None else matrix.block(block)
 
 
 def planned_bytes(config: ModelConfig, allocation: Allocation, dtype: torch.dtype) -> int:

@@ -1,1 +1,1 @@
-"""One model on several devices: how its weights are divided."""
+"""One model on several ranks: processes of one machine or of many, each with a part of it."""

@@ -32,10 +32,36 @@ class Weight:
         """Bytes that reading the whole weight moves."""
         return sum(part.nbytes for part in self.parts.values())
 
+    def block(self, block: "Block") -> "Weight":
+        """A part of it; views where that can be, and nothing of the rest is read. Raises UsageError as `columns`."""
+        weight = self if block.columns is None else schemes[self.scheme].columns(self, block.columns)
+        if block.rows is None:
+            return weight
+        blocks = [weight.row_block(rows) for rows in block.rows]
+        if len(blocks) == 1:
+            return blocks[0]
+        parts = {name: torch.cat([each.parts[name] for each in blocks]) for name in weight.parts}
+        return Weight(self.scheme, (sum(each.shape[0] for each in blocks), *weight.shape[1:]), parts)
+
     def row_block(self, rows: slice) -> "Weight":
         """Some rows of a matrix, as views."""
         parts = {name: part[rows] for name, part in self.parts.items()}
         return Weight(self.scheme, (len(range(*rows.indices(self.shape[0]))), *self.shape[1:]), parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a weight: of a matrix some of its rows or some of its columns, of a vector some elements, its rows.
+
+    rows:    ranges that follow one another; None is all of them
+    columns: one range; None is all of them
+    """
+
+    rows: tuple[slice, ...] | None = None
+    columns: slice | None = None
+
+
+WHOLE = Block()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +106,13 @@ class Scheme(Protocol):
 
     def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a matrix, [*index.shape, in_features], reading no others: an embedding lookup."""
+        ...
+
+    def columns(self, weight: Weight, columns: slice) -> Weight:
+        """Some columns of a matrix, exactly as they are; groups that are cut become smaller ones.
+
+        Raises UsageError where no groups that can be stored end at these borders.
+        """
         ...
 
     def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
+from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.formats import Grid, Weight, is_like
 
 NAME = "int4"
@@ -54,6 +55,30 @@ class Int4:
         codes, scales, zeros = (weight.parts[name][index] for name in self.part_names())
         return _dense(codes, scales, zeros, weight.shape[-1]).to(dtype)
 
+    def columns(self, weight: Weight, columns: slice) -> Weight:
+        """See Scheme."""
+        start, stop, _ = columns.indices(weight.shape[-1])
+        group_size = 2 * weight.parts[_CODES].shape[-1]
+        size = self._common(group_size, start, stop, weight.shape[-1])
+        groups = slice(start // group_size, -(-stop // group_size))
+        codes, grid = _unpacked(weight, groups)
+        codes = torch.unflatten(codes.flatten(-2), -1, (-1, size))
+        finer = slice((start - groups.start * group_size) // size, -(-(stop - groups.start * group_size) // size))
+        scales, zeros = (part.repeat_interleave(group_size // size, -1) for part in (grid.scales, grid.zeros))
+        cut = Grid(scales[:, finer].contiguous(), zeros[:, finer].contiguous(), 0, _HIGHEST)
+        return self.pack(codes[:, finer].contiguous(), cut, stop - start)
+
+    def _common(self, group_size: int, start: int, stop: int, in_features: int) -> int:
+        """The largest size of groups, no larger than they are, that has borders at both ends."""
+        for size in reversed(self.group_sizes):
+            if size <= group_size and start % size == 0 and (stop % size == 0 or stop == in_features):
+                return size
+        raise UsageError(
+            f"A matrix in {NAME} cannot be cut at columns {start} and {stop}: its smallest groups are of "
+            f"{self.group_sizes[0]}.",
+            "Cut it into fewer parts, or take --mode int8.",
+        )
+
     def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:  # noqa: ARG002  (it is fixed)
         """See Scheme."""
         return Weight(NAME, weight.shape, {name: part.to(device) for name, part in weight.parts.items()})
@@ -83,6 +108,18 @@ class Int4:
         zeros = F.pad(grid.zeros, (0, grid.zeros.shape[-1] % 2)).view(torch.uint8)
         parts = {_CODES: first | second << 4, _SCALES: grid.scales, _ZEROS: zeros[:, ::2] | zeros[:, 1::2] << 4}
         return Weight(NAME, (len(codes), in_features), parts)
+
+
+def _unpacked(weight: Weight, groups: slice) -> tuple[Tensor, Grid]:
+    """Codes [out_features, n_groups, G] of some groups, and their grid."""
+    codes, scales, zeros = (weight.parts[name] for name in (_CODES, _SCALES, _ZEROS))
+    first = groups.start // 2
+    halves = zeros[:, first : -(-groups.stop // 2)]
+    zeros = torch.stack([halves & 15, halves >> 4], dim=-1).flatten(-2)[:, groups.start - 2 * first :]
+    codes = codes[:, groups]
+    codes = torch.cat([codes & 15, codes >> 4], dim=-1)
+    n_groups = codes.shape[1]
+    return codes.view(torch.int8), Grid(scales[:, groups], zeros[:, :n_groups].view(torch.int8), 0, _HIGHEST)
 
 
 def _dense(codes: Tensor, scales: Tensor, zeros: Tensor, in_features: int) -> Tensor:

@@ -41,6 +41,11 @@ class Int8:
         """See Scheme."""
         return _dense(weight.parts[_CODES][index], weight.parts[_SCALES][index], dtype)
 
+    def columns(self, weight: Weight, columns: slice) -> Weight:
+        """See Scheme; a row's scale goes with every part of it."""
+        codes = weight.parts[_CODES][:, columns].contiguous()
+        return Weight(NAME, tuple(codes.shape), {_CODES: codes, _SCALES: weight.parts[_SCALES]})
+
     def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:  # noqa: ARG002  (it is fixed)
         """See Scheme."""
         return Weight(NAME, weight.shape, {name: part.to(device) for name, part in weight.parts.items()})

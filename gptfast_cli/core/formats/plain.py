@@ -36,6 +36,10 @@ class Plain:
         """See Scheme."""
         return weight.parts[_PART][index].to(dtype)
 
+    def columns(self, weight: Weight, columns: slice) -> Weight:
+        """See Scheme."""
+        return plain(weight.parts[_PART][:, columns].contiguous())
+
     def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:
         """See Scheme."""
         return plain(weight.parts[_PART].to(device=device, dtype=dtype))

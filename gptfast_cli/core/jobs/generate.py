@@ -24,8 +24,10 @@ from gptfast_cli.core.decode.transcript import Transcript
 from gptfast_cli.core.device import dtype_name, peak_memory_bytes
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Prompt
+from gptfast_cli.core.measure.ranks import RankNumbers, rank_numbers
 from gptfast_cli.core.measure.speculation import SpeculationReport, speculation_report
 from gptfast_cli.core.measure.throughput import Metrics, Timings
+from gptfast_cli.core.model.collective import ALONE
 from gptfast_cli.core.settings import Settings
 
 _SYNTHETIC_SEED = 0  # synthetic prompts are the same in every run, so that their speeds compare
@@ -79,7 +81,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """All continuations of a prompt and what they cost; keys and values were kept in `kv_dtype`."""
+    """All continuations of a prompt and what they cost.
+
+    kv_dtype: that keys and values were kept in
+    ranks:    the numbers of each, where the model is dealt out to several
+    """
 
     model: str
     kv_dtype: str
@@ -88,6 +94,7 @@ class Generation:
     samples: tuple[Sample, ...]
     metrics: Metrics
     speculation: SpeculationReport | None = None
+    ranks: tuple[RankNumbers, ...] | None = None
 
 
 def run(request: GenerateRequest) -> Job[Generation]:
@@ -101,7 +108,7 @@ def run(request: GenerateRequest) -> Job[Generation]:
     limits = loaded.limits(request.max_new_tokens, request.max_context, ignore_eos=request.ignore_eos)
     prompt = yield from _prompt_ids(request, loaded)
     limits.check_prompt(len(prompt))
-    seed = secrets.randbits(31) if request.seed is None else request.seed
+    seed = request.placing.together.agree(secrets.randbits(31) if request.seed is None else request.seed)
     sequences = [
         Sequence(sample, prompt, Sampler(request.sampling, seed, sample), limits, request.n_logprobs)
         for sample in range(request.num_samples)
@@ -123,21 +130,25 @@ def run(request: GenerateRequest) -> Job[Generation]:
     timings.compile_seconds = yield from compile_steps(
         runner, request.compiling, n_tokens=n_tokens, settings=request.settings
     )
+    together, began = request.placing.together, request.placing.together.seconds
     try:
         yield from _decode(transcripts, Generator(runner, speculation), timings)
     except KeyboardInterrupt:
+        together = ALONE  # the others are left in the middle of a step
         for transcript in transcripts:
             yield from transcript.interrupt()
     if prompt_cache is not None and timings.ttft_seconds is not None:  # the prompt has been fed
         yield from prompt_cache.save(runner)
+    metrics = timings.metrics(load_seconds=loaded.seconds, peak_memory_bytes=peak_memory_bytes(loaded.model.device))
     return Generation(
         model=loaded.name,
         kv_dtype=dtype_name(loaded.model.kv_dtype),
         kv_cache_bytes=runner.cache_bytes,
         seed=seed,
         samples=tuple(_sample(transcript) for transcript in transcripts),
-        metrics=timings.metrics(load_seconds=loaded.seconds, peak_memory_bytes=peak_memory_bytes(loaded.model.device)),
+        metrics=metrics,
         speculation=speculation_report(speculation),
+        ranks=rank_numbers(together, timings, metrics, began=began),
     )
 
 

@@ -12,7 +12,8 @@ from gptfast_cli.core.batch.answering import Answering
 from gptfast_cli.core.batch.identity import model_identity, row_identity
 from gptfast_cli.core.batch.options import AnswerOptions, check_defaults
 from gptfast_cli.core.batch.output import Found, Output, open_output
-from gptfast_cli.core.batch.records import line_of, reason_of, refusal
+from gptfast_cli.core.batch.records import line_of, reason_of, refusal, tokens_of
+from gptfast_cli.core.batch.replica import ReplicaPart
 from gptfast_cli.core.batch.rows import BadRow, Row, read_rows
 from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.decode.building import Placing
@@ -25,6 +26,7 @@ from gptfast_cli.core.decode.ranges import check_at_least, check_seed
 from gptfast_cli.core.device import AUTO
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Progress, Record
+from gptfast_cli.core.jobs.replicas import Replicas, answered
 from gptfast_cli.core.measure.speculation import SpeculationReport, speculation_report
 from gptfast_cli.core.measure.throughput import Metrics
 from gptfast_cli.core.settings import Settings
@@ -40,6 +42,8 @@ class BatchRequest:
     seed:        of the rows without one of their own; None takes that of `output`, or a fresh one
     max_context: most tokens of prompt and answer together; None is the model's own limit
     batch_size:  samples decoded together
+    replicas:    independent engines to spread the rows over; None answers them here
+    part:        that this process answers, where it is a replica itself
     """
 
     prompts: Path
@@ -55,6 +59,8 @@ class BatchRequest:
     max_context: int | None = None
     batch_size: int = 8
     drafting: Drafting | None = None
+    replicas: Replicas | None = None
+    part: ReplicaPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +95,31 @@ def run(request: BatchRequest) -> Job[Batch]:
     """
     started = time.monotonic()
     _check(request)
-    rows = read_rows(request.prompts, request.defaults)
+    together = request.placing.together
+    is_first = together.rank == 0  # which alone reads and writes files
+    rows = together.agree(read_rows(request.prompts, request.defaults) if is_first else [])
     shared = _shared(request)
+    if request.part is not None:
+        lines = set(request.part.lines)
+        rows = [row for row in rows if row.line in lines]
     identities = {row.line: row_identity(row, shared) for row in rows}
     is_interrupted = False
-    with open_output(request.output, identities, in_order=request.in_order) as output:
-        desk = _Desk(request.prompts.name, output, identities)
-        seed = _seed(request, rows, output.found)
+    with open_output(request.output if is_first else None, identities, in_order=request.in_order) as output:
+        found = together.agree(output.found)
+        desk = _Desk(request.prompts.name, output, identities, found)
+        seed = together.agree(_seed(request, rows, found))
         try:
-            yield from _work_through([row for row in rows if row.line not in output.found], request, desk, seed)
+            yield from _work_through([row for row in rows if row.line not in found], request, desk, seed)
         except KeyboardInterrupt:
             is_interrupted = True
             yield from output.unsaved()
     return Batch(
         n_rows=len(rows),
         n_done=desk.n_done,
-        n_found=len(output.found),
+        n_found=len(found),
         n_bad=desk.n_bad,
-        n_prompt_tokens=0 if desk.answering is None else desk.answering.n_prompt_tokens,
-        n_tokens=0 if desk.answering is None else desk.answering.n_tokens,
+        n_prompt_tokens=desk.n_prompt_tokens,
+        n_tokens=desk.n_tokens,
         seed=seed,
         seconds=time.monotonic() - started,
         metrics=None if desk.answering is None else desk.answering.metrics(),
@@ -119,10 +131,13 @@ def run(request: BatchRequest) -> Job[Batch]:
 class _Desk:
     """Where finished rows are counted, and sent on when it is their turn."""
 
-    def __init__(self, prompts_name: str, output: Output, identities: Mapping[int, str]) -> None:
+    def __init__(
+        self, prompts_name: str, output: Output, identities: Mapping[int, str], found: Mapping[int, Found]
+    ) -> None:
         self.identities = identities
-        self.n_done = len(output.found)
-        self.n_bad = sum(found.is_bad for found in output.found.values())
+        self.n_done = len(found)
+        self.n_bad = sum(each.is_bad for each in found.values())
+        self.n_prompt_tokens = self.n_tokens = 0  # of the rows that this run has answered
         self.answering: Answering | None = None  # once there is a model
         self._output = output
         self._prompts_name = prompts_name
@@ -135,6 +150,9 @@ class _Desk:
     def take(self, record: Record) -> Job[None]:
         """Take the record of a row; a bad one is told at once."""
         self.n_done += 1
+        n_prompt_tokens, n_tokens = tokens_of(record)
+        self.n_prompt_tokens += n_prompt_tokens
+        self.n_tokens += n_tokens
         if (reason := reason_of(record)) is not None:
             self.n_bad += 1
             yield Note(f"{self._prompts_name}:{line_of(record)}: {reason}")
@@ -148,6 +166,10 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
             yield from desk.take(refusal(row, row.reason, desk.identities[row.line]))
     good = [row for row in rows if isinstance(row, Row)]
     if not good:
+        return
+    if request.replicas is not None:
+        yield desk.progress
+        yield from _take_all(answered([row.line for row in good], request.replicas, seed), desk)
         return
     loaded = yield from load(request.model, request.settings, request.placing)
     loaded.limits(1, request.max_context)  # out of reach, it is no row's fault
@@ -165,12 +187,17 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
         )
         desk.answering = Answering(good, setting, desk.identities, n_places=n_places, speculation=speculation)
         yield desk.progress
-        for event in desk.answering.run():
-            if isinstance(event, Record):
-                yield from desk.take(event)
-                yield desk.progress
-            else:
-                yield event
+        yield from _take_all(desk.answering.run(), desk)
+
+
+def _take_all(job: Job[None], desk: _Desk) -> Job[None]:
+    """Take the records that a job yields, and pass on what else it says."""
+    for event in job:
+        if isinstance(event, Record):
+            yield from desk.take(event)
+            yield desk.progress
+        else:
+            yield event
 
 
 def _seed(request: BatchRequest, rows: Sequence[Row | BadRow], found: Mapping[int, Found]) -> int:
@@ -182,6 +209,8 @@ def _seed(request: BatchRequest, rows: Sequence[Row | BadRow], found: Mapping[in
             f"{request.output}: was begun with --seed {max(begun)}, not {request.seed}.",
             "Give that seed, or none, or another --output.",
         )
+    if request.part is not None:
+        return request.part.seed
     if request.seed is not None:
         return request.seed
     return max(begun) if begun else secrets.randbits(31)

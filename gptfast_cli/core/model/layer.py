@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.kernels import AttentionSpec, Backend, LayerCache, Norm, Placement
 from gptfast_cli.core.kernels.phases import phase
+from gptfast_cli.core.model.collective import ALONE, Collective
 from gptfast_cli.core.model.weights import LayerWeights
 
 
@@ -17,6 +19,7 @@ class DecoderLayer:
     backend: Backend
     attention: AttentionSpec
     norm_eps: float
+    together: Collective = ALONE
 
     def __call__(self, x: Tensor, layer: LayerWeights, *, place: Placement, cache: LayerCache) -> Tensor:
         """Run x [batch, time, dim] through a layer, writing keys and values into its cache: x again."""
@@ -27,13 +30,22 @@ class DecoderLayer:
         with phase("attend"):
             heads = backend.attend(q, cache, place=place, spec=spec)
         with phase("project_output"):
-            x = backend.project_output(heads, layer.attention_output, residual=x)
+            x = self._summed(backend.project_output(heads, layer.attention_output, residual=self._once(x)))
         with phase("gate_up"):
             hidden = backend.gate_up(x, layer.gate_up, norm=Norm(layer.ffn_norm, eps))
         with phase("down"):
-            return backend.down(hidden, layer.down, residual=x)
+            return self._summed(backend.down(hidden, layer.down, residual=self._once(x)))
+
+    def _once(self, residual: Tensor) -> Tensor:
+        """The residual on one rank, and nothing on the others: what they have is summed up."""
+        return residual if self.together.rank == 0 else torch.zeros_like(residual)
+
+    def _summed(self, x: Tensor) -> Tensor:
+        with phase("sum"):
+            return self.together.sum(x)
 
 
-def decoder_layer(config: ModelConfig, backend: Backend) -> DecoderLayer:
-    """The layer of a model on a backend."""
-    return DecoderLayer(backend, AttentionSpec(config.n_heads, config.n_kv_heads, config.head_dim), config.norm_eps)
+def decoder_layer(config: ModelConfig, backend: Backend, together: Collective = ALONE) -> DecoderLayer:
+    """The layer of a model, or of the part that a rank has, on a backend."""
+    attention = AttentionSpec(config.n_heads, config.n_kv_heads, config.head_dim)
+    return DecoderLayer(backend, attention, config.norm_eps, together)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.formats import Weight
+from gptfast_cli.core.formats import Block, Weight
 from gptfast_cli.core.kernels import FloatCache, Int8Cache, LayerCache, Linear
 from gptfast_cli.core.kernels.cpu.engine import (
     ATTENTION_NORM,
@@ -30,7 +30,9 @@ from gptfast_cli.core.kernels.cpu.engine import (
 from gptfast_cli.core.kernels.cpu.library import Choice
 from gptfast_cli.core.kernels.cpu.rounds import Side
 from gptfast_cli.core.model.cache import KVCache
+from gptfast_cli.core.model.collective import ALONE, Collective
 from gptfast_cli.core.model.rope import frequencies, rotation
+from gptfast_cli.core.model.share import Share, gathered
 from gptfast_cli.core.model.weights import assemble_layer
 
 _LARGEST_HEAD = 256
@@ -52,13 +54,26 @@ class NativeModel:
 
     has_own_threads = True
 
-    def __init__(self, library: ctypes.CDLL, config: ModelConfig, computing: Computing, *, n_threads: int) -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        config: ModelConfig,
+        computing: Computing,
+        *,
+        n_threads: int,
+        together: Collective = ALONE,
+    ) -> None:
+        """Of the embedding every rank has all, of which it reads single rows; of all else its share."""
         assert can_run(config, computing.dtype, torch.device("cpu"))
         self.config = config
+        self.share = Share(config, together.rank, together.size)
+        self._together = together
         self.dtype, self.kv_dtype = computing.dtype, computing.kv_dtype
         self.device = torch.device("cpu")
         self.weight_bytes = self.embedding_bytes = 0
-        self._engine = Engine(library, config, computing, n_threads=n_threads)
+        self._engine = Engine(library, self.share.config, computing, n_threads=n_threads)
+        if together.size > 1:
+            self._engine.set_sum(together.sum, is_first=together.rank == 0)
         self._frequencies = frequencies(config.head_dim, config.rope)
         self._rotation = rotation(torch.arange(0), self._frequencies)  # of the positions that a cache had room for
         self._embedding: Weight | None = None
@@ -75,17 +90,23 @@ class NativeModel:
         elif "norm" in block:
             assert self._embedding is not None
             self._engine.set_norm(self._n_layers, 0, block["norm"])
-            self._engine.set_linear(self._n_layers, 0, Linear(block.get("head", self._embedding)))
+            head = block["head"] if "head" in block else self._embedding.block(Block(rows=(self.share.tokens,)))
+            self._engine.set_linear(self._n_layers, 0, Linear(head))
         else:
             self._take_layer(block)
 
     def new_cache(self, n_rows: int) -> KVCache:
         """See Decoder."""
-        return KVCache(self.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
+        return KVCache(self.share.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether it can choose tokens and go on with them: the logits of all are here."""
+        return self._together.size == 1
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
         """See Decoder."""
-        return self._engine.run(_batch(tokens, cache, rows), self._place_of(cache))
+        return self._run(_batch(tokens, cache, rows), cache)
 
     def feed(
         self, tokens: Sequence[Tensor], cache: KVCache, rows: slice, wanted: Sequence[int] | None = None
@@ -93,7 +114,7 @@ class NativeModel:
         """See Decoder."""
         batch = _batch([row.tolist() for row in tokens], cache, rows)
         batch.outputs = list(range(len(batch.tokens)) if wanted is None else wanted)
-        return self._engine.run(batch, self._place_of(cache))
+        return self._run(batch, cache)
 
     def run_ahead(
         self,
@@ -115,6 +136,10 @@ class NativeModel:
     def side(self, cache: KVCache) -> Side:
         """The engine, and where a cache stands, for rounds of speculation with another model."""
         return Side(self._engine, self._place_of(cache))
+
+    def _run(self, batch: Batch, cache: KVCache) -> Tensor:
+        logits = self._engine.run(batch, self._place_of(cache))
+        return gathered(logits, self.share, self._together)
 
     def _take_layer(self, block: Mapping[str, Weight]) -> None:
         layer, weights = self._n_layers, assemble_layer(block)

@@ -10,8 +10,10 @@ from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import to_device
 from gptfast_cli.core.kernels import Backend, LayerCache, Linear, Norm, Placement
 from gptfast_cli.core.model.cache import KVCache
+from gptfast_cli.core.model.collective import ALONE, Collective
 from gptfast_cli.core.model.layer import decoder_layer
 from gptfast_cli.core.model.rope import frequencies, rotation
+from gptfast_cli.core.model.share import Share, gathered
 from gptfast_cli.core.model.weights import ModelWeights
 
 ALL_ROWS = slice(None)
@@ -30,15 +32,21 @@ class Transformer:
         dtype: torch.dtype,
         *,
         kv_dtype: torch.dtype | None = None,
+        together: Collective = ALONE,
     ) -> None:
-        """`kv_dtype` is the one that keys and values are kept in; None is that of computing."""
+        """`weights` are those of this rank's share of a model of the shape `config`.
+
+        `kv_dtype` is the one that keys and values are kept in; None is that of computing.
+        """
         self.config = config
+        self.share = Share(config, together.rank, together.size)
         self.weights = weights
         self.dtype = dtype
         self.kv_dtype = kv_dtype or dtype
         self.device = next(iter(weights.embedding.parts.values())).device
         self._backend = backend
-        self._layer = decoder_layer(config, backend)
+        self.together = together
+        self._layer = decoder_layer(self.share.config, backend, together)
         self._frequencies = frequencies(config.head_dim, config.rope).to(self.device)
 
     @torch.inference_mode()
@@ -113,7 +121,7 @@ class Transformer:
 
     def new_cache(self, n_rows: int) -> KVCache:
         """An empty cache for `n_rows` sequences of this model."""
-        return KVCache(self.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
+        return KVCache(self.share.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
 
     def _pieces(self, tokens: Tensor, cache: KVCache, rows: slice) -> Tensor:
         """The hidden states of tokens [batch, time], as many at a time as the cache can take in."""
@@ -126,14 +134,22 @@ class Transformer:
 
     def _hidden(self, tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
         place = Placement(positions, *rotation(positions, self._frequencies))
-        x = self._backend.embed(tokens, self.weights.embedding, self.dtype)
+        x = self._embedded(tokens)
         for layer, cache in zip(self.weights.layers, layers, strict=True):
             x = self._layer(x, layer, place=place, cache=cache)
         return x
 
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        if self.together.size == 1:
+            return self._backend.embed(tokens, self.weights.embedding, self.dtype)
+        own = tokens - self.share.tokens.start
+        is_own = (own >= 0) & (own < self.weights.embedding.shape[0])
+        x = self._backend.embed(own.where(is_own, 0), self.weights.embedding, self.dtype)
+        return self.together.sum(x * is_own.unsqueeze(-1))  # every other rank has zeros there
+
     def _head(self, x: Tensor) -> Tensor:
         norm = Norm(self.weights.norm, self.config.norm_eps)
-        return self._backend.head(x, Linear(self.weights.head), norm=norm)
+        return gathered(self._backend.head(x, Linear(self.weights.head), norm=norm), self.share, self.together)
 
 
 def positions(starts: Sequence[int], time: int, device: torch.device) -> Tensor:

@@ -1,8 +1,8 @@
 """The native engine with tensors in place of pointers."""
 
 import ctypes
-from collections.abc import Sequence
-from ctypes import c_double, c_int32, c_int64, c_void_p
+from collections.abc import Callable, Sequence
+from ctypes import c_double, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.kernels import Linear
-from gptfast_cli.core.kernels.cpu.library import Ahead, Call, Choice, Dimensions, Stored
+from gptfast_cli.core.kernels.cpu.library import Ahead, Call, Choice, Dimensions, Stored, Sum
 
 QKV, OUTPUT, GATE_UP, DOWN = range(4)
 ATTENTION_NORM, FFN_NORM = range(2)
@@ -97,7 +97,9 @@ class Engine:
             computing.is_narrow,
         )
         self.pointer = c_void_p(library.gptfast_engine_new(dimensions, n_threads))
+        self._dim = config.dim
         self._embedding: Weight | None = None  # which the engine reads where it stands
+        self._summing: _Summing | None = None
 
     def __del__(self) -> None:
         if hasattr(self, "pointer"):
@@ -121,10 +123,21 @@ class Engine:
         self._embedding = weight
         self.library.gptfast_set_embedding(self.pointer, _stored(weight))
 
+    def set_sum(self, total: Callable[[Tensor], Tensor], *, is_first: bool) -> None:
+        """Let layers be parts of those of several ranks; `total` sums up what all have, [rows, dim] float32, in place.
+
+        What it raises comes out of `run`. The rank that is first has the residual stream.
+        """
+        self._summing = _Summing(total, self._dim)
+        self._sum = Sum(self._summing)  # held as long as the library has it
+        self.library.gptfast_set_sum(self.pointer, self._sum, is_first)
+
     def run(self, batch: Batch, place: Place) -> Tensor:
         """Run tokens through the model, writing their keys and values; logits [outputs, vocab_size] float32."""
         logits = torch.empty(len(batch.outputs), self._vocab_size)
         self.library.gptfast_run(self.pointer, call_of(batch, place, logits))
+        if self._summing is not None and self._summing.failure is not None:
+            raise self._summing.failure
         return logits
 
     def run_ahead(
@@ -157,6 +170,24 @@ class Engine:
         n_done = self.library.gptfast_run_ahead(self.pointer, call_of(batch, place, logits), ahead)
         tokens = [list(chosen[step * n_rows : (step + 1) * n_rows]) for step in range(n_done)]
         return Chosen(tokens, logits[:n_done] if keep_logits else None)
+
+
+class _Summing:
+    """What the library calls where a layer's parts are summed up; it has no way to stop, so a failure is kept."""
+
+    def __init__(self, total: Callable[[Tensor], Tensor], dim: int) -> None:
+        self._total, self._dim = total, dim
+        self.failure: Exception | None = None
+
+    def __call__(self, address: int, n_rows: int, stride: int) -> None:
+        if self.failure is not None:
+            return
+        memory = (c_float * (n_rows * stride)).from_address(address)
+        x = torch.frombuffer(memory, dtype=torch.float32).view(n_rows, stride)[:, : self._dim]
+        try:
+            x.copy_(self._total(x.contiguous()))
+        except Exception as error:  # noqa: BLE001  # nothing may be raised into the library
+            self.failure = error
 
 
 def call_of(batch: Batch, place: Place, logits: Tensor) -> Call:

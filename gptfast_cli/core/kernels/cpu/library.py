@@ -1,7 +1,19 @@
 """The native library in Python's terms: its structures and functions, as `call.h` and `pack.h` declare them."""
 
 import ctypes
-from ctypes import POINTER, Structure, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+from ctypes import (
+    CFUNCTYPE,
+    POINTER,
+    Structure,
+    c_double,
+    c_float,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint64,
+    c_void_p,
+)
 from pathlib import Path
 
 
@@ -118,6 +130,10 @@ class Rounds(Structure):
     )
 
 
+Sum = CFUNCTYPE(None, c_void_p, c_int, c_int)
+"""Sums up what all ranks have: the address of x, its rows, and floats from one row to the next."""
+
+
 def open_library(path: Path) -> ctypes.CDLL:
     """Load the compiled library and declare its functions."""
     library = ctypes.CDLL(str(path))
@@ -128,6 +144,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.gptfast_set_matrix.restype = c_int
     library.gptfast_set_norm.argtypes = (c_void_p, c_int, c_int, c_void_p)
     library.gptfast_set_embedding.argtypes = (c_void_p, POINTER(Stored))
+    library.gptfast_set_sum.argtypes = (c_void_p, Sum, c_int)
     library.gptfast_run.argtypes = (c_void_p, POINTER(Call))
     library.gptfast_run_ahead.argtypes = (c_void_p, POINTER(Call), POINTER(Ahead))
     library.gptfast_run_ahead.restype = c_int

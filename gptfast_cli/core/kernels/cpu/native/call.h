@@ -14,6 +14,9 @@ struct Dimensions {
   int narrow;         // inputs may be bfloat16 or 8-bit codes, where the machine multiplies these
 };
 
+// Sums up what all ranks have of the residual stream, x[n_rows][stride] of which the first `dim` columns count, in place.
+using Sum = void (*)(float* x, int n_rows, int stride);
+
 // How a token is chosen from logits; the fields mean what they mean in decode/sampling.py.
 struct Choice {
   float temperature;  // 0 takes the most probable token

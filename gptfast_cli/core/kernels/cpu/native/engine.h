@@ -93,6 +93,9 @@ class Engine {
 
   void set_embedding(const Stored& stored) { embedding_ = stored; }
 
+  // The engine has a part of a model, whose other parts are elsewhere; `is_first` has the residual stream.
+  void set_sum(Sum sum, bool is_first) { sum_ = sum, is_first_ = is_first; }
+
   int vocab_size() const { return d_.vocab_size; }
 
   Pool& pool() { return pool_; }
@@ -251,13 +254,15 @@ class Engine {
     auto add_to_x = [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++) {
         float* x = x_.data + static_cast<size_t>(first + r) * stride_ + unit * UNIT;
-        store(x, load(x) + load(y + UNIT * r));
-        store(x + LANES, load(x + LANES) + load(y + UNIT * r + LANES));
+        const Floats low = load(y + UNIT * r), high = load(y + UNIT * r + LANES);
+        store(x, is_first_ ? load(x) + low : low);
+        store(x + LANES, is_first_ ? load(x + LANES) + high : high);
       }
     };
     ready = prepare(heads_out_.data, nullptr, output, thread);
     multiply(output, ready, n_rows, index, OUTPUT, thread, add_to_x);
     pool_.barrier(thread);
+    sum(thread);
 
     ready = prepare(x_.data, layer.ffn_norm, gate_up, thread);
     multiply(gate_up, ready, n_rows, index, GATE_UP, thread, [&](int unit, int first, int n, const float* y) {
@@ -271,6 +276,14 @@ class Engine {
 
     ready = prepare(hidden_.data, nullptr, down, thread);
     multiply(down, ready, n_rows, index, DOWN, thread, add_to_x);
+    pool_.barrier(thread);
+    sum(thread);
+  }
+
+  // What all ranks have of x; the thread that Python has called calls it in turn.
+  void sum(int thread) {
+    if (sum_ == nullptr) return;
+    if (thread == 0) sum_(x_.data, call_->n_rows, stride_);
     pool_.barrier(thread);
   }
 
@@ -387,6 +400,8 @@ class Engine {
   Matrix head_;
   const float* norm_ = nullptr;
   Stored embedding_{};
+  Sum sum_ = nullptr;
+  bool is_first_ = true;
   const std::shared_ptr<Pool> shared_pool_;
   Pool& pool_;
   std::vector<Flag> counters_;  // units taken, by layer, matrix and owner

@@ -1,0 +1,35 @@
+"""How a command comes to its ranks: it starts them, is one of them, or goes alone."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from gptfast_cli.core.distributed.rank import this_rank
+from gptfast_cli.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from gptfast_cli.core.model.collective import Collective
+
+
+@contextmanager
+def ranks(n_ranks: int | None) -> Iterator["Collective"]:
+    """What `--tp` asks for, for the block; the process that starts ranks ends with them, and never enters it."""
+    rank = this_rank()
+    if rank is not None:
+        if n_ranks not in (None, rank.size):
+            raise UsageError(f"--tp {n_ranks}: the launcher has started {rank.size} ranks.", "Leave out --tp.")
+        from gptfast_cli.core.distributed.joining import joined
+
+        with joined(rank, sys.argv[1:]) as group:
+            yield group
+    elif n_ranks in (None, 1):
+        from gptfast_cli.core.model.collective import ALONE
+
+        yield ALONE
+    else:
+        from gptfast_cli.core.distributed.launch import launch
+
+        raise typer.Exit(launch(n_ranks, sys.argv[1:]))

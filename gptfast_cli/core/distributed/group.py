@@ -1,0 +1,76 @@
+"""The collective of torch.distributed: NCCL between GPUs, gloo between CPUs."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import _functional_collectives as functional  # those that can be compiled
+
+from gptfast_cli.core.distributed.rank import LostRankError
+
+T = TypeVar("T")
+
+
+class Group:
+    """See Collective; all processes that a launcher has started."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
+        self.seconds = 0.0
+        """Spent in collectives so far, waiting for the slowest rank included; on a GPU until they are queued."""
+
+    def sum(self, x: Tensor) -> Tensor:
+        """See Collective."""
+        if torch.compiler.is_compiling():
+            return cast("Tensor", functional.all_reduce(x, "sum", self._group))
+        with self._timed():
+            dist.all_reduce(x, group=self._group)
+        return x
+
+    def gather(self, x: Tensor) -> Tensor:
+        """See Collective."""
+        if torch.compiler.is_compiling():
+            return functional.all_gather_tensor(x.contiguous(), x.ndim - 1, self._group)
+        with self._timed():
+            parts = [torch.empty_like(x) for _ in range(self.size)]
+            dist.all_gather(parts, x.contiguous(), group=self._group)
+            return torch.cat(parts, dim=-1)
+
+    def agree(self, value: T) -> T:
+        """See Collective."""
+        values = [value]
+        with self._timed():
+            dist.broadcast_object_list(values, group_src=0, group=self._group)
+        return values[0]
+
+    def exchange(self, value: T) -> list[T]:
+        """See Collective."""
+        values: list[T | None] = [None] * self.size
+        with self._timed():
+            dist.all_gather_object(values, value, group=self._group)
+        return values  # type: ignore[return-value]  # all have been filled in
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """See Collective."""
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or "gloo" in str(error):
+                raise LostRankError("Another rank is gone.") from error
+            raise
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            with self.guarded():
+                yield
+        finally:
+            self.seconds += time.perf_counter() - begin

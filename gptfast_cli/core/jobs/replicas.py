@@ -1,0 +1,147 @@
+"""Rows of a file spread over independent engines, each a process of its own; one that dies has its rows done again."""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from gptfast_cli.core.batch.replica import VARIABLE, ReplicaPart, write_part
+from gptfast_cli.core.cpus import computing_cpus
+from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.events import Job, Note, Record
+
+_MOST_VAIN_STARTS = 2  # of a replica that answers nothing before it ends
+_SECONDS_TO_STOP = 5.0
+_SHOWN_LINES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """How many, and the command that starts one: the one that this process was started by."""
+
+    n: int
+    command: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Replica:
+    """One of them; `missing` are the lines of rows that it has not answered yet."""
+
+    number: int
+    missing: set[int]
+    process: "subprocess.Popen[str] | None" = None
+    listener: threading.Thread | None = None
+    n_vain_starts: int = 0
+    stderr: "deque[str]" = field(default_factory=lambda: deque(maxlen=_SHOWN_LINES))
+
+
+def answered(lines: Sequence[int], replicas: Replicas, seed: int) -> Job[None]:
+    """Yield the record of each row, as soon as it comes.
+
+    Raises GptFastError where a replica ends again and again without having answered anything.
+    """
+    team = [_Replica(n, set(lines[n :: replicas.n])) for n in range(min(replicas.n, len(lines)))]
+    told: queue.SimpleQueue[tuple[_Replica, str | None]] = queue.SimpleQueue()
+    with tempfile.TemporaryDirectory(prefix="gptfast-replicas-") as folder, contextlib.ExitStack() as at_the_end:
+        for replica in team:
+            at_the_end.callback(_stop, replica)
+            _start(replica, replicas, seed, Path(folder), told)
+        while any(replica.process is not None for replica in team):
+            replica, text = told.get()
+            if text is None:
+                yield from _ended(replica)
+                if replica.missing:
+                    _start(replica, replicas, seed, Path(folder), told)
+                continue
+            record = Record(json.loads(text))
+            line = record.fields["line"]
+            assert isinstance(line, int)
+            replica.missing.discard(line)
+            replica.n_vain_starts = 0
+            yield record
+
+
+def _start(
+    replica: _Replica,
+    replicas: Replicas,
+    seed: int,
+    folder: Path,
+    told: "queue.SimpleQueue[tuple[_Replica, str | None]]",
+) -> None:
+    part = folder / f"{replica.number}.json"
+    write_part(ReplicaPart(sorted(replica.missing), seed), part)
+    replica.n_vain_starts += 1
+    replica.process = subprocess.Popen(  # noqa: S603  # our own command line
+        replicas.command,
+        env={**os.environ, **_share_of_machine(replica.number, replicas.n), VARIABLE: str(part)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,  # a Ctrl-C is for the one who started it
+    )
+    replica.listener = threading.Thread(target=_listen, args=(replica, replica.process, told), daemon=True)
+    replica.listener.start()
+
+
+def _listen(
+    replica: _Replica,
+    process: "subprocess.Popen[str]",
+    told: "queue.SimpleQueue[tuple[_Replica, str | None]]",
+) -> None:
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        errors = threading.Thread(target=replica.stderr.extend, args=(process.stderr,), daemon=True)
+        errors.start()
+        for text in process.stdout:
+            if text.endswith("\n"):  # or it was cut off in the middle
+                told.put((replica, text))
+        errors.join()
+    told.put((replica, None))
+
+
+def _ended(replica: _Replica) -> Iterator[Note]:
+    """What is to be said of a replica that has ended; raises GptFastError where it is of no use to start it again."""
+    assert replica.process is not None
+    code, replica.process = replica.process.returncode, None
+    if not replica.missing:
+        return
+    reason = "".join(replica.stderr).strip() or f"it ended with {code}"
+    if replica.n_vain_starts >= _MOST_VAIN_STARTS:
+        raise GptFastError(
+            f"Replica {replica.number} answers nothing:\n{reason.removeprefix('error: ')}",
+            "Run it without --replicas to see what is wrong.",
+        )
+    yield Note(f"Replica {replica.number} is gone ({reason.splitlines()[-1]}); {len(replica.missing)} rows again.")
+
+
+def _stop(replica: _Replica) -> None:
+    if replica.process is not None:
+        replica.process.terminate()
+        try:
+            replica.process.wait(_SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:
+            replica.process.kill()
+    if replica.listener is not None:
+        replica.listener.join()
+
+
+def _share_of_machine(number: int, n: int) -> Mapping[str, str]:
+    """Its own GPU where there are several, else its share of the cores; what a person has said goes before."""
+    n_gpus = torch.cuda.device_count()
+    if n_gpus > 1:
+        return {"CUDA_VISIBLE_DEVICES": str(number % n_gpus)}
+    threads = str(max(1, computing_cpus() // n))
+    return {"GPTFAST_THREADS": os.environ.get("GPTFAST_THREADS", threads)}

@@ -1,0 +1,78 @@
+"""What the ranks that hold a model together do as one: a model is given it, and knows nothing of processes."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, Protocol, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Collective(Protocol):
+    """Some ranks, each with a part of the same model and the same tokens."""
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is, from 0."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Spent in all of these so far."""
+        ...
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum of what every rank has, of one shape and dtype, with the same bits on each; x may be overwritten."""
+        ...
+
+    def gather(self, x: Tensor) -> Tensor:
+        """What every rank has, [..., n], side by side in the order of ranks: [..., size * n]."""
+        ...
+
+    def agree(self, value: T) -> T:
+        """What rank 0 has: a number that each could choose for itself, and all must choose alike."""
+        ...
+
+    def exchange(self, value: T) -> list[T]:
+        """What every rank has, in their order."""
+        ...
+
+    def guarded(self) -> AbstractContextManager[None]:
+        """For compiled work, whose collectives cannot say for themselves that another rank is gone."""
+        ...
+
+
+class _Alone:
+    """See Collective; one rank that holds all of it."""
+
+    rank = 0
+    size = 1
+    seconds = 0.0
+
+    def sum(self, x: Tensor) -> Tensor:
+        """See Collective."""
+        return x
+
+    def gather(self, x: Tensor) -> Tensor:
+        """See Collective."""
+        return x
+
+    def agree(self, value: T) -> T:
+        """See Collective."""
+        return value
+
+    def exchange(self, value: T) -> list[T]:
+        """See Collective."""
+        return [value]
+
+    def guarded(self) -> AbstractContextManager[None]:
+        """See Collective."""
+        return nullcontext()
+
+
+ALONE: Final[Collective] = _Alone()

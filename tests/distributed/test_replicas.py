@@ -1,0 +1,94 @@
+"""Rows spread over replicas are answered as one process answers them, and those of one that dies are done again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cli.command_line import CommandLine, environment_of
+from gptfast_cli.core.errors import ExitCode, GptFastError
+from gptfast_cli.core.events import Note, Record
+from gptfast_cli.core.jobs.replicas import Replicas, answered
+
+TINY = ("-m", "tiny", "--dtype", "float32", "--threads", "1", "--seed", "3")
+
+
+@pytest.fixture
+def gptfast(tmp_path: Path) -> CommandLine:
+    return CommandLine((sys.executable, "-m", "gptfast_cli"), environment_of(tmp_path / "home"))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.jsonl"
+    lines = [{"prompt": f"Row {n}: The goat", "max_new_tokens": 4 + 3 * (n % 3)} for n in range(9)]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"prompt": 7}\n')
+    return file
+
+
+def test_two_replicas_answer_as_one_process_does(gptfast: CommandLine, rows: Path, tmp_path: Path) -> None:
+    line = ("generate", "--prompts-file", str(rows), *TINY)
+    alone = gptfast.run(*line)
+    assert alone.returncode == ExitCode.FAILURE and len(alone.stdout.splitlines()) == 10, "one row is bad"
+    spread = gptfast.run(*line, "--replicas", "2")
+    assert (spread.returncode, spread.stdout) == (alone.returncode, alone.stdout)
+    output = tmp_path / "answers.jsonl"
+    output.write_bytes(b"".join(alone.stdout.splitlines(keepends=True)[:4]))
+    assert gptfast.run(*line, "--replicas", "2", "--output", str(output)).returncode == alone.returncode
+    assert output.read_bytes() == alone.stdout
+
+
+def test_rows_of_a_replica_that_dies_are_done_again(gptfast: CommandLine, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "Row {n}"}}\n' for n in range(40)))
+    line = ("generate", "--prompts-file", str(rows), *TINY, "--backend", "reference", "--max-new-tokens", "60")
+    line = (*line, "--ignore-eos", "--batch-size", "1", "--replicas", "2")
+    with gptfast.start(*line) as process:
+        victim = replica_at_work(process)
+        os.kill(victim, signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert b"is gone" in stderr and b"rows again" in stderr
+    assert [json.loads(text)["line"] for text in stdout.splitlines()] == list(range(1, 41))
+
+
+def replica_at_work(process: "subprocess.Popen[bytes]") -> int:
+    """The process of a replica that has answered rows: its output has begun."""
+    assert process.stdout is not None
+    for _ in range(600):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        if len(children) == 2 and all(io_written(int(child)) > 500 for child in children):
+            return int(children[1])
+        time.sleep(0.05)
+    raise AssertionError("no replica has answered anything")
+
+
+def io_written(pid: int) -> int:
+    fields = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    return int(fields["wchar"])
+
+
+def test_a_replica_that_never_answers_ends_the_job_with_its_reason() -> None:
+    command = (sys.executable, "-c", "import sys; print('no such luck', file=sys.stderr); sys.exit(3)")
+    job = answered([1, 2, 3], Replicas(2, command), seed=0)
+    with pytest.raises(GptFastError, match="answers nothing:\nno such luck") as caught:
+        list(job)
+    assert "--replicas" in caught.value.hint
+
+
+def test_what_was_cut_off_is_not_taken_for_an_answer() -> None:
+    program = (
+        "import json, os, sys; part = json.load(open(os.environ['GPTFAST_REPLICA']))\n"
+        "print(json.dumps({'line': part['lines'][0], 'seed': part['seed']}), flush=True)\n"
+        "sys.stdout.write('{\"line\": 9')\n"
+    )
+    events = list(answered([4, 5, 6], Replicas(1, (sys.executable, "-c", program)), seed=7))
+    assert [event.fields for event in events if isinstance(event, Record)] == [
+        {"line": n, "seed": 7} for n in (4, 5, 6)
+    ]
+    assert sum(isinstance(event, Note) for event in events) == 2
