@@ -125,7 +125,7 @@ def bench(
                 allocation=allocation if flags.keys() & set(_OF_A_SHAPE) or mode != "plain" else None,
                 tps=tps,
                 cases=cases,
-                placing=Placing(device, dtype, threads),
+                placing=Placing(device, dtype, threads, kv_dtype=kv_dtype),
                 hardware=HardwareOptions(device_bandwidth, device_memory, link_bandwidth, link_latency),
                 efficiency=efficiency,
             )

@@ -23,6 +23,7 @@ def document(plan: Plan, command: str) -> dict[str, Any]:
         "head_scheme": plan.head_scheme,
         "n_params": plan.n_params,
         "dtype": plan.dtype,
+        "kv_dtype": plan.kv_dtype,
         "hardware": {
             "bandwidth_gbps": hardware.bandwidth and hardware.bandwidth / 1e9,
             "bandwidth_is_measured": plan.is_measured,

@@ -20,10 +20,9 @@ _DIM = "2"
 
 def write_table(plan: Plan, stream: TextIO) -> None:
     """Write it; all bytes are those of one device."""
-    about = (
-        f"{plan.model}: {count(plan.n_params)} parameters, {schemes_of(plan.scheme, plan.head_scheme)}, {plan.dtype}"
-    )
-    for line in wrapped(about):
+    schemes = schemes_of(plan.scheme, plan.head_scheme)
+    kept = "" if plan.kv_dtype == plan.dtype else f"; {plan.kv_dtype} keys and values"
+    for line in wrapped(f"{plan.model}: {count(plan.n_params)} parameters, {schemes}, {plan.dtype}{kept}"):
         stream.write(styled(line, _DIM, stream) + "\n")
     for headings, cells in ((_MEMORY, _memory), (_SPEED, _speed)):
         rows = tuple((*_case(row), *cells(row)) for row in plan.rows)

@@ -49,8 +49,9 @@ def test_a_plan_says_which_figures_it_lacks(gptfast: CommandLine) -> None:
 
 
 def test_a_plan_for_this_machine_just_works(gptfast: CommandLine) -> None:
-    outcome = gptfast.run("bench", "--plan", "tiny", "--threads", "1")
+    outcome = gptfast.run("bench", "--plan", "tiny", "--threads", "1", "--dtype", "float32", "--kv-dtype", "int8")
     text = outcome.stdout.decode()
+    assert text.startswith("tiny: 2.16 M parameters, plain, float32; int8 keys and values\n")
     assert outcome.returncode == 0 and "(measured here, now)" in text and "no room" not in text
     assert outcome.stderr.decode().startswith("Model: tiny")
 

@@ -59,6 +59,13 @@ def test_this_machine_is_measured_where_no_other_is_described() -> None:
     assert row.tok_s == pytest.approx(NATIVE.share("plain") * BYTES_PER_SECOND / row.step_bytes)
 
 
+def test_keys_and_values_are_planned_in_the_dtype_that_they_would_be_kept_in() -> None:
+    usual, in_int8 = (plan("llama-2-7b", placing=Placing(threads=1, kv_dtype=kv)) for kv in ("auto", "int8"))
+    assert (usual.kv_dtype, in_int8.kv_dtype) == ("bfloat16", "int8")
+    assert in_int8.rows[0].kv_bytes < 0.75 * usual.rows[0].kv_bytes
+    assert in_int8.rows[0].step_bytes < usual.rows[0].step_bytes
+
+
 def test_a_share_that_was_measured_replaces_all_that_is_assumed() -> None:
     planned = plan("llama-2-7b", allocation=AllocationOptions("int4"), efficiency=0.5)
     assert planned.reach == Reach({"plain": 0.5})

@@ -14,7 +14,7 @@ from gptfast_cli.core.decode.known_shapes import KNOWN_SHAPES
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.measure.planning import Outline, Portion, plan_rows, portion
 from gptfast_cli.core.measure.step_time import COMPILED, Hardware, Reach
-from gptfast_cli.core.model.cache import BUCKET
+from gptfast_cli.core.model.cache import BUCKET, KVCache
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from llama_oracle import ours, random_llama
 
@@ -41,14 +41,19 @@ KV_TOKEN = 2 * (2 * 2 * 2)  # a key and a value of 2 in 2 layers
 ACTIVATIONS = 24 + 8 + 4 + 18
 
 
-def outline(config: ModelConfig, mode: str = "plain", dtype: torch.dtype = torch.bfloat16) -> Outline:
-    return Outline(config, AllocationOptions(mode).allocation(config).of(config), dtype)
+def outline(
+    config: ModelConfig,
+    mode: str = "plain",
+    dtype: torch.dtype = torch.bfloat16,
+    kv_dtype: torch.dtype | None = None,
+) -> Outline:
+    return Outline(config, AllocationOptions(mode).allocation(config).of(config), dtype, kv_dtype or dtype)
 
 
 def needed(of_device: Portion, batch_size: int, context: int) -> int:
     """Counted once more, token by token."""
     room = next(n for n in range(0, context + BUCKET, BUCKET) if n >= context)
-    kv = sum(of_device.kv_token_bytes for _ in range(batch_size)) * room
+    kv = sum(KV_TOKEN * 2 // of_device.n_devices for _ in range(batch_size)) * room
     return of_device.weight_bytes + kv + of_device.buffer_bytes(batch_size)
 
 
@@ -91,8 +96,8 @@ def test_bytes_are_told_by_the_scheme_that_they_are_read_in() -> None:
 
 
 def test_key_heads_are_copied_where_devices_outnumber_them() -> None:
-    kv = [portion(outline(replace(CONFIG, n_heads=8, ffn_dim=16)), n).kv_token_bytes for n in (1, 2, 4, 8)]
-    assert kv == [32, 16, 16, 16]
+    kv = [portion(outline(replace(CONFIG, n_heads=8, ffn_dim=16)), n).kv_bytes(1, BUCKET) for n in (1, 2, 4, 8)]
+    assert kv == [32 * BUCKET, 16 * BUCKET, 16 * BUCKET, 16 * BUCKET]
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -104,6 +109,19 @@ def test_a_planned_step_reads_what_the_runner_counts(tied: bool) -> None:
     planned = portion(outline(model.config, dtype=torch.float32), 1)
     assert planned.weight_bytes == model.weight_bytes
     assert planned.step(4, 7).n_bytes == runner.step_bytes(4)
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.int8])
+def test_keys_and_values_take_what_the_cache_takes_and_a_step_reads_what_it_says(kv_dtype: torch.dtype) -> None:
+    config = KNOWN_SHAPES["tinyllama-1.1b"]
+    planned = portion(outline(config, kv_dtype=kv_dtype), 1)
+    cache = KVCache(config, 3, dtype=torch.bfloat16, kv_dtype=kv_dtype, device=torch.device("meta"))
+    for context in (0, 1, 256, 1000):
+        cache.reserve(context)
+        assert planned.kv_bytes(3, context) == cache.n_bytes
+        assert planned.step(3, context).kv_bytes == 3 * cache.bytes_read(context)
+    room = planned.needed_bytes(3, 1024)
+    assert (planned.longest_context(3, room), planned.longest_context(3, room - 1)) == (1024, 768)
 
 
 @given(

@@ -49,7 +49,7 @@ class Published:
         """What `bench --plan` prints: this program packs int4 into 4.63 bits, and divides the head too."""
         config = KNOWN_SHAPES[self.shape]
         storages = AllocationOptions(self.scheme).allocation(config).of(config)
-        portions = [portion(Outline(config, storages, RANDOM_DTYPE), self.n_gpus)]
+        portions = [portion(Outline(config, storages, RANDOM_DTYPE, RANDOM_DTYPE), self.n_gpus)]
         (row,) = plan_rows(portions, [1], [CONTEXT], A100, COMPILED)
         assert row.tok_s is not None and row.fits
         return row.tok_s

@@ -11,12 +11,13 @@ import torch
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
+from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.known_shapes import KNOWN_SHAPES
 from gptfast_cli.core.decode.ranges import check_at_least
 from gptfast_cli.core.decode.shapes import is_shape, read_shape
 from gptfast_cli.core.decode.subject import RANDOM_DTYPE
-from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype, set_threads
+from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype, pick_kv_dtype, set_threads
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.formats.plain import NAME as PLAIN
@@ -26,7 +27,7 @@ from gptfast_cli.core.measure.machine import available_memory_bytes
 from gptfast_cli.core.measure.planning import Outline, PlanRow, plan_rows, portion
 from gptfast_cli.core.measure.step_time import COMPILED, LINK_LATENCY, NATIVE, Hardware, Reach
 from gptfast_cli.core.model.weights import weight_shapes
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quant.allocation import AllocationOptions, Storage
 from gptfast_cli.core.quant.stored import stored
 from gptfast_cli.core.settings import Settings
 
@@ -78,6 +79,7 @@ class Plan:
     head_scheme: str
     n_params: int
     dtype: str
+    kv_dtype: str
     hardware: Hardware
     is_measured: bool
     reach: Reach
@@ -115,6 +117,7 @@ def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[P
         head_scheme=storages.get("head", storages["embedding"]).scheme,
         n_params=n_params,
         dtype=dtype_name(model.outline.dtype),
+        kv_dtype=dtype_name(model.outline.kv_dtype),
         hardware=hardware,
         is_measured=here is not None,
         reach=reach,
@@ -149,12 +152,17 @@ def _check_positive(values: Mapping[str, float | None]) -> None:
 
 
 def _model(request: PlanRequest, here: torch.device | None) -> _Named:
-    """The model without its numbers, in the dtype that it would have on a device; None is another machine's."""
+    """The model without its numbers, in the dtypes that it would have on a device; None is another machine's."""
+
+    def outline(config: ModelConfig, storages: Mapping[str, Storage], stored_in: torch.dtype) -> Outline:
+        # what another machine computes in is not held against what this one can
+        dtype = pick_dtype(request.placing.dtype, stored_in, here or torch.device("meta"))
+        return Outline(config, storages, dtype, pick_kv_dtype(request.placing.kv_dtype, dtype))
+
     if is_shape(request.model):
         shape = read_shape(request.model)
         allocation = (request.allocation or AllocationOptions(PLAIN)).allocation(shape.config)
-        dtype = _dtype(request, RANDOM_DTYPE, here)
-        return _Named(shape.name, str(allocation), Outline(shape.config, allocation.of(shape.config), dtype))
+        return _Named(shape.name, str(allocation), outline(shape.config, allocation.of(shape.config), RANDOM_DTYPE))
     found = _found(request)
     checkpoint = open_checkpoint(found.path)
     scheme, storages = checkpoint.scheme, stored(checkpoint)
@@ -162,7 +170,7 @@ def _model(request: PlanRequest, here: torch.device | None) -> _Named:
         _check_plain(found.name, checkpoint)
         allocation = request.allocation.allocation(checkpoint.config)
         scheme, storages = str(allocation), allocation.of(checkpoint.config)
-    return _Named(found.name, scheme, Outline(checkpoint.config, storages, _dtype(request, checkpoint.dtype, here)))
+    return _Named(found.name, scheme, outline(checkpoint.config, storages, checkpoint.dtype))
 
 
 def _found(request: PlanRequest) -> Resolved:
@@ -198,11 +206,6 @@ def _contexts(cases: CaseOptions, model: _Named) -> tuple[int, ...]:
             "Take a smaller --depth, --prompt-len or --gen-len.",
         )
     return tuple(contexts)
-
-
-def _dtype(request: PlanRequest, of_model: torch.dtype, here: torch.device | None) -> torch.dtype:
-    # what another machine computes in is not held against what this one can
-    return pick_dtype(request.placing.dtype, of_model, here or torch.device("meta"))
 
 
 def _n_params(outline: Outline) -> int:

@@ -5,6 +5,7 @@ a prompt, and logits. What the runtime takes besides (a context, communication b
 is not counted but reserved.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from gptfast_cli.core.decode.runner import PREFILL_CHUNK
 from gptfast_cli.core.distributed.dividing import part_of
 from gptfast_cli.core.measure.step_time import Hardware, Reach, Step, StepTime, step_time
 from gptfast_cli.core.model.cache import BUCKET
+from gptfast_cli.core.model.cache_forms import Form, form_of
 from gptfast_cli.core.model.weights import weight_shapes
 from gptfast_cli.core.quant.allocation import Storage
 
@@ -29,18 +31,22 @@ _LOGIT_COPIES = 2  # as they come, and as probabilities
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A model without its numbers; `dtype` is that of plain weights, activations, keys and values."""
+    """A model without its numbers.
+
+    dtype: of plain weights and activations; kv_dtype: that keys and values are kept in
+    """
 
     config: ModelConfig
     storages: Mapping[str, Storage]
     dtype: torch.dtype
+    kv_dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True)
 class Portion:
     """What one of `n_devices` has of a model.
 
-    part:           its shape
+    part:           its shape; kv_form: how it keeps keys and values
     weight_bytes:   of all its weights; stepped_bytes: by scheme, those that every step reads
     embedding:      the embedding's scheme; embedding_row_bytes: that one token reads of it
     vocab_size:     of the whole model
@@ -48,6 +54,7 @@ class Portion:
 
     n_devices: int
     part: ModelConfig
+    kv_form: Form
     dtype: torch.dtype
     weight_bytes: int
     stepped_bytes: Mapping[str, int]
@@ -55,14 +62,12 @@ class Portion:
     embedding_row_bytes: int
     vocab_size: int
 
-    @property
-    def kv_token_bytes(self) -> int:
-        """Bytes of keys and values of one token."""
-        return self.part.kv_bytes_per_token(self.dtype.itemsize)
-
     def kv_bytes(self, batch_size: int, context: int) -> int:
         """Bytes of a cache with room for `context` tokens of each sequence: it grows in buckets."""
-        return batch_size * -(-context // BUCKET) * BUCKET * self.kv_token_bytes
+        room = -(-context // BUCKET) * BUCKET
+        parts = self.kv_form.parts.values()
+        head_bytes = sum(part.slots(room) * math.prod(part.shape) * part.dtype.itemsize for part in parts)
+        return batch_size * self.part.n_layers * self.part.n_kv_heads * head_bytes
 
     def buffer_bytes(self, batch_size: int) -> int:
         """Bytes of activations while a piece of a prompt is fed, and of the logits of a step."""
@@ -79,7 +84,7 @@ class Portion:
     def longest_context(self, batch_size: int, room: int) -> int:
         """Tokens of context for which `room` bytes are enough, up to what the model can hold; 0 for none."""
         free = room - self.needed_bytes(batch_size, 0)
-        n_buckets = max(0, free) // self.kv_bytes(batch_size, BUCKET)
+        n_buckets = max(0, free) // (self.kv_bytes(batch_size, BUCKET) - self.kv_bytes(batch_size, 0))
         return min(n_buckets * BUCKET, self.part.max_context)
 
     def largest_batch(self, context: int, room: int) -> int:
@@ -94,7 +99,7 @@ class Portion:
             n_devices=self.n_devices,
             n_layers=self.part.n_layers,
             weight_bytes=Counter(self.stepped_bytes) + Counter(embedded),
-            kv_bytes=batch_size * context * self.kv_token_bytes,
+            kv_bytes=batch_size * self.kv_form.bytes_read(context),
             n_all_reduces=2 * self.part.n_layers + 1,  # behind attention, the feed-forward, and the divided embedding
             message_bytes=batch_size * self.part.dim * self.dtype.itemsize,
             gathered_bytes=batch_size * self.vocab_size * _LOGIT_BYTES,
@@ -144,6 +149,7 @@ def portion(model: Outline, n_devices: int) -> Portion:
     return Portion(
         n_devices=n_devices,
         part=part,
+        kv_form=form_of(part, model.kv_dtype, model.dtype),
         dtype=model.dtype,
         weight_bytes=sum(sizes.values()),
         stepped_bytes=stepped,
