@@ -15,10 +15,10 @@ import torch
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.runner import PREFILL_CHUNK
-from gptfast_cli.core.distributed.dividing import part_of
 from gptfast_cli.core.measure.step_time import Hardware, Reach, Step, StepTime, step_time
 from gptfast_cli.core.model.cache import BUCKET
 from gptfast_cli.core.model.cache_forms import Form, form_of
+from gptfast_cli.core.model.share import Share, check_divides
 from gptfast_cli.core.model.weights import weight_shapes
 from gptfast_cli.core.quant.allocation import Storage
 
@@ -138,7 +138,8 @@ class PlanRow:
 
 def portion(model: Outline, n_devices: int) -> Portion:
     """What each of so many devices has of a model; raises UsageError where it cannot be divided."""
-    part = part_of(model.config, model.storages, n_devices)
+    check_divides(model.config, n_devices)
+    part = Share(model.config, 0, n_devices).config
     sizes = {
         name: model.storages[name].n_bytes(shape, model.dtype.itemsize) for name, shape in weight_shapes(part).items()
     }

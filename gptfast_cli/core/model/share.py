@@ -6,6 +6,7 @@ up: once after attention and once after the feed-forward network. Embedding and 
 fewer key heads than ranks, several have the same one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
@@ -15,6 +16,8 @@ from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.formats import WHOLE, Block
 from gptfast_cli.core.model.collective import Collective
+
+_MOST_RANKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +102,20 @@ def gathered(logits: Tensor, share: Share, together: Collective) -> Tensor:
 
 
 def check_divides(config: ModelConfig, size: int) -> None:
-    """Raise UsageError where a model cannot be cut into so many parts."""
-    counts = {"attention heads": config.n_heads, "features of the feed-forward network": config.ffn_dim}
-    for what, count in counts.items():
-        if count % size:
-            raise UsageError(f"--tp {size}: the model's {count} {what} cannot be dealt out evenly.", _divisors(config))
+    """Raise UsageError where heads or the features of the feed-forward network do not divide among so many ranks."""
+    obstacle = next(_obstacles(config, size), None)
+    if obstacle is not None:
+        even = [n for n in range(1, _MOST_RANKS + 1) if not any(_obstacles(config, n))]
+        raise UsageError(f"--tp {size}: {obstacle}.", f"It divides among {', '.join(map(str, even))}.")
+
+
+def _obstacles(config: ModelConfig, size: int) -> Iterator[str]:
+    if config.n_heads % size:
+        yield f"{config.n_heads} query heads do not divide among {size}"
     if config.n_kv_heads % size and size % config.n_kv_heads:
-        raise UsageError(
-            f"--tp {size}: the model's {config.n_kv_heads} key heads cannot be dealt out evenly.", _divisors(config)
-        )
-
-
-def _divisors(config: ModelConfig) -> str:
-    sizes = [n for n in range(1, 65) if config.n_heads % n == 0 and config.ffn_dim % n == 0]
-    fitting = [n for n in sizes if config.n_kv_heads % n == 0 or n % config.n_kv_heads == 0]
-    return f"It goes on {', '.join(map(str, fitting))}."
+        yield f"{config.n_kv_heads} key and value heads do not divide among {size}"
+    if config.ffn_dim % size:
+        yield f"{config.ffn_dim} elements of the feed-forward do not divide among {size}"
 
 
 def _even(count: int, rank: int, size: int) -> slice:
