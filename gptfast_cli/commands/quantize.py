@@ -1,13 +1,27 @@
 """`gptfast quantize`: writes a model anew with fewer bits a weight, and measures what that costs."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gptfast_cli.commands.quantize_options import (
+    BlocksizeOption,
+    CalibrationLimitOption,
+    CalibrationOption,
+    CalibrationSeqLengthOption,
+    CalibrationTasksOption,
+    EmbeddingsOption,
+    FidelityTextOption,
+    GroupSizeOption,
+    HeadOption,
+    ModeOption,
+    OutOption,
+    PercdampOption,
+    RoundingOption,
+)
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.registry import plug_names
+from gptfast_cli.core.quant.mode import read_mode
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
     DebugOption,
@@ -18,21 +32,10 @@ from gptfast_cli.options import (
     ModelOption,
     QuietOption,
     ThreadsOption,
-    complete_file,
-    complete_folder,
-    complete_scheme,
     model_given,
 )
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.show import progress_view, show
-
-
-def _complete_group_size() -> list[str]:
-    return ["32", "64", "128", "256"]
-
-
-def _complete_rounding() -> list[str]:
-    return list(plug_names("gptfast_cli.core.quant.rounding"))
 
 
 def quantize(
@@ -40,55 +43,23 @@ def quantize(
     model_argument: ModelArgument = None,
     *,
     model: ModelOption = None,
-    mode: Annotated[
-        str, typer.Option(metavar="SCHEME", autocompletion=complete_scheme, help="Scheme of the layers: int8 or int4.")
-    ] = "int8",
-    groupsize: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            autocompletion=_complete_group_size,
-            show_default="32, where the scheme has groups",
-            help="Weights that share a scale: 32, 64, 128 or 256.",
-        ),
-    ] = None,
-    head: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCHEME", autocompletion=complete_scheme, show_default="int8", help="Scheme of the output head."
-        ),
-    ] = None,
-    embeddings: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCHEME", autocompletion=complete_scheme, show_default="int8", help="Scheme of the embeddings."
-        ),
-    ] = None,
-    rounding: Annotated[
-        str, typer.Option(metavar="NAME", autocompletion=_complete_rounding, help="How integers are chosen.")
-    ] = "nearest",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            autocompletion=complete_folder,
-            show_default="the store",
-            help="Where to write the checkpoint.",
-        ),
-    ] = None,
+    mode: ModeOption = "int8",
+    groupsize: GroupSizeOption = None,
+    head: HeadOption = None,
+    embeddings: EmbeddingsOption = None,
+    rounding: RoundingOption = None,
+    calibration: CalibrationOption = None,
+    calibration_tasks: CalibrationTasksOption = None,
+    calibration_limit: CalibrationLimitOption = None,
+    calibration_seq_length: CalibrationSeqLengthOption = None,
+    percdamp: PercdampOption = None,
+    blocksize: BlocksizeOption = None,
+    out: OutOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is there already.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the sizes before and after, and write nothing.")
     ] = False,
-    fidelity_text: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            autocompletion=complete_file,
-            show_default="the bundled one",
-            help="Measure what was lost on this text.",
-        ),
-    ] = None,
+    fidelity_text: FidelityTextOption = None,
     no_fidelity: Annotated[bool, typer.Option("--no-fidelity", help="Do not measure what was lost.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
@@ -103,16 +74,26 @@ def quantize(
     """
     if no_fidelity and fidelity_text is not None:
         raise UsageError("--no-fidelity and --fidelity-text exclude each other.", "Leave out one of them.")
+    scheme, rounding = read_mode(mode, rounding)
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         from gptfast_cli.core.decode.building import Placing
+        from gptfast_cli.core.jobs.calibration_text import CalibrationOptions
         from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
         from gptfast_cli.core.quant.allocation import AllocationOptions
 
         request = QuantizeRequest(
             settings=load_settings(),
             model=model_given(context, model_argument, model),
-            storage=AllocationOptions(mode, groupsize, head=head, embeddings=embeddings),
+            storage=AllocationOptions(scheme, groupsize, head=head, embeddings=embeddings),
             rounding=rounding,
+            calibration=CalibrationOptions(
+                text=calibration,
+                tasks=calibration_tasks,
+                limit=calibration_limit,
+                seq_length=calibration_seq_length,
+                damping=percdamp,
+                block_size=blocksize,
+            ),
             out=out,
             force=force,
             dry_run=dry_run,

@@ -54,6 +54,33 @@ def test_a_dry_run_is_a_table_on_stdout(gptfast: CommandLine, home: Path) -> Non
     assert not (home / ".cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("--mode", "int4-gptq"), "tiny-draft:int4-g32-gptq"),
+        (("--mode", "int4", "--rounding", "gptq", "--groupsize", "128"), "tiny-draft:int4-g128-gptq"),
+        (("--mode", "int8-search", "--rounding", "search"), "tiny-draft:int8-search"),
+        (("--mode", "int4-nearest"), "tiny-draft:int4-g32"),
+    ],
+)
+def test_a_scheme_and_a_rounding_can_be_one_word(gptfast: CommandLine, arguments: tuple[str, ...], name: str) -> None:
+    outcome = gptfast.run("quantize", "tiny-draft", *arguments, "--dry-run", "--json")
+    assert json.loads(outcome.stdout)["name"] == name, outcome.stderr.decode()
+
+
+def test_gpt_fasts_spelling_of_a_calibration_is_understood(gptfast: CommandLine) -> None:
+    options = {
+        "--calibration-limit": "100",
+        "--calibration-seq-length": "100",
+        "--percdamp": ".01",
+        "--blocksize": "128",
+    }
+    arguments = [part for option in options.items() for part in option]
+    outcome = gptfast.run("quantize", "tiny-draft", "--mode", "int4-gptq", *arguments, "--threads", "1", *QUICK)
+    assert outcome.returncode == 0 and b"layer 2 of 2: " in outcome.stderr
+    assert Path(outcome.stdout.decode().strip()).name == "tiny-draft@int4-g32-gptq"
+
+
 def test_quiet_leaves_the_place_alone(gptfast: CommandLine) -> None:
     outcome = gptfast.run("quantize", "tiny", "--quiet", *QUICK)
     assert outcome.stderr == b"" and len(outcome.stdout.splitlines()) == 1
@@ -75,6 +102,10 @@ def test_the_environments_model_gives_way_to_the_argument(gptfast: CommandLine) 
         (("--no-fidelity", "--fidelity-text", "f"), 2, "exclude each other", "Leave out"),
         (("-m", "tiny-draft"), 2, "are two models", "Name one"),
         (("--dtype", "int8"), 2, "no dtype called", "Dtypes"),
+        (("--mode", "int4-gptq", "--rounding", "search"), 2, "are two roundings", "Name one"),
+        (("--mode", "int4-search", "--percdamp", ".02"), 2, "search rounding learns from no text", "--rounding gptq"),
+        (("--mode", "int4", "--calibration", "bundled"), 2, "nearest rounding learns from no text", "Leave them out"),
+        (("--mode", "int4-gptq", "--blocksize", "0"), 2, "--blocksize 0", "Leave it out"),
         (("--head", "int8", "--embeddings", "plain"), 2, "one matrix for both", "Give one"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The documents: an endless training text and a held-out one, each document from a seed of its own.
+"""The documents: an endless training text, one to calibrate on and a held-out one, each from seeds of their own.
 
 A document is a category, drawn by its share, and what that category writes. Held-out documents come from other
 seeds, and a training document that happens to read the same as one of them is left out.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gptfast_cli.bundled.recipe.grammar import Dice
 from gptfast_cli.bundled.recipe.texts import CATEGORIES
+from gptfast_cli.core.measure.overlap import runs
 
 HELD_OUT_BYTES = 16_000  # of each category
 PROMPTS_PER_CATEGORY = 12
@@ -54,6 +55,16 @@ def held_out() -> list[Document]:
         if len(bytes_of) == len(CATEGORIES) and min(bytes_of.values()) >= HELD_OUT_BYTES:
             break
     return list(kept.values())
+
+
+def calibration() -> Iterator[Document]:
+    """Documents without end to calibrate a quantisation on, none of them with a run of words that is held out.
+
+    Recipes share many such runs: most of them are left out.
+    """
+    measured = {run for made in held_out() for run in runs(made.text)}
+    documents = (document(f"calibration/{number}") for number in count())
+    return (made for made in documents if measured.isdisjoint(runs(made.text)))
 
 
 def prompts() -> Iterator[dict[str, str]]:

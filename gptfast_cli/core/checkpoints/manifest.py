@@ -65,6 +65,22 @@ class TokenizerEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationText:
+    """The text that a rounding has learned from: enough to know it again, or a piece of it.
+
+    source: "bundled", the name of a file, or of tasks
+    sha256: of the whole text in UTF-8
+    tokens: of it, that were used
+    sketch: hashes of some of its runs of words, as `measure.overlap` makes them
+    """
+
+    source: str
+    sha256: str
+    tokens: int
+    sketch: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a checkpoint came from.
 
@@ -72,12 +88,14 @@ class Provenance:
     revision: the commit, where the source is a snapshot of a Hugging Face repository
     writer:   the program and version that wrote the checkpoint
     rounding: how the integers of quantised weights were chosen; None where there are none
+    calibration: the text that the rounding has learned from; None where it needs none
     """
 
     source: str
     revision: str | None
     writer: str
     rounding: str | None = None
+    calibration: CalibrationText | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +196,14 @@ def _tokenizer(fields: Fields) -> TokenizerEntry:
 
 def _provenance(fields: Fields) -> Provenance:
     revision, rounding = (fields.text(name) if name in fields else None for name in ("revision", "rounding"))
-    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding)
+    calibration = _calibration(fields.section("calibration")) if "calibration" in fields else None
+    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding, calibration)
+
+
+def _calibration(fields: Fields) -> CalibrationText:
+    return CalibrationText(
+        fields.text("source"), _sha256(fields, "sha256"), fields.integer("tokens"), fields.texts("sketch")
+    )
 
 
 def _file_name(fields: Fields) -> str:

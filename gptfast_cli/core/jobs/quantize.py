@@ -1,8 +1,7 @@
 """Quantising: a model becomes a checkpoint of fewer bits a weight, and what that cost is measured on the way."""
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,31 +15,32 @@ from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
 from gptfast_cli.core.checkpoints.names import free_name
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
-from gptfast_cli.core.checkpoints.resumable import resumable_checkpoint
 from gptfast_cli.core.checkpoints.store import open_store, store_name
 from gptfast_cli.core.checkpoints.writer import check_place, check_space
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.loading import special_tokens_of
 from gptfast_cli.core.device import dtype_name, peak_memory_bytes, pick_device, pick_dtype, set_threads
 from gptfast_cli.core.errors import DiskFullError, UsageError
-from gptfast_cli.core.events import Job, Note, Progress
-from gptfast_cli.core.formats import Weight, quantized
+from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.formats.plain import NAME as PLAIN
+from gptfast_cli.core.jobs.calibration_text import Calibrating, CalibrationOptions, read_calibration
+from gptfast_cli.core.jobs.quantize_blocks import Plan, write_blocks
 from gptfast_cli.core.jobs.tokenizer_copy import tokenizer_copy
 from gptfast_cli.core.kernels.reference import Reference
 from gptfast_cli.core.measure.divergence import Divergence
 from gptfast_cli.core.measure.fidelity import Fidelity
-from gptfast_cli.core.measure.held_out import bundled_texts, texts_of_file
-from gptfast_cli.core.model.weights import weight_blocks, weight_shapes
-from gptfast_cli.core.quant.allocation import AllocationOptions, Storage
-from gptfast_cli.core.quant.rounding import roundings
+from gptfast_cli.core.measure.held_out import bundled_texts, measured_content, texts_of_file
+from gptfast_cli.core.measure.overlap import refuse_overlap
+from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quant.calibration import Calibration
+from gptfast_cli.core.quant.mode import NEAREST
+from gptfast_cli.core.quant.rounder import FALLBACK, Rounder
+from gptfast_cli.core.quant.rounding import CalibratedRounding, roundings
 from gptfast_cli.core.quant.sizes import PartSize, part_sizes
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
-from gptfast_cli.core.tokenizers import open_tokenizer
-
-NEAREST = "nearest"
-"""The rounding that goes without saying, and so is not part of a name."""
+from gptfast_cli.core.tokenizers import Tokenizer, open_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class QuantizeRequest:
 
     model:         None takes the current one
     rounding:      how integers are chosen, such as "nearest"
+    calibration:   what a calibrated rounding learns from; with another one it must be left as it is
     out:           the folder to write; None is the store, under the model's name and `:int4-g32` or the like
     force:         replace a checkpoint that is there already
     dry_run:       tell the sizes and write nothing
@@ -60,6 +61,7 @@ class QuantizeRequest:
     model: str | None = None
     storage: AllocationOptions = AllocationOptions("int8")
     rounding: str = NEAREST
+    calibration: CalibrationOptions = CalibrationOptions()
     out: Path | None = None
     force: bool = False
     dry_run: bool = False
@@ -107,17 +109,6 @@ class Quantized:
         return 8 * self.n_bytes / self.n_params
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is going to be done."""
-
-    checkpoint: Checkpoint
-    storages: Mapping[str, Storage]
-    contents: Contents
-    place: Path
-    identity: str
-
-
 def run(request: QuantizeRequest) -> Job[Quantized]:
     """Quantise a model block by block, and make what comes out the current one.
 
@@ -134,18 +125,24 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     found = resolve(request.model, request.settings)
     checkpoint = open_checkpoint(found.path)
     yield Note(f"Model: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters")
-    plan = _plan(request, found, checkpoint)
     dtype = pick_dtype(request.placing.dtype, checkpoint.dtype, device)
+    tokenizer = open_tokenizer(checkpoint.path, special_tokens_of(checkpoint))
+    calibrating = _calibrating(request, checkpoint, tokenizer)
+    plan = _plan(request, found, checkpoint, calibrating)
     divergence = None
     if request.dry_run:
         yield from _obstacles(plan, force=request.force)
     else:
         check_place(plan.place, force=request.force)
-        texts = yield from _texts(request, checkpoint)
-        fidelity = None
+        texts = yield from _texts(request, checkpoint, tokenizer, calibrating)
+        fidelity, calibration = None, None
         if texts is not None:
             fidelity = Fidelity(checkpoint.config, texts, backend=Reference(), device=device, dtype=dtype)
-        divergence = yield from _write(plan, request, fidelity, watch)
+        if calibrating is not None:
+            calibration = Calibration(checkpoint.config, calibrating.texts, device=device, dtype=dtype)
+            plan = replace(plan, key=f"{plan.key} {request.calibration} {device} {dtype}")
+        rounder = Rounder(roundings[request.rounding], calibration, request.calibration.compensation)
+        divergence = yield from write_blocks(plan, rounder, fidelity, watch, force=request.force)
         write_current(request.settings.home, request.out or plan.contents.name)
     return Quantized(
         path=plan.place,
@@ -160,21 +157,52 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     )
 
 
-def _plan(request: QuantizeRequest, found: Resolved, checkpoint: Checkpoint) -> _Plan:
+def _calibrating(request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> Calibrating | None:
+    """What the rounding learns from, None where it does not or nothing is going to be rounded."""
+    if request.rounding not in roundings:
+        raise UsageError(
+            f"--rounding: there is no rounding called {request.rounding!r}.", f"Roundings: {', '.join(roundings)}."
+        )
+    if not isinstance(roundings[request.rounding], CalibratedRounding):
+        if request.calibration != CalibrationOptions():
+            raise UsageError(
+                f"{request.rounding} rounding learns from no text, so the options of a calibration say nothing.",
+                "Leave them out, or take --rounding gptq.",
+            )
+        return None
+    request.calibration.check()
+    if request.dry_run:
+        return None
+    if tokenizer is None:
+        raise UsageError(
+            f"{request.rounding} rounding learns from a text, and the model has no tokenizer to read one with.",
+            f"Give it one when it is converted (--tokenizer-from), or take --rounding {FALLBACK}.",
+        )
+    calibrating = read_calibration(request.calibration, tokenizer, checkpoint.config)
+    if _has_unknown_tokens(calibrating.texts, checkpoint):
+        raise UsageError(
+            "The tokenizer has tokens that the model does not know, so no text can be read.",
+            f"Convert the model with its own tokenizer, or take --rounding {FALLBACK}.",
+        )
+    return calibrating
+
+
+def _has_unknown_tokens(texts: list[list[int]], checkpoint: Checkpoint) -> bool:
+    return any(token >= checkpoint.config.vocab_size for text in texts for token in text)
+
+
+def _plan(request: QuantizeRequest, found: Resolved, checkpoint: Checkpoint, calibrating: Calibrating | None) -> Plan:
     if checkpoint.scheme != PLAIN:
         raise UsageError(
             f"{found.name}: is quantised already ({checkpoint.scheme}); a second time would only lose more.",
             "Quantise the model that it was made from.",
-        )
-    if request.rounding not in roundings:
-        raise UsageError(
-            f"--rounding: there is no rounding called {request.rounding!r}.", f"Roundings: {', '.join(roundings)}."
         )
     allocation = request.storage.allocation(checkpoint.config)
     storages = allocation.of(checkpoint.config)
     if all(storage.scheme == PLAIN for storage in storages.values()):
         raise UsageError("--mode plain leaves every weight as it is.", "Take --mode int8 or --mode int4.")
     base, revision = _origin(found, checkpoint, request.settings)
+    learned = None if calibrating is None else calibrating.record
     variant = "-".join([str(allocation), *([request.rounding] if request.rounding != NEAREST else [])])
     name = f"{base}-{variant}" if ":" in base else f"{base}:{variant}"
     contents = Contents(
@@ -186,12 +214,11 @@ def _plan(request: QuantizeRequest, found: Resolved, checkpoint: Checkpoint) -> 
             for (weight, shape), at in zip(weight_shapes(checkpoint.config).items(), storages.values(), strict=True)
         },
         tokenizer=tokenizer_copy(found.path),
-        provenance=Provenance(base, revision, f"gptfast {__version__}", request.rounding),
+        provenance=Provenance(base, revision, f"gptfast {__version__}", request.rounding, learned),
     )
     key = f"{fingerprint(checkpoint)} {name} {contents.provenance}"
-    identity = hashlib.sha256(key.encode()).hexdigest()[:16]
     place = request.out or open_store(request.settings).place(name)
-    return _Plan(checkpoint, storages, contents, place, identity)
+    return Plan(checkpoint, storages, contents, place, key)
 
 
 def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tuple[str, str | None]:
@@ -204,7 +231,7 @@ def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tupl
     return free_name(store_name(found.path.resolve().name)), None
 
 
-def _obstacles(plan: _Plan, *, force: bool) -> Iterator[Note]:
+def _obstacles(plan: Plan, *, force: bool) -> Iterator[Note]:
     """What would keep the plan from being carried out."""
     for check in (
         partial(check_place, plan.place, force=force),
@@ -216,11 +243,12 @@ def _obstacles(plan: _Plan, *, force: bool) -> Iterator[Note]:
             yield Note(error.message)
 
 
-def _texts(request: QuantizeRequest, checkpoint: Checkpoint) -> Job[list[list[int]] | None]:
+def _texts(
+    request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None, calibrating: Calibrating | None
+) -> Job[list[list[int]] | None]:
     """The texts to measure fidelity on, None where there is to be none or can be none."""
     if not request.fidelity:
         return None
-    tokenizer = open_tokenizer(checkpoint.path, special_tokens_of(checkpoint))
     if tokenizer is None:
         yield Note("No fidelity is measured: the model has no tokenizer.")
         return None
@@ -228,50 +256,10 @@ def _texts(request: QuantizeRequest, checkpoint: Checkpoint) -> Job[list[list[in
         texts = texts_of_file(request.fidelity_text, tokenizer, checkpoint.config.max_context)
     else:
         texts = bundled_texts(tokenizer, checkpoint.config.max_context)
-    if any(token >= checkpoint.config.vocab_size for text in texts for token in text):
+    if calibrating is not None:
+        what = "The bundled held-out text" if request.fidelity_text is None else str(request.fidelity_text)
+        refuse_overlap(measured_content(request.fidelity_text), calibrating.record, what=what)
+    if _has_unknown_tokens(texts, checkpoint):
         yield Note("No fidelity is measured: the tokenizer has tokens that the model does not know.")
         return None
     return texts
-
-
-def _write(
-    plan: _Plan, request: QuantizeRequest, fidelity: Fidelity | None, watch: Stopwatch
-) -> Job[Divergence | None]:
-    blocks = weight_blocks(plan.checkpoint.config)
-    divergence = None
-    read = partial(_quantised, plan, request.rounding)
-    resumed = resumable_checkpoint(plan.place, plan.contents, blocks, identity=plan.identity, force=request.force)
-    try:
-        with resumed as writer:
-            if writer.n_found:
-                yield Note(f"Going on after {writer.n_found} of {len(blocks)} blocks, which an earlier run finished.")
-            yield Progress("quantize", 0, len(blocks), "blocks")
-            for number, block in enumerate(blocks):
-                with watch:
-                    if not writer.has(number):
-                        writer.write(number, read)
-                    if fidelity is not None:
-                        divergence = fidelity.add(_read(plan.checkpoint, block), writer.weights(number))
-                yield Progress("quantize", number + 1, len(blocks), "blocks")
-    except KeyboardInterrupt:
-        yield Note("Stopped. Finished blocks are kept: the same command goes on from there.")
-        raise
-    return divergence
-
-
-def _read(checkpoint: Checkpoint, block: tuple[str, ...]) -> dict[str, Weight]:
-    return {name: checkpoint.weight(name) for name in block}
-
-
-def _quantised(plan: _Plan, rounding: str, name: str) -> Weight:
-    _check_finite(plan.checkpoint, name)
-    weight, storage = plan.checkpoint.weight(name), plan.storages[name]
-    if storage.scheme == PLAIN:
-        return weight
-    (matrix,) = weight.parts.values()
-    return roundings[rounding].quantize(matrix, quantized(storage.scheme), storage.group_size)
-
-
-def _check_finite(checkpoint: Checkpoint, name: str) -> None:
-    for piece in checkpoint.pieces(name):
-        piece.check_finite()

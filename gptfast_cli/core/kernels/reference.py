@@ -8,7 +8,7 @@ spelled out in operations that round alike wherever in a tensor an element stand
 (Products under 12 columns wide escape the first habit; no head or layer of a real model is that narrow.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 
 import torch
@@ -35,6 +35,10 @@ SCHEMES: Mapping[str, Scheme] = dict(schemes)  # a plain one: a compiler cannot 
 class Reference:
     """See Backend."""
 
+    def __init__(self, product: "Callable[[Tensor, Linear], Tensor] | None" = None) -> None:
+        """`product` takes the place of `linear`: whatever a model multiplies with a matrix passes through it."""
+        self._product = linear if product is None else product
+
     def embed(self, tokens: Tensor, embedding: Weight, dtype: torch.dtype) -> Tensor:
         """See Backend."""
         return SCHEMES[embedding.scheme].rows(embedding, tokens, dtype)
@@ -44,7 +48,7 @@ class Reference:
     ) -> Tensor:
         """See Backend."""
         # [batch, time, all heads, head_dim]
-        heads = torch.unflatten(linear(rms_norm(x, norm), qkv), -1, (-1, spec.head_dim))
+        heads = torch.unflatten(self._product(rms_norm(x, norm), qkv), -1, (-1, spec.head_dim))
         q, k, v = heads.split_with_sizes([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads], dim=2)
         write(cache, rotate(k, place), v, place.positions)
         return rotate(q, place)
@@ -66,20 +70,20 @@ class Reference:
 
     def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
         """See Backend."""
-        return residual + linear(heads, output)
+        return residual + self._product(heads, output)
 
     def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm) -> Tensor:
         """See Backend."""
-        gate, up = linear(rms_norm(x, norm), gate_up).chunk(2, dim=-1)
+        gate, up = self._product(rms_norm(x, norm), gate_up).chunk(2, dim=-1)
         return silu(gate) * up
 
     def down(self, hidden: Tensor, down: Linear, *, residual: Tensor) -> Tensor:
         """See Backend."""
-        return residual + linear(hidden, down)
+        return residual + self._product(hidden, down)
 
     def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:
         """See Backend."""
-        return linear(rms_norm(x, norm), head).float()
+        return self._product(rms_norm(x, norm), head).float()
 
 
 def write(cache: LayerCache, k: Tensor, v: Tensor, positions: Tensor) -> None:

@@ -21,8 +21,7 @@ _BUNDLED = "heldout.txt"
 
 def bundled_documents(tokenizer: Tokenizer, max_context: int) -> Iterator[list[int]]:
     """Each of the bundled documents with its beginning-of-sequence token, as far as a model's context holds it."""
-    documents = (importlib.resources.files("gptfast_cli") / "bundled" / _BUNDLED).read_text(encoding="utf-8")
-    texts = (tokenizer.encode(document) for document in documents.strip().split("\n\n"))
+    texts = (tokenizer.encode(document) for document in measured_content(None).strip().split("\n\n"))
     return (text[:max_context] for text in texts)
 
 
@@ -46,14 +45,20 @@ def texts_of_file(file: Path, tokenizer: Tokenizer, max_context: int) -> list[li
 
     Raises UsageError where the file cannot be read, is no UTF-8, or has no two tokens.
     """
-    content = read_text(file)
     bos = tokenizer.encode("")
-    tokens = tokenizer.encode(content[: N_POSITIONS * 64], bos=False)  # no token of a text is longer on average
+    tokens = tokenizer.encode(measured_content(file), bos=False)
     n = min(_WINDOW, max_context) - len(bos)
     texts = _first_positions([*bos, *tokens[first : first + n]] for first in range(0, len(tokens), n))
     if not texts:
         raise UsageError(f"{file}: is too short to measure on.", "Take a text of a page or more.")
     return texts
+
+
+def measured_content(file: Path | None) -> str:
+    """As much of a file's text as is looked at, or the bundled text; raises UsageError as `texts_of_file`."""
+    if file is None:
+        return (importlib.resources.files("gptfast_cli") / "bundled" / _BUNDLED).read_text(encoding="utf-8")
+    return read_text(file)[: N_POSITIONS * 64]  # no token of a text is longer on average
 
 
 def _first_positions(texts: Iterator[list[int]]) -> list[list[int]]:

@@ -23,18 +23,28 @@ class DecoderLayer:
 
     def __call__(self, x: Tensor, layer: LayerWeights, *, place: Placement, cache: LayerCache) -> Tensor:
         """Run x [batch, time, dim] through a layer, writing keys and values into its cache: x again."""
-        backend, spec, eps = self.backend, self.attention, self.norm_eps
+        return self.feed_forward(self.join(x, self.heads(x, layer, place=place, cache=cache), layer), layer)
+
+    def heads(self, x: Tensor, layer: LayerWeights, *, place: Placement, cache: LayerCache) -> Tensor:
+        """The first part, in which tokens see one another: what the heads make of that, [batch, time, q_dim]."""
+        backend, spec = self.backend, self.attention
         with phase("project_qkv"):
-            norm = Norm(layer.attention_norm, eps)
+            norm = Norm(layer.attention_norm, self.norm_eps)
             q = backend.project_qkv(x, layer.qkv, norm=norm, place=place, cache=cache, spec=spec)
         with phase("attend"):
-            heads = backend.attend(q, cache, place=place, spec=spec)
+            return backend.attend(q, cache, place=place, spec=spec)
+
+    def join(self, x: Tensor, heads: Tensor, layer: LayerWeights) -> Tensor:
+        """The second part: x with what the heads add to it."""
         with phase("project_output"):
-            x = self._summed(backend.project_output(heads, layer.attention_output, residual=self._once(x)))
+            return self._summed(self.backend.project_output(heads, layer.attention_output, residual=self._once(x)))
+
+    def feed_forward(self, x: Tensor, layer: LayerWeights) -> Tensor:
+        """The third part, each token by itself: x with what the feed-forward network adds to it."""
         with phase("gate_up"):
-            hidden = backend.gate_up(x, layer.gate_up, norm=Norm(layer.ffn_norm, eps))
+            hidden = self.backend.gate_up(x, layer.gate_up, norm=Norm(layer.ffn_norm, self.norm_eps))
         with phase("down"):
-            return self._summed(backend.down(hidden, layer.down, residual=self._once(x)))
+            return self._summed(self.backend.down(hidden, layer.down, residual=self._once(x)))
 
     def _once(self, residual: Tensor) -> Tensor:
         """The residual on one rank, and nothing on the others: what they have is summed up."""

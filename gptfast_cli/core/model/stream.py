@@ -7,13 +7,15 @@ had, and those of a model that is only being made.
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.formats import Weight
-from gptfast_cli.core.kernels import KEY_BLOCK, Backend, FloatCache, Linear, Norm, Placement
+from gptfast_cli.core.kernels import KEY_BLOCK, Backend, FloatCache, LayerCache, Linear, Norm, Placement
 from gptfast_cli.core.model.layer import decoder_layer
 from gptfast_cli.core.model.rope import frequencies, rotation
 from gptfast_cli.core.model.weights import LayerWeights
@@ -35,18 +37,33 @@ class _Batch:
     x: Tensor  # [batch, time, dim]
 
 
+class Operation(Protocol):
+    """A layer or a part of one: x [batch, time, dim] becomes x, beginning with an empty cache."""
+
+    def __call__(self, x: Tensor, *, place: Placement, cache: LayerCache) -> Tensor:
+        """What comes out of it."""
+        ...
+
+
 class Stream:
     """The hidden states of texts, each at its own beginning: `embed`, `layer` once for each, then `logits`."""
 
     def __init__(
-        self, config: ModelConfig, texts: Sequence[Sequence[int]], *, backend: Backend, device: torch.device
+        self,
+        config: ModelConfig,
+        texts: Sequence[Sequence[int]],
+        *,
+        backend: Backend,
+        device: torch.device,
+        filled_up: bool = True,
     ) -> None:
+        """`filled_up`: texts of different lengths go side by side, the shorter ones filled up with other tokens."""
         self._config = config
         self._backend = backend
         self._layer = decoder_layer(config, backend)
         self._frequencies = frequencies(config.head_dim, config.rope).to(device)
         self._device = device
-        self._batches = [self._batch(texts, numbers) for numbers in _alike(texts)]
+        self._batches = [self._batch(texts, numbers) for numbers in _alike(texts, filled_up=filled_up)]
 
     @torch.inference_mode()
     def embed(self, embedding: Weight, dtype: torch.dtype) -> None:
@@ -54,9 +71,13 @@ class Stream:
         for batch in self._batches:
             batch.x = self._backend.embed(batch.tokens, embedding, dtype)
 
-    @torch.inference_mode()
     def layer(self, weights: LayerWeights) -> None:
         """Go through the next layer."""
+        self.run(partial(self._layer, layer=weights))
+
+    @torch.inference_mode()
+    def run(self, operation: Operation) -> None:
+        """Put what an operation makes of the states of each batch in their place."""
         for batch in self._batches:
             n_rows, time = batch.tokens.shape
             at = torch.arange(time, device=self._device).expand(n_rows, time)
@@ -64,7 +85,7 @@ class Stream:
             n_keys = -(-time // KEY_BLOCK) * KEY_BLOCK
             shape = (n_rows, self._config.n_kv_heads, n_keys, self._config.head_dim)
             cache = FloatCache(batch.x.new_zeros(shape), batch.x.new_zeros(shape))
-            batch.x = self._layer(batch.x, weights, place=place, cache=cache)
+            batch.x = operation(batch.x, place=place, cache=cache)
 
     def copy(self) -> "Stream":
         """Another one that stands where this one does, and goes its own way from here."""
@@ -101,12 +122,13 @@ class Stream:
         return _Batch(numbers, lengths, tokens.to(self._device), torch.empty(0, device=self._device))
 
 
-def _alike(texts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Batches of texts whose lengths are near one another, so that little is filled up."""
+def _alike(texts: Sequence[Sequence[int]], *, filled_up: bool) -> Iterator[list[int]]:
+    """Batches of texts whose lengths are near one another, so that little is filled up; or are the same."""
     batch: list[int] = []
     for number in sorted(range(len(texts)), key=lambda number: len(texts[number])):
         assert texts[number]
-        if batch and len(texts[number]) * (len(batch) + 1) > _BATCH_TOKENS:
+        is_full = len(texts[number]) * (len(batch) + 1) > _BATCH_TOKENS
+        if batch and (is_full or (len(texts[number]) > len(texts[batch[0]]) and not filled_up)):
             yield batch
             batch = []
         batch.append(number)

@@ -1,10 +1,13 @@
-"""Matrices cut into the groups that share a grid."""
+"""Matrices cut into the groups that share a grid, and into blocks of rows."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
 from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.formats import QuantizedScheme, Weight
 
 
 def in_groups(matrix: Tensor, group_size: int | None) -> Tensor:
@@ -26,3 +29,26 @@ def ranges(groups: Tensor) -> tuple[Tensor, Tensor]:
             "The model is damaged: fetch it again, or tell its makers.",
         )
     return low, high
+
+
+def in_row_blocks(
+    matrix: Tensor,
+    scheme: QuantizedScheme,
+    group_size: int | None,
+    quantize: Callable[[Tensor], Weight],
+    *,
+    block_elements: int,
+) -> Weight:
+    """A matrix as a weight of a scheme, from `quantize` a block of its rows at a time.
+
+    So what is held beside the matrix and the weight stays small; a block has `block_elements`, or one row.
+    """
+    shape = (matrix.shape[0], matrix.shape[1])
+    outline = scheme.outline(shape, group_size)
+    parts = {name: torch.empty_like(part, device=matrix.device) for name, part in outline.parts.items()}
+    n_rows = max(1, block_elements // matrix.shape[-1])
+    for first in range(0, len(matrix), n_rows):
+        rows = slice(first, first + n_rows)
+        for name, part in quantize(matrix[rows]).parts.items():
+            parts[name][rows] = part
+    return Weight(outline.scheme, shape, parts)

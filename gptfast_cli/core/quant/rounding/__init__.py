@@ -1,6 +1,7 @@
 """Roundings: how codes and grids are chosen for a matrix. One file each; any goes with any quantised scheme."""
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -18,6 +19,46 @@ class Rounding(Protocol):
         or infinity.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a matrix was multiplied with in a text.
+
+    moments:  [in_features, in_features] float32, the mean of x x^T over the tokens that reached the matrix
+    n_tokens: how many did
+    """
+
+    moments: Tensor
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compensation:
+    """How a calibrated rounding goes about it.
+
+    damping:    what is added to the diagonal of the moments, as a share of its mean
+    block_size: columns after which what their errors ask for is passed on to all that follow
+    """
+
+    damping: float = 0.01
+    block_size: int = 128
+
+
+@runtime_checkable
+class CalibratedRounding(Rounding, Protocol):
+    """A rounding that looks at what matrices are multiplied with; without that knowledge it does as `search` does."""
+
+    def given(self, inputs: Inputs, compensation: Compensation) -> Rounding:
+        """The rounding of matrices that are multiplied with such inputs.
+
+        Its `quantize` raises UnusableInputsError where nothing can be learned from them.
+        """
+        ...
+
+
+class UnusableInputsError(Exception):
+    """Inputs that a rounding can make nothing of; says why."""
 
 
 roundings: Plugs[Rounding] = Plugs(__name__)

@@ -1,0 +1,116 @@
+"""The text that a calibrated rounding learns from: the bundled one, a file's, or that of lm_eval's tasks."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptfast_cli.bundled.recipe import corpus
+from gptfast_cli.core.checkpoints.manifest import CalibrationText
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.jobs.task_text import documents_of_tasks
+from gptfast_cli.core.measure.held_out import read_text
+from gptfast_cli.core.measure.overlap import sketch
+from gptfast_cli.core.quant.rounding import Compensation
+from gptfast_cli.core.tokenizers import Tokenizer
+
+_BUNDLED = "bundled"
+_SEQ_LENGTH = 512
+_TOKEN_CHARACTERS = 64  # no token of a text is longer on average
+
+_TOKENS_PER_COLUMN = 12
+"""Tokens to learn from where nobody says how many texts, for each column of the widest matrix: 67,584 for 5,632."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationOptions:
+    """What to learn from, and how, as a person asks for it; None takes the usual.
+
+    text, tasks: a text file or "bundled", which is the usual; or tasks of lm_eval, `wikitext,lambada`
+    limit:       texts that are read; the usual is as many as have 12 tokens for each column of the widest matrix
+    seq_length:  tokens of a text, 512; a longer document is cut into several
+    damping, block_size: see Compensation
+    """
+
+    text: str | None = None
+    tasks: str | None = None
+    limit: int | None = None
+    seq_length: int | None = None
+    damping: float | None = None
+    block_size: int | None = None
+
+    @property
+    def compensation(self) -> Compensation:
+        """How a rounding goes about it."""
+        usual = Compensation()
+        return Compensation(self.damping or usual.damping, self.block_size or usual.block_size)
+
+    def check(self) -> None:
+        """Raise UsageError for what cannot be."""
+        if self.text is not None and self.tasks is not None:
+            raise UsageError("--calibration and --calibration-tasks exclude each other.", "Leave out one of them.")
+        for option, value, least in (
+            ("--calibration-limit", self.limit, 1),
+            ("--calibration-seq-length", self.seq_length, 2),
+            ("--blocksize", self.block_size, 1),
+        ):
+            if value is not None and value < least:
+                raise UsageError(f"{option} {value}: it must be {least} or more.", "Leave it out for the usual value.")
+        if self.damping is not None and not 0 < self.damping <= 1:
+            raise UsageError(f"--percdamp {self.damping:g}: it must be above 0 and at most 1.", "Leave it out for .01.")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrating:
+    """Texts as token ids, each with its beginning-of-sequence token, and what a manifest says of them."""
+
+    texts: list[list[int]]
+    record: CalibrationText
+
+
+def read_calibration(options: CalibrationOptions, tokenizer: Tokenizer, config: ModelConfig) -> Calibrating:
+    """Read as much as there is to learn from, or as is wanted.
+
+    Raises UsageError where it cannot be read, is too short or needs lm_eval, which is not installed; NetworkError.
+    """
+    source, documents = _documents(options)
+    n = min(options.seq_length or _SEQ_LENGTH, config.max_context)
+    usual = _TOKENS_PER_COLUMN * max(config.dim, config.q_dim, config.ffn_dim)
+    n_wanted = n * options.limit if options.limit else usual
+    texts: list[list[int]] = []
+    used: list[str] = []
+    n_tokens = 0
+    for document in documents:
+        used.append(document)
+        for text in _cut(tokenizer, document[: _TOKEN_CHARACTERS * n_wanted], n):
+            if n_tokens < n_wanted and (options.limit is None or len(texts) < options.limit):
+                texts.append(text)
+                n_tokens += len(text)
+        if n_tokens >= n_wanted or len(texts) == options.limit:
+            break
+    if not texts:
+        raise UsageError(f"{source}: is too short to calibrate on.", "Take a text of several pages.")
+    content = "\n\n".join(used)
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    return Calibrating(texts, CalibrationText(source, sha256, n_tokens, sketch(content)))
+
+
+def _documents(options: CalibrationOptions) -> tuple[str, Iterable[str]]:
+    """What the text is called, and its documents."""
+    if options.tasks is not None:
+        return options.tasks, documents_of_tasks([name.strip() for name in options.tasks.split(",")])
+    if options.text is None or options.text == _BUNDLED:
+        return _BUNDLED, (document.text for document in corpus.calibration())
+    file = Path(options.text).expanduser()
+    return file.name, [read_text(file)]
+
+
+def _cut(tokenizer: Tokenizer, document: str, n_tokens: int) -> Iterator[list[int]]:
+    """A document in texts of at most `n_tokens`; what is left at its end is one where it has two tokens."""
+    bos = tokenizer.encode("")
+    n = n_tokens - len(bos)
+    tokens = tokenizer.encode(document, bos=False)
+    for first in range(0, len(tokens), n):
+        if len(tokens) - first > 1:
+            yield [*bos, *tokens[first : first + n]]

@@ -1,0 +1,99 @@
+"""Writing a quantised model block by block, with what it cost measured on the way."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
+from gptfast_cli.core.checkpoints.contents import Contents
+from gptfast_cli.core.checkpoints.resumable import resumable_checkpoint
+from gptfast_cli.core.events import Job, Note, Progress
+from gptfast_cli.core.formats import Weight
+from gptfast_cli.core.formats.plain import NAME as PLAIN
+from gptfast_cli.core.measure.divergence import Divergence
+from gptfast_cli.core.measure.fidelity import Fidelity
+from gptfast_cli.core.model.weights import weight_blocks
+from gptfast_cli.core.quant.allocation import Storage
+from gptfast_cli.core.quant.rounder import FALLBACK, OutputError, Rounder
+from gptfast_cli.core.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is going to be done; `key` has everything that the bytes which come out hang on."""
+
+    checkpoint: Checkpoint
+    storages: Mapping[str, Storage]
+    contents: Contents
+    place: Path
+    key: str
+
+    @property
+    def identity(self) -> str:
+        """By which a later run knows that what is left here is of the same work."""
+        return hashlib.sha256(self.key.encode()).hexdigest()[:16]
+
+
+def write_blocks(
+    plan: Plan, rounder: Rounder, fidelity: Fidelity | None, watch: Stopwatch, *, force: bool
+) -> Job[Divergence | None]:
+    """Quantise and write what an earlier run has not, and go through all of it for what it cost.
+
+    Raises CorruptError with file and tensor where weights are NaN or infinite, UsageError, DiskFullError.
+    """
+    blocks = weight_blocks(plan.checkpoint.config)
+    divergence = None
+    resumed = resumable_checkpoint(plan.place, plan.contents, blocks, identity=plan.identity, force=force)
+    try:
+        with resumed as writer:
+            if writer.n_found:
+                yield Note(f"Going on after {writer.n_found} of {len(blocks)} blocks, which an earlier run finished.")
+            yield Progress("quantize", 0, len(blocks), "blocks")
+            for number, block in enumerate(blocks):
+                seconds = watch.seconds
+                with watch:
+                    if rounder.calibration is not None:
+                        is_there = writer.has(number)
+                        rounder.calibration.enter(writer.weights(number) if is_there else _read(plan.checkpoint, block))
+                    if not writer.has(number):
+                        writer.write(number, partial(_quantised, plan, rounder))
+                    if rounder.calibration is not None:
+                        rounder.calibration.leave()
+                    if fidelity is not None:
+                        divergence = fidelity.add(_read(plan.checkpoint, block), writer.weights(number))
+                yield from _told(f"layer {number} of {len(blocks) - 2}", rounder.take_errors(), watch.seconds - seconds)
+                yield Progress("quantize", number + 1, len(blocks), "blocks")
+    except KeyboardInterrupt:
+        yield Note("Stopped. Finished blocks are kept: the same command goes on from there.")
+        raise
+    return divergence
+
+
+def _read(checkpoint: Checkpoint, block: tuple[str, ...]) -> dict[str, Weight]:
+    return {name: checkpoint.weight(name) for name in block}
+
+
+def _quantised(plan: Plan, rounder: Rounder, name: str) -> Weight:
+    _check_finite(plan.checkpoint, name)
+    weight, storage = plan.checkpoint.weight(name), plan.storages[name]
+    if storage.scheme == PLAIN:
+        return weight
+    (matrix,) = weight.parts.values()
+    return rounder.quantize(name, matrix, storage)
+
+
+def _told(layer: str, errors: Sequence[OutputError], seconds: float) -> Iterator[Note]:
+    """What a person should know of a layer whose errors are known."""
+    for error in errors:
+        if error.fallback is not None:
+            yield Note(f"{error.name}: rounded by {FALLBACK}, as {error.fallback}.")
+    if errors:
+        by_matrix = ", ".join(f"{error.name.split('.')[2]} {error.relative:.1%}" for error in errors)
+        yield Note(f"{layer}: {seconds:.1f} s, off by {by_matrix}")
+
+
+def _check_finite(checkpoint: Checkpoint, name: str) -> None:
+    for piece in checkpoint.pieces(name):
+        piece.check_finite()
