@@ -1,6 +1,7 @@
 """`gptfast quantize`: writes a model anew with fewer bits a weight, and measures what that costs."""
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -15,10 +16,13 @@ from gptfast_cli.commands.quantize_options import (
     FidelityTextOption,
     GroupSizeOption,
     HeadOption,
+    LayersOption,
     ModeOption,
     OutOption,
     PercdampOption,
     RoundingOption,
+    TargetKldOption,
+    TargetSizeOption,
 )
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.quant.mode import read_mode
@@ -47,6 +51,9 @@ def quantize(
     groupsize: GroupSizeOption = None,
     head: HeadOption = None,
     embeddings: EmbeddingsOption = None,
+    layers: LayersOption = None,
+    target_size: TargetSizeOption = None,
+    target_kld: TargetKldOption = None,
     rounding: RoundingOption = None,
     calibration: CalibrationOption = None,
     calibration_tasks: CalibrationTasksOption = None,
@@ -74,18 +81,24 @@ def quantize(
     """
     if no_fidelity and fidelity_text is not None:
         raise UsageError("--no-fidelity and --fidelity-text exclude each other.", "Leave out one of them.")
+    _check_choice(context, {"--layers": layers, "--target-size": target_size, "--target-kld": target_kld})
     scheme, rounding = read_mode(mode, rounding)
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         from gptfast_cli.core.decode.building import Placing
+        from gptfast_cli.core.jobs.allocating import Goal
         from gptfast_cli.core.jobs.calibration_text import CalibrationOptions
         from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
         from gptfast_cli.core.quant.allocation import AllocationOptions
 
+        goal = None
+        if target_size is not None or target_kld is not None:
+            goal = Goal(None if target_size is None else int(target_size * 1e9), target_kld)
         request = QuantizeRequest(
             settings=load_settings(),
             model=model_given(context, model_argument, model),
-            storage=AllocationOptions(scheme, groupsize, head=head, embeddings=embeddings),
+            storage=AllocationOptions(scheme, groupsize, head, embeddings, layers),
             rounding=rounding,
+            goal=goal,
             calibration=CalibrationOptions(
                 text=calibration,
                 tasks=calibration_tasks,
@@ -112,3 +125,16 @@ def quantize(
         sys.stdout.write(f"{quantized.path}\n")
         if not quiet:
             write_quantized(quantized, sys.stderr)
+
+
+def _check_choice(context: typer.Context, options: Mapping[str, object]) -> None:
+    """Raise UsageError where what layers get is said in two ways."""
+    given = [flag for flag, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} exclude each other.", "Leave out one of them.")
+    source = context.get_parameter_source("mode")
+    if given and given[0] != "--layers" and source is not None and source.name == "COMMANDLINE":
+        raise UsageError(
+            f"--mode and {given[0]} exclude each other: schemes are chosen.",
+            "Leave out --mode; how integers are chosen says --rounding.",
+        )

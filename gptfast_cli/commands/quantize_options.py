@@ -8,7 +8,8 @@ import typer
 from gptfast_cli.core.quant.mode import modes, roundings_by_name
 from gptfast_cli.options import complete_file, complete_folder, complete_scheme
 
-_CALIBRATION = "Calibration, for gptq"
+_CHOICE = "Layer by layer"
+_CALIBRATION = "Text to learn from, for gptq and for targets"
 
 
 def _complete_mode() -> list[str]:
@@ -54,6 +55,31 @@ EmbeddingsOption = Annotated[
     str | None,
     typer.Option(
         metavar="SCHEME", autocompletion=complete_scheme, show_default="int8", help="Scheme of the embeddings."
+    ),
+]
+LayersOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHOICE",
+        rich_help_panel=_CHOICE,
+        show_default="--mode for all",
+        help="Schemes of single layers: 0-3=int8,*=int4.",
+    ),
+]
+TargetSizeOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="GB",
+        rich_help_panel=_CHOICE,
+        help="Give each layer its scheme so that the weights take no more than this, and lose least.",
+    ),
+]
+TargetKldOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NATS",
+        rich_help_panel=_CHOICE,
+        help="Give each layer its scheme so that the model loses no more than this, and is smallest.",
     ),
 ]
 RoundingOption = Annotated[

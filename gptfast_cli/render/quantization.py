@@ -7,6 +7,7 @@ from typing import TextIO
 from gptfast_cli.core.jobs.quantize import Quantized
 from gptfast_cli.core.measure.divergence import Divergence
 from gptfast_cli.core.quant.sizes import PartSize
+from gptfast_cli.render import allocation
 from gptfast_cli.render.block import write_block
 from gptfast_cli.render.json import finite
 from gptfast_cli.render.numbers import count, duration, nats, share, size
@@ -27,6 +28,7 @@ def document(quantized: Quantized) -> dict[str, object]:
         "bytes_before": quantized.n_bytes_before,
         "bits_per_weight": quantized.bits_per_weight,
         "parts": [asdict(part) for part in quantized.parts],
+        "allocation": quantized.chosen and allocation.document(quantized.chosen),
         "is_written": quantized.is_written,
         "fidelity": finite(fidelity),
         "seconds": quantized.seconds,
@@ -35,7 +37,10 @@ def document(quantized: Quantized) -> dict[str, object]:
 
 
 def write_sizes(quantized: Quantized, stream: TextIO) -> None:
-    """Write the table of sizes before and after, part by part."""
+    """Write the table of sizes before and after, part by part, below that of the layers where these were chosen."""
+    if quantized.chosen is not None:
+        allocation.write_choice(quantized.chosen, stream)
+        stream.write("\n")
     whole = PartSize(quantized.name, "", quantized.n_params, quantized.n_bytes_before, quantized.n_bytes)
     rows = [
         (each.part, each.scheme, count(each.n_params), size(each.n_bytes_before), size(each.n_bytes))
@@ -46,6 +51,8 @@ def write_sizes(quantized: Quantized, stream: TextIO) -> None:
 
 def write_quantized(quantized: Quantized, stream: TextIO) -> None:
     """Write the block of numbers, within 80 columns, and what the last of them means."""
+    if quantized.chosen is not None:
+        allocation.write_choice(quantized.chosen, stream)
     write_block(_lines(quantized), stream)
     stream.write(f"{quantized.name} is now the current model.\n")
 

@@ -1,7 +1,7 @@
 """Choosing what each layer gets: under a size, the least KLD; under a KLD, the least size."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -13,6 +13,7 @@ from gptfast_cli.core.formats import Weight
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.kernels.reference import Reference
 from gptfast_cli.core.measure.fidelity import Fidelity
+from gptfast_cli.core.measure.held_out import first_positions
 from gptfast_cli.core.measure.sensitivity import Sensitivity
 from gptfast_cli.core.model.weights import layer_of, weight_blocks, weight_shapes
 from gptfast_cli.core.quant.allocation import (
@@ -24,9 +25,15 @@ from gptfast_cli.core.quant.allocation import (
     storage_of,
 )
 from gptfast_cli.core.quant.budget import Choice, Option, frontier
+from gptfast_cli.core.quant.rounder import Rounder
+
+N_POSITIONS = 1024
+"""Positions to measure at: enough to tell layers apart; every layer goes through all of them, once for each scheme."""
 
 CANDIDATES: Final = ("int4", "int8", PLAIN)
 """Schemes that a layer may get, the smallest first."""
+
+_DTYPE = torch.float32  # rounding of the arithmetic in bfloat16 costs as much as a layer in int8
 
 _MARGIN = 0.95  # of the KLD that a choice may be predicted to cost, after one that came out higher
 
@@ -42,19 +49,24 @@ class Goal:
     n_bytes: int | None = None
     kld: float | None = None
 
+    def check(self) -> None:
+        """Raise UsageError for what no model can have."""
+        for option, value in (("--target-size", self.n_bytes), ("--target-kld", self.kld)):
+            if value is not None and not value > 0:
+                raise UsageError(f"{option} must be above 0.", "Such as --target-size 3.5, or --target-kld 0.01.")
+
 
 @dataclass(frozen=True, slots=True)
 class Means:
     """What it is measured with.
 
-    texts:    token ids, two or more each
-    quantise: a weight of the model by its name, stored so
+    texts:    token ids, two or more each, of which the first N_POSITIONS positions are taken
+    rounder:  how integers are chosen; without a calibration, of which there would have to be one for each way
     """
 
-    texts: Sequence[Sequence[int]]
+    texts: Sequence[list[int]]
     device: torch.device
-    dtype: torch.dtype
-    quantise: Callable[[str, Storage], Weight]
+    rounder: Rounder
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,8 @@ def choose(checkpoint: Checkpoint, options: AllocationOptions, goal: Goal, means
     Of `options` it takes the size of groups and the ends. Where the parts together cost more than a goal allows, though
     their sum does not, the next choice is held to less. Raises UsageError where no choice reaches the goal.
     """
+    goal.check()
+    means = replace(means, texts=first_positions(iter(means.texts), N_POSITIONS))
     config = checkpoint.config
     candidates = [storage_of("--mode", scheme, options.group_size) for scheme in CANDIDATES]
     embedding, head = options.ends(config, USUAL_ENDS)
@@ -129,8 +143,8 @@ def _sensitivity(
 ) -> Job[tuple[Mapping[tuple[int, Storage], float], float]]:
     """The KLD of each layer in each storage, and that of both ends."""
     config, texts, backend = checkpoint.config, means.texts, Reference()
-    sensitivity = Sensitivity(config, texts, backend=backend, device=means.device, dtype=means.dtype)
-    fidelity = Fidelity(config, texts, backend=backend, device=means.device, dtype=means.dtype)
+    sensitivity = Sensitivity(config, texts, backend=backend, device=means.device, dtype=_DTYPE)
+    fidelity = Fidelity(config, texts, backend=backend, device=means.device, dtype=_DTYPE)
     storages = [storage for storage in candidates if storage.scheme != PLAIN]
     blocks = weight_blocks(config)
     klds: Mapping[tuple[int, Storage], float] = {}
@@ -153,7 +167,7 @@ def _sensitivity(
 
 def _measured(checkpoint: Checkpoint, allocation: Allocation, means: Means) -> Job[float]:
     """The KLD of a whole allocation."""
-    fidelity = Fidelity(checkpoint.config, means.texts, backend=Reference(), device=means.device, dtype=means.dtype)
+    fidelity = Fidelity(checkpoint.config, means.texts, backend=Reference(), device=means.device, dtype=_DTYPE)
     blocks = weight_blocks(checkpoint.config)
     result = None
     for number, names in enumerate(blocks):
@@ -166,8 +180,14 @@ def _measured(checkpoint: Checkpoint, allocation: Allocation, means: Means) -> J
 
 
 def _stored(block: Mapping[str, Weight], allocation: Allocation, means: Means) -> dict[str, Weight]:
-    storages = {name: allocation.storage(name, weight.shape) for name, weight in block.items()}
-    return {name: block[name] if at.scheme == PLAIN else means.quantise(name, at) for name, at in storages.items()}
+    def stored(name: str, weight: Weight) -> Weight:
+        storage = allocation.storage(name, weight.shape)
+        if storage.scheme == PLAIN:
+            return weight
+        (matrix,) = weight.parts.values()
+        return means.rounder.quantize(name, matrix, storage)
+
+    return {name: stored(name, weight) for name, weight in block.items()}
 
 
 def _layer_bytes(checkpoint: Checkpoint, layer: int, storage: Storage) -> int:

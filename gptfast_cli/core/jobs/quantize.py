@@ -23,6 +23,7 @@ from gptfast_cli.core.device import dtype_name, peak_memory_bytes, pick_device, 
 from gptfast_cli.core.errors import DiskFullError, UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.formats.plain import NAME as PLAIN
+from gptfast_cli.core.jobs.allocating import Chosen, Goal, Means, choose
 from gptfast_cli.core.jobs.calibration_text import Calibrating, CalibrationOptions, read_calibration
 from gptfast_cli.core.jobs.quantize_blocks import Plan, write_blocks
 from gptfast_cli.core.jobs.tokenizer_copy import tokenizer_copy
@@ -32,7 +33,7 @@ from gptfast_cli.core.measure.fidelity import Fidelity
 from gptfast_cli.core.measure.held_out import bundled_texts, measured_content, texts_of_file
 from gptfast_cli.core.measure.overlap import refuse_overlap
 from gptfast_cli.core.model.weights import weight_shapes
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quant.allocation import Allocation, AllocationOptions
 from gptfast_cli.core.quant.calibration import Calibration
 from gptfast_cli.core.quant.mode import NEAREST
 from gptfast_cli.core.quant.rounder import FALLBACK, Rounder
@@ -49,7 +50,8 @@ class QuantizeRequest:
 
     model:         None takes the current one
     rounding:      how integers are chosen, such as "nearest"
-    calibration:   what a calibrated rounding learns from; with another one it must be left as it is
+    goal:          what the whole may weigh or cost, under which each layer gets its scheme; None is as `storage` says
+    calibration:   what a calibrated rounding learns from and a goal is measured on; else it must be left as it is
     out:           the folder to write; None is the store, under the model's name and `:int4-g32` or the like
     force:         replace a checkpoint that is there already
     dry_run:       tell the sizes and write nothing
@@ -61,6 +63,7 @@ class QuantizeRequest:
     model: str | None = None
     storage: AllocationOptions = AllocationOptions("int8")
     rounding: str = NEAREST
+    goal: Goal | None = None
     calibration: CalibrationOptions = CalibrationOptions()
     out: Path | None = None
     force: bool = False
@@ -74,6 +77,7 @@ class QuantizeRequest:
 class Quantized:
     """The checkpoint that was written, or with a dry run would be; `fidelity` is None where it was not measured.
 
+    chosen:         what each layer got and why, where there was a goal
     fidelity_dtype: what both models computed in for it
     seconds:        of work, fidelity included; peak memory is that of the process
     """
@@ -83,6 +87,7 @@ class Quantized:
     scheme: str
     parts: tuple[PartSize, ...]
     is_written: bool
+    chosen: Chosen | None
     fidelity: Divergence | None
     fidelity_dtype: str
     seconds: float
@@ -127,8 +132,16 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     yield Note(f"Model: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters")
     dtype = pick_dtype(request.placing.dtype, checkpoint.dtype, device)
     tokenizer = open_tokenizer(checkpoint.path, special_tokens_of(checkpoint))
+    _check_plain(found, checkpoint)
     calibrating = _calibrating(request, checkpoint, tokenizer)
-    plan = _plan(request, found, checkpoint, calibrating)
+    chosen = None
+    if request.goal is not None:
+        assert calibrating is not None
+        with watch:
+            means = Means(calibrating.texts, device, _rounder(request))
+            chosen = yield from choose(checkpoint, request.storage, request.goal, means)
+    allocation = request.storage.allocation(checkpoint.config) if chosen is None else chosen.allocation
+    plan = _plan(request, found, checkpoint, allocation, calibrating)
     divergence = None
     if request.dry_run:
         yield from _obstacles(plan, force=request.force)
@@ -138,11 +151,10 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
         fidelity, calibration = None, None
         if texts is not None:
             fidelity = Fidelity(checkpoint.config, texts, backend=Reference(), device=device, dtype=dtype)
-        if calibrating is not None:
+        if calibrating is not None and _is_calibrated(request):
             calibration = Calibration(checkpoint.config, calibrating.texts, device=device, dtype=dtype)
             plan = replace(plan, key=f"{plan.key} {request.calibration} {device} {dtype}")
-        rounder = Rounder(roundings[request.rounding], calibration, request.calibration.compensation)
-        divergence = yield from write_blocks(plan, rounder, fidelity, watch, force=request.force)
+        divergence = yield from write_blocks(plan, _rounder(request, calibration), fidelity, watch, force=request.force)
         write_current(request.settings.home, request.out or plan.contents.name)
     return Quantized(
         path=plan.place,
@@ -150,6 +162,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
         scheme=plan.contents.name.rpartition(":")[2],
         parts=part_sizes(checkpoint, plan.contents, plan.storages),
         is_written=not request.dry_run,
+        chosen=chosen,
         fidelity=divergence,
         fidelity_dtype=dtype_name(dtype),
         seconds=watch.seconds,
@@ -158,12 +171,12 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
 
 
 def _calibrating(request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> Calibrating | None:
-    """What the rounding learns from, None where it does not or nothing is going to be rounded."""
+    """What the rounding learns from and a goal is measured on; None where neither is."""
     if request.rounding not in roundings:
         raise UsageError(
             f"--rounding: there is no rounding called {request.rounding!r}.", f"Roundings: {', '.join(roundings)}."
         )
-    if not isinstance(roundings[request.rounding], CalibratedRounding):
+    if not _is_calibrated(request) and request.goal is None:
         if request.calibration != CalibrationOptions():
             raise UsageError(
                 f"{request.rounding} rounding learns from no text, so the options of a calibration say nothing.",
@@ -171,12 +184,12 @@ def _calibrating(request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: To
             )
         return None
     request.calibration.check()
-    if request.dry_run:
+    if request.dry_run and request.goal is None:
         return None
     if tokenizer is None:
         raise UsageError(
-            f"{request.rounding} rounding learns from a text, and the model has no tokenizer to read one with.",
-            f"Give it one when it is converted (--tokenizer-from), or take --rounding {FALLBACK}.",
+            "It takes a text to learn from, and the model has no tokenizer to read one with.",
+            f"Give it one when it is converted (--tokenizer-from), or take --mode and --rounding {FALLBACK}.",
         )
     calibrating = read_calibration(request.calibration, tokenizer, checkpoint.config)
     if _has_unknown_tokens(calibrating.texts, checkpoint):
@@ -187,17 +200,33 @@ def _calibrating(request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: To
     return calibrating
 
 
+def _is_calibrated(request: QuantizeRequest) -> bool:
+    return isinstance(roundings[request.rounding], CalibratedRounding)
+
+
+def _rounder(request: QuantizeRequest, calibration: Calibration | None = None) -> Rounder:
+    return Rounder(roundings[request.rounding], calibration, request.calibration.compensation)
+
+
 def _has_unknown_tokens(texts: list[list[int]], checkpoint: Checkpoint) -> bool:
     return any(token >= checkpoint.config.vocab_size for text in texts for token in text)
 
 
-def _plan(request: QuantizeRequest, found: Resolved, checkpoint: Checkpoint, calibrating: Calibrating | None) -> Plan:
+def _check_plain(found: Resolved, checkpoint: Checkpoint) -> None:
     if checkpoint.scheme != PLAIN:
         raise UsageError(
             f"{found.name}: is quantised already ({checkpoint.scheme}); a second time would only lose more.",
             "Quantise the model that it was made from.",
         )
-    allocation = request.storage.allocation(checkpoint.config)
+
+
+def _plan(
+    request: QuantizeRequest,
+    found: Resolved,
+    checkpoint: Checkpoint,
+    allocation: Allocation,
+    calibrating: Calibrating | None,
+) -> Plan:
     storages = allocation.of(checkpoint.config)
     if all(storage.scheme == PLAIN for storage in storages.values()):
         raise UsageError("--mode plain leaves every weight as it is.", "Take --mode int8 or --mode int4.")
@@ -216,7 +245,7 @@ def _plan(request: QuantizeRequest, found: Resolved, checkpoint: Checkpoint, cal
         tokenizer=tokenizer_copy(found.path),
         provenance=Provenance(base, revision, f"gptfast {__version__}", request.rounding, learned),
     )
-    key = f"{fingerprint(checkpoint)} {name} {contents.provenance}"
+    key = f"{fingerprint(checkpoint)} {name} {allocation.others} {contents.provenance}"
     place = request.out or open_store(request.settings).place(name)
     return Plan(checkpoint, storages, contents, place, key)
 

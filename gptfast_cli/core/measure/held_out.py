@@ -27,7 +27,7 @@ def bundled_documents(tokenizer: Tokenizer, max_context: int) -> Iterator[list[i
 
 def bundled_texts(tokenizer: Tokenizer, max_context: int) -> list[list[int]]:
     """The first of the bundled documents: N_POSITIONS in all."""
-    return _first_positions(bundled_documents(tokenizer, max_context))
+    return first_positions(bundled_documents(tokenizer, max_context))
 
 
 def read_text(file: Path) -> str:
@@ -48,7 +48,7 @@ def texts_of_file(file: Path, tokenizer: Tokenizer, max_context: int) -> list[li
     bos = tokenizer.encode("")
     tokens = tokenizer.encode(measured_content(file), bos=False)
     n = min(_WINDOW, max_context) - len(bos)
-    texts = _first_positions([*bos, *tokens[first : first + n]] for first in range(0, len(tokens), n))
+    texts = first_positions([*bos, *tokens[first : first + n]] for first in range(0, len(tokens), n))
     if not texts:
         raise UsageError(f"{file}: is too short to measure on.", "Take a text of a page or more.")
     return texts
@@ -61,10 +61,10 @@ def measured_content(file: Path | None) -> str:
     return read_text(file)[: N_POSITIONS * 64]  # no token of a text is longer on average
 
 
-def _first_positions(texts: Iterator[list[int]]) -> list[list[int]]:
-    """Texts up to N_POSITIONS tokens that have one before them; the last is cut there."""
+def first_positions(texts: Iterator[list[int]], n_positions: int = N_POSITIONS) -> list[list[int]]:
+    """Texts up to so many tokens that have one before them; the last is cut there."""
     taken: list[list[int]] = []
-    missing = N_POSITIONS
+    missing = n_positions
     for text in texts:
         if missing == 0:
             break

@@ -21,18 +21,22 @@ class PartSize:
 
 
 def part_sizes(checkpoint: Checkpoint, contents: Contents, storages: Mapping[str, Storage]) -> tuple[PartSize, ...]:
-    """The sizes of a model's parts, before and as they are planned, in the order in which a step reads them."""
-    sizes: dict[str, PartSize] = {}
+    """The sizes of a model's parts, before and as they are planned, in the order in which a step reads them.
+
+    Where layers have several schemes, those of each are a part.
+    """
+    sizes: dict[tuple[str, str], PartSize] = {}
     for name, shape in weight_shapes(checkpoint.config).items():
         part = _part(name, shape)
         n_params, n_bytes_before = 0, 0
         for piece in checkpoint.pieces(name):
             n_params += piece.tensor.numel()
             n_bytes_before += piece.tensor.nbytes
-        so_far = sizes.get(part, PartSize(part, str(storages[name]), 0, 0, 0))
-        sizes[part] = PartSize(
+        scheme = str(storages[name])
+        so_far = sizes.get((part, scheme), PartSize(part, scheme, 0, 0, 0))
+        sizes[part, scheme] = PartSize(
             part,
-            so_far.scheme,
+            scheme,
             so_far.n_params + n_params,
             so_far.n_bytes_before + n_bytes_before,
             so_far.n_bytes + contents.weights[name].n_bytes,
