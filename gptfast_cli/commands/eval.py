@@ -31,6 +31,7 @@ from gptfast_cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KvDtypeOption,
     ModelArgument,
     ModelOption,
     QuietOption,
@@ -63,6 +64,7 @@ def evaluate(
     against_batch_size: AgainstBatchSizeOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
+    kv_dtype: KvDtypeOption = "auto",
     threads: ThreadsOption = None,
     backend: BackendOption = None,
     activations: ActivationsOption = None,
@@ -97,7 +99,7 @@ def evaluate(
         request = EvalRequest(
             settings=load_settings(),
             model=model_given(context, model_argument, model),
-            placing=Placing(device, dtype, threads, backend, activations),
+            placing=Placing(device, dtype, threads, backend, activations, kv_dtype=kv_dtype),
             tasks=TaskOptions(
                 names=_names(tasks),
                 limit=limit,

@@ -50,6 +50,14 @@ def test_the_document_has_the_keys_that_others_build_on(gptfast: CommandLine, te
     assert divergence["ppl_ratio"] == pytest.approx(divergence["ppl_other"] / divergence["ppl_reference"])
 
 
+def test_keys_and_values_in_int8_are_compared_with_the_whole_cache_of_the_reference(gptfast: CommandLine) -> None:
+    outcome = gptfast.run("eval", "tiny", "--kv-dtype", "int8", "--against", "tiny", "--json", "--quiet", *MACHINE)
+    assert outcome.returncode == 0, outcome.stderr.decode()
+    divergence = json.loads(outcome.stdout)["divergence"]
+    assert 0 < divergence["kld_mean"] < 1e-4
+    assert (divergence["model"]["roundings"], divergence["reference"]["roundings"]) == (["kv_dtype int8"], [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

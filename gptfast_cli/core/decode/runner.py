@@ -170,7 +170,7 @@ class Runner:
 
         Returns the logits after the wanted ones, counted through the tokens of all rows: [wanted, vocab] float32.
         """
-        self._cache.reserve(max(self._cache.lengths[rows]) + max(map(len, texts)))
+        self._cache.begin(rows, max(self._cache.lengths[rows]) + max(map(len, texts)))
         device = self.model.device
         with self.alone(), phase("prefill"), torch.inference_mode():
             fed = [to_device(text, torch.int64, device) for text in texts]

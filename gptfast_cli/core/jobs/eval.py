@@ -130,6 +130,7 @@ def _in_turn(part: Job[T | None] | None, *, is_interrupted: bool) -> Job[tuple[T
 def _memory_path(request: EvalRequest, options: TaskOptions, loaded: LoadedModel) -> Path:
     """Where the answers of a run are kept until it is over: of this model, run so, for these tasks."""
     what = {"placing": asdict(request.placing), "tasks": asdict(options)}
+    del what["placing"]["together"]  # the ranks of a run, of which there is one
     for name in ("limit", "output_path"):  # more questions, or another place for results, ask nothing else
         del what["tasks"][name]
     content = f"{model_identity(loaded.path)} {json.dumps(what, sort_keys=True, default=str)}"

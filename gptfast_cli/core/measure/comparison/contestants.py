@@ -8,7 +8,7 @@ from gptfast_cli.core.decode.backend import CPU, REFERENCE
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.loading import LoadedModel, load, special_tokens_of
 from gptfast_cli.core.decode.ranges import check_at_least
-from gptfast_cli.core.device import dtype_name
+from gptfast_cli.core.device import AUTO, dtype_name
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.model.native import NativeModel
@@ -17,7 +17,7 @@ from gptfast_cli.core.tokenizers import Tokenizer, first_difference, open_tokeni
 
 _ANOTHER = "Compare models of one vocabulary, as a model and its quantised form have it, or a draft and its target."
 
-_NO_ROUNDING = ("device", "dtype", "threads", "backend", "verify")
+_NO_ROUNDING = ("device", "dtype", "threads", "backend", "verify", "together")
 """Of a Placing: what rounds nothing, or is told by itself."""
 
 
@@ -72,7 +72,7 @@ class Contestant:
             device=model.device.type,
             backend=CPU if isinstance(model, NativeModel) else REFERENCE,
             batch_size=self.batch_size,
-            roundings=tuple(f"{name} {value}" for name, value in others.items() if value is not None),
+            roundings=tuple(f"{name} {value}" for name, value in others.items() if value not in (None, AUTO)),
         )
 
     def is_like(self, other: "Contestant") -> bool:
