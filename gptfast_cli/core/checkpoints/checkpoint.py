@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.checkpoints.manifest import TokenizerEntry
+from gptfast_cli.core.checkpoints.manifest import CalibrationText, TokenizerEntry
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.events import Progress
@@ -78,6 +78,11 @@ class Checkpoint(Protocol):
     @property
     def special_tokens(self) -> TokenizerEntry | None:
         """What a manifest says of the tokenizer; None where there is no manifest or no tokenizer."""
+        ...
+
+    @property
+    def calibration(self) -> CalibrationText | None:
+        """The text that its rounding has learned from; None where it has not, or no manifest tells."""
         ...
 
     @property

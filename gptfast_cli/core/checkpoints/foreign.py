@@ -90,6 +90,11 @@ class ForeignCheckpoint:
         """None: the folder's tokenizer files say which tokens are special."""
         return
 
+    @property
+    def calibration(self) -> None:
+        """None: other programs do not tell."""
+        return
+
     def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
         """See Checkpoint."""
         return tuple(part.dtype for part in self.parts[name])

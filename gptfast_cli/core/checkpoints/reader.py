@@ -13,7 +13,14 @@ import torch
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
 from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE
 from gptfast_cli.core.checkpoints.hashes import sha256_of
-from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Manifest, TokenizerEntry, read_manifest, tensor_name
+from gptfast_cli.core.checkpoints.manifest import (
+    MANIFEST_FILE,
+    CalibrationText,
+    Manifest,
+    TokenizerEntry,
+    read_manifest,
+    tensor_name,
+)
 from gptfast_cli.core.checkpoints.shard import DTYPES as SAFETENSORS_DTYPES
 from gptfast_cli.core.checkpoints.shard import Shard, open_shard, touched_in_part
 from gptfast_cli.core.checkpoints.sources import sources_by_rank
@@ -71,6 +78,11 @@ class StoredCheckpoint:
     def special_tokens(self) -> TokenizerEntry | None:
         """See Checkpoint."""
         return self.manifest.tokenizer
+
+    @property
+    def calibration(self) -> CalibrationText | None:
+        """See Checkpoint."""
+        return self.manifest.provenance.calibration
 
     @property
     def files(self) -> tuple[Path, ...]:

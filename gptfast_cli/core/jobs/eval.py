@@ -13,7 +13,8 @@ from gptfast_cli.core.events import Job, Progress
 from gptfast_cli.core.measure.comparison.comparing import Compared, compare, text_of_both
 from gptfast_cli.core.measure.comparison.contestants import AgainstOptions, Contestant, load_reference
 from gptfast_cli.core.measure.environment import Environment, environment
-from gptfast_cli.core.measure.held_out import read_text
+from gptfast_cli.core.measure.held_out import measured_content, read_text
+from gptfast_cli.core.measure.overlap import refuse_overlap
 from gptfast_cli.core.measure.perplexity.measuring import measure, protocol_text
 from gptfast_cli.core.measure.perplexity.protocols import ProtocolText
 from gptfast_cli.core.measure.perplexity.results import Perplexity, TextOptions
@@ -107,7 +108,9 @@ def _answers(request: EvalRequest, asked: TaskSet, loaded: LoadedModel) -> Job[T
 
 def _text(options: TextOptions, loaded: LoadedModel) -> ProtocolText:
     """The text that is to be predicted, read by the protocol."""
-    return protocol_text(read_text(options.file), options.protocol, loaded)
+    content = read_text(options.file)
+    refuse_overlap(content, loaded.checkpoint.calibration, what=str(options.file))
+    return protocol_text(content, options.protocol, loaded)
 
 
 def _pair(
@@ -116,6 +119,12 @@ def _pair(
     """Load the reference; returns the comparison that is to be made."""
     measured = Contestant(loaded, request.placing, request.tasks.batch_size)
     reference = yield from load_reference(measured, against, request.settings)
+    if request.text is None:
+        content, what = measured_content(None), "The bundled held-out text"
+    else:
+        content, what = read_text(request.text.file), str(request.text.file)
+    for reader in (loaded, reference.loaded):
+        refuse_overlap(content, reader.checkpoint.calibration, what=what)
     return compare(measured, reference, text_of_both(measured, reference, text))
 
 
