@@ -217,7 +217,7 @@ from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
-source, root = sys.argv[1:]
+source, root, rounding = sys.argv[1:]
 settings = Settings(home=Path(root) / "home", hf_cache=Path(root) / "hub")
 
 def peak():  # not ru_maxrss, which a child takes over from its parent
@@ -225,14 +225,16 @@ def peak():  # not ru_maxrss, which a child takes over from its parent
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 before = peak()
-list(run(QuantizeRequest(settings, model=source, storage=AllocationOptions("int4"), placing=Placing("cpu", "float32"))))
+placing = Placing("cpu", "float32")
+list(run(QuantizeRequest(settings, source, storage=AllocationOptions("int4"), rounding=rounding, placing=placing)))
 print(peak() - before)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path, rounding: str) -> None:
     """A block has 12 MB in float32: 8 of them or 24, the peak may differ by two."""
     from chat_model import chat_model
 
@@ -244,7 +246,7 @@ def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
             stale.unlink()
         saved(source, num_hidden_layers=n_layers, vocab_size=260, bos_token_id=256, eos_token_id=257, **sizes)
         done = subprocess.run(
-            [sys.executable, "-c", MEASURE, str(source), str(tmp_path / f"home-{n_layers}")],
+            [sys.executable, "-c", MEASURE, str(source), str(tmp_path / f"home-{n_layers}"), rounding],
             capture_output=True,
             text=True,
             check=True,

@@ -137,7 +137,7 @@ def test_more_damping_is_tried_where_the_moments_have_no_factor() -> None:
     values = torch.linspace(0.5, 1.5, 64)
     values[0] = -0.05
     moments = (basis * values) @ basis.t()
-    factor = inverse_factor((moments + moments.t()) / 2, 0.01)
+    factor = inverse_factor((moments + moments.t()) / 2, torch.arange(64), 0.01)
     damped = moments + 0.1 * moments.diagonal().mean() * torch.eye(64)
     torch.testing.assert_close(factor.t() @ factor, torch.linalg.inv(damped), rtol=1e-3, atol=1e-3)
     assert bool((factor.tril(-1) == 0).all())

@@ -44,7 +44,7 @@ def test_the_error_is_within_a_few_percent_of_what_a_search_through_everything_f
     importance = torch.rand(groups.shape, generator=generator) if weighted else torch.ones_like(groups)
     grid = search_grid(groups, importance, quantized(name))
     found, best = grid_error(groups, grid, importance).double().sum(), exhaustive_error(groups, importance, name).sum()
-    usual = grid_error(groups, quantized(name).grid(*ranges(groups)), importance).sum()
+    usual = grid_error(groups, quantized(name).grid(*ranges(groups)), importance).double().sum()
     assert float(found) <= (1.04 if name == "int4" else 1.08) * float(best)  # int8: it hardly matters where it is
     assert float(found) <= float(usual)
 

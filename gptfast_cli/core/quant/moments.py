@@ -1,5 +1,7 @@
 """The second moments of what a matrix is multiplied with, in float32: GPTQ's Hessian but for a factor of two."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -19,13 +21,17 @@ class Moments:
     def add(self, x: Tensor) -> None:
         """Add the inputs of some tokens, of any float dtype."""
         rows = x.reshape(-1, x.shape[-1]).float()
-        for first in range(0, len(self._sums), _TILE):
-            tile = slice(first, first + _TILE)
-            self._sums[tile, first:].addmm_(rows[:, tile].t(), rows[:, first:])
+        for tile, onward in self._tiles():
+            self._sums[tile, onward].addmm_(rows[:, tile].t(), rows[:, onward])
         self._n_tokens += len(rows)
 
     def mean(self) -> Inputs:
         """The mean over all tokens so far; of none it is zero. Ends the adding up."""
-        upper = self._sums.triu_()
-        upper += upper.triu(diagonal=1).t()
-        return Inputs(upper.div_(max(1, self._n_tokens)), self._n_tokens)
+        for tile, onward in self._tiles():
+            self._sums[onward, tile] = self._sums[tile, onward].t().clone()
+        return Inputs(self._sums.div_(max(1, self._n_tokens)), self._n_tokens)
+
+    def _tiles(self) -> Iterator[tuple[slice, slice]]:
+        """Rows at a time, and the columns from there on."""
+        for first in range(0, len(self._sums), _TILE):
+            yield slice(first, first + _TILE), slice(first, None)

@@ -102,26 +102,29 @@ def _turns(inputs: Inputs, group_size: int, *, damping: float) -> _Turns:
         group_size,
         order,
         {begin: (number, len(groups[number])) for begin, number in zip(begins, numbers, strict=True)},
-        inverse_factor(inputs.moments[order][:, order], damping),
+        inverse_factor(inputs.moments, order, damping),
         diagonal[order] + damping * diagonal.mean(),
     )
 
 
-def inverse_factor(moments: Tensor, damping: float) -> Tensor:
-    """U of H^-1 = U^T U, upper triangular, of damped moments [n, n]; raises UnusableInputsError where there is none.
+def inverse_factor(moments: Tensor, order: Tensor, damping: float) -> Tensor:
+    """U of H^-1 = U^T U, upper triangular, H being damped moments [n, n] with rows and columns in an order.
 
     The inverse itself is not made: with the rows and columns of H in reverse, its Cholesky factor is the reverse of an
-    upper triangular R with H = R R^T, and U is R^-1.
+    upper triangular R with H = R R^T, and U is R^-1. Two matrices of this size are held beside the moments.
+    Raises UnusableInputsError where there is no factor.
     """
-    mean = moments.diagonal().mean()
+    mean, reverse = moments.diagonal().mean(), order.flip(0)
     while damping <= _LARGEST_DAMPING:
-        damped = moments.flip(0, 1)
+        damped = moments[reverse.unsqueeze(1), reverse]
         damped.diagonal().add_(damping * mean)
         lower, failed_at = torch.linalg.cholesky_ex(damped)
+        del damped
         if int(failed_at) == 0:
             upper = lower.flip(0, 1)
-            identity = torch.eye(len(upper), device=upper.device)
-            factor: Tensor = torch.linalg.solve_triangular(upper, identity, upper=True)
+            del lower
+            factor = torch.eye(len(upper), device=upper.device)
+            torch.linalg.solve_triangular(upper, factor, upper=True, out=factor)
             if bool(factor.isfinite().all()):
                 return factor
         damping *= 10
