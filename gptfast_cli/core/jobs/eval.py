@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from gptfast_cli.core.batch.identity import model_identity
 from gptfast_cli.core.decode.building import Placing
@@ -25,6 +25,9 @@ from gptfast_cli.core.measure.tasks.sources import TaskSet, open_tasks
 from gptfast_cli.core.settings import Settings
 
 T = TypeVar("T", TaskResults, Perplexity, Compared)
+
+_ANSWERS_DEPEND_ON: Final = ("device", "dtype", "backend", "activations", "kv_dtype")
+"""Fields of a placing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +141,10 @@ def _in_turn(part: Job[T | None] | None, *, is_interrupted: bool) -> Job[tuple[T
 
 def _memory_path(request: EvalRequest, options: TaskOptions, loaded: LoadedModel) -> Path:
     """Where the answers of a run are kept until it is over: of this model, run so, for these tasks."""
-    what = {"placing": asdict(request.placing), "tasks": asdict(options)}
-    del what["placing"]["together"]  # the ranks of a run, of which there is one
+    placing = {name: getattr(request.placing, name) for name in _ANSWERS_DEPEND_ON}
+    tasks = asdict(options) | {"include_path": None if options.include_path is None else str(options.include_path)}
     for name in ("limit", "output_path"):  # more questions, or another place for results, ask nothing else
-        del what["tasks"][name]
-    content = f"{model_identity(loaded.path)} {json.dumps(what, sort_keys=True, default=str)}"
+        del tasks[name]
+    content = f"{model_identity(loaded.path)} {json.dumps([placing, tasks], sort_keys=True)}"
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
     return request.settings.home / "answers" / f"{name}.jsonl"
