@@ -1,6 +1,6 @@
 """Two models that are to be compared: the one that is measured, and the reference, how each runs, and why they fit."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import resolve
@@ -17,8 +17,8 @@ from gptfast_cli.core.tokenizers import Tokenizer, first_difference, open_tokeni
 
 _ANOTHER = "Compare models of one vocabulary, as a model and its quantised form have it, or a draft and its target."
 
-_NO_ROUNDING = ("device", "dtype", "threads", "backend", "verify", "together")
-"""Of a Placing: what rounds nothing, or is told by itself."""
+_ROUNDS = ("activations", "kv_dtype")
+"""Of a Placing: what rounds numbers, and is not told by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Contestant:
     def side(self) -> Side:
         """What is told of it."""
         model = self.loaded.model
-        others = {name: value for name, value in asdict(self.placing).items() if name not in _NO_ROUNDING}
+        chosen = {name: getattr(self.placing, name) for name in _ROUNDS}
         return Side(
             name=self.loaded.name,
             scheme=self.loaded.checkpoint.scheme,
@@ -72,7 +72,7 @@ class Contestant:
             device=model.device.type,
             backend=CPU if isinstance(model, NativeModel) else REFERENCE,
             batch_size=self.batch_size,
-            roundings=tuple(f"{name} {value}" for name, value in others.items() if value not in (None, AUTO)),
+            roundings=tuple(f"{name} {value}" for name, value in chosen.items() if value not in (None, AUTO)),
         )
 
     def is_like(self, other: "Contestant") -> bool:
