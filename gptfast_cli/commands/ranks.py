@@ -3,19 +3,16 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import typer
 
 from gptfast_cli.core.distributed.rank import this_rank
 from gptfast_cli.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from gptfast_cli.core.model.collective import Collective
+from gptfast_cli.core.model.collective import ALONE, Collective
 
 
 @contextmanager
-def ranks(n_ranks: int | None) -> Iterator["Collective"]:
+def ranks(n_ranks: int | None) -> Iterator[Collective]:
     """What `--tp` asks for, for the block; the process that starts ranks ends with them, and never enters it."""
     rank = this_rank()
     if rank is not None:
@@ -26,8 +23,6 @@ def ranks(n_ranks: int | None) -> Iterator["Collective"]:
         with joined(rank, sys.argv[1:]) as group:
             yield group
     elif n_ranks in (None, 1):
-        from gptfast_cli.core.model.collective import ALONE
-
         yield ALONE
     else:
         from gptfast_cli.core.distributed.launch import launch

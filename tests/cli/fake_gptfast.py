@@ -40,6 +40,7 @@ class Placing:
     activations: str | None
     verify: bool
     kv_dtype: str
+    together: object  # which is not a thing to be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class Generation:
     samples: tuple[Sample, ...]
     metrics: Metrics
     speculation: SpeculationReport | None = None
+    ranks: None = None
 
 
 def finished(request: GenerateRequest, finish_reason: str = "length", n_pieces: int = len(PIECES)) -> Generation:
@@ -169,9 +171,15 @@ def streams_for_ever(request: GenerateRequest) -> Job[Generation]:
         yield Text(0, "and on ")
 
 
+def _told(field: Any) -> Any:
+    if not is_dataclass(field):
+        return str(field)
+    return {name: value for name, value in asdict(field).items() if name != "together"}
+
+
 def echoes_the_request(request: GenerateRequest) -> Job[Generation]:
     """Generates the request, as JSON."""
-    yield Text(0, json.dumps(vars(request), default=lambda field: asdict(field) if is_dataclass(field) else str(field)))
+    yield Text(0, json.dumps(vars(request), default=_told))
     return finished(request)
 
 

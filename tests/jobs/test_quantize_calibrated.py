@@ -278,4 +278,4 @@ def test_where_lm_eval_is_missing_the_line_that_installs_it_is_given(
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(UsageError, match="lm_eval, which is not installed") as refused:
         quantize(settings_in(tmp_path), calibration=CalibrationOptions(tasks="wikitext"))
-    assert refused.value.hint == "pip install 'gptfast[eval]'"
+    assert refused.value.hint == "pip install lm_eval 'datasets>=4'"

@@ -52,6 +52,6 @@ def test_a_head_in_slices_gives_the_numbers_of_the_whole(monkeypatch: pytest.Mon
 
 def test_no_more_tokens_go_through_a_layer_at_once_than_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "_BATCH_TOKENS", 50)
-    batches = list(stream._alike(texts_of(101)))
+    batches = list(stream._alike(texts_of(101), filled_up=True))
     lengths = [[LENGTHS[number] for number in batch] for batch in batches]
     assert lengths == [[1, 7, 7], [40], [129], [300]]

@@ -180,7 +180,7 @@ def test_a_missing_harness_is_told_with_the_line_that_installs_it(
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UsageError, match="hellaswag is no bundled task") as error:
         drained(run(request(tmp_path, "hellaswag")))
-    assert error.value.hint.startswith("pip install 'gptfast[eval]'")
+    assert error.value.hint.startswith("pip install lm_eval 'datasets>=4'")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def documents_of_tasks(names: Sequence[str]) -> list[str]:
         from lm_eval.tasks import TaskManager  # noqa: PLC0415  (an extra that most people have no need of)
     except ImportError as error:
         raise UsageError(
-            "--calibration-tasks: tasks come from lm_eval, which is not installed.", "pip install 'gptfast[eval]'"
+            "--calibration-tasks: tasks come from lm_eval, which is not installed.", "pip install lm_eval 'datasets>=4'"
         ) from error
     manager = TaskManager()
     if unknown := [name for name in names if name not in manager.all_tasks]:

@@ -1,9 +1,10 @@
 """What the ranks that hold a model together do as one: a model is given it, and knows nothing of processes."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor  # a command that goes alone is not to wait for PyTorch here
 
 T = TypeVar("T")
 
@@ -26,11 +27,11 @@ class Collective(Protocol):
         """Spent in all of these so far."""
         ...
 
-    def sum(self, x: Tensor) -> Tensor:
+    def sum(self, x: "Tensor") -> "Tensor":
         """The sum of what every rank has, of one shape and dtype, with the same bits on each; x may be overwritten."""
         ...
 
-    def gather(self, x: Tensor) -> Tensor:
+    def gather(self, x: "Tensor") -> "Tensor":
         """What every rank has, [..., n], side by side in the order of ranks: [..., size * n]."""
         ...
 
@@ -54,11 +55,11 @@ class _Alone:
     size = 1
     seconds = 0.0
 
-    def sum(self, x: Tensor) -> Tensor:
+    def sum(self, x: "Tensor") -> "Tensor":
         """See Collective."""
         return x
 
-    def gather(self, x: Tensor) -> Tensor:
+    def gather(self, x: "Tensor") -> "Tensor":
         """See Collective."""
         return x
 

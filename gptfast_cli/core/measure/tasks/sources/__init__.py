@@ -63,6 +63,6 @@ def open_tasks(options: TaskOptions) -> TaskSet:
             raise
         raise UsageError(
             f"{options.names[0]} is no bundled task, and lm-evaluation-harness is not installed.",
-            "pip install 'gptfast[eval]', or leave out --tasks for the bundled ones.",
+            "pip install lm_eval 'datasets>=4', or leave out --tasks for the bundled ones.",
         ) from error
     return harness.tasks(options)
