@@ -14,7 +14,6 @@ import io
 import logging
 import os
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -34,7 +33,7 @@ from gptfast_cli.core.checkpoints.staging import staged_folder
 from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.loading import load
-from gptfast_cli.core.device import DTYPES
+from gptfast_cli.core.device import DTYPES, peak_memory_bytes
 from gptfast_cli.core.events import result_of
 from gptfast_cli.core.measure.environment import environment
 from gptfast_cli.core.measure.tasks.answering import Answering
@@ -142,7 +141,7 @@ def _alone(side: str, model: Path, dtype: str, n_threads: int) -> int:
     answers = _hf(model, dtype) if side == "hf" else _ours(model, dtype, n_threads)
     for asked in _requests().values():
         answers[asked[0].request_type](asked)
-    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}\n")
+    sys.stdout.write(f"{peak_memory_bytes(torch.device('cpu'))}\n")
     return 0
 
 
