@@ -47,7 +47,7 @@ from gptfast_cli.commands.generate_options import (
     VerifyWeightsOption,
 )
 from gptfast_cli.commands.prompt import PromptSources
-from gptfast_cli.commands.ranks import ranks
+from gptfast_cli.commands.ranks import is_dealt_out, ranks
 from gptfast_cli.core.decode.drafts import DEFAULT_DEPTH
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
@@ -143,9 +143,9 @@ def generate(
         raise UsageError("--logprobs are told in JSON only.", "Add --json.")
     if output is not None and json:
         raise UsageError("--json writes to stdout, and --output to a file.", "Leave out one of them.")
-    together = context.with_resource(ranks(tp))
-    if together.size > 1:
+    if is_dealt_out(tp):
         _refuse_in_parts({_TALK: interactive, "--prompt-cache": prompt_cache, "--replicas": replicas})
+    together = context.with_resource(ranks(tp))
     if mode == _ONE_PROMPT:
         sources = PromptSources(prompt, prompt_file, prompt_ids, prompt_length)
         source = together.agree(sources.read() if together.rank == 0 else None)

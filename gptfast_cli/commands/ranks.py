@@ -11,6 +11,12 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.model.collective import ALONE, Collective
 
 
+def is_dealt_out(n_ranks: int | None) -> bool:
+    """Whether several processes hold a model: those that are going to be started, or that this one is of."""
+    rank = this_rank()
+    return (n_ranks or 1) > 1 if rank is None else rank.size > 1
+
+
 @contextmanager
 def ranks(n_ranks: int | None) -> Iterator[Collective]:
     """What `--tp` asks for, for the block; the process that starts ranks ends with them, and never enters it."""

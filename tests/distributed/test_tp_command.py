@@ -100,7 +100,7 @@ def ended(process: "subprocess.Popen[bytes]", ranks: Sequence[int]) -> tuple[int
     return process.returncode, stderr.decode()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_rank_that_is_killed_ends_all_with_one_error_that_names_it(gptfast: CommandLine, rank: int) -> None:
     process = started(gptfast)
     ranks = ranks_of(process)
