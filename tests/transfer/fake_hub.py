@@ -4,12 +4,12 @@ import hashlib
 import json
 import threading
 import urllib.parse
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from transfer.failing import FailingServer, spoiled
 
 LARGE_BYTES = 20_000  # from here on a file is kept by its SHA-256, as git LFS does
 ONLY_IN_XET: set[str] = set()
@@ -39,24 +39,18 @@ class Request:
     n_sent: int
 
 
-class FakeHub:
-    """The server, and what is asked of it; `faults` are used up one a request, the last one stays."""
+class FakeHub(FailingServer):
+    """The Hub, and what it holds."""
 
     def __init__(self) -> None:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that leave are the rule here
+        super().__init__(server)
         self.repos: dict[str, Repo] = {}
-        self.requests: list[Request] = []
-        self.faults: dict[str, list[str]] = defaultdict(list)
-        self.released = threading.Event()
-        self.holding = threading.Event()
         self.served_at_once = 0
         self.most_at_once = 0
         self.seconds_per_file = 0.0
         self.counting = threading.Lock()
-        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
-        server.daemon_threads = True
-        server.block_on_close = False
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that leave are the rule here
-        self._server = server
         self.port = server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -66,32 +60,6 @@ class FakeHub:
         commit = hashlib.sha1(contents.encode()).hexdigest()
         self.repos[repo] = Repo(dict(files), commit, **options)
         return self.repos[repo]
-
-    def fail(self, name: str, *faults: str) -> None:
-        """Answer the next requests for this file, or for "listing", so; the last of them for ever, unless it is ok."""
-        self.faults[name] = list(faults)
-
-    def next_fault(self, name: str) -> str:
-        faults = self.faults[name]
-        if not faults:
-            return "ok"
-        return faults.pop(0) if len(faults) > 1 else faults[0]
-
-    def sent_bytes(self, name: str) -> int:
-        """Bytes of a file's body that went out, in all answers."""
-        return sum(each.n_sent for each in self.requests if each.path.endswith(name))
-
-    @contextmanager
-    def running(self) -> Iterator["FakeHub"]:
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.released.set()
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
 
 
 def git_sha1(content: bytes) -> str:
@@ -212,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(fault)
             return
         etag = f'"{etag}{"-later" if kind == "changed" else ""}"'
-        content = _spoiled(content, kind)
+        content = spoiled(content, kind)
         start = 0
         if self.headers["Range"] and kind != "no-range" and self.headers.get("If-Range", etag) == etag:
             start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
@@ -258,18 +226,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content[start : start + (1 << 15)])
                 self.wfile.flush()
                 self._n_sent += len(content[start : start + (1 << 15)])
-
-
-def _spoiled(content: bytes, kind: str) -> bytes:
-    match kind:
-        case "short":
-            return content[:-1]
-        case "long":
-            return content + b"more"
-        case "corrupt":
-            return content[:-1] + bytes([content[-1] ^ 1])
-        case _:
-            return content
 
 
 def _entry(name: str, content: bytes) -> dict[str, object]:

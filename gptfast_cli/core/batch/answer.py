@@ -46,11 +46,6 @@ class Answer:
         """Tokens of the prompt, which all samples share."""
         return len(self.transcripts[0].sequence.prompt)
 
-    @property
-    def n_tokens(self) -> int:
-        """Tokens generated so far, all samples together."""
-        return sum(len(transcript.sequence.generated) for transcript in self.transcripts)
-
     def fields(self) -> dict[str, object]:
         """What there is to tell: the fields of the sample, or `samples` where there are several."""
         samples = [_sample_fields(transcript) for transcript in self.transcripts]
