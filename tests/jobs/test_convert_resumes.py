@@ -119,11 +119,14 @@ seconds = time.monotonic() - begin
 expected = {path.name: path.read_bytes() for path in (root / "once").iterdir()}
 moments = random.Random(0)
 killed = 0
+reach = seconds / 3
 while killed < n_kills:
     process = child(None)
-    time.sleep(moments.uniform(0, seconds / 3))
+    time.sleep(moments.uniform(0, reach))
     os.kill(process, signal.SIGKILL)
-    killed += os.waitpid(process, 0)[1] == signal.SIGKILL
+    was_killed = os.waitpid(process, 0)[1] == signal.SIGKILL
+    killed += was_killed
+    reach *= 1.1 if was_killed else 0.5  # kills are to fall among the files however fast the machine is just now
     if place.exists():
         assert {path.name: path.read_bytes() for path in place.iterdir()} == expected
         print("whole", flush=True)
