@@ -13,8 +13,8 @@ class FailingServer:
     def __init__(self, server: Any) -> None:
         self.requests: list[Any] = []  # each with its `path`, and `n_sent` bytes of a body
         self.faults: dict[str, list[str]] = defaultdict(list)
-        self.released = threading.Event()
         self.holding = threading.Event()
+        self.released = threading.Event()
         self._server = server
         server.daemon_threads = True
         server.block_on_close = False
@@ -30,6 +30,16 @@ class FailingServer:
     def sent_bytes(self, name: str) -> int:
         """Bytes of a file's body that went out, in all answers."""
         return sum(each.n_sent for each in self.requests if each.path.endswith(name))
+
+    def hold(self) -> None:
+        """Fall silent in the middle of an answer."""
+        self.holding.set()
+        self.released.wait(20)
+
+    def let_go(self) -> None:
+        """End what is held, so that nothing of it is left for the next test."""
+        self.released.set()
+        self.holding, self.released = threading.Event(), threading.Event()
 
     @contextmanager
     def running(self) -> Iterator[Self]:

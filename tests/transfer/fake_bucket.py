@@ -15,16 +15,16 @@ KEY_ID = "AKIAOFTHETESTS000000"
 SECRET = "SecretOfTheTests0123456789abcdefghijklmn"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """One request that was answered."""
+    """One request, from its arrival on."""
 
     method: str
     path: str
     query: str
     range: str | None
     authorization: str | None
-    n_sent: int
+    n_sent: int = 0
 
 
 class FakeS3(FailingServer):
@@ -68,10 +68,10 @@ class FakeS3(FailingServer):
         """No buckets, no faults."""
         from moto import backends
 
+        self.let_go()
         backends.get_backend("s3").reset()
         self.requests.clear()
         self.faults.clear()
-        self.holding.clear()
 
     def _fault_of(self, method: str, path: str) -> str:
         if method not in ("GET", "HEAD"):
@@ -82,32 +82,27 @@ class FakeS3(FailingServer):
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         kind, _, argument = self._fault_of(method, path).partition(" ")
-        sent = [0]
-        try:
-            if kind.isdigit():
-                code, _, header = argument.partition(" ")
-                yield from _refusal(int(kind), code, header, start_response)
-                return
-            if kind == "no-range":
-                environ.pop("HTTP_RANGE", None)
-            told: list[Any] = []
-            whole = b"".join(self._moto(environ, lambda *answer: told.append(answer)))
-            status, headers = told[0][:2]
-            body = spoiled(whole, kind)
-            length = [("Content-Length", str(len(body)))] if method == "GET" else []
-            start_response(status, [each for each in headers if each[0] != "Content-Length" or not length] + length)
-            end = int(len(body) * float(argument or 0.5)) if kind in ("cut", "hold") else len(body)
-            yield from _counted(body[:end], sent)
-            if kind == "hold":
-                self.holding.set()
-                self.released.wait(20)
-            if end < len(body):
-                raise ConnectionAbortedError
-        finally:
-            authorization = environ.get("HTTP_AUTHORIZATION")
-            self.requests.append(
-                Request(method, path, environ["QUERY_STRING"], environ.get("HTTP_RANGE"), authorization, sent[0])
-            )
+        authorization = environ.get("HTTP_AUTHORIZATION")
+        request = Request(method, path, environ["QUERY_STRING"], environ.get("HTTP_RANGE"), authorization)
+        self.requests.append(request)
+        if kind.isdigit():
+            code, _, header = argument.partition(" ")
+            yield from _refusal(int(kind), code, header, start_response)
+            return
+        if kind == "no-range":
+            environ.pop("HTTP_RANGE", None)
+        told: list[Any] = []
+        whole = b"".join(self._moto(environ, lambda *answer: told.append(answer)))
+        status, headers = told[0][:2]
+        body = spoiled(whole, kind)
+        length = [("Content-Length", str(len(body)))] if method == "GET" else []
+        start_response(status, [each for each in headers if each[0] != "Content-Length" or not length] + length)
+        end = int(len(body) * float(argument or 0.5)) if kind in ("cut", "hold") else len(body)
+        yield from _counted(body[:end], request)
+        if kind == "hold":
+            self.hold()
+        if end < len(body):
+            raise ConnectionAbortedError
 
 
 class _Quiet(WSGIRequestHandler):
@@ -120,9 +115,9 @@ class _Quiet(WSGIRequestHandler):
             self.close_connection = True  # or a body that was cut would leave its reader waiting
 
 
-def _counted(body: bytes, sent: list[int]) -> Iterator[bytes]:
+def _counted(body: bytes, request: Request) -> Iterator[bytes]:
     for start in range(0, len(body), 1 << 15):
-        sent[0] += len(body[start : start + (1 << 15)])
+        request.n_sent += len(body[start : start + (1 << 15)])
         yield body[start : start + (1 << 15)]
 
 

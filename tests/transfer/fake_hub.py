@@ -27,16 +27,16 @@ class Repo:
     revisions: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """One request that was answered."""
+    """One request, from its arrival on."""
 
     method: str
     path: str
     host: str
     range: str | None
     token: str | None
-    n_sent: int
+    n_sent: int = 0
 
 
 class FakeHub(FailingServer):
@@ -85,9 +85,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def _answer(self, *, with_body: bool) -> None:
-        self._n_sent = 0
         self._with_body = with_body
         path, _, query = self.path.partition("?")
+        self._request = Request(
+            self.command,
+            urllib.parse.unquote(path),
+            self.headers["Host"],
+            self.headers["Range"],
+            self.headers["Authorization"],
+        )
+        self.hub.requests.append(self._request)
         parts = path.strip("/").split("/")
         try:
             if parts[0] == "api":
@@ -98,16 +105,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self._resolve("/".join(parts[:2]), urllib.parse.unquote("/".join(parts[4:])))
         finally:
             self.wfile.flush()
-            self.hub.requests.append(
-                Request(
-                    self.command,
-                    urllib.parse.unquote(path),
-                    self.headers["Host"],
-                    self.headers["Range"],
-                    self.headers["Authorization"],
-                    self._n_sent,
-                )
-            )
 
     def _listing(self, name: str, rest: list[str], query: str) -> None:
         fault = self.hub.next_fault("listing")
@@ -195,8 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif kind == "hold":  # sends some, and then nothing
             self._write(body[:stop_at])
-            self.hub.holding.set()
-            self.hub.released.wait(20)
+            self.hub.hold()
             self.close_connection = True
         else:
             self._write(body)
@@ -223,9 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, content: bytes) -> None:
         if self._with_body:
             for start in range(0, len(content), 1 << 15):
+                self._request.n_sent += len(content[start : start + (1 << 15)])
                 self.wfile.write(content[start : start + (1 << 15)])
                 self.wfile.flush()
-                self._n_sent += len(content[start : start + (1 << 15)])
 
 
 def _entry(name: str, content: bytes) -> dict[str, object]:
