@@ -32,7 +32,10 @@ from gptfast_cli.commands.bench_options import (
 )
 from gptfast_cli.commands.bench_plan import OF_A_PLAN, check_plan, write_plan
 from gptfast_cli.commands.numbers import whole_numbers
+from gptfast_cli.commands.ranks import ranks
+from gptfast_cli.core.decode.ranges import check_at_least
 from gptfast_cli.core.errors import ExitCode, UsageError
+from gptfast_cli.core.model.collective import ALONE
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
     ActivationsOption,
@@ -75,7 +78,7 @@ def bench(
     head: HeadOption = None,
     embeddings: EmbeddingsOption = None,
     plan: PlanOption = None,
-    tp: TpOption = "1",
+    tp: TpOption = None,
     device_bandwidth: DeviceBandwidthOption = None,
     device_memory: DeviceMemoryOption = None,
     link_bandwidth: LinkBandwidthOption = None,
@@ -107,7 +110,9 @@ def bench(
         check_plan(flags)
     batch_sizes, depths = whole_numbers("--batch-size", batch_size), whole_numbers("--depth", depth)
     prompt_lens, gen_lens = _lengths("--prompt-len", prompt_len), _lengths("--gen-len", gen_len)
-    tps = whole_numbers("--tp", tp)
+    tps = () if tp is None else whole_numbers("--tp", tp)
+    check_at_least(1, {"--tp": min(tps, default=None)})
+    together = ALONE if plan is not None else context.with_resource(ranks(max(tps, default=None)))
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.decode.compiled import Compiling
@@ -123,7 +128,7 @@ def bench(
                 settings=load_settings(),
                 model=plan,
                 allocation=allocation if flags.keys() & set(_OF_A_SHAPE) or mode != "plain" else None,
-                tps=tps,
+                tps=tps or (1,),
                 cases=cases,
                 placing=Placing(device, dtype, threads, kv_dtype=kv_dtype),
                 hardware=HardwareOptions(device_bandwidth, device_memory, link_bandwidth, link_latency),
@@ -137,9 +142,10 @@ def bench(
             model=model_given(context, model_argument, model),
             arch=arch,
             allocation=allocation,
-            placing=Placing(device, dtype, threads, chosen, activations, kv_dtype=kv_dtype),
+            placing=Placing(device, dtype, threads, chosen, activations, kv_dtype=kv_dtype, together=together),
             compiling=Compiling(decode=compile, prefill=compile_prefill),
             cases=cases,
+            tps=tps,
             n_rounds=reps,
             seed=seed,
         )

@@ -98,7 +98,14 @@ PlanOption = Annotated[
     ),
 ]
 TpOption = Annotated[
-    str, typer.Option("--tp", metavar="1,2,4", rich_help_panel=_PLAN, help="Devices that share each layer.")
+    str | None,
+    typer.Option(
+        "--tp",
+        metavar="1,2,4",
+        show_default="1, or as many as torchrun has started",
+        rich_help_panel=_CASES,
+        help="Processes that share the model, or devices of a plan.",
+    ),
 ]
 DeviceBandwidthOption = Annotated[
     float | None,

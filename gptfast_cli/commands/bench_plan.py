@@ -11,7 +11,7 @@ from gptfast_cli.render.show import View, show
 if TYPE_CHECKING:
     from gptfast_cli.core.jobs.plan import PlanRequest
 
-OF_A_PLAN = ("tp", "device_bandwidth", "device_memory", "link_bandwidth", "link_latency", "efficiency")
+OF_A_PLAN = ("device_bandwidth", "device_memory", "link_bandwidth", "link_latency", "efficiency")
 """Options that say something only beside --plan."""
 
 _OF_A_MEASUREMENT = (

@@ -22,6 +22,7 @@ from gptfast_cli.commands.eval_options import (
     TasksOption,
     TextOption,
 )
+from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
@@ -36,6 +37,7 @@ from gptfast_cli.options import (
     ModelOption,
     QuietOption,
     ThreadsOption,
+    TpOption,
     model_given,
 )
 from gptfast_cli.render.show import progress_view, show
@@ -66,6 +68,7 @@ def evaluate(
     dtype: DtypeOption = None,
     kv_dtype: KvDtypeOption = "auto",
     threads: ThreadsOption = None,
+    tp: TpOption = None,
     backend: BackendOption = None,
     activations: ActivationsOption = None,
     json: JsonOption = False,
@@ -87,6 +90,7 @@ def evaluate(
         against,
         "--against MODEL",
     )
+    together = context.with_resource(ranks(tp))
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.decode.prompter import ChatOptions
@@ -99,7 +103,7 @@ def evaluate(
         request = EvalRequest(
             settings=load_settings(),
             model=model_given(context, model_argument, model),
-            placing=Placing(device, dtype, threads, backend, activations, kv_dtype=kv_dtype),
+            placing=Placing(device, dtype, threads, backend, activations, kv_dtype=kv_dtype, together=together),
             tasks=TaskOptions(
                 names=_names(tasks),
                 limit=limit,

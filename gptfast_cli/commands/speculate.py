@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gptfast_cli.commands.numbers import decimal_numbers, whole_numbers
+from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.commands.speculate_options import (
     AssumeAlphaOption,
     BatchSizesOption,
@@ -42,6 +43,7 @@ from gptfast_cli.options import (
     ModelOption,
     QuietOption,
     ThreadsOption,
+    TpOption,
     model_given,
 )
 from gptfast_cli.render.show import progress_view, show
@@ -78,6 +80,7 @@ def speculate(
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
+    tp: TpOption = None,
     backend: BackendOption = None,
     activations: ActivationsOption = None,
     json: JsonOption = False,
@@ -93,13 +96,14 @@ def speculate(
     depths, batch_sizes = whole_numbers("--k", k), whole_numbers("--batch-size", batch_size)
     if draft_only and len(draft or ()) != 1:
         raise UsageError("--draft-only measures one draft.", "Name it: --draft DRAFT")
+    together = context.with_resource(ranks(tp))
     with progress_view(sys.stderr, quiet=quiet):  # PyTorch takes a while to load
         from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.decode.prompter import ChatOptions
         from gptfast_cli.core.decode.sampling import Sampling
         from gptfast_cli.core.jobs.speculate import SpeculateRequest, run
 
-    placing = Placing(device, dtype, threads, backend, activations)
+    placing = Placing(device, dtype, threads, backend, activations, together=together)
     if draft_only and draft:
         from gptfast_cli.commands.draft_only import bench_draft
 
@@ -125,7 +129,7 @@ def speculate(
             seed=seed,
         )
         judgement = show(run(request), show_progress)
-    _write(judgement, report, json=json)
+    _write(judgement, report if together.rank == 0 else None, json=json)
     if judgement.is_interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)
     if not all(certificate.holds for certificate in judgement.certificates):

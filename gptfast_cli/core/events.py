@@ -92,3 +92,14 @@ def result_of(job: Job[T]) -> T:
             next(job)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # StopIteration does not say what it carries
+
+
+def without_notes(job: Job[T]) -> Job[T]:
+    """The same job, where what it has to say has been said already."""
+    while True:
+        try:
+            event = next(job)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # see result_of
+        if not isinstance(event, Note):
+            yield event

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any, Final, TextIO
 
 from gptfast_cli.core.measure.record import Bench, BenchRow
-from gptfast_cli.render.bench_table import HEADINGS, cells, measurement_line
+from gptfast_cli.core.measure.scaling import scaling
+from gptfast_cli.render.bench_table import cells, headings, measurement_line
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.machine import machine_line
 from gptfast_cli.render.markdown import code, markdown_lines
@@ -41,19 +42,12 @@ def write_csv(bench: Bench, command: str, stream: TextIO) -> None:
 
 def write_markdown(bench: Bench, command: str, stream: TextIO) -> None:
     """Write a table as GitHub shows it, and a line about where it was measured and by what command."""
-    headings = ("model", "scheme", "KV", *HEADINGS)
+    names = ("model", "scheme", "KV", *headings(bench))
     rows = [
-        (
-            row.model,
-            row.scheme,
-            row.kv_dtype,
-            row.test,
-            str(row.batch_size),
-            *((row.error,) if row.error else cells(row)),
-        )
+        (row.model, row.scheme, row.kv_dtype, *cells(row, bench), *((row.error,) if row.error else ()))
         for row in bench.rows
     ]
-    for line in markdown_lines(Table(headings, tuple(rows), "<<<<" + ">" * (len(HEADINGS) - 1))):
+    for line in markdown_lines(Table(names, tuple(rows), "<<<<" + ">" * (len(names) - 4))):
         stream.write(line + "\n")
     about = f"{machine_line(bench.environment)}; {measurement_line(bench)}"
     stream.write(f"\n{code(command)}: {about}\n")
@@ -70,7 +64,7 @@ WRITERS: Final[dict[str, Callable[[Bench, str, TextIO], None]]] = {
 
 def document(bench: Bench, command: str) -> dict[str, Any]:
     """The whole record as JSON values; `command` is what made it."""
-    return {**_about(bench, command), "rows": _rows(bench)}
+    return {**_about(bench, command), "rows": _rows(bench), "scaling": [asdict(gain) for gain in scaling(bench.rows)]}
 
 
 def _about(bench: Bench, command: str) -> dict[str, Any]:
@@ -112,6 +106,9 @@ def _flat_items(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             case "tok_s" | "tok_s_per_sequence":
                 spread = value or {}
                 yield from ((f"{name}_{which}", spread.get(which)) for which in ("mean", "sd", "median"))
+            case "ranks":
+                shares = [rank["collective_share"] for rank in value]
+                yield "collective_share", max((share for share in shares if share is not None), default=None)
             case "repetitions":
                 yield name, " ".join(map(repr, value))
             case _:

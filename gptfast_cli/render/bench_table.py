@@ -1,17 +1,22 @@
-"""A benchmark as a table for a person, within 80 columns: the model above it, the machine and the spread below."""
+"""A benchmark as a table for a person, within 80 columns: the model above it, the machine and the spread below.
 
-from collections.abc import Iterator
-from typing import Final, TextIO
+Where several ranks share the model, a second table says what they gain.
+"""
 
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from gptfast_cli.core.measure.ranks import RankNumbers
 from gptfast_cli.core.measure.record import Bench, BenchRow
+from gptfast_cli.core.measure.scaling import Scaling, scaling
 from gptfast_cli.render.machine import machine_line
 from gptfast_cli.render.numbers import count, digits, duration, size
 from gptfast_cli.render.page import COLUMNS, wrapped
 from gptfast_cli.render.table import GAP, Table, aligned
 from gptfast_cli.render.terminal import printable, styled
 
-HEADINGS: Final = ("test", "batch", "tok/s", "± sd", "median", "GB/s", "MBU", "memory")
-
+_NUMBERS = ("tok/s", "± sd", "median", "GB/s", "MBU", "memory")
+_SCALING = ("test", "batch", "tp", "speedup", "least", "most", "of the ideal")
 _DIM = "2"
 
 
@@ -19,22 +24,33 @@ def write_table(bench: Bench, stream: TextIO) -> None:
     """Write it; a row that failed has its error in place of numbers."""
     for line in wrapped(_model_line(bench)):
         stream.write(styled(line, _DIM, stream) + "\n")
-    stream.write("\n" + "".join(f"{line}\n" for line in _table(bench)) + "\n")
+    for table in (list(_table(bench)), list(_scaling_table(bench))):
+        stream.write("\n" + "".join(f"{line}\n" for line in table) if table else "")
+    stream.write("\n")
     for line in (*wrapped(machine_line(bench.environment)), *wrapped(measurement_line(bench))):
         stream.write(styled(line, _DIM, stream) + "\n")
     stream.flush()
 
 
-def cells(row: BenchRow) -> tuple[str, ...]:
-    """The numbers of a row that worked, below all headings but the first two; empty where there is none."""
-    assert row.tok_s is not None
+def headings(bench: Bench) -> tuple[str, ...]:
+    """Those of `cells`."""
+    return ("test", "batch", "tp", *_NUMBERS, "collectives") if bench.has_ranks else ("test", "batch", *_NUMBERS)
+
+
+def cells(row: BenchRow, bench: Bench) -> tuple[str, ...]:
+    """A row of the table: what it is, and its numbers where it worked; empty where there is none."""
+    about = (row.test, str(row.batch_size), *((str(row.tp),) * bench.has_ranks))
+    if row.tok_s is None:
+        return about
     return (
+        *about,
         digits(row.tok_s.mean),
         "" if row.tok_s.sd is None else digits(row.tok_s.sd),
         digits(row.tok_s.median),
         "" if row.gbps is None else digits(row.gbps),
         "" if row.mbu is None else f"{row.mbu:.0%}",
         "" if row.peak_memory_bytes is None else size(row.peak_memory_bytes),
+        *((_waited(row.ranks),) * bench.has_ranks),
     )
 
 
@@ -72,12 +88,32 @@ def _measurements(bench: Bench) -> Iterator[str]:
 
 
 def _table(bench: Bench) -> Iterator[str]:
-    rows = [(row.test, str(row.batch_size), *(cells(row) if row.error is None else ())) for row in bench.rows]
-    table = Table(HEADINGS, tuple(rows), "<" + ">" * (len(HEADINGS) - 1))
-    heading, *lines = aligned(table)
+    heading, *lines = aligned(_numbers_behind_a_name(headings(bench), [cells(row, bench) for row in bench.rows]))
     yield heading
     for row, line in zip(bench.rows, lines, strict=True):
         yield line if row.error is None else _shortened(f"{line}{GAP}{printable(row.error)}")
+
+
+def _scaling_table(bench: Bench) -> Iterator[str]:
+    gains = list(scaling(bench.rows))
+    if gains:
+        yield from aligned(_numbers_behind_a_name(_SCALING, [_gain(gain) for gain in gains]))
+
+
+def _gain(gain: Scaling) -> tuple[str, ...]:
+    ratios = (f"{ratio:.2f}x" for ratio in (gain.speedup, gain.least, gain.most))
+    return gain.test, str(gain.batch_size), f"{gain.base} to {gain.tp}", *ratios, f"{gain.efficiency:.0%}"
+
+
+def _waited(ranks: Sequence[RankNumbers]) -> str:
+    """The time in collectives, from the rank that spends the least of it there to the one that spends the most."""
+    shares = [rank.collective_share for rank in ranks if rank.collective_share is not None]
+    ends = dict.fromkeys(f"{share:.0%}" for share in (min(shares), max(shares))) if shares else ()
+    return " to ".join(ends)
+
+
+def _numbers_behind_a_name(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    return Table(headings, tuple(rows), "<" + ">" * (len(headings) - 1))
 
 
 def _shortened(line: str) -> str:

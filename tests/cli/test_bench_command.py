@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 from typing import Any
@@ -154,8 +155,10 @@ def test_where_no_row_works_the_table_says_why_and_the_command_fails(gptfast: Co
 def test_ctrl_c_keeps_what_was_measured(gptfast: CommandLine) -> None:
     with gptfast.start(*QUICK[:-1], "100000", *SHORT, "--json") as process:
         assert process.stderr is not None
-        while b"runs" not in process.stderr.readline():
-            pass
+        n_done = 0
+        while n_done < 3:  # both rows have warmed up, and the first was timed
+            found = re.search(rb"([\d,]+) of [\d,]+ runs", process.stderr.readline())
+            n_done = int(found[1].replace(b",", b"")) if found else 0
         process.send_signal(signal.SIGINT)
         stdout, _ = process.communicate(timeout=30)
     document = json.loads(stdout)

@@ -11,19 +11,28 @@ from torch import Tensor
 from torch.distributed import _functional_collectives as functional  # those that can be compiled
 
 from gptfast_cli.core.distributed.rank import LostRankError
+from gptfast_cli.core.model.collective import ALONE, Collective
 
 T = TypeVar("T")
 
 
 class Group:
-    """See Collective; all processes that a launcher has started."""
+    """See Collective; processes that a launcher has started."""
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, n_here: int) -> None:
         self._group = group
+        self.n_here = n_here
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
         self.seconds = 0.0
         """Spent in collectives so far, waiting for the slowest rank included; on a GPU until they are queued."""
+
+    def first(self, count: int) -> Collective | None:
+        """See Collective."""
+        group = dist.new_group(range(count))
+        if self.rank >= count:
+            return None
+        return ALONE if count == 1 else Group(group, min(count, self.n_here))  # machines are filled in their order
 
     def sum(self, x: Tensor) -> Tensor:
         """See Collective."""

@@ -29,7 +29,7 @@ def joined(rank: Rank, arguments: Sequence[str]) -> Iterator[Group]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
     try:
         assert dist.group.WORLD is not None
-        group = Group(dist.group.WORLD)
+        group = Group(dist.group.WORLD, rank.n_local)
         _check_alike(group, arguments)
         yield group
     finally:

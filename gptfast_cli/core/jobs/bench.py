@@ -1,11 +1,17 @@
-"""`bench`: how fast a model feeds prompts and generates, at each batch size, length and depth."""
+"""`bench`: how fast a model feeds prompts and generates, at each batch size, length and depth, and on so many ranks.
+
+The numbers of ranks are contenders of one run: each keeps its own part of the model to the end, so that its rows take
+turns with those of the others.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
+from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
 from gptfast_cli.core.decode.ranges import check_at_least, check_seed
@@ -14,7 +20,7 @@ from gptfast_cli.core.decode.subject import RANDOM_DTYPE, Subject, loaded_subjec
 from gptfast_cli.core.decode.synthetic import planned_bytes
 from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype
 from gptfast_cli.core.errors import OutOfMemoryError, UsageError
-from gptfast_cli.core.events import Job
+from gptfast_cli.core.events import Job, without_notes
 from gptfast_cli.core.kernels import Backend
 from gptfast_cli.core.measure.bandwidth import Bandwidth, Probe
 from gptfast_cli.core.measure.cases import Case, CaseOptions
@@ -22,9 +28,11 @@ from gptfast_cli.core.measure.clock import Clock, device_clock
 from gptfast_cli.core.measure.environment import environment
 from gptfast_cli.core.measure.machine import available_memory_bytes
 from gptfast_cli.core.measure.memory import PeakMemory
+from gptfast_cli.core.measure.ranks import Crew, crew_of
 from gptfast_cli.core.measure.record import Bench, bench_row, memory_bandwidth
-from gptfast_cli.core.measure.repetitions import measured
+from gptfast_cli.core.measure.repetitions import Row, Work, measured
 from gptfast_cli.core.measure.workload import Workload
+from gptfast_cli.core.model.share import check_divides
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
 
@@ -34,6 +42,7 @@ class BenchRequest:
     """What to measure, and how often.
 
     arch:       a SHAPE to measure with random weights, stored as `allocation` says, in place of `model`
+    tps:        numbers of ranks to share the model, of those that the placing has; none are all of them
     n_rounds:   repetitions of each case that count
     """
 
@@ -44,8 +53,14 @@ class BenchRequest:
     placing: Placing = Placing()
     compiling: Compiling = Compiling()
     cases: CaseOptions = CaseOptions()
+    tps: tuple[int, ...] = ()
     n_rounds: int = 5
     seed: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of ranks, each a contender."""
+        return self.tps or (self.placing.together.size,)
 
 
 class MemoryReader(Protocol):
@@ -67,23 +82,59 @@ class Instruments:
     backend: Backend | None = None  # None is what the placing says
 
 
+@dataclass(frozen=True, slots=True)
+class _Contender:
+    """A model on some ranks; subject and workload are None on one that stands by."""
+
+    crew: Crew
+    subject: Subject | None
+    workload: Workload | None
+
+    @property
+    def n_bytes(self) -> int:
+        """That its weights take on this rank."""
+        return 0 if self.subject is None else self.subject.model.weight_bytes
+
+    def row(self, case: Case, besides: int) -> Row:
+        """What it does of a case; see Row."""
+        row = Row(case.title, case.phase, case.total_tokens, _nothing)
+        if self.workload is not None:
+            row = self.workload.row(case)
+        name = row.name if self.crew.everyone.size == 1 else f"{row.name}, tp {self.crew.size}"
+        return replace(row, name=name, crew=self.crew, besides=besides)
+
+
 def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[Bench]:
     """Measure; an interrupt once rows are being timed ends it early, with all that is there.
 
-    Raises UsageError for values out of range, what loading and compiling raise, and OutOfMemoryError for a shape that
-    has no room. A row that fails has its error in the record, and the others go on.
+    Every rank runs it; the record is that of the first one. Raises UsageError for values out of range, what loading and
+    compiling raise, and OutOfMemoryError for a shape that has no room. A row that fails has its error in the record,
+    and the others go on.
     """
     cases = _cases(request)
     device = pick_device(request.placing.device)
     now = instruments.clock(device)
     shape = None if request.arch is None else read_shape(request.arch)
+    _check_divides(request, shape)
     if shape is not None:
         _check_room(shape, request, device)
     probe = instruments.probe(device, now)  # before the model: its memory is apart from what rows are charged with
-    subject = yield from _subject(request, shape, instruments.backend)
-    workload = Workload(subject.model, request.seed)
-    compile_s = yield from workload.compile(cases, request.compiling, request.settings)
-    around = environment(device, subject.model.dtype)
+    contenders: list[_Contender] = []
+    for size in request.sizes:
+        making = _contender(request, size, shape, instruments.backend)
+        contenders.append((yield from (without_notes(making) if contenders else making)))
+    compile_s: dict[int, float] | None = None
+    for contender in contenders:
+        if contender.workload is not None:
+            compile_s = yield from contender.workload.compile(cases, request.compiling, request.settings)
+    widest = max(contenders, key=lambda contender: contender.crew.size)
+    subject = widest.subject
+    assert subject is not None  # every rank is of it
+    with widest.crew.threads():
+        around = environment(device, subject.model.dtype, widest.crew.size)
+    held = sum(contender.n_bytes for contender in contenders)
+    n_bytes = sum(request.placing.together.exchange(widest.n_bytes))
+    entries = [(case, contender) for case in cases for contender in contenders]
     bandwidths: list[float] = []
 
     def read_bandwidth() -> Bandwidth:
@@ -92,7 +143,7 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
         return bandwidth
 
     outcomes = yield from measured(
-        [workload.row(case) for case in cases],
+        [contender.row(case, held - contender.n_bytes) for case, contender in entries],
         request.n_rounds,
         now=now,
         probe=read_bandwidth,
@@ -105,13 +156,16 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
         head_scheme=subject.head_scheme,
         kv_dtype=dtype_name(subject.model.kv_dtype),
         n_params=subject.n_params,
-        n_bytes=subject.model.weight_bytes,
+        n_bytes=n_bytes,
         seed=request.seed,
         load_s=subject.seconds,
         compile_s=compile_s,
         bandwidth=memory_bandwidth(bandwidths),
         n_rounds=request.n_rounds,
-        rows=tuple(bench_row(case, outcome, subject) for case, outcome in zip(cases, outcomes, strict=True)),
+        rows=tuple(
+            bench_row(case, contender.crew.size, outcome, subject)
+            for (case, contender), outcome in zip(entries, outcomes, strict=True)
+        ),
     )
 
 
@@ -129,10 +183,22 @@ def _cases(request: BenchRequest) -> tuple[Case, ...]:
     return cases
 
 
+def _check_divides(request: BenchRequest, shape: Shape | None) -> None:
+    """Raise UsageError where the model does not divide among some of the ranks, before any of it is loaded."""
+    if max(request.sizes) > 1:
+        if shape is None:
+            config = open_checkpoint(resolve(request.model, request.settings).path).config
+        else:
+            config = shape.config
+        for size in request.sizes:
+            check_divides(config, size)
+
+
 def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> None:
     """Raise OutOfMemoryError where a CPU's memory cannot hold the weights: the system would end the process instead."""
     dtype = pick_dtype(request.placing.dtype, RANDOM_DTYPE, device)
-    needed = planned_bytes(shape.config, request.allocation.allocation(shape.config), dtype)
+    whole = planned_bytes(shape.config, request.allocation.allocation(shape.config), dtype)
+    needed = sum(whole * min(size, request.placing.together.n_here) / size for size in request.sizes)
     free = available_memory_bytes() if device.type == "cpu" else None
     if free is not None and needed > free:
         raise OutOfMemoryError(
@@ -141,15 +207,20 @@ def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> No
         )
 
 
-def _subject(request: BenchRequest, shape: Shape | None, backend: Backend | None) -> Job[Subject]:
+def _contender(request: BenchRequest, size: int, shape: Shape | None, backend: Backend | None) -> Job[_Contender]:
+    crew = crew_of(request.placing.together, size, request.placing.threads)
+    if crew.together is None:
+        return _Contender(crew, None, None)
+    placing = replace(request.placing, threads=crew.n_threads, together=crew.together)
     if shape is None:
-        return (yield from loaded_subject(request.model, request.settings, request.placing, backend))
-    making = random_subject(
-        shape,
-        request.allocation,
-        request.placing,
-        seed=request.seed,
-        settings=request.settings,
-        torch_backend=backend,
-    )
-    return (yield from making)
+        subject = yield from loaded_subject(request.model, request.settings, placing, backend)
+    else:
+        subject = yield from random_subject(
+            shape, request.allocation, placing, seed=request.seed, settings=request.settings, torch_backend=backend
+        )
+    return _Contender(crew, subject, Workload(subject.model, request.seed))
+
+
+def _nothing() -> Work:
+    """What a rank that stands by makes ready."""
+    raise AssertionError("it is not its turn")

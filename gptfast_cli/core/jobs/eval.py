@@ -86,7 +86,7 @@ def run(request: EvalRequest) -> Job[Evaluation]:
     perplexity, is_interrupted = yield from _in_turn(prediction, is_interrupted=is_interrupted)
     comparison, is_interrupted = yield from _in_turn(pair, is_interrupted=is_interrupted)
     return Evaluation(
-        environment=environment(loaded.model.device, loaded.model.dtype),
+        environment=environment(loaded.model.device, loaded.model.dtype, request.placing.together.size),
         model=loaded.name,
         scheme=loaded.checkpoint.scheme,
         n_params=loaded.checkpoint.n_params,
@@ -106,7 +106,8 @@ def _asked(request: EvalRequest) -> Job[TaskSet | None]:
 
 
 def _answers(request: EvalRequest, asked: TaskSet, loaded: LoadedModel) -> Job[TaskResults]:
-    return ask(loaded, asked, request.tasks, _memory_path(request, request.tasks, loaded))
+    path = _memory_path(request, request.tasks, loaded)
+    return ask(loaded, asked, request.tasks, path, request.placing.together)
 
 
 def _text(options: TextOptions, loaded: LoadedModel) -> ProtocolText:

@@ -28,6 +28,7 @@ from gptfast_cli.core.measure.drafts.prompts import read_prompts, synthetic_prom
 from gptfast_cli.core.measure.drafts.proof import proof_of, speedup, trials_of
 from gptfast_cli.core.measure.drafts.texts import Prompt, Text, given_texts, write_texts
 from gptfast_cli.core.measure.environment import environment
+from gptfast_cli.core.model.collective import Collective
 from gptfast_cli.core.settings import Settings
 
 _TINY, _TINY_DRAFT = BUNDLED
@@ -85,7 +86,7 @@ def run(request: SpeculateRequest) -> Job[Judgement]:
     for prompt in prompts:
         limits.check_prompt(len(prompt.ids) + 1)
     findings = Findings(
-        environment=environment(target.model.device, target.model.dtype),
+        environment=environment(target.model.device, target.model.dtype, request.placing.together.size),
         target=target,
         prompts=prompts,
         depths=request.depths,
@@ -100,14 +101,14 @@ def run(request: SpeculateRequest) -> Job[Judgement]:
     try:
         yield from _agree(findings, runner, request, limits)
         meter = yield from _measure(findings, runner, request)
-        yield from _prove(findings, meter, runner, limits)
+        yield from _prove(findings, meter, runner, limits, request.placing.together)
         if request.certify:
             yield from _certify(findings, runner, request)
     except KeyboardInterrupt:
         yield Note("Interrupted: this is what was known by then.")
         return findings.judgement(is_interrupted=True)
     judgement = findings.judgement()
-    if request.save_advice and target.loaded is not None:
+    if request.save_advice and target.loaded is not None and request.placing.together.rank == 0:
         advice = [Advice(each.temperature, each.batch_size, each.draft, each.k) for each in judgement.picks]
         path = save_advice(request.settings.home, target.loaded, advice)
         yield Note(f"Advice: {path}, for generate --draft auto")
@@ -145,7 +146,7 @@ def _measure(findings: Findings, runner: Runner, request: SpeculateRequest) -> J
     """What rounds and plain steps take."""
     device = runner.model.device
     probe = Probe(device, device_clock(device))
-    meter = CostMeter(runner, findings.contestants, request.depths)
+    meter = CostMeter(runner, findings.contestants, request.depths, request.placing.together)
     findings.costs = meter.costs
     findings.bandwidths.append(probe.measure().bytes_per_second)
     yield from meter.measure(findings.texts, request.batch_sizes, request.n_times)
@@ -153,7 +154,7 @@ def _measure(findings: Findings, runner: Runner, request: SpeculateRequest) -> J
     return meter
 
 
-def _prove(findings: Findings, meter: CostMeter, runner: Runner, limits: Limits) -> Job[None]:
+def _prove(findings: Findings, meter: CostMeter, runner: Runner, limits: Limits, together: Collective) -> Job[None]:
     """Run some of what was predicted, and look at its costs once more: the machine may be another one by now."""
     trials = list(trials_of(findings, seconds=_PROOF_SECONDS, n_pairs=_PAIRS))
     spots = [trial.spot for trial in trials if trial.spot is not None]
@@ -163,7 +164,7 @@ def _prove(findings: Findings, meter: CostMeter, runner: Runner, limits: Limits)
             pass
         for n, trial in enumerate(trials):
             yield Progress("prove", turn * len(trials) + n, _PAIRS * len(trials), "runs")
-            measured[n].append(speedup(runner, trial, limits.stop_ids))
+            measured[n].append(together.agree(speedup(runner, trial, limits.stop_ids)))
             findings.proofs = [proof_of(*each, findings) for each in zip(trials, measured, strict=True) if each[1]]
 
 

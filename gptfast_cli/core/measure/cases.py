@@ -23,6 +23,11 @@ class Case:
         return f"{kind}{self.n_tokens}" + (f"@d{self.depth}" if self.depth else "")
 
     @property
+    def title(self) -> str:
+        """The name with the batch size: `tg128@d4096, batch 4`."""
+        return f"{self.name}, batch {self.batch_size}"
+
+    @property
     def total_tokens(self) -> int:
         """Tokens of all sequences together."""
         return self.batch_size * self.n_tokens

@@ -23,7 +23,8 @@ class Environment:
     commit:           of the checkout that runs, with `-dirty` where files of it were changed since
     instruction_sets: of the CPU, that PyTorch knows of
     gpu:              name of the device where it is no CPU
-    threads:          CPU threads that PyTorch uses, of the `n_cpus` that the process may run on
+    ranks:            processes that hold the model together
+    threads:          CPU threads that PyTorch uses in each, of the `n_cpus` that the process may run on
     date:             UTC, ISO 8601
     """
 
@@ -38,12 +39,13 @@ class Environment:
     memory_bytes: int | None
     device: str
     gpu: str | None
+    ranks: int
     threads: int
     dtype: str
     date: str
 
 
-def environment(device: torch.device, dtype: torch.dtype) -> Environment:
+def environment(device: torch.device, dtype: torch.dtype, n_ranks: int = 1) -> Environment:
     """The environment of a measurement that is about to begin, on a device and in the dtype that it computes in."""
     return Environment(
         gptfast=gptfast_cli.__version__,
@@ -57,6 +59,7 @@ def environment(device: torch.device, dtype: torch.dtype) -> Environment:
         memory_bytes=memory_bytes(),
         device=device.type,
         gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        ranks=n_ranks,
         threads=torch.get_num_threads(),
         dtype=dtype_name(dtype),
         date=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -9,6 +9,7 @@ from gptfast_cli.core.decode.subject import Subject
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.measure.cases import Case
 from gptfast_cli.core.measure.environment import Environment
+from gptfast_cli.core.measure.ranks import RankNumbers, medians
 from gptfast_cli.core.measure.repetitions import INTERRUPTED, OUT_OF_MEMORY, Failed, Spread, Timed
 from gptfast_cli.core.measure.roofline import speed
 
@@ -17,6 +18,7 @@ from gptfast_cli.core.measure.roofline import speed
 class BenchRow:
     """A case and its numbers, which are None where it failed; see Case, Speed and Repetition.
 
+    tp:          ranks that share the model; ranks: the numbers of each, medians, where there are several
     repetitions: seconds of each
     error:       why there are no numbers
     """
@@ -26,6 +28,7 @@ class BenchRow:
     model: str
     scheme: str
     kv_dtype: str
+    tp: int
     batch_size: int
     n_prompt: int
     n_gen: int
@@ -34,6 +37,7 @@ class BenchRow:
     gbps: float | None
     mbu: float | None
     peak_memory_bytes: int | None
+    ranks: tuple[RankNumbers, ...]
     repetitions: tuple[float, ...]
     error: str | None
 
@@ -51,9 +55,10 @@ class MemoryBandwidth:
 class Bench:
     """The record of a benchmark.
 
-    scheme, head_scheme: of most parameters, and of the head; n_bytes: of all weights in memory
+    scheme, head_scheme: of most parameters, and of the head; n_bytes: of all weights in memory, of all ranks
     kv_dtype:            that keys and values are kept in
     compile_s:           by batch size, apart from all other times; None where nothing was compiled
+    load_s:              of one model, the one that most ranks share
     bandwidth:           None where no row came so far
     n_rounds:            repetitions that were asked for
     """
@@ -71,6 +76,11 @@ class Bench:
     bandwidth: MemoryBandwidth | None
     n_rounds: int
     rows: tuple[BenchRow, ...]
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether several share the model in any row."""
+        return any(row.tp > 1 for row in self.rows)
 
     @property
     def is_interrupted(self) -> bool:
@@ -96,8 +106,8 @@ def memory_bandwidth(bytes_per_second: Sequence[float]) -> MemoryBandwidth | Non
     return MemoryBandwidth(statistics.median(rates), min(rates), max(rates))
 
 
-def bench_row(case: Case, outcome: Timed | Failed, subject: Subject) -> BenchRow:
-    """What became of a case, as a row of the record."""
+def bench_row(case: Case, tp: int, outcome: Timed | Failed, subject: Subject) -> BenchRow:
+    """What became of a case on so many ranks, as a row of the record."""
     times = outcome.repetitions if isinstance(outcome, Timed) else ()
     of_row = speed(case.total_tokens, times) if times else None
     return BenchRow(
@@ -106,6 +116,7 @@ def bench_row(case: Case, outcome: Timed | Failed, subject: Subject) -> BenchRow
         model=subject.name,
         scheme=subject.scheme,
         kv_dtype=dtype_name(subject.model.kv_dtype),
+        tp=tp,
         batch_size=case.batch_size,
         n_prompt=case.n_tokens if case.phase == "prefill" else 0,
         n_gen=case.n_tokens if case.phase == "decode" else 0,
@@ -114,6 +125,7 @@ def bench_row(case: Case, outcome: Timed | Failed, subject: Subject) -> BenchRow
         gbps=of_row.gbps if of_row else None,
         mbu=of_row.mbu if of_row else None,
         peak_memory_bytes=max((repetition.peak_memory_bytes for repetition in times), default=None),
+        ranks=medians([repetition.ranks for repetition in times]),
         repetitions=tuple(repetition.seconds for repetition in times),
         error=outcome.error if isinstance(outcome, Failed) else None,
     )

@@ -3,6 +3,8 @@
 Rounds of all rows follow one another, A B C A B C, and before and after every row the read bandwidth is measured. The
 first round warms up and counts for nothing. A row that failed has an error in place of times, whatever it had measured.
 An interrupt ends it early, with what has been measured.
+
+Where ranks share a row's work, the others stand by: they wait until it is their turn again.
 """
 
 import statistics
@@ -10,17 +12,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from gptfast_cli.core.errors import GptFastError, is_out_of_memory
+from gptfast_cli.core.errors import GptFastError, UsageError, is_out_of_memory
 from gptfast_cli.core.events import Job, Measured, Note, Progress
 from gptfast_cli.core.measure.bandwidth import Bandwidth
 from gptfast_cli.core.measure.clock import Clock
 from gptfast_cli.core.measure.memory import Memory
+from gptfast_cli.core.measure.ranks import ALL_ALONE, Crew, RankNumbers
+from gptfast_cli.core.model.collective import Collective
 
 Work: TypeAlias = Callable[[], int | None]
 """Does what is to be timed; returns the bytes that it read, or None where bandwidth is not what limits it."""
 
 OUT_OF_MEMORY = "OOM"
 INTERRUPTED = "interrupted"
+_STANDS_BY = "done by other ranks"
+
+_ERRORS = (GptFastError, MemoryError, RuntimeError)  # ours, and what PyTorch raises
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +36,33 @@ class Row:
 
     prepare: makes ready for a repetition, unmeasured, and returns the work to be timed; whatever only that work
              holds is freed after it, so that rows do not share memory
+    crew:    the ranks that share it
+    besides: bytes that each of these holds of no use to it, as are those of other models
     """
 
     name: str
     phase: Literal["prefill", "decode"]
     n_tokens: int
     prepare: Callable[[], Work]
+    crew: Crew = ALL_ALONE
+    besides: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
     """A row's work, done once.
 
-    bandwidth:         in bytes a second: the mean of what was measured before and after it
-    peak_memory_bytes: most that was used at once, making ready and working
+    n_bytes:           that all ranks read
+    bandwidth:         in bytes a second, of all ranks: the mean of what was measured before and after it
+    peak_memory_bytes: most that a rank used at once, making ready and working
+    ranks:             each by itself, where there are several
     """
 
     seconds: float
     n_bytes: int | None
     bandwidth: float
     peak_memory_bytes: int = 0
+    ranks: tuple[RankNumbers, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,7 @@ def measured(
             n_round, index = divmod(turn, len(rows))
             row = rows[index]
             yield Progress(row.name, turn, n_turns, "runs")
+            row.crew.everyone.agree(None)  # a rank that is ahead would disturb the others
             if index in failures:
                 continue
             match _attempt(row, now, probe, memory):
@@ -112,18 +127,35 @@ def _outcome(repetitions: Sequence[Repetition]) -> Timed | Failed:
 
 
 def _attempt(row: Row, now: Clock, probe: Callable[[], Bandwidth], memory: Memory) -> Repetition | Failed:
+    together = row.crew.together
+    if together is None:
+        return Failed(_STANDS_BY)
+    # of several ranks one that fails by itself ends all: the others would wait for it
+    errors = _ERRORS if together.size == 1 else UsageError
     try:
-        memory.reset()
-        work = row.prepare()
-        before = probe()  # only now: to make ready may have taken long
-        begin = now()
-        n_bytes = work()
-        seconds = now() - begin
-        peak_bytes = memory.peak_bytes()
-        after = probe()
-    except (GptFastError, MemoryError, RuntimeError) as error:  # ours, and what PyTorch raises
+        with row.crew.threads():
+            return _timed(row, together, now, probe, memory)
+    except errors as error:
         return Failed(reason(error))
-    return Repetition(seconds, n_bytes, (before.bytes_per_second + after.bytes_per_second) / 2, peak_bytes)
+
+
+def _timed(row: Row, together: Collective, now: Clock, probe: Callable[[], Bandwidth], memory: Memory) -> Repetition:
+    memory.reset()
+    work = row.prepare()
+    before = probe()  # only now: to make ready may have taken long
+    waited, begin = together.seconds, now()
+    n_bytes = work()
+    seconds, waited = now() - begin, together.seconds - waited
+    peak_bytes = max(0, memory.peak_bytes() - row.besides)
+    after = probe()
+    bandwidth = (before.bytes_per_second + after.bytes_per_second) / 2
+    if together.size == 1:
+        return Repetition(seconds, n_bytes, bandwidth, peak_bytes)
+    rate = None if n_bytes is None else n_bytes / seconds / 1e9
+    own = RankNumbers(together.rank, peak_bytes, rate, waited / seconds)
+    n_bytes_of_each, bandwidths, ranks = zip(*together.exchange((n_bytes, bandwidth, own)), strict=True)
+    total = None if n_bytes is None else sum(n_bytes_of_each)
+    return Repetition(seconds, total, sum(bandwidths), max(rank.peak_memory_bytes for rank in ranks), ranks)
 
 
 def reason(error: Exception) -> str:

@@ -45,7 +45,7 @@ class Workload:
             runner = self._runner(case)
             return self._prefill(case, runner) if case.phase == "prefill" else self._decode(case, runner)
 
-        return Row(f"{case.name}, batch {case.batch_size}", case.phase, case.total_tokens, prepare)
+        return Row(case.title, case.phase, case.total_tokens, prepare)
 
     def compile(self, cases: Sequence[Case], compiling: Compiling, settings: Settings) -> Job[dict[int, float] | None]:
         """Compile the steps of cases, each runner's once; seconds by batch size, None where none is asked for.

@@ -23,8 +23,17 @@ class Collective(Protocol):
         ...
 
     @property
+    def n_here(self) -> int:
+        """How many of them are on this machine, and share its cores."""
+        ...
+
+    @property
     def seconds(self) -> float:
         """Spent in all of these so far."""
+        ...
+
+    def first(self, count: int) -> "Collective | None":
+        """The first so many of them by themselves, and None on the others; every rank has to ask for it."""
         ...
 
     def sum(self, x: "Tensor") -> "Tensor":
@@ -53,7 +62,12 @@ class _Alone:
 
     rank = 0
     size = 1
+    n_here = 1
     seconds = 0.0
+
+    def first(self, count: int) -> Collective:  # noqa: ARG002  (of one)
+        """See Collective."""
+        return self
 
     def sum(self, x: "Tensor") -> "Tensor":
         """See Collective."""

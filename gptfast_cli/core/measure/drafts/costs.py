@@ -1,7 +1,8 @@
 """What a round and a plain step take, measured on the very code that decodes, depth by depth and batch by batch.
 
 Rounds of all drafts and depths take turns with plain steps, over and over, as what memory gives changes from second to
-second: a cost is a ratio over the plain steps just before and after it.
+second: a cost is a ratio over the plain steps just before and after it. Ranks that hold the models together go by the
+times of the first: what they do next hangs on them.
 """
 
 import statistics
@@ -26,6 +27,7 @@ from gptfast_cli.core.events import Job, Progress, result_of
 from gptfast_cli.core.measure.drafts.contestants import Contestant
 from gptfast_cli.core.measure.drafts.judgement import RoundCost
 from gptfast_cli.core.measure.drafts.texts import Text
+from gptfast_cli.core.model.collective import ALONE, Collective
 
 Texts: TypeAlias = Mapping[float, Rows[Text]]
 """By their temperature."""
@@ -92,9 +94,12 @@ class Costs:
 class CostMeter:
     """Measures a target with drafts, in rows that keep what they hold from one cell to the next."""
 
-    def __init__(self, runner: Runner, contestants: Rows[Contestant], depths: Rows[int]) -> None:
+    def __init__(
+        self, runner: Runner, contestants: Rows[Contestant], depths: Rows[int], together: Collective = ALONE
+    ) -> None:
         self.costs = Costs()
         self._runner = runner
+        self._together = together
         self._proposers = {each.name: _always_proposing(each.proposer, runner.n_rows) for each in contestants}
         # a model always has something to propose
         self._silent = {
@@ -145,7 +150,7 @@ class CostMeter:
         seconds, n_bytes, n_steps = 0.0, 0, 0
         while seconds < _SECONDS or n_steps < _LEAST:
             stride = load.step()
-            seconds += stride.seconds
+            seconds += self._together.agree(stride.seconds)
             n_bytes += stride.n_bytes
             n_steps += stride.counts[0]
         self.costs.step_bytes[setting] = n_bytes // n_steps
@@ -164,11 +169,11 @@ class CostMeter:
             stride = load.step()
             if rounds.n_rounds == before[0]:
                 continue  # the last token of a text, for which nothing is drafted
-            seconds += stride.seconds
+            seconds += self._together.agree(stride.seconds)
             n_rounds += (rounds.n_rounds - before[0]) // len(texts)
             after = rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
             parts = [total + b - a for total, a, b in zip(parts, before[1:], after, strict=True)]
-        draft, verify, sample = (part / n_rounds for part in parts)
+        draft, verify, sample = (part / n_rounds for part in self._together.agree(parts))
         return RoundCost(draft, verify, sample, max(0.0, seconds / n_rounds - draft - verify - sample))
 
 

@@ -16,20 +16,24 @@ from gptfast_cli.core.measure.tasks.record_files import write_records
 from gptfast_cli.core.measure.tasks.requests import Request
 from gptfast_cli.core.measure.tasks.results import TaskResults
 from gptfast_cli.core.measure.tasks.sources import TaskSet
+from gptfast_cli.core.model.collective import ALONE, Collective
 
 
-def ask(loaded: LoadedModel, tasks: TaskSet, options: TaskOptions, memory_path: Path) -> Job[TaskResults]:
+def ask(
+    loaded: LoadedModel, tasks: TaskSet, options: TaskOptions, memory_path: Path, together: Collective = ALONE
+) -> Job[TaskResults]:
     """Put tasks to a model; an interrupt while it answers ends it early, with the questions answered by then.
 
-    Answers are kept in a file until all of them have been marked. Raises UsageError where the model has no tokenizer,
-    and what the chat template and the tasks raise.
+    Answers are kept in a file until all of them have been marked. Of the ranks that hold the model, `together`, the
+    first alone writes. Raises UsageError where the model has no tokenizer, and what the chat template and the tasks
+    raise.
     """
     if loaded.tokenizer is None:
         raise UsageError(f"{loaded.name} has no tokenizer, and tasks are texts.")
     beginnings = beginnings_of(loaded, loaded.tokenizer)
     answering = Answering(loaded, beginnings, options.batch_size, options.seed)
     yield Progress("make requests", 0, None, "requests")
-    with _conversation(loaded, options) as prompter, open_memory(memory_path) as memory:
+    with _conversation(loaded, options) as prompter, open_memory(memory_path, together) as memory:
         exam = tasks.exam(answering, prompter)
         is_partial = False
         try:
@@ -39,7 +43,7 @@ def ask(loaded: LoadedModel, tasks: TaskSet, options: TaskOptions, memory_path: 
         yield Progress("marking", 0, None, "requests")
         marks = exam.marked([memory.known(request) for request in exam.requests])
         folder = None
-        if options.output_path is not None and marks.results:
+        if options.output_path is not None and marks.results and together.rank == 0:
             folder = write_records(options.output_path, loaded.name, marks)
         if not is_partial:
             memory.forget()

@@ -5,25 +5,24 @@ A line is written at once; what a kill leaves of the last one is cut off when th
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from gptfast_cli.core.files import disk_full_named
 from gptfast_cli.core.measure.tasks.requests import Answer, LikelihoodAnswer, Request, key_of
+from gptfast_cli.core.model.collective import ALONE, Collective
 from gptfast_cli.core.transfer.lock import held_if_free
 
 
 class Memory:
     """The answers so far, by request; `n_found` of them come from an earlier run."""
 
-    def __init__(self, path: Path | None = None, file: TextIO | None = None) -> None:
+    def __init__(self, found: Mapping[str, Answer], path: Path | None = None, file: TextIO | None = None) -> None:
         self._path = path
         self._file = file
-        self._answers: dict[str, Answer] = {}
-        if file is not None:
-            self._read(file)
-        self.n_found = len(self._answers)
+        self._answers = dict(found)
+        self.n_found = len(found)
 
     def known(self, request: Request) -> Answer | None:
         """The answer to a request, where there is one."""
@@ -45,26 +44,36 @@ class Memory:
             assert self._path is not None
             self._path.unlink(missing_ok=True)
 
-    def _read(self, file: TextIO) -> None:
-        end = 0
-        with contextlib.suppress(ValueError):  # from what is damaged on, everything is asked anew
-            while (line := file.readline()).endswith("\n"):
-                key, answer = _entry(json.loads(line))
-                self._answers[key] = answer
-                end = file.tell()
-        file.seek(end)
-        file.truncate()
-
 
 @contextlib.contextmanager
-def open_memory(path: Path) -> Iterator[Memory]:
-    """The answers in a file; where another run has it, this one keeps its own to itself."""
+def open_memory(path: Path, together: Collective = ALONE) -> Iterator[Memory]:
+    """The answers in a file; where another run has it, this one keeps its own to itself.
+
+    Of several ranks the first one has the file, and all know what it held.
+    """
+    if together.rank != 0:
+        yield Memory(together.agree({}))
+        return
     with held_if_free(path) as is_ours:
         if not is_ours:
-            yield Memory()
+            yield Memory(together.agree({}))
             return
         with path.open("r+", encoding="utf-8", newline="\n") as file:
-            yield Memory(path, file)
+            yield Memory(together.agree(_read(file)), path, file)
+
+
+def _read(file: TextIO) -> dict[str, Answer]:
+    """The answers in a file, from whose last whole line it is to be written on."""
+    answers: dict[str, Answer] = {}
+    end = 0
+    with contextlib.suppress(ValueError):  # from what is damaged on, everything is asked anew
+        while (line := file.readline()).endswith("\n"):
+            key, answer = _entry(json.loads(line))
+            answers[key] = answer
+            end = file.tell()
+    file.seek(end)
+    file.truncate()
+    return answers
 
 
 def _to_json(answer: Answer) -> object:
