@@ -12,7 +12,6 @@ from torch import Tensor
 from gptfast_cli.core.events import Event
 from gptfast_cli.core.jobs.convert import Converted, ConvertRequest, run
 from gptfast_cli.core.settings import Settings
-from llama_oracle import random_llama
 
 T = TypeVar("T")
 
@@ -37,6 +36,8 @@ def settings_in(folder: Path) -> Settings:
 
 def saved(folder: Path, *, sharded: bool = False, **changes: Any) -> Path:
     """A random Llama saved by transformers, in one file or in several."""
+    from llama_oracle import random_llama  # transformers takes seconds, which ranks that only read models do without
+
     random_llama(**changes).save_pretrained(folder, max_shard_size="20KB" if sharded else "1GB")
     return folder
 

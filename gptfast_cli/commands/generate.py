@@ -144,7 +144,7 @@ def generate(
     if output is not None and json:
         raise UsageError("--json writes to stdout, and --output to a file.", "Leave out one of them.")
     if is_dealt_out(tp):
-        _refuse_in_parts({_TALK: interactive, "--prompt-cache": prompt_cache, "--replicas": replicas})
+        _refuse_in_parts({_TALK: interactive, "--replicas": replicas})
     together = context.with_resource(ranks(tp))
     if mode == _ONE_PROMPT:
         sources = PromptSources(prompt, prompt_file, prompt_ids, prompt_length)

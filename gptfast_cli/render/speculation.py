@@ -12,11 +12,12 @@ _MOST_PLACES = 5
 def speculation_rows(report: SpeculationReport) -> Iterator[tuple[str, ...]]:
     """Label and cells of each line of the block."""
     depth = "k adapted" if report.k is None else f"k {report.k}"
+    draft = f"{report.draft}, whole on each rank" if report.replicated else report.draft
     if report.tau is None:
-        yield "draft", report.draft, depth, "no rounds"
+        yield "draft", draft, depth, "no rounds"
         return
     alpha = "" if report.alpha is None else f"alpha {report.alpha:.3f}"
-    yield "draft", report.draft, depth, f"{digits(report.tau)} tokens a round", alpha
+    yield "draft", draft, depth, f"{digits(report.tau)} tokens a round", alpha
     counts = ", ".join(f"{kept}: {n / report.rounds:.0%}" for kept, n in _grouped(report.accepted_histogram))
     yield "accepted", f"{report.rounds:,} rounds", counts
     if report.acceptance:

@@ -103,6 +103,7 @@ class SpeculationReport:
         default_factory=lambda: {"draft": 0.3, "verify": 0.5, "sample": 0.15, "host": 0.05}
     )
     acceptance: tuple[Acceptance, ...] = (Acceptance(0.75, 0.75), Acceptance(0.667, 0.5), Acceptance(None, 0.0))
+    replicated: bool = False
     draft_load_s: float = 0.04
 
 

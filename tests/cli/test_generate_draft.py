@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -39,11 +40,14 @@ def test_a_long_histogram_fits_into_a_line() -> None:
     from gptfast_cli.core.measure.speculation import SpeculationReport
     from gptfast_cli.render.speculation import speculation_rows
 
-    report = SpeculationReport("tiny-draft", None, 200, 0.9, 4.5, (*[10] * 16, 40), (), {"draft": 1.0}, 0, 0.0, 0.0)
+    report = SpeculationReport(
+        "tiny-draft", None, 200, 0.9, 4.5, (*[10] * 16, 40), (), {"draft": 1.0}, 0, False, 0.0, 0.0
+    )
     _, (_, rounds, counts), _ = speculation_rows(report)
     assert (rounds, counts) == ("200 rounds", "0: 5%, 1: 5%, 2: 5%, 3-4: 10%, 5-8: 20%, 9-16: 55%")
-    whole = SpeculationReport("tiny-draft", 2, 10, 0.9, 2.0, (2, 3, 5), (), {"draft": 1.0}, 0, 0.0, 0.0)
+    whole = SpeculationReport("tiny-draft", 2, 10, 0.9, 2.0, (2, 3, 5), (), {"draft": 1.0}, 0, False, 0.0, 0.0)
     assert list(speculation_rows(whole))[1] == ("accepted", "10 rounds", "0: 20%, 1: 30%, 2: 50%")
+    assert next(speculation_rows(replace(whole, replicated=True)))[1] == "tiny-draft, whole on each rank"
 
 
 def test_options_reach_the_job(fake: Callable[[str], CommandLine]) -> None:

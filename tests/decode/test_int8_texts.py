@@ -96,7 +96,7 @@ def test_a_prompt_goes_on_from_whole_blocks_of_another_and_from_its_very_end(pai
         known = runner.recall(1, other)
         fresh.clear()
         assert known == n_known
-        assert torch.equal(runner.prefill(1, other[known:]), fresh.prefill(0, other))
+        assert torch.equal(runner.prefill(1, other[known:]).whole, fresh.prefill(0, other).whole)
 
 
 def test_after_a_call_that_was_broken_off_whole_blocks_are_trusted_alone(pair: Pair) -> None:
@@ -108,7 +108,7 @@ def test_after_a_call_that_was_broken_off_whole_blocks_are_trusted_alone(pair: P
         pair[0].step([[7] * 149], runner._cache, slice(0, 1))  # and nobody has counted them
     known = runner.recall(0, (*prompt, 7))
     assert known == 128
-    assert torch.equal(runner.prefill(0, (*prompt, 7)[known:]), fresh.prefill(0, (*prompt, 7)))
+    assert torch.equal(runner.prefill(0, (*prompt, 7)[known:]).whole, fresh.prefill(0, (*prompt, 7)).whole)
 
 
 def test_compiled_steps_give_the_same_tokens(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_compiled_steps_give_the_same_tokens(tmp_path: Path) -> None:
                 each.recall(0, ())
                 each.prefill(0, prompts()[n])
             for token in range(12):
-                torch.testing.assert_close(runner.step([token]), plain.step([token]))
+                torch.testing.assert_close(runner.step([token]).whole, plain.step([token]).whole)
 
 
 def test_a_free_row_that_runs_along_spoils_nothing() -> None:
@@ -136,7 +136,7 @@ def test_a_free_row_that_runs_along_spoils_nothing() -> None:
         runner.step([token])
     known = runner.recall(1, (*long, 7))
     assert known == 128
-    assert torch.equal(runner.prefill(1, (*long, 7)[known:]), alone.prefill(0, (*long, 7)))
+    assert torch.equal(runner.prefill(1, (*long, 7)[known:]).whole, alone.prefill(0, (*long, 7)).whole)
 
 
 @pytest.fixture

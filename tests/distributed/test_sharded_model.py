@@ -1,17 +1,23 @@
 """A model in parts is the model: the same logits and the same tokens, on two ranks and on four."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from distributed.choices import DISTINCT, EQUALS, N_ROWS, VOCABULARIES, choices
 from distributed.ranks import on_ranks
+from distributed.texts import TARGET, THREE_HEADS, cached, refusal, texts
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.formats import WHOLE, Block, Weight, quantized, schemes
+from gptfast_cli.core.jobs.quantize import QuantizeRequest
+from gptfast_cli.core.jobs.quantize import run as quantize
 from gptfast_cli.core.model.collective import ALONE, Collective
+from gptfast_cli.core.model.logits import Logits
 from gptfast_cli.core.model.share import Share, check_divides
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.quant.rounding import roundings
@@ -26,6 +32,7 @@ SHAPES = {
     "fewer key heads than ranks, tied": {**SIZES, "num_key_value_heads": 2, "tie_word_embeddings": True},
     "one key head": {**SIZES, "num_key_value_heads": 1},
 }
+UNEVEN = {**SIZES, "intermediate_size": 176, "num_key_value_heads": 4}  # half of it is no whole group of int4
 CASES = [
     *((shape, "plain", None, backend) for shape in SHAPES for backend in ("reference", "cpu")),
     ("own heads", "int8", None, "cpu"),
@@ -54,17 +61,21 @@ def _computed(
         whole = roundings["nearest"].quantize(matrix, quantized(at.scheme), at.group_size)
         return whole if block is None else whole.block(block)
 
-    parts = Parts(checkpoint.config, read, checkpoint.n_bytes, CPU, torch.float32)
+    parts = Parts(checkpoint.config, read, lambda: storages, checkpoint.n_bytes, CPU, torch.float32)
     placing = Placing(backend=backend, activations="float", together=together)
     model = drained(build(parts, placing, settings=settings_in(root), watch=Stopwatch(CPU)))[1]
+
+    def whole(own: Tensor) -> Tensor:
+        return Logits(own, model.share, together).whole
+
     cache = model.new_cache(len(PROMPTS))
     cache.reserve(32)
-    logits = model.feed([torch.tensor(prompt) for prompt in PROMPTS], cache, slice(0, len(PROMPTS)))
+    logits = whole(model.feed([torch.tensor(prompt) for prompt in PROMPTS], cache, slice(0, len(PROMPTS))))
     for row, prompt in enumerate(PROMPTS):
         cache.advance(slice(row, row + 1), len(prompt))
     tokens = [int(logits[len(PROMPTS[0]) - 1].argmax())]
     for _ in range(12):
-        tokens.append(int(model.step([[tokens[-1]]], cache, slice(0, 1)).argmax()))
+        tokens.append(int(whole(model.step([[tokens[-1]]], cache, slice(0, 1))).argmax()))
         cache.advance(slice(0, 1), 1)
     return logits.clone(), tokens
 
@@ -74,25 +85,87 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     for name, shape in SHAPES.items():
         saved(root / name, **shape)
+    saved(root / TARGET, **UNEVEN)
+    saved(root / THREE_HEADS, seed=1, num_attention_heads=3, head_dim=32)
+    int4 = AllocationOptions("int4")
+    drained(quantize(QuantizeRequest(settings_in(root), str(root / TARGET), int4, out=root / "int4", fidelity=False)))
     return root
 
 
+def everything(together: Collective, root: Path) -> dict[str, Any]:
+    return {
+        "models": computed(together, root),
+        "choices": choices(together),
+        "texts": texts(together, root),
+        "cached": cached(together, root),
+        "refusal": refusal(together, root),
+    }
+
+
 @pytest.fixture(scope="module")
-def alone(root: Path) -> list[tuple[Tensor, list[int]]]:
-    return computed(ALONE, root)
+def alone(root: Path) -> dict[str, Any]:
+    return everything(ALONE, root)
 
 
-@pytest.mark.parametrize("n_ranks", [2, 4])
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request: pytest.FixtureRequest, root: Path) -> list[dict[str, Any]]:
+    return on_ranks(request.param, everything, root)
+
+
 def test_logits_and_tokens_are_those_of_the_model_in_one_piece(
-    root: Path, alone: list[tuple[Tensor, list[int]]], n_ranks: int
+    alone: dict[str, Any], ranks: list[dict[str, Any]]
 ) -> None:
-    ranks = on_ranks(n_ranks, computed, root)
-    for case, (logits, tokens), *others in zip(CASES, alone, *ranks, strict=True):
+    parts = [rank["models"] for rank in ranks]
+    for case, (logits, tokens), *others in zip(CASES, alone["models"], *parts, strict=True):
         bound = 1e-5 * max(1.0, logits.abs().max().item())
         for their_logits, their_tokens in others:
             assert (their_logits - logits).abs().max() <= bound, case
             assert their_tokens == tokens, case
             assert torch.equal(their_logits, others[0][0]), f"{case}: ranks must decide alike"
+
+
+def test_ranks_choose_the_tokens_that_one_would_choose(alone: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
+    for case, (tokens, _) in alone["choices"].items():
+        assert len(set(tokens)) > 1, case
+        for rank in ranks:
+            assert rank["choices"][case][0] == tokens, case
+
+
+def test_ranks_tell_one_another_no_more_than_a_choice_needs(ranks: list[dict[str, Any]]) -> None:
+    n_tokens = VOCABULARIES[0]
+    told = {case: n for case, (_, n) in ranks[0]["choices"].items() if case.endswith(str(n_tokens))}
+    each, whole = 2 * N_ROWS, -(-n_tokens // len(ranks)) * N_ROWS  # a logit and its token
+    for kind in (DISTINCT, EQUALS):
+        assert told[f"greedy, {kind} {n_tokens}"] == told[f"greedy, penalised, {kind} {n_tokens}"] == each
+        assert told[f"all, {kind} {n_tokens}"] == told[f"top-p, {kind} {n_tokens}"] == whole
+    for k, case in ((1, "the best of equals"), (3, "top-k"), (3, "top-k, penalised"), (4, "top-k, top-p, min-p")):
+        assert told[f"{case}, {DISTINCT} {n_tokens}"] == (k + 1) * each
+        assert told[f"{case}, {EQUALS} {n_tokens}"] == (k + 1) * each + whole, "more equals than were told"
+
+
+def test_texts_are_those_of_the_model_in_one_piece(alone: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
+    for case, text in alone["texts"].items():
+        for rank in ranks:
+            theirs = rank["texts"][case]
+            assert theirs["tokens"] == text["tokens"], case
+            assert theirs["rounds"] == text["rounds"], case
+            torch.testing.assert_close(theirs["logprobs"], text["logprobs"], rtol=0, atol=1e-4)
+            assert theirs["replicated"] == ("whole draft" in case or "three heads" in case), case
+        assert not text["replicated"]
+    assert any(sum(text["rounds"][1][1:]) > 3 for text in alone["texts"].values() if text["rounds"])
+
+
+def test_each_rank_keeps_its_part_of_a_prompt(alone: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert [fed for fed, _ in rank["cached"]] == [5, 5, 1, 5, 5]
+        assert all(tokens == alone["cached"][0][1] for _, tokens in rank["cached"])
+
+
+def test_a_model_whose_groups_cannot_be_cut_says_so_before_anything_is_read(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert rank["refusal"] == ranks[0]["refusal"]
+        message, n_read = rank["refusal"]
+        assert "int4 cannot be cut at columns 0 and " in message and n_read == 0
 
 
 def test_all_parts_together_are_the_model(root: Path) -> None:

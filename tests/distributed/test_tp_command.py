@@ -44,6 +44,8 @@ def test_a_draft_is_dealt_out_too(gptfast: CommandLine) -> None:
     assert outcome.returncode == 0, outcome.stderr
     both = json.loads(outcome.stdout)
     assert both["samples"] == alone["samples"] and both["speculation"]["rounds"] > 0
+    assert not both["speculation"]["replicated"]
+    assert all(0 < rank["collective_share"] < 1 for rank in both["ranks"])
 
 
 def test_rows_of_a_file_are_answered_once(gptfast: CommandLine, tmp_path: Path) -> None:
@@ -66,7 +68,6 @@ def test_rows_of_a_file_are_answered_once(gptfast: CommandLine, tmp_path: Path) 
         (["--tp", "0"], 2, "--tp"),
         (["--tp", "2", "--interactive"], 2, "--interactive is for a model in one piece"),
         (["--tp", "2", "--prompts-file", "x", "--replicas", "2"], 2, "--replicas is for a model in one piece"),
-        (["--tp", "2", "--prompt-cache", "cache"], 2, "--prompt-cache is for a model in one piece"),
         (["--tp", "2", "--prompt-ids", "1,99999"], 2, "Token id 99999"),
     ],
 )

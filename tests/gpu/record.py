@@ -128,7 +128,7 @@ def correctness(options: Options, scheme: str, dtype: str) -> dict[str, Any]:
     prompt = torch.randint(config.vocab_size, (100,), generator=torch.Generator().manual_seed(0)).tolist()
     expected, given = Runner(reference, 1), Runner(tested, 1)
     errors, margins, n_different = [], [], 0
-    logits = expected.prefill(0, prompt), given.prefill(0, prompt).cpu()
+    logits = expected.prefill(0, prompt).whole[0], given.prefill(0, prompt).whole[0].cpu()
     for _ in range(N_GREEDY):  # both go on with the reference's tokens, so that every position is compared
         exact, other = logits
         errors.append(float((other - exact).norm() / exact.norm()))
@@ -136,7 +136,7 @@ def correctness(options: Options, scheme: str, dtype: str) -> dict[str, Any]:
         if int(other.argmax()) != token:
             n_different += 1
             margins.append(float((exact[token] - exact[int(other.argmax())]) / exact.std()))
-        logits = expected.step([token])[0], given.step([token])[0].cpu()
+        logits = expected.step([token]).whole[0], given.step([token]).whole[0].cpu()
     return {
         "environment": asdict(environment(options.device, stored)),
         "scheme": scheme,

@@ -14,9 +14,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 def greedy(runner: Runner, n_tokens: int) -> list[int]:
-    tokens = [int(runner.prefill(0, [1, 5, 9]).argmax())]
+    tokens = [int(runner.prefill(0, [1, 5, 9]).best())]
     while len(tokens) < n_tokens:
-        tokens.append(int(runner.step([tokens[-1]])[0].argmax()))
+        tokens.append(int(runner.step([tokens[-1]]).best()[0]))
     return tokens
 
 
@@ -43,7 +43,7 @@ def test_the_logits_of_a_step_outlive_the_next_one(tmp_path: Path) -> None:
     runner = Runner(tiny_llama(), 1)
     drained(compile_steps(runner, Compiling(decode=True), n_tokens=300, settings=settings_in(tmp_path)))
     runner.prefill(0, [1, 5, 9])
-    first = runner.step([7])
+    first = runner.step([7]).whole
     kept = first.clone()
     runner.step([8])
     assert torch.equal(first, kept)

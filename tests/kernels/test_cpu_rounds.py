@@ -159,7 +159,7 @@ def test_a_doubt_is_what_a_token_lacked_of_certainty(pair: tuple[NativeModel, Na
     for seed in range(40):
         depth, sequence = Doubting(1, 99.0), Sequence(0, PROMPTS[1], Sampler(sampling, seed), limits)
         speculate(pair, [sequence], 1, depth)
-        told, logits = depth.told[0], Runner(pair[1], 1).prefill(0, [*PROMPTS[1], sequence.generated[0]])
+        told, logits = depth.told[0], Runner(pair[1], 1).prefill(0, [*PROMPTS[1], sequence.generated[0]]).whole[0]
         assert told.n_drafted == 1
         if sampling.is_greedy:
             compared.append((told.doubt, 1 - float(logits.softmax(-1).max())))

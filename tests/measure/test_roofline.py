@@ -1,7 +1,6 @@
 """Speed and share of bandwidth come out exactly from known times; what a step reads is counted as by hand."""
 
 import pytest
-import torch
 
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.measure.repetitions import Repetition, Spread
@@ -57,5 +56,5 @@ def test_a_step_reads_nothing_of_rows_that_are_free() -> None:
     runner.prefill(0, [1] * 5)
     runner.prefill(1, [1] * 50)
     assert runner.step_bytes(1) == STEP + 4 * (36 + 5 * 216)
-    assert torch.is_tensor(runner.step([1]))
+    assert runner.step([1]).whole.isfinite().all()
     assert runner.step_bytes(1) == STEP + 4 * (36 + 6 * 216)

@@ -153,7 +153,7 @@ def model(shape: str, mode: str) -> Decoder:
     weights = RandomWeights(
         config, AllocationOptions(mode).allocation(config), device=CPU, dtype=torch.bfloat16, seed=0
     )
-    parts = Parts(config, weights.read, 1, CPU, torch.bfloat16)
+    parts = Parts(config, weights.read, dict, 1, CPU, torch.bfloat16)
     return result_of(build(parts, Placing(), settings=load_settings(), watch=Stopwatch(CPU)))
 
 
@@ -179,7 +179,7 @@ def measured_costs(target: Decoder, draft: Decoder, depths: list[int]) -> dict[A
         for name, seconds in samples.items():
             runner = runners.get(name, runners["step"])
             began = time.perf_counter()
-            runner.extend([torch.tensor([7] * (1 if isinstance(name, str) else name + 1))])
+            runner.extend([torch.tensor([7] * (1 if isinstance(name, str) else name + 1))], needs_laws=True)
             seconds.append(time.perf_counter() - began)
             runner.settle(0, PROMPT * 2, (7,))
     return {name: statistics.median(seconds) for name, seconds in samples.items()}

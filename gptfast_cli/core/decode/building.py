@@ -7,6 +7,7 @@ import torch
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.backend import REFERENCE, open_engine
+from gptfast_cli.core.decode.dealing import Storages, check_dealt
 from gptfast_cli.core.device import AUTO, pick_kv_dtype
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Progress
@@ -19,7 +20,7 @@ from gptfast_cli.core.kernels.reference import Reference
 from gptfast_cli.core.model.collective import ALONE, Collective
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.model.native import NativeModel
-from gptfast_cli.core.model.share import Share, check_divides
+from gptfast_cli.core.model.share import Share
 from gptfast_cli.core.model.transformer import Transformer
 from gptfast_cli.core.model.weights import assemble, weight_blocks, weight_shapes
 from gptfast_cli.core.settings import Settings
@@ -60,12 +61,14 @@ class Placing:
 class Parts:
     """What a model is made of.
 
-    read:    gives a weight by its name, or a block of it; n_bytes is what all of them take
-    device:  that it is to be on; dtype: in which it is to compute
+    read:     gives a weight by its name, or a block of it; n_bytes is what all of them take
+    storages: tells how they are stored
+    device:   that it is to be on; dtype: in which it is to compute
     """
 
     config: ModelConfig
     read: Callable[[str, Block | None], Weight]
+    storages: Storages
     n_bytes: int
     device: torch.device
     dtype: torch.dtype
@@ -85,7 +88,7 @@ def build(
     UsageError and GptFastError as `open_engine` does.
     """
     placing.check()
-    check_divides(parts.config, placing.together.size)
+    check_dealt(parts.config, parts.storages, placing.together.size)
     kv_dtype = pick_kv_dtype(placing.kv_dtype, parts.dtype)
     chosen = REFERENCE if torch_backend is not None else placing.backend
     library = yield from open_engine(chosen, parts.config, parts.dtype, parts.device, settings)

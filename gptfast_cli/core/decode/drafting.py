@@ -1,5 +1,8 @@
 """From a DRAFT as a person names it to a proposer that fits the target: a MODEL, `self:SCHEME` or `ngram`."""
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
@@ -7,6 +10,7 @@ from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.advice import find_advice
 from gptfast_cli.core.decode.building import Parts, Placing, build
+from gptfast_cli.core.decode.dealing import Storages, check_dealt
 from gptfast_cli.core.decode.depth import AdaptiveDepth, AgreedDepth, Depth, FixedDepth
 from gptfast_cli.core.decode.drafts import ADVISED, Drafted, Drafting
 from gptfast_cli.core.decode.loading import LoadedModel, load
@@ -19,9 +23,11 @@ from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.formats import Block, Weight, quantized, schemes
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.kernels import KEY_BLOCK
+from gptfast_cli.core.model.collective import ALONE
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.quant.rounding import roundings
+from gptfast_cli.core.quant.stored import stored
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 from gptfast_cli.core.tokenizers import first_difference
@@ -46,16 +52,17 @@ def open_draft(
         raise UsageError(f"--speculate-k may be up to {KEY_BLOCK} with int8 keys and values, not {drafting.depth}.")
     if drafting.draft == NGRAM:
         proposer: Proposer = NGram(drafted.n_rows)
-        seconds = 0.0
+        seconds, is_replicated = 0.0, False
     else:
         model, seconds = yield from open_draft_model(
             drafting.draft, target, n_tokens=drafted.n_tokens, settings=settings, placing=placing
         )
         proposer = DraftModel(model, drafted.n_rows)
+        is_replicated = model.together.size < placing.together.size
     depth: Depth = AgreedDepth(AdaptiveDepth(), placing.together)
     if drafting.depth is not None:
         depth = FixedDepth(drafting.depth)
-    return Speculation(proposer, depth, drafting=drafting, load_seconds=seconds)
+    return Speculation(proposer, depth, drafting=drafting, load_seconds=seconds, is_replicated=is_replicated)
 
 
 def _advised(drafting: Drafting, target: LoadedModel, drafted: Drafted, settings: Settings) -> Job[Drafting | None]:
@@ -76,13 +83,16 @@ def open_draft_model(
 ) -> Job[tuple[Decoder, float]]:
     """The model of a MODEL or `self:SCHEME` that is to draft for texts of up to `n_tokens`, and the seconds it took.
 
+    It is dealt out to the ranks of the target where it can be; else each of them has all of it, and they draft alike.
     Raises as `open_draft` does.
     """
     if name.startswith(SELF):
         return (yield from _requantized(name.removeprefix(SELF), target, settings, placing))
     found = resolve(name, settings)
-    _check_size(found.name, open_checkpoint(found.path).config, target, n_tokens)  # before anything large is read
-    draft = yield from load(name, settings, placing, role="Draft")
+    checkpoint = open_checkpoint(found.path)
+    _check_size(found.name, checkpoint.config, target, n_tokens)  # before anything large is read
+    own = _dealt_out_or_replicated(checkpoint.config, partial(stored, checkpoint), placing)
+    draft = yield from load(name, settings, own, role="Draft")
     _check_tokens(draft, target)
     return draft.model, draft.seconds
 
@@ -105,10 +115,19 @@ def _requantized(scheme: str, target: LoadedModel, settings: Settings, placing: 
         return whole if block is None else whole.block(block)
 
     yield Note(f"Draft: {target.name} itself, quantised to {scheme} as it is read")
-    parts = Parts(config, read, checkpoint.n_bytes, target.model.device, target.model.dtype)
+    parts = Parts(config, read, lambda: storages, checkpoint.n_bytes, target.model.device, target.model.dtype)
     watch = Stopwatch(target.model.device)
-    model = yield from build(parts, placing, settings=settings, watch=watch)
+    own = _dealt_out_or_replicated(config, parts.storages, placing)
+    model = yield from build(parts, own, settings=settings, watch=watch)
     return model, watch.seconds
+
+
+def _dealt_out_or_replicated(config: ModelConfig, storages: Storages, placing: Placing) -> Placing:
+    try:
+        check_dealt(config, storages, placing.together.size)
+    except UsageError:
+        return replace(placing, together=ALONE)
+    return placing
 
 
 def _check_size(name: str, config: ModelConfig, target: LoadedModel, n_tokens: int) -> None:

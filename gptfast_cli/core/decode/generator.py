@@ -6,8 +6,6 @@ Sequences come and go while others are under way: one that is over leaves its ro
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from gptfast_cli.core.decode.logprobs import token_logprobs
 from gptfast_cli.core.decode.runner import AHEAD_SECONDS, PREFILL_CHUNK, Runner
 from gptfast_cli.core.decode.sampler import check_tokens, draw_tokens
@@ -15,6 +13,7 @@ from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.decode.speculation import Gain, Speculation
 from gptfast_cli.core.events import Job, Measured, Progress
 from gptfast_cli.core.kernels.phases import phase
+from gptfast_cli.core.model.logits import Logits
 from gptfast_cli.core.stopwatch import Stopwatch
 
 
@@ -60,7 +59,7 @@ class Generator:
         self._speculation = speculation
         self._sequences: list[Sequence] = []  # row by row; some may be over until the next call
         self._step_seconds = runner.guessed_seconds  # of the last step
-        self._last_prompt: tuple[tuple[int, ...], Tensor] | None = None  # with the logits of the token after it
+        self._last_prompt: tuple[tuple[int, ...], Logits] | None = None  # with the logits of the token after it
 
     @property
     def active(self) -> list[Sequence]:
@@ -89,7 +88,7 @@ class Generator:
         yield Measured("prefill", len(prompt) - n_reused, watch.seconds)
         self._sequences.append(sequence)
         with drawing:
-            self._draw(logits.unsqueeze(0), [sequence])
+            self._draw(logits, [sequence])
         if self._speculation is not None and sequence.finish_reason is None:
             self._speculation.begin(self._runner, row, prompt)
         yield Measured("first token", 1, drawing.seconds)
@@ -148,7 +147,7 @@ class Generator:
                 sequence.take(token)
         return len(chosen.tokens)
 
-    def _recall(self, row: int, prompt: tuple[int, ...]) -> tuple[Tensor | None, int]:
+    def _recall(self, row: int, prompt: tuple[int, ...]) -> tuple[Logits | None, int]:
         """Begin a row with what the cache holds of a prompt; the logits after it, where they are known."""
         if self._last_prompt is not None and self._last_prompt[0] == prompt:
             n_reused = self._runner.recall(row, prompt)
@@ -157,13 +156,13 @@ class Generator:
         # at least one token must be fed to know what comes after
         return None, self._runner.recall(row, prompt[:-1])
 
-    def _draw(self, logits: Tensor, sequences: Tokens[Sequence]) -> None:
+    def _draw(self, logits: Logits, sequences: Tokens[Sequence]) -> None:
         with phase("sample"), self._runner.alone():
             tokens = draw_tokens(logits, [sequence.next_draw for sequence in sequences])
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
             sequence.take(token)
             if sequence.n_logprobs is not None and sequence.finish_reason != "eos":
-                sequence.logprobs.append(token_logprobs(logits[row], token, sequence.n_logprobs))
+                sequence.logprobs.append(token_logprobs(logits.whole[row], token, sequence.n_logprobs))
 
     def _retire(self) -> None:
         """Give the rows of sequences that are over to the last ones, so that the active ones have the first rows."""

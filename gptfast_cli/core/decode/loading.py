@@ -1,6 +1,7 @@
 """From a MODEL as a person names it to a decoder and its tokenizer, ready to run."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
@@ -15,6 +16,7 @@ from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.kernels import Backend
 from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.model.decoder import Decoder
+from gptfast_cli.core.quant.stored import stored
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer, special_tokens
@@ -80,7 +82,8 @@ def load(
     )
     if placing.verify:
         yield from checkpoint.verify()
-    parts = Parts(checkpoint.config, checkpoint.weight, checkpoint.n_bytes, device, dtype)
+    storages = partial(stored, checkpoint)
+    parts = Parts(checkpoint.config, checkpoint.weight, storages, checkpoint.n_bytes, device, dtype)
     model = yield from build(parts, placing, settings=settings, watch=watch, torch_backend=torch_backend)
     return LoadedModel(found.name, checkpoint, model, tokenizer, special.stop_ids, watch.seconds)
 

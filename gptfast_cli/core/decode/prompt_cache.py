@@ -3,7 +3,7 @@
 The file is in safetensors: `model` [32] uint8 is the hash of the model and dtype that it belongs to, `tokens` the
 prompt, `keys.N` and `values.N` [kv_heads, tokens, head_dim] what layer N made of it; in int8 they are the parts of an
 Int8Cache, for whole blocks of tokens. Nothing has to match but the beginning: a prompt takes from it what both begin
-with.
+with. Each of several ranks has a file of its own, with its heads: `FILE.1-of-2` and `FILE.2-of-2`.
 """
 
 import hashlib
@@ -31,29 +31,36 @@ class PromptCache:
     """The file for one prompt of one model: `load` before it is fed, `save` after."""
 
     def __init__(self, file: Path, loaded: LoadedModel, prompt: tuple[int, ...]) -> None:
-        self._file = file
         model = loaded.model
+        self._together = model.together
+        self._file = file
+        if self._together.size > 1:
+            self._file = file.with_name(f"{file.name}.{self._together.rank + 1}-of-{self._together.size}")
         dtypes = dict.fromkeys((model.dtype, model.kv_dtype))  # one, where both are the same
-        key = " ".join(map(str, (fingerprint(loaded.checkpoint), *dtypes)))
+        place = (self._together.rank, self._together.size) if self._together.size > 1 else ()
+        key = " ".join(map(str, (fingerprint(loaded.checkpoint), *dtypes, *place)))
         self._model = torch.frombuffer(bytearray(hashlib.sha256(key.encode()).digest()), dtype=torch.uint8)
         self._prompt = prompt
         self._n_shared = 0  # tokens of the prompt that the file holds
 
     def load(self, runner: Runner) -> Iterator[Note]:
-        """Let the runner hold what the file holds; nothing where there is no file.
+        """Let the runner hold what the file holds; nothing where there is no file, or not the same one on each rank.
 
         Raises UsageError where it belongs to another model or dtype, CorruptError where it is no prompt cache.
         """
-        if not self._file.exists():
+        if not all(self._together.exchange(self._file.exists())):
             return
         saved = self._read()
         if not torch.equal(saved.pop("model"), self._model):
             raise UsageError(f"{self._file}: is the prompt cache of another model, or of another dtype.", _OTHER_FILE)
+        tokens = saved["tokens"].tolist()
+        if any(other != tokens for other in self._together.exchange(tokens)):
+            return  # a run was ended between them
         try:
             runner.restore(_ROW, saved)
         except ValueError as error:
             raise CorruptError(f"{self._file}: holds {error}.", _OTHER_FILE) from error
-        self._n_shared = common_prefix(saved["tokens"].tolist(), self._prompt)
+        self._n_shared = common_prefix(tokens, self._prompt)
         yield Note(f"Prompt cache: {self._file} holds {self._n_shared:,} of the prompt's {len(self._prompt):,} tokens")
 
     def _read(self) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from gptfast_cli.core.kernels.cpu.rounds import Side
 from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.decoder import Decoder
+from gptfast_cli.core.model.logits import Logits
 from gptfast_cli.core.model.native import NativeModel
 
 PREFILL_CHUNK = 512
@@ -93,18 +94,18 @@ class Runner:
         if self._decode.is_fixed:
             self.step([])
 
-    def prefill(self, row: int, tokens: Sequence[int]) -> Tensor:
-        """Feed a piece of a prompt to one row; return the logits of the token to come, [vocab] float32."""
+    def prefill(self, row: int, tokens: Sequence[int]) -> Logits:
+        """Feed a piece of a prompt to one row; return the logits of the token to come, a single row."""
         rows, most = slice(row, row + 1), min(self._cache.most_tokens, len(tokens))
         for piece in (tokens[first : first + most] for first in range(0, len(tokens), most)):
             with phase("prefill"):
                 # compilers take a size of 1 for a constant, and would begin anew for it
                 logits = self._feed(self._prefill if len(piece) > 1 else self._plain, [piece], rows)
             self.hold(row, piece)
-        return logits[0]
+        return self._told(logits)
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Feed one token to each of the first rows; return the logits of the tokens to come, [rows, vocab] float32."""
+    def step(self, tokens: Sequence[int]) -> Logits:
+        """Feed one token to each of the first rows; return the logits of the tokens to come."""
         n_rows = len(tokens)
         batch = [[token] for token in tokens]
         if self._decode.is_fixed:  # free rows run along, and write past the end of what they hold
@@ -113,7 +114,7 @@ class Runner:
             logits = self._feed(self._decode, batch, slice(0, len(batch)))
         for row, token in enumerate(tokens):
             self.hold(row, [token])
-        return logits[:n_rows]
+        return self._told(logits[:n_rows])
 
     @property
     def runs_ahead(self) -> bool:
@@ -151,19 +152,21 @@ class Runner:
         self._cache.begin(slice(0, n_rows), n_tokens)
         return self.model.side(self._cache)
 
-    def extend(self, fed: Sequence[Tensor]) -> list[Tensor]:
+    def extend(self, fed: Sequence[Tensor], *, needs_laws: bool) -> list[Logits]:
         """Feed the first rows tokens that may come to nothing, any number to each, int64 on the model's device.
 
-        Returns a row's logits after every one of them, [tokens, vocab] float32. Nobody looks at the tokens: the rows
-        have their keys and values, and `settle` tells which of them stay.
+        Returns a row's logits after every one of them; where laws are to be made of them, all ranks have all. Nobody
+        looks at the tokens: the rows have their keys and values, and `settle` tells which of them stay.
         """
         rows = slice(0, len(fed))
         self._cache.begin(rows, max(self._cache.lengths[rows]) + max(map(len, fed)))
         with self.alone(), phase("verify"), torch.inference_mode():
-            logits = self.model.feed(fed, self._cache, rows)
+            logits = self._told(self.model.feed(fed, self._cache, rows))
+            if needs_laws:
+                logits = logits.put_together()
         for row, tokens in enumerate(fed):
             self._cache.advance(slice(row, row + 1), len(tokens))
-        return list(torch.split(logits, [len(tokens) for tokens in fed]))
+        return logits.split([len(tokens) for tokens in fed])
 
     def read(self, rows: slice, texts: Sequence[Sequence[int]], wanted: Sequence[int]) -> Tensor:
         """Feed rows more of texts that are certain, any number of tokens to each.
@@ -174,7 +177,7 @@ class Runner:
         device = self.model.device
         with self.alone(), phase("prefill"), torch.inference_mode():
             fed = [to_device(text, torch.int64, device) for text in texts]
-            logits = self.model.feed(fed, self._cache, rows, wanted)
+            logits = self._told(self.model.feed(fed, self._cache, rows, wanted)).whole
         for row, text in zip(range(*rows.indices(self.n_rows)), texts, strict=True):
             self.hold(row, text)
         return logits
@@ -255,6 +258,10 @@ class Runner:
         with self.alone():
             self._cache.begin(rows, max(self._cache.lengths[rows]) + len(tokens[0]))
             return forward.run(tokens, self._cache, rows)
+
+    def _told(self, logits: Tensor) -> Logits:
+        """What the model has said of its own tokens, as all ranks know it."""
+        return Logits(logits, self.model.share, self.model.together)
 
 
 def native_choice(sampling: Sampling) -> Choice:

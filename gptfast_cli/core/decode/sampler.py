@@ -1,15 +1,17 @@
 """Choosing the next token of each row, reproducibly: a draw depends on its seed, its stream and its position alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
 from gptfast_cli.core.decode.randomness import TOKEN, uniform
 from gptfast_cli.core.decode.sampling import Sampling, penalise, probabilities
 from gptfast_cli.core.device import to_device, widest
 from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.model.logits import Logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class Draw:
         return uniform(self.sampler.seed, self.sampler.stream, position, purpose)
 
 
-def draw_tokens(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """A token for each row of logits [rows, vocab] float32, each row by its own sampler.
+def draw_tokens(logits: Logits, draws: Sequence[Draw]) -> list[int]:
+    """A token for each row of logits, each row by its own sampler; the same on all ranks.
 
     Raises GptFastError where the logits hold NaN.
     """
@@ -50,21 +52,31 @@ def draw_tokens(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
         return _draw_alike(logits, draws, draws[0].sampler.sampling)
     tokens = [-1] * len(draws)
     for sampling, rows in rows_by_sampling.items():
-        drawn = _draw_alike(logits[rows], [draws[row] for row in rows], sampling)
+        drawn = _draw_alike(logits.rows(rows), [draws[row] for row in rows], sampling)
         for row, token in zip(rows, drawn, strict=True):
             tokens[row] = token
     return tokens
 
 
-def _draw_alike(logits: Tensor, draws: Sequence[Draw], sampling: Sampling) -> list[int]:
+def _draw_alike(logits: Logits, draws: Sequence[Draw], sampling: Sampling) -> list[int]:
     if sampling.repetition_penalty != 1:
-        logits = penalise(logits, _seen(logits, draws), sampling.repetition_penalty)
-    if sampling.is_greedy:
-        return logits.argmax(dim=-1).tolist()  # the lowest of several equals
-    uniforms = to_device([draw.uniform() for draw in draws], widest(logits.device), logits.device)
-    tokens: list[int] = invert(probabilities(logits, sampling), uniforms).tolist()
-    check_tokens(tokens, logits.shape[-1])
+        logits = _penalised(logits, _seen(logits, draws), sampling.repetition_penalty)
+    chosen = logits.best() if sampling.is_greedy else _drawn(logits, draws, sampling)
+    tokens: list[int] = chosen.tolist()
+    check_tokens(tokens, logits.vocab_size)
     return tokens
+
+
+def _drawn(logits: Logits, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
+    """The tokens that the numbers of these draws stand for, [rows] int64."""
+    device = logits.own.device
+    uniforms = to_device([draw.uniform() for draw in draws], widest(device), device)
+    candidates = logits.largest(sampling.top_k) if sampling.top_k else None
+    if candidates is None:
+        return invert(probabilities(logits.whole, sampling), uniforms)
+    values, tokens = candidates
+    place = invert(probabilities(values, sampling), uniforms).unsqueeze(-1)
+    return F.pad(tokens, (0, 1), value=logits.vocab_size).gather(-1, place).squeeze(-1)  # behind them: no token
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
@@ -87,33 +99,38 @@ def invert(p: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, thresholds, right=True).squeeze(-1)
 
 
-def _seen(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """Tokens that each draw has had before it, [rows, vocab] bool."""
-    seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-    for row, draw in enumerate(draws):
-        seen[row].index_fill_(0, to_device([*draw.prompt, *draw.generated], torch.int64, logits.device), 1)
-    return seen
-
-
-def law(logits: Tensor, draw: Draw, drafted: Tensor) -> Tensor:
+def law(logits: Logits, draw: Draw, drafted: Tensor) -> Tensor:
     """What drawn tokens are from as others are drafted [drafted] int64 after those of a draw, [tokens, vocab] float32.
 
-    So are the logits, the last of them those after all drafted tokens, the one before it after all but one.
+    Of so many rows are the logits, the last of them after all drafted tokens, the one before it after all but one.
     """
-    return probabilities(_penalised(logits, draw, drafted), draw.sampler.sampling)
+    return probabilities(_as_drafted(logits, draw, drafted).whole, draw.sampler.sampling)
 
 
-def most_probable(logits: Tensor, draw: Draw, drafted: Tensor) -> Tensor:
+def most_probable(logits: Logits, draw: Draw, drafted: Tensor) -> Tensor:
     """The token with the largest logit in place of each law, [tokens] int64; `vocab` where one is no number."""
-    largest, tokens = _penalised(logits, draw, drafted).max(dim=-1)
-    return torch.where(largest.isnan(), logits.shape[-1], tokens)
+    return _as_drafted(logits, draw, drafted).best()
 
 
-def _penalised(logits: Tensor, draw: Draw, drafted: Tensor) -> Tensor:
+def _as_drafted(logits: Logits, draw: Draw, drafted: Tensor) -> Logits:
     penalty = draw.sampler.sampling.repetition_penalty
     if penalty == 1:
         return logits
-    seen = torch.zeros(len(drafted) + 1, logits.shape[-1], device=logits.device)
+    seen = torch.zeros(len(drafted) + 1, logits.vocab_size, device=logits.own.device)
     seen[1:].scatter_(1, drafted.unsqueeze(-1), 1.0)
-    after = seen.cumsum(dim=0)[-len(logits) :] > 0  # the tokens drafted before each
-    return penalise(logits, after | _seen(logits[:1], [draw]), penalty)
+    after = seen.cumsum(dim=0)[-len(logits.own) :] > 0  # the tokens drafted before each
+    return _penalised(logits, after | _seen(logits, [draw]), penalty)
+
+
+def _seen(logits: Logits, draws: Sequence[Draw]) -> Tensor:
+    """Tokens that each draw has had before it, [draws, vocab] bool."""
+    device = logits.own.device
+    seen = torch.zeros(len(draws), logits.vocab_size, dtype=torch.bool, device=device)
+    for row, draw in enumerate(draws):
+        seen[row].index_fill_(0, to_device([*draw.prompt, *draw.generated], torch.int64, device), 1)
+    return seen
+
+
+def _penalised(logits: Logits, seen: Tensor, penalty: float) -> Logits:
+    """Each rank's own logits as `seen` [rows, vocab] bool makes them less likely."""
+    return replace(logits, own=penalise(logits.own, seen[:, logits.tokens], penalty))

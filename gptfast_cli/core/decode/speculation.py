@@ -24,6 +24,7 @@ from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.decode.verification import Verification, verify, verify_greedy
 from gptfast_cli.core.device import to_device, widest
 from gptfast_cli.core.kernels.phases import phase
+from gptfast_cli.core.model.logits import Logits
 from gptfast_cli.core.stopwatch import Splits, Stopwatch
 
 Seconds = tuple[float, float, float]  # of drafting, verifying and sampling
@@ -42,11 +43,19 @@ class Speculation:
     """A proposer beside a target; the generator's runner holds the target's rows, which are the proposer's too."""
 
     def __init__(
-        self, proposer: Proposer, depth: Depth, *, drafting: Drafting | None = None, load_seconds: float = 0.0
+        self,
+        proposer: Proposer,
+        depth: Depth,
+        *,
+        drafting: Drafting | None = None,
+        load_seconds: float = 0.0,
+        is_replicated: bool = False,
     ) -> None:
+        """`is_replicated`: each rank of the target has the whole proposer, and all propose the same."""
         self.rounds = Rounds()
         self.drafting = drafting  # what it was made for, where a person asked for it
         self.load_seconds = load_seconds  # of the proposer
+        self.is_replicated = is_replicated
         self._proposer = proposer
         self._depth = depth
         self._plan = Plan(0, 1)
@@ -115,7 +124,9 @@ class Speculation:
         splits.mark()
         last = torch.split(to_device([draw.generated[-1] for draw in draws], torch.int64, device), 1)
         gain = Gain([], runner.step_bytes(len(draws)) + self._plan.depth * self._proposer.bytes_per_step)
-        logits = runner.extend([torch.cat(each) for each in zip(last, drafted, strict=True)])
+        fed = [torch.cat(each) for each in zip(last, drafted, strict=True)]
+        needs_laws = not all(draw.sampler.sampling.is_greedy for draw in draws)
+        logits = runner.extend(fed, needs_laws=needs_laws)
         splits.mark()
         with phase("sample"), runner.alone():
             laws = [proposal.probabilities for proposal in proposals]
@@ -156,25 +167,25 @@ class Speculation:
         self.rounds.add(n_drafted, n_accepted, n_given, overlap)
 
 
-def _give(sequence: Sequence, tokens: Rows[int], logits: Tensor | None = None) -> int:
+def _give(sequence: Sequence, tokens: Rows[int], logits: Logits | None = None) -> int:
     """Let a sequence take tokens until it is over; returns how many it took, the end token with them."""
     for place, token in enumerate(tokens):
         sequence.take(token)
         if logits is not None and sequence.n_logprobs is not None and sequence.finish_reason != "eos":
-            sequence.logprobs.append(token_logprobs(logits[place], token, sequence.n_logprobs))
+            sequence.logprobs.append(token_logprobs(logits.whole[place], token, sequence.n_logprobs))
         if sequence.finish_reason is not None:
             return place + 1
     return len(tokens)
 
 
-def _verified(logits: Tensor, draw: Draw, drafted: Tensor, q: Tensor | None) -> Verification:
-    """The verification of one row, whose logits are [drafted tokens + 1, vocab] and whose draft drew from q."""
-    device, n_drafted = logits.device, len(drafted)
+def _verified(logits: Logits, draw: Draw, drafted: Tensor, q: Tensor | None) -> Verification:
+    """The verification of one row, which has logits before each drafted token and after all; its draft drew from q."""
+    device, n_drafted = drafted.device, len(drafted)
     depth = torch.full((1,), n_drafted, device=device)
     if draw.sampler.sampling.is_greedy:
         return verify_greedy(most_probable(logits, draw, drafted).unsqueeze(0), drafted.unsqueeze(0), depth)
     if q is None:
-        q = torch.zeros(n_drafted, logits.shape[-1], device=device).scatter_(1, drafted.unsqueeze(-1), 1.0)
+        q = torch.zeros(n_drafted, logits.vocab_size, device=device).scatter_(1, drafted.unsqueeze(-1), 1.0)
     return verify(
         law(logits, draw, drafted).unsqueeze(0),
         q.to(device).unsqueeze(0),

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -68,7 +69,8 @@ def random_subject(
         f"{allocation} {computing_name(dtype, pick_kv_dtype(placing.kv_dtype, dtype))} on {device}"
     )
     weights = RandomWeights(shape.config, allocation, device=device, dtype=dtype, seed=seed)
-    parts = Parts(shape.config, weights.read, planned_bytes(shape.config, allocation, dtype), device, dtype)
+    storages = partial(allocation.of, shape.config)
+    parts = Parts(shape.config, weights.read, storages, planned_bytes(shape.config, allocation, dtype), device, dtype)
     watch = Stopwatch(device)
     model = yield from build(parts, placing, settings=settings, watch=watch, torch_backend=torch_backend)
     return Subject(shape.name, str(allocation), allocation.head.scheme, model, watch.seconds)

@@ -139,6 +139,7 @@ def run(request: GenerateRequest) -> Job[Generation]:
             yield from transcript.interrupt()
     if prompt_cache is not None and timings.ttft_seconds is not None:  # the prompt has been fed
         yield from prompt_cache.save(runner)
+    seconds = timings.seconds + (speculation.rounds.draft_prefill_seconds if speculation else 0.0)
     metrics = timings.metrics(load_seconds=loaded.seconds, peak_memory_bytes=peak_memory_bytes(loaded.model.device))
     return Generation(
         model=loaded.name,
@@ -148,7 +149,7 @@ def run(request: GenerateRequest) -> Job[Generation]:
         samples=tuple(_sample(transcript) for transcript in transcripts),
         metrics=metrics,
         speculation=speculation_report(speculation),
-        ranks=rank_numbers(together, timings, metrics, began=began),
+        ranks=rank_numbers(together, metrics, seconds=seconds, began=began),
     )
 
 

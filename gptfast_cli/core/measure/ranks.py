@@ -10,7 +10,7 @@ import torch
 
 from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.device import torch_threads
-from gptfast_cli.core.measure.throughput import Metrics, Timings
+from gptfast_cli.core.measure.throughput import Metrics
 from gptfast_cli.core.model.collective import ALONE, Collective
 
 
@@ -19,8 +19,9 @@ class RankNumbers:
     """Of one rank.
 
     decode_gbps:      bytes of its own part that the steps read ÷ their time, in GB = 1e9 bytes
-    collective_share: 0..1, of the time of prefill and decode, spent in collectives: their work, and waiting for the
-                      slowest rank; on a GPU the time until they were queued, and without those of compiled steps
+    collective_share: 0..1, of the time of prefill and decode, the draft's with them, spent in collectives: their work,
+                      and waiting for the slowest rank; on a GPU the time until they were queued, and without those of
+                      compiled steps
     """
 
     rank: int
@@ -30,15 +31,14 @@ class RankNumbers:
 
 
 def rank_numbers(
-    together: Collective, timings: Timings, metrics: Metrics, *, began: float
+    together: Collective, metrics: Metrics, *, seconds: float, began: float
 ) -> tuple[RankNumbers, ...] | None:
     """Those of all ranks, for each of them to know; None where there is one.
 
-    `began` is what `together.seconds` was before the first prefill.
+    `seconds` are those of prefill and decode; `began` is what `together.seconds` was before them.
     """
     if together.size == 1:
         return None
-    seconds = timings.prefill_seconds + timings.decode_seconds
     share = (together.seconds - began) / seconds if seconds else None
     own = RankNumbers(together.rank, metrics.peak_memory_bytes, metrics.decode_gbps, share)
     return tuple(together.exchange(own))

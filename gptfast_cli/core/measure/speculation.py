@@ -28,6 +28,7 @@ class SpeculationReport:
     accepted_histogram: rounds by how many drafted tokens they kept
     shares:             of the time of rounds: draft, verify, sample, host; they sum to 1
     n_plain_tokens:     given by steps without a draft, where the depth was adapted to 0
+    replicated:         each rank of the target had all of a draft that could not be dealt out
     draft_load_s, draft_prefill_s: seconds of the draft before the first round, part of none of the shares
     """
 
@@ -40,6 +41,7 @@ class SpeculationReport:
     acceptance: tuple[Acceptance, ...]
     shares: dict[str, float]
     n_plain_tokens: int
+    replicated: bool
     draft_load_s: float
     draft_prefill_s: float
 
@@ -59,6 +61,7 @@ def speculation_report(speculation: Speculation | None) -> SpeculationReport | N
         acceptance=tuple(map(_acceptance, rounds.positions)),
         shares=_shares(rounds),
         n_plain_tokens=rounds.n_plain_tokens,
+        replicated=speculation.is_replicated,
         draft_load_s=speculation.load_seconds,
         draft_prefill_s=rounds.draft_prefill_seconds,
     )

@@ -36,6 +36,7 @@ class Timings:
     compile_seconds: float | None = None  # spent before the first prefill
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
+    choosing_seconds: float = 0.0  # of first tokens
     ttft_seconds: float | None = None  # of the first sequence
     token_seconds: list[float] = field(default_factory=list)  # of every token after a first one
     sequence_tokens: float = 0.0  # after the first, of one sequence: the mean of those under way
@@ -46,6 +47,7 @@ class Timings:
         """Count the beginning of a sequence."""
         self.prefill_tokens += admission.n_fed
         self.prefill_seconds += admission.prefill_seconds
+        self.choosing_seconds += admission.first_token_seconds
         if self.ttft_seconds is None:
             self.ttft_seconds = admission.prefill_seconds + admission.first_token_seconds
 
@@ -56,6 +58,11 @@ class Timings:
         self.sequence_tokens += stride.n_tokens / len(stride.advanced)
         self.decode_seconds += stride.seconds
         self.decode_bytes += stride.n_bytes
+
+    @property
+    def seconds(self) -> float:
+        """Of all of it."""
+        return self.prefill_seconds + self.choosing_seconds + self.decode_seconds
 
     def metrics(self, *, load_seconds: float, peak_memory_bytes: int) -> Metrics:
         """The numbers."""

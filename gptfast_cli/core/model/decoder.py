@@ -8,6 +8,8 @@ from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.model.cache import KVCache
+from gptfast_cli.core.model.collective import Collective
+from gptfast_cli.core.model.share import Share
 
 
 class Decoder(Protocol):
@@ -21,6 +23,10 @@ class Decoder(Protocol):
     device: torch.device
     has_own_threads: bool
     """Whether a step is done by threads that stand ready for the next one: PyTorch's would be in their way."""
+    together: Collective
+    """The ranks that each have a part of it; logits are those of a rank's own tokens, see Logits."""
+    share: Share
+    """That part."""
 
     @property
     def weight_bytes(self) -> int:
@@ -39,7 +45,7 @@ class Decoder(Protocol):
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
         """Feed tokens [batch, time] to rows of a cache, each going on where its row ends; room has been made.
 
-        They are written, but not yet counted. Returns the logits of the tokens to come, [batch, vocab_size] float32.
+        They are written, but not yet counted. Returns the logits of the tokens to come, [batch, own tokens] float32.
         """
         ...
 
@@ -49,6 +55,6 @@ class Decoder(Protocol):
         """The same for rows of any length, each int64 on the model's device, so that what it has just drawn can be fed.
 
         There is room for the longest of them in every row. Returns the logits after every token, row after row, or
-        after the wanted ones, which are counted so: [wanted, vocab_size] float32.
+        after the wanted ones, which are counted so: [wanted, own tokens] float32.
         """
         ...

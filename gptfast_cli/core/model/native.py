@@ -32,7 +32,7 @@ from gptfast_cli.core.kernels.cpu.rounds import Side
 from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.collective import ALONE, Collective
 from gptfast_cli.core.model.rope import frequencies, rotation
-from gptfast_cli.core.model.share import Share, gathered
+from gptfast_cli.core.model.share import Share
 from gptfast_cli.core.model.weights import assemble_layer
 
 _LARGEST_HEAD = 256
@@ -67,7 +67,7 @@ class NativeModel:
         assert can_run(config, computing.dtype, torch.device("cpu"))
         self.config = config
         self.share = Share(config, together.rank, together.size)
-        self._together = together
+        self.together = together
         self.dtype, self.kv_dtype = computing.dtype, computing.kv_dtype
         self.device = torch.device("cpu")
         self.weight_bytes = self.embedding_bytes = 0
@@ -102,7 +102,7 @@ class NativeModel:
     @property
     def runs_ahead(self) -> bool:
         """Whether it can choose tokens and go on with them: the logits of all are here."""
-        return self._together.size == 1
+        return self.together.size == 1
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
         """See Decoder."""
@@ -138,8 +138,7 @@ class NativeModel:
         return Side(self._engine, self._place_of(cache))
 
     def _run(self, batch: Batch, cache: KVCache) -> Tensor:
-        logits = self._engine.run(batch, self._place_of(cache))
-        return gathered(logits, self.share, self._together)
+        return self._engine.run(batch, self._place_of(cache))
 
     def _take_layer(self, block: Mapping[str, Weight]) -> None:
         layer, weights = self._n_layers, assemble_layer(block)

@@ -9,13 +9,9 @@ fewer key heads than ranks, several have the same one.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
-from torch import Tensor
-
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.formats import WHOLE, Block
-from gptfast_cli.core.model.collective import Collective
 
 _MOST_RANKS = 64
 
@@ -91,14 +87,6 @@ class Share:
 
     def _rows_of_gate_up(self) -> Block:
         return Block(rows=(self.features, _shifted(self.features, self.whole.ffn_dim)))
-
-
-def gathered(logits: Tensor, share: Share, together: Collective) -> Tensor:
-    """Logits of all tokens, [..., vocab_size], from those of each rank's own."""
-    if together.size == 1:
-        return logits
-    padded = F.pad(logits, (0, share.n_tokens - logits.shape[-1]))  # the last ranks may have fewer
-    return together.gather(padded)[..., : share.whole.vocab_size]
 
 
 def check_divides(config: ModelConfig, size: int) -> None:

@@ -13,7 +13,7 @@ from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.collective import ALONE, Collective
 from gptfast_cli.core.model.layer import decoder_layer
 from gptfast_cli.core.model.rope import frequencies, rotation
-from gptfast_cli.core.model.share import Share, gathered
+from gptfast_cli.core.model.share import Share
 from gptfast_cli.core.model.weights import ModelWeights
 
 ALL_ROWS = slice(None)
@@ -64,11 +64,11 @@ class Transformer:
 
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
-        """Logits of x [..., dim] as `forward` returned it: [..., vocab_size] float32."""
+        """Logits of x [..., dim] as `forward` returned it: [..., own tokens] float32."""
         return self._head(x)
 
     def next_logits(self, tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
-        """Logits of the tokens that come after tokens [batch, time] at their positions: [batch, vocab_size] float32.
+        """Logits of the tokens that come after tokens [batch, time] at their positions: [batch, own tokens] float32.
 
         Of tensors alone, and so fit to be compiled; it writes into the cache and counts nothing.
         """
@@ -149,7 +149,7 @@ class Transformer:
 
     def _head(self, x: Tensor) -> Tensor:
         norm = Norm(self.weights.norm, self.config.norm_eps)
-        return gathered(self._backend.head(x, Linear(self.weights.head), norm=norm), self.share, self.together)
+        return self._backend.head(x, Linear(self.weights.head), norm=norm)
 
 
 def positions(starts: Sequence[int], time: int, device: torch.device) -> Tensor:

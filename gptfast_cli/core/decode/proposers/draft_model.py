@@ -11,6 +11,7 @@ from gptfast_cli.core.decode.runner import PREFILL_CHUNK, Runner
 from gptfast_cli.core.decode.sampler import Draw, invert, law, most_probable
 from gptfast_cli.core.device import to_device, widest
 from gptfast_cli.core.model.decoder import Decoder
+from gptfast_cli.core.model.logits import Logits
 
 
 class DraftModel:
@@ -53,7 +54,7 @@ class DraftModel:
                 del drafted[drafted.index(self._vocab_size) :]
             tokens = torch.tensor(drafted, dtype=torch.int64)
             logits = None if draw.sampler.sampling.is_greedy or not drafted else chosen.logits
-            laws = None if logits is None else law(logits[: len(drafted), row], draw, tokens[:-1])
+            laws = None if logits is None else law(Logits(logits[: len(drafted), row]), draw, tokens[:-1])
             proposals.append(Proposal(tokens, laws))
         return proposals
 
@@ -66,13 +67,15 @@ class DraftModel:
         feeding = [to_device(tokens, torch.int64, device) for tokens in fed]
         tokens = [torch.empty(0, dtype=torch.int64, device=device)] * len(draws)
         laws: list[list[Tensor]] = [[] for _ in draws]
+        needs_laws = not all(draw.sampler.sampling.is_greedy for draw in draws)
         for step in range(depth):
-            logits = self.runner.extend(feeding)
+            logits = self.runner.extend(feeding, needs_laws=needs_laws)
             for row, draw in enumerate(draws):
+                last = logits[row].rows(slice(-1, None))
                 if draw.sampler.sampling.is_greedy:
-                    feeding[row] = most_probable(logits[row][-1:], draw, tokens[row])
+                    feeding[row] = most_probable(last, draw, tokens[row])
                 else:
-                    laws[row].append(law(logits[row][-1:], draw, tokens[row]).nan_to_num(0))
+                    laws[row].append(law(last, draw, tokens[row]).nan_to_num(0))
                     feeding[row] = invert(laws[row][-1], uniforms[row, step : step + 1])
                 # where the output was no number, any token will do: it is not accepted
                 feeding[row] = feeding[row].clamp(max=self._vocab_size - 1)

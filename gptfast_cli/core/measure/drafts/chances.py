@@ -47,11 +47,11 @@ class Reader:
                 runner.prefill(0, prompt[first : min(first + PREFILL_CHUNK, len(prompt) - 1)])
         self.prefill_seconds.append(watch.seconds)
         fed = torch.tensor([prompt[-1], *text.tokens[:-1]], device=runner.model.device)
-        (logits,) = runner.extend([fed])
+        (logits,) = runner.extend([fed], needs_laws=True)
         draw = Draw(text.sampler, prompt, text.tokens)
         if text.sampler.sampling.is_greedy:
-            return torch.zeros_like(logits).scatter_(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
-        return law(logits, draw, _NOTHING.to(logits.device))
+            return torch.zeros_like(logits.whole).scatter_(-1, logits.whole.argmax(dim=-1, keepdim=True), 1.0)
+        return law(logits, draw, _NOTHING.to(fed.device))
 
 
 class ModelAgreement:

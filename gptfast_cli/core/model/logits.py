@@ -1,0 +1,96 @@
+"""Logits that the ranks of a model have side by side, each of its own tokens, and what they find in them together.
+
+To know the most probable token, or the few that top-k leaves, each rank tells the others its own candidates; all logits
+are put together only where all of them count.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
+from torch import Tensor
+
+from gptfast_cli.core.model.collective import ALONE, Collective
+from gptfast_cli.core.model.share import Share
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Logits of the tokens to come, whose rows all ranks ask the same of, in the same order.
+
+    own:   [rows, tokens] float32, of the tokens that this rank has
+    share: that these tokens are of; None where they are all
+    """
+
+    own: Tensor
+    share: Share | None = None
+    together: Collective = ALONE
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens all ranks have."""
+        return self.own.shape[-1] if self.share is None else self.share.whole.vocab_size
+
+    @property
+    def tokens(self) -> slice:
+        """The tokens that this rank has, the first of which come first."""
+        return slice(0, self.vocab_size) if self.share is None else self.share.tokens
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """Those of all tokens, [rows, vocab_size] float32."""
+        if self.together.size == 1:
+            return self.own
+        return self.together.gather(self._padded())[..., : self.vocab_size]
+
+    def put_together(self) -> "Logits":
+        """The same, with all of them on every rank."""
+        return Logits(self.whole)
+
+    def rows(self, rows: slice | Sequence[int]) -> "Logits":
+        """Some rows."""
+        return replace(self, own=self.own[rows])
+
+    def split(self, lengths: list[int]) -> list["Logits"]:
+        """So many rows at a time."""
+        return [replace(self, own=part) for part in torch.split(self.own, lengths)]
+
+    def best(self) -> Tensor:
+        """The most probable token of each row, the lowest of several equals, [rows] int64; `vocab_size` with NaN."""
+        if self.together.size == 1:
+            values, tokens = self.own.max(dim=-1)
+        else:
+            own, at = self._padded().max(dim=-1, keepdim=True)
+            told, tokens_told = self._exchanged(own, at)
+            values, rank = told.max(dim=-1, keepdim=True)  # the first of equals, and so of the lowest tokens
+            values, tokens = values.squeeze(-1), tokens_told.gather(-1, rank).squeeze(-1)
+        return torch.where(values.isnan(), self.vocab_size, tokens)
+
+    def largest(self, n: int) -> tuple[Tensor, Tensor] | None:
+        """The n largest of each row, with all that equal the last of these and some that are smaller.
+
+        Returns [rows, candidates] float32 and their tokens int64, in the order of tokens. None where that is not less
+        than all of them, or where equals are so many that a rank could not tell all of its own.
+        """
+        if self.share is None or self.together.size == 1 or n >= self.share.n_tokens:
+            return None
+        own, at = self._padded().topk(n + 1)  # one more: where it is as large, others may be too
+        at, order = at.sort()
+        values, tokens = self._exchanged(own.gather(-1, order), at)
+        least_taken = values.topk(n).values[:, -1:]
+        least_told = values.view(-1, self.together.size, n + 1).amin(dim=-1)
+        return None if (least_told >= least_taken).any() else (values, tokens)
+
+    def _exchanged(self, values: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """What each rank tells of its own, [rows, n], and at which of its tokens: [rows, size * n], rank after rank."""
+        tokens = at + self.tokens.start
+        told = self.together.gather(torch.cat([values, tokens.float()], dim=-1))  # exact up to 16 million
+        told = told.view(len(values), self.together.size, 2, -1)
+        return told[:, :, 0].flatten(1), told[:, :, 1].flatten(1).long()
+
+    def _padded(self) -> Tensor:
+        """As many on every rank: the last ones may have fewer tokens."""
+        assert self.share is not None
+        return F.pad(self.own, (0, self.share.n_tokens - self.own.shape[-1]), value=-torch.inf)
