@@ -59,7 +59,6 @@ def test_a_plan_for_this_machine_just_works(gptfast: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--tp", "2"], "--tp is of a plan"),
         (["--efficiency", "0.5"], "--efficiency is of a plan"),
         (["--device-memory", "80", "--arch", "llama-2-7b"], "--device-memory is of a plan"),
         ([*LLAMA[1:], "--arch", "llama-2-7b"], "--arch and --plan exclude"),

@@ -22,7 +22,8 @@ CHUNK_BYTES = 1 << 16
 
 
 def interrupted(hub: FakeHub, folder: Path, *, share: float) -> None:
-    """A download that ended after a share of the weights."""
+    """A download that ended after a share of the weights, and had all the rest by then."""
+    download(hub, folder, exclude=(WEIGHTS,))
     hub.fail(WEIGHTS, f"cut {share}", "cut 0")
     with pytest.raises(NetworkError):
         download(hub, folder)
