@@ -24,17 +24,19 @@ class Attention {
     const int group = heads_.group(), most = std::max(1, QUERIES / group);
     size_t n_parts = 0;
     int n_chunks = 0;  // of a task, at most
-    for (int first = 0; first < call_->n_rows;) {
-      int end = first + 1;
-      while (end < call_->n_rows && end - first < most && call_->slots[end] == call_->slots[first]) end++;
-      const int chunks = call_->positions[end - 1] / CHUNK + 1;
-      n_chunks = std::max(n_chunks, chunks);
-      for (int kv_head = 0; kv_head < heads_.n_kv_heads; kv_head++) {
-        for (int g = 0; g < group; g += QUERIES, n_parts += static_cast<size_t>(chunks) * QUERIES)
-          tasks_.push_back({first, end, kv_head * group + g, std::min(QUERIES, group - g), chunks, n_parts});
+    for (int begin = 0, end; begin < call_->n_rows; begin = end) {
+      for (end = begin + 1; end < call_->n_rows && call_->slots[end] == call_->slots[begin];) end++;
+      const int n_pieces = (end - begin + most - 1) / most, per_piece = (end - begin + n_pieces - 1) / n_pieces;
+      for (int kv_head = 0; kv_head < heads_.n_kv_heads; kv_head++) {  // whose keys stay near until all have read them
+        for (int first = begin; first < end; first += per_piece) {
+          const int last = std::min(first + per_piece, end), chunks = call_->positions[last - 1] / CHUNK + 1;
+          n_chunks = std::max(n_chunks, chunks);
+          for (int g = 0; g < group; g += QUERIES, n_parts += static_cast<size_t>(chunks) * QUERIES)
+            tasks_.push_back({first, last, kv_head * group + g, std::min(QUERIES, group - g), chunks, n_parts});
+        }
       }
-      first = end;
     }
+    share_out();
     splits_chunks_ = n_chunks > 1 && static_cast<int>(tasks_.size()) < 2 * n_threads_;
     if (splits_chunks_) parts_.resize(std::max(parts_.size(), n_parts * static_cast<size_t>(LANES + heads_.head_dim)));
   }
@@ -45,14 +47,15 @@ class Attention {
     Seen& seen = seen_[static_cast<size_t>(thread)];
     const int n_threads = n_threads_, n_tasks = static_cast<int>(tasks_.size());
     if (!splits_chunks_) {
-      for (int t = thread; t < n_tasks; t += n_threads) {
-        begin(tasks_[static_cast<size_t>(t)], queries, answers);
-        for (int chunk = 0; chunk < tasks_[static_cast<size_t>(t)].n_chunks; chunk++) {
-          look(layer, tasks_[static_cast<size_t>(t)], answers, chunk, thread);
+      for (size_t t = begins_[static_cast<size_t>(thread)]; t < begins_[static_cast<size_t>(thread) + 1]; t++) {
+        const Task& task = tasks_[t];
+        begin(task, queries, answers);
+        for (int chunk = 0; chunk < task.n_chunks; chunk++) {
+          look(layer, task, answers, chunk, thread);
           for (int i = 0; i < answers.n; i++)
             if (seen.anything[i]) add_chunk(answers, i, seen.largest[i], seen.total[i], seen.value[i], heads_.head_dim);
         }
-        finish(tasks_[static_cast<size_t>(t)], answers, to, stride);
+        finish(task, answers, to, stride);
       }
       return;
     }
@@ -86,6 +89,19 @@ class Attention {
     int first, end, head, n_heads, n_chunks;
     size_t first_part;  // of its chunks, where these are shared out
   };
+
+  // To each thread tasks that stand together, for the sake of the keys that they share, and about as much to look at.
+  void share_out() {
+    auto cost = [&](const Task& task) {
+      return static_cast<size_t>(task.end - task.first) * task.n_heads * (call_->positions[task.end - 1] + 1);
+    };
+    size_t total = 0, before = 0, thread = 0;
+    const size_t n_threads = static_cast<size_t>(n_threads_);
+    for (const Task& task : tasks_) total += cost(task);
+    begins_.assign(n_threads + 1, tasks_.size());
+    for (size_t t = 0; t < tasks_.size(); before += cost(tasks_[t++]))
+      while (thread < n_threads && before * n_threads >= thread * total) begins_[thread++] = t;
+  }
 
   void begin(const Task& task, const float* queries, Answers& a) const {
     const size_t element = heads_.has_bf16_queries() ? 2 : 4;
@@ -127,6 +143,7 @@ class Attention {
   std::vector<Answers> answers_;
   std::vector<Seen> seen_;
   std::vector<Task> tasks_;
+  std::vector<size_t> begins_;  // of each thread's tasks, and their end
   std::vector<float> parts_;  // what chunks have to say, where threads share these out
   bool splits_chunks_ = false;
   const Call* call_ = nullptr;

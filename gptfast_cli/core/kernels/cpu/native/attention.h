@@ -73,22 +73,26 @@ inline void score_int8(const Answers& a, const Heads& h, const KeyHead& k, int s
   }
 }
 
-// Turn a query's scores of a chunk into weights, in bfloat16 too where that is wanted; scores behind its position
-// become 0. Returns their largest and sum.
+// Turn a query's scores of a chunk into weights where they stand, or in bfloat16; scores behind its position become 0.
+// Returns their largest and sum.
 inline void weigh(float* scores, uint16_t* weights, int n_valid, int n_keys, float scale, float& largest,
                   float& total) {
-  Floats most = splat(-3e38f), none = most;
-  for (int at = 0; at < n_valid; at += LANES)
-    most = max(most, first(load(scores + at), std::min(LANES, n_valid - at), none));
+  const Floats none = splat(-3e38f);
+  Floats most = none;
+  int at = 0;
+  for (; at + LANES <= n_valid; at += LANES) most = max(most, load(scores + at));
+  if (at < n_valid) most = max(most, first(load(scores + at), n_valid - at, none));
   largest = maximum(most) * scale;
   Floats sums = splat(0);
-  for (int at = 0; at < n_keys; at += LANES) {
+  auto weigh_next = [&](int n) {  // of 16, those that count
     Floats weight = exp(load(scores + at) * splat(scale) - splat(largest));
-    weight = first(weight, std::max(0, std::min(LANES, n_valid - at)), splat(0));
+    if (n < LANES) weight = first(weight, n, splat(0));
     sums = sums + weight;
-    store(scores + at, weight);
     if (weights != nullptr) store_bf16(weights + at, weight);
-  }
+    else store(scores + at, weight);
+  };
+  for (at = 0; at + LANES <= n_valid; at += LANES) weigh_next(LANES);
+  for (; at < n_keys; at += LANES) weigh_next(std::max(0, n_valid - at));
   total = sum(sums);
 }
 
@@ -119,7 +123,8 @@ static void add_bfloats(const Scratch& s, int first, const uint8_t* values, cons
                         int n_keys, int d, float (*to)[MAX_HEAD_DIM]) {
   __m512 low[N], high[N];
   for (int i = 0; i < N; i++) low[i] = high[i] = _mm512_setzero_ps();
-  for (int t = 0; t < n_keys; t += 2, values += 2 * token_bytes, ahead += 2 * 64) {
+  const uint16_t* weights = s.weights[first];  // and [CHUNK] on from there those of the next
+  for (int t = 0; t < n_keys; t += 2, weights += 2, values += 2 * token_bytes, ahead += 2 * 64) {
     prefetch_near(ahead);
     prefetch_near(ahead + 64);
     __m512i even = _mm512_loadu_si512(reinterpret_cast<const uint16_t*>(values) + d);
@@ -128,7 +133,7 @@ static void add_bfloats(const Scratch& s, int first, const uint8_t* values, cons
              pairs_high = (__m512bh)_mm512_unpackhi_epi16(even, odd);
     for (int i = 0; i < N; i++) {
       int bits;
-      memcpy(&bits, s.weights[first + i] + t, 4);
+      memcpy(&bits, weights + i * CHUNK, 4);
       __m512bh weight = (__m512bh)_mm512_set1_epi32(bits);
       low[i] = _mm512_dpbf16_ps(low[i], pairs_low, weight);
       high[i] = _mm512_dpbf16_ps(high[i], pairs_high, weight);
@@ -208,7 +213,8 @@ inline void see_chunk(const Answers& a, const Heads& h, const KeyHead& k, int st
   else score(a, {0, a.n}, h, keys, values, 0, n_keys, s);
   const float scale = 1 / std::sqrt(static_cast<float>(h.head_dim));
   for (int i = 0; i < a.n; i++) {
-    weigh(s.scores[i], h.is_int8 ? nullptr : s.weights[i], n_valid[i], n_keys, scale, seen.largest[i], seen.total[i]);
+    uint16_t* weights = h.has_bf16_queries() && !h.is_int8 ? s.weights[i] : nullptr;
+    weigh(s.scores[i], weights, n_valid[i], n_keys, scale, seen.largest[i], seen.total[i]);
     if (h.is_int8) scale_weights(i, h, k.value_scales + start, n_keys, s);
   }
   const uint8_t* next = keys + CHUNK * token_bytes;

@@ -28,7 +28,7 @@ struct Scratch {
 #if defined(GF_VNNI)
   Shorts shorts[QUERIES];  // of these, and then of weights with the scales of values in them
 #endif
-  alignas(64) float tile[MAX_HEAD_DIM * LANES];  // 16 keys, turned: [head_dim][16], or pairs of bfloat16
+  alignas(64) float tile[MAX_HEAD_DIM * LANES];  // 16 keys, turned: [head_dim][16]; or 32 of pairs of bfloat16
 };
 
 // Scores of N queries and 16 turned keys.
@@ -44,20 +44,34 @@ static void score_floats(const Answers& a, int first, const float* tile, int hea
 }
 
 #if defined(GF_BF16)
-template <int N>
-static void score_bfloats(const Answers& a, int first, const float* tile, int head_dim, float (*scores)[CHUNK],
+template <int N, int TILES>
+static void score_bfloats(const Answers& a, int first, const float* tiles, int head_dim, float (*scores)[CHUNK],
                           int at) {
-  __m512 total[N];
-  for (int i = 0; i < N; i++) total[i] = _mm512_setzero_ps();
+  __m512 total[N][TILES];
+  for (auto& row : total)
+    for (__m512& part : row) part = _mm512_setzero_ps();
   for (int d = 0; d < head_dim / 2; d++) {
-    __m512bh keys = (__m512bh)_mm512_load_si512(tile + d * LANES);
+    __m512bh keys[TILES];
+    for (int j = 0; j < TILES; j++)
+      keys[j] = (__m512bh)_mm512_load_si512(tiles + (j * (head_dim / 2) + d) * LANES);
     for (int i = 0; i < N; i++) {
       int bits;
       memcpy(&bits, static_cast<const uint16_t*>(a.query[first + i]) + 2 * d, 4);
-      total[i] = _mm512_dpbf16_ps(total[i], keys, (__m512bh)_mm512_set1_epi32(bits));
+      for (int j = 0; j < TILES; j++)
+        total[i][j] = _mm512_dpbf16_ps(total[i][j], keys[j], (__m512bh)_mm512_set1_epi32(bits));
     }
   }
-  for (int i = 0; i < N; i++) _mm512_store_ps(scores[first + i] + at, total[i]);
+  for (int i = 0; i < N; i++)
+    for (int j = 0; j < TILES; j++) _mm512_store_ps(scores[first + i] + at + LANES * j, total[i][j]);
+}
+
+// Scores of queries and some tiles of turned keys.
+template <int TILES>
+static void score_tiles(const Answers& a, int first, int end, const float* tiles, int head_dim, float (*scores)[CHUNK],
+                        int at) {
+  for (; first + 8 <= end; first += 8) score_bfloats<8, TILES>(a, first, tiles, head_dim, scores, at);
+  for (; first + 4 <= end; first += 4) score_bfloats<4, TILES>(a, first, tiles, head_dim, scores, at);
+  for (; first < end; first++) score_bfloats<1, TILES>(a, first, tiles, head_dim, scores, at);
 }
 #endif
 
@@ -72,19 +86,24 @@ inline void score(const Answers& a, Range queries, const Heads& h, const uint8_t
                   int n_keys, Scratch& s) {
   const size_t token_bytes = static_cast<size_t>(h.head_dim) * h.element();
   const int end = at + n_keys;
+#if defined(GF_BF16)
+  if (h.is_bf16) {
+    const int tile_words = h.head_dim / 2 * LANES;
+    for (int n_tiles = 2; at < end; at += n_tiles * LANES) {
+      n_tiles = std::min(n_tiles, (end - at) / LANES);
+      for (int tile = 0; tile < n_tiles; tile++, keys += LANES * token_bytes, ahead += LANES * token_bytes) {
+        for (size_t line = 0; line < LANES * token_bytes; line += 64) prefetch_near(ahead + line);
+        turn(reinterpret_cast<const uint32_t*>(keys), token_bytes / 4, h.head_dim / 2,
+             reinterpret_cast<uint32_t*>(s.tile + tile * tile_words));
+      }
+      if (n_tiles == 2) score_tiles<2>(a, queries.first, queries.end, s.tile, h.head_dim, s.scores, at);
+      else score_tiles<1>(a, queries.first, queries.end, s.tile, h.head_dim, s.scores, at);
+    }
+    return;
+  }
+#endif
   for (; at < end; at += LANES, keys += LANES * token_bytes, ahead += LANES * token_bytes) {
     for (size_t line = 0; line < LANES * token_bytes; line += 64) prefetch_near(ahead + line);
-#if defined(GF_BF16)
-    if (h.is_bf16) {
-      turn(reinterpret_cast<const uint32_t*>(keys), token_bytes / 4, h.head_dim / 2,
-           reinterpret_cast<uint32_t*>(s.tile));
-      int i = queries.first;
-      for (; i + 8 <= queries.end; i += 8) score_bfloats<8>(a, i, s.tile, h.head_dim, s.scores, at);
-      for (; i + 4 <= queries.end; i += 4) score_bfloats<4>(a, i, s.tile, h.head_dim, s.scores, at);
-      for (; i < queries.end; i++) score_bfloats<1>(a, i, s.tile, h.head_dim, s.scores, at);
-      continue;
-    }
-#endif
     if (h.is_bf16) {
       for (int key = 0; key < LANES; key++) {
         const uint16_t* row = reinterpret_cast<const uint16_t*>(keys + key * token_bytes);
