@@ -130,6 +130,16 @@ def test_logits_and_rows_are_bounded_whatever_is_scored(monkeypatch: pytest.Monk
     assert watched.most_rows <= 2  # of 256 tokens each
 
 
+def test_a_native_model_gives_few_rows_of_logits_at_once_and_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = native(*weights_of("grouped heads, odd sizes", "float32", vocab_size=VOCAB_SIZE), torch.float32)
+    passages = mixture()
+    whole = dict(scores(model, passages))
+    monkeypatch.setattr(reading, "_NATIVE_PIECE_ROWS", 5)
+    watched = Watched(model, monkeypatch)
+    assert dict(scores(model, passages)) == whole
+    assert watched.most_wanted == 5
+
+
 def test_nothing_to_score_is_no_score() -> None:
     assert dict(scores(ours(random_llama()), [])) == {}
 

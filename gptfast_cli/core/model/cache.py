@@ -66,7 +66,7 @@ class KVCache:
                 old = layer[name]
                 # zeros, not whatever memory holds: a masked slot has weight 0, and 0 times NaN is NaN
                 room = old.new_zeros(*old.shape[:2], part.slots(grown), *old.shape[3:])
-                layer[name] = torch.cat([old, room], dim=2)
+                layer[name] = torch.cat([old, room], dim=2) if self.capacity else room
         self.capacity += grown
 
     def begin(self, rows: slice, n_tokens: int) -> None:

@@ -58,3 +58,11 @@ class Decoder(Protocol):
         after the wanted ones, which are counted so: [wanted, own tokens] float32.
         """
         ...
+
+    def outlook(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What rows of logits [rows, vocab_size] say of the token to come.
+
+        Returns the logarithm of the sum of exponentials of each, [rows], which is not finite where a logit is no
+        number, and the likeliest token, the lowest id among equals, [rows] int64.
+        """
+        ...

@@ -116,6 +116,10 @@ class NativeModel:
         batch.outputs = list(range(len(batch.tokens)) if wanted is None else wanted)
         return self._run(batch, cache)
 
+    def outlook(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See Decoder."""
+        return self._engine.outlook(logits)
+
     def run_ahead(
         self,
         tokens: Sequence[Sequence[int]],

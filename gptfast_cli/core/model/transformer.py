@@ -12,6 +12,7 @@ from gptfast_cli.core.kernels import Backend, LayerCache, Linear, Norm, Placemen
 from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.collective import ALONE, Collective
 from gptfast_cli.core.model.layer import decoder_layer
+from gptfast_cli.core.model.outlook import outlook
 from gptfast_cli.core.model.rope import frequencies, rotation
 from gptfast_cli.core.model.share import Share
 from gptfast_cli.core.model.weights import ModelWeights
@@ -101,6 +102,10 @@ class Transformer:
             parts = [padded[row, : len(own)] for row, own in enumerate(tokens)]
         x = torch.cat(parts)
         return self._head(x if wanted is None else x[to_device(wanted, torch.int64, self.device)])
+
+    def outlook(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See Decoder."""
+        return outlook(logits)
 
     def inputs(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> tuple[Tensor, Tensor]:
         """Tokens and positions of a step as tensors, each [batch, time] int64."""

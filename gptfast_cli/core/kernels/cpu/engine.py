@@ -11,7 +11,7 @@ from torch import Tensor
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.kernels import Linear
-from gptfast_cli.core.kernels.cpu.library import Ahead, Call, Choice, Dimensions, Stored, Sum
+from gptfast_cli.core.kernels.cpu.library import Ahead, Call, Choice, Dimensions, Outlook, Stored, Sum
 
 QKV, OUTPUT, GATE_UP, DOWN = range(4)
 ATTENTION_NORM, FFN_NORM = range(2)
@@ -170,6 +170,18 @@ class Engine:
         n_done = self.library.gptfast_run_ahead(self.pointer, call_of(batch, place, logits), ahead)
         tokens = [list(chosen[step * n_rows : (step + 1) * n_rows]) for step in range(n_done)]
         return Chosen(tokens, logits[:n_done] if keep_logits else None)
+
+    def outlook(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each row of logits [rows, vocab_size] float32 the logarithm of the sum of exponentials, and the likeliest.
+
+        The first, float64, is NaN where a logit is no number; the second, int64, is the lowest id among equals.
+        """
+        n_rows, vocab_size = logits.shape
+        logits = logits.contiguous()
+        log_totals, likeliest = torch.empty(n_rows, dtype=torch.float64), torch.empty(n_rows, dtype=torch.int64)
+        outlook = Outlook(logits.data_ptr(), n_rows, vocab_size, log_totals.data_ptr(), likeliest.data_ptr())
+        self.library.gptfast_find_outlook(self.pointer, outlook)
+        return log_totals, likeliest
 
 
 class _Summing:

@@ -130,6 +130,18 @@ class Rounds(Structure):
     )
 
 
+class Outlook(Structure):
+    """What rows of logits say of the token to come."""
+
+    _fields_ = (
+        ("logits", c_void_p),
+        ("n_rows", c_int),
+        ("vocab_size", c_int),
+        ("log_totals", c_void_p),
+        ("likeliest", c_void_p),
+    )
+
+
 Sum = CFUNCTYPE(None, c_void_p, c_int, c_int)
 """Sums up what all ranks have: the address of x, its rows, and floats from one row to the next."""
 
@@ -150,6 +162,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.gptfast_run_ahead.restype = c_int
     library.gptfast_run_rounds.argtypes = (c_void_p, c_void_p, POINTER(Rounds))
     library.gptfast_run_rounds.restype = c_int
+    library.gptfast_find_outlook.argtypes = (c_void_p, POINTER(Outlook))
     library.gptfast_choose.argtypes = (c_void_p, c_int, POINTER(Choice), c_double)
     library.gptfast_choose.restype = c_int
     return library

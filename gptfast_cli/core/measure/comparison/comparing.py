@@ -113,6 +113,7 @@ def _room(measured: Contestant, reference: Contestant) -> Room:
         cache_tokens=min(ours.cache_tokens, theirs.cache_tokens),
         n_rows=max(measured.batch_size, reference.batch_size),
         piece_tokens=min(ours.piece_tokens, theirs.piece_tokens),
+        piece_rows=min(ours.piece_rows, theirs.piece_rows),
     )
 
 

@@ -23,12 +23,14 @@ class Room:
 
     cache_tokens: tokens with keys and values, or one passage where that is more
     n_rows:       passages side by side
-    piece_tokens: tokens that are fed at once, or one for each row where that is more, and so their logits
+    piece_tokens: tokens that are fed at once, or one for each row where that is more
+    piece_rows:   rows of logits at once
     """
 
     cache_tokens: int
     n_rows: int
     piece_tokens: int
+    piece_rows: int
 
 
 @dataclass(frozen=True, slots=True)

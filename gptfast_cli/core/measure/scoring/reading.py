@@ -21,6 +21,13 @@ _PIECE_LOGITS = 1 << 25
 _PIECE_TOKENS = 512
 """Tokens fed at once, at most: enough to keep the arithmetic busy."""
 
+_NATIVE_PIECE_ROWS = 128
+"""Rows of logits at once, at most, of a native model, which computes no more at once: they are looked at while they are
+in the processor's caches, and memory is used again."""
+
+_LEAST_TOKENS = 32
+"""Of a row in a piece, or fewer rows are fed side by side: keys are read for many tokens at once."""
+
 _ROWS = 16
 _CACHE_TOKENS = 4096
 _CACHE_BYTES = 1 << 29
@@ -57,13 +64,19 @@ class _Row:
         """Note that a token of a passage is predicted here."""
         self.asked.setdefault(token - 1, []).append((passage, token))
 
+    def n_asked(self, n_tokens: int) -> int:
+        """Of the next tokens, those behind which something is predicted."""
+        return sum(token in self.asked for token in range(self.n_fed, min(self.n_fed + n_tokens, len(self.fed))))
+
 
 def room_of(model: Decoder) -> Room:
     """The room for a model: bounded memory, and enough work at once."""
+    most_rows = _NATIVE_PIECE_ROWS if model.has_own_threads else _PIECE_TOKENS
     return Room(
         cache_tokens=min(_CACHE_TOKENS, _CACHE_BYTES // model.config.kv_bytes_per_token(model.dtype.itemsize)),
         n_rows=_ROWS,
-        piece_tokens=max(1, min(_PIECE_TOKENS, _PIECE_LOGITS // model.config.vocab_size)),
+        piece_tokens=_PIECE_TOKENS,
+        piece_rows=max(1, min(most_rows, _PIECE_LOGITS // model.config.vocab_size)),
     )
 
 
@@ -79,6 +92,7 @@ def read(
         if runner is None or runner.n_rows != batch.n_rows:
             runner = None  # its cache is let go of before the next one is made
             runner = Runner(model, batch.n_rows)
+            runner.prepare(max(unit.longest for unit in batch.units))  # the longest come first
         leaders, followers = _rows(batch, passages)
         yield from _feed(runner, leaders, 0, room, batch_size)
         yield from _feed(runner, followers, len(leaders), room, batch_size)
@@ -119,8 +133,8 @@ def _feed(
     for at, row in enumerate(rows, first_row):
         row.n_fed = runner.recall(at, row.fed[: row.begin])
     while waiting := [at for at, row in enumerate(rows) if row.n_fed < len(row.fed)]:
-        begin, end = waiting[0], waiting[-1] + 1
-        n_each = max(1, room.piece_tokens // len(waiting))
+        n_side_by_side, n_each = _piece([rows[at] for at in waiting], room)
+        begin, end = waiting[0], waiting[n_side_by_side - 1] + 1
         step = batch_size or end - begin
         batches = [slice(at, min(at + step, end)) for at in range(begin, end, step)]
         parts = [_feed_batch(runner, rows[batch], first_row + batch.start, n_each) for batch in batches]
@@ -131,6 +145,17 @@ def _feed(
                 logits[0] if len(logits) == 1 else torch.cat(logits),
                 tuple(Prediction(row, *place) for row, asked in enumerate(places) for place in asked),
             )
+
+
+def _piece(waiting: Sequence[_Row], room: Room) -> tuple[int, int]:
+    """How many of the rows that wait are fed, and how many tokens each."""
+    n_rows, n_each = len(waiting), max(1, room.piece_tokens // len(waiting))
+    while sum(row.n_asked(n_each) for row in waiting[:n_rows]) > room.piece_rows:
+        if n_rows > 1 and n_each <= _LEAST_TOKENS:
+            n_rows = -(-n_rows // 2)
+        else:
+            n_each = -(-n_each // 2)
+    return n_rows, n_each
 
 
 def _feed_batch(

@@ -5,15 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from gptfast_cli.core.device import to_device, torch_threads
+from gptfast_cli.core.device import to_device
 from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.measure.scoring.passages import Passage
 from gptfast_cli.core.measure.scoring.reading import Reading, read, room_of
 from gptfast_cli.core.model.decoder import Decoder
-
-_ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ def scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, S
     waiting = [passage.n_predicted for passage in passages]
     values: dict[int, list[tuple[float, bool]]] = {}
     for reading in read(model, passages, room_of(model)):
-        for prediction, value in zip(reading.predictions, _values(reading, passages), strict=True):
+        for prediction, value in zip(reading.predictions, _values(model, reading, passages), strict=True):
             number = prediction.passage
             if number not in values:
                 values[number] = [(math.nan, False)] * passages[number].n_predicted
@@ -57,30 +54,17 @@ def scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, S
                 yield number, Score(logprobs, likeliest)
 
 
-def _log_totals(logits: Tensor) -> Tensor:
-    """The logarithm of the sum of exponentials of each row, [rows].
-
-    On a CPU a few rows at a time, so that what stands between stays in its cache, and by one thread: several would cut
-    a row that stands alone into parts, and add it up in another order.
-    """
-    if logits.device.type != "cpu":
-        return logits.logsumexp(dim=-1)
-    with torch_threads(1):
-        return torch.cat([rows.logsumexp(dim=-1) for rows in torch.split(logits, _ROWS_AT_ONCE)])
-
-
-def _values(reading: Reading, passages: Sequence[Passage]) -> list[tuple[float, bool]]:
+def _values(model: Decoder, reading: Reading, passages: Sequence[Passage]) -> list[tuple[float, bool]]:
     """The log-probability of each prediction, and whether it is the likeliest."""
     logits = reading.logits
     rows = to_device([prediction.row for prediction in reading.predictions], torch.int64, logits.device)
     tokens = [passages[prediction.passage].tokens[prediction.token] for prediction in reading.predictions]
     targets = to_device(tokens, torch.int64, logits.device)
-    totals = _log_totals(logits)
+    totals, likeliest = model.outlook(logits)
     if not totals.isfinite().all():
         raise GptFastError(
             "The model's output is not a number (NaN).",
             "A wider dtype may help: --dtype float32 or --dtype bfloat16.",
         )
     logprobs = logits[rows, targets] - totals[rows]
-    likeliest = logits.argmax(dim=-1)[rows] == targets
-    return list(zip(logprobs.tolist(), likeliest.tolist(), strict=True))
+    return list(zip(logprobs.tolist(), (likeliest[rows] == targets).tolist(), strict=True))

@@ -63,6 +63,9 @@ class Chooser {
   // probable one was taken.
   double chance_of(int token) const { return temperature_ == 0 ? chance_of_the_largest() : probability(token); }
 
+  // The logarithm of the sum of the exponentials of the logits of which the most probable one has just been chosen.
+  double log_total() const { return largest_ - std::log(chance_of_the_largest()); }
+
   // The candidate at which the sum of the weights passes `uniform` of the whole.
   int draw(double uniform) {
     const double threshold = uniform * total_weight();
@@ -74,6 +77,7 @@ class Chooser {
 
  private:
   static constexpr int BLOCK_SIZE = 32;
+  static constexpr size_t BLOCKS_SUMMED = 32;
 
   bool begin(const float* logits, int n, const Choice& choice) {
     logits_ = logits, n_ = n, temperature_ = choice.temperature;
@@ -127,15 +131,25 @@ class Chooser {
   }
 
   double chance_of_the_largest() const {
+    double total = 0;
+    for (size_t begin = 0; begin < maxima_.size(); begin += BLOCKS_SUMMED) {
+      const size_t end = std::min(begin + BLOCKS_SUMMED, maxima_.size());
+      total += weight_of(begin, end);
+    }
+    return 1 / total;
+  }
+
+  // Of the tokens of some blocks together, relative to the largest: few enough blocks to be added up in floats.
+  float weight_of(size_t begin, size_t end) const {
     Floats total = splat(0);
     float rest = 0;
-    for (size_t block = 0; block < maxima_.size(); block++) {
-      if (maxima_[block] < largest_ - 20) continue;  // too little to count, even of all tokens together
+    for (size_t block = begin; block < end; block++) {
+      if (maxima_[block] < largest_ - 30) continue;  // too little to count, even of all tokens together
       int i = static_cast<int>(block) * BLOCK_SIZE;
       for (; i + LANES <= end_of(block); i += LANES) total = total + exp(load(logits_ + i) - splat(largest_));
       for (; i < end_of(block); i++) rest += std::exp(logits_[i] - largest_);
     }
-    return 1 / static_cast<double>(sum(total) + rest);
+    return sum(total) + rest;
   }
 
   // At least the k largest, in the order of tokens; all of them where there are no more.

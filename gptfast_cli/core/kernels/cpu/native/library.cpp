@@ -1,5 +1,6 @@
 // What Python calls.
 #include "engine.h"
+#include "outlook.h"
 #include "rounds.h"
 
 #define GF_EXPORT extern "C" __attribute__((visibility("default")))
@@ -34,6 +35,10 @@ GF_EXPORT int gptfast_run_ahead(void* engine, const Call* call, const Ahead* ahe
 
 GF_EXPORT int gptfast_run_rounds(void* target, void* draft, const Rounds* rounds) {
   return run_rounds(*static_cast<Engine*>(target), *static_cast<Engine*>(draft), *rounds);
+}
+
+GF_EXPORT void gptfast_find_outlook(void* engine, const Outlook* outlook) {
+  find_outlook(static_cast<Engine*>(engine)->pool(), *outlook);
 }
 
 GF_EXPORT int gptfast_choose(const float* logits, int n, const Choice* choice, double uniform) {
