@@ -46,7 +46,7 @@ def partials(folder: Path) -> list[Path]:
 
 
 def wait_for_bytes(folder: Path, n_bytes: int) -> None:
-    for _ in range(500):
+    for _ in range(3000):
         if any(_size(path) >= n_bytes for path in partials(folder)):
             return
         time.sleep(0.01)
