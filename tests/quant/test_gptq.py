@@ -1,9 +1,12 @@
 """GPTQ beside a float64 version of it written from the paper's equations, and at the edges of what it is given."""
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
+from gptfast_cli.core.device import peak_memory_bytes, reset_peak_memory
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.formats import Weight, quantized
 from gptfast_cli.core.quant.grid_search import search_grid
@@ -141,6 +144,28 @@ def test_more_damping_is_tried_where_the_moments_have_no_factor() -> None:
     damped = moments + 0.1 * moments.diagonal().mean() * torch.eye(64)
     torch.testing.assert_close(factor.t() @ factor, torch.linalg.inv(damped), rtol=1e-3, atol=1e-3)
     assert bool((factor.tril(-1) == 0).all())
+
+
+def test_a_factor_that_is_made_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gptfast_cli.core.quant.rounding import gptq
+
+    moments, order = inputs_of(101).moments, torch.randperm(101)
+    whole = inverse_factor(moments, order, DAMPING)
+    damped = moments.double() + DAMPING * moments.diagonal().mean() * torch.eye(101)
+    inverse = torch.linalg.inv(damped[order.unsqueeze(1), order])
+    torch.testing.assert_close((whole.t() @ whole).double(), inverse, rtol=1e-4, atol=1e-4 * float(inverse.amax()))
+    monkeypatch.setattr(gptq, "_COLUMNS", 16)
+    torch.testing.assert_close(inverse_factor(moments, order, DAMPING), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a peak can be told anew")
+def test_one_matrix_is_held_beside_the_moments() -> None:
+    moments, order, cpu = torch.eye(3000), torch.randperm(3000), torch.device("cpu")
+    inverse_factor(torch.eye(900), torch.arange(900), DAMPING)  # what the libraries set up for themselves stays
+    reset_peak_memory(cpu)
+    before = peak_memory_bytes(cpu)
+    inverse_factor(moments, order, DAMPING)
+    assert peak_memory_bytes(cpu) - before < 1.8 * moments.nbytes
 
 
 @pytest.mark.parametrize(

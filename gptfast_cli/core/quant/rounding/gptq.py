@@ -32,6 +32,9 @@ from gptfast_cli.core.quant.rounding.search import PLUG as SEARCH
 _BLOCK_ELEMENTS = 1 << 23
 """Elements that are worked on at a time: enough that a column of them is worth an operation."""
 
+_COLUMNS = 512
+"""Columns of a matrix that are inverted at a time."""
+
 _LARGEST_DAMPING = 10.0
 
 TOKENS_PER_COLUMN = 4
@@ -111,34 +114,54 @@ def inverse_factor(moments: Tensor, order: Tensor, damping: float) -> Tensor:
     """U of H^-1 = U^T U, upper triangular, H being damped moments [n, n] with rows and columns in an order.
 
     The inverse itself is not made: with the rows and columns of H in reverse, its Cholesky factor is the reverse of an
-    upper triangular R with H = R R^T, and U is R^-1. Two matrices of this size are held beside the moments.
-    Raises UnusableInputsError where there is no factor.
+    upper triangular R with H = R R^T, and U is R^-1. One matrix of this size is held beside the moments, as each step
+    writes over what the one before has made. Raises UnusableInputsError where there is no factor.
     """
     mean, reverse = moments.diagonal().mean(), order.flip(0)
+    failed_at = torch.empty((), dtype=torch.int32, device=moments.device)
     while damping <= _LARGEST_DAMPING:
-        damped = moments[reverse.unsqueeze(1), reverse]
-        damped.diagonal().add_(damping * mean)
-        lower, failed_at = torch.linalg.cholesky_ex(damped)
-        del damped
+        factor = moments[reverse, reverse.unsqueeze(1)].t()  # a column is contiguous: LAPACK would copy anything else
+        factor.diagonal().add_(damping * mean)
+        torch.linalg.cholesky_ex(factor, out=(factor, failed_at))
         if int(failed_at) == 0:
-            upper = lower.flip(0, 1)
-            del lower
-            factor = torch.eye(len(upper), device=upper.device)
-            torch.linalg.solve_triangular(upper, factor, upper=True, out=factor)
-            if bool(factor.isfinite().all()):
+            _reverse(factor.t())
+            _invert(factor)
+            low, high = factor.t().aminmax()  # NaN comes through
+            if bool(low.isfinite() & high.isfinite()):
                 return factor
+        del factor  # before the next one is made
         damping *= 10
     raise UnusableInputsError("the moments of its inputs cannot be inverted")
 
 
+def _reverse(matrix: Tensor) -> None:
+    """Bring the rows of a matrix and its columns into their reverse order, in its place."""
+    last = len(matrix) - 1
+    for row in range(last // 2 + 1):
+        matrix[row], matrix[last - row] = matrix[last - row].flip(0), matrix[row].flip(0)
+
+
+def _invert(upper: Tensor) -> None:
+    """Put the inverse of an upper triangular matrix [n, n] in its place, some columns at a time, the last ones first.
+
+    A column of the inverse is zero below the diagonal, so what stands in the place of the columns after it by then is
+    multiplied with zeros only.
+    """
+    for first in reversed(range(0, len(upper), _COLUMNS)):
+        columns = upper.new_zeros(len(upper), min(_COLUMNS, len(upper) - first))
+        columns[first:].fill_diagonal_(1)
+        torch.linalg.solve_triangular(upper, columns, upper=True, out=columns)
+        upper[:, first : first + _COLUMNS] = columns
+
+
 def _quantize(matrix: Tensor, scheme: QuantizedScheme, turns: _Turns, *, block_size: int) -> Weight:
     in_features = matrix.shape[1]
-    factor = turns.factor
     columns = matrix.float().t()[turns.order]  # [in_features, out_features]: a column is contiguous
     codes = torch.empty(columns.shape, dtype=torch.int8, device=columns.device)
     grids: dict[int, Grid] = {}
     for begin, end in _blocks([size for _, size in turns.groups.values()], block_size):
         errors = torch.empty_like(columns[begin:end])
+        factor = turns.factor[begin:end].contiguous()  # a row is read at a time
         for at in range(begin, end):
             if at in turns.groups:
                 number, size = turns.groups[at]
@@ -146,10 +169,10 @@ def _quantize(matrix: Tensor, scheme: QuantizedScheme, turns: _Turns, *, block_s
                 grid = grids[number] = search_grid(group, turns.importance[at : at + size], scheme)
             of_column = grid.codes(columns[at].view(-1, 1, 1))
             codes[at] = of_column.flatten()
-            errors[at - begin] = (columns[at] - grid.values(of_column).flatten()).div_(factor[at, at])
-            columns[at + 1 : end].addr_(factor[at, at + 1 : end], errors[at - begin], alpha=-1)
+            errors[at - begin] = (columns[at] - grid.values(of_column).flatten()).div_(factor[at - begin, at])
+            columns[at + 1 : end].addr_(factor[at - begin, at + 1 : end], errors[at - begin], alpha=-1)
         # what follows the block gets all of its errors at once, in one product
-        columns[end:].addmm_(factor[begin:end, end:].t(), errors, alpha=-1)
+        columns[end:].addmm_(factor[:, end:].t(), errors, alpha=-1)
     grid = _side_by_side([grids[number] for number in range(len(grids))])
     in_place = torch.empty_like(codes).index_copy_(0, turns.order, codes).t()
     return scheme.pack(_whole_groups(in_place, grid, turns.group_size), grid, in_features)
