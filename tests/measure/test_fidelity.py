@@ -1,6 +1,8 @@
 """Fidelity, had block by block, is the divergence of the two whole models on the same texts."""
 
 import dataclasses
+import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -87,6 +89,27 @@ def test_logits_in_small_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -
     whole = measured(random_llama())
     monkeypatch.setattr(fidelity_module, "_BLOCK_LOGITS", 101 * 16)
     assert dataclasses.asdict(measured(random_llama())) == pytest.approx(dataclasses.asdict(whole), rel=1e-6)
+
+
+def test_no_logits_are_kept_while_the_next_ones_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_kept: list[int] = []
+    taken_in: list[weakref.ref[Tensor]] = []
+    head, add = Reference.head, Comparison.add
+
+    def watched_head(self: Reference, *arguments: Any, **options: Any) -> Tensor:
+        n_kept.append(sum(logits() is not None for logits in taken_in))
+        return head(self, *arguments, **options)
+
+    def watched_add(self: Comparison, reference: Tensor, other: Tensor, targets: Tensor) -> None:
+        taken_in.extend([weakref.ref(reference), weakref.ref(other)])
+        add(self, reference, other, targets)
+
+    monkeypatch.setattr(Reference, "head", watched_head)
+    monkeypatch.setattr(Comparison, "add", watched_add)
+    monkeypatch.setattr(fidelity_module, "_BLOCK_LOGITS", 101 * 16)
+    measured(random_llama())
+    assert len(n_kept) == len(taken_in) == 2 * 12
+    assert not any(n_kept)
 
 
 def test_a_model_beside_itself_has_lost_nothing() -> None:

@@ -1,5 +1,8 @@
 """What matrices are told of their inputs: what transformers multiplies with them, behind matrices as they became."""
 
+import gc
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -136,3 +139,52 @@ def test_a_matrix_that_stays_as_it_is_need_not_be_asked_for() -> None:
         found.append([calibration.inputs(f"layers.0.{name}") for name in asked][-1])
     assert found[0] is not None and found[1] is not None
     assert torch.equal(found[0].moments, found[1].moments)
+
+
+def held_bytes() -> int:
+    """Bytes of all tensors that something still refers to, but for frozen ones."""
+    storages = [each.untyped_storage() for each in gc.get_objects() if type(each) is Tensor]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+@pytest.fixture
+def _frozen() -> Iterator[None]:
+    """What is there before a test is left out of its counts, and takes no time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_frozen")
+def test_activations_are_held_once_and_the_heads_of_a_layer_until_they_are_joined() -> None:
+    config, blocks = blocks_of(random_llama(vocab_size=40))
+    before = held_bytes()
+    calibration = Calibration(config, [list(range(40)) * 3] * 40, device=CPU, dtype=torch.float32)
+    states = 40 * 120 * config.dim * 4  # bytes; those of the heads are as many
+    calibration.enter(blocks[0])
+    calibration.leave()
+    places = []
+    for layer, block in enumerate(blocks[1:3]):
+        calibration.enter(block)
+        for name, n_held in {"qkv": 2, "attention_output": 2, "gate_up": 1, "down": 1}.items():
+            assert calibration.inputs(f"layers.{layer}.{name}") is not None
+            assert held_bytes() - before == pytest.approx(n_held * states, rel=0.2)
+        calibration.leave()
+        places.append([batch.x.data_ptr() for batch in calibration._stream._batches])
+    assert places[0] == places[1]
+    calibration.enter(blocks[-1])
+    assert held_bytes() - before < 0.2 * states
+
+
+def test_moments_are_held_by_who_asked_for_them_alone() -> None:
+    config, blocks = blocks_of(random_llama())
+    calibration = Calibration(config, texts(config.vocab_size), device=CPU, dtype=torch.float32)
+    for block in blocks[:2]:
+        calibration.enter(block)
+        if "embedding" in block:
+            calibration.leave()
+    inputs = calibration.inputs("layers.0.qkv")
+    assert inputs is not None
+    moments = weakref.ref(inputs.moments)
+    del inputs
+    assert moments() is None

@@ -2,6 +2,9 @@
 
 What stays is the hidden state of each token, [tokens, dim]. So the numbers of a model larger than the memory can be
 had, and those of a model that is only being made.
+
+They are one tensor that each operation writes over. Many small ones that are made anew each time would come to lie
+among what an operation needs for a moment, and the allocator could not give that back: as much again, or more.
 """
 
 import copy
@@ -34,7 +37,7 @@ class _Batch:
     texts: Sequence[int]  # which they are, in the order of the stream
     lengths: Sequence[int]
     tokens: Tensor  # [batch, time] int64, filled up with 0
-    x: Tensor  # [batch, time, dim]
+    x: Tensor  # [batch, time, dim], a view of the states
 
 
 class Operation(Protocol):
@@ -68,8 +71,8 @@ class Stream:
     @torch.inference_mode()
     def embed(self, embedding: Weight, dtype: torch.dtype) -> None:
         """Begin with the embedding of every token, in the dtype to compute in."""
-        for batch in self._batches:
-            batch.x = self._backend.embed(batch.tokens, embedding, dtype)
+        for batch, x in zip(self._batches, self.room(self._config.dim, dtype), strict=True):
+            batch.x = x.copy_(self._backend.embed(batch.tokens, embedding, dtype))
 
     def layer(self, weights: LayerWeights) -> None:
         """Go through the next layer."""
@@ -85,13 +88,27 @@ class Stream:
             n_keys = -(-time // KEY_BLOCK) * KEY_BLOCK
             shape = (n_rows, self._config.n_kv_heads, n_keys, self._config.head_dim)
             cache = FloatCache(batch.x.new_zeros(shape), batch.x.new_zeros(shape))
-            batch.x = operation(batch.x, place=place, cache=cache)
+            batch.x.copy_(operation(batch.x, place=place, cache=cache))
+
+    def room(self, width: int, dtype: torch.dtype) -> list[Tensor]:
+        """Room for `width` numbers of each token: [batch, time, width] for each batch in turn, all of one tensor."""
+        shapes = [batch.tokens.shape for batch in self._batches]
+        whole = torch.empty(sum(shape.numel() for shape in shapes), width, dtype=dtype, device=self._device)
+        rows = torch.split(whole, [shape.numel() for shape in shapes])
+        return [part.view(*shape, width) for part, shape in zip(rows, shapes, strict=True)]
 
     def copy(self) -> "Stream":
         """Another one that stands where this one does, and goes its own way from here."""
         other = copy.copy(self)
-        other._batches = [replace(batch) for batch in self._batches]  # noqa: SLF001  # of its own class
+        states = self.room(self._config.dim, self._batches[0].x.dtype)
+        pairs = zip(self._batches, states, strict=True)
+        other._batches = [replace(batch, x=x.copy_(batch.x)) for batch, x in pairs]  # noqa: SLF001  # of its own class
         return other
+
+    def end(self) -> None:
+        """Let go of the states."""
+        for batch in self._batches:
+            batch.x = batch.x.new_empty(0)
 
     def hidden(self) -> Tensor:
         """The states now, text after text, [tokens, dim]."""
@@ -102,17 +119,20 @@ class Stream:
         }
         return torch.cat([rows[text] for text in sorted(rows)])
 
-    @torch.inference_mode()
     def logits(self, norm: Weight, head: Weight, *, block_tokens: int) -> Iterator[Tensor]:
         """Logits of the token that comes after each, [up to block_tokens, vocab_size] float32 at a time, in order."""
-        after_norm = Norm(norm, self._config.norm_eps)
+        # no generator, which would keep what it has given while it makes the next
+        return map(partial(self._logits, norm=norm, head=head), torch.split(self.hidden(), block_tokens))
+
+    @torch.inference_mode()
+    def _logits(self, x: Tensor, *, norm: Weight, head: Weight) -> Tensor:
+        logits = torch.empty(len(x), self._config.vocab_size, device=self._device)
         n_rows = max(1, _SLICE_ELEMENTS // self._config.dim)
-        slices = [slice(first, first + n_rows) for first in range(0, self._config.vocab_size, n_rows)]
-        for x in torch.split(self.hidden(), block_tokens):
-            logits = torch.empty(len(x), self._config.vocab_size, device=self._device)
-            for rows in slices:
-                logits[:, rows] = self._backend.head(x, Linear(head.row_block(rows)), norm=after_norm)
-            yield logits
+        for first in range(0, self._config.vocab_size, n_rows):
+            rows = slice(first, first + n_rows)
+            part = Linear(head.row_block(rows))
+            logits[:, rows] = self._backend.head(x, part, norm=Norm(norm, self._config.norm_eps))
+        return logits
 
     def _batch(self, texts: Sequence[Sequence[int]], numbers: Sequence[int]) -> _Batch:
         lengths = [len(texts[number]) for number in numbers]

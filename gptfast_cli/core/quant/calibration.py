@@ -2,8 +2,8 @@
 
 The text reaches a layer through all that came before as it has become: quantised layers, and inside of the layer the
 quantised matrices ahead. So the codes of a matrix can make good for what theirs lost (the "true sequential" order of
-GPTQ's authors). One layer is in memory at a time. What stays is the hidden state of each token, and what the layer's
-attention has made of it.
+GPTQ's authors). One layer is in memory at a time. What stays is the hidden state of each token; and what the layer's
+attention has made of it, until that is joined to it.
 
 The arithmetic is that of the model itself, run on the reference backend whose products pass through a `_Tap`: it
 adds up the moments of what arrives at the matrix in question, and ends the pass there. The states go on by the parts
@@ -48,6 +48,7 @@ class Calibration:
         # no token is filled in: it would count like one of the text
         self._stream = Stream(config, texts, backend=backend, device=device, filled_up=False)
         self._decoder_layer = decoder_layer(config, backend)
+        self._q_dim = config.q_dim
         self._device, self._dtype = device, dtype
         self._block: dict[str, Weight] = {}
         self._part = _N_PARTS  # the one that the states stand before; this many is behind the layer
@@ -58,6 +59,10 @@ class Calibration:
         is_layer = block.keys().isdisjoint(_AROUND_LAYERS)
         self._block = {name: self._dense(weight) if is_layer else weight for name, weight in block.items()}
         self._part = 0 if is_layer else _N_PARTS
+        if is_layer:
+            self._heads = self._stream.room(self._q_dim, self._dtype)
+        if "norm" in block:
+            self._stream.end()  # behind the layers nothing asks for inputs
 
     def inputs(self, name: str) -> Inputs | None:
         """What a matrix of the block is multiplied with, once all before it have been replaced.
@@ -68,10 +73,9 @@ class Calibration:
             return None
         while self._part < _PART_OF[name.split(".")[2]]:
             self._go_on()
-        moments = self._tap.await_inputs(self._block[name], self._device)
+        self._tap.await_inputs(self._block[name], self._device)
         self._stream.run(partial(_until_reached, self._operation()))
-        self._tap.awaited = None
-        return moments.mean()
+        return self._tap.taken_in().mean()
 
     def replace(self, name: str, weight: Weight) -> None:
         """Go on with what a weight of the block has become."""
@@ -90,6 +94,8 @@ class Calibration:
     def _go_on(self) -> None:
         self._stream.run(self._operation())
         self._part += 1
+        if self._part == _PART_OF["gate_up"]:
+            self._heads = []  # they take as much as the states, and what comes takes the most beside them
 
     def _operation(self) -> Operation:
         """The part that comes next, with the weights as they are now."""
@@ -97,14 +103,13 @@ class Calibration:
         heads = iter(self._heads)
 
         def attend(x: Tensor, *, place: Placement, cache: LayerCache) -> Tensor:
-            self._heads.append(layer.heads(x, weights, place=place, cache=cache))
+            next(heads).copy_(layer.heads(x, weights, place=place, cache=cache))
             return x
 
         def join(x: Tensor, *, place: Placement, cache: LayerCache) -> Tensor:  # noqa: ARG001  (an Operation's)
             return layer.join(x, next(heads), weights)
 
         def feed_forward(x: Tensor, *, place: Placement, cache: LayerCache) -> Tensor:  # noqa: ARG001
-            self._heads.clear()
             return layer.feed_forward(x, weights)
 
         return (attend, join, feed_forward)[self._part]
@@ -130,16 +135,21 @@ class _Tap:
     """The product of the reference, but what arrives at the awaited weight is taken in and goes no further."""
 
     def __init__(self) -> None:
-        self.awaited: Weight | None = None
+        self._awaited: Weight | None = None
         self._moments: Moments | None = None
 
-    def await_inputs(self, weight: Weight, device: torch.device) -> Moments:
-        """Wait for what is multiplied with a matrix; it is added up in what this returns."""
-        self.awaited, self._moments = weight, Moments(weight.shape[1], device)
-        return self._moments
+    def await_inputs(self, weight: Weight, device: torch.device) -> None:
+        """Add up what is multiplied with a matrix from now on."""
+        self._awaited, self._moments = weight, Moments(weight.shape[1], device)
+
+    def taken_in(self) -> Moments:
+        """What has been added up, which is the caller's from here on; nothing is awaited any more."""
+        moments, self._awaited, self._moments = self._moments, None, None
+        assert moments is not None
+        return moments
 
     def __call__(self, x: Tensor, layer: Linear) -> Tensor:
-        if layer.weight is not self.awaited or self._moments is None:
+        if layer.weight is not self._awaited or self._moments is None:
             return linear(x, layer)
         self._moments.add(x)
         raise _ReachedError
