@@ -18,7 +18,7 @@ from gptfast_cli.core.distributed.rank import FOLDER, Failure, LostRankError, fa
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 
 TINY = ("-m", "tiny", "--dtype", "float32", "--threads", "1", "--seed", "3")
-LONG = ("--backend", "reference", "--max-new-tokens", "400", "--ignore-eos")
+LONG = ("--max-new-tokens", "400", "--ignore-eos")
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def ended(process: "subprocess.Popen[bytes]", ranks: Sequence[int]) -> tuple[int
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_rank_that_is_killed_ends_all_with_one_error_that_names_it(gptfast: CommandLine, rank: int) -> None:
-    process = started(gptfast)
+    process = started(gptfast, "--backend", "reference")
     ranks = ranks_of(process)
     assert len(ranks) == 2
     os.kill(ranks[rank], signal.SIGKILL)
@@ -114,9 +114,10 @@ def test_a_rank_that_is_killed_ends_all_with_one_error_that_names_it(gptfast: Co
     ]
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_all_ranks(gptfast: CommandLine, number: signal.Signals, code: int) -> None:
-    process = started(gptfast)
+def test_a_signal_ends_all_ranks(gptfast: CommandLine, number: signal.Signals, code: int, backend: str) -> None:
+    process = started(gptfast, "--backend", backend)
     ranks = ranks_of(process)
     process.send_signal(number)
     returned, stderr = ended(process, ranks)

@@ -1,7 +1,10 @@
 """The native engine with tensors in place of pointers."""
 
+import contextlib
 import ctypes
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_double, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
 
@@ -135,7 +138,8 @@ class Engine:
     def run(self, batch: Batch, place: Place) -> Tensor:
         """Run tokens through the model, writing their keys and values; logits [outputs, vocab_size] float32."""
         logits = torch.empty(len(batch.outputs), self._vocab_size)
-        self.library.gptfast_run(self.pointer, call_of(batch, place, logits))
+        with contextlib.nullcontext() if self._summing is None else _signals_wait():
+            self.library.gptfast_run(self.pointer, call_of(batch, place, logits))
         if self._summing is not None and self._summing.failure is not None:
             raise self._summing.failure
         return logits
@@ -200,6 +204,25 @@ class _Summing:
             x.copy_(self._total(x.contiguous()))
         except Exception as error:  # noqa: BLE001  # nothing may be raised into the library
             self.failure = error
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let what a Ctrl-C raises wait for the end of the block: raised where the library calls, it would be lost."""
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread():
+        ours = {}  # Python handles signals on the main thread alone
+    for number in ours:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+    for late in came:
+        signal.raise_signal(late)
 
 
 def call_of(batch: Batch, place: Place, logits: Tensor) -> Call:
