@@ -45,11 +45,24 @@ def test_bench_holds_numbers_of_ranks_against_one_another(gptfast: CommandLine) 
     assert bench["environment"]["ranks"] == 2
 
 
+NOT_EVEN = "layers=2,dim=128,heads=2,ffn=68,vocab=99"  # half of 68 is no whole number of groups of 32
+
+
 @pytest.mark.parametrize(
-    ("tp", "says"), [("1,4", "--tp 4: 6 query heads do not divide among 4."), ("0", "--tp must be at least 1, not 0.")]
+    ("line", "says"),
+    [
+        ((*TINY, "--tp", "1,4"), "--tp 4: 6 query heads do not divide among 4."),
+        (
+            ("--arch", NOT_EVEN, "--mode", "int4", "--threads", "1", "--tp", "1,2"),
+            "A matrix in int4 cannot be cut at columns 0 and 34: its smallest groups are of 32.",
+        ),
+        ((*TINY, "--tp", "0"), "--tp must be at least 1, not 0."),
+    ],
 )
-def test_bench_tells_what_no_ranks_can_do_before_it_loads(gptfast: CommandLine, tp: str, says: str) -> None:
-    outcome = gptfast.run("bench", *TINY, "--tp", tp)
+def test_bench_tells_what_no_ranks_can_do_before_it_loads(
+    gptfast: CommandLine, line: tuple[str, ...], says: str
+) -> None:
+    outcome = gptfast.run("bench", *line)
     errors = [line for line in outcome.stderr.decode().splitlines() if line.startswith("error:")]
     assert outcome.returncode == 2 and errors == [f"error: {says}"]
     assert b"Model:" not in outcome.stderr

@@ -6,6 +6,7 @@ turns with those of the others.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.compiled import Compiling
+from gptfast_cli.core.decode.dealing import Storages, check_dealt
 from gptfast_cli.core.decode.ranges import check_at_least, check_seed
 from gptfast_cli.core.decode.shapes import Shape, read_shape
 from gptfast_cli.core.decode.subject import RANDOM_DTYPE, Subject, loaded_subject, random_subject
@@ -32,8 +34,8 @@ from gptfast_cli.core.measure.ranks import Crew, crew_of
 from gptfast_cli.core.measure.record import Bench, bench_row, memory_bandwidth
 from gptfast_cli.core.measure.repetitions import Row, Work, measured
 from gptfast_cli.core.measure.workload import Workload
-from gptfast_cli.core.model.share import check_divides
 from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quant.stored import stored
 from gptfast_cli.core.settings import Settings
 
 
@@ -115,7 +117,7 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
     device = pick_device(request.placing.device)
     now = instruments.clock(device)
     shape = None if request.arch is None else read_shape(request.arch)
-    _check_divides(request, shape)
+    _check_dealt(request, shape)
     if shape is not None:
         _check_room(shape, request, device)
     probe = instruments.probe(device, now)  # before the model: its memory is apart from what rows are charged with
@@ -183,15 +185,18 @@ def _cases(request: BenchRequest) -> tuple[Case, ...]:
     return cases
 
 
-def _check_divides(request: BenchRequest, shape: Shape | None) -> None:
-    """Raise UsageError where the model does not divide among some of the ranks, before any of it is loaded."""
-    if max(request.sizes) > 1:
-        if shape is None:
-            config = open_checkpoint(resolve(request.model, request.settings).path).config
-        else:
-            config = shape.config
-        for size in request.sizes:
-            check_divides(config, size)
+def _check_dealt(request: BenchRequest, shape: Shape | None) -> None:
+    """Raise UsageError where some number of ranks cannot be dealt the model, before any of it is loaded."""
+    if max(request.sizes) == 1:
+        return
+    storages: Storages
+    if shape is None:
+        checkpoint = open_checkpoint(resolve(request.model, request.settings).path)
+        config, storages = checkpoint.config, partial(stored, checkpoint)
+    else:
+        config, storages = shape.config, partial(request.allocation.allocation(shape.config).of, shape.config)
+    for size in request.sizes:
+        check_dealt(config, storages, size)
 
 
 def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> None:

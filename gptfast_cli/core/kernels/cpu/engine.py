@@ -210,10 +210,9 @@ class _Summing:
 def _signals_wait() -> Iterator[None]:
     """Let what a Ctrl-C raises wait for the end of the block: raised where the library calls, it would be lost."""
     came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    is_main = threading.current_thread() is threading.main_thread()  # which alone handles signals
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
     ours = {number: handler for number, handler in handlers.items() if callable(handler)}
-    if threading.current_thread() is not threading.main_thread():
-        ours = {}  # Python handles signals on the main thread alone
     for number in ours:
         signal.signal(number, lambda number, _: came.append(number))
     try:

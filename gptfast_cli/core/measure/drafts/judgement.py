@@ -184,6 +184,7 @@ class Certificate:
 class Judgement:
     """All of it; `verdict` says in one line what to use.
 
+    n_bytes:       of the target's weights, on each rank where several have it, as are all bytes here
     drafts:        one for each draft and temperature
     median_error:  median of the proofs' errors, without their signs and without plain decoding against itself
     bandwidth_gbps: median of the reads of memory, in GB/s
