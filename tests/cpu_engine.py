@@ -12,7 +12,7 @@ from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.families import families
 from gptfast_cli.core.formats import Weight, quantized, schemes
 from gptfast_cli.core.formats.plain import plain
-from gptfast_cli.core.kernels.cpu.compiler import compile_library, library_file
+from gptfast_cli.core.kernels.cpu.compiler import compile_library, is_whole, library_file
 from gptfast_cli.core.kernels.cpu.engine import Computing
 from gptfast_cli.core.kernels.cpu.library import open_library
 from gptfast_cli.core.kernels.reference import Reference
@@ -65,7 +65,7 @@ STORAGES = ["float32", "bfloat16", "float16", "int8", "int4-32", "int4-64", "int
 def library() -> ctypes.CDLL:
     """The engine of this machine, or of the processor that GPTFAST_CPU_ARCH names."""
     file = library_file(Path(os.environ["GPTFAST_KERNELS"]))
-    if not file.exists():
+    if not is_whole(file):
         compile_library(file)
     return open_library(file)
 

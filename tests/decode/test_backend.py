@@ -1,5 +1,7 @@
 """The CPU engine is taken where it can run a model, PyTorch's own operations elsewhere, and a person can choose."""
 
+import tempfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Note
 from gptfast_cli.core.jobs.generate import GenerateRequest, run
+from gptfast_cli.core.kernels.cpu.compiler import library_file
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.model.native import NativeModel
 from gptfast_cli.core.model.transformer import Transformer
@@ -62,6 +65,35 @@ def test_the_first_run_says_that_it_compiled(tmp_path: Path, monkeypatch: pytest
     events, library = drained(open_engine(None, config, torch.float32, torch.device("cpu"), settings))
     assert library == "the library"
     assert any(isinstance(event, Note) and "compiled for this machine, once" in event.text for event in events)
+
+
+def test_code_in_a_folder_that_others_can_write_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is compiled in a private folder instead, and found there by the next run."""
+    from gptfast_cli.core.decode import backend
+
+    compiled: list[Path] = []
+
+    def compile_there(file: Path) -> None:
+        file.write_text("library")
+        file.with_name(f"{file.name}.sha256").write_text(sha256(b"library").hexdigest())
+        compiled.append(file)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(backend, "compile_library", compile_there)
+    monkeypatch.setattr(backend, "open_library", lambda file: file)
+    settings = Settings(home=tmp_path / "home", hf_cache=tmp_path / "hub")
+    settings.kernel_cache.mkdir(parents=True)
+    planted = library_file(settings.kernel_cache)
+    compile_there(planted)
+    settings.kernel_cache.chmod(0o777)
+    config = loaded(settings_in(tmp_path), backend="reference")[1].config
+    for _ in range(2):
+        events, library = drained(open_engine(None, config, torch.float32, torch.device("cpu"), settings))
+        notes = [event.text for event in events if isinstance(event, Note)]
+        assert f"{settings.kernel_cache}: can be written by other users" in notes[0]
+        assert library == compiled[-1] != planted
+        assert library.is_relative_to(tmp_path / "temporary")
+    assert len(compiled) == 2
 
 
 @pytest.mark.parametrize(("option", "value"), [("backend", "gpu"), ("activations", "int3")])

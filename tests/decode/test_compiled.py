@@ -150,10 +150,10 @@ print(counters["aot_autograd"]["autograd_cache_hit"])
 
 
 @pytest.mark.slow
-def test_what_was_compiled_is_kept_at_home_for_the_next_run(tmp_path: Path) -> None:
-    environment = {**os.environ, "GPTFAST_HOME": str(tmp_path / "home")}
+def test_what_was_compiled_is_kept_for_the_next_run(tmp_path: Path) -> None:
+    environment = {**os.environ, "GPTFAST_KERNELS": str(tmp_path / "kernels")}
     del environment["TORCHINDUCTOR_CACHE_DIR"]
     command = [sys.executable, "-c", TWO_TOKENS]
     runs = [subprocess.run(command, env=environment, check=True, capture_output=True, text=True) for _ in range(2)]
     assert [(run.stdout, run.stderr) for run in runs] == [("0\n", ""), ("1\n", "")]
-    assert any((tmp_path / "home" / "kernels").iterdir())
+    assert any((tmp_path / "kernels").iterdir())

@@ -1,15 +1,18 @@
 """The engine is compiled once for a machine, by whatever compiler is there, and a machine without one is told."""
 
 import os
+import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from gptfast_cli.core.files import PARTIAL, sibling
 from gptfast_cli.core.kernels.cpu import compiler
-from gptfast_cli.core.kernels.cpu.compiler import NoCompilerError, compile_library, library_file
+from gptfast_cli.core.kernels.cpu.compiler import NoCompilerError, compile_library, is_whole, library_file
 from gptfast_cli.core.kernels.cpu.library import open_library
 
 STAND_IN = """#!/bin/sh
@@ -30,11 +33,69 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_library_is_compiled_once(stand_in: Path, tmp_path: Path) -> None:
     file = library_file(tmp_path / "kernels")
-    assert not file.exists()
+    assert not is_whole(file)
     for _ in range(2):
         compile_library(file)
+    assert is_whole(file)
     assert file.read_text() == "library\n"
     assert stand_in.read_text() == "run\n"
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def _cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:3])
+
+
+def _altered(file: Path) -> None:
+    file.write_text("Library\n")
+
+
+def _linked(file: Path) -> None:
+    file.rename(file.with_name("elsewhere"))
+    file.symlink_to("elsewhere")
+
+
+def _without_digest(file: Path) -> None:
+    Path(f"{file}.sha256").unlink()
+
+
+def _writable_by_others(file: Path) -> None:
+    file.chmod(0o722)
+
+
+@pytest.mark.parametrize("spoil", [_cut_short, _altered, _linked, _without_digest, _writable_by_others])
+def test_a_library_that_is_not_what_was_compiled_is_compiled_again(
+    spoil: Callable[[Path], None], stand_in: Path, tmp_path: Path
+) -> None:
+    file = library_file(tmp_path / "kernels")
+    compile_library(file)
+    spoil(file)
+    assert not is_whole(file)
+    compile_library(file)
+    assert is_whole(file)
+    assert stand_in.read_text() == "run\n" * 2
+
+
+def test_a_library_in_a_folder_that_others_can_write_is_never_whole(stand_in: Path, tmp_path: Path) -> None:
+    file = library_file(tmp_path / "kernels")
+    compile_library(file)
+    file.parent.chmod(0o770)
+    assert not is_whole(file)
+    file.parent.chmod(0o755)
+    assert is_whole(file)
+    if os.getuid() == 0:  # who alone can give a file away
+        os.chown(file, 12345, -1)
+        assert not is_whole(file)
+
+
+def test_what_a_killed_compilation_left_is_removed(stand_in: Path, tmp_path: Path) -> None:
+    file = library_file(tmp_path / "kernels")
+    compile_library(file)
+    file.unlink()
+    left = sibling(file, PARTIAL)
+    left.write_text("half")
+    compile_library(file)
+    assert not left.exists()
 
 
 def test_processes_that_need_it_at_the_same_time_compile_it_once(stand_in: Path, tmp_path: Path) -> None:
@@ -97,7 +158,7 @@ def test_the_engine_is_right_on_every_path(arch: str, needs: str) -> None:
 COMPILE = """
 import os
 from pathlib import Path
-from gptfast_cli.core.kernels.cpu.compiler import compile_library, library_file
+from gptfast_cli.core.kernels.cpu.compiler import compile_library, is_whole, library_file
 compile_library(library_file(Path(os.environ["GPTFAST_KERNELS"])))
 """
 
@@ -148,6 +209,6 @@ def test_sanitizers_find_nothing(tmp_path: Path, sanitizers: str, runtime: str, 
 
 def test_the_library_that_is_compiled_loads() -> None:
     file = library_file(Path(os.environ["GPTFAST_KERNELS"]))
-    if not file.exists():
+    if not is_whole(file):
         compile_library(file)
     assert open_library(file).gptfast_engine_new.restype is not None

@@ -9,9 +9,10 @@ from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress
-from gptfast_cli.core.kernels.cpu.compiler import NoCompilerError, compile_library, library_file
+from gptfast_cli.core.kernels.cpu.compiler import NoCompilerError, compile_library, is_whole, library_file
 from gptfast_cli.core.kernels.cpu.library import open_library
 from gptfast_cli.core.model.native import can_run
+from gptfast_cli.core.private_folder import private_folder
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 
@@ -52,7 +53,12 @@ def open_engine(
 
 def _compiled(settings: Settings) -> Job[ctypes.CDLL]:
     file = library_file(settings.kernel_cache)
-    if not file.exists():
+    if not is_whole(file):
+        folder, remark = private_folder(settings.kernel_cache)
+        if remark:
+            yield Note(remark)
+        file = library_file(folder)
+    if not is_whole(file):
         watch = Stopwatch(torch.device("cpu"))
         yield Progress("compile the CPU engine", 0, None, "tokens")
         with watch:

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from gptfast_cli.core.decode.runner import Forward, Runner
 from gptfast_cli.core.errors import GptFastError, UsageError
-from gptfast_cli.core.events import Job, Progress
+from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.kernels import LayerCache
 from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.transformer import Transformer
+from gptfast_cli.core.private_folder import private_folder
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 
@@ -49,7 +50,7 @@ class Compiling:
 def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settings: Settings) -> Job[float | None]:
     """Compile steps of a runner whose rows will hold up to `n_tokens`; returns the seconds, None where none is asked.
 
-    The compiler keeps its work in the folder `kernels` of gptfast's home, for later runs. Raises GptFastError where it
+    The compiler keeps its work in the folder of compiled code, for later runs. Raises GptFastError where it
     cannot do it, as without a C++ compiler, UsageError for a model that is not made of PyTorch's operations.
     """
     if not (compiling.decode or compiling.prefill):
@@ -57,7 +58,11 @@ def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settin
     model = runner.model
     if not isinstance(model, Transformer):
         raise UsageError("--compile compiles PyTorch's operations, and the CPU engine is not made of them.", _LEAVE_OUT)
-    os.environ.setdefault(_CACHE_VARIABLE, str(settings.home / "kernels"))  # read when the compiler is loaded: now
+    if _CACHE_VARIABLE not in os.environ:
+        folder, remark = private_folder(settings.kernel_cache)
+        if remark:
+            yield Note(remark)
+        os.environ[_CACHE_VARIABLE] = str(folder)  # read when the compiler is loaded: now
     from torch._dynamo import mark_static_address  # noqa: PLC0415  # it takes seconds, for those who compile
 
     yield Progress("compile", 0, None, "tokens")

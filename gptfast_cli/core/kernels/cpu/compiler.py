@@ -1,20 +1,23 @@
 """The native library, compiled by the machine's own C++ compiler the first time that it is needed.
 
-What comes out is kept under a name that the sources, the flags, the compiler and the processor decide: another
-machine or version finds nothing there and compiles its own.
+The library's name is a hash of the sources, the flags, the compiler and the processor: another machine or version
+finds nothing under its own name, and compiles. Its SHA-256 is kept beside it, in a file of its own, and is compared
+before the library is loaded: code that was cut short or altered is compiled again, never run.
 """
 
 import contextlib
-import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.files import PARTIAL, staged_file, write_synced
+from gptfast_cli.core.private_folder import why_untrusted
 
 if sys.platform != "win32":
     import fcntl
@@ -24,6 +27,7 @@ _MAIN = "library.cpp"
 _FLAGS = ("-O3", "-std=c++20", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
 _COMPILERS = ("g++", "clang++", "c++")
 _CPU_INFO = Path("/proc/cpuinfo")
+_MODE = 0o700
 
 ARCH_VARIABLE = "GPTFAST_CPU_ARCH"
 """Names the processor to compile for, as -march= does; `native` where it is not set."""
@@ -34,23 +38,50 @@ class NoCompilerError(GptFastError):
 
 
 def library_file(folder: Path) -> Path:
-    """Where the library of this machine is kept; it is there already, or is to be compiled."""
+    """Where the library of this machine is kept, once it has been compiled."""
     return folder / f"cpu-{_key(_compiler())}.so"
 
 
+def is_whole(file: Path) -> bool:
+    """Whether the library is there as it was compiled, in a folder and files that no other user can write."""
+    digest = _digest_file(file)
+    try:
+        if any(map(why_untrusted, (file.parent, file, digest))):
+            return False
+        return digest.read_text(encoding="ascii").strip() == sha256(file.read_bytes()).hexdigest()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def compile_library(file: Path) -> None:
-    """Compile the library; raises NoCompilerError, with the compiler's first complaint, where that fails."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Compile the library, unless it `is_whole`; raises NoCompilerError, with the compiler's first complaint.
+
+    The folder is one of `private_folder`: in one that others can write, no library is whole.
+    """
+    file.parent.mkdir(mode=_MODE, parents=True, exist_ok=True)
     with _alone(file.with_suffix(".lock")):
-        if file.exists():  # another process has just done it
+        if is_whole(file):  # another process has just done it
             return
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        command = [_compiler(), *_flags(), str(_SOURCES / _MAIN), "-o", str(partial)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode != 0:
-            complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
-            raise NoCompilerError(f"{command[0]} could not compile the CPU engine: {complaint}")
-        partial.replace(file)
+        for stale in file.parent.glob(f".{file.name}*{PARTIAL}"):  # of a process that was killed
+            stale.unlink(missing_ok=True)
+        with staged_file(file) as partial:
+            command = [_compiler(), *_flags(), str(_SOURCES / _MAIN), "-o", str(partial)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+            if done.returncode != 0:
+                complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+                raise NoCompilerError(f"{command[0]} could not compile the CPU engine: {complaint}")
+            compiled = partial.read_bytes()
+            partial.chmod(_MODE)
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+        # the library first: with the digest of the one before it is not whole, whenever this is interrupted
+        with staged_file(_digest_file(file)) as partial:
+            write_synced(partial, f"{sha256(compiled).hexdigest()}\n")
+            partial.chmod(_MODE)
+
+
+def _digest_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.sha256")
 
 
 def _compiler() -> str:
@@ -66,7 +97,7 @@ def _flags() -> tuple[str, ...]:
 
 
 def _key(compiler: str) -> str:
-    digest = hashlib.sha256()
+    digest = sha256()
     for source in sorted(_SOURCES.iterdir()):
         digest.update(source.read_bytes())
     status = Path(compiler).stat()
