@@ -17,6 +17,7 @@ from gptfast_cli.commands.speculate_options import (
     DepthsOption,
     DraftOnlyOption,
     DraftsOption,
+    ForceOption,
     LimitOption,
     MaxNewTokensOption,
     MinPOption,
@@ -77,6 +78,7 @@ def speculate(
     seed: SeedOption = 0,
     report: ReportOption = None,
     save_advice: SaveAdviceOption = False,
+    force: ForceOption = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
@@ -126,13 +128,15 @@ def speculate(
             n_times=reps,
             certify=certify,
             save_advice=save_advice,
+            force=force,
             seed=seed,
         )
         judgement = show(run(request), show_progress)
     _write(judgement, report if together.rank == 0 else None, json=json)
     if judgement.is_interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)
-    if not all(certificate.holds for certificate in judgement.certificates):
+    is_advice_refused = save_advice and not force and judgement.is_noisy
+    if is_advice_refused or not all(certificate.holds for certificate in judgement.certificates):
         raise typer.Exit(ExitCode.FAILURE)
 
 

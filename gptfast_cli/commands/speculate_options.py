@@ -84,3 +84,6 @@ SaveAdviceOption = Annotated[
     bool,
     typer.Option("--save-advice", rich_help_panel=_OUTPUT, help="Keep the verdict for generate --draft auto."),
 ]
+ForceOption = Annotated[
+    bool, typer.Option("--force", rich_help_panel=_OUTPUT, help="Save advice even if the machine is noisy.")
+]

@@ -29,6 +29,7 @@ def document(judgement: Judgement, command: str) -> dict[str, object]:
         "seed": judgement.seed,
         "prefill_s": judgement.prefill_s,
         "bandwidth_gbps": judgement.bandwidth_gbps,
+        "noise": None if judgement.noise is None else asdict(judgement.noise) | {"is_high": judgement.noise.is_high},
         "picks": [_pick(pick) for pick in judgement.picks],
         "drafts": [_draft(draft) for draft in judgement.drafts],
         "plain": [_plain(plain) for plain in judgement.plain],
@@ -45,6 +46,7 @@ def _pick(pick: Pick) -> dict[str, object]:
         "draft": pick.draft,
         "k": pick.k,
         **_ranged("speedup", pick.speedup),
+        "unclear": pick.is_unclear,
     }
 
 

@@ -23,7 +23,7 @@ def write_markdown(judgement: Judgement, command: str, stream: TextIO) -> None:
         bar=None,
         is_detailed=True,
     )
-    paragraphs = [f"**{escaped(one_line(judgement.verdict))}**"]
+    paragraphs = [f"**{escaped(one_line(line))}**" for line in judgement.verdict.split("\n")]
     for section in sections(judgement, look):
         paragraphs += [f"### {section.title}", *section.opening]
         paragraphs += ["\n".join(markdown_lines(table)) for table in section.tables]

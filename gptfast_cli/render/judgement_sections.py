@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gptfast_cli.core.measure.drafts.judgement import DraftJudgement, Interval, Judgement
+from gptfast_cli.core.measure.drafts.judgement import DraftJudgement, Judgement
 from gptfast_cli.render.judgement_grid import cost_table, grid_table
 from gptfast_cli.render.judgement_look import Look, agreement, ranged
 from gptfast_cli.render.judgement_tables import certificate_table, pick_table, plain_table, proof_table, slice_table
@@ -53,6 +53,7 @@ def measurement_line(judgement: Judgement) -> str:
         f"seed {judgement.seed}",
         f"memory reads {digits(judgement.bandwidth_gbps)} GB/s",
         f"prefill of a prompt {duration(judgement.prefill_s)}",
+        *(() if judgement.noise is None else (f"equal runs differ by {judgement.noise.spread:.0%}",)),
         "[low, high]: 95 of 100 bootstrap samples, by prompt",
     )
     return "; ".join(parts)
@@ -113,18 +114,8 @@ def _proofs(judgement: Judgement, look: Look) -> Section:
     error = "no median error"
     if judgement.median_error is not None:
         error = f"median error {judgement.median_error:.1%} without signs and without plain decoding"
-    remarks = [f"error = predicted / measured - 1; {error}."]
-    if judgement.unrest is not None:
-        remarks.append(unrest(judgement.unrest))
-    return Section("Proofs", (), (proof_table(judgement, look),), tuple(remarks))
-
-
-def unrest(noise: Interval) -> str:
-    """How far to trust numbers of a machine that was busy with something else."""
-    return (
-        f"The machine was not calm: equal runs of plain decoding came to {noise.low:.2f} to {noise.high:.2f} of one "
-        "another. Judge again when less runs beside it."
-    )
+    remarks = (f"error = predicted / measured - 1; {error}.",)
+    return Section("Proofs", (), (proof_table(judgement, look),), remarks)
 
 
 def _slices(judgement: Judgement, look: Look) -> Iterator[Section]:

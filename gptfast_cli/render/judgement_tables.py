@@ -68,7 +68,7 @@ def certificate_table(judgement: Judgement, look: Look) -> Table:
 def _pick_row(pick: Pick, look: Look) -> tuple[str, ...]:
     at = (f"{pick.temperature:g}", str(pick.batch_size))
     if pick.draft is None or pick.speedup is None:
-        return *at, "none", NONE, NONE
+        return *at, "no clear gain" if pick.is_unclear else "none", NONE, NONE
     return *at, look.called(pick.draft), str(pick.k), ranged(pick.speedup)
 
 

@@ -22,8 +22,8 @@ _BEST_OR_LOSS: Final = re.compile(r"[\d.]+\*|\([\d.]+\)\*?")
 
 def write_judgement(judgement: Judgement, stream: TextIO) -> None:
     """Write it; without escapes where the stream is no terminal."""
-    for line in wrapped(judgement.verdict):
-        stream.write(styled(line, _BOLD, stream) + "\n")
+    for sentence in judgement.verdict.split("\n"):
+        stream.write("".join(styled(line, _BOLD, stream) + "\n" for line in wrapped(sentence)))
     look = Look(
         names=draft_names(judgement, _NAME_COLUMNS),
         quote=str,

@@ -11,12 +11,13 @@ import pytest
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.events import Note, Progress
 from gptfast_cli.core.jobs import generate
 from gptfast_cli.core.jobs.generate import GenerateRequest
 from gptfast_cli.core.jobs.speculate import SpeculateRequest, run
-from gptfast_cli.core.measure.drafts.judgement import Judgement
+from gptfast_cli.core.measure.drafts.costs import CostMeter, Costs
+from gptfast_cli.core.measure.drafts.judgement import Judgement, Noise
 from gptfast_cli.core.settings import Settings
 from model_files import drained, settings_in
 
@@ -192,7 +193,7 @@ def test_advice_is_what_generate_then_takes(asked: SpeculateRequest, tmp_path: P
     )
     with pytest.raises(UsageError, match="no drafts have been judged for tiny here"):
         drained(generate.run(wanted))
-    told = judged(asked, save_advice=True, n_times=3, max_new_tokens=60)
+    told = judged(asked, save_advice=True, force=True, n_times=3, max_new_tokens=60)
     (pick, _) = [each for each in told.picks if each.temperature == 0]
     events, generation = drained(generate.run(wanted))
     if pick.draft is None:
@@ -201,6 +202,28 @@ def test_advice_is_what_generate_then_takes(asked: SpeculateRequest, tmp_path: P
         assert (generation.speculation.draft, generation.speculation.k) == (pick.draft, pick.k)
     plain = drained(generate.run(replace(wanted, drafting=None)))[1]
     assert generation.samples == plain.samples
+
+
+@pytest.mark.parametrize("is_noisy_from", ["the first", "later"])
+def test_advice_from_a_noisy_machine_is_kept_by_force_alone(
+    asked: SpeculateRequest, monkeypatch: pytest.MonkeyPatch, is_noisy_from: str
+) -> None:
+    def measured(meter: CostMeter, *_: Any) -> None:
+        meter.costs.drifts += [0.7, 1.4] * 500 if is_noisy_from == "the first" else [1.0] * 3
+
+    monkeypatch.setattr(CostMeter, "check_noise", measured)
+    short = replace(asked, depths=(1,), batch_sizes=(1,), temperatures=(0.0,), save_advice=True)
+    if is_noisy_from == "the first":
+        with pytest.raises(GptFastError, match="Noisy machine"):
+            judged(short)
+    else:
+        monkeypatch.setattr(Costs, "noise", property(lambda costs: Noise(0.7, 1.4) if costs.rounds else None))
+        events, told = drained(run(short))
+        assert any(isinstance(event, Note) and event.text.startswith("Advice is not kept") for event in events)
+        assert told.is_noisy and told.verdict.startswith("Noisy machine")
+    assert not (asked.settings.home / "advice").exists()
+    judged(short, force=True)
+    assert len(list((asked.settings.home / "advice").iterdir())) == 1
 
 
 def test_advice_of_the_nearest_temperature_and_batch_size_counts(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from io import BytesIO, StringIO
 import pytest
 from judgement_cases import CASES, LONG, Terminal, Written, interrupted, of_many, of_one, with_gaps, without_costs
 
-from gptfast_cli.core.measure.drafts.judgement import Interval, Judgement
+from gptfast_cli.core.measure.drafts.judgement import Interval, Judgement, Noise, Pick
 from gptfast_cli.render.judgement_text import write_judgement
 from sample_judgement import judgement
 
@@ -173,13 +173,19 @@ def test_a_grid_that_is_too_wide_is_folded_and_loses_nothing() -> None:
     assert sum(line.count("14.4") for line in last) == 12 * 11
 
 
-def test_a_machine_that_was_busy_is_told() -> None:
-    calm = judgement()
-    noisy = replace(
-        calm,
-        proofs=tuple(
-            replace(proof, measured=Interval(1.0, 0.8, 1.3)) if proof.draft is None else proof for proof in calm.proofs
-        ),
+def test_what_equal_runs_differ_by_stands_beside_the_machine() -> None:
+    assert "equal runs differ" not in text(judgement())
+    noisy = replace(judgement(), noise=Noise(0.8, 1.3))
+    assert "equal runs differ by 62%" in " ".join(text(noisy).split())
+
+
+def test_each_line_of_the_verdict_is_wrapped_by_itself() -> None:
+    lines = text(replace(judgement(), verdict="Temperature 0: use " + "d " * 50 + "\nTemperature 1: no draft")).split(
+        "\n"
     )
-    assert "The machine was not calm" not in text(calm)
-    assert "equal runs of plain decoding came to 0.80 to 1.30" in " ".join(text(noisy).split())
+    assert lines[0].startswith("Temperature 0: ") and lines[2] == "Temperature 1: no draft"
+
+
+def test_a_batch_size_without_a_clear_gain_says_so() -> None:
+    unclear = replace(judgement(), picks=(Pick(0.0, 1, None, None, None, is_unclear=True),))
+    assert section(text(unclear), "Best picks")[-1].split() == ["0", "1", "no", "clear", "gain", "-", "-"]

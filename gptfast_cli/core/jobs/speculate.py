@@ -7,12 +7,13 @@ from gptfast_cli.core.checkpoints.names import BUNDLED
 from gptfast_cli.core.decode.advice import Advice, save_advice
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.drafting import NGRAM, SELF
+from gptfast_cli.core.decode.loading import LoadedModel
 from gptfast_cli.core.decode.prompter import ChatOptions
 from gptfast_cli.core.decode.ranges import check_at_least, check_seed
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampling import Sampling, check
 from gptfast_cli.core.decode.sequence import Limits
-from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.measure.bandwidth import Probe
@@ -27,12 +28,14 @@ from gptfast_cli.core.measure.drafts.judgement import Judgement
 from gptfast_cli.core.measure.drafts.prompts import read_prompts, synthetic_prompts
 from gptfast_cli.core.measure.drafts.proof import proof_of, speedup, trials_of
 from gptfast_cli.core.measure.drafts.texts import Prompt, Text, given_texts, write_texts
+from gptfast_cli.core.measure.drafts.verdict import noise_warning
 from gptfast_cli.core.measure.environment import environment
 from gptfast_cli.core.model.collective import Collective
 from gptfast_cli.core.settings import Settings
 
 _TINY, _TINY_DRAFT = BUNDLED
 _PAIRS = 3
+_WHEN_QUIET = "Judge again when nothing else runs, or keep advice all the same: --save-advice --force"
 _PROOF_SECONDS = 40.0  # for all proofs together, where a few texts are enough for that
 
 
@@ -48,7 +51,7 @@ class SpeculateRequest:
     alpha:    to be assumed of every draft; None measures it
     n_times:  that each cost is measured
     certify:  look whether speculation gives what the target alone gives
-    save_advice: keep the picks for later
+    save_advice: keep the picks for later; on a noisy machine with `force` only
     """
 
     settings: Settings
@@ -67,6 +70,7 @@ class SpeculateRequest:
     n_times: int = 5
     certify: bool = False
     save_advice: bool = False
+    force: bool = False
     seed: int = 0
 
 
@@ -98,9 +102,12 @@ def run(request: SpeculateRequest) -> Job[Judgement]:
     for name in _drafts(request, target):
         findings.contestants.append((yield from open_contestant(name, target, means, n_tokens=n_tokens)))
     runner = Runner(target.model, max(request.batch_sizes))
+    meter = CostMeter(runner, findings.contestants, request.depths, request.placing.together)
+    findings.costs = meter.costs
     try:
+        yield from _check_noise(findings, meter, request, limits)
         yield from _agree(findings, runner, request, limits)
-        meter = yield from _measure(findings, runner, request)
+        yield from _measure(findings, meter, request)
         yield from _prove(findings, meter, runner, limits, request.placing.together)
         if request.certify:
             yield from _certify(findings, runner, request)
@@ -109,10 +116,28 @@ def run(request: SpeculateRequest) -> Job[Judgement]:
         return findings.judgement(is_interrupted=True)
     judgement = findings.judgement()
     if request.save_advice and target.loaded is not None and request.placing.together.rank == 0:
-        advice = [Advice(each.temperature, each.batch_size, each.draft, each.k) for each in judgement.picks]
-        path = save_advice(request.settings.home, target.loaded, advice)
-        yield Note(f"Advice: {path}, for generate --draft auto")
+        yield _save_advice(judgement, target.loaded, request)
     return judgement
+
+
+def _check_noise(findings: Findings, meter: CostMeter, request: SpeculateRequest, limits: Limits) -> Job[None]:
+    """Warn of a noisy machine before minutes are spent on it; raises GptFastError where advice was to be kept."""
+    prompt = findings.prompts[0]
+    meter.check_noise(prompt, limits.most_tokens(len(prompt.ids)) - len(prompt.ids))
+    noise = meter.costs.noise
+    if noise is None or not noise.is_high:
+        return
+    if request.save_advice and not request.force:
+        raise GptFastError(f"{noise_warning(noise)}: advice is not kept from them.", _WHEN_QUIET)
+    yield Note(f"{noise_warning(noise)}.")
+
+
+def _save_advice(judgement: Judgement, target: LoadedModel, request: SpeculateRequest) -> Note:
+    if judgement.is_noisy and not request.force:
+        return Note(f"Advice is not kept: the machine is noisy. {_WHEN_QUIET}")
+    advice = [Advice(each.temperature, each.batch_size, each.draft, each.k) for each in judgement.picks]
+    path = save_advice(request.settings.home, target, advice)
+    return Note(f"Advice: {path}, for generate --draft auto")
 
 
 def _agree(findings: Findings, runner: Runner, request: SpeculateRequest, limits: Limits) -> Job[None]:
@@ -142,16 +167,13 @@ def _texts(findings: Findings, runner: Runner, sampling: Sampling, limits: Limit
     return given_texts(findings.prompts, sampling, findings.seed, limits)
 
 
-def _measure(findings: Findings, runner: Runner, request: SpeculateRequest) -> Job[CostMeter]:
+def _measure(findings: Findings, meter: CostMeter, request: SpeculateRequest) -> Job[None]:
     """What rounds and plain steps take."""
-    device = runner.model.device
+    device = findings.target.model.device
     probe = Probe(device, device_clock(device))
-    meter = CostMeter(runner, findings.contestants, request.depths, request.placing.together)
-    findings.costs = meter.costs
     findings.bandwidths.append(probe.measure().bytes_per_second)
     yield from meter.measure(findings.texts, request.batch_sizes, request.n_times)
     findings.bandwidths.append(probe.measure().bytes_per_second)
-    return meter
 
 
 def _prove(findings: Findings, meter: CostMeter, runner: Runner, limits: Limits, together: Collective) -> Job[None]:

@@ -12,6 +12,9 @@ temperature, top-k and top-p. It does not depend on k. Accepted ÷ drafted is no
 _SPEEDUP: Final = """S(k, B) = τ · T_target(B, 1) ÷ (k · T_draft(B) + T_verify(B, k + 1) + T_rest), every T measured on
 this machine; always against this program's own plain decoding, measured in turns with it in the same run."""
 
+_CLEAR_GAIN: Final = """At least 1.03, with an interval above 1 and no wider than 0.3 of the value. A k whose neighbours
+contradict it is passed over, and of k within 2 % of the best the smallest is picked."""
+
 _BREAK_EVEN: Final = """The boundary where the speed-up is 1. Break-even α: the agreement, the same at every token,
 under which a depth loses at a batch size."""
 
@@ -21,6 +24,7 @@ WORDS: Final = (
     ("α, agreement", _ALPHA),
     ("τ, tokens per round", "Expected tokens that a round of depth k yields: those accepted, and the bonus token."),
     ("speed-up", _SPEEDUP),
+    ("clear gain", _CLEAR_GAIN),
     ("break-even", _BREAK_EVEN),
     ("perfect draft", "One that is always right, at the same costs: k + 1 tokens a round. It is the ceiling."),
     ("interval", "[low, high]: where the number lies in 95 of 100 bootstrap samples, taken by prompt."),

@@ -18,9 +18,9 @@ def picks(judgement: Judgement) -> Element:
         ),
         table(
             "The best draft and depth by temperature and batch size",
-            ("Temperature", "Batch", "Draft", "k", "Speed-up"),
+            ("Temperature", "Batch", "k", "Speed-up", "Draft"),
             [_row(pick) for pick in judgement.picks],
-            texts=(2,),
+            texts=(4,),
         ),
     )
 
@@ -28,5 +28,6 @@ def picks(judgement: Judgement) -> Element:
 def _row(pick: Pick) -> tuple[Child, ...]:
     where = (f"{pick.temperature:g}", str(pick.batch_size))
     if pick.draft is None or pick.k is None:
-        return (*where, tag("span", "none: plain decoding is fastest", class_="soft"), "\N{EN DASH}", shown(None))
-    return (*where, tag("span", pick.draft, class_="name"), str(pick.k), shown(pick.speedup, "×"))
+        why = "no clear gain" if pick.is_unclear else "none: plain decoding is fastest"
+        return (*where, "\N{EN DASH}", shown(None), tag("span", why, class_="soft"))
+    return (*where, str(pick.k), shown(pick.speedup, "×"), tag("span", pick.draft, class_="name"))

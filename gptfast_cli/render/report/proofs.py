@@ -4,7 +4,6 @@ from gptfast_cli.core.measure.drafts.judgement import Certificate, Judgement, Pr
 from gptfast_cli.render.charts.axes import round_axis
 from gptfast_cli.render.charts.scatter import BOTTOM, LEFT, RIGHT, TOP, Curve, Spot, keys, scatter
 from gptfast_cli.render.intervals import shown, spoken
-from gptfast_cli.render.judgement_sections import unrest
 from gptfast_cli.render.markup import Child, Element, tag
 from gptfast_cli.render.report.tables import figure, numbered, paragraph, section, table
 
@@ -26,7 +25,6 @@ def proofs(judgement: Judgement) -> Element:
             "Cells that were run for real, in turns with plain decoding, each against the prediction for the very "
             f"prompts that were run. Plain decoding against itself shows the noise.{words}"
         ),
-        None if judgement.unrest is None else tag("p", unrest(judgement.unrest), class_="warning", role="note"),
         tag(
             "div",
             figure("On the line a prediction is right", _plane(judgement.proofs)),

@@ -23,7 +23,7 @@ def head(judgement: Judgement) -> Element:
         "header",
         tag(
             "h1",
-            *_unbroken(judgement.verdict or "no verdict"),
+            *(tag("span", *_unbroken(line), "\n", class_="row") for line in judgement.verdict.split("\n")),
             class_="long" if len(judgement.verdict) > _SHORT_VERDICT else None,
         ),
         tag(
@@ -50,8 +50,8 @@ def about(judgement: Judgement, command: str) -> Element:
 
 
 def _unbroken(verdict: str) -> list[Child]:
-    """The verdict, in whose intervals no line may end."""
-    parts = re.split(r"(\[[\d., ]+\])", verdict)
+    """A line of the verdict; no line break falls inside an interval or a `k = 5`."""
+    parts = re.split(r"(\[[\d., ]+\]|k = \d+)", verdict)
     return [tag("span", part, class_="whole") if n % 2 else part for n, part in enumerate(parts)]
 
 

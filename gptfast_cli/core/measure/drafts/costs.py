@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from typing import TypeAlias
 
 import torch
@@ -20,13 +20,14 @@ from gptfast_cli.core.decode.generator import Generator, Stride
 from gptfast_cli.core.decode.proposers import Proposal, Proposer
 from gptfast_cli.core.decode.proposers.ngram import NGram
 from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampler import Draw
+from gptfast_cli.core.decode.sampler import Draw, Sampler
+from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.decode.sequence import Limits, Sequence
 from gptfast_cli.core.decode.speculation import Speculation
 from gptfast_cli.core.events import Job, Progress, result_of
 from gptfast_cli.core.measure.drafts.contestants import Contestant
-from gptfast_cli.core.measure.drafts.judgement import RoundCost
-from gptfast_cli.core.measure.drafts.texts import Text
+from gptfast_cli.core.measure.drafts.judgement import Noise, RoundCost
+from gptfast_cli.core.measure.drafts.texts import Prompt, Text
 from gptfast_cli.core.model.collective import ALONE, Collective
 
 Texts: TypeAlias = Mapping[float, Rows[Text]]
@@ -34,6 +35,8 @@ Texts: TypeAlias = Mapping[float, Rows[Text]]
 
 _SECONDS = 0.03  # that a cell is looked at, each time
 _GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly over 0..1, however many
+_LEAST_DRIFTS = 4  # for percentiles of them
+_NOISE_LOOKS = 12
 _LEAST = 3  # rounds or steps of that, where they take longer
 
 
@@ -61,12 +64,22 @@ class Costs:
     steps:  seconds of a plain step; step_bytes: that it reads
     rounds: seconds of a round of the whole batch by its parts, and the plain step's around it
     idles:  plain steps that follow where a draft had nothing to propose, over those without any draft
+    drifts: seconds of a plain step over those of the equal look at it just before
     """
 
     steps: dict[Setting, list[float]] = field(default_factory=dict)
     step_bytes: dict[Setting, int] = field(default_factory=dict)
     rounds: dict[Spot, list[tuple[RoundCost, float]]] = field(default_factory=dict)
     idles: dict[tuple[str, Setting], list[float]] = field(default_factory=dict)
+    drifts: list[float] = field(default_factory=list)
+
+    @property
+    def noise(self) -> Noise | None:
+        """Of the machine so far; None before plain steps were measured often enough to say."""
+        if len(self.drifts) < _LEAST_DRIFTS:
+            return None
+        tenths = statistics.quantiles(self.drifts, n=10, method="inclusive")
+        return Noise(tenths[0], tenths[-1])
 
     def step(self, setting: Setting) -> float:
         """Median seconds of a plain step."""
@@ -120,6 +133,13 @@ class CostMeter:
                 n_done += spot is not None
                 yield Progress("measure costs", n_done, n_cells, "runs")
 
+    def check_noise(self, prompt: Prompt, n_tokens: int) -> None:
+        """Plain steps at batch 1 after a prompt, over and over: how quiet the machine is before all else."""
+        text = Text(prompt, (0,) * n_tokens, n_tokens, Sampler(Sampling(0.0), 0, 0))
+        load = _Load(self._runner, [text], None)
+        looks = [self._step(load)[0] for _ in range(_NOISE_LOOKS + 1)]
+        self.costs.drifts += [after / before for before, after in pairwise(looks[1:])]  # the first one warms up
+
     def look(self, texts: Texts, spots: Rows[Spot]) -> Iterator[Spot | None]:
         """Look at some cells once, those of one setting together, and plain steps before and after each draft."""
         for setting, alike in groupby(spots, key=lambda spot: spot.setting):
@@ -128,33 +148,33 @@ class CostMeter:
             yield None
             for draft, own in groupby(alike, key=lambda spot: spot.draft):
                 if draft in self._silent:
-                    seconds = self._step(setting, _Load(self._runner, chosen, self._silent[draft]))
+                    seconds, _ = self._step(_Load(self._runner, chosen, self._silent[draft]))
                     self.costs.idles.setdefault((draft, setting), []).append(seconds / before)
                 looks: list[tuple[Spot, RoundCost]] = []
                 for spot in own:
                     looks.append((spot, self._round(spot, chosen)))
                     yield spot
                 after = self._plain(setting, chosen)
+                self.costs.drifts.append(after / before)
                 for spot, cost in looks:
                     self.costs.rounds.setdefault(spot, []).append((cost, (before + after) / 2))
                 before = after
 
     def _plain(self, setting: Setting, texts: Rows[Text]) -> float:
         """Seconds of a plain step without a draft."""
-        seconds = self._step(setting, _Load(self._runner, texts, None))
+        seconds, self.costs.step_bytes[setting] = self._step(_Load(self._runner, texts, None))
         self.costs.steps.setdefault(setting, []).append(seconds)
         return seconds
 
-    def _step(self, setting: Setting, load: "_Load") -> float:
-        """Seconds of a plain step."""
+    def _step(self, load: "_Load") -> tuple[float, int]:
+        """Seconds of a plain step, and bytes that it reads."""
         seconds, n_bytes, n_steps = 0.0, 0, 0
         while seconds < _SECONDS or n_steps < _LEAST:
             stride = load.step()
             seconds += self._together.agree(stride.seconds)
             n_bytes += stride.n_bytes
             n_steps += stride.counts[0]
-        self.costs.step_bytes[setting] = n_bytes // n_steps
-        return seconds / n_steps
+        return seconds / n_steps, n_bytes // n_steps
 
     def _round(self, spot: Spot, texts: Rows[Text]) -> RoundCost:
         """Seconds of a round, by its parts."""

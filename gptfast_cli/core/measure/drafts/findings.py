@@ -61,7 +61,7 @@ class Findings:
     def judgement(self, *, is_interrupted: bool = False) -> Judgement:
         """All that can be said by now."""
         drafts = tuple(self._drafts())
-        picks = picks_of(drafts)
+        picks, noise = picks_of(drafts), self.costs.noise
         return Judgement(
             environment=self.environment,
             target=self.target.name,
@@ -79,7 +79,8 @@ class Findings:
             proofs=tuple(self.proofs),
             certificates=tuple(self.certificates),
             median_error=median_error(self.proofs),
-            verdict=verdict_of(picks),
+            verdict=verdict_of(picks, noise),
+            noise=noise,
             is_interrupted=is_interrupted,
         )
 

@@ -13,9 +13,6 @@ Basis: TypeAlias = Literal["on-policy", "proxy", "assumed"]
 """What agreement was measured on: text of the target itself, given text, or nothing: it was assumed."""
 
 
-_CALM = 1.1  # times that the fastest of a few equal runs may be faster than the slowest
-
-
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A number, and where it lies in 95 of 100 bootstrap samples, taken by prompt."""
@@ -23,6 +20,27 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How far apart equal runs of plain decoding were: the second of two neighbours over the first, in seconds.
+
+    low, high: the 10th and the 90th percentile of these ratios, without dimension
+    """
+
+    low: float
+    high: float
+
+    @property
+    def is_high(self) -> bool:
+        """Whether it is large enough to be taken for a gain, or to hide one."""
+        return self.high > 1.1 * self.low
+
+    @property
+    def spread(self) -> float:
+        """high / low - 1."""
+        return self.high / self.low - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +148,17 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """The best draft and depth for a batch size at a temperature; both None where no draft is faster than none."""
+    """What to use for a batch size at a temperature; draft, k and speedup are None where no draft gains for sure.
+
+    is_unclear: no draft gains for sure, but one may: its interval is wide or spans 1
+    """
 
     temperature: float
     batch_size: int
     draft: str | None
     k: int | None
     speedup: Interval | None
+    is_unclear: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +204,14 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """All of it; `verdict` says in one line what to use.
+    """All of it; `verdict` says what to use, in one line for each temperature, after one on noise where there is much.
 
     n_bytes:       of the target's weights, on each rank where several have it, as are all bytes here
     drafts:        one for each draft and temperature
     median_error:  median of the proofs' errors, without their signs and without plain decoding against itself
     bandwidth_gbps: median of the reads of memory, in GB/s
     prefill_s:     seconds that the target takes to feed the prompt of one sequence
+    noise:         of the machine, throughout the run; None where it was not measured
     """
 
     environment: Environment
@@ -208,10 +231,10 @@ class Judgement:
     certificates: tuple[Certificate, ...]
     median_error: float | None
     verdict: str
+    noise: Noise | None = None
     is_interrupted: bool = False
 
     @property
-    def unrest(self) -> Interval | None:
-        """Plain decoding against itself, where its runs differ by more than a tenth; None on a calm machine."""
-        spreads = [proof.measured for proof in self.proofs if proof.draft is None]
-        return next((each for each in spreads if each.high > _CALM * each.low), None)
+    def is_noisy(self) -> bool:
+        """Whether equal runs were so far apart that no advice should rest on these figures."""
+        return self.noise is not None and self.noise.is_high
