@@ -21,7 +21,8 @@ class LateStream:
         return ready or ""
 
     def finish(self) -> str:
-        return self._held or ""
+        text, self._held = self._held or "", "" if self._held is not None else None
+        return text
 
 
 class Pieces:

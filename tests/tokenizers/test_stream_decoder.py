@@ -119,11 +119,25 @@ def test_a_stream_after_a_prompt_keeps_the_space_of_its_first_word(tokenizer_of:
     tokenizer = tokenizer_of(sample)
     word = tokenizer.vocabulary.id_of("▁world")
     assert word is not None
-    stream = tokenizer.stream()
-    for token_id in tokenizer.encode("Hello"):
-        stream.push(token_id)
+    stream = tokenizer.stream(after=tokenizer.encode("Hello"))
     assert stream.push(word) == " world"
     assert tokenizer.stream().push(word) == "world"
+
+
+@pytest.mark.parametrize("sample", [*MODELS, *JSON_SAMPLES, *RANKED])
+@given(data=st.data())
+def test_tokens_after_a_prompt_give_their_own_text_wherever_the_prompt_ends(
+    tokenizer_of: TokenizerOf, library_decode_of: LibraryDecodeOf, sample: str, data: st.DataObject
+) -> None:
+    tokenizer, decode = tokenizer_of(sample), library_decode_of(sample)
+    prompt, own = data.draw(random_ids(tokenizer)), data.draw(random_ids(tokenizer))
+    if sample in BYTE_SAMPLES:
+        prompt += [byte_id(tokenizer, byte) for byte in data.draw(st.lists(st.sampled_from(EDGES), max_size=3))]
+        own = [byte_id(tokenizer, byte) for byte in data.draw(st.lists(st.sampled_from(EDGES), max_size=3))] + own
+    whole = tokenizer.encode("w1", bos=False)
+    stream = tokenizer.stream(after=[*whole, *prompt])
+    text = "".join([*map(stream.push, own), stream.finish()])
+    assert text == decode([*whole, *own]).removeprefix(decode(whole))
 
 
 class Counted:

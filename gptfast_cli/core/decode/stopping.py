@@ -1,4 +1,9 @@
-"""Stop strings: text ends before the first of them, wherever token edges fall, and no part of one is ever shown."""
+"""Stop strings: text ends before the first one that is complete, however it is cut into tokens, and none is shown.
+
+Read character by character, the stop string that is complete first ends the text. Of several that end with the same
+character the longest counts. So of the stops "aXb" and "X" it is "X" that ends "aXb", and of "ab" and "b" it is "ab":
+whether tokens are "a", "X", "b" or "aXb" makes no difference, as nothing behind the end of a stop is looked at.
+"""
 
 from collections.abc import Sequence
 
@@ -16,7 +21,7 @@ class StopStrings:
         if self.found:
             return ""
         self._held += text
-        if (start := self._first_stop()) is not None:
+        if (start := self._start_of_first()) is not None:
             self.found = True
             shown, self._held = self._held[:start], ""
             return shown
@@ -29,9 +34,10 @@ class StopStrings:
         shown, self._held = self._held, ""
         return shown
 
-    def _first_stop(self) -> int | None:
-        starts = [start for stop in self._stops if (start := self._held.find(stop)) >= 0]
-        return min(starts, default=None)
+    def _start_of_first(self) -> int | None:
+        """Where the stop string begins that is complete first."""
+        found = ((start, stop) for stop in self._stops if (start := self._held.find(stop)) >= 0)
+        return min(((start + len(stop), start) for start, stop in found), default=(0, None))[1]
 
     def _undecided(self) -> int:
         """Length of the longest ending of the held text with which a stop string begins."""

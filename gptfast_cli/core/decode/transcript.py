@@ -18,12 +18,7 @@ class Transcript:
         self._stops = StopStrings(stops)
         self._n_read = 0
         self._is_told = False  # that the sequence is over
-        self._stream = None
-        if tokenizer is not None:
-            self._stream = tokenizer.stream()
-            # the prompt goes first, so that the first new word keeps its space; its own text is not repeated
-            shown = "".join(map(self._stream.push, sequence.prompt))
-            self._prompt_tail = tokenizer.decode(sequence.prompt)[len(shown) :]
+        self._stream = None if tokenizer is None else tokenizer.stream(after=sequence.prompt)
 
     def read(self) -> str:
         """The text of the tokens generated since the last call; all of it once the sequence is over.
@@ -35,12 +30,12 @@ class Transcript:
         text = ""
         for token in self.sequence.generated[self._n_read :]:
             self._n_read += 1
-            text += self._stops.push(self._without_prompt(self._stream.push(token)))
+            text += self._stops.push(self._stream.push(token))
             if self._stops.found:
                 del self.sequence.generated[self._n_read :]  # as if they had been looked at one by one
                 break
         if self.sequence.finish_reason is not None and not self._stops.found:
-            text += self._stops.push(self._without_prompt(self._stream.finish()))
+            text += self._stops.push(self._stream.finish())
             text += self._stops.finish()
             self._stream = None  # at its end
         if self._stops.found:
@@ -60,9 +55,3 @@ class Transcript:
         """End the sequence where it stands, unless it is over; what `follow` gives for that."""
         self.sequence.finish_reason = self.sequence.finish_reason or "interrupted"
         yield from self.follow()
-
-    def _without_prompt(self, text: str) -> str:
-        """Drop the end of the prompt, which the stream may have held back until more was known."""
-        if text:
-            text, self._prompt_tail = text.removeprefix(self._prompt_tail), ""
-        return text

@@ -121,6 +121,7 @@ class WholeStream:
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
         self._ids: list[int] = []
+        self._n_finished = 0  # of these, the ids whose text was given
 
     def push(self, token_id: int) -> str:
         """See StreamDecoder."""
@@ -129,7 +130,12 @@ class WholeStream:
 
     def finish(self) -> str:
         """See StreamDecoder."""
-        return self._decode(self._ids)
+        before, self._n_finished = self._ids[: self._n_finished], len(self._ids)
+        text, text_before = self._decode(self._ids), self._decode(before)
+        # a text that changes, or ends within a character, has no border: the later tokens then stand alone
+        if text.startswith(text_before) and not text_before.endswith("\ufffd"):
+            return text[len(text_before) :]
+        return self._decode(self._ids[len(before) :])
 
 
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")

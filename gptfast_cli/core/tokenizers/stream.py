@@ -14,7 +14,8 @@ class StreamDecoder(Protocol):
     """The text of one sequence of tokens, as it grows; a stream is used for one sequence only.
 
     The strings of all pushes and of the final `finish`, joined, are the text of the whole sequence. A push costs the
-    same however long the sequence has become.
+    same however long the sequence has become. Tokens pushed after a `finish`, as an answer's after those of its prompt,
+    go on with the text, but complete no character that an earlier token began.
     """
 
     def push(self, token_id: int) -> str:
@@ -26,7 +27,7 @@ class StreamDecoder(Protocol):
         ...
 
     def finish(self) -> str:
-        """The rest, once no token follows: what waited for its character, as U+FFFD where it stayed incomplete."""
+        """The rest, where no token follows: what waited for its character, as U+FFFD where it stayed incomplete."""
         ...
 
 

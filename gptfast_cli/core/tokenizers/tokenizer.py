@@ -60,10 +60,14 @@ class Tokenizer:
         stream = self.stream()
         return "".join([*map(stream.push, ids), stream.finish()])
 
-    def stream(self) -> StreamDecoder:
-        """A decoder for tokens that come one at a time, at the beginning of a text.
+    def stream(self, after: Iterable[int] = ()) -> StreamDecoder:
+        """A decoder for tokens that come one at a time, at the beginning of a text or after those of a prompt.
 
-        To go on after a prompt, push the prompt's ids first and drop what they return: the first new word then
-        keeps the space that it would lose at the beginning of a text.
+        After a prompt the first word keeps the space that it would lose at the beginning of a text; a character that
+        the prompt left incomplete stays the prompt's.
         """
-        return self.vocabulary.stream()
+        stream = self.vocabulary.stream()
+        for token_id in after:
+            stream.push(token_id)
+        stream.finish()
+        return stream
