@@ -1,6 +1,8 @@
 """An open checkpoint maps its weights, notices every flipped byte, and is refused where its files disagree."""
 
+import os
 import shutil
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from safetensors.torch import save_file
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, tensor_name
 from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.shard import open_shard
+from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, header
 from gptfast_cli.core.errors import CorruptError, NotFoundError
 from gptfast_cli.core.model.weights import weight_shapes
 from llama_oracle import SHAPES
@@ -48,9 +51,42 @@ def test_a_weight_outlives_its_checkpoint(sound: Path) -> None:
     assert weight.sum().isfinite()
 
 
-def test_writing_to_a_weight_changes_no_file(folder: Path) -> None:
-    open_checkpoint(folder).weight("norm").parts["weight"].zero_()
-    assert list(open_stored(folder).verify())
+def test_a_file_larger_than_the_memory_is_read(tmp_path: Path) -> None:
+    """A sparse file of the format: hardly any of it is on the disk."""
+    n = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # bytes of memory
+    planned = {"before": (torch.uint8, n), "middle": (torch.float32, 2), "after": (torch.bfloat16, n // 2)}
+    start = header({name: PlannedTensor(dtype, (size,)) for name, (dtype, size) in planned.items()})
+    file = tmp_path / "large.safetensors"
+    with file.open("wb") as opened:
+        opened.write(start)
+        opened.seek(len(start) + n)
+        opened.write(struct.pack("<2f", 1.5, 2.5))
+        opened.truncate(len(start) + 2 * n + 8)
+    shard = open_shard(file)
+    assert shard.tensor("middle").tolist() == [1.5, 2.5]
+    assert shard.tensor("before")[-1] == shard.tensor("after")[-1] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_tensors_of_a_file_keep_neither_a_handle_nor_their_mapping(folder: Path) -> None:
+    def held() -> tuple[int, int]:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+        return len(list(Path("/proc/self/fd").iterdir())), maps.count(SHARD)
+
+    shard = open_shard(folder / SHARD)
+    n_handles, n_mapped = held()
+    tensors = [shard.tensor(name) for name in shard.tensors]
+    assert held() == (n_handles, n_mapped + len(tensors))
+    del tensors
+    assert held() == (n_handles, n_mapped)
+
+
+def test_a_file_that_was_made_shorter_after_it_was_opened_is_refused(folder: Path) -> None:
+    shard = open_shard(folder / SHARD)
+    with (folder / SHARD).open("r+b") as opened:
+        opened.truncate(100)
+    with pytest.raises(CorruptError, match=f"{SHARD}: has become shorter since it was opened"):
+        shard.tensor(next(iter(shard.tensors)))
 
 
 def test_bytes_read_are_the_bytes_that_the_manifest_counts(sound: Path) -> None:

@@ -3,11 +3,18 @@
 Format (https://huggingface.co/docs/safetensors): 8 bytes little-endian length of the header, the header as a JSON
 object {tensor name: {dtype, shape, data_offsets}}, then the tensors' bytes. The safetensors package accepts a header
 that names a tensor twice; here that, and every gap, overlap or missing byte, is a CorruptError.
+
+Files are mapped shared and read-only, so a file counts against no limit of memory and may be larger than all there is.
+Two things follow: writing to a tensor of a file ends the process, as does a file that is made shorter while a tensor of
+it is in use (SIGSEGV, SIGBUS). This program replaces files by renaming, and never shortens one.
 """
 
 import ctypes
+import functools
 import math
 import mmap
+import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +38,8 @@ DTYPES = {
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 LENGTH_BYTES = 8
 
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _DAMAGED = "The file is damaged or its download was cut short: fetch it again."
 
@@ -53,14 +62,45 @@ class Shard:
     tensors: dict[str, StoredTensor]
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor of the file, its bytes mapped and read when they are touched; writing to it changes no file."""
+        """A tensor of the file, mapped, to be read only; its bytes are read when they are touched.
+
+        Raises CorruptError where the file has become shorter since it was opened.
+        """
         stored = self.tensors[name]
         if stored.start == stored.end:
             return torch.empty(stored.shape, dtype=DTYPES[stored.dtype])
-        mapped = torch.from_file(str(self.path), shared=False, size=stored.end, dtype=torch.uint8)[stored.start :]
+        mapped = _mapped(self.path, stored.start, stored.end)
         if stored.start % DTYPES[stored.dtype].itemsize:
             mapped = mapped.clone()  # a file of another writer may not be aligned
         return mapped.view(DTYPES[stored.dtype]).view(stored.shape)
+
+
+def _mapped(path: Path, start: int, end: int) -> Tensor:
+    """Bytes `start` to `end` of a file, uint8.
+
+    Python's mmap would keep a file descriptor for each tensor, more than a process may have; PyTorch's can write.
+    """
+    first = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    n_bytes = end - first
+    libc = _libc()
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size < end:
+            raise CorruptError(f"{path.name}: has become shorter since it was opened", _DAMAGED)
+        address = libc.mmap(None, n_bytes, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), first)
+    if address == _MAP_FAILED:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+    memory = (ctypes.c_uint8 * n_bytes).from_address(address)
+    weakref.finalize(memory, libc.munmap, address, n_bytes).atexit = False
+    return torch.frombuffer(memory, dtype=torch.uint8)[start - first :]
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (*(ctypes.c_void_p, ctypes.c_size_t), *(ctypes.c_int,) * 3, ctypes.c_int64)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    return libc
 
 
 def touched_in_part(tensor: Tensor) -> Tensor:
@@ -68,7 +108,7 @@ def touched_in_part(tensor: Tensor) -> Tensor:
     if hasattr(mmap, "MADV_RANDOM"):
         begin = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
         n_bytes = tensor.data_ptr() + tensor.nbytes - begin
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(n_bytes), mmap.MADV_RANDOM)
+        _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(n_bytes), mmap.MADV_RANDOM)
     return tensor
 
 
