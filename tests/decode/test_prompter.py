@@ -72,6 +72,35 @@ def test_ids_of_a_chat_are_those_of_its_text_with_special_tokens_and_nothing_add
     assert ids[0] == 258  # <|im_start|>, and no <s>
 
 
+GEMMA = "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "closing"),
+    [
+        (TEMPLATE, {259}),  # <|im_end|>
+        (
+            "{% for m in messages %}{{ m.content }}{{ ' ' ~ eos_token if m.role == 'assistant' }}{% endfor %}",
+            {257},
+        ),
+        ("{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}", set()),
+        (GEMMA, set()),  # which the tokenizer does not know
+        ("{{ raise_exception('one message only') if messages | length > 1 }}{{ messages[0].content }}", set()),
+        ("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}</s>", set()),
+    ],
+)
+def test_the_token_that_closes_a_turn_is_read_off_the_template(
+    load_in: Callable[[Path], LoadedModel], tmp_path: Path, template: str, closing: set[int]
+) -> None:
+    with open_prompter(load_in(chat_model(tmp_path / "model", template=template)), ChatOptions()) as prompter:
+        assert prompter.turn_end_ids == closing
+
+
+def test_llama_2s_form_closes_a_turn_by_its_end_token(base: LoadedModel) -> None:
+    with open_prompter(base, ChatOptions(chat=True)) as prompter:
+        assert prompter.turn_end_ids == {257}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,5 +1,7 @@
 """A transcript shows each character once, ends before a stop string, and goes on where the prompt ended."""
 
+from collections.abc import Mapping
+
 from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.decode.sequence import Limits, Sequence
@@ -31,6 +33,7 @@ class Pieces:
     vocab_size = len(PIECES)
     own_bos_id = adds_bos = None
     own_stop_ids: frozenset[int] = frozenset()
+    added_tokens: Mapping[str, int] = {}
 
     def encode(self, text: str) -> list[int]:
         raise AssertionError("transcripts read tokens only")

@@ -33,7 +33,7 @@ class Pair:
         self.target: Target = drained(open_target("tiny", means))[1]
         opening = open_contestant(draft, self.target, means, n_tokens=200)
         self.contestant: Contestant = drained(opening)[1]
-        self.limits: Limits = self.target.limits(60)
+        self.limits: Limits = self.target.limits(60, ChatOptions())
         prompts = read_prompts(self.target.loaded, None, 60, ChatOptions())[:: 60 // N_PROMPTS]
         writing = write_texts(Runner(self.target.model, 4), prompts, Sampling(temperature=0), 0, self.limits)
         self.texts: list[Text] = drained(writing)[1]

@@ -178,6 +178,41 @@ def test_a_stop_string_across_tokens_ends_the_text_before_it(request_for: Genera
     assert len(stopped.token_ids) < len(free.token_ids)
 
 
+def test_a_stop_that_is_written_as_a_special_token_ends_a_sample_at_the_token(
+    request_for: GenerateRequest, tmp_path: Path
+) -> None:
+    chat = dataclasses.replace(request_for, model=str(chat_model(tmp_path)), num_samples=20, sampling=WIDE)
+    options = {"chat": ChatOptions(chat=False), "max_new_tokens": 40}
+    free = generation(chat, **options).samples
+    stopped = generation(chat, stop=("<|im_start|>", "never"), **options).samples
+    assert {sample.finish_reason for sample in stopped} == {"stop", "length"}
+    for short, full in zip(stopped, free, strict=True):
+        expected = list(full.token_ids)
+        if short.finish_reason == "stop":
+            expected = expected[: expected.index(258)]
+        assert list(short.token_ids) == expected
+
+
+def test_in_a_chat_the_token_that_closes_a_turn_ends_the_answer(request_for: GenerateRequest, tmp_path: Path) -> None:
+    chat = dataclasses.replace(request_for, model=str(chat_model(tmp_path)), ignore_eos=False)
+    options = {"num_samples": 30, "sampling": WIDE, "max_new_tokens": 40}
+    answers = generation(chat, **options).samples
+    texts = generation(chat, chat=ChatOptions(chat=False), **options).samples
+    assert not any({257, 259} & {*answer.token_ids} for answer in answers)  # </s>, <|im_end|>
+    assert {sample.finish_reason for sample in answers} == {"eos", "length"}
+    assert any(259 in text.token_ids for text in texts)
+
+
+def test_a_stop_that_can_never_match_is_told(request_for: GenerateRequest, tmp_path: Path) -> None:
+    chat = dataclasses.replace(request_for, model=str(chat_model(tmp_path)), max_new_tokens=1)
+    events, _ = drained(run(dataclasses.replace(chat, stop=("<|im_end|>\n", "a", "bad", "ca", "</s>"))))
+    told = [event.text for event in events if isinstance(event, Note) and event.text.startswith("--stop")]
+    assert [text.partition(":")[0] for text in told] == [
+        r"--stop '<|im_end|>\n' can never match",
+        "--stop 'bad' can never match",
+    ]
+
+
 def test_the_end_token_ends_a_sample_unless_it_is_ignored(request_for: GenerateRequest) -> None:
     # some of 40 drawn samples meet the end token, </s>, by chance
     options = {"num_samples": 40, "sampling": WIDE, "max_new_tokens": 60}

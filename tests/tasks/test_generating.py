@@ -1,13 +1,16 @@
 """Answers in a model's own words are what it says alone, cut at the first stop string, whatever else is asked."""
 
+from pathlib import Path
+
 import pytest
 
+from chat_model import chat_model
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import result_of
-from gptfast_cli.core.measure.tasks.generating import generated
+from gptfast_cli.core.measure.tasks.generating import _sequence, generated
 from gptfast_cli.core.measure.tasks.requests import GREEDY, Generation
 from model_files import settings_in
 
@@ -48,6 +51,16 @@ def test_an_answer_ends_before_the_first_stop_string_and_at_its_length(loaded: L
         assert cut == whole[: min(whole.find(stop) for stop in until if stop in whole)]
     (short,) = answers(loaded, Generation(PROMPTS[0], ("never said",), 3, GREEDY))
     assert whole.startswith(short) and len(short) < len(whole)
+
+
+def test_a_special_token_among_the_stop_strings_ends_an_answer_as_a_token(tmp_path: Path) -> None:
+    model = result_of(load(str(chat_model(tmp_path)), settings_in(tmp_path), Placing("cpu", "float32", threads=1)))
+    assert model.tokenizer is not None
+    sequence = _sequence(0, Generation("A", ("\n", "<|im_end|>"), 9), model, model.tokenizer, 0)
+    sequence.take(65)
+    assert sequence.finish_reason is None
+    sequence.take(259)
+    assert (sequence.finish_reason, sequence.generated) == ("stop", [65])
 
 
 def by_hand(loaded: LoadedModel, given: list[int], n_tokens: int) -> str:

@@ -59,7 +59,13 @@ def begin(row: Row, setting: Setting) -> Answer:
     Raises UsageError or CorruptError where the row cannot be put to this model.
     """
     loaded, options = setting.loaded, row.options
-    limits = loaded.limits(options.max_new_tokens, setting.max_context, ignore_eos=options.ignore_eos)
+    limits = loaded.limits(
+        options.max_new_tokens,
+        setting.max_context,
+        ignore_eos=options.ignore_eos,
+        stop=options.stop,
+        turn_end_ids=frozenset() if isinstance(row.prompt, tuple) else setting.prompter.turn_end_ids,
+    )
     prompt = _prompt_ids(row, setting)
     limits.check_prompt(len(prompt))
     seed = setting.seed if options.seed is None else options.seed

@@ -1,5 +1,6 @@
 """From a MODEL as a person names it to a decoder and its tokenizer, ready to run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.decode.sequence import Limits
+from gptfast_cli.core.decode.stopping import stop_token_ids
 from gptfast_cli.core.device import computing_name, pick_device, pick_dtype, pick_kv_dtype, set_threads
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note
@@ -43,15 +45,26 @@ class LoadedModel:
         """The model's shape."""
         return self.model.config
 
-    def limits(self, max_new_tokens: int, max_context: int | None, *, ignore_eos: bool = False) -> Limits:
+    def limits(
+        self,
+        max_new_tokens: int,
+        max_context: int | None,
+        *,
+        ignore_eos: bool = False,
+        stop: Sequence[str] = (),
+        turn_end_ids: frozenset[int] = frozenset(),
+    ) -> Limits:
         """Limits of a sequence; `max_context` None is the model's own.
 
-        Raises UsageError where it is beyond the model's own.
+        It ends with the model's end tokens and, in a chat, those that close a turn, unless `ignore_eos`; and with
+        special tokens that stand among the stop strings. Raises UsageError where `max_context` is beyond the model's.
         """
         longest = self.config.max_context
         if max_context is not None and max_context > longest:
             raise UsageError(f"--max-context {max_context} is beyond the {longest} tokens that {self.name} can hold.")
-        return Limits(max_new_tokens, max_context or longest, frozenset() if ignore_eos else self.stop_ids)
+        end_ids = frozenset() if ignore_eos else self.stop_ids | turn_end_ids
+        named = stop_token_ids(stop, self.tokenizer)
+        return Limits(max_new_tokens, max_context or longest, end_ids | named, named - end_ids)
 
 
 def load(

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from gptfast_cli.core.decode.loading import LoadedModel
-from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Note
 from gptfast_cli.core.tokenizers.chat import ChatTemplate, llama_2_template, open_chat_template, read_chat_template
 
@@ -15,6 +16,7 @@ Message: TypeAlias = Mapping[str, Any]
 """One message of a conversation as in the OpenAI API: `{"role": "user", "content": "..."}`."""
 
 
+_ANSWERED = ({"role": "user", "content": "Question"}, {"role": "assistant", "content": "An-answer-of-one-word"})
 _STAND_IN = "Llama-2's [INST] form can stand in: --chat"
 
 
@@ -81,12 +83,35 @@ class Prompter:
             raise UsageError(f"{self._name} has no chat template, so it takes a prompt and no messages.", _STAND_IN)
         return self._template.render(messages, add_generation_prompt=add_generation_prompt)
 
+    @cached_property
+    def turn_end_ids(self) -> frozenset[int]:
+        """The token by which the chat template closes an answer, such as <|im_end|>, where it is a single one.
+
+        It is read off a conversation that ends in an answer. Empty where there is no such token, or no template.
+        """
+        if self._template is None or self._tokenizer is None:
+            return frozenset()
+        try:
+            text = self._template.render(_ANSWERED, add_generation_prompt=False)
+        except GptFastError:  # the template takes no such conversation; its own is told of when it is rendered
+            return frozenset()
+        _, is_there, after = text.rpartition(_ANSWERED[-1]["content"])
+        added = self._tokenizer.vocabulary.added_tokens
+        closing = [token for token in added if after.lstrip().startswith(token)] if is_there else []
+        return frozenset({added[max(closing, key=len)]} if closing else ())
+
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of what `text` or `render` gave; raises UsageError where the model has no tokenizer."""
         if self._tokenizer is None:
             raise UsageError(f"{self._name} has no tokenizer.", "Give token ids instead: --prompt-ids 1,2,3")
         # a template writes its own BOS, or leaves it out on purpose
         return tuple(self._tokenizer.encode(text, bos=not self.is_chat))
+
+
+def turn_end_ids(loaded: LoadedModel, options: ChatOptions) -> frozenset[int]:
+    """The token that closes an answer where prompts are messages; raises as `open_prompter` does."""
+    with open_prompter(loaded, options) as prompter:
+        return prompter.turn_end_ids
 
 
 def open_prompter(loaded: LoadedModel, options: ChatOptions) -> Prompter:

@@ -12,11 +12,17 @@ FinishReason = Literal["stop", "eos", "length", "interrupted"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a sequence is over."""
+    """When a sequence is over.
+
+    max_context:    most tokens, prompt and generated ones together
+    stop_ids:       tokens that end it
+    named_stop_ids: those of them that a person named as stop strings
+    """
 
     max_new_tokens: int
-    max_context: int  # prompt and generated tokens together
+    max_context: int
     stop_ids: frozenset[int]
+    named_stop_ids: frozenset[int] = frozenset()
 
     def most_tokens(self, n_prompt: int) -> int:
         """Tokens that a sequence with a prompt of this length can come to, the prompt included."""
@@ -62,7 +68,7 @@ class Sequence:
     def take(self, token: int) -> None:
         """Go on with a token, which may end the sequence."""
         if token in self.limits.stop_ids:
-            self.finish_reason = "eos"
+            self.finish_reason = "stop" if token in self.limits.named_stop_ids else "eos"
             return
         self.generated.append(token)
         if self.n_left <= 0:

@@ -26,6 +26,7 @@ from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sampling import Sampling, check
 from gptfast_cli.core.decode.sequence import FinishReason, Sequence
+from gptfast_cli.core.decode.stopping import unmatched_stops
 from gptfast_cli.core.decode.transcript import Transcript
 from gptfast_cli.core.device import peak_memory_bytes
 from gptfast_cli.core.errors import NotFoundError, UsageError
@@ -93,11 +94,17 @@ class Chat:
     def __init__(self, loaded: LoadedModel, request: ChatRequest) -> None:
         self._loaded = loaded
         self._request = request
-        self._limits = loaded.limits(request.max_new_tokens, request.max_context, ignore_eos=request.ignore_eos)
         self._n_turns = 0  # ever taken: each draws from a stream of its own
         self._own_files: set[Path] = set()
         self._generator: Generator | None = None
         self.prompter = open_prompter(loaded, request.chat)
+        self._limits = loaded.limits(
+            request.max_new_tokens,
+            request.max_context,
+            ignore_eos=request.ignore_eos,
+            stop=request.stop,
+            turn_end_ids=self.prompter.turn_end_ids,
+        )
         self.conversation = Conversation(self.prompter, self._limits)
         self.seed = secrets.randbits(31) if request.seed is None else request.seed
 
@@ -209,6 +216,7 @@ def open_chat(request: ChatRequest) -> Job[Chat]:
         yield from chat.start()
         unless_opened.pop_all()
     yield from chat.prompter.notes()
+    yield from (Note(sentence) for sentence in unmatched_stops(request.stop, loaded.tokenizer))
     if not chat.prompter.is_chat:
         yield Note(f"{loaded.name} is no chat model: it continues the text that you write line by line.")
     return chat

@@ -20,6 +20,7 @@ from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sampling import Sampling, check
 from gptfast_cli.core.decode.sequence import FinishReason, Sequence
+from gptfast_cli.core.decode.stopping import unmatched_stops
 from gptfast_cli.core.decode.transcript import Transcript
 from gptfast_cli.core.device import dtype_name, peak_memory_bytes
 from gptfast_cli.core.errors import UsageError
@@ -105,8 +106,15 @@ def run(request: GenerateRequest) -> Job[Generation]:
     """
     _check(request)
     loaded = yield from load(request.model, request.settings, request.placing)
-    limits = loaded.limits(request.max_new_tokens, request.max_context, ignore_eos=request.ignore_eos)
-    prompt = yield from _prompt_ids(request, loaded)
+    yield from (Note(sentence) for sentence in unmatched_stops(request.stop, loaded.tokenizer))
+    prompt, turn_end = yield from _prompt_ids(request, loaded)
+    limits = loaded.limits(
+        request.max_new_tokens,
+        request.max_context,
+        ignore_eos=request.ignore_eos,
+        stop=request.stop,
+        turn_end_ids=turn_end,
+    )
     limits.check_prompt(len(prompt))
     seed = request.placing.together.agree(secrets.randbits(31) if request.seed is None else request.seed)
     sequences = [
@@ -183,23 +191,23 @@ def _sample(transcript: Transcript) -> Sample:
     )
 
 
-def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[int, ...]]:
-    """The prompt as token ids, of which the model knows every one."""
+def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[tuple[int, ...], frozenset[int]]]:
+    """The prompt as token ids, of which the model knows every one, and those that close an answer to it in a chat."""
     vocab_size = loaded.config.vocab_size
     match request.prompt:
         case None:
             assert request.prompt_length is not None
             draws = (uniform(_SYNTHETIC_SEED, 0, position) for position in range(request.prompt_length))
-            return tuple(int(draw * vocab_size) for draw in draws)
+            return tuple(int(draw * vocab_size) for draw in draws), frozenset()
         case str(text):
             return (yield from _encode(text, request, loaded))
         case ids:
             if unknown := next((token for token in ids if not 0 <= token < vocab_size), None):
                 raise UsageError(f"Token id {unknown} is outside of the model's vocabulary of {vocab_size}.")
-            return ids
+            return ids, frozenset()
 
 
-def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[int, ...]]:
+def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[tuple[int, ...], frozenset[int]]]:
     with open_prompter(loaded, request.chat) as prompter:
         yield from prompter.notes()
         text = prompter.text(prompt)
@@ -207,7 +215,7 @@ def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[t
         if request.show_prompt:
             yield Note(f"{text}\n({len(ids)} tokens)")
         yield Prompt(prompt, continues=not prompter.is_chat)
-        return ids
+        return ids, prompter.turn_end_ids
 
 
 def _check(request: GenerateRequest) -> None:

@@ -23,6 +23,7 @@ from gptfast_cli.core.decode.drafts import Drafted, Drafting
 from gptfast_cli.core.decode.loading import load
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
 from gptfast_cli.core.decode.ranges import check_at_least, check_seed
+from gptfast_cli.core.decode.stopping import unmatched_stops
 from gptfast_cli.core.device import AUTO
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Progress, Record
@@ -175,6 +176,7 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
     loaded.limits(1, request.max_context)  # out of reach, it is no row's fault
     with open_prompter(loaded, request.chat) as prompter:
         yield from prompter.notes()
+        yield from (Note(sentence) for sentence in unmatched_stops(request.defaults.stop, loaded.tokenizer))
         setting = Setting(loaded, prompter, request.max_context, request.compiling, request.settings, seed)
         n_places = min(request.batch_size, sum(row.options.num_samples for row in good))
         n_tokens = loaded.limits(1, request.max_context).max_context

@@ -86,7 +86,7 @@ def run(request: SpeculateRequest) -> Job[Judgement]:
     if request.save_advice and target.loaded is None:
         raise UsageError(f"There is no model {target.name} to keep advice for.", "Leave out --save-advice.")
     prompts = _prompts(request, target)
-    limits = target.limits(request.max_new_tokens)
+    limits = target.limits(request.max_new_tokens, request.chat)
     for prompt in prompts:
         limits.check_prompt(len(prompt.ids) + 1)
     findings = Findings(

@@ -7,7 +7,7 @@ Source: https://github.com/openai/tiktoken, src/lib.rs.
 """
 
 import base64
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import tokenizers
@@ -64,6 +64,11 @@ class ByteRankVocabulary:
         self.vocab_size = 1 + max(*self._id_of_token.values(), *self._added)
         self.own_bos_id = self._id_of_added.get(ranks.bos)
         self.own_stop_ids = frozenset(self._id_of_added[stop] for stop in ranks.stops & self._id_of_added.keys())
+
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """See Vocabulary."""
+        return self._id_of_added
 
     def id_of(self, token: str) -> int | None:
         """See Vocabulary."""

@@ -3,6 +3,7 @@
 The rules (BOS once, which ids stop a generation) are the same for every format and live in `Tokenizer`.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
@@ -33,6 +34,14 @@ class Vocabulary(Protocol):
     @property
     def adds_bos(self) -> bool | None:
         """Whether the file says that `own_bos_id` opens every text; None where it leaves that open."""
+        ...
+
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """The ids of the tokens that are matched in a text as a whole, by how they are written.
+
+        Special ones are among them, which have no text when they are decoded.
+        """
         ...
 
     def id_of(self, token: str) -> int | None:

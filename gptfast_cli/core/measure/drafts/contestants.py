@@ -9,6 +9,7 @@ from gptfast_cli.core.decode import shapes
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.drafting import NGRAM, SELF, open_draft_model
 from gptfast_cli.core.decode.loading import LoadedModel, load
+from gptfast_cli.core.decode.prompter import ChatOptions, turn_end_ids
 from gptfast_cli.core.decode.proposers import Proposer
 from gptfast_cli.core.decode.proposers.draft_model import DraftModel
 from gptfast_cli.core.decode.proposers.ngram import NGram
@@ -55,10 +56,10 @@ class Target:
         """Parameters of the model."""
         return _n_params(self.model)
 
-    def limits(self, max_new_tokens: int) -> Limits:
-        """Of its texts; raises UsageError as `LoadedModel.limits` does."""
+    def limits(self, max_new_tokens: int, chat: ChatOptions) -> Limits:
+        """Of its texts; raises UsageError as `LoadedModel.limits` and `open_prompter` do."""
         if self.loaded is not None:
-            return self.loaded.limits(max_new_tokens, None)
+            return self.loaded.limits(max_new_tokens, None, turn_end_ids=turn_end_ids(self.loaded, chat))
         return Limits(max_new_tokens, self.model.config.max_context, frozenset())
 
 

@@ -8,7 +8,7 @@ from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.loading import LoadedModel
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampler import Sampler
-from gptfast_cli.core.decode.sequence import Limits, Sequence
+from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.decode.stopping import StopStrings
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import result_of
@@ -78,4 +78,4 @@ def _sequence(number: int, request: Generation, loaded: LoadedModel, tokenizer: 
     if not prompt:
         raise UsageError("A prompt without a token leaves nothing to go on from.")
     sampler = Sampler(request.sampling, seed, stream=int(key_of(request)[:16], 16))
-    return Sequence(number, prompt, sampler, Limits(request.max_tokens, most, loaded.stop_ids))
+    return Sequence(number, prompt, sampler, loaded.limits(request.max_tokens, None, stop=request.until))

@@ -47,6 +47,11 @@ class SentencePieceVocabulary:
         self.own_bos_id = None if self._pieces.bos_id() == _ABSENT else self._pieces.bos_id()
         self.own_stop_ids = frozenset({self._pieces.eos_id()} - {_ABSENT})
 
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """See Vocabulary."""
+        return self._atoms
+
     def id_of(self, token: str) -> int | None:
         """See Vocabulary."""
         return self._atoms[token] if token in self._atoms else self._piece_id(token)

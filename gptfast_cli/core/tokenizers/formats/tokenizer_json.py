@@ -27,8 +27,9 @@ class JsonVocabulary:
         # the library's pickled state of a decoder is its JSON; the file itself takes as long to parse as to load
         decoder = tokenizer.decoder
         self._decoder = None if decoder is None else json.loads(decoder.__getstate__())
-        added = tokenizer.get_added_tokens_decoder().values()
-        self._special = frozenset(token.content for token in added if token.special)
+        added = tokenizer.get_added_tokens_decoder()
+        self.added_tokens = {token.content: token_id for token_id, token in added.items()}
+        self._special = frozenset(token.content for token in added.values() if token.special)
         vocab = tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max(vocab.values())
         self.own_bos_id = _opening_id(tokenizer, min(vocab.keys() - self._special, key=vocab.__getitem__, default=""))
