@@ -1,42 +1,52 @@
 """The command tree, and `main`, which turns results, errors and signals into exit codes."""
 
 import os
+import re
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Annotated, NoReturn, TextIO
 
 import typer
 
 from gptfast_cli import __version__
 from gptfast_cli.commands import COMMANDS
-from gptfast_cli.commands.defaults import load_defaults, settings_file
+from gptfast_cli.commands.defaults import load_defaults
 from gptfast_cli.completion.answer import VARIABLE, answer_shell
 from gptfast_cli.completion.scripts import SCRIPTS, Shell
 from gptfast_cli.core.distributed.rank import leave_failure, this_rank
-from gptfast_cli.core.errors import ExitCode, UsageError
-from gptfast_cli.options import DebugOption, Invocation, StoredNameOption
+from gptfast_cli.core.errors import ExitCode, GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.settings import settings_file
+from gptfast_cli.numbers import NumberError
+from gptfast_cli.options import DebugOption, Invocation, OutsideValue, StoredNameOption
 from gptfast_cli.render.failure import named, write_error
 from gptfast_cli.render.terminal import shows_escapes
+from gptfast_cli.tree import GptFastGroup, origin_of
 
 PROGRAM = "gptfast"
 
 
 def main() -> NoReturn:
     """Run the command line that the process was started with, and end the process with the contract's exit code."""
+    sys.exit(run_process())
+
+
+def run_process() -> int:
+    """Run the command line that the process was started with; returns the contract's exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     _never_fail_to_encode(sys.stdout, sys.stderr)
     if VARIABLE in os.environ:
         end = sys.argv[1] if sys.argv[1:] else None
         sys.stdout.write(answer_shell(command_tree(plain=True), os.environ[VARIABLE], end))
-        sys.exit(ExitCode.OK)
-    sys.exit(_run(sys.argv[1:]))
+        return ExitCode.OK
+    return _run(sys.argv[1:])
 
 
 def command_tree(*, plain: bool) -> typer.Typer:
     """All commands and their options; the help of a plain tree is text without boxes, colours or escapes."""
     tree = typer.Typer(rich_markup_mode=None if plain else "rich", pretty_exceptions_enable=False, add_completion=False)
-    tree.callback(invoke_without_command=True)(_root)
+    tree.callback(invoke_without_command=True, cls=GptFastGroup)(_root)
     for command in COMMANDS:
         tree.command(command.name, cls=command.kind)(command.function)
     return tree
@@ -93,6 +103,8 @@ def _run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         return _fail(_usage_error(error), invocation)
     except Exception as error:  # noqa: BLE001  # the last stop: every error becomes a few lines and an exit code
+        if _is_interrupt(error):
+            return ExitCode.INTERRUPTED
         if isinstance(error, OSError):
             _discard_output()
         return _fail(error, invocation)
@@ -102,22 +114,45 @@ def _run(arguments: list[str]) -> int:
 def _fail(error: Exception, invocation: Invocation) -> ExitCode:
     if invocation.debug:
         traceback.print_exception(error)
-    explained = named(error)
-    if not leave_failure(explained):
-        write_error(explained, sys.stderr if this_rank() is None else sys.__stderr__ or sys.stderr)
+    explained = _with_origins(named(error), invocation.outside_values)
+    try:
+        stream = sys.stderr if this_rank() is None else sys.__stderr__ or sys.stderr
+        is_left = leave_failure(explained)
+    except UsageError:  # no rank can be made of what the environment says
+        stream, is_left = sys.stderr, False
+    if not is_left:
+        write_error(explained, stream)
     return explained.exit_code
 
 
 def _usage_error(error: typer.TyperException) -> UsageError:
-    """What typer found wrong, in our words; a bad value from the settings file names that file."""
+    """What typer found wrong, in our words; a value that nobody typed is named by the variable or file that sets it."""
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     message = error.format_message()
     if context is None:
         return UsageError(message, f"{PROGRAM} --help")
-    source = context.get_parameter_source(parameter.name) if parameter else None
-    if source is not None and source.name == "DEFAULT_MAP":
-        message += f"\nThe settings file {settings_file()} sets it in [{context.info_name}]."
+    if parameter is not None and isinstance(error, NumberError):
+        message = f"{parameter.opts[0]} {error.message}"
+    if parameter is not None and (origin := origin_of(context, parameter)) is not None:
+        message += f"\nIt is set by {origin}."
     return UsageError(message, f"{context.command_path} --help")
+
+
+def _with_origins(error: GptFastError, values: Sequence[OutsideValue]) -> GptFastError:
+    """The error, with what sets the values that it names and that nobody typed."""
+    if isinstance(error, UsageError | NotFoundError):
+        for each in values:
+            named_value = rf"(?<!\w){re.escape(str(each.value))}(?!\w)"
+            if re.search(named_value, error.message) or each.flag in error.message.split():
+                error.message += f"\n{each.flag} {each.value} is set by {each.origin}."
+    return error
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error comes from a Ctrl-C: a library that is being loaded may turn it into one of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -9,10 +9,22 @@ from gptfast_cli.completion.answer import Paths
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.registry import plug_names
 from gptfast_cli.core.settings import load_settings
+from gptfast_cli.numbers import Integer
 
 _CHAT = "Chat"
 _MACHINE = "Machine"
 _OUTPUT = "Output"
+
+_MOST_THREADS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideValue:
+    """The value of an option that was not typed: `origin` names the variable, or the table of the settings file."""
+
+    flag: str
+    value: object
+    origin: str
 
 
 @dataclass(slots=True)
@@ -20,6 +32,7 @@ class Invocation:
     """What `main` has to know of a run before its command has returned; the context of every command carries it."""
 
     debug: bool = False
+    outside_values: tuple[OutsideValue, ...] = ()
 
 
 def _set_debug(context: typer.Context, value: bool) -> bool:  # noqa: FBT001  # typer's signature of a callback
@@ -175,6 +188,7 @@ KvDtypeOption = Annotated[
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
+        parser=Integer(1, _MOST_THREADS),
         metavar="N",
         envvar="GPTFAST_THREADS",
         show_default="the cores that there are",
@@ -186,8 +200,8 @@ TpOption = Annotated[
     int | None,
     typer.Option(
         "--tp",
+        parser=Integer(1),
         metavar="N",
-        min=1,
         show_default="1, or as many as torchrun has started",
         rich_help_panel=_MACHINE,
         help="Deal the model out to N processes, each with a device or a part of the cores.",

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from typer.core import TyperCommand
-
 from gptfast_cli.commands.bench import bench
 from gptfast_cli.commands.convert import convert
 from gptfast_cli.commands.download import download
@@ -17,6 +15,7 @@ from gptfast_cli.commands.generate import generate
 from gptfast_cli.commands.quantize import quantize
 from gptfast_cli.commands.speculate import speculate
 from gptfast_cli.commands.words import WordsCommand
+from gptfast_cli.tree import GptFastCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,7 @@ class Command:
 
     name: str
     function: Callable[..., Any]
-    kind: type[TyperCommand] = TyperCommand
+    kind: type[GptFastCommand] = GptFastCommand
 
 
 COMMANDS = (

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from gptfast_cli.commands.bench_options import (
+    DEPTHS,
+    GEN_LENS,
+    ONE,
+    PROMPT_LENS,
     ArchOption,
     BatchSizesOption,
     CompileOption,
@@ -31,12 +35,11 @@ from gptfast_cli.commands.bench_options import (
     TpOption,
 )
 from gptfast_cli.commands.bench_plan import OF_A_PLAN, check_plan, write_plan
-from gptfast_cli.commands.numbers import whole_numbers
 from gptfast_cli.commands.ranks import ranks
-from gptfast_cli.core.decode.ranges import check_at_least
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.model.collective import ALONE
 from gptfast_cli.core.settings import load_settings
+from gptfast_cli.numbers import IntegerList
 from gptfast_cli.options import (
     ActivationsOption,
     BackendOption,
@@ -66,10 +69,10 @@ def bench(
     model_argument: ModelArgument = None,
     *,
     model: ModelOption = None,
-    batch_size: BatchSizesOption = "1",
-    prompt_len: PromptLenOption = "512",
-    gen_len: GenLenOption = "128",
-    depth: DepthOption = "0",
+    batch_size: BatchSizesOption = ONE,
+    prompt_len: PromptLenOption = PROMPT_LENS,
+    gen_len: GenLenOption = GEN_LENS,
+    depth: DepthOption = DEPTHS,
     reps: RepsOption = 5,
     seed: SeedOption = 0,
     arch: ArchOption = None,
@@ -108,10 +111,8 @@ def bench(
         _refuse_strangers(flags, arch)
     else:
         check_plan(flags)
-    batch_sizes, depths = whole_numbers("--batch-size", batch_size), whole_numbers("--depth", depth)
-    prompt_lens, gen_lens = _lengths("--prompt-len", prompt_len), _lengths("--gen-len", gen_len)
-    tps = () if tp is None else whole_numbers("--tp", tp)
-    check_at_least(1, {"--tp": min(tps, default=None)})
+    prompt_lens, gen_lens = _lengths(prompt_len), _lengths(gen_len)
+    tps = () if tp is None else tp.numbers
     together = ALONE if plan is not None else context.with_resource(ranks(max(tps, default=None)))
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         from gptfast_cli.core.decode.building import Placing
@@ -122,7 +123,7 @@ def bench(
         from gptfast_cli.core.quant.allocation import AllocationOptions
 
         allocation = AllocationOptions(mode, groupsize, head, embeddings)
-        cases = CaseOptions(prompt_lens, gen_lens, depths, batch_sizes)
+        cases = CaseOptions(prompt_lens, gen_lens, depth.numbers, batch_size.numbers)
         if plan is not None:
             asked = PlanRequest(
                 settings=load_settings(),
@@ -209,6 +210,6 @@ def _refuse_strangers(flags: Mapping[str | None, str], arch: str | None) -> None
         raise UsageError(f"{flags[name]} and --arch exclude each other.", "Leave out one of them.")
 
 
-def _lengths(option: str, text: str) -> tuple[int, ...]:
-    """Such numbers, of which 0 stands for none at all."""
-    return tuple(number for number in whole_numbers(option, text) if number)
+def _lengths(listed: IntegerList) -> tuple[int, ...]:
+    """The numbers, of which 0 stands for none at all."""
+    return tuple(number for number in listed.numbers if number)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from gptfast_cli.numbers import LARGEST_SEED, Integer, IntegerList, Integers, Number
 from gptfast_cli.options import complete_file, complete_model, complete_scheme
 
 _SHAPE = "A shape without weights"
@@ -27,21 +28,63 @@ def _complete_output() -> list[str]:
     return ["csv", "json", "jsonl", "md"]
 
 
+ONE = IntegerList("1", (1,))
+PROMPT_LENS = IntegerList("512", (512,))
+GEN_LENS = IntegerList("128", (128,))
+DEPTHS = IntegerList("0", (0,))
+
 BatchSizesOption = Annotated[
-    str, typer.Option("--batch-size", metavar="1,2,4", rich_help_panel=_CASES, help="Sequences side by side.")
+    IntegerList,
+    typer.Option(
+        "--batch-size",
+        parser=Integers(Integer(1)),
+        metavar="1,2,4",
+        rich_help_panel=_CASES,
+        help="Sequences side by side.",
+    ),
 ]
 PromptLenOption = Annotated[
-    str, typer.Option("--prompt-len", metavar="N,...", rich_help_panel=_CASES, help="Tokens of a prompt; 0 is none.")
+    IntegerList,
+    typer.Option(
+        "--prompt-len",
+        parser=Integers(Integer()),
+        metavar="N,...",
+        rich_help_panel=_CASES,
+        help="Tokens of a prompt; 0 is none.",
+    ),
 ]
 GenLenOption = Annotated[
-    str, typer.Option("--gen-len", metavar="N,...", rich_help_panel=_CASES, help="Tokens to generate; 0 is none.")
+    IntegerList,
+    typer.Option(
+        "--gen-len",
+        parser=Integers(Integer()),
+        metavar="N,...",
+        rich_help_panel=_CASES,
+        help="Tokens to generate; 0 is none.",
+    ),
 ]
 DepthOption = Annotated[
-    str, typer.Option("--depth", metavar="N,...", rich_help_panel=_CASES, help="Tokens that stand before these.")
+    IntegerList,
+    typer.Option(
+        "--depth",
+        parser=Integers(Integer()),
+        metavar="N,...",
+        rich_help_panel=_CASES,
+        help="Tokens that stand before these.",
+    ),
 ]
-RepsOption = Annotated[int, typer.Option("--reps", metavar="N", rich_help_panel=_CASES, help="Repetitions that count.")]
+RepsOption = Annotated[
+    int, typer.Option("--reps", parser=Integer(1), metavar="N", rich_help_panel=_CASES, help="Repetitions that count.")
+]
 SeedOption = Annotated[
-    int, typer.Option("--seed", metavar="N", rich_help_panel=_CASES, help="Of prompts and random weights.")
+    int,
+    typer.Option(
+        "--seed",
+        parser=Integer(0, LARGEST_SEED),
+        metavar="N",
+        rich_help_panel=_CASES,
+        help="Of prompts and random weights.",
+    ),
 ]
 ArchOption = Annotated[
     str | None,
@@ -62,7 +105,12 @@ ModeOption = Annotated[
 GroupSizeOption = Annotated[
     int | None,
     typer.Option(
-        "--groupsize", metavar="N", show_default="32", rich_help_panel=_SHAPE, help="Elements that share a scale."
+        "--groupsize",
+        parser=Integer(1),
+        metavar="N",
+        show_default="32",
+        rich_help_panel=_SHAPE,
+        help="Elements that share a scale.",
     ),
 ]
 HeadOption = Annotated[
@@ -98,9 +146,10 @@ PlanOption = Annotated[
     ),
 ]
 TpOption = Annotated[
-    str | None,
+    IntegerList | None,
     typer.Option(
         "--tp",
+        parser=Integers(Integer(1)),
         metavar="1,2,4",
         show_default="1, or as many as torchrun has started",
         rich_help_panel=_CASES,
@@ -111,6 +160,7 @@ DeviceBandwidthOption = Annotated[
     float | None,
     typer.Option(
         "--device-bandwidth",
+        parser=Number(is_closed=False),
         metavar="GB/S",
         show_default="this machine's",
         rich_help_panel=_PLAN,
@@ -121,6 +171,7 @@ DeviceMemoryOption = Annotated[
     float | None,
     typer.Option(
         "--device-memory",
+        parser=Number(is_closed=False),
         metavar="GB",
         show_default="what is free here",
         rich_help_panel=_PLAN,
@@ -130,13 +181,18 @@ DeviceMemoryOption = Annotated[
 LinkBandwidthOption = Annotated[
     float | None,
     typer.Option(
-        "--link-bandwidth", metavar="GB/S", rich_help_panel=_PLAN, help="That a device sends to all others together."
+        "--link-bandwidth",
+        parser=Number(is_closed=False),
+        metavar="GB/S",
+        rich_help_panel=_PLAN,
+        help="That a device sends to all others together.",
     ),
 ]
 LinkLatencyOption = Annotated[
     float | None,
     typer.Option(
         "--link-latency",
+        parser=Number(),
         metavar="US",
         show_default="10",
         rich_help_panel=_PLAN,
@@ -147,6 +203,7 @@ EfficiencyOption = Annotated[
     float | None,
     typer.Option(
         "--efficiency",
+        parser=Number(0, 1, is_closed=False),
         metavar="SHARE",
         show_default="by scheme and layer",
         rich_help_panel=_PLAN,

@@ -5,19 +5,11 @@ as its `default_map`.
 """
 
 import inspect
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from gptfast_cli.commands import COMMANDS, Command
 from gptfast_cli.core.errors import UsageError
-
-
-def settings_file(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the settings file is looked for: ~/.config/gptfast/config.toml, XDG_CONFIG_HOME respected."""
-    folder = Path(environment.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
-    return folder / "gptfast" / "config.toml"
 
 
 def load_defaults(path: Path) -> dict[str, dict[str, Any]]:
@@ -29,7 +21,7 @@ def load_defaults(path: Path) -> dict[str, dict[str, Any]]:
 
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except OSError:  # there is none, or not for this person
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"The settings file {path} is not valid TOML.\n{error}") from error
@@ -42,9 +34,25 @@ def _options(path: Path, command: Command | None, name: str, table: object) -> d
         known = ", ".join(f"[{command.name}]" for command in COMMANDS)
         raise UsageError(f"The settings file {path} sets {name!r}, which is no command's table.", f"Tables: {known}.")
     options = {key.replace("-", "_"): value for key, value in table.items()}
-    for key in options.keys() - inspect.signature(command.function).parameters.keys():
-        raise UsageError(
-            f"The settings file {path} sets {key!r} in [{name}], which `gptfast {name}` has no option for.",
-            f"gptfast {name} --help lists the options.",
-        )
-    return options
+    for key in options:
+        if key not in inspect.signature(command.function).parameters:
+            raise UsageError(
+                f"The settings file {path} sets {key!r} in [{name}], which `gptfast {name}` has no option for.",
+                f"gptfast {name} --help lists the options.",
+            )
+    kinds = get_type_hints(command.function)
+    return {key: _as_typed(kinds[key], value, f"{path} sets {key} in [{name}]") for key, value in options.items()}
+
+
+def _as_typed(kind: Any, value: object, where: str) -> object:  # noqa: ANN401  # an annotation
+    """A TOML value as it would be typed on the command line, where only flags are no text; UsageError for any other."""
+    kinds = (kind, *get_args(kind))  # of an option that may be left out, the second is the first of its union
+    if bool in kinds:
+        if isinstance(value, bool):
+            return value
+        raise UsageError(f"The settings file {where}: it must be true or false, not {value!r}.")
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, str | int | float) for item in items):
+        raise UsageError(f"The settings file {where}: it must be a text or a number, not {value!r}.")
+    texts = [str(item).lower() if isinstance(item, bool) else str(item) for item in items]
+    return texts if any(get_origin(each) is list for each in kinds) else ",".join(texts)

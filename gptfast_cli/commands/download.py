@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from gptfast_cli.core.settings import load_settings
+from gptfast_cli.core.settings import check_hub_environment, load_settings
+from gptfast_cli.numbers import Integer
 from gptfast_cli.options import DebugOption, JsonOption, QuietOption, complete_folder
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.show import progress_view, show
@@ -39,7 +40,9 @@ def download(
             help="A plain folder to put the files into.",
         ),
     ] = None,
-    max_workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Files to fetch side by side.")] = 8,
+    max_workers: Annotated[
+        int, typer.Option(metavar="N", parser=Integer(1, 64), help="Files to fetch side by side.")
+    ] = 8,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show files, sizes, free disk and memory to run it; fetch nothing.")
     ] = False,
@@ -51,6 +54,7 @@ def download(
 
     The folder that holds it goes to stdout. A download that was stopped goes on when the command is given again.
     """
+    check_hub_environment()
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         from gptfast_cli.core.jobs.download import DownloadRequest, run
         from gptfast_cli.core.jobs.origins import Terms

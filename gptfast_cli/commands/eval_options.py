@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gptfast_cli.numbers import LARGEST_SEED, Integer, Number
 from gptfast_cli.options import complete_backend, complete_dtype, complete_file, complete_folder, complete_model
 
 _TASKS = "Tasks"
@@ -39,6 +40,7 @@ LimitOption = Annotated[
     float | None,
     typer.Option(
         "--limit",
+        parser=Number(is_closed=False),
         metavar="N",
         show_default="all",
         rich_help_panel=_TASKS,
@@ -49,6 +51,7 @@ FewShotOption = Annotated[
     int | None,
     typer.Option(
         "--num-fewshot",
+        parser=Integer(),
         metavar="N",
         show_default="the task's",
         rich_help_panel=_TASKS,
@@ -98,13 +101,21 @@ BatchSizeOption = Annotated[
     int,
     typer.Option(
         "--batch-size",
+        parser=Integer(1),
         metavar="N",
         rich_help_panel=_TASKS,
         help="Answers, and with --against passages, side by side.",
     ),
 ]
 SeedOption = Annotated[
-    int, typer.Option("--seed", metavar="N", rich_help_panel=_TASKS, help="Of examples and sampled answers.")
+    int,
+    typer.Option(
+        "--seed",
+        parser=Integer(0, LARGEST_SEED),
+        metavar="N",
+        rich_help_panel=_TASKS,
+        help="Of examples and sampled answers.",
+    ),
 ]
 TextOption = Annotated[
     Path | None,
@@ -163,6 +174,7 @@ AgainstBatchSizeOption = Annotated[
     int | None,
     typer.Option(
         "--against-batch-size",
+        parser=Integer(1),
         metavar="N",
         show_default="as --batch-size",
         rich_help_panel=_AGAINST,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gptfast_cli.commands.prompt import DEFAULT
+from gptfast_cli.numbers import LARGEST_SEED, Integer, IntegerOrAuto, Number
 from gptfast_cli.options import complete_draft, complete_file
 
 _PROMPT = "Prompt"
@@ -33,7 +34,8 @@ PromptIdsOption = Annotated[
     str | None, typer.Option(metavar="1,2,3", rich_help_panel=_PROMPT, help="Give the prompt as token ids.")
 ]
 PromptLengthOption = Annotated[
-    int | None, typer.Option(metavar="N", rich_help_panel=_PROMPT, help="Make up a prompt of N tokens.")
+    int | None,
+    typer.Option(parser=Integer(1), metavar="N", rich_help_panel=_PROMPT, help="Make up a prompt of N tokens."),
 ]
 PromptCacheOption = Annotated[
     Path | None,
@@ -73,8 +75,8 @@ PromptsFileOption = Annotated[
 ReplicasOption = Annotated[
     int | None,
     typer.Option(
+        parser=Integer(1),
         metavar="N",
-        min=1,
         show_default="none",
         rich_help_panel=_FILE,
         help="Spread the rows over N independent engines, each with a GPU or a part of the cores.",
@@ -94,7 +96,8 @@ UnorderedOption = Annotated[
     bool, typer.Option("--unordered", rich_help_panel=_FILE, help="Write each answer as soon as it is there.")
 ]
 MaxNewTokensOption = Annotated[
-    int, typer.Option(metavar="N", rich_help_panel=_LENGTH, help="Most tokens to generate for a sample.")
+    int,
+    typer.Option(parser=Integer(1), metavar="N", rich_help_panel=_LENGTH, help="Most tokens to generate for a sample."),
 ]
 StopOption = Annotated[
     list[str] | None,
@@ -106,42 +109,69 @@ IgnoreEosOption = Annotated[
 MaxContextOption = Annotated[
     int | None,
     typer.Option(
-        metavar="N", show_default="the model's", rich_help_panel=_LENGTH, help="Most tokens, prompt included."
+        parser=Integer(1),
+        metavar="N",
+        show_default="the model's",
+        rich_help_panel=_LENGTH,
+        help="Most tokens, prompt included.",
     ),
 ]
 NumSamplesOption = Annotated[
-    int, typer.Option(metavar="N", rich_help_panel=_LENGTH, help="Continue the prompt N times.")
+    int, typer.Option(parser=Integer(1), metavar="N", rich_help_panel=_LENGTH, help="Continue the prompt N times.")
 ]
 BatchSizeOption = Annotated[
     int | None,
     typer.Option(
-        metavar="N", show_default="all; 8 for a file", rich_help_panel=_LENGTH, help="Samples made side by side."
+        parser=Integer(1),
+        metavar="N",
+        show_default="all; 8 for a file",
+        rich_help_panel=_LENGTH,
+        help="Samples made side by side.",
     ),
 ]
 TemperatureOption = Annotated[
-    float, typer.Option(metavar="T", rich_help_panel=_SAMPLING, help="0 always takes the likeliest token.")
+    float,
+    typer.Option(parser=Number(), metavar="T", rich_help_panel=_SAMPLING, help="0 always takes the likeliest token."),
 ]
 TopKOption = Annotated[
-    int, typer.Option(metavar="K", rich_help_panel=_SAMPLING, help="Draw from the K likeliest tokens; 0 is all.")
+    int,
+    typer.Option(
+        parser=Integer(), metavar="K", rich_help_panel=_SAMPLING, help="Draw from the K likeliest tokens; 0 is all."
+    ),
 ]
 TopPOption = Annotated[
-    float, typer.Option(metavar="P", rich_help_panel=_SAMPLING, help="Draw from the likeliest that sum up to P.")
+    float,
+    typer.Option(
+        parser=Number(0, 1, is_closed=False),
+        metavar="P",
+        rich_help_panel=_SAMPLING,
+        help="Draw from the likeliest that sum up to P.",
+    ),
 ]
 MinPOption = Annotated[
-    float, typer.Option(metavar="P", rich_help_panel=_SAMPLING, help="Drop those under P times the likeliest.")
+    float,
+    typer.Option(
+        parser=Number(0, 1), metavar="P", rich_help_panel=_SAMPLING, help="Drop those under P times the likeliest."
+    ),
 ]
 RepetitionPenaltyOption = Annotated[
-    float, typer.Option(metavar="R", rich_help_panel=_SAMPLING, help="Above 1, repeat less.")
+    float,
+    typer.Option(parser=Number(is_closed=False), metavar="R", rich_help_panel=_SAMPLING, help="Above 1, repeat less."),
 ]
 SeedOption = Annotated[
     int | None,
     typer.Option(
-        metavar="N", show_default="a fresh one", rich_help_panel=_SAMPLING, help="The same seed, the same text."
+        parser=Integer(0, LARGEST_SEED),
+        metavar="N",
+        show_default="a fresh one",
+        rich_help_panel=_SAMPLING,
+        help="The same seed, the same text.",
     ),
 ]
 LogprobsOption = Annotated[
     int | None,
     typer.Option(
+        parser=Integer(),
         metavar="N",
         rich_help_panel=_SAMPLING,
         help="In JSON: the log-probability of each token, and of the N likeliest.",
@@ -158,7 +188,12 @@ DraftOption = Annotated[
 ]
 SpeculateKOption = Annotated[
     str,
-    typer.Option(metavar="N", rich_help_panel=_SPEED, help="Tokens to draft at a time; auto takes what pays."),
+    typer.Option(
+        parser=IntegerOrAuto(Integer()),
+        metavar="N",
+        rich_help_panel=_SPEED,
+        help="Tokens to draft at a time; auto takes what pays.",
+    ),
 ]
 CompileOption = Annotated[
     bool,

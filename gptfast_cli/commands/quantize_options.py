@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gptfast_cli.core.quant.mode import modes, roundings_by_name
+from gptfast_cli.numbers import Integer, Number
 from gptfast_cli.options import complete_file, complete_folder, complete_scheme
 
 _CHOICE = "Layer by layer"
@@ -39,6 +40,7 @@ ModeOption = Annotated[
 GroupSizeOption = Annotated[
     int | None,
     typer.Option(
+        parser=Integer(1),
         metavar="N",
         autocompletion=_complete_group_size,
         show_default="32, where the scheme has groups",
@@ -69,6 +71,7 @@ LayersOption = Annotated[
 TargetSizeOption = Annotated[
     float | None,
     typer.Option(
+        parser=Number(is_closed=False),
         metavar="GB",
         rich_help_panel=_CHOICE,
         help="Give each layer its scheme so that the weights take no more than this, and lose least.",
@@ -77,6 +80,7 @@ TargetSizeOption = Annotated[
 TargetKldOption = Annotated[
     float | None,
     typer.Option(
+        parser=Number(is_closed=False),
         metavar="NATS",
         rich_help_panel=_CHOICE,
         help="Give each layer its scheme so that the model loses no more than this, and is smallest.",
@@ -126,6 +130,7 @@ CalibrationTasksOption = Annotated[
 CalibrationLimitOption = Annotated[
     int | None,
     typer.Option(
+        parser=Integer(1),
         metavar="N",
         rich_help_panel=_CALIBRATION,
         show_default="12 tokens a column",
@@ -135,6 +140,7 @@ CalibrationLimitOption = Annotated[
 CalibrationSeqLengthOption = Annotated[
     int | None,
     typer.Option(
+        parser=Integer(2),
         metavar="N",
         rich_help_panel=_CALIBRATION,
         show_default="512",
@@ -144,6 +150,7 @@ CalibrationSeqLengthOption = Annotated[
 PercdampOption = Annotated[
     float | None,
     typer.Option(
+        parser=Number(is_closed=False),
         metavar="SHARE",
         rich_help_panel=_CALIBRATION,
         show_default="0.01",
@@ -153,6 +160,7 @@ PercdampOption = Annotated[
 BlocksizeOption = Annotated[
     int | None,
     typer.Option(
+        parser=Integer(1),
         metavar="N",
         rich_help_panel=_CALIBRATION,
         show_default="128",

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from gptfast_cli.commands.numbers import decimal_numbers, whole_numbers
 from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.commands.speculate_options import (
+    BATCH_SIZES,
+    DEPTHS,
+    TEMPERATURES,
     AssumeAlphaOption,
     BatchSizesOption,
     CertifyOption,
@@ -61,9 +63,9 @@ def speculate(
     *,
     model: ModelOption = None,
     draft: DraftsOption = None,
-    k: DepthsOption = "1..8",
-    batch_size: BatchSizesOption = "1,2,4,8",
-    temperature: TemperaturesOption = "0,0.8",
+    k: DepthsOption = DEPTHS,
+    batch_size: BatchSizesOption = BATCH_SIZES,
+    temperature: TemperaturesOption = TEMPERATURES,
     top_k: TopKOption = 200,
     top_p: TopPOption = 1.0,
     min_p: MinPOption = 0.0,
@@ -95,7 +97,6 @@ def speculate(
     all else to stderr. Ctrl-C keeps what is known by then.
     """
     _check_report(report)
-    depths, batch_sizes = whole_numbers("--k", k), whole_numbers("--batch-size", batch_size)
     if draft_only and len(draft or ()) != 1:
         raise UsageError("--draft-only measures one draft.", "Name it: --draft DRAFT")
     together = context.with_resource(ranks(tp))
@@ -109,16 +110,16 @@ def speculate(
     if draft_only and draft:
         from gptfast_cli.commands.draft_only import bench_draft
 
-        raise typer.Exit(bench_draft(draft[0], placing, batch_sizes, n_rounds=reps, json=json, quiet=quiet))
+        raise typer.Exit(bench_draft(draft[0], placing, batch_size.numbers, n_rounds=reps, json=json, quiet=quiet))
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         request = SpeculateRequest(
             settings=load_settings(),
             model=model_given(context, model_argument, model),
             drafts=tuple(draft or ()),
             placing=placing,
-            depths=depths,
-            batch_sizes=batch_sizes,
-            temperatures=decimal_numbers("--temperature", temperature),
+            depths=k.numbers,
+            batch_sizes=batch_size.numbers,
+            temperatures=temperature.numbers,
             sampling=Sampling(0.0, top_k, top_p, min_p),
             prompts=prompts,
             limit=limit,

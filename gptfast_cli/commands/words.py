@@ -2,12 +2,12 @@
 
 from typing import Any, Final
 
-from typer.core import TyperCommand
+from gptfast_cli.tree import GptFastCommand
 
 _TAKES_WORDS: Final = "--tasks"
 
 
-class WordsCommand(TyperCommand):
+class WordsCommand(GptFastCommand):
     """`--tasks a b` is read as `--tasks a,b`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  # typer has no public name for it

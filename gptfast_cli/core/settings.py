@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptfast_cli.core.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -23,6 +25,26 @@ class Settings:
     def kernel_cache(self) -> Path:
         """The folder of what was compiled on this machine."""
         return self.kernels or self.home / "kernels"
+
+
+def settings_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the settings file is looked for: ~/.config/gptfast/config.toml, XDG_CONFIG_HOME respected."""
+    folder = Path(environment.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    return folder / "gptfast" / "config.toml"
+
+
+def check_hub_environment(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise UsageError for a timeout of the Hugging Face Hub that is no number of seconds.
+
+    To be called before huggingface_hub is loaded, which reads them then and ends in a ValueError.
+    """
+    for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
+        value = environment.get(name)
+        if value and not (value.isascii() and value.isdecimal() and int(value[:9]) > 0 and len(value) < 9):
+            raise UsageError(
+                f"The environment variable {name} must be a whole number of seconds above 0, not {value!r}.",
+                f"unset {name}",
+            )
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:

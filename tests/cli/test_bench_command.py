@@ -130,8 +130,11 @@ def test_bench_of_a_model_without_any_option_names_it(gptfast: CommandLine) -> N
         (["tiny", "--arch", "llama-2-7b"], "MODEL and --arch exclude"),
         (["--arch", "llama-2-8b"], "no shape called 'llama-2-8b'"),
         (["--arch", "tinyllama-1.1b", "--mode", "int3"], "no scheme called 'int3'"),
-        (["--batch-size", "1,two"], "--batch-size takes whole numbers between commas, not 'two'"),
-        (["--prompt-len", "0", "--gen-len", ""], "nothing to measure"),
+        (
+            ["--batch-size", "1,two"],
+            "--batch-size must be whole numbers of at least 1, such as 1,2,4 or 1..8, not 'two'",
+        ),
+        (["--prompt-len", "0", "--gen-len", "0"], "nothing to measure"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(gptfast: CommandLine, arguments: list[str], says: str) -> None:

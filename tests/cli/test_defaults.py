@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from cli.command_line import CommandLine
-from gptfast_cli.commands.defaults import load_defaults, settings_file
+from gptfast_cli.commands.defaults import load_defaults
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.settings import settings_file
 
 
 def write_settings(home: Path, text: str) -> None:
@@ -24,7 +25,7 @@ def test_without_a_file_there_are_no_defaults(tmp_path: Path) -> None:
 def test_a_key_is_spelled_with_dashes_or_underscores(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text("[generate]\nmax-new-tokens = 7\ntop_k = 3\n")
-    assert load_defaults(path) == {"generate": {"max_new_tokens": 7, "top_k": 3}}
+    assert load_defaults(path) == {"generate": {"max_new_tokens": "7", "top_k": "3"}}
 
 
 @pytest.mark.parametrize(

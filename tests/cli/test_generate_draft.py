@@ -65,7 +65,10 @@ def test_options_reach_the_job(fake: Callable[[str], CommandLine]) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--draft", "tiny-draft", "--speculate-k", "-2"), "--speculate-k must be 0 or more, or auto"),
+        (
+            ("--draft", "tiny-draft", "--speculate-k", "-2"),
+            "--speculate-k must be a whole number of at least 0, or auto",
+        ),
         (("--draft", "self:plain"), "There are self:int4, self:int8"),
         (("--speculate-k", "3"), "--speculate-k goes with --draft"),
     ],

@@ -93,9 +93,9 @@ def test_ctrl_c_tells_what_is_known(gptfast: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        (("--k", "3..1"), 2, "--k: 3..1 is no range"),
-        (("--k", "0"), 2, "--k must be at least 1"),
-        (("--temperature", "warm"), 2, "--temperature takes numbers between commas"),
+        (("--k", "3..1"), 2, "--k must be whole numbers of at least 1, such as"),
+        (("--k", "0"), 2, "--k must be whole numbers of at least 1"),
+        (("--temperature", "warm"), 2, "--temperature must be numbers of at least 0"),
         (("--report", "out.pdf"), 2, "--report writes .html, .md, .json"),
         (("--report", "/no/such/folder/out.html"), 2, "--report cannot write"),
         (("--draft-only",), 2, "--draft-only measures one draft"),

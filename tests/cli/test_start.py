@@ -3,8 +3,10 @@
 import time
 
 import pytest
+import typer
 
 from cli.command_line import CommandLine
+from gptfast_cli.app import command_tree
 
 COMMANDS = ["download", "convert", "quantize", "generate", "speculate", "eval", "bench"]
 QUICK = [["--help"], ["--version"], ["generate", "--help"], ["quantize", "--help"], ["bench", "--help"]]
@@ -12,9 +14,30 @@ SLOW_MODULES = {"torch", "numpy", "transformers", "huggingface_hub", "safetensor
 
 
 def test_help_lists_every_command_in_the_order_of_the_contract(gptfast: CommandLine) -> None:
-    help_text = gptfast.run("--help").stdout.decode()
-    listed = [line.split()[0] for line in help_text.partition("Commands:")[2].splitlines() if line.strip()]
-    assert listed == COMMANDS
+    rows = gptfast.run("--help").stdout.decode().partition("Commands:")[2].splitlines()
+    assert [row.split()[0] for row in rows if row.startswith("  ") and row[2] != " "] == COMMANDS
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"]], ids=" ".join)
+def test_help_in_a_pipe_cuts_no_description(gptfast: CommandLine, arguments: list[str]) -> None:
+    text = " ".join(gptfast.run(*arguments).stdout.decode().split())
+    for command in typer.main.get_group(command_tree(plain=True)).commands.values():
+        assert " ".join(str(command.help).partition("\n\n")[0].split()) in text
+    assert "..." not in text.replace("[ARGS]...", "")
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_in_a_pipe_keeps_the_groups_of_options(gptfast: CommandLine, flag: str) -> None:
+    text = gptfast.run("generate", flag).stdout.decode()
+    headings = [line.rstrip(":") for line in text.splitlines() if line and line[0] != " " and line.endswith(":")]
+    assert headings[:4] == ["Arguments", "Options", "Prompt", "Chat"]
+    assert {"Sampling", "Speed", "Machine", "Output"} < set(headings)
+    assert text.index("Sampling:") < text.index("--temperature") < text.index("Speed:")
+
+
+def test_help_on_a_terminal_shows_no_type_of_a_flag(gptfast: CommandLine) -> None:
+    _, screen = gptfast.run_in_terminal("generate", "-h")
+    assert "Sampling" in screen and "bool" not in screen
 
 
 @pytest.mark.parametrize("columns", [80, 120])

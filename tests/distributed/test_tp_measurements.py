@@ -56,7 +56,7 @@ NOT_EVEN = "layers=2,dim=128,heads=2,ffn=68,vocab=99"  # half of 68 is no whole 
             ("--arch", NOT_EVEN, "--mode", "int4", "--threads", "1", "--tp", "1,2"),
             "A matrix in int4 cannot be cut at columns 0 and 34: its smallest groups are of 32.",
         ),
-        ((*TINY, "--tp", "0"), "--tp must be at least 1, not 0."),
+        ((*TINY, "--tp", "0"), "--tp must be whole numbers of at least 1, such as 1,2,4 or 1..8, not '0'."),
     ],
 )
 def test_bench_tells_what_no_ranks_can_do_before_it_loads(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from gptfast_cli.core.errors import ExitCode, GptFastError
+from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 
 FOLDER: Final = "GPTFAST_RANKS"
 """The variable that names the folder in which ranks leave what they fail with, where our own launcher is there."""
@@ -40,10 +40,20 @@ class Failure:
 
 
 def this_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
-    """The rank of this process; None where no launcher has started it."""
+    """The rank of this process; None where no launcher has started it. Raises UsageError."""
     if _STARTED_BY_LAUNCHER not in environment:
         return None
-    return Rank(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+    return Rank(*(_number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name, "")
+    if not (value.isascii() and value.isdecimal() and len(value) < 10):
+        raise UsageError(
+            f"The environment variable {name} must be a whole number, not {value!r}.",
+            f"Start it with torchrun, or outside of it: unset {_STARTED_BY_LAUNCHER}",
+        )
+    return int(value)
 
 
 def leave_failure(error: GptFastError) -> bool:

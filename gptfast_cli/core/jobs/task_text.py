@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any
 
 from gptfast_cli.core.errors import NetworkError, UsageError
+from gptfast_cli.core.settings import check_hub_environment
 
 _MOST = 10_000  # documents of a task
 
@@ -15,6 +16,7 @@ def documents_of_tasks(names: Sequence[str]) -> list[str]:
     Raises UsageError where lm_eval is not installed and for a task that it does not know or that has nothing to learn
     from; NetworkError where a task's data cannot be had.
     """
+    check_hub_environment()
     try:
         from lm_eval.tasks import TaskManager  # noqa: PLC0415  (an extra that most people have no need of)
     except ImportError as error:

@@ -10,6 +10,7 @@ from gptfast_cli.core.measure.tasks.options import TaskOptions
 from gptfast_cli.core.measure.tasks.requests import Answer, Request
 from gptfast_cli.core.measure.tasks.results import Marks
 from gptfast_cli.core.registry import Plugs
+from gptfast_cli.core.settings import check_hub_environment
 
 
 class Exam(Protocol):
@@ -56,6 +57,7 @@ def open_tasks(options: TaskOptions) -> TaskSet:
     """
     if all(name.startswith("bundled") for name in options.names):
         return sources["bundled"].tasks(options)
+    check_hub_environment()
     try:
         harness = sources["harness"]
     except ModuleNotFoundError as error:

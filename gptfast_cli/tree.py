@@ -1,0 +1,78 @@
+"""The classes of the command tree: how help looks, and where the values of options came from."""
+
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from gptfast_cli.core.settings import settings_file
+from gptfast_cli.options import Invocation, OutsideValue
+from gptfast_cli.render.help import write_help
+
+_HELP_NAMES = ["-h", "--help"]
+
+
+class GptFastCommand(TyperCommand):
+    """A command whose help is whole in a pipe too, and whose invocation knows which options were set elsewhere."""
+
+    def get_help_option_names(self, _: Any) -> list[str]:  # noqa: ANN401  # typer has no public name for it
+        """-h beside --help."""
+        return _HELP_NAMES
+
+    def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
+        """The parameters; a flag has no type to show."""
+        return _without_types(super().get_params(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        """Boxes on a terminal, text elsewhere."""
+        if self.rich_markup_mode is None:
+            write_help(self, ctx, formatter)
+        else:
+            super().format_help(ctx, formatter)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
+        """Keep the values that came from the environment or the settings file, for errors that are about them."""
+        if isinstance(ctx.obj, Invocation):
+            ctx.obj.outside_values = tuple(
+                OutsideValue(parameter.opts[0], ctx.params[parameter.name], origin)
+                for parameter in self.params
+                if (origin := origin_of(ctx, parameter)) is not None
+            )
+        return super().invoke(ctx)
+
+
+class GptFastGroup(TyperGroup):
+    """The program itself, with the same help."""
+
+    def get_help_option_names(self, _: Any) -> list[str]:  # noqa: ANN401
+        """-h beside --help."""
+        return _HELP_NAMES
+
+    def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
+        """The parameters; a flag has no type to show."""
+        return _without_types(super().get_params(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        """Boxes on a terminal, text elsewhere."""
+        if self.rich_markup_mode is None:
+            write_help(self, ctx, formatter)
+        else:
+            super().format_help(ctx, formatter)
+
+
+def origin_of(context: Any, parameter: Any) -> str | None:  # noqa: ANN401
+    """What sets an option, where nobody typed it: `GPTFAST_MODEL`, or `[generate] in FILE`; None where it was typed."""
+    source = context.get_parameter_source(parameter.name)
+    match source.name if source is not None else None:
+        case "ENVIRONMENT":
+            return str(parameter.envvar)
+        case "DEFAULT_MAP":
+            return f"[{context.info_name}] in {settings_file()}"
+        case _:
+            return None
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if isinstance(parameter, TyperOption) and parameter.is_flag:
+            parameter.metavar = ""
+    return parameters
