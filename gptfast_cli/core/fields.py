@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from gptfast_cli.core.errors import CorruptError
 
-_LARGEST_INTEGER = 2**53  # beyond it, JSON readers differ
+_LARGEST_INTEGER = 2**31 - 1  # an int of C, which sizes and counts become
 _LARGEST_NUMBER = 1e300
 _MAX_FILE_BYTES = 32_000_000  # the largest index in use has 9 million
 

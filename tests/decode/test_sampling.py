@@ -16,6 +16,15 @@ from transformers import (
 from gptfast_cli.core.decode.sampling import Sampling, check, penalise, probabilities
 from gptfast_cli.core.errors import UsageError
 
+TINY = float(torch.finfo(torch.float32).tiny)
+LIMITS = [
+    *(Sampling(temperature, top_k) for temperature in (TINY, 1e-30, 3.4e38) for top_k in (0, 5, 2**31 - 1)),
+    *(Sampling(1.0, top_k, top_p) for top_p in (TINY, 1e-7) for top_k in (0, 5)),
+    *(Sampling(1.0, top_k, 1.0, min_p) for min_p in (5e-324, 1e-300, 1.0) for top_k in (0, 5)),
+    *(Sampling(1.0, 0, repetition_penalty=penalty) for penalty in (1e-6, 1e6)),
+]
+"""The smallest and largest values that `check` lets through."""
+
 
 def oracle(logits: torch.Tensor, history: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)])
@@ -53,18 +62,38 @@ def test_probabilities_are_float32_whatever_the_logits_are() -> None:
     torch.testing.assert_close(p, logits.double().softmax(-1).float())
 
 
+@pytest.mark.parametrize("sampling", LIMITS, ids=str)
+def test_at_the_limits_of_options_probabilities_are_those_in_float64(sampling: Sampling) -> None:
+    check(sampling)
+    logits = 8 * torch.randn(3, 97, generator=torch.Generator().manual_seed(3))
+    seen = torch.arange(97).remainder(3).eq(0).expand(3, 97)
+    p = probabilities(penalise(logits, seen, sampling.repetition_penalty), sampling)
+    expected = probabilities(penalise(logits.double(), seen, sampling.repetition_penalty), sampling)
+    assert p.isfinite().all()
+    torch.testing.assert_close(p.double(), expected, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("temperature", -0.1),
         ("temperature", float("nan")),
         ("temperature", float("inf")),
+        ("temperature", 1e-60),
+        ("temperature", 1e39),
         ("top_k", -1),
+        ("top_k", 2**32 + 1),
         ("top_p", 0.0),
+        ("top_p", 5e-324),
+        ("top_p", float("nan")),
         ("top_p", 1.1),
         ("min_p", -0.1),
         ("min_p", 1.1),
+        ("min_p", float("nan")),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-300),
+        ("repetition_penalty", 1e300),
+        ("repetition_penalty", float("nan")),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(field: str, value: float) -> None:

@@ -167,7 +167,7 @@ def test_rows_are_encoded_when_their_turn_comes(request_for: BatchRequest) -> No
 BAD_FOR_THE_MODEL = [
     ({"messages": [{"role": "user", "content": "hi"}]}, "no chat template"),
     ({"prompt": "hi", "system": "Be kind."}, "no chat template"),
-    ({"prompt_ids": [1, 99999]}, "Token id 99999 is outside"),
+    ({"prompt_ids": [1, 99999]}, "Token id 99999 has no embedding"),
     ({"prompt": "word " * 3000}, "and the context holds"),
     ({"prompt": "half \ud83d"}, "not valid Unicode"),
     ({"nope": 1, "prompt": "x"}, "nope: no row has such a field"),

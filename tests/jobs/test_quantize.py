@@ -178,7 +178,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_no_ground_for_fidelity(t
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"vocab_size": 60}))
     told = events(model, settings_in(tmp_path))
-    assert any(isinstance(event, Note) and "tokens that the model does not know" in event.text for event in told)
+    assert any(isinstance(event, Note) and "has no embedding: the model has 60" in event.text for event in told)
 
 
 def test_fidelity_is_measured_on_a_text_of_ones_own(tmp_path: Path) -> None:

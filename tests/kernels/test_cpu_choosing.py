@@ -14,6 +14,12 @@ from gptfast_cli.core.kernels.cpu.library import Choice
 
 engine = functools.cache(library)
 
+TINY = float(torch.finfo(torch.float32).tiny)
+LIMITS = [
+    *(Sampling(temperature, top_k) for temperature in (TINY, 1e-30, 3.4e38) for top_k in (0, 5, 2**31 - 1)),
+    *(Sampling(1.0, top_k, top_p) for top_p in (TINY, 1e-7) for top_k in (0, 5)),
+    *(Sampling(1.0, top_k, 1.0, min_p) for min_p in (5e-324, 1e-300, 1.0) for top_k in (0, 5)),
+]
 UNIFORMS = [0.0, 1e-9, 0.01, 0.2, 0.37, 0.5, 0.77, 0.9, 0.999, 1 - 2**-32]
 
 
@@ -48,6 +54,25 @@ def test_draws_follow_the_probabilities(sampling: Sampling) -> None:
     tokens = torch.tensor([chosen(logits, sampling, (i + 0.5) / n) for i in range(n)])
     # evenly spaced numbers: the counts are those of the law, but for one at each end of a token's step
     assert (torch.bincount(tokens, minlength=60) - n * p).abs().max() <= 1.01
+
+
+@pytest.mark.parametrize("sampling", LIMITS, ids=str)
+def test_at_the_limits_of_options_a_draw_is_that_of_float64(sampling: Sampling) -> None:
+    logits = 8 * torch.randn(4096, generator=torch.Generator().manual_seed(2))
+    p = probabilities(logits.double().unsqueeze(0), sampling)[0]
+    ends = p.cumsum(0) / p.sum()
+    for uniform in UNIFORMS:
+        token = chosen(logits, sampling, uniform)
+        assert p[token] > 0
+        assert ends[token] - p[token] - 1e-5 <= uniform <= ends[token] + 1e-5
+
+
+def test_the_most_probable_token_stays_however_small_top_p_is() -> None:
+    """In the engine's threads 5e-324 counts as 0."""
+    logits = torch.randn(4096, generator=torch.Generator().manual_seed(2))
+    best = int(logits.argmax())
+    for top_k in (0, 5):
+        assert {chosen(logits, Sampling(1.0, top_k, 0.0), uniform) for uniform in UNIFORMS} == {best}
 
 
 def test_the_most_probable_token_is_the_first_of_several() -> None:

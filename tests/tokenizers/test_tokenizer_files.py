@@ -110,3 +110,13 @@ def test_a_damaged_file_is_named_with_the_next_step(tmp_path: Path, name: str, c
         open_tokenizer(tmp_path)
     assert "--tokenizer-from" in caught.value.hint
     assert len(caught.value.message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("sample", ["v1", "rewritten", "byte_level", "tiktoken", "tekken"])
+def test_every_token_of_a_vocabulary_is_found_by_its_id(sample: str, tokenizer_of: Callable[[str], Tokenizer]) -> None:
+    vocabulary = tokenizer_of(sample).vocabulary
+    written = [vocabulary.token_of(token_id) for token_id in range(vocabulary.vocab_size)]
+    found = [None if text is None or "\ufffd" in text else vocabulary.id_of(text) for text in written]
+    assert sum(token_id is not None for token_id in found) > 300
+    assert all(token_id in (None, expected) for expected, token_id in enumerate(found))
+    assert vocabulary.token_of(-1) is vocabulary.token_of(vocabulary.vocab_size) is vocabulary.token_of(2**40) is None

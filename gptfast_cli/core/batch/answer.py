@@ -10,7 +10,6 @@ from gptfast_cli.core.decode.prompter import Message, Prompter
 from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.decode.transcript import Transcript
-from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.settings import Settings
 
 _INDEX_BITS = 32  # of a stream's number: the row; the bits above them tell the samples of a row apart
@@ -91,8 +90,7 @@ def _prompt_ids(row: Row, setting: Setting) -> tuple[int, ...]:
         case Messages(messages):
             return prompter.encode(prompter.render([*_opening(row, prompter), *messages]))
         case ids:
-            if (largest := max(ids)) >= (vocab_size := setting.loaded.config.vocab_size):
-                raise UsageError(f"Token id {largest} is outside of the model's vocabulary of {vocab_size}.")
+            setting.loaded.check_ids(ids)
             return ids
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gptfast_cli.core.decode.ranges import check_at_least, check_stops
+from gptfast_cli.core.decode.ranges import check_at_least, check_samples, check_stops
 from gptfast_cli.core.decode.sampling import Sampling, check
 
 
@@ -29,5 +29,6 @@ def check_defaults(options: AnswerOptions) -> None:
     """Raise UsageError for a default out of range; it names the flag."""
     check(options.sampling)
     check_stops(options.stop)
-    check_at_least(1, {"--max-new-tokens": options.max_new_tokens, "--num-samples": options.num_samples})
+    check_samples(options.num_samples)
+    check_at_least(1, {"--max-new-tokens": options.max_new_tokens})
     check_at_least(0, {"--logprobs": options.n_logprobs})

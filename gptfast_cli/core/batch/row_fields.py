@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from gptfast_cli.core.batch.options import AnswerOptions
-from gptfast_cli.core.decode.ranges import LARGEST_SEED
+from gptfast_cli.core.decode.ranges import LARGEST_SEED, MOST_SAMPLES
 from gptfast_cli.core.decode.sampling import check
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.fields import Fields
@@ -88,7 +88,7 @@ def own_options(body: Fields, defaults: AnswerOptions) -> AnswerOptions:
         max_new_tokens=body.integer(_spelling(body, _MAX_NEW_TOKENS), defaults.max_new_tokens),
         stop=_stop(body, defaults.stop),
         ignore_eos=body.flag("ignore_eos", defaults.ignore_eos),
-        num_samples=body.integer(_spelling(body, _NUM_SAMPLES), defaults.num_samples),
+        num_samples=body.integer(_spelling(body, _NUM_SAMPLES), defaults.num_samples, maximum=MOST_SAMPLES),
         n_logprobs=_n_logprobs(body, defaults.n_logprobs),
         seed=body.integer("seed", minimum=0, maximum=LARGEST_SEED) if "seed" in body else defaults.seed,
         system=body.text("system") if "system" in body else defaults.system,

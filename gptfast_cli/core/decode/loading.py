@@ -21,6 +21,7 @@ from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.quant.stored import stored
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
+from gptfast_cli.core.token_ids import check_token_ids
 from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer, special_tokens
 
 
@@ -45,6 +46,10 @@ class LoadedModel:
         """The model's shape."""
         return self.model.config
 
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise TokenIdError for the first id that has no row in the model's embedding."""
+        check_token_ids(ids, self.config.vocab_size, self.tokenizer.vocabulary.token_of if self.tokenizer else None)
+
     def limits(
         self,
         max_new_tokens: int,
@@ -62,8 +67,9 @@ class LoadedModel:
         longest = self.config.max_context
         if max_context is not None and max_context > longest:
             raise UsageError(f"--max-context {max_context} is beyond the {longest} tokens that {self.name} can hold.")
-        end_ids = frozenset() if ignore_eos else self.stop_ids | turn_end_ids
-        named = stop_token_ids(stop, self.tokenizer)
+        possible = range(self.config.vocab_size)  # ids beyond it never come, and may be of any size
+        end_ids = frozenset() if ignore_eos else (self.stop_ids | turn_end_ids).intersection(possible)
+        named = stop_token_ids(stop, self.tokenizer).intersection(possible)
         return Limits(max_new_tokens, max_context or longest, end_ids | named, named - end_ids)
 
 
@@ -88,7 +94,7 @@ def load(
         checkpoint = open_checkpoint(found.path)
         dtype = pick_dtype(placing.dtype, checkpoint.dtype, device)
         special = special_tokens_of(checkpoint)
-        tokenizer = open_tokenizer(found.path, special)
+        tokenizer = open_tokenizer(found.path, special, n_embeddings=checkpoint.config.vocab_size)
     yield Note(
         f"{role}: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters, "
         f"{checkpoint.scheme} {computing_name(dtype, pick_kv_dtype(placing.kv_dtype, dtype))} on {device}"

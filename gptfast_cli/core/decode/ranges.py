@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from gptfast_cli.core.errors import UsageError
 
 LARGEST_SEED = 2**64 - 1
+MOST_SAMPLES = 2**16
 
 
 def check_at_least(minimum: int, values: Mapping[str, int | None]) -> None:
@@ -18,6 +19,12 @@ def check_seed(seed: int | None) -> None:
     """Raise UsageError for a seed outside of 64 bits."""
     if seed is not None and not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"--seed must be from 0 to {LARGEST_SEED}, not {seed}.")
+
+
+def check_samples(n: int) -> None:
+    """Raise UsageError for a number of samples of one prompt that is out of its range."""
+    if not 1 <= n <= MOST_SAMPLES:
+        raise UsageError(f"--num-samples must be from 1 to {MOST_SAMPLES}, not {n}.")
 
 
 def check_stops(stops: Sequence[str]) -> None:

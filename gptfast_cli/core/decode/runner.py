@@ -22,6 +22,7 @@ from gptfast_cli.core.model.cache import KVCache
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.model.logits import Logits
 from gptfast_cli.core.model.native import NativeModel
+from gptfast_cli.core.token_ids import check_token_ids
 
 PREFILL_CHUNK = 512
 """Prompt tokens fed at once: enough to keep the arithmetic busy, few enough to bound the memory of their scores."""
@@ -95,7 +96,11 @@ class Runner:
             self.step([])
 
     def prefill(self, row: int, tokens: Sequence[int]) -> Logits:
-        """Feed a piece of a prompt to one row; return the logits of the token to come, a single row."""
+        """Feed a piece of a prompt to one row; return the logits of the token to come, a single row.
+
+        Raises TokenIdError for a token without an embedding, which nothing has been fed of then.
+        """
+        check_token_ids(tokens, self.model.config.vocab_size)
         rows, most = slice(row, row + 1), min(self._cache.most_tokens, len(tokens))
         for piece in (tokens[first : first + most] for first in range(0, len(tokens), most)):
             with phase("prefill"):
@@ -172,7 +177,10 @@ class Runner:
         """Feed rows more of texts that are certain, any number of tokens to each.
 
         Returns the logits after the wanted ones, counted through the tokens of all rows: [wanted, vocab] float32.
+        Raises TokenIdError for a token without an embedding, before anything is fed.
         """
+        for text in texts:
+            check_token_ids(text, self.model.config.vocab_size)
         self._cache.begin(rows, max(self._cache.lengths[rows]) + max(map(len, texts)))
         device = self.model.device
         with self.alone(), phase("prefill"), torch.inference_mode():

@@ -28,14 +28,32 @@ class Sampling:
         return self.temperature == 0
 
 
+_FLOAT32 = torch.finfo(torch.float32)
+"""Logits are float32: a smaller number than its `tiny` would be 0 there, a larger one than its `max` infinite."""
+
+_MOST_TOP_K = 2**31 - 1
+
+_MOST_PENALTY = 1e6
+"""Logits up to 3e32 stay finite under this penalty, and under 1 / it."""
+
+
 def check(sampling: Sampling) -> None:
-    """Raise UsageError for a value outside its range."""
+    """Raise UsageError for a value outside its range, in the precision that computes with it."""
+    temperature, penalty = sampling.temperature, sampling.repetition_penalty
     ranges = {
-        "--temperature": (sampling.temperature, 0 <= sampling.temperature < math.inf, "0 or more"),
-        "--top-k": (sampling.top_k, sampling.top_k >= 0, "0 (off) or more"),
-        "--top-p": (sampling.top_p, 0 < sampling.top_p <= 1, "above 0 and at most 1"),
+        "--temperature": (
+            temperature,
+            temperature == 0 or _FLOAT32.tiny <= temperature <= _FLOAT32.max,
+            f"0, or from {_FLOAT32.tiny:.2g} to {_FLOAT32.max:.2g}",
+        ),
+        "--top-k": (sampling.top_k, 0 <= sampling.top_k <= _MOST_TOP_K, f"from 0 (off) to {_MOST_TOP_K}"),
+        "--top-p": (sampling.top_p, _FLOAT32.tiny <= sampling.top_p <= 1, f"from {_FLOAT32.tiny:.2g} to 1"),
         "--min-p": (sampling.min_p, 0 <= sampling.min_p <= 1, "from 0 to 1"),
-        "--repetition-penalty": (sampling.repetition_penalty, 0 < sampling.repetition_penalty < math.inf, "above 0"),
+        "--repetition-penalty": (
+            penalty,
+            1 / _MOST_PENALTY <= penalty <= _MOST_PENALTY,
+            f"from {1 / _MOST_PENALTY:g} to {_MOST_PENALTY:g}",
+        ),
     }
     for option, (value, fits, allowed) in ranges.items():
         if not fits:

@@ -15,7 +15,7 @@ from gptfast_cli.core.decode.logprobs import TokenLogprobs
 from gptfast_cli.core.decode.prompt_cache import PromptCache
 from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
 from gptfast_cli.core.decode.randomness import uniform
-from gptfast_cli.core.decode.ranges import check_at_least, check_seed, check_stops
+from gptfast_cli.core.decode.ranges import check_at_least, check_samples, check_seed, check_stops
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sampling import Sampling, check
@@ -202,8 +202,7 @@ def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[tupl
         case str(text):
             return (yield from _encode(text, request, loaded))
         case ids:
-            if unknown := next((token for token in ids if not 0 <= token < vocab_size), None):
-                raise UsageError(f"Token id {unknown} is outside of the model's vocabulary of {vocab_size}.")
+            loaded.check_ids(ids)
             return ids, frozenset()
 
 
@@ -223,11 +222,11 @@ def _check(request: GenerateRequest) -> None:
     check(request.sampling)
     check_seed(request.seed)
     check_stops(request.stop)
+    check_samples(request.num_samples)
     check_at_least(
         1,
         {
             "--max-new-tokens": request.max_new_tokens,
-            "--num-samples": request.num_samples,
             "--batch-size": request.batch_size,
             "--max-context": request.max_context,
             "--prompt-length": request.prompt_length,

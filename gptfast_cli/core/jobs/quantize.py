@@ -41,6 +41,7 @@ from gptfast_cli.core.quant.rounding import CalibratedRounding, roundings
 from gptfast_cli.core.quant.sizes import PartSize, part_sizes
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
+from gptfast_cli.core.token_ids import TokenIdError
 from gptfast_cli.core.tokenizers import Tokenizer, open_tokenizer
 
 
@@ -131,7 +132,9 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     checkpoint = open_checkpoint(found.path)
     yield Note(f"Model: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters")
     dtype = pick_dtype(request.placing.dtype, checkpoint.dtype, device)
-    tokenizer = open_tokenizer(checkpoint.path, special_tokens_of(checkpoint))
+    tokenizer = open_tokenizer(
+        checkpoint.path, special_tokens_of(checkpoint), n_embeddings=checkpoint.config.vocab_size
+    )
     _check_plain(found, checkpoint)
     calibrating = _calibrating(request, checkpoint, tokenizer)
     chosen = None
@@ -191,13 +194,7 @@ def _calibrating(request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: To
             "It takes a text to learn from, and the model has no tokenizer to read one with.",
             f"Give it one when it is converted (--tokenizer-from), or take --mode and --rounding {FALLBACK}.",
         )
-    calibrating = read_calibration(request.calibration, tokenizer, checkpoint.config)
-    if _has_unknown_tokens(calibrating.texts, checkpoint):
-        raise UsageError(
-            "The tokenizer has tokens that the model does not know, so no text can be read.",
-            f"Convert the model with its own tokenizer, or take --rounding {FALLBACK}.",
-        )
-    return calibrating
+    return read_calibration(request.calibration, tokenizer, checkpoint.config)
 
 
 def _is_calibrated(request: QuantizeRequest) -> bool:
@@ -206,10 +203,6 @@ def _is_calibrated(request: QuantizeRequest) -> bool:
 
 def _rounder(request: QuantizeRequest, calibration: Calibration | None = None) -> Rounder:
     return Rounder(roundings[request.rounding], calibration, request.calibration.compensation)
-
-
-def _has_unknown_tokens(texts: list[list[int]], checkpoint: Checkpoint) -> bool:
-    return any(token >= checkpoint.config.vocab_size for text in texts for token in text)
 
 
 def _check_plain(found: Resolved, checkpoint: Checkpoint) -> None:
@@ -281,14 +274,15 @@ def _texts(
     if tokenizer is None:
         yield Note("No fidelity is measured: the model has no tokenizer.")
         return None
-    if request.fidelity_text is not None:
-        texts = texts_of_file(request.fidelity_text, tokenizer, checkpoint.config.max_context)
-    else:
-        texts = bundled_texts(tokenizer, checkpoint.config.max_context)
+    try:
+        if request.fidelity_text is not None:
+            texts = texts_of_file(request.fidelity_text, tokenizer, checkpoint.config.max_context)
+        else:
+            texts = bundled_texts(tokenizer, checkpoint.config.max_context)
+    except TokenIdError as error:
+        yield Note(f"No fidelity is measured: {error.message}")
+        return None
     if calibrating is not None:
         what = "The bundled held-out text" if request.fidelity_text is None else str(request.fidelity_text)
         refuse_overlap(measured_content(request.fidelity_text), calibrating.record, what=what)
-    if _has_unknown_tokens(texts, checkpoint):
-        yield Note("No fidelity is measured: the tokenizer has tokens that the model does not know.")
-        return None
     return texts

@@ -34,18 +34,21 @@ __all__ = [
 _COMPANIONS = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, GENERATION_CONFIG)
 
 
-def open_tokenizer(folder: Path, special: SpecialTokens | None = None) -> Tokenizer | None:
+def open_tokenizer(
+    folder: Path, special: SpecialTokens | None = None, *, n_embeddings: int | None = None
+) -> Tokenizer | None:
     """The tokenizer of a model's folder, or None where it holds no tokenizer file.
 
     `special` is what a checkpoint's manifest keeps; without it the special tokens are read from the folder's JSON
     files, config.json among them. Where files of several formats are there, the first readable one of the lowest
-    rank is taken.
+    rank is taken. `n_embeddings` is the number of rows of the model's embedding, which may be smaller than the
+    vocabulary: the tokens beyond them cannot be encoded. None where ids are not fed to a model.
 
     Raises CorruptError where no tokenizer file of the folder can be read, or a JSON file beside it is damaged.
     """
     declared = read_declarations(folder)
     vocabulary = _read_vocabulary(folder, declared)
-    return None if vocabulary is None else Tokenizer(vocabulary, special or resolve(declared, vocabulary))
+    return None if vocabulary is None else Tokenizer(vocabulary, special or resolve(declared, vocabulary), n_embeddings)
 
 
 def special_tokens(folder: Path) -> SpecialTokens:

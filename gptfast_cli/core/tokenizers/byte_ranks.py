@@ -75,6 +75,12 @@ class ByteRankVocabulary:
         added = self._id_of_added.get(token)
         return self._id_of_token.get(token.encode()) if added is None else added
 
+    def token_of(self, token_id: int) -> str | None:
+        """See Vocabulary."""
+        if (added := self._added.get(token_id)) is not None:
+            return added.content
+        return self._bytes(token_id).decode(errors="replace") or None
+
     def encode(self, text: str) -> list[int]:
         """See Vocabulary.
 

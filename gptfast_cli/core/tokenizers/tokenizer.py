@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.token_ids import check_token_ids
 from gptfast_cli.core.tokenizers.special_tokens import SpecialTokens
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
 from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
@@ -15,6 +16,7 @@ class Tokenizer:
 
     vocabulary: Vocabulary
     special: SpecialTokens
+    n_embeddings: int | None = None  # rows of the model's embedding; None where ids are not fed to a model
 
     @property
     def vocab_size(self) -> int:
@@ -34,10 +36,12 @@ class Tokenizer:
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """The token ids of `text`, led by BOS where the model expects one, and by exactly one.
 
+        Each of them has a row in the model's embedding.
+
         A text that already begins with BOS, written out as chat templates do, gets no second one. Special tokens
         written out in the text become those tokens. With `bos=False` nothing is added.
 
-        Raises UsageError where the text is not well-formed Unicode.
+        Raises UsageError where the text is not well-formed Unicode, TokenIdError where the model lacks a token.
         """
         try:
             text.encode()
@@ -49,8 +53,14 @@ class Tokenizer:
         ids = self.vocabulary.encode(text)
         bos_id = self.special.bos_id
         if bos and self.special.add_bos and bos_id is not None and ids[:1] != [bos_id]:
-            return [bos_id, *ids]
+            ids = [bos_id, *ids]
+        self.check_ids(ids)
         return ids
+
+    def check_ids(self, ids: Iterable[int]) -> None:
+        """Raise TokenIdError for the first id that has no row in the model's embedding."""
+        if self.n_embeddings is not None:
+            check_token_ids(ids, self.n_embeddings, self.vocabulary.token_of)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of a sequence, without its special tokens; ids outside of the vocabulary have no text.

@@ -48,6 +48,10 @@ class Vocabulary(Protocol):
         """The id of a token given as it is written in the vocabulary, or None."""
         ...
 
+    def token_of(self, token_id: int) -> str | None:
+        """The token of an id as it is written in the vocabulary, or None."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """The tokens of well-formed Unicode text, with nothing added at either end."""
         ...

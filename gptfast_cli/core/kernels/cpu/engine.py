@@ -14,7 +14,8 @@ from torch import Tensor
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.kernels import Linear
-from gptfast_cli.core.kernels.cpu.library import Ahead, Call, Choice, Dimensions, Outlook, Stored, Sum
+from gptfast_cli.core.kernels.cpu.library import NO_EMBEDDING, Ahead, Call, Choice, Dimensions, Outlook, Stored, Sum
+from gptfast_cli.core.token_ids import TokenIdError
 
 QKV, OUTPUT, GATE_UP, DOWN = range(4)
 ATTENTION_NORM, FFN_NORM = range(2)
@@ -136,10 +137,15 @@ class Engine:
         self.library.gptfast_set_sum(self.pointer, self._sum, is_first)
 
     def run(self, batch: Batch, place: Place) -> Tensor:
-        """Run tokens through the model, writing their keys and values; logits [outputs, vocab_size] float32."""
+        """Run tokens through the model, writing their keys and values; logits [outputs, vocab_size] float32.
+
+        Raises TokenIdError for a token without an embedding, before anything is read or written.
+        """
         logits = torch.empty(len(batch.outputs), self._vocab_size)
         with contextlib.nullcontext() if self._summing is None else _signals_wait():
-            self.library.gptfast_run(self.pointer, call_of(batch, place, logits))
+            is_done = self.library.gptfast_run(self.pointer, call_of(batch, place, logits))
+        if not is_done:
+            raise self.token_error(batch.tokens)
         if self._summing is not None and self._summing.failure is not None:
             raise self._summing.failure
         return logits
@@ -158,6 +164,8 @@ class Engine:
 
         choices: of each output; uniforms: [steps][outputs] numbers in [0, 1), one for each choice
         stops:   tokens of which none is followed by another step
+
+        Raises TokenIdError as `run` does.
         """
         n_steps, n_rows = len(uniforms), len(choices)
         logits = torch.empty(n_steps if keep_logits else 1, n_rows, self._vocab_size)
@@ -172,8 +180,20 @@ class Engine:
             n_rows * self._vocab_size if keep_logits else 0,
         )
         n_done = self.library.gptfast_run_ahead(self.pointer, call_of(batch, place, logits), ahead)
+        if n_done == NO_EMBEDDING:
+            raise self.token_error(batch.tokens)
         tokens = [list(chosen[step * n_rows : (step + 1) * n_rows]) for step in range(n_done)]
         return Chosen(tokens, logits[:n_done] if keep_logits else None)
+
+    def token_error(self, tokens: Sequence[int]) -> TokenIdError:
+        """The error that one of these tokens has no embedding."""
+        n = self.n_embeddings
+        return TokenIdError(next((token for token in tokens if not 0 <= token < n), n), n)
+
+    @property
+    def n_embeddings(self) -> int:
+        """Rows of the embedding."""
+        return 0 if self._embedding is None else self._embedding.shape[0]
 
     def outlook(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Of each row of logits [rows, vocab_size] float32 the logarithm of the sum of exponentials, and the likeliest.

@@ -15,6 +15,10 @@ from ctypes import (
     c_void_p,
 )
 from pathlib import Path
+from typing import Final
+
+NO_EMBEDDING: Final = -1
+"""In place of how many steps or rounds there were: a token has no row in the embedding."""
 
 
 class Dimensions(Structure):
@@ -158,6 +162,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.gptfast_set_embedding.argtypes = (c_void_p, POINTER(Stored))
     library.gptfast_set_sum.argtypes = (c_void_p, Sum, c_int)
     library.gptfast_run.argtypes = (c_void_p, POINTER(Call))
+    library.gptfast_run.restype = c_int
     library.gptfast_run_ahead.argtypes = (c_void_p, POINTER(Call), POINTER(Ahead))
     library.gptfast_run_ahead.restype = c_int
     library.gptfast_run_rounds.argtypes = (c_void_p, c_void_p, POINTER(Rounds))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from gptfast_cli.core.kernels.cpu.engine import Batch, Engine, Place, call_of
-from gptfast_cli.core.kernels.cpu.library import Choice, Rounds, Row
+from gptfast_cli.core.kernels.cpu.library import NO_EMBEDDING, Choice, Rounds, Row
 
 _MASK = (1 << 64) - 1
 
@@ -85,7 +85,8 @@ class Extent:
 def play_rounds(target: Side, draft: Side, texts: Sequence[Text], extent: Extent, stops: Sequence[int]) -> Played:
     """Let a draft of the same vocabulary propose, and the target verify what it does, as far as that.
 
-    A round that gives one of the stops is the last, as is one after which a text may have but one token more.
+    A round that gives one of the stops is the last, as is one after which a text may have but one token more. Raises
+    TokenIdError where one of both has no embedding of a token.
     """
     depth, n_texts, most = extent.depth, len(texts), extent.n_rounds * len(texts)
     nothing = torch.empty(0)
@@ -111,6 +112,9 @@ def play_rounds(target: Side, draft: Side, texts: Sequence[Text], extent: Extent
         seconds,
     )
     n_done = target.engine.library.gptfast_run_rounds(target.engine.pointer, draft.engine.pointer, rounds)
+    if n_done == NO_EMBEDDING:
+        fed = [token for text in texts for token in text.rest]
+        raise min((target, draft), key=lambda side: side.engine.n_embeddings).engine.token_error(fed)
 
     def played(at: int) -> Round:
         begin = at * (depth + 1)

@@ -67,8 +67,6 @@ def text_of_both(measured: Contestant, reference: Contestant, text: ProtocolText
     if tokenizer is None:
         raise UsageError(f"{measured.loaded.name} has no tokenizer, and so cannot read a text.")
     documents = [document for document in bundled_documents(tokenizer, max_context) if len(document) > 1]
-    if max(map(max, documents)) >= shorter.config.vocab_size:
-        raise UsageError(f"{measured.loaded.name}: its tokenizer has tokens that the model does not know.")
     windows = (Window(Passage(tuple(document), 1), len(document) - 1) for document in documents)
     return TextOfBoth(None, len(documents), windows)
 

@@ -22,8 +22,6 @@ def protocol_text(text: str, protocol: str, loaded: LoadedModel) -> ProtocolText
     if not text:
         raise UsageError("The text is empty.", "Take a text of a page or more.")
     tokens = array("i", loaded.tokenizer.encode(text))
-    if max(tokens, default=0) >= loaded.config.vocab_size:
-        raise UsageError(f"{loaded.name}: its tokenizer has tokens that the model does not know.")
     beginnings = beginnings_of(loaded, loaded.tokenizer)
     found = TokenText(
         tokens=tokens,
@@ -34,6 +32,7 @@ def protocol_text(text: str, protocol: str, loaded: LoadedModel) -> ProtocolText
     )
     whole = ProtocolText(protocol_of(protocol), found)
     whole.check(loaded.name)
+    loaded.check_ids(next(whole.windows()).passage.tokens)  # a protocol may put a prefix before the text
     return whole
 
 

@@ -61,7 +61,7 @@ class Beginnings:
     def rolling(self, text: str) -> Iterator[Passage]:
         """A text in windows that predict each of its tokens once, the last one from as much as can be held."""
         tokens = array("i", self.tokenizer.encode(text))
-        whole = TokenText(tokens, None, self.prefix_id, n_words=0, max_context=self.max_context)
+        whole = TokenText(tokens, None, self._prefix(), n_words=0, max_context=self.max_context)
         return (window.passage for window in ProtocolText(protocol_of("lm-eval-word"), whole).windows())
 
     def _alone(self, tokens: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
@@ -72,6 +72,7 @@ class Beginnings:
     def _prefix(self) -> int:
         if self.prefix_id is None:
             raise UsageError("The tokenizer has neither a first nor a last token that a text could be predicted from.")
+        self.tokenizer.check_ids([self.prefix_id])
         return self.prefix_id
 
 

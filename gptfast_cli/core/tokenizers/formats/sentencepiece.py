@@ -56,6 +56,12 @@ class SentencePieceVocabulary:
         """See Vocabulary."""
         return self._atoms[token] if token in self._atoms else self._piece_id(token)
 
+    def token_of(self, token_id: int) -> str | None:
+        """See Vocabulary."""
+        if (added := self._added.get(token_id)) is not None:
+            return added.content
+        return str(self._pieces.id_to_piece(token_id)) if 0 <= token_id < self._pieces.vocab_size() else None
+
     def encode(self, text: str) -> list[int]:
         """See Vocabulary; only plain text at the very beginning is led by SentencePiece's dummy space."""
         ids: list[int] = []

@@ -39,6 +39,10 @@ class JsonVocabulary:
         """See Vocabulary."""
         return self._tokenizer.token_to_id(token)
 
+    def token_of(self, token_id: int) -> str | None:
+        """See Vocabulary."""
+        return self._tokenizer.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
+
     def encode(self, text: str) -> list[int]:
         """See Vocabulary.
 

@@ -210,7 +210,7 @@ class Chooser {
     std::sort(candidates_.begin(), candidates_.end(), larger);
     double reached = 0;
     size_t kept = 0;
-    while (kept < candidates_.size() && reached < p * total) reached += candidates_[kept++].weight;
+    while (kept < candidates_.size() && (kept == 0 || reached < p * total)) reached += candidates_[kept++].weight;
     candidates_.resize(kept);
     std::sort(candidates_.begin(), candidates_.end(),
               [](const Candidate& a, const Candidate& b) { return a.token < b.token; });

@@ -20,6 +20,7 @@
 #include "pool.h"
 #include "products.h"
 
+constexpr int NO_EMBEDDING = -1;  // in place of how many steps or rounds there were: a token has no row there
 constexpr int MOST_ROWS = KEY_BLOCK;  // tokens that go through the layers at once; a longer prompt goes piece by piece
 
 enum Which { QKV, OUTPUT, GATE_UP, DOWN, N_MATRICES };
@@ -100,7 +101,10 @@ class Engine {
 
   Pool& pool() { return pool_; }
 
-  void run(const Call& call) {
+  // False where a token has no row in the embedding, before anything is read or written.
+  bool run(const Call& call) {
+    for (int row = 0; row < call.n_rows; row++)
+      if (call.tokens[row] < 0 || call.tokens[row] >= embedding_.n_rows) return false;
     for (int first = 0; first < call.n_rows; first += MOST_ROWS) {
       Call piece = call;
       piece.n_rows = std::min(MOST_ROWS, call.n_rows - first);
@@ -117,10 +121,11 @@ class Engine {
       for (Flag& counter : counters_) counter.value.store(0, std::memory_order_relaxed);
       pool_.run([](void* engine, int thread) { static_cast<Engine*>(engine)->step(thread); }, this);
     }
+    return true;
   }
 
   // A call, and then steps of one token for each of its outputs, until there have been as many as wanted or one is the
-  // last; returns how many.
+  // last; returns how many, or NO_EMBEDDING.
   int run_ahead(const Call& call, const Ahead& ahead, Drafting drafting = {}) {
     const size_t n = static_cast<size_t>(call.n_outputs);
     std::vector<int64_t> tokens(n);
@@ -138,7 +143,10 @@ class Engine {
                    drafting.doubts};
       if (drafting.laws != nullptr) drafting.laws += n;
       if (drafting.doubts != nullptr) drafting.doubts += n;
-      run(step);
+      if (!run(step)) {
+        choosing_ = {};
+        return NO_EMBEDDING;
+      }
       for (size_t i = 0; i < n; i++) {
         tokens[i] = choosing_.chosen[i], positions[i]++;
         is_last = is_last || tokens[i] == d_.vocab_size ||

@@ -27,7 +27,7 @@ GF_EXPORT void gptfast_set_sum(void* engine, Sum sum, int is_first) {
   static_cast<Engine*>(engine)->set_sum(sum, is_first != 0);
 }
 
-GF_EXPORT void gptfast_run(void* engine, const Call* call) { static_cast<Engine*>(engine)->run(*call); }
+GF_EXPORT int gptfast_run(void* engine, const Call* call) { return static_cast<Engine*>(engine)->run(*call); }
 
 GF_EXPORT int gptfast_run_ahead(void* engine, const Call* call, const Ahead* ahead) {
   return static_cast<Engine*>(engine)->run_ahead(*call, *ahead);

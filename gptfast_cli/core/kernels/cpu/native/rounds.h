@@ -61,14 +61,14 @@ class Speculating {
   }
 
   // Rounds until there have been as many as wanted, or one gave a stop or all that a row may still have; returns how
-  // many. The token of a row is `vocab_size` where a logit was no number.
+  // many, or NO_EMBEDDING. The token of a row is `vocab_size` where a logit was no number.
   int run() {
     int n = 0;
     for (bool goes_on = true; goes_on && n < rounds_.n_rounds; n++) {
       auto began = now();
-      propose();
+      if (!propose()) return NO_EMBEDDING;
       auto drafted = now();
-      feed_target();
+      if (!feed_target()) return NO_EMBEDDING;
       auto verified = now();
       goes_on = verify(n);
       rounds_.seconds[0] += seconds(began, drafted);
@@ -107,8 +107,8 @@ class Speculating {
     }
   };
 
-  // The draft is fed what it lacks of each text, and goes on from there.
-  void propose() {
+  // The draft is fed what it lacks of each text, and goes on from there; false where it has no embedding of a token.
+  bool propose() {
     const size_t depth = static_cast<size_t>(rounds_.depth), n = n_rows();
     proposed_.assign(depth * n, 0), uniforms_.resize(depth * n), choices_.clear();
     q_.resize(depth * n), doubts_.assign(depth * n, 0), logits_.resize(n * vocab_size());
@@ -125,9 +125,10 @@ class Speculating {
     double* doubts = std::isinf(rounds_.most_doubt) ? nullptr : doubts_.data();
     n_proposed_ =
         draft_.run_ahead(fed.call(*rounds_.draft, logits_.data()), ahead, {q_.data(), rounds_.most_doubt, doubts});
+    return n_proposed_ != NO_EMBEDDING;
   }
 
-  void feed_target() {
+  bool feed_target() {
     Tokens fed;
     begins_.clear(), owners_.clear(), drafted_.resize(n_rows());
     for (size_t r = 0; r < n_rows(); r++) {
@@ -145,7 +146,7 @@ class Speculating {
     for (size_t r = 0; r < n_rows(); r++) owners_.insert(owners_.end(), drafted_[r].size() + 1, r);
     for (size_t i = 0; i < owners_.size(); i++) fed.outputs.push_back(static_cast<int32_t>(i));
     logits_.resize(owners_.size() * vocab_size());
-    target_.run(fed.call(*rounds_.target, logits_.data()));
+    return target_.run(fed.call(*rounds_.target, logits_.data()));
   }
 
   // Settle each row; false where one is over.
