@@ -1,5 +1,6 @@
 """A model is found in the order of the contract, and a name that means nothing is answered with the nearest ones."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptfast_cli.core.checkpoints.current import write_current
-from gptfast_cli.core.checkpoints.hub_cache import cached_repos, find_snapshot
+from gptfast_cli.core.checkpoints.hub_cache import cached_repos, find_snapshot, is_revision
 from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder, model_names
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.checkpoints.store import open_store
@@ -144,7 +145,45 @@ def test_a_revision_of_a_cached_repository_is_followed_through_its_ref(settings:
     assert (snapshot.repo, snapshot.commit, snapshot.path.name) == ("org/cached", "beef", "beef")
 
 
-@pytest.mark.parametrize("name", ["org/cached@../../..", "../hub/x", "a/b/c", ""])
+REVISIONS = (
+    *("main", "v1.0+cu118", "a#b", "refs/pr/1", "feature/x", "a@b", "ü", "a&b", "$x"),
+    *("a..b", "a/.b", "a//b", "/a", "a/", "a.", "@", "a@{b", "a~1"),
+    *("a^", "a:b", "a?", "a*", "a[", "..", "a.lock", "a.lock/b", ""),
+    *("a b", "a\\b", "x\x7f"),
+)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is the oracle")
+def test_a_revision_is_what_git_allows() -> None:
+    git = ["git", "check-ref-format", "--allow-onelevel"]
+    allowed = [name for name in REVISIONS if subprocess.run([*git, name], check=False).returncode == 0]
+    assert [name for name in REVISIONS if is_revision(name)] == allowed
+
+
+def test_a_name_with_a_double_dash_is_not_that_of_another_repository(settings: Settings) -> None:
+    assert find_snapshot(settings.hf_cache, "org/cached") is not None
+    assert find_snapshot(settings.hf_cache, "org--cached") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("org/new@feature/x", "gptfast download org/new@feature/x"),
+        ("org/new@a#b", "gptfast download 'org/new@a#b'"),
+        ("s3://team/a&b", "gptfast download 's3://team/a&b'"),
+    ],
+)
+def test_a_name_not_fetched_yet_is_answered_with_a_line_that_a_shell_takes(
+    settings: Settings, name: str, command: str
+) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        resolve(name, settings)
+    assert caught.value.hint.endswith(command)
+
+
+@pytest.mark.parametrize(
+    "name", ["org/cached@../../..", "../hub/x", "a/b/c", "", "org/cached@c0ffee/..", "org/cached@."]
+)
 def test_no_name_leads_out_of_the_cache(settings: Settings, name: str) -> None:
     assert find_snapshot(settings.hf_cache, name) is None
 

@@ -50,6 +50,7 @@ class FakeHub(FailingServer):
         self.served_at_once = 0
         self.most_at_once = 0
         self.seconds_per_file = 0.0
+        self.link_form = "absolute"  # of the address of the next page; or its "path", or its "query" alone
         self.counting = threading.Lock()
         self.port = server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -129,7 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _page(self, entries: list[dict[str, object]], query: str) -> None:
         """Two entries, and a link to the rest."""
         start = int(dict(urllib.parse.parse_qsl(query)).get("cursor", 0))
-        address = f"{self.hub.url}{self.path.partition('?')[0]}?recursive=true&cursor={start + 2}"
+        address = self.path.partition("?")[0] + f"?recursive=true&cursor={start + 2}"
+        address = {"absolute": self.hub.url + address, "path": address, "query": "?" + address.partition("?")[2]}[
+            self.hub.link_form
+        ]
         headers = {"Link": f'<{address}>; rel="next"'} if start + 2 < len(entries) else {}
         self._send(200, json.dumps(entries[start : start + 2]).encode(), headers)
 

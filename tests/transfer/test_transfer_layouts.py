@@ -87,6 +87,47 @@ def test_a_revision_is_asked_for_and_kept_under_its_name(hub: FakeHub, tmp_path:
     assert find_snapshot(settings.hf_cache, "org/model") is None
 
 
+@pytest.mark.parametrize("revision", ["v1.0+cu118", "a#b", "refs/pr/1", "feature/x", "a%2Fb", "für&mich=?".strip("?")])
+def test_a_revision_by_gits_rules_is_found_by_huggingface_hub_too(hub: FakeHub, tmp_path: Path, revision: str) -> None:
+    hub.add(REPO, model_files(tmp_path / "model"), revisions={revision: revision})
+    downloaded = download(hub, tmp_path, f"{REPO}@{revision}")
+    cache = tmp_path / "hub"
+    theirs = snapshot_download(REPO, revision=revision, cache_dir=cache, local_files_only=True)
+    assert theirs == str(downloaded.path)
+    settings = settings_in(tmp_path)
+    assert resolve(None, settings).path == resolve(f"{REPO}@{revision}", settings).path == downloaded.path
+    asked = [each.path for each in hub.requests if "/revision/" in each.path]
+    assert asked == [f"/api/models/{REPO}/revision/{revision}"], "unquoted, as the server reads it"
+
+
+def test_a_revision_beside_one_of_its_beginning_is_kept_by_its_commit(hub: FakeHub, tmp_path: Path) -> None:
+    hub.add(REPO, model_files(tmp_path / "model"), revisions={"a": "a", "a/b": "a/b"})
+    download(hub, tmp_path, f"{REPO}@a")
+    events, downloaded = watched(hub, tmp_path, f"{REPO}@a/b")
+    assert downloaded.name == f"{REPO}@{downloaded.commit}" == read_current(settings_in(tmp_path).home)
+    assert any(isinstance(event, Note) and f"it is {downloaded.name}" in event.text for event in events)
+    assert resolve(None, settings_in(tmp_path)).path == downloaded.path
+
+
+@pytest.mark.parametrize("form", ["path", "query"])
+def test_the_next_page_of_a_listing_may_have_a_relative_address(hub: FakeHub, tmp_path: Path, form: str) -> None:
+    hub.add(REPO, FILES)
+    hub.link_form = form
+    assert {file.name for file in download(hub, tmp_path, include=("*",)).files} == set(FILES)
+
+
+def test_equal_files_are_fetched_once_and_nobody_waits_for_another_process(hub: FakeHub, tmp_path: Path) -> None:
+    twins = {"a.safetensors": FILES[WEIGHTS], "b/a.safetensors": FILES[WEIGHTS], "c.json": b"{}", "d.json": b"{}"}
+    hub.add(REPO, twins)
+    hub.seconds_per_file = 0.3
+    planned = download(hub, tmp_path, include=("*",), dry_run=True)
+    events, downloaded = watched(hub, tmp_path, include=("*",))
+    assert not any(isinstance(event, Note) and "another process" in event.text for event in events)
+    assert planned.missing_bytes == downloaded.n_received == len(FILES[WEIGHTS]) + 2
+    assert {name: (downloaded.path / name).read_bytes() for name in twins} == twins
+    assert {file.verified_by for file in downloaded.files} == {"sha256", "git-sha1"}
+
+
 def test_a_branch_moves_to_the_new_commit_when_all_of_it_is_there(hub: FakeHub, tmp_path: Path) -> None:
     hub.add(REPO, FILES)
     old = download(hub, tmp_path)

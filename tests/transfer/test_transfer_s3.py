@@ -1,5 +1,6 @@
 """From S3: whatever goes wrong, it ends in a whole verified file, or in a typed error that names the next command."""
 
+import dataclasses
 import shutil
 import signal
 import sys
@@ -12,6 +13,7 @@ from cli.command_line import CommandLine, environment_of
 from gptfast_cli.core.checkpoints.current import read_current
 from gptfast_cli.core.checkpoints.names import bundled_folder
 from gptfast_cli.core.checkpoints.resolve import resolve
+from gptfast_cli.core.checkpoints.s3_folder import BucketPath, parse_bucket_path
 from gptfast_cli.core.errors import ExitCode, GptFastError, NetworkError, NotFoundError, UsageError
 from gptfast_cli.core.events import Event, Note
 from gptfast_cli.core.jobs.download import Downloaded, DownloadRequest, run
@@ -176,7 +178,7 @@ def test_a_file_is_verified_by_what_s3_keeps_of_it(
 def test_an_etag_counts_where_it_is_an_md5(
     draft: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], by: str | None
 ) -> None:
-    opened = source.open_bucket(BUCKET, "drafts/one")
+    opened = source.open_bucket(BUCKET, "drafts/one/")
     head = opened.client.head_object
     without = lambda **asked: {k: v for k, v in head(**asked).items() if not k.startswith("Checksum")}  # noqa: E731
     monkeypatch.setattr(opened.client, "head_object", lambda **asked: {**without(**asked), **changes})
@@ -225,7 +227,7 @@ def test_what_was_replaced_meanwhile_is_fetched_anew_by_the_next_run(draft: Fake
 
 
 def test_a_part_is_asked_for_only_of_the_version_that_was_listed(draft: FakeS3, tmp_path: Path) -> None:
-    file = next(file for file in source.list_bucket(source.open_bucket(BUCKET, "drafts/one")) if file.name == WEIGHTS)
+    file = next(file for file in source.list_bucket(source.open_bucket(BUCKET, "drafts/one/")) if file.name == WEIGHTS)
     draft.add("drafts/one", some_files(seed=1))
     with pytest.raises(NetworkError, match="was replaced"), file.open(1000, file.etag):
         pass
@@ -251,8 +253,54 @@ def test_an_unsafe_name_is_refused_before_anything_is_written(draft: FakeS3, tmp
     assert caught.value.exit_code == ExitCode.CORRUPT and not list(tmp_path.rglob("*.json"))
 
 
+PREFIXES = (
+    *("date:2026-01-01", "date%3A2026-01-01", "a&b", "a//b", "a/b", ".hidden", "%2Ehidden", "ü é", "100%"),
+    *("a%2Fb", "/a", "a#b?c", "a+b", "a b ", "x/../y", "./x", "con", "%63on"),
+    *("a.", "*", "[a]", "a\\b", "-rf", "~", "é" * 200, "é" * 201),
+)
+
+
+def path_of(prefix: str) -> BucketPath:
+    path = parse_bucket_path(f"s3://{BUCKET}/{prefix}")
+    assert path is not None and parse_bucket_path(f"{path}") == parse_bucket_path(f"{path}/") == path, prefix
+    return path
+
+
+def test_each_prefix_by_s3s_rules_has_a_folder_of_its_own_inside_of_its_buckets(tmp_path: Path) -> None:
+    folders = [path_of(prefix).folder(tmp_path) for prefix in PREFIXES]
+    assert len({str(folder).lower() for folder in folders}) == len(PREFIXES)
+    for folder in folders:
+        folder.mkdir(parents=True)  # such a name can be
+        assert folder.resolve().is_relative_to(tmp_path / "downloads/s3" / BUCKET)
+
+
+def test_each_prefix_by_s3s_rules_is_asked_for_as_it_is(s3: FakeS3) -> None:
+    for prefix in PREFIXES:
+        s3.add(prefix, {"config.json": prefix.encode()})
+    bucket = source.open_bucket(BUCKET, "")
+    for prefix in PREFIXES:
+        (file,) = source.list_bucket(dataclasses.replace(bucket, prefix=path_of(prefix).prefix))
+        with file.open(0, None) as body:
+            assert (file.name, b"".join(body.chunks())) == ("config.json", prefix.encode())
+
+
+@pytest.mark.parametrize("prefix", ["date:2026-01-01", "a//b", ".hidden & ü%"])
+def test_a_prefix_by_s3s_rules_is_found_under_its_name(s3: FakeS3, tmp_path: Path, prefix: str) -> None:
+    upload(s3, prefix, bundled_folder("tiny-draft"))
+    name, settings = f"s3://{BUCKET}/{prefix}", settings_in(tmp_path)
+    path = download(tmp_path, name).path
+    assert [resolve(each, settings).path for each in (name, f"{name}/", None)] == [path] * 3
+
+
+def test_a_model_below_a_prefix_with_a_space_at_its_end_becomes_the_current_one(s3: FakeS3, tmp_path: Path) -> None:
+    upload(s3, "a ", bundled_folder("tiny-draft"))
+    downloaded = download(tmp_path, f"s3://{BUCKET}/a ")
+    assert resolve(None, settings_in(tmp_path)).path == downloaded.path
+
+
 @pytest.mark.parametrize(
-    "name", ["s3://", "s3://x", "s3://team/../x", "s3://team/a//b", "s3://te am/x", "s3://team/./x"]
+    "name",
+    ["s3://", "s3://x", "s3://team/../x", "s3://team/a/../../b", "s3://te am/x", "s3://team/a\nb", "s3://team/\ud800"],
 )
 def test_a_name_that_is_none_is_a_usage_error(draft: FakeS3, tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="no name of a folder in S3"):

@@ -13,9 +13,10 @@ _FILE = "current"
 def read_current(home: Path) -> str | None:
     """The name or absolute path of the current model; None where there is none yet."""
     try:
-        return (home / _FILE).read_text(encoding="utf-8").strip() or None
+        text = (home / _FILE).read_text(encoding="utf-8").rstrip("\r\n")  # a prefix in S3 may end with a space
     except FileNotFoundError:
         return None
+    return text if text.strip() else None
 
 
 def write_current(home: Path, model: str | Path) -> None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = "models--"
-_MAX_NAME = 200
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_REPO = re.compile(r"(?:hf://)?(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+_REPO = re.compile(r"(?:hf://)?(?P<repo>(?:\w[\w.-]*/)?\w[\w.-]*)(?:@(?P<revision>.+))?")
+_MAX_REPO = 200  # bytes of a folder's name are 255 at most
+_NOT_IN_REVISION = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ud800-\udfff]|\.\.|@\{")
+_COMMIT = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,30 @@ class RepoName:
 
 
 def parse_repo(name: str) -> RepoName | None:
-    """A repository's name and revision, where `hf://` may stand before them; None where the text is none."""
+    """A repository's name and revision, where `hf://` may stand before them; None where the text is none.
+
+    `--` in a name is refused, as the Hub does: it stands for the slash in the name of a cached folder.
+    """
     match = _REPO.fullmatch(name)
-    if match is None or ".." in name or len(name) > _MAX_NAME:
+    if match is None or any(pair in match["repo"] for pair in ("..", "--")) or len(match["repo"]) > _MAX_REPO:
         return None
-    return RepoName(match["repo"], match["revision"])
+    revision = match["revision"]
+    return RepoName(match["repo"], revision) if revision is None or is_revision(revision) else None
+
+
+def is_revision(text: str) -> bool:
+    """Whether git allows it as the name of a branch or a tag, as in `v1.0+cu118`, `feature/x` or `refs/pr/1`.
+
+    Such a name is also a safe path below `refs`, where huggingface_hub keeps it as it is. The rules are those of
+    https://git-scm.com/docs/git-check-ref-format with `--allow-onelevel`.
+    """
+    parts = text.split("/")
+    return (
+        text != "@"
+        and not text.endswith(".")
+        and not _NOT_IN_REVISION.search(text)
+        and all(part and part[0] != "." and not part.endswith(".lock") for part in parts)
+    )
 
 
 def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
@@ -53,10 +74,13 @@ def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
         return None
     repo, revision = parsed.repo, parsed.revision or "main"
     folder = hf_cache / (_PREFIX + repo.replace("/", "--"))
-    ref = folder / "refs" / revision
-    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
-    path = folder / "snapshots" / commit
-    return Snapshot(repo, commit, path) if path.is_dir() else None
+    try:
+        ref = folder / "refs" / revision
+        commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+        path = folder / "snapshots" / commit
+        return Snapshot(repo, commit, path) if _COMMIT.fullmatch(commit) and path.is_dir() else None
+    except OSError:  # too long for the name of a file, or not ours to read
+        return None
 
 
 def snapshot_at(path: Path) -> Snapshot | None:

@@ -5,11 +5,12 @@ one last made ready, else the bundled `tiny`.
 """
 
 import difflib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from gptfast_cli.core.checkpoints.current import read_current
-from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
+from gptfast_cli.core.checkpoints.hub_cache import find_snapshot, parse_repo
 from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder, model_names
 from gptfast_cli.core.checkpoints.s3_folder import S3, find_bucket_path
 from gptfast_cli.core.checkpoints.store import open_store
@@ -93,14 +94,15 @@ def _absolute_folder(text: str) -> Path | None:
 
 
 def _unknown(model: str, settings: Settings) -> NotFoundError:
+    fetch = f"Fetch it: gptfast download {shlex.quote(model)}"
     if model.startswith(S3):
-        return NotFoundError(f"{model}: was not fetched from S3 yet.", f"Fetch it: gptfast download {model}")
-    if model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1:
+        return NotFoundError(f"{model}: was not fetched from S3 yet.", fetch)
+    repo = parse_repo(model)
+    is_on_hub = repo is not None and "/" in repo.repo
+    if model.startswith((".", "/", "~")) or "\\" in model or (model.count("/") > 1 and not is_on_hub):
         return NotFoundError(f"{model}: there is no such folder.", "See which models there are: gptfast --list")
     names = model_names(settings)
     nearest = difflib.get_close_matches(model, names) or difflib.get_close_matches(model.partition(":")[0], names)
     meant = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
-    fetch = f"Fetch it: gptfast download {model}" if model.count("/") == 1 and ":" not in model else ""
-    return NotFoundError(
-        f"{model}: no model of this name is here.", f"{meant}{fetch or 'See which there are: gptfast --list'}"
-    )
+    otherwise = fetch if is_on_hub else "See which there are: gptfast --list"
+    return NotFoundError(f"{model}: no model of this name is here.", f"{meant}{otherwise}")

@@ -1,5 +1,11 @@
-"""Where a model from S3 is kept: `$GPTFAST_HOME/downloads/s3/<bucket>/<prefix>`, the files as the bucket has them."""
+"""Where a model from S3 is kept: `$GPTFAST_HOME/downloads/s3/<bucket>/<prefix>`, the files as the bucket has them.
 
+A prefix may be almost any text (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html). Each part
+between slashes becomes the name of a folder in which characters that are not safe on every system are %XX, so that no
+two prefixes share a folder and none leads out of its bucket's.
+"""
+
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,33 +14,37 @@ from typing import Final
 S3: Final = "s3://"
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
-_PART: Final = re.compile(r"[\w+=@(),'!~][\w .+=@(),'!~-]*")
+_MAX_KEY_BYTES = 1024
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_UNSAFE: Final = re.compile(
+    r"^(?=(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)).|^[ .-]|[ .]$|[^\w .+=@(),'!~-]", re.IGNORECASE
+)
+_MAX_FOLDER_BYTES = 200  # of 255, some are for the names of unfinished files
 
 
 @dataclass(frozen=True, slots=True)
 class BucketPath:
-    """`s3://bucket/prefix`, taken apart; the prefix has no slash at its ends, and is empty for the whole bucket."""
+    """`s3://bucket/prefix`, taken apart; the prefix is that of keys, with its last slash, or empty for the bucket."""
 
     bucket: str
     prefix: str
 
     def __str__(self) -> str:
-        return f"{S3}{self.bucket}/{self.prefix}".rstrip("/")
+        text = f"{S3}{self.bucket}/{self.prefix}"
+        return text if text.endswith("//") else text.removesuffix("/")
 
     def folder(self, home: Path) -> Path:
         """Where what it holds is kept."""
-        return home / "downloads" / "s3" / self.bucket / self.prefix
+        parts = self.prefix.split("/")[:-1]
+        return home.joinpath("downloads", "s3", self.bucket, *map(_folder_name, parts))
 
 
 def parse_bucket_path(text: str) -> BucketPath | None:
-    """The bucket and prefix that a text names; None where it is not of that form, or its prefix is no safe path."""
-    if not text.startswith(S3):
-        return None
+    """The bucket and prefix that a text names, with or without a slash at its end; None where S3 can have none such."""
     bucket, _, prefix = text.removeprefix(S3).partition("/")
-    parts = prefix.strip("/").split("/") if prefix.strip("/") else []
-    if not _BUCKET.fullmatch(bucket) or not all(_PART.fullmatch(part) and part[-1] not in ". " for part in parts):
+    if not text.startswith(S3) or not _BUCKET.fullmatch(bucket) or not _is_prefix(prefix):
         return None
-    return BucketPath(bucket, "/".join(parts))
+    return BucketPath(bucket, prefix if prefix.endswith("/") or not prefix else f"{prefix}/")
 
 
 def find_bucket_path(home: Path, text: str) -> Path | None:
@@ -42,3 +52,23 @@ def find_bucket_path(home: Path, text: str) -> Path | None:
     path = parse_bucket_path(text)
     folder = path.folder(home) if path else None
     return folder if folder and folder.is_dir() else None
+
+
+def _is_prefix(text: str) -> bool:
+    """Whether keys can begin so; one that climbs above its bucket cannot, and a name has to fit on a line."""
+    depth = 0
+    for part in text.split("/"):
+        depth += -1 if part == ".." else part not in ("", ".")
+        if depth < 0:
+            return False
+    try:
+        return len(text.encode()) < _MAX_KEY_BYTES and not _CONTROL.search(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _folder_name(part: str) -> str:
+    name = _UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), part) or "%"
+    if len(name.encode()) <= _MAX_FOLDER_BYTES:
+        return name
+    return f"{name[:32]}%-{hashlib.sha256(part.encode()).hexdigest()}"

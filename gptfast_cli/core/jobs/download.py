@@ -1,8 +1,9 @@
 """Downloading: a model of the Hugging Face Hub or of S3 comes here, and becomes the current one."""
 
+import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -77,8 +78,9 @@ class Downloaded:
     """The model that was fetched, or with a dry run would be.
 
     commit:     None for what has none
-    n_received: bytes that came over the network, those in vain included
     free_bytes: on the disk that it goes to, before
+    missing_bytes: of the files that were not there before; files with the same contents share one place in the cache
+    n_received: bytes that came over the network, those in vain included
     memory:     what it takes to run it; only told of a dry run, None where gptfast does not know the model's kind
     is_current: it is the current model now
     """
@@ -88,6 +90,7 @@ class Downloaded:
     commit: str | None
     files: tuple[DownloadedFile, ...]
     free_bytes: int
+    missing_bytes: int = 0
     n_received: int = 0
     memory: MemoryNeed | None = None
     is_written: bool = True
@@ -97,11 +100,6 @@ class Downloaded:
     def n_bytes(self) -> int:
         """Bytes of all files."""
         return sum(file.n_bytes for file in self.files)
-
-    @property
-    def missing_bytes(self) -> int:
-        """Bytes of the files that were not there before."""
-        return sum(file.n_bytes for file in self.files if not file.was_there)
 
 
 def run(request: DownloadRequest) -> Job[Downloaded]:
@@ -126,25 +124,33 @@ def _download(origin: Origin, request: DownloadRequest) -> Job[Downloaded]:
     layout = origin.layout
     files = yield from origin.described(_chosen(origin, request))
     missing = [file for file in files if not layout.is_there(file)]
+    to_fetch = list({layout.place(file).final: file for file in missing}.values())  # equal contents share a place
     free_bytes = shutil.disk_usage(_existing(layout.root)).free
+    result = Downloaded(
+        layout.root, origin.name, origin.version, (), free_bytes, missing_bytes=sum(file.size for file in to_fetch)
+    )
     if request.dry_run:
         memory = yield from _memory(origin)
-        plan = tuple(_planned(file, layout, is_missing=file in missing) for file in files)
-        return Downloaded(layout.root, origin.name, origin.version, plan, free_bytes, memory=memory, is_written=False)
-    _check_space(layout, missing, free_bytes)
-    going_on = {layout.place(file).partial for file in missing}
-    sweep(layout, names={file.name for file in files}, going_on=going_on)
-    yield Note(_told(origin, files, missing=missing, n_bytes=_to_fetch(layout, missing)))
-    fetched = yield from origin.fetch(missing)
+        plan = tuple(_planned(file, layout, missing=missing, to_fetch=to_fetch) for file in files)
+        return replace(result, files=plan, memory=memory, is_written=False)
+    _check_space(layout, to_fetch, free_bytes)
+    sweep(layout, names={file.name for file in files}, going_on={layout.place(file).partial for file in to_fetch})
+    yield Note(_told(origin, files, missing=missing, n_bytes=_to_fetch(layout, to_fetch)))
+    fetched = yield from origin.fetch(to_fetch)
     for file in files:
-        if file not in missing:  # its contents may have come under another name or commit
+        if file not in to_fetch:  # its contents may have come under another name or commit
             layout.publish(file)
-    layout.finish()
-    is_current = yield from _make_current(layout.root, origin.name, request)
-    done = tuple(_done(file, fetched.get(file.name)) for file in files)
-    n_received = sum(each.n_received for each in fetched.values())
-    return Downloaded(
-        layout.root, origin.name, origin.version, done, free_bytes, n_received=n_received, is_current=is_current
+    name = origin.name if layout.finish() else origin.pinned_name
+    if name != origin.name:
+        yield Note(f"The cache cannot keep {origin.name} under this name; it is {name}")
+    is_current = yield from _make_current(layout.root, name, request)
+    by_place = {layout.place(file).final: fetched[file.name] for file in to_fetch}
+    return replace(
+        result,
+        name=name,
+        files=tuple(_done(file, by_place.get(layout.place(file).final)) for file in files),
+        n_received=sum(each.n_received for each in fetched.values()),
+        is_current=is_current,
     )
 
 
@@ -179,7 +185,7 @@ def _offline(name: RepoName, request: DownloadRequest) -> Job[Downloaded]:
     if snapshot is None or request.local_dir is not None:
         raise NotFoundError(
             f"{name}: is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch it.",
-            f"Go online: HF_HUB_OFFLINE=0 gptfast download {name}",
+            f"Go online: HF_HUB_OFFLINE=0 gptfast download {shlex.quote(str(name))}",
         )
     paths = [path for path in sorted(snapshot.path.rglob("*")) if path.is_file()]
     files = tuple(
@@ -251,9 +257,11 @@ def _memory(origin: Origin) -> Job[MemoryNeed | None]:
         return None
 
 
-def _planned(file: RemoteFile, layout: Layout, *, is_missing: bool) -> DownloadedFile:
-    n_begun = _size(layout.place(file).partial) if is_missing else 0
-    return DownloadedFile(file.name, file.size, was_there=not is_missing, n_begun=n_begun)
+def _planned(
+    file: RemoteFile, layout: Layout, *, missing: Sequence[RemoteFile], to_fetch: Sequence[RemoteFile]
+) -> DownloadedFile:
+    n_begun = _size(layout.place(file).partial) if file in to_fetch else 0
+    return DownloadedFile(file.name, file.size, was_there=file not in missing, n_begun=n_begun)
 
 
 def _told(origin: Origin, files: Sequence[RemoteFile], *, missing: Sequence[RemoteFile], n_bytes: int) -> str:

@@ -41,6 +41,11 @@ class Origin(Protocol):
         ...
 
     @property
+    def pinned_name(self) -> str:
+        """A name for exactly what was listed, found also where that of a branch or a tag cannot be kept."""
+        ...
+
+    @property
     def version(self) -> str | None:
         """The commit that was listed; None where there are none."""
         ...
@@ -79,6 +84,11 @@ class HubOrigin:
     def name(self) -> str:
         """See Origin."""
         return str(self.repo)
+
+    @property
+    def pinned_name(self) -> str:
+        """See Origin."""
+        return f"{self.repo.repo}@{self.listing.commit}"
 
     @property
     def version(self) -> str:
@@ -120,6 +130,11 @@ class S3Origin:
     layout: Layout
     terms: Terms
     version: None = None
+
+    @property
+    def pinned_name(self) -> str:
+        """See Origin."""
+        return self.name
 
     def described(self, names: Iterable[str]) -> Job[Sequence[RemoteFile]]:
         """See Origin; a listing tells no checksum, so each file is asked about."""

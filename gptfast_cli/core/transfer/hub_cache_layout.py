@@ -4,7 +4,6 @@ As https://huggingface.co/docs/huggingface_hub/guides/manage-cache describes it.
 all files are there: until then every program sees the old commit, or none.
 """
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -54,13 +53,17 @@ class HubCacheLayout:
                 shutil.copyfile(blob, link)
         link.replace(name)
 
-    def finish(self) -> None:
-        """See Layout."""
-        if self.revision != self.commit:
-            ref = self._folder / "refs" / self.revision
+    def finish(self) -> bool:
+        """See Layout; a revision may have no place in `refs`: `a/b` beside `a`, or a name that the system refuses."""
+        if self.revision == self.commit:
+            return True
+        ref = self._folder / "refs" / self.revision
+        try:
             if not ref.is_file() or ref.read_text(encoding="utf-8") != self.commit:
-                with contextlib.suppress(NotADirectoryError, IsADirectoryError):  # `a` and `a/b` cannot both be refs
-                    write_whole(ref, self.commit)
+                write_whole(ref, self.commit)
+        except OSError:
+            return False
+        return True
 
     def beginnings(self) -> Iterator[Place]:
         """See Layout."""

@@ -43,11 +43,12 @@ class LocalLayout:
         etag = file.checksum.value if file.checksum else ""
         write_whole(self._note(file.name), f"{file.version}\n{etag}\n{time.time()}\n")
 
-    def finish(self) -> None:
+    def finish(self) -> bool:
         """See Layout."""
         ignore = self.root / ".cache/huggingface/.gitignore"
         if not ignore.exists():
             write_whole(ignore, "*")
+        return True
 
     def beginnings(self) -> Iterator[Place]:
         """See Layout."""

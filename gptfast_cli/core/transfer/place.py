@@ -37,8 +37,8 @@ class Layout(Protocol):
         """Make a file that is at its final place findable under its name."""
         ...
 
-    def finish(self) -> None:
-        """Make the whole findable, once all its files are."""
+    def finish(self) -> bool:
+        """Make the whole findable under the name that was asked for, once all its files are; whether that is so."""
         ...
 
     def beginnings(self) -> Iterator[Place]:

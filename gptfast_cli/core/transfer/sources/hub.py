@@ -7,12 +7,12 @@ kept in Xet storage alone, or is larger than plain HTTP serves, is left to huggi
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -138,13 +138,23 @@ def _tree(asked: Asked, commit: str) -> list[RepoFile]:
     """All files, page by page; huggingface_hub's own listing has no time limit, and waits without a word."""
     files: list[RepoFile] = []
     url: str | None = f"{asked.endpoint}/api/models/{asked.repo}/tree/{commit}?recursive=true"
+    seen: set[str] = set()
     while url is not None:
+        if url in seen:
+            raise _no_hub(asked)
+        seen.add(url)
         headers = _headers() if url.startswith(f"{asked.endpoint}/") else {}  # the token stays with its Hub
         response = get_session().get(url, headers=headers, timeout=_timeout(), follow_redirects=True)
         hf_raise_for_status(response)
         files += [RepoFile(**entry) for entry in response.json() if entry["type"] == "file"]
-        url = response.links.get("next", {}).get("url")
+        url = _next_page(str(response.url), response.links.values())
     return files
+
+
+def _next_page(url: str, links: Iterable[Mapping[str, str]]) -> str | None:
+    """The address of the next page, which may be relative to that of this one (RFC 8288); None for the last page."""
+    following = (link for link in links if "next" in link.get("rel", "").lower().split())
+    return next((urljoin(url, link["url"]) for link in following), None)
 
 
 def _file(asked: Asked, commit: str, entry: RepoFile) -> HubFile:

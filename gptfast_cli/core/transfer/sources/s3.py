@@ -52,7 +52,7 @@ class Bucket:
     prefix: str
 
     def __str__(self) -> str:
-        return f"s3://{self.name}/{self.prefix}".rstrip("/")
+        return f"s3://{self.name}/{self.prefix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def open_bucket(name: str, prefix: str) -> Bucket:
             client = session.client("s3", region_name=session.region_name or "us-east-1", config=options)
         except ValueError:
             raise mistaken_settings() from None
-    return Bucket(client, name, f"{prefix}/" if prefix else "")
+    return Bucket(client, name, prefix)
 
 
 def list_bucket(bucket: Bucket) -> list[S3File]:
