@@ -165,7 +165,7 @@ SeedOption = Annotated[
         metavar="N",
         show_default="a fresh one",
         rich_help_panel=_SAMPLING,
-        help="The same seed, the same text.",
+        help="The same seed gives the same text on one backend.",
     ),
 ]
 LogprobsOption = Annotated[

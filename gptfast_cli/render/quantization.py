@@ -43,10 +43,13 @@ def write_sizes(quantized: Quantized, stream: TextIO) -> None:
         stream.write("\n")
     whole = PartSize(quantized.name, "", quantized.n_params, quantized.n_bytes_before, quantized.n_bytes)
     rows = [
-        (each.part, each.scheme, count(each.n_params), size(each.n_bytes_before), size(each.n_bytes))
+        (
+            *(each.part, each.scheme, count(each.n_params), size(each.n_bytes_before), size(each.n_bytes)),
+            f"{8 * each.n_bytes / each.n_params:.2f}",
+        )
         for each in (*quantized.parts, whole)
     ]
-    write_table([("PART", "SCHEME", "PARAMETERS", "BEFORE", "AFTER"), *rows], stream)
+    write_table([("PART", "SCHEME", "PARAMETERS", "BEFORE", "AFTER", "BITS A WEIGHT"), *rows], stream)
 
 
 def write_quantized(quantized: Quantized, stream: TextIO) -> None:

@@ -49,8 +49,8 @@ def test_a_terminal_shows_what_it_cost_within_80_columns(gptfast: CommandLine) -
 def test_a_dry_run_is_a_table_on_stdout(gptfast: CommandLine, home: Path) -> None:
     outcome = gptfast.run("quantize", "tiny", "--mode", "int4", "--dry-run")
     heading, *rows = outcome.stdout.decode().splitlines()
-    assert heading.split() == ["PART", "SCHEME", "PARAMETERS", "BEFORE", "AFTER"]
-    assert rows[-1].split() == ["tiny:int4-g32", "2.16", "M", "4.33", "MB", "1.38", "MB"]
+    assert heading.split() == ["PART", "SCHEME", "PARAMETERS", "BEFORE", "AFTER", "BITS", "A", "WEIGHT"]
+    assert rows[-1].split() == ["tiny:int4-g32", "2.16", "M", "4.33", "MB", "1.38", "MB", "5.11"]
     assert not (home / ".cache").exists()
 
 

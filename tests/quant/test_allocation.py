@@ -60,6 +60,29 @@ def test_every_weight_has_a_storage_and_norms_and_biases_stay_as_they_are() -> N
     assert set(storages.values()) == {PLAIN, INT8, INT4}
 
 
+@pytest.mark.parametrize("n_columns", [8, 64, 96, 192, 320, 640, 2048, 4096, 11008])
+def test_larger_groups_never_make_a_matrix_larger(n_columns: int) -> None:
+    sizes = [Storage("int4", size).fitted((7, n_columns)).n_bytes((7, n_columns), 2) for size in (32, 64, 128, 256)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert Storage("int8").fitted((7, n_columns)) == Storage("int8")
+
+
+@pytest.mark.parametrize(
+    ("n_columns", "asked", "given"),
+    [(192, 128, 64), (640, 256, 128), (96, 256, 32), (96, 32, 32), (4096, 256, 256), (4000, 256, 256), (8, 256, 32)],
+)
+def test_groups_shrink_to_what_the_columns_fill(n_columns: int, asked: int, given: int) -> None:
+    assert Storage("int4", asked).fitted((4, n_columns)) == Storage("int4", given)
+
+
+def test_an_allocation_says_which_matrices_get_smaller_groups() -> None:
+    config = replace(CONFIG, dim=64, head_dim=32, ffn_dim=256)
+    allocation = AllocationOptions("int4", 256).allocation(config)
+    assert allocation.smaller_groups(config) == {64: Storage("int4", 64)}
+    assert allocation.of(config)["layers.1.down"] == Storage("int4", 256)
+    assert AllocationOptions("int4").allocation(config).smaller_groups(config) == {}
+
+
 @pytest.mark.parametrize("option", [{"head": "plain"}, {"embeddings": "plain"}])
 def test_a_tied_matrix_is_both_the_embedding_and_the_head(option: dict[str, str]) -> None:
     allocation = AllocationOptions("int4", **option).allocation(TIED)
@@ -90,6 +113,7 @@ def test_what_cannot_be_is_refused_with_what_can(options: AllocationOptions, mes
     assert hint in refused.value.hint
 
 
+WIDE = replace(CONFIG, n_layers=6, dim=256, head_dim=128)
 DEEP = replace(CONFIG, n_layers=6)
 
 
@@ -109,7 +133,7 @@ DEEP = replace(CONFIG, n_layers=6)
 def test_single_layers_can_have_a_storage_of_their_own(layers: str, expected: list[Storage], name: str | None) -> None:
     allocation = AllocationOptions("int4", layers=layers).allocation(DEEP)
     assert [allocation.of_layer(layer) for layer in range(6)] == expected
-    assert allocation.of(DEEP)["layers.2.qkv"] == expected[2]
+    assert allocation.of(WIDE)["layers.2.qkv"] == expected[2]
     assert allocation.head == INT8 and allocation.of(DEEP)["layers.2.ffn_norm"] == PLAIN
     assert name in (None, str(allocation))
 

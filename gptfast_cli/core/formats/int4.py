@@ -10,8 +10,9 @@ A row is cut into groups of G = 32, 64, 128 or 256 elements, n_groups = ceil(in_
 
     weight[o, i] = (code - zero) * scale of element i % G of group i // G, code and zero in 0..15
 
-Elements at and past `in_features` hold the zero point: they are exact zeros. With an even number of groups a weight
-takes 4 + 20 / G bits: 4.625 at G = 32, 4.08 at 256. Every weight is exact in float32.
+Elements at and past `in_features` hold the zero point: they are exact zeros. Where `in_features` fills an even number
+of groups a weight takes 4 + 20 / G bits: 4.625 at G = 32, 4.08 at 256. A last group that is not full takes the bytes of
+a full one. Every weight is exact in float32.
 
 A float16 scale is as good as a bfloat16 one on normal weights, but has no room for the very large and small; a fixed
 zero point of 8 has a larger error there, also with a signed scale.

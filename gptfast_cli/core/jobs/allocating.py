@@ -193,7 +193,8 @@ def _stored(block: Mapping[str, Weight], allocation: Allocation, means: Means) -
 def _layer_bytes(checkpoint: Checkpoint, layer: int, storage: Storage) -> int:
     shapes = weight_shapes(checkpoint.config)
     names = weight_blocks(checkpoint.config)[1 + layer]
-    return sum(_n_bytes(checkpoint, name, storage if len(shapes[name]) > 1 else Storage(PLAIN)) for name in names)
+    by_name = {name: storage.fitted(shapes[name]) if len(shapes[name]) > 1 else Storage(PLAIN) for name in names}
+    return sum(_n_bytes(checkpoint, name, at) for name, at in by_name.items())
 
 
 def _ends(checkpoint: Checkpoint) -> list[tuple[str, tuple[int, ...]]]:

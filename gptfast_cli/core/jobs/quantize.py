@@ -145,6 +145,8 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
             chosen = yield from choose(checkpoint, request.storage, request.goal, means)
     allocation = request.storage.allocation(checkpoint.config) if chosen is None else chosen.allocation
     plan = _plan(request, found, checkpoint, allocation, calibrating)
+    for n_columns, storage in allocation.smaller_groups(checkpoint.config).items():
+        yield Note(f"Matrices of {n_columns:,} columns get {storage}: they do not fill larger groups.")
     divergence = None
     if request.dry_run:
         yield from _obstacles(plan, force=request.force)
@@ -238,6 +240,12 @@ def _plan(
         tokenizer=tokenizer_copy(found.path),
         provenance=Provenance(base, revision, f"gptfast {__version__}", request.rounding, learned),
     )
+    if contents.n_bytes >= checkpoint.n_bytes:
+        raise UsageError(
+            f"{allocation} does not make {found.name} smaller: {contents.n_bytes:,} bytes, and {checkpoint.n_bytes:,} "
+            "as it is.",
+            "Its matrices have too few columns to fill groups: take --mode int8.",
+        )
     key = f"{fingerprint(checkpoint)} {name} {allocation.others} {contents.provenance}"
     place = request.out or open_store(request.settings).place(name)
     return Plan(checkpoint, storages, contents, place, key)

@@ -34,6 +34,17 @@ class Storage:
     def __str__(self) -> str:
         return self.scheme if self.group_size is None else f"{self.scheme}-g{self.group_size}"
 
+    def fitted(self, shape: tuple[int, ...]) -> "Storage":
+        """The same with the group size, no larger than its own, at which a matrix of this shape takes fewest bytes.
+
+        Columns that do not fill their last group are stored all the same: 320 columns in groups of 128 take 384.
+        """
+        if self.group_size is None:
+            return self
+        sizes = [size for size in quantized(self.scheme).group_sizes if size <= self.group_size]
+        choices = [replace(self, group_size=size) for size in sorted(sizes, reverse=True)]
+        return min(choices, key=lambda storage: storage.outline(shape).n_bytes)
+
     def outline(self, shape: tuple[int, ...]) -> Weight:
         """A matrix of this shape without its numbers, on the meta device; of a quantised scheme."""
         return quantized(self.scheme).outline(shape, self.group_size)
@@ -69,15 +80,23 @@ class Allocation:
         return self.others.get(layer, self.layers)
 
     def storage(self, name: str, shape: tuple[int, ...]) -> Storage:
-        """The storage of a weight by its name, as in `weight_shapes`."""
-        if len(shape) == 1:
-            return Storage(PLAIN)
-        ends = {"embedding": self.embedding, "head": self.head}
-        return ends[name] if name in ends else self.of_layer(layer_of(name))
+        """The storage of a weight by its name, as in `weight_shapes`, its groups fitted to the shape."""
+        return Storage(PLAIN) if len(shape) == 1 else self._wanted(name).fitted(shape)
 
     def of(self, config: ModelConfig) -> dict[str, Storage]:
         """The storage of every weight of a model, in reading order."""
         return {name: self.storage(name, shape) for name, shape in weight_shapes(config).items()}
+
+    def smaller_groups(self, config: ModelConfig) -> dict[int, Storage]:
+        """What matrices get whose columns do not fill the groups that were asked for, by the number of columns."""
+        shapes = {name: shape for name, shape in weight_shapes(config).items() if len(shape) > 1}
+        fitted = {name: self.storage(name, shape) for name, shape in shapes.items()}
+        return {shapes[name][1]: at for name, at in fitted.items() if at != self._wanted(name)}
+
+    def _wanted(self, name: str) -> Storage:
+        """What was asked for."""
+        ends = {"embedding": self.embedding, "head": self.head}
+        return ends[name] if name in ends else self.of_layer(layer_of(name))
 
 
 @dataclass(frozen=True, slots=True)
