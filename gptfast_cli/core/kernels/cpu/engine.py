@@ -100,7 +100,9 @@ class Engine:
             computing.kv_dtype is torch.int8,
             computing.is_narrow,
         )
-        self.pointer = c_void_p(library.gptfast_engine_new(dimensions, n_threads))
+        pointer = c_void_p()
+        library.gptfast_engine_new(dimensions, n_threads, pointer)
+        self.pointer = pointer
         self._dim = config.dim
         self._embedding: Weight | None = None  # which the engine reads where it stands
         self._summing: _Summing | None = None
@@ -114,8 +116,7 @@ class Engine:
         bias = None if linear.bias is None else _floats(linear.bias)
         stored = _stored(linear.weight, interleaved=which == GATE_UP)
         pointer = None if bias is None else bias.data_ptr()
-        if not self.library.gptfast_set_matrix(self.pointer, layer, which, stored, pointer):
-            raise MemoryError(f"Not enough memory for a matrix of {list(linear.weight.shape)}.")
+        self.library.gptfast_set_matrix(self.pointer, layer, which, stored, pointer)
 
     def set_norm(self, layer: int, which: int, weight: Weight) -> None:
         """Take over a norm's weight; the last norm is that of the layer after the last."""

@@ -17,6 +17,8 @@ from ctypes import (
 from pathlib import Path
 from typing import Final
 
+from gptfast_cli.core.errors import OutOfMemoryError
+
 NO_EMBEDDING: Final = -1
 """In place of how many steps or rounds there were: a token has no row in the embedding."""
 
@@ -150,24 +152,48 @@ Sum = CFUNCTYPE(None, c_void_p, c_int, c_int)
 """Sums up what all ranks have: the address of x, its rows, and floats from one row to the next."""
 
 
+_NO_MEMORY, _NO_THREADS = -2, -3
+
+
 def open_library(path: Path) -> ctypes.CDLL:
-    """Load the compiled library and declare its functions."""
+    """Load the compiled library and declare its functions.
+
+    Those that return a number raise MemoryError, or OutOfMemoryError where the system starts no more threads.
+    """
     library = ctypes.CDLL(str(path))
-    library.gptfast_engine_new.argtypes = (POINTER(Dimensions), c_int)
-    library.gptfast_engine_new.restype = c_void_p
     library.gptfast_engine_free.argtypes = (c_void_p,)
-    library.gptfast_set_matrix.argtypes = (c_void_p, c_int, c_int, POINTER(Stored), c_void_p)
-    library.gptfast_set_matrix.restype = c_int
-    library.gptfast_set_norm.argtypes = (c_void_p, c_int, c_int, c_void_p)
+    library.gptfast_engine_free.restype = None
     library.gptfast_set_embedding.argtypes = (c_void_p, POINTER(Stored))
+    library.gptfast_set_embedding.restype = None
     library.gptfast_set_sum.argtypes = (c_void_p, Sum, c_int)
+    library.gptfast_set_sum.restype = None
+    library.gptfast_engine_new.argtypes = (POINTER(Dimensions), c_int, POINTER(c_void_p))
+    library.gptfast_set_matrix.argtypes = (c_void_p, c_int, c_int, POINTER(Stored), c_void_p)
+    library.gptfast_set_norm.argtypes = (c_void_p, c_int, c_int, c_void_p)
     library.gptfast_run.argtypes = (c_void_p, POINTER(Call))
     library.gptfast_run.restype = c_int
     library.gptfast_run_ahead.argtypes = (c_void_p, POINTER(Call), POINTER(Ahead))
-    library.gptfast_run_ahead.restype = c_int
     library.gptfast_run_rounds.argtypes = (c_void_p, c_void_p, POINTER(Rounds))
-    library.gptfast_run_rounds.restype = c_int
     library.gptfast_find_outlook.argtypes = (c_void_p, POINTER(Outlook))
     library.gptfast_choose.argtypes = (c_void_p, c_int, POINTER(Choice), c_double)
-    library.gptfast_choose.restype = c_int
+    for function in (
+        library.gptfast_engine_new,
+        library.gptfast_set_matrix,
+        library.gptfast_set_norm,
+        library.gptfast_run,
+        library.gptfast_run_ahead,
+        library.gptfast_run_rounds,
+        library.gptfast_find_outlook,
+        library.gptfast_choose,
+    ):
+        function.restype = c_int
+        function.errcheck = _raise_failure  # type: ignore[assignment]  # typeshed knows no plain int here
     return library
+
+
+def _raise_failure(result: int, *_: object) -> int:
+    if result == _NO_MEMORY:
+        raise MemoryError("The CPU engine could not get the memory that it needs.")
+    if result == _NO_THREADS:
+        raise OutOfMemoryError("The system starts no more threads for the CPU engine.", "Take fewer: --threads 1")
+    return result

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -33,6 +34,7 @@ class Arena {
 
   bool add_piece(size_t n_bytes) {
     const size_t whole = (std::max(n_bytes, PIECE) + 2 * HUGE) & ~(HUGE - 1);
+    pieces_.reserve(pieces_.size() + 1);  // what is thrown later would leave the memory to nobody
     void* memory = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return false;
 #if defined(MADV_HUGEPAGE)
@@ -53,10 +55,18 @@ class Arena {
 // Floats on whole cache lines, 0 at first.
 struct Buffer {
   float* data = nullptr;
-  explicit Buffer(size_t n) : data(static_cast<float*>(aligned_alloc(64, (n * sizeof(float) + 127) & ~size_t{63}))) {
+  Buffer() = default;
+  explicit Buffer(size_t n) { renew(n); }
+  ~Buffer() { free(data); }
+
+  // Others in place of those that it holds; throws bad_alloc, and then it holds none.
+  void renew(size_t n) {
+    free(data);
+    data = static_cast<float*>(aligned_alloc(64, (n * sizeof(float) + 127) & ~size_t{63}));
+    if (data == nullptr) throw std::bad_alloc();
     memset(data, 0, n * sizeof(float));
   }
-  ~Buffer() { free(data); }
+
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 };

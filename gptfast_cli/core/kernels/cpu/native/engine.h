@@ -22,6 +22,7 @@
 
 constexpr int NO_EMBEDDING = -1;  // in place of how many steps or rounds there were: a token has no row there
 constexpr int MOST_ROWS = KEY_BLOCK;  // tokens that go through the layers at once; a longer prompt goes piece by piece
+constexpr size_t MOST_SCRATCH = size_t{256} << 20;  // bytes of their rows; of very wide models fewer tokens go at once
 
 enum Which { QKV, OUTPUT, GATE_UP, DOWN, N_MATRICES };
 
@@ -48,18 +49,14 @@ class Engine {
         shared_pool_(shared_pool(n_threads)),
         pool_(*shared_pool_),
         counters_(static_cast<size_t>(d.n_layers + 1) * N_MATRICES * static_cast<size_t>(n_threads)),
-        x_(rows_of(stride_)),
-        qkv_(rows_of(qkv_stride_)),
-        queries_(rows_of(d.n_heads * d.head_dim)),
-        heads_out_(rows_of(stride_)),
-        hidden_(rows_of(stride_)),
-        shared_(input(MOST_ROWS)),
+        own_memory_(static_cast<size_t>(n_threads)),
         attention_(heads_, n_threads),
         choosers_(static_cast<size_t>(n_threads)) {
-    for (int thread = 0; thread < n_threads; thread++) own_.push_back(input(1));
+    for (Buffer& memory : own_memory_) own_.push_back(input(1, memory));
   }
 
-  bool set_matrix(int layer, int which, const Stored& stored, const float* bias) {
+  // Throws bad_alloc, as everything does from here on that says no more.
+  void set_matrix(int layer, int which, const Stored& stored, const float* bias) {
     Matrix& m = layer == d_.n_layers ? head_ : layers_[static_cast<size_t>(layer)].matrices[which];
     m.n_rows = stored.n_rows, m.n_columns = stored.n_columns, m.group = stored.group ? stored.group : BLOCK;
     m.format = format_of(stored, d_.narrow != 0);
@@ -68,19 +65,20 @@ class Engine {
     const int n_units = stored.interleaved ? (stored.n_rows / 2 + LANES - 1) / LANES : m.n_units();
     m.n_rows = n_units * UNIT;
     m.units = arena_.take(m.bytes());
-    if (m.units == nullptr) return false;
+    if (m.units == nullptr) throw std::bad_alloc();
     if (bias != nullptr) m.bias = ordered(stored, bias, n_units);
     Packing packing{&stored, &m, this};
     pool_.run(
         [](void* argument, int thread) {
           auto& p = *static_cast<Packing*>(argument);
           Pool& pool = p.engine->pool_;
-          for (int unit = thread; unit < p.matrix->n_units(); unit += pool.n_threads)
-            pack_unit(*p.stored, *p.matrix, unit);
+          pool.attempt([&] {
+            for (int unit = thread; unit < p.matrix->n_units(); unit += pool.n_threads)
+              pack_unit(*p.stored, *p.matrix, unit);
+          });
           pool.barrier(thread);
         },
         &packing);
-    return true;
   }
 
   void set_norm(int layer, int which, const float* weight) {
@@ -105,9 +103,11 @@ class Engine {
   bool run(const Call& call) {
     for (int row = 0; row < call.n_rows; row++)
       if (call.tokens[row] < 0 || call.tokens[row] >= embedding_.n_rows) return false;
-    for (int first = 0; first < call.n_rows; first += MOST_ROWS) {
+    const int most = most_rows();
+    for (int first = 0; first < call.n_rows; first += most) {
       Call piece = call;
-      piece.n_rows = std::min(MOST_ROWS, call.n_rows - first);
+      piece.n_rows = std::min(most, call.n_rows - first);
+      reserve(piece.n_rows);
       piece.tokens += first, piece.positions += first, piece.slots += first;
       wanted_.clear();
       for (int i = 0; i < call.n_outputs; i++)
@@ -135,6 +135,10 @@ class Engine {
       positions[i] = call.positions[call.outputs[i]], slots[i] = call.slots[call.outputs[i]];
       outputs[i] = static_cast<int32_t>(i);
     }
+    struct Ending {
+      Choosing& choosing;
+      ~Ending() { choosing = {}; }
+    } ending{choosing_};
     Call step = call;
     bool is_last = false;
     int n_done = 0;
@@ -143,10 +147,7 @@ class Engine {
                    drafting.doubts};
       if (drafting.laws != nullptr) drafting.laws += n;
       if (drafting.doubts != nullptr) drafting.doubts += n;
-      if (!run(step)) {
-        choosing_ = {};
-        return NO_EMBEDDING;
-      }
+      if (!run(step)) return NO_EMBEDDING;
       for (size_t i = 0; i < n; i++) {
         tokens[i] = choosing_.chosen[i], positions[i]++;
         is_last = is_last || tokens[i] == d_.vocab_size ||
@@ -160,7 +161,6 @@ class Engine {
       step.slots = slots.data(), step.outputs = outputs.data();
       step.logits += ahead.logits_stride;
     }
-    choosing_ = {};
     return n_done;
   }
 
@@ -181,21 +181,61 @@ class Engine {
     int output, row;
   };
 
-  size_t rows_of(int n) const { return static_cast<size_t>(MOST_ROWS) * static_cast<size_t>(n); }
+  // Scratch of a row, in floats, that all threads share: its five buffers and its input.
+  size_t row_floats() const {
+    return 3 * static_cast<size_t>(stride_) + static_cast<size_t>(qkv_stride_) + query_floats() + input_floats(1);
+  }
+
+  size_t query_floats() const { return static_cast<size_t>(d_.n_heads) * static_cast<size_t>(d_.head_dim); }
+
+  // Tokens that go through the layers at once. Ranks that sum up what all have must take the same pieces.
+  int most_rows() const {
+    if (sum_ != nullptr) return MOST_ROWS;
+    const size_t n_fitting = MOST_SCRATCH / (sizeof(float) * row_floats());
+    return static_cast<int>(std::clamp(n_fitting, size_t{1}, static_cast<size_t>(MOST_ROWS)));
+  }
+
+  // Have scratch for so many rows; what it held is lost.
+  void reserve(int n_rows) {
+    if (n_rows <= n_reserved_) return;
+    n_reserved_ = 0;
+    int n = 1;
+    while (n < n_rows) n *= 2;
+    n = std::min(n, most_rows());
+    const size_t rows = static_cast<size_t>(n), stride = static_cast<size_t>(stride_);
+    x_.renew(rows * stride);
+    qkv_.renew(rows * static_cast<size_t>(qkv_stride_));
+    queries_.renew(rows * query_floats());
+    heads_out_.renew(rows * stride);
+    hidden_.renew(rows * stride);
+    shared_ = input(n, shared_memory_);
+    n_reserved_ = n;
+  }
 
   float* floats(size_t n) {
     buffers_.push_back(std::make_unique<Buffer>(n));
     return buffers_.back()->data;
   }
 
-  Input input(int n_rows) {
-    size_t n = static_cast<size_t>(n_rows) * static_cast<size_t>(stride_);
+  // Floats that rows of input take: themselves, bfloat16, codes, and three numbers for each group, on whole lines.
+  size_t input_floats(int n_rows) const {
+    const size_t n = static_cast<size_t>(n_rows) * static_cast<size_t>(stride_);
+    return n + n / 2 + n / 4 + 3 * whole_lines(n / GROUP);
+  }
+
+  static size_t whole_lines(size_t n_floats) { return (n_floats + 15) & ~size_t{15}; }
+
+  // Rows of input in memory that is taken for them.
+  Input input(int n_rows, Buffer& memory) {
+    const size_t n = static_cast<size_t>(n_rows) * static_cast<size_t>(stride_);
+    memory.renew(input_floats(n_rows));
     Input made;
-    made.floats = floats(n);
-    made.bfloats = reinterpret_cast<uint16_t*>(floats(n / 2));
-    made.codes = reinterpret_cast<int8_t*>(floats(n / 4));
-    made.scales = floats(n / GROUP), made.scaled_sums = floats(n / GROUP);
-    made.offsets = reinterpret_cast<int32_t*>(floats(n / GROUP));
+    made.floats = memory.data;
+    made.bfloats = reinterpret_cast<uint16_t*>(made.floats + n);
+    made.codes = reinterpret_cast<int8_t*>(made.floats + n + n / 2);
+    made.scales = made.floats + n + n / 2 + n / 4;
+    made.scaled_sums = made.scales + whole_lines(n / GROUP);
+    made.offsets = reinterpret_cast<int32_t*>(made.scaled_sums + whole_lines(n / GROUP));
     made.stride = stride_;
     return made;
   }
@@ -221,20 +261,22 @@ class Engine {
     if (!wanted_.empty()) head(thread);
     pool_.barrier(thread);
     if (!chooses) return;
-    for (size_t i = static_cast<size_t>(thread); i < wanted_.size(); i += static_cast<size_t>(pool_.n_threads)) {
-      const size_t output = static_cast<size_t>(wanted_[i].output);
-      const float* logits = call_->logits + output * static_cast<size_t>(d_.vocab_size);
-      const Choice& choice = choosing_.choices[output];
-      const double uniform = choosing_.uniforms[output];
-      const bool keeps_law = choosing_.laws != nullptr;
-      Chooser& chooser = keeps_law ? choosing_.laws[output] : choosers_[static_cast<size_t>(thread)];
-      const int token = keeps_law ? chooser.choose_from_law(logits, d_.vocab_size, choice, uniform)
-                                  : chooser.choose(logits, d_.vocab_size, choice, uniform);
-      choosing_.chosen[output] = token;
-      if (choosing_.doubts != nullptr)
-        choosing_.doubts[output] = token == d_.vocab_size ? 1 : 1 - chooser.chance_of(token);
-    }
+    for (size_t i = static_cast<size_t>(thread); i < wanted_.size(); i += static_cast<size_t>(pool_.n_threads))
+      pool_.attempt([&] { choose(static_cast<size_t>(wanted_[i].output), thread); });
     pool_.barrier(thread);
+  }
+
+  void choose(size_t output, int thread) {
+    const float* logits = call_->logits + output * static_cast<size_t>(d_.vocab_size);
+    const Choice& choice = choosing_.choices[output];
+    const double uniform = choosing_.uniforms[output];
+    const bool keeps_law = choosing_.laws != nullptr;
+    Chooser& chooser = keeps_law ? choosing_.laws[output] : choosers_[static_cast<size_t>(thread)];
+    const int token = keeps_law ? chooser.choose_from_law(logits, d_.vocab_size, choice, uniform)
+                                : chooser.choose(logits, d_.vocab_size, choice, uniform);
+    choosing_.chosen[output] = token;
+    if (choosing_.doubts != nullptr)
+      choosing_.doubts[output] = token == d_.vocab_size ? 1 : 1 - chooser.chance_of(token);
   }
 
   void decode(int index, int thread) {
@@ -415,8 +457,10 @@ class Engine {
   std::vector<Flag> counters_;  // units taken, by layer, matrix and owner
   std::vector<std::unique_ptr<Buffer>> buffers_;
   Arena arena_;
-  Buffer x_, qkv_, queries_, heads_out_, hidden_;
+  int n_reserved_ = 0;  // rows that the next ones have room for
+  Buffer x_, qkv_, queries_, heads_out_, hidden_, shared_memory_;
   Input shared_;
+  std::vector<Buffer> own_memory_;
   std::vector<Input> own_;  // for the threads, of a single row
   Attention attention_;
   std::vector<Wanted> wanted_;

@@ -20,13 +20,15 @@ inline void find_outlook(Pool& pool, const Outlook& outlook) {
   pool.run(
       [](void* argument, int thread) {
         auto& [pool, outlook] = *static_cast<Work*>(argument);
-        Chooser chooser;
-        for (int row = thread; row < outlook.n_rows; row += pool.n_threads) {
-          const float* logits = outlook.logits + static_cast<size_t>(row) * static_cast<size_t>(outlook.vocab_size);
-          const int token = chooser.choose(logits, outlook.vocab_size, Choice{}, 0);
-          outlook.likeliest[row] = token;
-          outlook.log_totals[row] = token == outlook.vocab_size ? NAN : chooser.log_total();
-        }
+        pool.attempt([&] {
+          Chooser chooser;
+          for (int row = thread; row < outlook.n_rows; row += pool.n_threads) {
+            const float* logits = outlook.logits + static_cast<size_t>(row) * static_cast<size_t>(outlook.vocab_size);
+            const int token = chooser.choose(logits, outlook.vocab_size, Choice{}, 0);
+            outlook.likeliest[row] = token;
+            outlook.log_totals[row] = token == outlook.vocab_size ? NAN : chooser.log_total();
+          }
+        });
         pool.barrier(thread);
       },
       &work);

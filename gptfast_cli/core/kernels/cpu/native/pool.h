@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -44,25 +45,44 @@ class Pool {
  public:
   using Work = void (*)(void* argument, int thread);
 
+  // Throws system_error where the system starts no more threads.
   explicit Pool(int n_threads) : n_threads(n_threads) {
-    for (int thread = 1; thread < n_threads; thread++) threads_.emplace_back([this, thread] { live(thread); });
+    try {
+      threads_.reserve(static_cast<size_t>(n_threads));
+      for (int thread = 1; thread < n_threads; thread++) threads_.emplace_back([this, thread] { live(thread); });
+    } catch (...) {
+      stop();
+      throw;
+    }
   }
 
-  ~Pool() {
-    work_ = nullptr;
-    begin();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~Pool() { stop(); }
 
-  // Runs `work` on all threads, the caller's among them; it must end with a barrier.
+  // Runs `work` on all threads, the caller's among them; it must end with a barrier. Throws bad_alloc where a thread
+  // `has_failed`.
   void run(Work work, void* argument) {
     std::lock_guard alone(running_);
     work_ = work;
     argument_ = argument;
+    has_failed_.store(false, std::memory_order_relaxed);
     begin();
     WithoutDenormals mode;
     work(argument, 0);
+    if (has_failed()) throw std::bad_alloc();
   }
+
+  // Does a part of a thread's work that may run out of memory: what is thrown must not keep it from the next barrier.
+  template <class Part>
+  void attempt(const Part& part) noexcept {
+    try {
+      part();
+    } catch (...) {
+      has_failed_.store(true, std::memory_order_relaxed);
+    }
+  }
+
+  // Whether an attempt has failed, of any thread before a barrier.
+  bool has_failed() const { return has_failed_.load(std::memory_order_relaxed); }
 
   // Waits until every thread has come here as often as this one.
   void barrier(int thread) {
@@ -79,6 +99,12 @@ class Pool {
 
  private:
   static constexpr std::chrono::microseconds SPIN{2000};
+
+  void stop() {
+    work_ = nullptr;
+    begin();
+    for (std::thread& thread : threads_) thread.join();
+  }
 
   void begin() {
     turn_.value.fetch_add(1);
@@ -110,6 +136,7 @@ class Pool {
   Flag turn_;
   Flag arrived_[MAX_THREADS];
   std::atomic<int> n_asleep_{0};
+  std::atomic<bool> has_failed_{false};
   Work work_ = nullptr;
   void* argument_ = nullptr;
   std::vector<std::thread> threads_;

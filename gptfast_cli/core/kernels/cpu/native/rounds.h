@@ -157,10 +157,10 @@ class Speculating {
           auto& s = *static_cast<Speculating*>(self);
           Pool& pool = s.target_.pool();
           for (size_t i = static_cast<size_t>(thread); i < s.owners_.size(); i += static_cast<size_t>(pool.n_threads))
-            s.find_law(i);
+            pool.attempt([&] { s.find_law(i); });
           pool.barrier(thread);
           for (size_t r = static_cast<size_t>(thread); r < s.n_rows(); r += static_cast<size_t>(pool.n_threads))
-            s.verify_row(r);
+            if (!pool.has_failed()) s.verify_row(r);
           pool.barrier(thread);
         },
         this);
