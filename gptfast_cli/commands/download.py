@@ -46,6 +46,9 @@ def download(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show files, sizes, free disk and memory to run it; fetch nothing.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare the files that are here by their hashes; fetch those that differ.")
+    ] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -67,7 +70,7 @@ def download(
             exclude=tuple(exclude or ()),
             local_dir=local_dir,
             dry_run=dry_run,
-            terms=Terms(n_workers=max_workers),
+            terms=Terms(n_workers=max_workers, force=force),
         )
         downloaded = show(run(request), show_progress)
     from gptfast_cli.render.download import document, write_downloaded, write_plan

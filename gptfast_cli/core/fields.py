@@ -7,9 +7,11 @@ silent default: Python's own reader would take the last of two keys and accept N
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from gptfast_cli.core.errors import CorruptError
+
+DAMAGED: Final = "The file is damaged: fetch or convert the model again."
 
 _LARGEST_INTEGER = 2**31 - 1  # an int of C, which sizes and counts become
 _LARGEST_NUMBER = 1e300
@@ -88,7 +90,7 @@ class Fields:
 
     def corrupt(self, name: str, why: str) -> CorruptError:
         """The error that a field of this object is wrong, for facts that only the caller can check."""
-        return CorruptError(f"{self.where}: {name}: {why}", "The file is damaged: fetch or convert the model again.")
+        return CorruptError(f"{self.where}: {name}: {why}", DAMAGED)
 
     def _value(self, name: str, default: object) -> object:
         value = self.values.get(name)
@@ -107,7 +109,7 @@ def read_fields(path: Path) -> Fields:
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise CorruptError(
             f"{path.name}: has {path.stat().st_size / 1e6:.0f} MB, and no such file is that large",
-            "Fetch or convert the model again.",
+            DAMAGED,
         )
     return parse_fields(path.read_bytes(), path.name)
 
@@ -117,9 +119,9 @@ def parse_fields(text: bytes, where: str) -> Fields:
     try:
         values = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise CorruptError(f"{where}: not readable as JSON: {error}", "Fetch or convert the model again.") from error
+        raise CorruptError(f"{where}: not readable as JSON: {error}", DAMAGED) from error
     if not isinstance(values, dict):
-        raise CorruptError(f"{where}: holds no JSON object", "Fetch or convert the model again.")
+        raise CorruptError(f"{where}: holds no JSON object", DAMAGED)
     return Fields(values, where)
 
 

@@ -28,8 +28,11 @@ def some_files(n_bytes: int = 300_000, *, seed: int = 0) -> dict[str, bytes]:
     }
 
 
-def request_for(hub: FakeHub, folder: Path, source: str = REPO, n_workers: int = 8, **options: Any) -> DownloadRequest:
-    return DownloadRequest(source, settings_in(folder), endpoint=hub.url, **options, terms=Terms(n_workers, QUICK))
+def request_for(
+    hub: FakeHub, folder: Path, source: str = REPO, n_workers: int = 8, *, force: bool = False, **options: Any
+) -> DownloadRequest:
+    terms = Terms(n_workers, QUICK, force)
+    return DownloadRequest(source, settings_in(folder), endpoint=hub.url, **options, terms=terms)
 
 
 def download(hub: FakeHub, folder: Path, source: str = REPO, **options: Any) -> Downloaded:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gptfast_cli.core.digest import CRC32, CRC32C, CRC64NVME, GIT_SHA1, MD5, SHA1, SHA256, Checksum
 from gptfast_cli.core.errors import CorruptError, NetworkError
 from gptfast_cli.core.jobs.download import Downloaded, DownloadedFile
-from gptfast_cli.core.transfer.digest import CRC32, CRC32C, CRC64NVME, GIT_SHA1, MD5, SHA1, SHA256, Checksum
 from gptfast_cli.core.transfer.fetching import Fetched, fetch
 from gptfast_cli.core.transfer.local_layout import LocalLayout
 from gptfast_cli.core.transfer.remote import PassingError
@@ -85,7 +85,7 @@ class Silence:
 
 
 def fetched(file: MemoryFile, folder: Path) -> Fetched:
-    return fetch(file, LocalLayout(folder), watch=Silence(), patience=QUICK)
+    return fetch(file, LocalLayout(folder, "a"), watch=Silence(), patience=QUICK)
 
 
 PARTS = [CONTENT[start : start + 30_000] for start in range(0, len(CONTENT), 30_000)]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.checkpoints.checkpoint import Piece
-from gptfast_cli.core.checkpoints.hashes import sha256_of
-from gptfast_cli.core.checkpoints.hub_cache import blob_sha256, snapshot_at
+from gptfast_cli.core.checkpoints.download_source import downloaded_checksum, fetch_command
 from gptfast_cli.core.checkpoints.shard import DTYPES, Shard, touched_in_part
 from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.digest import can_compute
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.formats import Block, Weight
@@ -115,27 +115,25 @@ class ForeignCheckpoint:
             yield Piece(part.place, part.read())
 
     def verify(self) -> Iterator[Progress]:
-        """See Checkpoint; the hashes are those that the hub gave for the files of a snapshot in its cache."""
-        hashes = {file: blob_sha256(file) for file in self.files}
-        if None in hashes.values():
-            raise UsageError(
-                f"{self.path}: has no SHA-256 of its weights to compare with.",
-                f"A checkpoint has them: gptfast convert {self.path}",
-            )
-        done, total = 0, sum(file.stat().st_size for file in self.files)
-        for file, sha256 in hashes.items():
-            if sha256_of(file) != sha256:
-                raise CorruptError(
-                    f"{file.name}: its bytes are not those of the hub (SHA-256 differs)", self._again(file)
+        """See Checkpoint; the hashes are those of the Hub or of S3, where the files were downloaded from there."""
+        damaged, done, total = {}, 0, sum(file.stat().st_size for file in self.files)
+        for file in self.files:
+            checksum = downloaded_checksum(file)
+            if checksum is None or not can_compute(checksum.algorithm):
+                raise UsageError(
+                    f"{file.name}: no hash of it is known to compare with.",
+                    f"A checkpoint has its own: gptfast convert {shlex.quote(str(self.path))}",
                 )
+            if not checksum.is_of_file(file):
+                damaged[file] = f"{file.name} ({checksum.algorithm} differs)"
             done += file.stat().st_size
             yield Progress("verify", done, total, "bytes")
-
-    def _again(self, file: Path) -> str:
-        snapshot = snapshot_at(self.path)
-        if snapshot is None:
-            return "Fetch it again."
-        return f"Fetch it again: rm {file.resolve()} && gptfast download {snapshot.repo} --revision {snapshot.commit}"
+        if damaged:
+            more = f" and {len(damaged) - 3} files more" if len(damaged) > 3 else ""
+            raise CorruptError(
+                f"{', '.join(list(damaged.values())[:3])}{more}: not the bytes that were downloaded.",
+                f"Fetch it again: {fetch_command(self.path, list(damaged))}",
+            )
 
     def _all(self) -> Iterator[Part]:
         return (part for parts in self.parts.values() for part in parts)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = "models--"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPO = re.compile(r"(?:hf://)?(?P<repo>(?:\w[\w.-]*/)?\w[\w.-]*)(?:@(?P<revision>.+))?")
 _MAX_REPO = 200  # bytes of a folder's name are 255 at most
 _NOT_IN_REVISION = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ud800-\udfff]|\.\.|@\{")
@@ -89,15 +88,6 @@ def snapshot_at(path: Path) -> Snapshot | None:
     if path.parent.name != "snapshots" or not repo.startswith(_PREFIX):
         return None
     return Snapshot(repo.removeprefix(_PREFIX).replace("--", "/", 1), path.name, path)
-
-
-def blob_sha256(file: Path) -> str | None:
-    """The SHA-256 that the hub gave for a file of a snapshot; None where it gave none, or the file is elsewhere.
-
-    A file of a snapshot is a link to `blobs/<etag>`, and the etag of a large file is its SHA-256.
-    """
-    blob = file.resolve()
-    return blob.name if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) else None
 
 
 def cached_repos(hf_cache: Path) -> Iterator[str]:

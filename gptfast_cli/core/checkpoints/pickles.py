@@ -18,6 +18,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from gptfast_cli.core.checkpoints.download_source import FETCH_AGAIN
 from gptfast_cli.core.checkpoints.hub_cache import snapshot_at
 from gptfast_cli.core.checkpoints.shard import CODES, Shard, StoredTensor
 from gptfast_cli.core.errors import CorruptError, UsageError
@@ -25,7 +26,6 @@ from gptfast_cli.core.errors import CorruptError, UsageError
 _OLDEST_SAFE_TORCH = (2, 10)  # weights_only could be broken before: CVE-2025-32434, CVE-2026-24747
 _MAX_PICKLE_BYTES = 32_000_000  # 400 tensors take 50,000
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip record: signature, lengths of its name and of the extra field
-_DAMAGED = "The file is damaged or its download was cut short: fetch it again."
 
 
 def refuse_pickle(path: Path, source: Path) -> CorruptError:
@@ -55,7 +55,7 @@ def open_pickle(path: Path) -> Shard:
             "Nothing in it was run. Do not trust the file: take the model from its makers, with safetensors.",
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        raise CorruptError(f"{path.name}: holds no tensors by name", _DAMAGED)
+        raise CorruptError(f"{path.name}: holds no tensors by name", FETCH_AGAIN)
     return Shard(path, {name: _stored(f"{path.name}: {name}", value, records) for name, value in content.items()})
 
 
@@ -76,7 +76,7 @@ def _no_archive(path: Path) -> CorruptError | UsageError:
             f"{path.name}: was written in the format of torch before 1.6.",
             "Load it with that program and save it once more, best as safetensors.",
         )
-    return CorruptError(f"{path.name}: is no file of torch.save, or was cut short", _DAMAGED)
+    return CorruptError(f"{path.name}: is no file of torch.save, or was cut short", FETCH_AGAIN)
 
 
 def _records(path: Path) -> dict[int, int]:
@@ -86,23 +86,23 @@ def _records(path: Path) -> dict[int, int]:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             for info in archive.infolist():
                 if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-                    raise CorruptError(f"{path.name}: {info.filename}: is compressed, as torch never does", _DAMAGED)
+                    raise CorruptError(f"{path.name}: {info.filename}: is compressed, as torch never does", FETCH_AGAIN)
                 start = _start(file, info.header_offset)
                 if start is None or start + info.file_size > archive.start_dir:
-                    raise CorruptError(f"{path.name}: {info.filename}: does not lie in the file", _DAMAGED)
+                    raise CorruptError(f"{path.name}: {info.filename}: does not lie in the file", FETCH_AGAIN)
                 records[start] = info.file_size
                 _check_record(path, archive, info)
     except zipfile.BadZipFile as error:
         raise _no_archive(path) from error
     except (OSError, ValueError, NotImplementedError, RuntimeError, struct.error) as error:
-        raise CorruptError(f"{path.name}: is no readable archive: {error!s:.100}", _DAMAGED) from error
+        raise CorruptError(f"{path.name}: is no readable archive: {error!s:.100}", FETCH_AGAIN) from error
     return records
 
 
 def _check_record(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     match info.filename.rpartition("/")[2]:
         case "data.pkl" if info.file_size > _MAX_PICKLE_BYTES:
-            raise CorruptError(f"{path.name}: {info.filename}: {info.file_size} bytes describe no model", _DAMAGED)
+            raise CorruptError(f"{path.name}: {info.filename}: {info.file_size} bytes describe no model", FETCH_AGAIN)
         case "byteorder" if info.file_size > 10 or archive.read(info) != sys.byteorder.encode():
             raise UsageError(f"{path.name}: was saved on a machine of the other byte order.", "Save it as safetensors.")
 
@@ -119,12 +119,12 @@ def _start(file: BinaryIO, header: int) -> int | None:
 
 def _stored(place: str, value: object, records: Mapping[int, int]) -> StoredTensor:
     if not isinstance(value, Tensor):
-        raise CorruptError(f"{place}: is no tensor", _DAMAGED)
+        raise CorruptError(f"{place}: is no tensor", FETCH_AGAIN)
     if value.layout is not torch.strided or value.dtype not in CODES or not value.is_contiguous():
         raise UsageError(f"{place}: is stored in a form that is not read.", "Save the model as safetensors.")
     record = getattr(value.untyped_storage(), "_checkpoint_offset", None)
     start = int(value.storage_offset()) * value.dtype.itemsize
     n_bytes = math.prod(value.shape) * value.dtype.itemsize
     if not isinstance(record, int) or start + n_bytes > records.get(record, -1):
-        raise CorruptError(f"{place}: its bytes are not in the file", _DAMAGED)
+        raise CorruptError(f"{place}: its bytes are not in the file", FETCH_AGAIN)
     return StoredTensor(CODES[value.dtype], tuple(value.shape), record + start, record + start + n_bytes)

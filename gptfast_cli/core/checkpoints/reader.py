@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
+from gptfast_cli.core.checkpoints.download_source import FETCH_AGAIN, MAKE_AGAIN, fetch_command, with_command
 from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE
 from gptfast_cli.core.checkpoints.hashes import sha256_of
 from gptfast_cli.core.checkpoints.manifest import (
@@ -31,9 +32,7 @@ from gptfast_cli.core.events import Progress
 from gptfast_cli.core.formats import Block, Weight, schemes
 from gptfast_cli.core.model.weights import weight_shapes
 
-_AGAIN = "The checkpoint is damaged: convert or download it again."
 _OTHER_BYTES = "its bytes are not those that were written (SHA-256 differs)"
-_FETCH = "Fetch the repository again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +138,13 @@ def open_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
     where its files contradict one another or it is pickled and that is not allowed, UsageError where it needs what
     gptfast lacks.
     """
+    try:
+        return _opened(path, allow_pickle=allow_pickle)
+    except CorruptError as error:
+        raise with_command(error, path) from error.__cause__
+
+
+def _opened(path: Path, *, allow_pickle: bool) -> Checkpoint:
     if (path / MANIFEST_FILE).is_file():
         return open_stored(path)
     by_rank = sources_by_rank()
@@ -147,7 +153,7 @@ def open_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
             return source.open(path, allow_pickle=allow_pickle)
     looked_for = ", ".join([MANIFEST_FILE, *(source.looks_for for source in by_rank)])
     if (path / CONFIG_FILE).is_file():
-        raise CorruptError(f"{path}: has a config.json but no weights (looked for {looked_for}).", _FETCH)
+        raise CorruptError(f"{path}: has a config.json but no weights (looked for {looked_for}).", FETCH_AGAIN)
     raise NotFoundError(f"{path}: holds no model (looked for {looked_for}).", "Name the folder that holds the files.")
 
 
@@ -157,7 +163,7 @@ def open_stored(folder: Path) -> StoredCheckpoint:
     files = sorted({part.file for weight in manifest.weights.values() for part in weight.parts.values()})
     for file in files:
         if not (folder / file).is_file():
-            raise CorruptError(f"{file}: missing in {folder}", _AGAIN)
+            raise CorruptError(f"{file}: missing in {folder}", MAKE_AGAIN)
     shards = {file: open_shard(folder / file) for file in files}
     _check_weights(manifest)
     _check_shards(manifest, shards)
@@ -170,13 +176,15 @@ def _check_weights(manifest: Manifest) -> None:
     expected = weight_shapes(manifest.config)
     for name, shape in expected.items():
         if name not in manifest.weights:
-            raise CorruptError(f"{MANIFEST_FILE}: weights: {name} is missing", _AGAIN)
+            raise CorruptError(f"{MANIFEST_FILE}: weights: {name} is missing", MAKE_AGAIN)
         found = manifest.weights[name].shape
         if found != shape:
-            raise CorruptError(f"{MANIFEST_FILE}: weights.{name}: shape is {list(found)}, not {list(shape)}", _AGAIN)
+            raise CorruptError(
+                f"{MANIFEST_FILE}: weights.{name}: shape is {list(found)}, not {list(shape)}", MAKE_AGAIN
+            )
     extra = sorted(set(manifest.weights) - set(expected))
     if extra:
-        raise CorruptError(f"{MANIFEST_FILE}: weights: {extra[0]} is none of this model's", _AGAIN)
+        raise CorruptError(f"{MANIFEST_FILE}: weights: {extra[0]} is none of this model's", MAKE_AGAIN)
 
 
 def _check_shards(manifest: Manifest, shards: Mapping[str, Shard]) -> None:
@@ -186,28 +194,31 @@ def _check_shards(manifest: Manifest, shards: Mapping[str, Shard]) -> None:
             tensor = tensor_name(name, part)
             stored = shards[at.file].tensors.get(tensor)
             if stored is None:
-                raise CorruptError(f"{at.file}: {tensor}: missing", _AGAIN)
+                raise CorruptError(f"{at.file}: {tensor}: missing", MAKE_AGAIN)
             if (stored.dtype, stored.shape) != (at.dtype, at.shape):
                 raise CorruptError(
                     f"{at.file}: {tensor}: is {stored.dtype} {list(stored.shape)}, "
                     f"and {at.dtype} {list(at.shape)} in {MANIFEST_FILE}",
-                    _AGAIN,
+                    MAKE_AGAIN,
                 )
             extra.discard((at.file, tensor))
     if extra:
         file, tensor = min(extra)
-        raise CorruptError(f"{file}: {tensor}: not in {MANIFEST_FILE}", _AGAIN)
+        raise CorruptError(f"{file}: {tensor}: not in {MANIFEST_FILE}", MAKE_AGAIN)
 
 
 def _check_parts(checkpoint: StoredCheckpoint) -> None:
     for name, stored in checkpoint.manifest.weights.items():
         if stored.scheme not in schemes or not schemes[stored.scheme].is_whole(checkpoint.weight(name)):
             why = f"weights.{name}: its parts are not those of scheme {stored.scheme!r}"
-            raise CorruptError(f"{MANIFEST_FILE}: {why}", _AGAIN)
+            raise CorruptError(f"{MANIFEST_FILE}: {why}", MAKE_AGAIN)
 
 
 def _making_again(checkpoint: StoredCheckpoint) -> str:
-    """The commands that write the checkpoint anew in its place, from where its manifest says that it came."""
+    """The command that fetches the checkpoint again, or those that make it anew in its place, as its manifest says."""
+    fetch = fetch_command(checkpoint.path)
+    if fetch is not None:
+        return f"Fetch it again: {fetch}"
     origin = checkpoint.manifest.provenance
     source, place = shlex.quote(origin.source), f"--out {shlex.quote(str(checkpoint.path))} --force"
     if origin.rounding is not None:

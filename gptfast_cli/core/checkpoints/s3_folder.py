@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from gptfast_cli.core.download_notes import sources_noted
+
 S3: Final = "s3://"
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
@@ -50,8 +52,12 @@ def parse_bucket_path(text: str) -> BucketPath | None:
 def find_bucket_path(home: Path, text: str) -> Path | None:
     """The folder of `s3://bucket/prefix`; None where it was not downloaded."""
     path = parse_bucket_path(text)
-    folder = path.folder(home) if path else None
-    return folder if folder and folder.is_dir() else None
+    if path is None:
+        return None
+    folder = path.folder(home)
+    sources = sources_noted(folder)
+    # some file systems take `A` for `a`, and a file of a shorter prefix may have such a name
+    return folder if sources is not None and sources <= {str(path)} else None
 
 
 def _is_prefix(text: str) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gptfast_cli.core.checkpoints.download_source import FETCH_AGAIN
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.fields import Fields, parse_fields
 
@@ -41,7 +42,6 @@ LENGTH_BYTES = 8
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-_DAMAGED = "The file is damaged or its download was cut short: fetch it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _mapped(path: Path, start: int, end: int) -> Tensor:
     libc = _libc()
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < end:
-            raise CorruptError(f"{path.name}: has become shorter since it was opened", _DAMAGED)
+            raise CorruptError(f"{path.name}: has become shorter since it was opened", FETCH_AGAIN)
         address = libc.mmap(None, n_bytes, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), first)
     if address == _MAP_FAILED:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
@@ -118,7 +118,9 @@ def open_shard(path: Path) -> Shard:
     with path.open("rb") as file:
         n_header = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if not 2 <= n_header <= min(_MAX_HEADER_BYTES, n_bytes - LENGTH_BYTES):
-            raise CorruptError(f"{path.name}: not a safetensors file: its header cannot be {n_header} bytes", _DAMAGED)
+            raise CorruptError(
+                f"{path.name}: not a safetensors file: its header cannot be {n_header} bytes", FETCH_AGAIN
+            )
         header = parse_fields(file.read(n_header), path.name)
     payload = LENGTH_BYTES + n_header
     tensors = {name: _stored(header.section(name), payload) for name in header if name != "__metadata__"}
@@ -140,9 +142,9 @@ def _check_layout(file: str, tensors: dict[str, StoredTensor], *, payload: int, 
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if tensor.start != end:
             what = "overlaps the one before it" if tensor.start < end else "leaves a gap before it"
-            raise CorruptError(f"{file}: {name}: {what}", _DAMAGED)
+            raise CorruptError(f"{file}: {name}: {what}", FETCH_AGAIN)
         end = tensor.end
         if end > n_bytes:
-            raise CorruptError(f"{file}: {name}: {end - n_bytes} bytes are missing at the end of the file", _DAMAGED)
+            raise CorruptError(f"{file}: {name}: {end - n_bytes} bytes are missing at the end of the file", FETCH_AGAIN)
     if end < n_bytes:
-        raise CorruptError(f"{file}: {n_bytes - end} bytes follow the last tensor", _DAMAGED)
+        raise CorruptError(f"{file}: {n_bytes - end} bytes follow the last tensor", FETCH_AGAIN)

@@ -5,12 +5,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptfast_cli.core.checkpoints.download_source import FETCH_AGAIN
 from gptfast_cli.core.checkpoints.pickles import open_pickle
 from gptfast_cli.core.checkpoints.shard import Shard, open_shard
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.fields import Fields, read_fields
-
-_FETCH = "Fetch the repository again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +70,4 @@ def refuse(where: str, names: Collection[str], what: str) -> None:
     """Raise CorruptError that names the first few of `names`, and how many there are, if there are any."""
     if names:
         shown = ", ".join(sorted(names)[:3]) + (f" … ({len(names)} in all)" if len(names) > 3 else "")
-        raise CorruptError(f"{where}: {shown}: {what}", _FETCH)
+        raise CorruptError(f"{where}: {shown}: {what}", FETCH_AGAIN)

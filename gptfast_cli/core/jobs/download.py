@@ -12,14 +12,14 @@ from gptfast_cli.core.checkpoints.hub_cache import RepoName, find_snapshot, pars
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.s3_folder import S3, BucketPath, parse_bucket_path
 from gptfast_cli.core.errors import DiskFullError, GptFastError, NotFoundError, UsageError
-from gptfast_cli.core.events import Job, Note
+from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.families import family_of
 from gptfast_cli.core.fields import parse_fields
 from gptfast_cli.core.jobs.origins import Origin, Terms, hub_origin, s3_origin
 from gptfast_cli.core.quant.memory_need import MemoryNeed, memory_need
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.transfer.fetching import Fetched
-from gptfast_cli.core.transfer.file_names import check_file_name
+from gptfast_cli.core.transfer.file_names import check_file_name, is_file_name
 from gptfast_cli.core.transfer.place import Layout
 from gptfast_cli.core.transfer.remote import RemoteFile
 from gptfast_cli.core.transfer.selection import matching
@@ -123,7 +123,7 @@ def run(request: DownloadRequest) -> Job[Downloaded]:
 def _download(origin: Origin, request: DownloadRequest) -> Job[Downloaded]:
     layout = origin.layout
     files = yield from origin.described(_chosen(origin, request))
-    missing = [file for file in files if not layout.is_there(file)]
+    missing = yield from _missing(files, layout, checks=request.terms.force)
     to_fetch = list({layout.place(file).final: file for file in missing}.values())  # equal contents share a place
     free_bytes = shutil.disk_usage(_existing(layout.root)).free
     result = Downloaded(
@@ -135,7 +135,7 @@ def _download(origin: Origin, request: DownloadRequest) -> Job[Downloaded]:
         return replace(result, files=plan, memory=memory, is_written=False)
     _check_space(layout, to_fetch, free_bytes)
     sweep(layout, names={file.name for file in files}, going_on={layout.place(file).partial for file in to_fetch})
-    yield Note(_told(origin, files, missing=missing, n_bytes=_to_fetch(layout, to_fetch)))
+    yield Note(_told(origin, files, missing=missing, n_bytes=_to_fetch(layout, to_fetch), checks=request.terms.force))
     fetched = yield from origin.fetch(to_fetch)
     for file in files:
         if file not in to_fetch:  # its contents may have come under another name or commit
@@ -152,6 +152,18 @@ def _download(origin: Origin, request: DownloadRequest) -> Job[Downloaded]:
         n_received=sum(each.n_received for each in fetched.values()),
         is_current=is_current,
     )
+
+
+def _missing(files: Sequence[RemoteFile], layout: Layout, *, checks: bool) -> Job[list[RemoteFile]]:
+    """The files that are not there, or whose hashes differ where all are compared."""
+    missing, done, total = [], 0, sum(file.size for file in files)
+    for file in files:
+        if not layout.is_there(file):
+            missing.append(file)
+        done += file.size
+        if checks:
+            yield Progress("verify", done, total, "bytes")
+    return missing
 
 
 def _bucket_path(request: DownloadRequest) -> BucketPath:
@@ -181,6 +193,11 @@ def _repo_name(request: DownloadRequest) -> RepoName:
 
 
 def _offline(name: RepoName, request: DownloadRequest) -> Job[Downloaded]:
+    if request.terms.force:
+        raise UsageError(
+            "--force asks the Hub for the hash of each file, and HF_HUB_OFFLINE forbids to ask.",
+            f"Go online: HF_HUB_OFFLINE=0 gptfast download {shlex.quote(str(name))} --force",
+        )
     snapshot = find_snapshot(request.settings.hf_cache, str(name))
     if snapshot is None or request.local_dir is not None:
         raise NotFoundError(
@@ -210,6 +227,9 @@ def _offline(name: RepoName, request: DownloadRequest) -> Job[Downloaded]:
 def _chosen(origin: Origin, request: DownloadRequest) -> list[str]:
     names = [file.name for file in origin.files]
     chosen = matching(names, request.include, request.exclude)
+    if request.terms.force and not request.include:  # what was fetched by other patterns is compared too
+        here = [name for name in names if is_file_name(name) and (origin.layout.root / name).is_file()]
+        chosen = sorted({*chosen, *matching(here, ("*",), request.exclude)})
     for name in chosen:
         check_file_name(name, origin.name)
     if not chosen:
@@ -264,10 +284,14 @@ def _planned(
     return DownloadedFile(file.name, file.size, was_there=file not in missing, n_begun=n_begun)
 
 
-def _told(origin: Origin, files: Sequence[RemoteFile], *, missing: Sequence[RemoteFile], n_bytes: int) -> str:
+def _told(
+    origin: Origin, files: Sequence[RemoteFile], *, missing: Sequence[RemoteFile], n_bytes: int, checks: bool
+) -> str:
     at = f"{origin.name} at {origin.version[:8]}" if origin.version else origin.name
     if not missing:
-        return f"{at}: its {len(files)} files are there already"
+        return f"{at}: its {len(files)} files are there already" + (
+            ", with the hashes that are listed" if checks else ""
+        )
     return f"{at}: {len(missing)} of {len(files)} files to fetch, {n_bytes / 1e6:,.2f} MB"
 
 

@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How to ask a server: so many files side by side, and for how long."""
+    """How to ask a server: so many files side by side, and for how long.
+
+    force: compare the files that are here with their hashes, and fetch those that differ
+    """
 
     n_workers: int = 8
     patience: Patience = Patience()
+    force: bool = False
 
 
 class Origin(Protocol):
@@ -114,7 +118,9 @@ class HubOrigin:
         for name in (file.name for file in files if file.name in for_library):
             yield Note(f"{name}: is kept in Xet storage; huggingface_hub fetches it")
             file = for_library[name]
-            path = file.fetch_by_library(hf_cache=self.settings.hf_cache, local_dir=self.local_dir)
+            path = file.fetch_by_library(
+                hf_cache=self.settings.hf_cache, local_dir=self.local_dir, force=self.terms.force
+            )
             is_known = file.checksum.is_of_file(path)
             fetched[name] = Fetched(name, file.size, file.checksum.algorithm if is_known else None, file.size)
             yield Progress(TASK, file.size, file.size, "bytes", part=name)
@@ -157,9 +163,9 @@ def hub_origin(
     """A repository of the Hub, in the Hugging Face cache or in `local_dir`; raises what `list_repo` raises."""
     revision = repo.revision or "main"
     listing = yield from list_repo(repo.repo, revision, endpoint=endpoint, patience=terms.patience)
-    layout: Layout = HubCacheLayout(settings.hf_cache.absolute(), repo.repo, listing.commit, revision)
+    layout: Layout = HubCacheLayout(settings.hf_cache.absolute(), repo.repo, listing.commit, revision, terms.force)
     if local_dir is not None:
-        layout = LocalLayout(local_dir.absolute())
+        layout = LocalLayout(local_dir.absolute(), repo.repo, terms.force)
     return HubOrigin(repo, listing, layout, settings, local_dir, terms)
 
 
@@ -175,4 +181,4 @@ def s3_origin(path: BucketPath, settings: Settings, local_dir: Path | None, term
     bucket = s3.open_bucket(path.bucket, path.prefix)
     files = yield from patiently(str(path), terms.patience, lambda: s3.list_bucket(bucket))
     folder = (local_dir or path.folder(settings.home)).absolute()
-    return S3Origin(str(path), files, LocalLayout(folder), terms)
+    return S3Origin(str(path), files, LocalLayout(folder, str(path), terms.force), terms)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+from gptfast_cli.core.digest import Digest
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.files import disk_full_named, sync_folder
-from gptfast_cli.core.transfer.digest import Digest
 from gptfast_cli.core.transfer.lock import held
 from gptfast_cli.core.transfer.partial import Partial
 from gptfast_cli.core.transfer.patience import Patience, given_up

@@ -24,6 +24,11 @@ def check_file_name(name: str, source: str) -> None:
         )
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a file of that name can be written on every system, inside of its folder."""
+    return _against(name) is None
+
+
 def _against(name: str) -> str | None:
     """What stands against a name; None where nothing does."""
     parts = name.replace("\\", "/").split("/")

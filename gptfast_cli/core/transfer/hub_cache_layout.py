@@ -17,12 +17,17 @@ from gptfast_cli.core.transfer.remote import RemoteFile
 
 @dataclass(frozen=True, slots=True)
 class HubCacheLayout:
-    """One repository in the cache, at one commit; `revision` is the branch or tag it was asked for by."""
+    """One repository in the cache, at one commit.
+
+    revision: the branch or tag that it was asked for by
+    checks:   see Layout
+    """
 
     hf_cache: Path
     repo: str
     commit: str
     revision: str
+    checks: bool = False
 
     @property
     def root(self) -> Path:
@@ -35,12 +40,12 @@ class HubCacheLayout:
 
     def is_there(self, file: RemoteFile) -> bool:
         """See Layout."""
-        return any(_is_whole(path, file) for path in (self.root / file.name, self.place(file).final))
+        return any(self._is_whole(path, file) for path in (self.root / file.name, self.place(file).final))
 
     def publish(self, file: RemoteFile) -> None:
         """See Layout."""
         name, blob = self.root / file.name, self.place(file).final
-        if _is_whole(name, file):
+        if (name.exists() and blob.exists() and name.samefile(blob)) or self._is_whole(name, file):
             return
         name.parent.mkdir(parents=True, exist_ok=True)
         link = sibling(name, PARTIAL)
@@ -74,6 +79,13 @@ class HubCacheLayout:
         """See Layout."""
         yield from sorted(self._blobs.glob("*.incomplete"))  # huggingface_hub's
 
+    def _is_whole(self, path: Path, file: RemoteFile) -> bool:
+        try:
+            same_size = path.is_file() and file.size == path.stat().st_size
+            return same_size and (not self.checks or (file.checksum is not None and file.checksum.is_of_file(path)))
+        except OSError:
+            return False
+
     def _place(self, key: str) -> Place:
         lock = self.hf_cache / ".locks" / self._folder.name / f"{key}.lock"  # that of huggingface_hub
         return Place(self._blobs / key, self._blobs / f"{key}{PARTIAL}", lock)
@@ -91,10 +103,3 @@ def _key(file: RemoteFile) -> str:
     """What the Hub sends as ETag: the SHA-256 of a large file, the git hash of a small one."""
     assert file.checksum is not None, f"{file.name}: the Hub has a hash for every file"
     return file.checksum.value
-
-
-def _is_whole(path: Path, file: RemoteFile) -> bool:
-    try:
-        return path.is_file() and file.size == path.stat().st_size
-    except OSError:
-        return False

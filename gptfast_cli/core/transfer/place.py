@@ -18,7 +18,10 @@ class Place:
 
 
 class Layout(Protocol):
-    """A folder with rules of its own: the Hugging Face cache, or a plain folder."""
+    """A folder with rules of its own: the Hugging Face cache, or a plain folder.
+
+    One that `checks` reads a file to see whether it is whole, and compares its hash; otherwise size and notes do.
+    """
 
     @property
     def root(self) -> Path:

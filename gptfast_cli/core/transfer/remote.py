@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from gptfast_cli.core.transfer.digest import Checksum
+from gptfast_cli.core.digest import Checksum
 
 
 class PassingError(Exception):

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from gptfast_cli.core.checkpoints.download_source import FETCH_AGAIN
 from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint, check_parts, stored_part
 from gptfast_cli.core.checkpoints.meta_names import (
     ATTENTION_NORM,
@@ -38,7 +39,6 @@ _SIZES = struct.Struct("<7i")  # dim, ffn_dim, n_layers, n_heads, n_kv_heads, vo
 _PREFIX = struct.Struct("<Ii")  # magic, version
 _HEADER_BYTES = 256  # of version 1 and later
 _LARGEST = 1 << 20  # of any size but the vocabulary: what is larger is no file of this kind
-_AGAIN = "The file is damaged or its download was cut short: fetch it again."
 
 _ORDER_0 = (ATTENTION_NORM, QUERY, KEY, VALUE, OUTPUT, FFN_NORM, GATE, DOWN, UP)
 _ORDER_1 = (QUERY, KEY, VALUE, OUTPUT, GATE, DOWN, UP)
@@ -97,12 +97,12 @@ def _read_header(file: Path) -> tuple[ModelConfig, int]:
             "Export it once more with --version 1; versions above are quantised: gptfast quantize does that.",
         )
     elif len(start) < _HEADER_BYTES:
-        raise CorruptError(f"{file.name}: the header is cut short", _AGAIN)
+        raise CorruptError(f"{file.name}: the header is cut short", FETCH_AGAIN)
     else:
         flag = start[_PREFIX.size + _SIZES.size]
         config = _config(_SIZES.unpack_from(start, _PREFIX.size), tied=flag == 1) if flag in (0, 1) else None
     if config is None:
-        raise CorruptError(f"{file.name}: the header holds sizes that no model has", _AGAIN)
+        raise CorruptError(f"{file.name}: the header holds sizes that no model has", FETCH_AGAIN)
     return config, version
 
 
@@ -143,7 +143,7 @@ def _layout(file: Path, config: ModelConfig, version: int) -> dict[str, StoredTe
         what = (
             f"{end - n_bytes} bytes are missing" if n_bytes < end else f"{n_bytes - end} bytes follow the last tensor"
         )
-        raise CorruptError(f"{file.name}: {what}: the sizes in its header make it {end} bytes", _AGAIN)
+        raise CorruptError(f"{file.name}: {what}: the sizes in its header make it {end} bytes", FETCH_AGAIN)
     return tensors
 
 

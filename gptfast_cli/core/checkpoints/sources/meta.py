@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from gptfast_cli.core.checkpoints.download_source import FETCH_AGAIN
 from gptfast_cli.core.checkpoints.foreign import (
     CONFIG_FILE,
     ForeignCheckpoint,
@@ -157,7 +158,7 @@ def _refuse_biases(config: ModelConfig) -> None:
 def _n_rows(shards: Sequence[Shard], name: str, *, by_columns: bool) -> int:
     shapes = [shard.tensors[name].shape for shard in shards if name in shard.tensors]
     if len(shapes) < len(shards) or not all(len(shape) == 2 for shape in shapes):
-        raise CorruptError(f"{shards[0].path.name}: {name}: missing, or no matrix", "Fetch the files again.")
+        raise CorruptError(f"{shards[0].path.name}: {name}: missing, or no matrix", FETCH_AGAIN)
     return shapes[0][0] if by_columns else sum(shape[0] for shape in shapes)
 
 

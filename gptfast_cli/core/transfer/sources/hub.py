@@ -7,6 +7,7 @@ kept in Xet storage alone, or is larger than plain HTTP serves, is left to huggi
 import contextlib
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +29,9 @@ from huggingface_hub.utils import (
 )
 
 from gptfast_cli import __version__
+from gptfast_cli.core.digest import GIT_SHA1, SHA256, Checksum
 from gptfast_cli.core.errors import CorruptError, NetworkError, UsageError
 from gptfast_cli.core.events import Job
-from gptfast_cli.core.transfer.digest import GIT_SHA1, SHA256, Checksum
 from gptfast_cli.core.transfer.patience import Patience, given_up, patiently
 from gptfast_cli.core.transfer.remote import Body, PassingError, WrongBytesError
 from gptfast_cli.core.transfer.sources.hub_errors import HTTP_ERROR, Asked, explained, fault_of
@@ -75,9 +76,13 @@ class HubFile:
             hf_raise_for_status(response)
             yield _HttpBody(response, partial(_faults_named, self.asked, self.name))
 
-    def fetch_by_library(self, *, hf_cache: Path, local_dir: Path | None) -> Path:
-        """Fetch this file with huggingface_hub, which knows Xet storage; raises as `open` does."""
-        hint = f"Try again, or see what it says itself: hf download {self.asked.repo} {self.name}"
+    def fetch_by_library(self, *, hf_cache: Path, local_dir: Path | None, force: bool) -> Path:
+        """Fetch this file with huggingface_hub, which knows Xet storage; raises as `open` does.
+
+        force: also where the library would say that it is here
+        """
+        line = shlex.join(["hf", "download", self.asked.repo, self.name, "--revision", self.commit])
+        hint = f"Try again, or see what it says itself: {line}"
         quiet = are_progress_bars_disabled()
         disable_progress_bars()
         try:
@@ -89,6 +94,7 @@ class HubFile:
                     endpoint=self.asked.endpoint,
                     cache_dir=None if local_dir else hf_cache,
                     local_dir=local_dir,
+                    force_download=force,
                 )
         except PassingError as fault:
             raise given_up(self.name, fault) from None

@@ -22,8 +22,8 @@ import boto3
 import botocore
 from botocore.config import Config
 
+from gptfast_cli.core.digest import CRC32, CRC32C, CRC64NVME, MD5, SHA1, SHA256, Checksum, can_compute
 from gptfast_cli.core.errors import NotFoundError, UsageError
-from gptfast_cli.core.transfer.digest import CRC32, CRC32C, CRC64NVME, MD5, SHA1, SHA256, Checksum, can_compute
 from gptfast_cli.core.transfer.remote import Body
 from gptfast_cli.core.transfer.sources.s3_errors import faults_named, mistaken_settings
 
