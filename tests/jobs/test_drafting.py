@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from gptfast_cli.core.batch.options import AnswerOptions
 from gptfast_cli.core.checkpoints.names import bundled_folder
@@ -160,7 +162,7 @@ def test_a_draft_that_does_not_fit_is_refused_with_what_differs(
     assert caught.value.hint
 
 
-def test_a_draft_with_another_tokenizer_is_refused_with_a_text_that_shows_it(
+def test_a_draft_with_another_tokenizer_is_refused_with_a_token_that_shows_it(
     asked: GenerateRequest, tmp_path: Path
 ) -> None:
     import sentencepiece
@@ -176,8 +178,38 @@ def test_a_draft_with_another_tokenizer_is_refused_with_a_text_that_shows_it(
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    with pytest.raises(UsageError, match="its tokenizer gives other tokens for 'Hello, world!'"):
+    with pytest.raises(UsageError, match=r"its token \d+ is '.*', the target's '.*'"):
         generation(asked, drafting=Drafting(str(folder)))
+
+
+def padded(model: Path, folder: Path, n_rows: int) -> Path:
+    """The model with rows of padding behind its vocabulary, whose logits are often the largest."""
+    shutil.copytree(model, folder)
+    edit_json(folder / "config.json", lambda config: config.update(vocab_size=n_rows))
+    tensors = load_file(folder / "model.safetensors")
+    for name in {"model.embed_tokens.weight", "lm_head.weight"} & tensors.keys():
+        matrix = tensors[name]
+        tensors[name] = torch.cat([matrix, 9 * torch.randn(n_rows - len(matrix), matrix.shape[1])])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_padding_is_neither_drafted_nor_chosen_however_many_rows_target_and_draft_have(
+    asked: GenerateRequest, tmp_path: Path, backend: str, tied: bool
+) -> None:
+    sizes = {"hidden_size": 96, "tie_word_embeddings": tied}  # heads of 32, which the CPU engine runs
+    plain = [other(tmp_path / name, **sizes) for name in ("target", "draft")]
+    rows = [padded(model, tmp_path / f"{model.name}-padded", n) for model, n in zip(plain, (1600, 1544), strict=True)]
+    asked = replace(asked, placing=replace(asked.placing, backend=backend), seed=3, max_new_tokens=30)
+    drawn = Sampling(temperature=1.5, top_k=0)
+    for sampling, draft in ((GREEDY, "model"), (drawn, "model"), (drawn, None), (GREEDY, "self:int8")):
+        texts = []
+        for target, model in (plain, rows):
+            drafting = None if draft is None else Drafting(str(model) if draft == "model" else draft, 3)
+            texts.append(generation(asked, model=str(target), sampling=sampling, drafting=drafting).samples)
+        assert texts[0] == texts[1]
 
 
 def test_what_is_no_draft_is_refused(asked: GenerateRequest) -> None:

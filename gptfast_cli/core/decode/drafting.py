@@ -5,15 +5,13 @@ from functools import partial
 
 import torch
 
-from gptfast_cli.core.checkpoints.reader import open_checkpoint
-from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.decode.advice import find_advice
 from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.decode.dealing import Storages, check_dealt
 from gptfast_cli.core.decode.depth import AdaptiveDepth, AgreedDepth, Depth, FixedDepth
 from gptfast_cli.core.decode.drafts import ADVISED, Drafted, Drafting
-from gptfast_cli.core.decode.loading import LoadedModel, load
+from gptfast_cli.core.decode.loading import LoadedModel, OpenedModel, load, open_model
 from gptfast_cli.core.decode.proposers import Proposer
 from gptfast_cli.core.decode.proposers.draft_model import DraftModel
 from gptfast_cli.core.decode.proposers.ngram import NGram
@@ -30,7 +28,7 @@ from gptfast_cli.core.quant.rounding import roundings
 from gptfast_cli.core.quant.stored import stored
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
-from gptfast_cli.core.tokenizers import first_difference
+from gptfast_cli.core.tokenizers import vocabulary_difference
 
 NGRAM, SELF = "ngram", "self:"
 _ROUNDING = "nearest"
@@ -88,12 +86,13 @@ def open_draft_model(
     """
     if name.startswith(SELF):
         return (yield from _requantized(name.removeprefix(SELF), target, settings, placing))
-    found = resolve(name, settings)
-    checkpoint = open_checkpoint(found.path)
-    _check_size(found.name, checkpoint.config, target, n_tokens)  # before anything large is read
-    own = _dealt_out_or_replicated(checkpoint.config, partial(stored, checkpoint), placing)
-    draft = yield from load(name, settings, own, role="Draft")
-    _check_tokens(draft, target)
+    opened = open_model(name, settings)
+    if target.tokenizer is None or opened.tokenizer is None:
+        opened = _padded_alike(opened, target)
+    _check_vocabulary(opened, target)  # before anything large is read
+    _check_context(opened, target, n_tokens)
+    own = _dealt_out_or_replicated(opened.config, partial(stored, opened.checkpoint), placing)
+    draft = yield from load(opened, settings, own, role="Draft")
     return draft.model, draft.seconds
 
 
@@ -103,13 +102,14 @@ def _requantized(scheme: str, target: LoadedModel, settings: Settings, placing: 
         known = ", ".join(f"{SELF}{each}" for each in schemes if each != PLAIN)
         raise UsageError(f"--draft {SELF}{scheme}: there is no quantised scheme of that name.", f"There are {known}.")
     config, checkpoint = target.config, target.checkpoint
+    as_stored = target.opened.read
     storages = AllocationOptions(scheme).allocation(config).of(config)
 
     def read(name: str, block: Block | None) -> Weight:
         storage = storages[name]
         if storage.scheme in (PLAIN, checkpoint.weight(name).scheme):
-            return checkpoint.weight(name, block)
-        weight = checkpoint.weight(name)  # whole: a row has one scale, whoever holds which part of it
+            return as_stored(name, block)
+        weight = as_stored(name)  # whole: a row has one scale, whoever holds which part of it
         matrix = schemes[weight.scheme].dense(weight, torch.float32)
         whole = roundings[_ROUNDING].quantize(matrix, quantized(storage.scheme), storage.group_size)
         return whole if block is None else whole.block(block)
@@ -130,38 +130,31 @@ def _dealt_out_or_replicated(config: ModelConfig, storages: Storages, placing: P
     return placing
 
 
-def _check_size(name: str, config: ModelConfig, target: LoadedModel, n_tokens: int) -> None:
-    ours, theirs = target.config.vocab_size, config.vocab_size
-    if ours != theirs:
-        raise UsageError(
-            f"{name} cannot draft for {target.name}: it has {theirs:,} tokens, and the target {ours:,}.", _ANOTHER
-        )
-    if config.max_context < n_tokens:
-        raise UsageError(
-            f"{name} cannot draft for {target.name} here: it holds {config.max_context:,} tokens, and the text may "
-            f"reach {n_tokens:,}.",
-            f"Add --max-context {config.max_context}, or lower --max-new-tokens.",
-        )
+def _padded_alike(draft: OpenedModel, target: LoadedModel) -> OpenedModel:
+    """The draft with as many tokens as the target, where one of them does not say which of as many rows are padding."""
+    if draft.checkpoint.config.vocab_size != target.checkpoint.config.vocab_size:
+        return draft
+    return replace(draft, config=replace(draft.config, vocab_size=target.config.vocab_size))
 
 
-def _check_tokens(draft: LoadedModel, target: LoadedModel) -> None:
-    if target.tokenizer is None or draft.tokenizer is None:
-        return
-    pair = f"{draft.name} cannot draft for {target.name}"
-    sample = first_difference(target.tokenizer.vocabulary, draft.tokenizer.vocabulary)
-    if sample is not None:
-        raise UsageError(f"{pair}: its tokenizer gives other tokens for {sample!r}.", _ANOTHER)
-    for what in ("bos_id", "stop_ids"):
-        here, there = getattr(target.tokenizer, what), getattr(draft.tokenizer, what)
-        if here != there:
-            raise UsageError(f"{pair}: its {_SPECIAL[what]} is {_shown(there)}, the target's {_shown(here)}.", _ANOTHER)
+def _check_vocabulary(draft: OpenedModel, target: LoadedModel) -> None:
+    pair = f"{draft.found.name} cannot draft for {target.name}"
+    if target.tokenizer is not None and draft.tokenizer is not None:
+        other = vocabulary_difference(target.tokenizer, draft.tokenizer)
+        if other is not None:
+            raise UsageError(f"{pair}: its {other.what} {other.theirs}, the target's {other.ours}.", _ANOTHER)
+    ours, theirs = target.config.vocab_size, draft.config.vocab_size
+    if ours != theirs:  # padding is left out of both where their tokenizers tell what is padding
+        raise UsageError(f"{pair}: it has {theirs:,} tokens, and the target {ours:,}.", _ANOTHER)
+
+
+def _check_context(draft: OpenedModel, target: LoadedModel, n_tokens: int) -> None:
+    if draft.config.max_context < n_tokens:
+        raise UsageError(
+            f"{draft.found.name} cannot draft for {target.name} here: it holds {draft.config.max_context:,} tokens, "
+            f"and the text may reach {n_tokens:,}.",
+            f"Add --max-context {draft.config.max_context}, or lower --max-new-tokens.",
+        )
 
 
 _ANOTHER = "A draft has the very vocabulary of its target; --draft ngram and --draft self:int8 go with every model."
-_SPECIAL = {"bos_id": "token that begins a text", "stop_ids": "end token"}
-
-
-def _shown(ids: int | frozenset[int] | None) -> str:
-    if ids is None or ids == frozenset():
-        return "none"
-    return str(ids) if isinstance(ids, int) else ", ".join(map(str, sorted(ids)))

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from gptfast_cli.core.batch.identity import model_identity
 from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.loading import LoadedModel, load
+from gptfast_cli.core.decode.loading import LoadedModel, load, open_model
 from gptfast_cli.core.events import Job, Progress
 from gptfast_cli.core.measure.comparison.comparing import Compared, compare, text_of_both
 from gptfast_cli.core.measure.comparison.contestants import AgainstOptions, Contestant, load_reference
@@ -77,7 +77,9 @@ def run(request: EvalRequest) -> Job[Evaluation]:
         if options is not None:
             options.check()
     asked = yield from _asked(request)  # before the model: a wrong name is told at once
-    loaded = yield from load(request.model, request.settings, request.placing)
+    loaded = yield from load(
+        open_model(request.model, request.settings, with_padding=True), request.settings, request.placing
+    )
     text = None if request.text is None else _text(request.text, loaded)
     tasks = None if asked is None else _answers(request, asked, loaded)
     prediction = None if text is None else measure(loaded, text)

@@ -12,6 +12,9 @@ from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.formats import Weight
 from gptfast_cli.core.kernels import Linear
 
+VOCABULARY_WEIGHTS = ("embedding", "head")
+"""Those with a row for each token."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:

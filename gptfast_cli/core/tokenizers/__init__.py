@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.tokenizers.agreement import Disagreement, disagreements, first_difference
+from gptfast_cli.core.tokenizers.agreement import Disagreement, disagreements
 from gptfast_cli.core.tokenizers.chat.template_files import template_files
+from gptfast_cli.core.tokenizers.comparison import Difference, vocabulary_difference
 from gptfast_cli.core.tokenizers.declarations import (
     ADDED_TOKENS,
     GENERATION_CONFIG,
@@ -20,15 +21,16 @@ from gptfast_cli.core.tokenizers.tokenizer import Tokenizer
 from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
 
 __all__ = [
+    "Difference",
     "Disagreement",
     "SpecialTokens",
     "StreamDecoder",
     "Tokenizer",
     "disagreements",
-    "first_difference",
     "open_tokenizer",
     "special_tokens",
     "tokenizer_files",
+    "vocabulary_difference",
 ]
 
 _COMPANIONS = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, GENERATION_CONFIG)
@@ -47,8 +49,11 @@ def open_tokenizer(
     Raises CorruptError where no tokenizer file of the folder can be read, or a JSON file beside it is damaged.
     """
     declared = read_declarations(folder)
-    vocabulary = _read_vocabulary(folder, declared)
-    return None if vocabulary is None else Tokenizer(vocabulary, special or resolve(declared, vocabulary), n_embeddings)
+    found = _read_vocabulary(folder, declared)
+    if found is None:
+        return None
+    path, vocabulary = found
+    return Tokenizer(vocabulary, special or resolve(declared, vocabulary), n_embeddings, path)
 
 
 def special_tokens(folder: Path) -> SpecialTokens:
@@ -57,7 +62,8 @@ def special_tokens(folder: Path) -> SpecialTokens:
     Raises CorruptError like `open_tokenizer`.
     """
     declared = read_declarations(folder)
-    return resolve(declared, _read_vocabulary(folder, declared))
+    found = _read_vocabulary(folder, declared)
+    return resolve(declared, None if found is None else found[1])
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
@@ -70,11 +76,11 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted([*companions, *vocabulary_files(folder), *template_files(folder)]))
 
 
-def _read_vocabulary(folder: Path, declared: Declarations) -> Vocabulary | None:
+def _read_vocabulary(folder: Path, declared: Declarations) -> tuple[Path, Vocabulary] | None:
     failure: CorruptError | None = None
     for path in vocabulary_files(folder):
         try:
-            return read_vocabulary(path, declared)
+            return path, read_vocabulary(path, declared)
         except CorruptError as error:
             failure = failure or error
     if failure is not None:

@@ -8,7 +8,7 @@ Source: https://github.com/openai/tiktoken, src/lib.rs.
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import tokenizers
 from tokenizers import models, pre_tokenizers
@@ -17,6 +17,7 @@ from gptfast_cli.core.tokenizers import library
 from gptfast_cli.core.tokenizers.byte_alphabet import spelled
 from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations
 from gptfast_cli.core.tokenizers.stream import ByteStream, StreamDecoder
+from gptfast_cli.core.tokenizers.vocabulary import Definition
 from gptfast_cli.core.tokenizers.written_out import WrittenOut
 
 _MAX_TOKENS = 2**20
@@ -55,6 +56,7 @@ class ByteRankVocabulary:
         self._tokens = ranks.tokens
         self._first_id = ranks.first_id
         self._pieces = ranks.pieces
+        self._pattern = ranks.pattern
         self._id_of_token = {token: ranks.first_id + rank for rank, token in enumerate(ranks.tokens)}
         _check(ranks.tokens, self._id_of_token)
         self._merging = _merging(ranks.pattern, self._id_of_token)
@@ -69,6 +71,17 @@ class ByteRankVocabulary:
     def added_tokens(self) -> Mapping[str, int]:
         """See Vocabulary."""
         return self._id_of_added
+
+    def definition(self) -> Definition:
+        """See Vocabulary."""
+        plain = {token_id: spelled(token) for token, token_id in self._id_of_token.items()}
+        added = {token_id: token.content for token_id, token in self._added.items()}
+        special = frozenset(token_id for token_id, token in self._added.items() if token.special)
+        rules = {
+            "pattern": self._pattern,
+            "added token": [asdict(self._added[token_id]) for token_id in sorted(self._added)],
+        }
+        return Definition("ranks", plain | added, special, rules)
 
     def id_of(self, token: str) -> int | None:
         """See Vocabulary."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.token_ids import check_token_ids
@@ -12,11 +13,12 @@ from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """Text to token ids and back, for one model."""
+    """Text to token ids and back, for one model; `path` is the file of its vocabulary."""
 
     vocabulary: Vocabulary
     special: SpecialTokens
     n_embeddings: int | None = None  # rows of the model's embedding; None where ids are not fed to a model
+    path: Path | None = None
 
     @property
     def vocab_size(self) -> int:

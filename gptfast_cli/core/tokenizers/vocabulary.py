@@ -4,9 +4,26 @@ The rules (BOS once, which ids stop a generation) are the same for every format 
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """All that a vocabulary is made of, to be compared with another's.
+
+    format:  of the file, whose rules can be compared with those of the same format
+    tokens:  every token by its id, as the `tokenizers` library and SentencePiece write it
+    special: ids of tokens without a text
+    rules:   what else decides which tokens a text has, by name, such as merges
+    """
+
+    format: str
+    tokens: Mapping[int, str]
+    special: frozenset[int]
+    rules: Mapping[str, Any]
 
 
 class Vocabulary(Protocol):
@@ -42,6 +59,10 @@ class Vocabulary(Protocol):
 
         Special ones are among them, which have no text when they are decoded.
         """
+        ...
+
+    def definition(self) -> Definition:
+        """All of it; made when it is asked for, which takes up to a second."""
         ...
 
     def id_of(self, token: str) -> int | None:

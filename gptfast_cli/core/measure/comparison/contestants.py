@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
-from gptfast_cli.core.checkpoints.reader import open_checkpoint
-from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.decode.backend import CPU, REFERENCE
 from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.loading import LoadedModel, load, special_tokens_of
+from gptfast_cli.core.decode.loading import LoadedModel, load, open_model
 from gptfast_cli.core.decode.ranges import check_at_least
 from gptfast_cli.core.device import AUTO, dtype_name
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.model.native import NativeModel
 from gptfast_cli.core.settings import Settings
-from gptfast_cli.core.tokenizers import Tokenizer, first_difference, open_tokenizer
+from gptfast_cli.core.tokenizers import Tokenizer, vocabulary_difference
 
 _ANOTHER = "Compare models of one vocabulary, as a model and its quantised form have it, or a draft and its target."
 
@@ -90,14 +88,12 @@ def load_reference(measured: Contestant, options: AgainstOptions, settings: Sett
     placing = Placing(
         ours.device, options.dtype or ours.dtype, ours.threads, options.backend or ours.backend, verify=ours.verify
     )
-    found = resolve(options.model, settings)
-    checkpoint = open_checkpoint(found.path)
-    size = checkpoint.config.vocab_size
-    tokenizer = open_tokenizer(found.path, special_tokens_of(checkpoint))
-    difference = _difference(measured.loaded, size, tokenizer)
+    opened = open_model(options.model, settings, with_padding=True)
+    size = opened.config.vocab_size
+    difference = _difference(measured.loaded, size, opened.tokenizer)
     if difference is not None:  # before all of the model is read
-        raise UsageError(f"{measured.loaded.name} cannot be compared with {found.name}: {difference}.", _ANOTHER)
-    loaded = yield from load(options.model, settings, placing, role="Reference")
+        raise UsageError(f"{measured.loaded.name} cannot be compared with {opened.found.name}: {difference}.", _ANOTHER)
+    loaded = yield from load(opened, settings, placing, role="Reference")
     reference = Contestant(loaded, placing, options.batch_size or measured.batch_size)
     if measured.is_like(reference):
         yield Note(f"{loaded.name} is compared with itself, where nothing may differ.")
@@ -126,9 +122,7 @@ def _difference(measured: LoadedModel, vocab_size: int, tokenizer: Tokenizer | N
         return f"it gives logits for {n_logits:,} tokens, and the reference for {vocab_size:,}"
     if ours is None or tokenizer is None:
         return None
-    sample = first_difference(ours.vocabulary, tokenizer.vocabulary)
-    if sample is not None:
-        return f"their tokenizers give other tokens for {sample!r}"
-    if is_padded and ours.vocab_size != tokenizer.vocab_size:
-        return f"its tokenizer has {ours.vocab_size:,} tokens, and the reference's {tokenizer.vocab_size:,}"
+    different = vocabulary_difference(ours, tokenizer)
+    if different is not None:
+        return f"its {different.what} {different.ours}, and the reference's {different.theirs}"
     return None

@@ -8,7 +8,7 @@ from functools import partial
 from gptfast_cli.core.decode import shapes
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.drafting import NGRAM, SELF, open_draft_model
-from gptfast_cli.core.decode.loading import LoadedModel, load
+from gptfast_cli.core.decode.loading import LoadedModel, load, open_model
 from gptfast_cli.core.decode.prompter import ChatOptions, turn_end_ids
 from gptfast_cli.core.decode.proposers import Proposer
 from gptfast_cli.core.decode.proposers.draft_model import DraftModel
@@ -132,7 +132,8 @@ def _loaded_for_a_shape(name: str, target: Target, means: Means) -> Job[tuple[De
         # a shape in another scheme is that shape once more
         model, _, seconds = yield from _random(f"{shape_and_storage(target.name)[0]}:{name.removeprefix(SELF)}", means)
         return model, seconds
-    loaded = yield from load(name, means.settings, means.placing, role="Draft")
+    opened = open_model(name, means.settings, with_padding=True)  # a shape does not say which of its tokens are that
+    loaded = yield from load(opened, means.settings, means.placing, role="Draft")
     _check_vocabulary(loaded.name, loaded.model, target)
     return loaded.model, loaded.seconds
 

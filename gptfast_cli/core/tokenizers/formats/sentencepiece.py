@@ -7,14 +7,15 @@ Source: https://github.com/google/sentencepiece, src/sentencepiece_processor.cc.
 
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
 from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations, damaged
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
-from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+from gptfast_cli.core.tokenizers.vocabulary import Definition, Vocabulary
 from gptfast_cli.core.tokenizers.written_out import WrittenOut
 
 # normalizer_spec { add_dummy_prefix: false } as protobuf writes it; appended to a model, it overrides the model's own
@@ -51,6 +52,19 @@ class SentencePieceVocabulary:
     def added_tokens(self) -> Mapping[str, int]:
         """See Vocabulary."""
         return self._atoms
+
+    def definition(self) -> Definition:
+        """See Vocabulary."""
+        pieces, ids = self._pieces, list(range(self._pieces.vocab_size()))
+        reserved = [AddedToken(token_id, text, special=True) for text, token_id in self._atoms.items()]
+        added = {token.id: token for token in reserved} | self._added
+        tokens = dict(enumerate(pieces.id_to_piece(ids))) | {token.id: token.content for token in added.values()}
+        special = frozenset(token.id for token in added.values() if token.special)
+        kinds = [pieces.is_control(ids), pieces.is_unknown(ids), pieces.is_byte(ids), pieces.is_unused(ids)]
+        rules = {"score": pieces.get_score(ids), "kind": list(zip(*kinds, strict=True))}
+        rules |= _rules(pieces.serialized_model_proto())
+        rules["added token"] = [asdict(added[token_id]) for token_id in sorted(added)]
+        return Definition("SentencePiece", tokens, special, rules)
 
     def id_of(self, token: str) -> int | None:
         """See Vocabulary."""
@@ -148,6 +162,54 @@ def _check_pieces(pieces: SentencePieceProcessor) -> None:
     for piece, is_byte in zip(pieces.id_to_piece(ids), pieces.is_byte(ids), strict=True):
         if is_byte and not _BYTE.fullmatch(piece):
             raise ValueError(f"piece {piece!r:.60} stands for no byte")
+
+
+_TRAINER, _NORMALIZER = 2, 3  # fields of a ModelProto, and of what is in them, sentencepiece_model.proto
+_RULES: dict[int, dict[int, tuple[str, int | bytes]]] = {  # with their defaults
+    _TRAINER: {3: ("type", 1), 24: ("space as suffix", 0), 35: ("byte fallback", 0)},
+    _NORMALIZER: {
+        2: ("character map", b""),
+        3: ("leading space", 1),
+        4: ("removal of spaces", 1),
+        5: ("space mark", 1),
+    },
+}
+
+
+def _rules(model: bytes) -> dict[str, int | bytes]:
+    """What a model says about plain text beside its pieces, by name."""
+    said = dict(rule for rules in _RULES.values() for rule in rules.values())
+    for number, message in _fields(model):
+        if isinstance(message, bytes) and number in _RULES:
+            rules = _RULES[number]
+            said |= {rules[n][0]: value for n, value in _fields(message) if n in rules}
+    return said
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protobuf message in the order in which they stand, of which the last of one number counts."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        match key & 7:
+            case 0:
+                value: int | bytes
+                value, at = _varint(message, at)
+            case 2:
+                n_bytes, at = _varint(message, at)
+                value, at = message[at : at + n_bytes], at + n_bytes
+            case wire:
+                n_bytes = 8 if wire == 1 else 4
+                value, at = message[at : at + n_bytes], at + n_bytes
+        yield key >> 3, value
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while message[at] & 0x80:
+        value |= (message[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return value | message[at] << shift, at + 1
 
 
 def _processor(model: bytes) -> SentencePieceProcessor:

@@ -14,7 +14,7 @@ from gptfast_cli.core.tokenizers import library
 from gptfast_cli.core.tokenizers.declarations import Declarations, damaged
 from gptfast_cli.core.tokenizers.json_streams import json_stream
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
-from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+from gptfast_cli.core.tokenizers.vocabulary import Definition, Vocabulary
 
 
 class JsonVocabulary:
@@ -34,6 +34,19 @@ class JsonVocabulary:
         self.vocab_size = 1 + max(vocab.values())
         self.own_bos_id = _opening_id(tokenizer, min(vocab.keys() - self._special, key=vocab.__getitem__, default=""))
         self.adds_bos = self.own_bos_id is not None
+
+    def definition(self) -> Definition:
+        """See Vocabulary."""
+        file = json.loads(self._tokenizer.to_str())
+        model = file["model"]
+        pieces = model.pop("vocab")
+        rules = {"merge": model.pop("merges", [])}
+        rules["score"] = [score for _, score in pieces] if isinstance(pieces, list) else []  # of a unigram model
+        rules |= {"model": model, "normalizer": file["normalizer"], "pre-tokenizer": file["pre_tokenizer"]}
+        rules["added token"] = file["added_tokens"]
+        tokens = {token_id: token for token, token_id in self._tokenizer.get_vocab(with_added_tokens=True).items()}
+        special = frozenset(self.added_tokens[token] for token in self._special)
+        return Definition("tokenizer.json", tokens, special, rules)
 
     def id_of(self, token: str) -> int | None:
         """See Vocabulary."""
