@@ -11,6 +11,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from gptfast_cli.commands import COMMANDS, Command
 from gptfast_cli.core.errors import UsageError
 
+_MAX_FILE_BYTES = 16_000  # the reader takes quadratic time for some files
+
 
 def load_defaults(path: Path) -> dict[str, dict[str, Any]]:
     """The options set in the file, by command; empty where there is no file.
@@ -20,11 +22,16 @@ def load_defaults(path: Path) -> dict[str, dict[str, Any]]:
     import tomllib
 
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE_BYTES + 1)
     except OSError:  # there is none, or not for this person
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"The settings file {path} is not valid TOML.\n{error}") from error
+    if len(content) > _MAX_FILE_BYTES:
+        raise UsageError(f"The settings file {path} has more than {_MAX_FILE_BYTES // 1000} kB.", "Shorten it.")
+    try:
+        tables = tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
+        raise UsageError(f"The settings file {path} is not valid TOML.\n{error!s:.200}") from error
     commands = {command.name: command for command in COMMANDS}
     return {name: _options(path, commands.get(name), name, table) for name, table in tables.items()}
 
@@ -32,12 +39,14 @@ def load_defaults(path: Path) -> dict[str, dict[str, Any]]:
 def _options(path: Path, command: Command | None, name: str, table: object) -> dict[str, Any]:
     if command is None or not isinstance(table, dict):
         known = ", ".join(f"[{command.name}]" for command in COMMANDS)
-        raise UsageError(f"The settings file {path} sets {name!r}, which is no command's table.", f"Tables: {known}.")
+        raise UsageError(
+            f"The settings file {path} sets {name!r:.60}, which is no command's table.", f"Tables: {known}."
+        )
     options = {key.replace("-", "_"): value for key, value in table.items()}
     for key in options:
         if key not in inspect.signature(command.function).parameters:
             raise UsageError(
-                f"The settings file {path} sets {key!r} in [{name}], which `gptfast {name}` has no option for.",
+                f"The settings file {path} sets {key!r:.60} in [{name}], which `gptfast {name}` has no option for.",
                 f"gptfast {name} --help lists the options.",
             )
     kinds = get_type_hints(command.function)

@@ -5,6 +5,8 @@ silent default: Python's own reader would take the last of two keys and accept N
 """
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -15,6 +17,8 @@ DAMAGED: Final = "The file is damaged: fetch or convert the model again."
 
 _LARGEST_INTEGER = 2**31 - 1  # an int of C, which sizes and counts become
 _LARGEST_NUMBER = 1e300
+_MOST_DIMENSIONS = 8
+_MOST_SHOWN = 60  # characters of a file in a message
 _MAX_FILE_BYTES = 32_000_000  # the largest index in use has 9 million
 
 
@@ -75,11 +79,22 @@ class Fields:
         return tuple(value)
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """A list of whole numbers of at least 0, such as a shape or token ids."""
+        """A list of whole numbers of at least 0, such as token ids."""
         value = self._value(name, None)
-        if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
-            self._refuse(name, value, "a list of whole numbers")
+        if not isinstance(value, list) or not all(
+            type(item) is int and 0 <= item <= _LARGEST_INTEGER for item in value
+        ):
+            self._refuse(name, value, f"a list of whole numbers from 0 to {_LARGEST_INTEGER}")
         return tuple(value)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The sizes of a tensor."""
+        sizes = self.integers(name)
+        if len(sizes) > _MOST_DIMENSIONS or math.prod(sizes) > _LARGEST_INTEGER:
+            self._refuse(
+                name, list(sizes), f"a shape of at most {_MOST_DIMENSIONS} sizes and {_LARGEST_INTEGER} elements"
+            )
+        return sizes
 
     def section(self, name: str) -> "Fields":
         """An object inside this one."""
@@ -101,7 +116,9 @@ class Fields:
 
     def _refuse(self, name: str, value: object, wanted: str) -> NoReturn:
         shown = json.dumps(value, default=str)
-        raise self.corrupt(name, f"{shown if len(shown) <= 60 else shown[:60] + ' …'} is not {wanted}")
+        raise self.corrupt(
+            name, f"{shown if len(shown) <= _MOST_SHOWN else shown[:_MOST_SHOWN] + ' …'} is not {wanted}"
+        )
 
 
 def read_fields(path: Path) -> Fields:
@@ -117,7 +134,7 @@ def read_fields(path: Path) -> Fields:
 def parse_fields(text: bytes, where: str) -> Fields:
     """The JSON object in `text`, UTF-8; raises CorruptError where there is none or a key comes twice."""
     try:
-        values = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_no_constant)
+        values = json.loads(text.decode("utf-8"), object_pairs_hook=distinct, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"{where}: not readable as JSON: {error}", DAMAGED) from error
     if not isinstance(values, dict):
@@ -125,12 +142,13 @@ def parse_fields(text: bytes, where: str) -> Fields:
     return Fields(values, where)
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs; raises ValueError where a key is there twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice} is there twice")
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, n in counts.items() if n > 1)
+        raise ValueError(f"{twice if len(twice) <= _MOST_SHOWN else twice[:_MOST_SHOWN] + ' …'} is there twice")
     return values
 
 

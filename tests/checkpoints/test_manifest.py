@@ -84,6 +84,7 @@ SPOILT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a hidden file": (lambda m: m["weights"]["norm"]["parts"]["weight"].update(file=".."), "norm.*file"),
     "a hash that is none": (lambda m: m["weights"]["norm"]["parts"]["weight"].update(sha256="beef"), "norm.*sha256"),
     "a negative shape": (lambda m: m["weights"]["norm"].update(shape=[-36]), "norm.*shape"),
+    "a shape of more than can be": (lambda m: m["weights"]["norm"].update(shape=[2**40, 2**40]), "norm.*shape"),
     "a part of unknown dtype": (lambda m: m["weights"]["norm"]["parts"]["weight"].update(dtype="F4"), "norm.*dtype"),
     "a tokenizer in another folder": (lambda m: m["tokenizer"].update(files={"/etc/passwd": SHA}), "tokenizer"),
     "a stop token as text": (lambda m: m["tokenizer"].update(stop_ids=["</s>"]), "stop_ids"),

@@ -1,5 +1,7 @@
 """The store keeps checkpoints under names, on any file system, and gives them back or away."""
 
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,30 @@ def test_a_damaged_checkpoint_is_listed_and_can_be_removed(tmp_path: Path) -> No
     assert (entry.name, entry.scheme) == ("model", DAMAGED)
     open_store(settings).remove(entry.name)
     assert open_store(settings).entries() == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({f"key {n}": n for n in range(50_000)})[:-1] + ', "key 49999": 0}',
+        '{"format": ' + "9" * 5000 + "}",
+        '{"format": 2}',
+        '{"a": ' + "[" * 100_000,
+    ],
+    ids=["a key twice", "a long number", "a newer format", "deep nesting"],
+)
+def test_a_manifest_that_cannot_be_read_leaves_the_others_in_the_list(tmp_path: Path, text: str) -> None:
+    settings = settings_in(tmp_path)
+    converted(saved(tmp_path / "model"), settings)
+    bad = settings.home / "checkpoints" / "org--bad"
+    bad.mkdir()
+    (bad / MANIFEST_FILE).write_text(text)
+    began = time.thread_time()
+    assert [(entry.name, entry.scheme) for entry in open_store(settings).entries()] == [
+        ("model", "plain"),
+        ("org/bad", DAMAGED),
+    ]
+    assert time.thread_time() - began < 5  # where it was quadratic, minutes
 
 
 def test_what_is_removed_is_gone_and_no_longer_current(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ def test_a_key_is_spelled_with_dashes_or_underscores(tmp_path: Path) -> None:
         ("[generat]\nseed = 1", "generat"),
         ("seed = 1", "seed"),
         ("[generate]\nhot = 1", "hot"),
+        (f"[generate]\nseed = {'9' * 5000}", "TOML"),
+        (f"a = {'[' * 9000}", "TOML"),
+        (f"{'a.' * 500_000}a = 1", "16 kB"),
     ],
 )
 def test_a_broken_file_or_unknown_key_is_named(tmp_path: Path, text: str, named: str) -> None:

@@ -173,7 +173,7 @@ def _dtype(fields: Fields) -> str:
 def _weight(fields: Fields) -> StoredWeight:
     parts = fields.section("parts")
     return StoredWeight(
-        fields.text("scheme"), fields.integers("shape"), {name: _part(parts.section(name)) for name in parts}
+        fields.text("scheme"), fields.shape("shape"), {name: _part(parts.section(name)) for name in parts}
     )
 
 
@@ -181,7 +181,7 @@ def _part(fields: Fields) -> StoredPart:
     dtype = fields.text("dtype")
     if dtype not in _BITS:
         raise fields.corrupt("dtype", f"{dtype!r} is not one of {', '.join(_BITS)}")
-    return StoredPart(_file_name(fields), dtype, fields.integers("shape"), _sha256(fields, "sha256"))
+    return StoredPart(_file_name(fields), dtype, fields.shape("shape"), _sha256(fields, "sha256"))
 
 
 def _tokenizer(fields: Fields) -> TokenizerEntry:

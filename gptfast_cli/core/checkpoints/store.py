@@ -97,7 +97,7 @@ def _entry(folder: Path) -> StoreEntry:
     name = folder.name.replace("--", "/").replace("@", ":")
     try:
         manifest = read_manifest(folder)
-    except GptFastError:  # it still has to be seen, to be removed
+    except (GptFastError, OSError):  # it still has to be seen, to be removed
         n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return StoreEntry(name, folder, n_bytes, DAMAGED, 0)
     if _folder_name(manifest.name) == folder.name:  # not so where a person copied or renamed the folder
