@@ -1,23 +1,36 @@
-"""The program's start: standard streams and Ctrl-C are in order before anything else is loaded."""
+"""The program's start: standard streams and Ctrl-C are in order before anything else is loaded, `typing` included."""
+
+from __future__ import annotations
 
 import os
-import signal
 import sys
-from typing import NoReturn
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
+
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 _INTERRUPTED = 130  # ExitCode.INTERRUPTED, which is not loaded yet
+_SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"
 
 
 def main() -> NoReturn:
     """Run the command line, and end the process with its exit code: with 130 for a Ctrl-C at any time."""
+    is_heeded = True
     try:
+        import signal  # noqa: PLC0415  # which loads a dozen modules
+
+        is_heeded = signal.getsignal(signal.SIGINT) != signal.SIG_IGN  # not so in the background of a script
+        if is_heeded:
+            signal.signal(signal.SIGINT, _interrupt)
         _open_closed_streams()
         from gptfast_cli.app import run_process  # noqa: PLC0415  # it takes a while, in which Ctrl-C may come
 
         code = run_process()
     except KeyboardInterrupt:
         code = _INTERRUPTED
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    if is_heeded:
         signal.signal(signal.SIGINT, _leave)  # all is done: what the interpreter still tidies up can be left
     sys.exit(code)
 
@@ -33,7 +46,23 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
+def _interrupt(_: int, frame: FrameType | None) -> NoReturn:
+    """Raise KeyboardInterrupt, or leave at once while a module is loaded.
+
+    There is nothing to tidy up then, and the exception would not arrive: extension modules lose it, or end in errors of
+    their own.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT_SYSTEM:
+            _leave()
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def _leave(*_: object) -> NoReturn:
+    """End the process now; a spinner may have hidden the terminal's cursor."""
+    if sys.stderr.isatty():
+        os.write(2, _SHOW_CURSOR)
     os._exit(_INTERRUPTED)
 
 

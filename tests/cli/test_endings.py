@@ -11,6 +11,14 @@ import pytest
 from cli.command_line import CommandLine
 from cli.fake_gptfast import PIECES
 
+SWALLOWS_CTRL_C = """
+import sys, time
+print("loading", file=sys.stderr, flush=True)
+try:
+    time.sleep(60)
+except BaseException:
+    pass
+"""
 Fake = Callable[[str], CommandLine]
 
 
@@ -80,6 +88,32 @@ def test_a_job_that_cannot_be_stopped_early_ends_with_130(fake: Fake) -> None:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130 and stderr == b""
+
+
+@pytest.mark.parametrize("module", ["typer", "torch"])
+def test_ctrl_c_while_a_module_is_loaded_ends_with_130(gptfast: CommandLine, tmp_path: Path, module: str) -> None:
+    (tmp_path / f"{module}.py").write_text(SWALLOWS_CTRL_C)
+    loading = gptfast.with_environment(PYTHONPATH=f"{tmp_path}:{gptfast.environment['PYTHONPATH']}")
+    with loading.start("generate", "x") as process:
+        assert process.stderr is not None and process.stderr.readline() == b"loading\n"
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout, stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", ["--help", "generate --top-k x"])
+def test_a_closed_stream_is_no_traceback(gptfast: CommandLine, closing: str, arguments: str) -> None:
+    line = f'"$0" -m gptfast_cli {arguments} {closing}'
+    outcome = CommandLine(("sh", "-c", line, gptfast.program[0]), gptfast.environment).run()
+    assert outcome.returncode == (2 if "top-k" in arguments else 0)
+    assert b"Traceback" not in outcome.stderr
+
+
+def test_with_all_streams_closed_text_is_generated_for_nobody(gptfast: CommandLine) -> None:
+    line = '"$0" -m gptfast_cli generate hi --threads 1 --max-new-tokens 2 <&- >&- 2>&-'
+    outcome = CommandLine(("sh", "-c", line, gptfast.program[0]), gptfast.environment).run()
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (0, b"", b"")
 
 
 def test_sigterm_unwinds_the_job_and_ends_with_143(fake: Fake, tmp_path: Path) -> None:
