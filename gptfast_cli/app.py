@@ -17,7 +17,7 @@ from gptfast_cli.completion.answer import VARIABLE, answer_shell
 from gptfast_cli.completion.scripts import SCRIPTS, Shell
 from gptfast_cli.core.distributed.rank import leave_failure, this_rank
 from gptfast_cli.core.errors import ExitCode, GptFastError, NotFoundError, UsageError
-from gptfast_cli.core.settings import settings_file
+from gptfast_cli.core.settings import load_settings, settings_file
 from gptfast_cli.numbers import NumberError
 from gptfast_cli.options import DebugOption, Invocation, OutsideValue, StoredNameOption
 from gptfast_cli.render.failure import named, write_error
@@ -114,7 +114,7 @@ def _run(arguments: list[str]) -> int:
 def _fail(error: Exception, invocation: Invocation) -> ExitCode:
     if invocation.debug:
         traceback.print_exception(error)
-    explained = _with_origins(named(error), invocation.outside_values)
+    explained = _with_origins(named(error, load_settings().home), invocation.outside_values)
     try:
         stream = sys.stderr if this_rank() is None else sys.__stderr__ or sys.stderr
         is_left = leave_failure(explained)

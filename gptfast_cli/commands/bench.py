@@ -34,7 +34,7 @@ from gptfast_cli.commands.bench_options import (
     SeedOption,
     TpOption,
 )
-from gptfast_cli.commands.bench_plan import OF_A_PLAN, check_plan, write_plan
+from gptfast_cli.commands.bench_plan import OF_A_PLAN, check_plan, make_plan, write_plan
 from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.model.collective import ALONE
@@ -135,22 +135,25 @@ def bench(
                 hardware=HardwareOptions(device_bandwidth, device_memory, link_bandwidth, link_latency),
                 efficiency=efficiency,
             )
-            write_plan(asked, show_progress, json=json)
-            return
-        chosen = backend or ("reference" if compile or compile_prefill else None)  # it is PyTorch that compiles
-        request = BenchRequest(
-            settings=load_settings(),
-            model=model_given(context, model_argument, model),
-            arch=arch,
-            allocation=allocation,
-            placing=Placing(device, dtype, threads, chosen, activations, kv_dtype=kv_dtype, together=together),
-            compiling=Compiling(decode=compile, prefill=compile_prefill),
-            cases=cases,
-            tps=tps,
-            n_rounds=reps,
-            seed=seed,
-        )
-        measured = show(run(request), show_progress)
+            planned = make_plan(asked, show_progress)
+        else:
+            chosen = backend or ("reference" if compile or compile_prefill else None)  # it is PyTorch that compiles
+            request = BenchRequest(
+                settings=load_settings(),
+                model=model_given(context, model_argument, model),
+                arch=arch,
+                allocation=allocation,
+                placing=Placing(device, dtype, threads, chosen, activations, kv_dtype=kv_dtype, together=together),
+                compiling=Compiling(decode=compile, prefill=compile_prefill),
+                cases=cases,
+                tps=tps,
+                n_rounds=reps,
+                seed=seed,
+            )
+            measured = show(run(request), show_progress)
+    if plan is not None:
+        write_plan(planned, json=json)
+        return
     _write(measured, written)
     if code := exit_code(measured):
         raise typer.Exit(code)

@@ -9,7 +9,7 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.render.show import View, show
 
 if TYPE_CHECKING:
-    from gptfast_cli.core.jobs.plan import PlanRequest
+    from gptfast_cli.core.jobs.plan import Plan, PlanRequest
 
 OF_A_PLAN = ("device_bandwidth", "device_memory", "link_bandwidth", "link_latency", "efficiency")
 """Options that say something only beside --plan."""
@@ -38,13 +38,18 @@ def check_plan(flags: Mapping[str | None, str]) -> None:
             )
 
 
-def write_plan(request: "PlanRequest", show_progress: View, *, json: bool) -> None:
-    """Plan, and write what comes out."""
+def make_plan(request: "PlanRequest", show_progress: View) -> "Plan":
+    """What a model would need and do."""
     from gptfast_cli.core.jobs.plan import run
+
+    return show(run(request), show_progress)
+
+
+def write_plan(planned: "Plan", *, json: bool) -> None:
+    """Write it, once no progress is shown any more."""
     from gptfast_cli.render.plan_document import write_json
     from gptfast_cli.render.plan_table import write_table
 
-    planned = show(run(request), show_progress)
     if json:
         write_json(planned, shlex.join(["gptfast", *sys.argv[1:]]), sys.stdout)
     else:

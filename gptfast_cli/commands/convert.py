@@ -83,4 +83,5 @@ def convert(
     sys.stdout.write(f"{converted.path}\n")
     if not quiet:
         n_params = count(converted.n_params)
-        sys.stderr.write(f"{converted.name}: {n_params} parameters, {size(converted.n_bytes)}; now the current model\n")
+        is_current = "; now the current model" if converted.is_current else ""
+        sys.stderr.write(f"{converted.name}: {n_params} parameters, {size(converted.n_bytes)}{is_current}\n")

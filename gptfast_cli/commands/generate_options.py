@@ -21,7 +21,7 @@ PromptArgument = Annotated[
     typer.Argument(
         metavar="PROMPT",
         show_default=DEFAULT,
-        help="The text to continue, or a message to a chat model; - reads stdin.",
+        help="The text to continue, or a message to a chat model; - or nothing reads what is piped in.",
     ),
 ]
 PromptFileOption = Annotated[

@@ -1,5 +1,8 @@
 """The prompt of a generation, from the one place where it was given."""
 
+import os
+import select
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +10,7 @@ from pathlib import Path
 from gptfast_cli.core.errors import NotFoundError, UsageError
 
 DEFAULT = "Once upon a time"
+SECONDS_TO_WAIT = 5.0
 _SOURCES = "PROMPT, --prompt-file, --prompt-ids and --prompt-length"
 
 
@@ -19,8 +23,11 @@ class PromptSources:
     ids: str | None  # token ids with commas between
     length: int | None  # of a synthetic prompt
 
-    def read(self) -> str | tuple[int, ...] | None:
-        """The text or token ids; None stands for a synthetic prompt. Where nothing is given it is DEFAULT.
+    def read(self, *, patience: float = SECONDS_TO_WAIT) -> str | tuple[int, ...] | None:
+        """The text or token ids; None stands for a synthetic prompt.
+
+        Where nothing is given it is what a pipe or file on stdin holds, and else DEFAULT; `patience` is how many
+        seconds a pipe may take to begin.
 
         Raises UsageError where there is more than one source, and for ids that are no numbers or bytes that are no
         UTF-8; NotFoundError for a file that is not there.
@@ -36,7 +43,9 @@ class PromptSources:
             return None
         if self.argument == "-":
             return _without_newline(_read_stdin())
-        return DEFAULT if self.argument is None else self.argument
+        if self.argument is None:
+            return (_without_newline(_read_stdin()) if _is_fed(patience) else "") or DEFAULT
+        return self.argument
 
 
 def _read_file(path: Path) -> str:
@@ -46,6 +55,28 @@ def _read_file(path: Path) -> str:
         raise NotFoundError(f"There is no prompt file {str(path)!r}.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"The prompt file {str(path)!r} is not text in UTF-8.") from error
+
+
+def _is_fed(patience: float) -> bool:
+    """Whether stdin is a file, or a pipe into which something is written or which ends.
+
+    A pipe may be inherited from a program that never writes into it. After a while nothing is expected of it any more.
+    """
+    try:
+        kind = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):  # closed, or no file of the system
+        return False
+    if stat.S_ISREG(kind):
+        return True
+    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+        return False
+    try:
+        is_ready = bool(select.select([sys.stdin], [], [], patience)[0])
+    except OSError:  # Windows waits for sockets alone
+        return True
+    if not is_ready:
+        sys.stderr.write(f"Nothing came through stdin in {patience:g} s. Give - as PROMPT to wait for it.\n")
+    return is_ready
 
 
 def _read_stdin() -> str:

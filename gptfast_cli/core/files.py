@@ -8,6 +8,7 @@ import errno
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -47,6 +48,32 @@ def write_synced(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Why no file can be made in a folder, which is made where it is missing; None where one can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there, and not hidden from this person; `Path.is_dir` raises where one above it is."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there, and not hidden from this person."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """An exception as a person meets it: at most five lines on stderr, and an exit code."""
 
 import errno
+from pathlib import Path
 from typing import TextIO
 
 from gptfast_cli.core.errors import DiskFullError, GptFastError, OutOfMemoryError, is_out_of_memory
@@ -11,8 +12,11 @@ _BOLD_RED = "1;31"
 _SMALLER = "Try a smaller model, --max-new-tokens, --batch-size or --max-context."
 
 
-def named(error: Exception) -> GptFastError:
-    """The error as one of ours: memory and disk by their own kinds, what nobody foresaw as an internal error."""
+def named(error: Exception, home: Path | None = None) -> GptFastError:
+    """The error as one of ours: memory and disk by their own kinds, what nobody foresaw as an internal error.
+
+    A file of `home`, which is `$GPTFAST_HOME`, may be kept elsewhere.
+    """
     match error:
         case GptFastError():
             return error
@@ -21,7 +25,9 @@ def named(error: Exception) -> GptFastError:
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return DiskFullError(f"No space left on the disk{_where(error)}.", "Free some space and run it again.")
         case OSError(strerror=str(reason)):
-            return GptFastError(f"{reason}{_where(error)}.")
+            is_at_home = home is not None and Path(str(error.filename)).is_relative_to(home)
+            hint = "GPTFAST_HOME can name another folder to keep such files in." if is_at_home else ""
+            return GptFastError(f"{reason}{_where(error)}.", hint)
         case _:
             return GptFastError(
                 f"Internal error: {type(error).__name__}: {_first_line(error)}",

@@ -57,7 +57,8 @@ def write_quantized(quantized: Quantized, stream: TextIO) -> None:
     if quantized.chosen is not None:
         allocation.write_choice(quantized.chosen, stream)
     write_block(_lines(quantized), stream)
-    stream.write(f"{quantized.name} is now the current model.\n")
+    if quantized.is_current:
+        stream.write(f"{quantized.name} is now the current model.\n")
 
 
 def _lines(quantized: Quantized) -> Iterator[tuple[str, ...]]:

@@ -116,6 +116,23 @@ def test_with_all_streams_closed_text_is_generated_for_nobody(gptfast: CommandLi
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (0, b"", b"")
 
 
+def test_a_home_that_cannot_be_used_stops_nothing_that_needs_none(gptfast: CommandLine, tmp_path: Path) -> None:
+    homeless = gptfast.with_environment(HOME=os.devnull)
+    assert homeless.run("--list").returncode == 0
+    generated = homeless.run("generate", "hi", "--threads", "1", "--max-new-tokens", "2")
+    assert generated.returncode == 0, generated.stderr.decode()
+    out = str(tmp_path / "out")
+    quantized = homeless.run("quantize", "tiny-draft", "--out", out, "--no-fidelity", "--threads", "1")
+    stderr = quantized.stderr.decode()
+    assert quantized.returncode == 0 and quantized.stdout.decode().strip() == out
+    assert stderr.count("GPTFAST_HOME") == 1 and "is now the current model" not in stderr
+
+
+def test_what_must_be_kept_at_home_names_the_variable_of_another_home(gptfast: CommandLine) -> None:
+    outcome = gptfast.with_environment(HOME=os.devnull).run("quantize", "tiny-draft", "--no-fidelity", "--threads", "1")
+    assert outcome.returncode == 1 and b"hint: GPTFAST_HOME can name another folder" in outcome.stderr
+
+
 def test_sigterm_unwinds_the_job_and_ends_with_143(fake: Fake, tmp_path: Path) -> None:
     partial = tmp_path / "partial"
     with fake("waits-for-termination").with_environment(FAKE_PARTIAL=str(partial)).start("generate", "x") as process:

@@ -11,6 +11,13 @@ LINKED = (*A100, "--link-bandwidth", "200")
 LLAMA = ("bench", "--plan", "llama-2-70b")
 
 
+def test_no_progress_is_shown_any_more_where_the_tables_are_written(gptfast: CommandLine) -> None:
+    code, screen = gptfast.run_in_terminal("bench", "--plan", "tiny", *A100)
+    cursor_is_shown_again = "\x1b[?25h"
+    assert code == 0 and cursor_is_shown_again in screen
+    assert screen.index("headroom") > screen.rindex(cursor_is_shown_again)
+
+
 def test_the_tables_fit_80_columns_and_say_what_has_no_room(gptfast: CommandLine) -> None:
     code, screen = gptfast.with_environment(NO_COLOR="1").run_in_terminal(
         *LLAMA, "--tp", "1,2,8", *LINKED, "--batch-size", "1,64", "--quiet"

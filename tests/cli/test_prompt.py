@@ -1,6 +1,7 @@
 """A prompt is read from the one place where it was given, as it was given."""
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,39 @@ def stdin_holds(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 def test_the_argument_is_the_prompt_to_the_last_character() -> None:
     assert read(" two  spaces \n") == " two  spaces \n"
     assert read("") == ""
+
+
+@pytest.mark.parametrize(("content", "prompt"), [(b"The cat\n", "The cat"), (b"", DEFAULT)])
+def test_without_a_prompt_it_is_what_a_pipe_or_file_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, prompt: str
+) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        assert read("given") == "given", "a prompt that was given is the prompt"
+        assert read() == prompt
+    (tmp_path / "prompt").write_bytes(content)
+    with (tmp_path / "prompt").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert read() == prompt
+
+
+def test_a_pipe_that_nobody_writes_into_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as pipe, os.fdopen(writing, "w"):
+        monkeypatch.setattr(sys, "stdin", pipe)
+        assert PromptSources(None, None, None, None).read(patience=0.01) == DEFAULT
+    assert "Give - as PROMPT" in capsys.readouterr().err
+
+
+def test_the_null_device_is_no_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path(os.devnull).open() as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert read() == DEFAULT
 
 
 def test_with_nothing_given_there_is_a_prompt_to_see_something() -> None:

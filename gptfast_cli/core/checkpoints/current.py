@@ -4,8 +4,12 @@
 """
 
 from pathlib import Path
+from typing import Final
 
-from gptfast_cli.core.files import write_whole
+from gptfast_cli.core.events import Job, Note
+from gptfast_cli.core.files import why_not_writable, write_whole
+
+OTHER_HOME: Final = "GPTFAST_HOME can name another folder."
 
 _FILE = "current"
 
@@ -14,9 +18,19 @@ def read_current(home: Path) -> str | None:
     """The name or absolute path of the current model; None where there is none yet."""
     try:
         text = (home / _FILE).read_text(encoding="utf-8").rstrip("\r\n")  # a prefix in S3 may end with a space
-    except FileNotFoundError:
+    except OSError:  # there is none, or the home is not for this person
         return None
     return text if text.strip() else None
+
+
+def make_current(home: Path, model: str | Path) -> Job[bool]:
+    """Make a model the current one; where the home cannot be written, say so and return False: the model is made."""
+    reason = why_not_writable(home)
+    if reason is not None:
+        yield Note(f"{home} cannot be written ({reason}), so the current model stays as it was. {OTHER_HOME}")
+        return False
+    write_current(home, model)
+    return True
 
 
 def write_current(home: Path, model: str | Path) -> None:

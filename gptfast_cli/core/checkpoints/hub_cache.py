@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptfast_cli.core.files import is_file, is_folder
+
 _PREFIX = "models--"
 _REPO = re.compile(r"(?:hf://)?(?P<repo>(?:\w[\w.-]*/)?\w[\w.-]*)(?:@(?P<revision>.+))?")
 _MAX_REPO = 200  # bytes of a folder's name are 255 at most
@@ -75,9 +77,9 @@ def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
     folder = hf_cache / (_PREFIX + repo.replace("/", "--"))
     try:
         ref = folder / "refs" / revision
-        commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+        commit = ref.read_text(encoding="utf-8").strip() if is_file(ref) else revision
         path = folder / "snapshots" / commit
-        return Snapshot(repo, commit, path) if _COMMIT.fullmatch(commit) and path.is_dir() else None
+        return Snapshot(repo, commit, path) if _COMMIT.fullmatch(commit) and is_folder(path) else None
     except OSError:  # too long for the name of a file, or not ours to read
         return None
 
@@ -92,7 +94,7 @@ def snapshot_at(path: Path) -> Snapshot | None:
 
 def cached_repos(hf_cache: Path) -> Iterator[str]:
     """Names of the model repositories in the cache, in order."""
-    if hf_cache.is_dir():
+    if is_folder(hf_cache):
         for folder in sorted(hf_cache.iterdir()):
-            if folder.name.startswith(_PREFIX) and (folder / "snapshots").is_dir():
+            if folder.name.startswith(_PREFIX) and is_folder(folder / "snapshots"):
                 yield folder.name.removeprefix(_PREFIX).replace("--", "/", 1)

@@ -12,6 +12,7 @@ from gptfast_cli.core.checkpoints.current import clear_current, read_current
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, read_manifest
 from gptfast_cli.core.checkpoints.staging import remove_folder
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.files import is_file, is_folder
 from gptfast_cli.core.settings import Settings
 
 DAMAGED = "damaged"
@@ -51,15 +52,15 @@ class Store:
     def find(self, name: str) -> Path | None:
         """The folder of a checkpoint by its name; None where the store has no such one."""
         folder = _folder_name(name)
-        if folder is None or not (self.home / "checkpoints" / folder / MANIFEST_FILE).is_file():
+        if folder is None or not is_file(self.home / "checkpoints" / folder / MANIFEST_FILE):
             return None
         return self.home / "checkpoints" / folder
 
     def entries(self) -> tuple[StoreEntry, ...]:
         """All checkpoints, by name."""
         root = self.home / "checkpoints"
-        folders = [path for path in root.iterdir() if not path.name.startswith(".")] if root.is_dir() else []
-        entries = [_entry(folder) for folder in folders if (folder / MANIFEST_FILE).is_file()]
+        folders = [path for path in root.iterdir() if not path.name.startswith(".")] if is_folder(root) else []
+        entries = [_entry(folder) for folder in folders if is_file(folder / MANIFEST_FILE)]
         return tuple(sorted(entries, key=lambda entry: entry.name.lower()))
 
     def remove(self, name: str) -> None:

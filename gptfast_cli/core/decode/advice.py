@@ -14,7 +14,7 @@ from gptfast_cli.core.decode.loading import LoadedModel
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.fields import Fields, read_fields
-from gptfast_cli.core.files import write_whole
+from gptfast_cli.core.files import is_file, write_whole
 
 _SCHEMA = "gptfast.advice/1"
 
@@ -44,7 +44,7 @@ def find_advice(home: Path, target: LoadedModel, temperature: float, batch_size:
     Raises CorruptError for a file that does not hold advice.
     """
     path = _path(home, target)
-    if not path.exists():
+    if not is_file(path):
         return None
     try:
         kept = _read(read_fields(path))

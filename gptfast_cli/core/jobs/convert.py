@@ -12,7 +12,7 @@ from torch import Tensor
 from gptfast_cli import __version__
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
 from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, TokenizerFiles, planned
-from gptfast_cli.core.checkpoints.current import write_current
+from gptfast_cli.core.checkpoints.current import make_current
 from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint
 from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
 from gptfast_cli.core.checkpoints.manifest import Provenance
@@ -67,6 +67,7 @@ class Converted:
     name: str
     n_bytes: int
     n_params: int
+    is_current: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,8 @@ def run(request: ConvertRequest) -> Job[Converted]:
     manifest = yield from write_checkpoint(place, contents, read, identity=identity, force=request.force)
     if request.verify:
         yield from _verify(checkpoint, open_stored(place))
-    write_current(request.settings.home, request.out or name)
-    return Converted(place, manifest.name, manifest.n_bytes, manifest.n_params)
+    is_current = yield from make_current(request.settings.home, request.out or name)
+    return Converted(place, manifest.name, manifest.n_bytes, manifest.n_params, is_current)
 
 
 def _verify(source: Checkpoint, written: StoredCheckpoint) -> Job[None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from gptfast_cli.core.checkpoints.current import write_current
+from gptfast_cli.core.checkpoints.current import make_current
 from gptfast_cli.core.checkpoints.hub_cache import RepoName, find_snapshot, parse_repo
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.s3_folder import S3, BucketPath, parse_bucket_path
@@ -302,8 +302,7 @@ def _make_current(folder: Path, name: str, request: DownloadRequest) -> Job[bool
     except GptFastError as error:
         yield Note(f"It is here, and does not run as it is: {error.message}")
         return False
-    write_current(request.settings.home, folder if request.local_dir is not None else name)
-    return True
+    return (yield from make_current(request.settings.home, folder if request.local_dir is not None else name))
 
 
 def _done(file: RemoteFile, fetched: Fetched | None) -> DownloadedFile:

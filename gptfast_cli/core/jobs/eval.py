@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gptfast_cli.core.batch.identity import model_identity
+from gptfast_cli.core.checkpoints.current import OTHER_HOME
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.loading import LoadedModel, load, open_model
-from gptfast_cli.core.events import Job, Progress
+from gptfast_cli.core.events import Job, Note, Progress
+from gptfast_cli.core.files import why_not_writable
 from gptfast_cli.core.measure.comparison.comparing import Compared, compare, text_of_both
 from gptfast_cli.core.measure.comparison.contestants import AgainstOptions, Contestant, load_reference
 from gptfast_cli.core.measure.environment import Environment, environment
@@ -109,7 +111,10 @@ def _asked(request: EvalRequest) -> Job[TaskSet | None]:
 
 def _answers(request: EvalRequest, asked: TaskSet, loaded: LoadedModel) -> Job[TaskResults]:
     path = _memory_path(request, request.tasks, loaded)
-    return ask(loaded, asked, request.tasks, path, request.placing.together)
+    reason = why_not_writable(path.parent)
+    if reason is not None:
+        yield Note(f"{path.parent} cannot be written ({reason}), so a run that is stopped starts anew. {OTHER_HOME}")
+    return (yield from ask(loaded, asked, request.tasks, None if reason else path, request.placing.together))
 
 
 def _text(options: TextOptions, loaded: LoadedModel) -> ProtocolText:

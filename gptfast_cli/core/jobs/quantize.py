@@ -8,7 +8,7 @@ from pathlib import Path
 from gptfast_cli import __version__
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.contents import Contents, planned
-from gptfast_cli.core.checkpoints.current import write_current
+from gptfast_cli.core.checkpoints.current import make_current
 from gptfast_cli.core.checkpoints.fingerprint import fingerprint
 from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
@@ -88,6 +88,7 @@ class Quantized:
     scheme: str
     parts: tuple[PartSize, ...]
     is_written: bool
+    is_current: bool
     chosen: Chosen | None
     fidelity: Divergence | None
     fidelity_dtype: str
@@ -147,7 +148,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     plan = _plan(request, found, checkpoint, allocation, calibrating)
     for n_columns, storage in allocation.smaller_groups(checkpoint.config).items():
         yield Note(f"Matrices of {n_columns:,} columns get {storage}: they do not fill larger groups.")
-    divergence = None
+    divergence, is_current = None, False
     if request.dry_run:
         yield from _obstacles(plan, force=request.force)
     else:
@@ -160,13 +161,14 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
             calibration = Calibration(checkpoint.config, calibrating.texts, device=device, dtype=dtype)
             plan = replace(plan, key=f"{plan.key} {request.calibration} {device} {dtype}")
         divergence = yield from write_blocks(plan, _rounder(request, calibration), fidelity, watch, force=request.force)
-        write_current(request.settings.home, request.out or plan.contents.name)
+        is_current = yield from make_current(request.settings.home, request.out or plan.contents.name)
     return Quantized(
         path=plan.place,
         name=plan.contents.name,
         scheme=plan.contents.name.rpartition(":")[2],
         parts=part_sizes(checkpoint, plan.contents, plan.storages),
         is_written=not request.dry_run,
+        is_current=is_current,
         chosen=chosen,
         fidelity=divergence,
         fidelity_dtype=dtype_name(dtype),

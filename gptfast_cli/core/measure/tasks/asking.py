@@ -20,13 +20,13 @@ from gptfast_cli.core.model.collective import ALONE, Collective
 
 
 def ask(
-    loaded: LoadedModel, tasks: TaskSet, options: TaskOptions, memory_path: Path, together: Collective = ALONE
+    loaded: LoadedModel, tasks: TaskSet, options: TaskOptions, memory_path: Path | None, together: Collective = ALONE
 ) -> Job[TaskResults]:
     """Put tasks to a model; an interrupt while it answers ends it early, with the questions answered by then.
 
-    Answers are kept in a file until all of them have been marked. Of the ranks that hold the model, `together`, the
-    first alone writes. Raises UsageError where the model has no tokenizer, and what the chat template and the tasks
-    raise.
+    Answers are kept in a file, where one is named, until all of them have been marked. Of the ranks that hold the
+    model, `together`, the first alone writes. Raises UsageError where the model has no tokenizer, and what the chat
+    template and the tasks raise.
     """
     if loaded.tokenizer is None:
         raise UsageError(f"{loaded.name} has no tokenizer, and tasks are texts.")

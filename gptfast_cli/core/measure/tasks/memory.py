@@ -46,12 +46,12 @@ class Memory:
 
 
 @contextlib.contextmanager
-def open_memory(path: Path, together: Collective = ALONE) -> Iterator[Memory]:
-    """The answers in a file; where another run has it, this one keeps its own to itself.
+def open_memory(path: Path | None, together: Collective = ALONE) -> Iterator[Memory]:
+    """The answers in a file; where another run has it, and for None, this one keeps its own to itself.
 
     Of several ranks the first one has the file, and all know what it held.
     """
-    if together.rank != 0:
+    if together.rank != 0 or path is None:
         yield Memory(together.agree({}))
         return
     with held_if_free(path) as is_ours:
