@@ -1,25 +1,44 @@
 """A prompt kept in a file gives the text that feeding it gives, to its own model only."""
 
+import contextlib
 import dataclasses
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.decode.prompt_cache import _sha256_of
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.errors import CorruptError, DiskFullError, UsageError
 from gptfast_cli.core.events import Measured, Note, Text
 from gptfast_cli.core.jobs.generate import GenerateRequest, Generation, run
 from model_files import drained, edit_tensors, saved, settings_in
+from spoiling import UNHURRIED, spoilt_bytes, spoilt_header
 
 PREFIX = tuple(range(3, 60))
 QUESTION, OTHER_QUESTION = (7, 8, 9), (70, 71)
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> GenerateRequest:
+    request = request_in(tmp_path_factory.mktemp("sound"))
+    outcome(request)
+    return request
+
+
 @pytest.fixture
 def request_for(tmp_path: Path) -> GenerateRequest:
+    return request_in(tmp_path)
+
+
+def request_in(tmp_path: Path) -> GenerateRequest:
     return GenerateRequest(
         prompt=(*PREFIX, *QUESTION),
         settings=settings_in(tmp_path),
@@ -98,23 +117,67 @@ def test_another_model_or_dtype_is_refused_and_the_file_stays(request_for: Gener
     assert request_for.prompt_cache.read_bytes() == kept
 
 
-@pytest.mark.parametrize("damage", ["text", "cut", "other tensors", "other shape"])
+def _pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "text": lambda file: file.write_text("Dear diary, nobody should overwrite this."),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-7]),
+    "pipe": _pipe,
+    "other tensors": lambda file: save_file({"a": torch.zeros(3)}, file),
+    "no checksum": lambda file: edit_tensors(file, lambda tensors: tensors.pop("sha256")),
+    "altered": lambda file: edit_tensors(file, lambda tensors: tensors["values.1"][-1, -1].mul_(1.01)),
+    "scalar": lambda file: edit_tensors(file, lambda tensors: tensors.update({"tokens": torch.tensor(3)})),
+    "int32": lambda file: edit_tensors(file, lambda tensors: tensors.update({"tokens": tensors["tokens"].int()})),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_file_that_is_no_prompt_cache_is_refused_and_stays(request_for: GenerateRequest, damage: str) -> None:
     file = request_for.prompt_cache
     outcome(request_for)
-    match damage:
-        case "text":
-            file.write_text("Dear diary, nobody should overwrite this.")
-        case "cut":
-            file.write_bytes(file.read_bytes()[:-7])
-        case "other tensors":
-            save_file({"a": torch.zeros(3)}, file)
-        case "other shape":
-            edit_tensors(file, lambda tensors: tensors.update({"keys.0": torch.zeros(3, 2, 12)}))
-    before = file.read_bytes()
+    DAMAGES[damage](file)
+    before = file.read_bytes() if file.is_file() else b""
     with pytest.raises(CorruptError, match=r"prompt\.safetensors"):
         outcome(request_for)
-    assert file.read_bytes() == before
+    assert damage == "pipe" or file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keys.0": torch.zeros(3, 2, 12)},
+        {"keys.0": torch.zeros(2, 60, 12, dtype=torch.bfloat16)},
+        {"keys.9": torch.zeros(1)},
+        {"tokens": torch.arange(1_000_000)},
+    ],
+)
+def test_a_file_that_fits_its_checksum_but_not_the_model_is_refused(
+    request_for: GenerateRequest, change: dict[str, torch.Tensor]
+) -> None:
+    """Before the cache makes room for as many tokens as the file claims to have."""
+    outcome(request_for)
+
+    def forge(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["sha256"]
+        tensors.update(change)
+        tensors["sha256"] = _sha256_of(tensors)
+
+    edit_tensors(request_for.prompt_cache, forge)
+    with pytest.raises(CorruptError, match="keys and values of another shape or dtype"):
+        outcome(request_for)
+
+
+@given(data=st.data())
+@settings(max_examples=40, suppress_health_check=UNHURRIED)
+def test_a_spoilt_file_never_gives_another_text(data: Any, sound: GenerateRequest) -> None:
+    file = sound.prompt_cache.with_name("spoilt.safetensors")
+    content = sound.prompt_cache.read_bytes()
+    file.write_bytes(data.draw(spoilt_header(content) | spoilt_bytes(content)))
+    with contextlib.suppress(CorruptError, UsageError):
+        assert outcome(sound, prompt_cache=file)[1].samples == outcome(sound)[1].samples
 
 
 def test_a_full_disk_leaves_no_file(request_for: GenerateRequest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,8 @@ def touched_in_part(tensor: Tensor) -> Tensor:
 
 def open_shard(path: Path) -> Shard:
     """Read a file's header and check it against the file's size; raises CorruptError with file and tensor."""
+    if not path.is_file():  # to open a pipe would wait for its writer
+        raise CorruptError(f"{path.name}: is not a file", FETCH_AGAIN)
     n_bytes = path.stat().st_size
     with path.open("rb") as file:
         n_header = int.from_bytes(file.read(LENGTH_BYTES), "little")

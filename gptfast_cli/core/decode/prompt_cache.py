@@ -2,20 +2,21 @@
 
 The file is in safetensors: `model` [32] uint8 is the hash of the model and dtype that it belongs to, `tokens` the
 prompt, `keys.N` and `values.N` [kv_heads, tokens, head_dim] what layer N made of it; in int8 they are the parts of an
-Int8Cache, for whole blocks of tokens. Nothing has to match but the beginning: a prompt takes from it what both begin
-with. Each of several ranks has a file of its own, with its heads: `FILE.1-of-2` and `FILE.2-of-2`.
+Int8Cache, for whole blocks of tokens. `sha256` [32] uint8 is the SHA-256 of all these tensors: altered keys would give
+another text, and nobody would notice. A prompt takes from the file the tokens that both begin with. Each of several
+ranks has a file of its own, with its heads: `FILE.1-of-2` and `FILE.2-of-2`.
 """
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gptfast_cli.core.checkpoints.fingerprint import fingerprint
-from gptfast_cli.core.checkpoints.shard import open_shard
-from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, write_shard
+from gptfast_cli.core.checkpoints.shard import CODES, open_shard
+from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, tensor_sha256, write_shard
 from gptfast_cli.core.decode.loading import LoadedModel
 from gptfast_cli.core.decode.runner import Runner, common_prefix
 from gptfast_cli.core.errors import CorruptError, UsageError
@@ -25,6 +26,7 @@ from gptfast_cli.core.kernels import KEY_BLOCK
 
 _ROW = 0
 _OTHER_FILE = "Name another file with --prompt-cache, or delete this one."
+_HEADING = {"model": (torch.uint8, 1), "tokens": (torch.int64, 1), "sha256": (torch.uint8, 1)}  # dtype, number of axes
 
 
 class PromptCache:
@@ -39,7 +41,7 @@ class PromptCache:
         dtypes = dict.fromkeys((model.dtype, model.kv_dtype))  # one, where both are the same
         place = (self._together.rank, self._together.size) if self._together.size > 1 else ()
         key = " ".join(map(str, (fingerprint(loaded.checkpoint), *dtypes, *place)))
-        self._model = torch.frombuffer(bytearray(hashlib.sha256(key.encode()).digest()), dtype=torch.uint8)
+        self._model = torch.frombuffer(bytearray(sha256(key.encode()).digest()), dtype=torch.uint8)
         self._prompt = prompt
         self._n_shared = 0  # tokens of the prompt that the file holds
 
@@ -70,9 +72,14 @@ class PromptCache:
             raise CorruptError(
                 f"{self._file}: is damaged, or no prompt cache.\n{error.message}", _OTHER_FILE
             ) from error
-        if not {"model", "tokens"} <= shard.tensors.keys():
-            raise CorruptError(f"{self._file}: is no prompt cache.", _OTHER_FILE)
-        return {name: shard.tensor(name) for name in shard.tensors}
+        for name, (dtype, n_axes) in _HEADING.items():
+            stored = shard.tensors.get(name)
+            if stored is None or (stored.dtype, len(stored.shape)) != (CODES[dtype], n_axes):
+                raise CorruptError(f"{self._file}: is no prompt cache: {name!r} is missing or malformed.", _OTHER_FILE)
+        saved = {name: shard.tensor(name) for name in shard.tensors}
+        if not torch.equal(saved.pop("sha256"), _sha256_of(saved)):
+            raise CorruptError(f"{self._file}: has been altered or damaged (SHA-256 differs).", _OTHER_FILE)
+        return saved
 
     def save(self, runner: Runner) -> Iterator[Note]:
         """Write the prompt, which the runner has been fed, unless the file held most of it already.
@@ -82,6 +89,7 @@ class PromptCache:
         if 2 * self._n_shared >= len(self._prompt):
             return
         tensors: dict[str, Tensor] = {"model": self._model, **runner.save(_ROW, len(self._prompt))}
+        tensors["sha256"] = _sha256_of(tensors)
         n_kept = len(tensors["tokens"])
         if n_kept == 0:
             yield Note(f"Prompt cache: not kept, because a prompt in int8 needs {KEY_BLOCK} tokens for it")
@@ -92,3 +100,9 @@ class PromptCache:
                 pass
         n_bytes = sum(plan.n_bytes for plan in planned.values())
         yield Note(f"Prompt cache: kept {n_kept:,} tokens in {self._file} ({n_bytes / 1e6:,.1f} MB)")
+
+
+def _sha256_of(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Of tensors, their names, dtypes and shapes: [32] uint8."""
+    lines = [f"{name} {each.dtype} {tuple(each.shape)} {tensor_sha256(each)}" for name, each in sorted(tensors.items())]
+    return torch.frombuffer(bytearray(sha256("\n".join(lines).encode()).digest()), dtype=torch.uint8)

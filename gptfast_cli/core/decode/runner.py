@@ -228,12 +228,11 @@ class Runner:
         tokens = saved["tokens"].tolist()
         if len(tokens) != self._cache.settled(len(tokens)):
             raise ValueError("a part of a block of keys")
+        found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in saved.items() if name != "tokens"}
+        if found != self._cache.outline(len(tokens)):
+            raise ValueError("keys and values of another shape or dtype")
         self._cache.reserve(len(tokens))
         room = self._cache.row(row, len(tokens))
-        if {name: (tensor.dtype, tensor.shape) for name, tensor in room.items()} != {
-            name: (tensor.dtype, tensor.shape) for name, tensor in saved.items() if name != "tokens"
-        }:
-            raise ValueError("keys and values of another shape or dtype")
         for name, tensor in room.items():
             tensor.copy_(saved[name])
         self._cache.lengths[row] = len(tokens)

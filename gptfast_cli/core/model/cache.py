@@ -106,6 +106,15 @@ class KVCache:
             for index, layer in enumerate(self._layers)
         }
 
+    def outline(self, n_tokens: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtypes and shapes of what `row` gives, whether there is room for so many tokens or not."""
+        return {
+            f"{name}.{index}": (part.dtype, (layer[name].shape[1], part.slots(n_tokens), *part.shape))
+            for name, part in self._form.parts.items()
+            if part.n_slots is None
+            for index, layer in enumerate(self._layers)
+        }
+
     def settled(self, n_tokens: int) -> int:
         """The most of a text's first tokens that stand for themselves, whatever a row holds behind them."""
         return n_tokens // self._form.block * self._form.block
