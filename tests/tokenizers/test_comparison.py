@@ -116,7 +116,7 @@ def test_a_score_and_a_rule_of_a_sentencepiece_model_are_found(pair_of: PairOf) 
     score = sentencepiece.SentencePieceProcessor(model_proto=model).get_score(20000)
     changes = {
         "score 20000 is": model.replace(b"\x15" + struct.pack("<f", score), b"\x15" + struct.pack("<f", score - 2)),
-        "removal of spaces is": model + b"\x1a\x02\x20\x01",  # normalizer_spec { remove_extra_whitespaces: true }
+        "space removal is": model + b"\x1a\x02\x20\x01",  # normalizer_spec { remove_extra_whitespaces: true }
     }
     for what, changed in changes.items():
         (theirs / "tokenizer.model").write_bytes(changed)

@@ -5,8 +5,13 @@ it. Its regular expressions (Oniguruma) may take far longer; after ten million r
 then the library panics, which is no Exception in Python.
 """
 
-from collections.abc import Callable
+import contextlib
+import gc
+import os
+import re
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from time import thread_time
 from typing import TypeVar
 
@@ -18,16 +23,25 @@ from gptfast_cli.core.tokenizers.word_cuts import pieces
 MAX_CHARACTERS = 2_000_000
 """The longest text that the library is given at once: seconds of work, and as much as most evaluations read."""
 
-# short runs first: an expression whose steps grow with the square of a run or faster is told before it takes long
-_TRIAL_LENGTHS = tuple(100 * 2**n for n in range(8))
-_TRIAL_CHARACTERS = ("a", "A", " ", "\n", "0", ".")
-_TRIAL_SECONDS = 0.25  # of this thread's own time; those in use need a twentieth of it
+# short runs first: an expression whose steps grow with the square of a run or faster is found before it takes long
+_SHORT_RUNS = (8, 11, 16, 23, 32, 45, 64)
+_MIDDLE_RUNS = (100, 200, 400, 800, 1600)
+_LONG_RUNS = (3200, 6400, 12800)
+_CHARACTERS = ("a", "A", " ", "\n", "0", ".")
+_RARER_CHARACTERS = ("\t", "\r", "-", "é", "я", "漢", "\u0301", "٣", "🙂")
+_SECONDS, _LEAST_SECONDS = 0.25 / _LONG_RUNS[-1], 0.008  # for each character, of this thread's own time
+
+_MAX_PATTERN_CHARACTERS = 10_000
+_MAX_OWN_TEXTS = 48
+_CLASS = re.compile(r"\\[pPxu]\{[^}]*\}|\\[A-Za-z]|[\\()\[\]{}|?*+^$.]")  # of a pattern, what is no letter of its own
+
+_STDERR = 2
 
 T = TypeVar("T")
 
 
 class ExpressionError(Exception):
-    """A regular expression takes too many steps."""
+    """A regular expression takes too many steps, or the library gives up in another way."""
 
 
 def encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
@@ -40,15 +54,81 @@ def encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
     return [token_id for piece in pieces(tokenizer, text) for token_id in _encode(tokenizer, piece)]
 
 
-def check_expressions(tokenizer: tokenizers.Tokenizer) -> None:
-    """Cut long runs into words, as a trial; raises ExpressionError where that takes too many steps."""
-    words = tokenizer.pre_tokenizer
-    if words is None:
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Let the block run without Python's garbage collector, which may take a tenth of a second at any time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Let the block write nothing to stderr, where the library prints a panic although it is caught."""
+    try:
+        kept = os.dup(_STDERR)
+    except OSError:  # it is closed
+        yield
         return
-    for text in (character * length + "!" for length in _TRIAL_LENGTHS for character in _TRIAL_CHARACTERS):
-        # twice, as the interpreter's garbage collection may fall into the first
-        if all(_seconds(partial(words.pre_tokenize_str, text)) > _TRIAL_SECONDS for _ in range(2)):
-            raise ExpressionError(f"{len(text)} characters took more than {_TRIAL_SECONDS} s")
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), _STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
+
+
+def decode(tokenizer: tokenizers.Tokenizer, ids: list[int]) -> str:
+    """The text of tokens; raises UsageError where the library cannot tell."""
+    try:
+        return unpanicked(partial(tokenizer.decode, ids))
+    except Exception as error:  # the library raises nothing narrower
+        raise UsageError(f"The model's tokenizer cannot decode these tokens: {error!s:.200}.") from error
+
+
+def check_expression(pattern: str) -> None:
+    """Cut runs of characters into words by a regular expression, as a trial.
+
+    The runs are of usual characters, and of those that stand in the pattern. Raises ExpressionError where it takes too
+    many steps, and ValueError where it is none.
+    """
+    if len(pattern) > _MAX_PATTERN_CHARACTERS:
+        raise ExpressionError(f"a regular expression of {len(pattern)} characters")
+    try:
+        words = unpanicked(partial(tokenizers.pre_tokenizers.Split, tokenizers.Regex(pattern), "isolated"))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"no regular expression: {error!s:.200}") from error
+    own = _own_texts(pattern)
+    # without what a match needs somewhere the library gives up before it searches; next to the run it would be found
+    end = "!\n" + "".join(own)
+    with without_collector():
+        for n in (*_SHORT_RUNS, *_MIDDLE_RUNS):
+            for text in (*_CHARACTERS, *_RARER_CHARACTERS, *own):
+                _try(words, (text * n)[:n] + end)
+            for text in _CHARACTERS:
+                _try(words, text * n + "!")
+        for n in _LONG_RUNS:
+            for text in _CHARACTERS:
+                _try(words, text * n + "!")
+
+
+def _own_texts(pattern: str) -> list[str]:
+    """Letters and words that stand in a pattern, each once."""
+    texts = _CLASS.sub(" ", pattern)
+    words = [word[:8] for word in re.findall(r"\w+", texts)]
+    own = dict.fromkeys([*words, *"".join(texts.split())])
+    return [text for text in own if text not in _CHARACTERS][:_MAX_OWN_TEXTS]
+
+
+def _try(words: tokenizers.pre_tokenizers.PreTokenizer, text: str) -> None:
+    limit = max(_LEAST_SECONDS, _SECONDS * len(text))
+    if all(_seconds(partial(words.pre_tokenize_str, text)) > limit for _ in range(2)):  # one may have been disturbed
+        raise ExpressionError(f"a regular expression takes more than {limit:.2g} s for {len(text)} characters")
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
@@ -58,18 +138,19 @@ def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
             "Give a shorter text, or the model's tokenizer.model beside it, which takes any length.",
         )
     try:
-        return _unpanicked(partial(tokenizer.encode, text, add_special_tokens=False)).ids
+        return unpanicked(partial(tokenizer.encode, text, add_special_tokens=False)).ids
     except Exception as error:  # the library raises nothing narrower
         raise UsageError(f"The model's tokenizer cannot encode this text: {error!s:.200}.") from error
 
 
 def _seconds(call: Callable[[], object]) -> float:
     start = thread_time()
-    _unpanicked(call)
+    unpanicked(call)
     return thread_time() - start
 
 
-def _unpanicked(call: Callable[[], T]) -> T:
+def unpanicked(call: Callable[[], T]) -> T:
+    """What a call returns; raises ExpressionError where the library panics, which is no Exception in Python."""
     try:
         return call()
     except BaseException as error:

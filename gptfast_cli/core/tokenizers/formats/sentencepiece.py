@@ -14,6 +14,7 @@ from pathlib import Path
 from sentencepiece import SentencePieceProcessor
 
 from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations, damaged
+from gptfast_cli.core.tokenizers.limits import MAX_GROWTH, longest_replacement
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
 from gptfast_cli.core.tokenizers.vocabulary import Definition, Vocabulary
 from gptfast_cli.core.tokenizers.written_out import WrittenOut
@@ -35,6 +36,7 @@ class SentencePieceVocabulary:
     def __init__(self, model: bytes, declared: Declarations) -> None:
         self._pieces = _processor(model)
         _check_pieces(self._pieces)
+        _check_rules(_rules(model))
         self._pieces_inside = _processor(model + _NO_DUMMY_PREFIX)
         n_pieces = self._pieces.vocab_size()
         named = ((self._piece_id(text), text) for text in declared.special_texts)
@@ -164,20 +166,16 @@ def _check_pieces(pieces: SentencePieceProcessor) -> None:
             raise ValueError(f"piece {piece!r:.60} stands for no byte")
 
 
-_TRAINER, _NORMALIZER = 2, 3  # fields of a ModelProto, and of what is in them, sentencepiece_model.proto
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of a ModelProto, and of what is in them: sentencepiece_model.proto
+_CHARACTER_MAP = "character map"
 _RULES: dict[int, dict[int, tuple[str, int | bytes]]] = {  # with their defaults
     _TRAINER: {3: ("type", 1), 24: ("space as suffix", 0), 35: ("byte fallback", 0)},
-    _NORMALIZER: {
-        2: ("character map", b""),
-        3: ("leading space", 1),
-        4: ("removal of spaces", 1),
-        5: ("space mark", 1),
-    },
+    _NORMALIZER: {2: (_CHARACTER_MAP, b""), 3: ("leading space", 1), 4: ("space removal", 1), 5: ("space mark", 1)},
 }
 
 
 def _rules(model: bytes) -> dict[str, int | bytes]:
-    """What a model says about plain text beside its pieces, by name."""
+    """What a model says about plain text beside its pieces, by name; raises ValueError where it is no model."""
     said = dict(rule for rules in _RULES.values() for rule in rules.values())
     for number, message in _fields(model):
         if isinstance(message, bytes) and number in _RULES:
@@ -188,28 +186,39 @@ def _rules(model: bytes) -> dict[str, int | bytes]:
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """The fields of a protobuf message in the order in which they stand, of which the last of one number counts."""
-    at = 0
-    while at < len(message):
+    at, end = 0, len(message)
+    short_piece = _PIECES << 3 | 2
+    while at < end:
+        # pieces are many, and nobody asks for them here
+        while at + 1 < end and message[at] == short_piece and message[at + 1] < 0x80:  # one byte
+            at += 2 + message[at + 1]
+        if at >= end:
+            break
         key, at = _varint(message, at)
-        match key & 7:
-            case 0:
-                value: int | bytes
-                value, at = _varint(message, at)
-            case 2:
-                n_bytes, at = _varint(message, at)
-                value, at = message[at : at + n_bytes], at + n_bytes
-            case wire:
-                n_bytes = 8 if wire == 1 else 4
-                value, at = message[at : at + n_bytes], at + n_bytes
+        value: int | bytes
+        if key & 7 == 0:
+            value, at = _varint(message, at)
+        else:
+            n_bytes, at = _varint(message, at) if key & 7 == 2 else ({1: 8, 5: 4}.get(key & 7, end), at)
+            value, at = message[at : at + n_bytes], at + n_bytes
         yield key >> 3, value
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while message[at] & 0x80:
-        value |= (message[at] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-    return value | message[at] << shift, at + 1
+    """A number of at most 64 bits, 7 in each byte, the lowest first, and where what follows it begins."""
+    value = 0
+    for shift, byte in enumerate(message[at : at + 10]):
+        value |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:  # the last byte lacks the highest bit
+            return value, at + shift + 1
+    raise ValueError("no protobuf message")
+
+
+def _check_rules(rules: Mapping[str, int | bytes]) -> None:
+    """Raise ValueError where a text could become endlessly long."""
+    character_map = rules[_CHARACTER_MAP]
+    if isinstance(character_map, bytes) and longest_replacement(character_map) > MAX_GROWTH:
+        raise ValueError(f"a character may become more than {MAX_GROWTH} others")
 
 
 def _processor(model: bytes) -> SentencePieceProcessor:

@@ -5,14 +5,19 @@ BOS, and where the two differ it is the file that a fine-tuned model was trained
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
+from gptfast_cli.core.fields import distinct
 from gptfast_cli.core.tokenizers import library
 from gptfast_cli.core.tokenizers.declarations import Declarations, damaged
 from gptfast_cli.core.tokenizers.json_streams import json_stream
+from gptfast_cli.core.tokenizers.limits import check_limits
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
 from gptfast_cli.core.tokenizers.vocabulary import Definition, Vocabulary
 
@@ -22,17 +27,20 @@ class JsonVocabulary:
 
     own_stop_ids: frozenset[int] = frozenset()
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, pieces: Mapping[str, int] | Sequence[Sequence[Any]]) -> None:
+        """`pieces` are those of the file's model: ids by piece, or, of a unigram model, pieces and scores by id."""
         self._tokenizer = tokenizer
-        # the library's pickled state of a decoder is its JSON; the file itself takes as long to parse as to load
+        # the library's pickled state of a decoder is its JSON
         decoder = tokenizer.decoder
         self._decoder = None if decoder is None else json.loads(decoder.__getstate__())
         added = tokenizer.get_added_tokens_decoder()
         self.added_tokens = {token.content: token_id for token_id, token in added.items()}
         self._special = frozenset(token.content for token in added.values() if token.special)
-        vocab = tokenizer.get_vocab(with_added_tokens=True)
-        self.vocab_size = 1 + max(vocab.values())
-        self.own_bos_id = _opening_id(tokenizer, min(vocab.keys() - self._special, key=vocab.__getitem__, default=""))
+        largest = max(pieces.values(), default=0) if isinstance(pieces, Mapping) else len(pieces) - 1
+        self.vocab_size = 1 + max([largest, *added])
+        names = pieces if isinstance(pieces, Mapping) else (piece for piece, _ in pieces)
+        sample = next((piece for piece in names if piece not in self._special), "")
+        self.own_bos_id = _opening_id(tokenizer, sample)
         self.adds_bos = self.own_bos_id is not None
 
     def definition(self) -> Definition:
@@ -65,7 +73,7 @@ class JsonVocabulary:
 
     def stream(self) -> StreamDecoder:
         """See Vocabulary."""
-        return json_stream(self._decoder, token_of=self._token, decode=self._tokenizer.decode)
+        return json_stream(self._decoder, token_of=self._token, decode=partial(library.decode, self._tokenizer))
 
     def _token(self, token_id: int) -> str | None:
         token = self._tokenizer.id_to_token(token_id)
@@ -96,6 +104,17 @@ def _mark(tokenizer: tokenizers.Tokenizer, declared: Declarations) -> None:
     tokenizer.add_special_tokens(named)
 
 
+def _read(content: bytes, declared: Declarations) -> JsonVocabulary:
+    with library.without_collector():  # of many thousand small lists none is garbage
+        file = json.loads(content, object_pairs_hook=distinct)
+    check_limits(file)
+    tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    tokenizer.no_truncation()  # left on by training scripts, it would silently cut a prompt
+    tokenizer.no_padding()
+    _mark(tokenizer, declared)
+    return JsonVocabulary(tokenizer, file["model"]["vocab"])
+
+
 class TokenizerJson:
     """The format of tokenizer.json."""
 
@@ -105,12 +124,8 @@ class TokenizerJson:
     def read(self, path: Path, declared: Declarations) -> Vocabulary:
         """See TokenizerFormat."""
         try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(path))
-            tokenizer.no_truncation()  # left on by training scripts, it would silently cut a prompt
-            tokenizer.no_padding()
-            _mark(tokenizer, declared)
-            library.check_expressions(tokenizer)
-            return JsonVocabulary(tokenizer)
+            with library.silenced():
+                return library.unpanicked(partial(_read, path.read_bytes(), declared))
         except Exception as error:  # the library raises nothing narrower
             raise damaged(path, f"not a tokenizer ({error!s:.200})") from error
 

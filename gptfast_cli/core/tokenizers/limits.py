@@ -1,0 +1,122 @@
+"""What a tokenizer.json may do to a text, checked before the library reads it: nothing interrupts the library.
+
+Its normalizer, pre-tokenizer, post-processor and decoder are chains of steps. A step may write more than it is given:
+twenty that each double a text make it a million times as long. And a regular expression may search for ever. The bounds
+leave out no tokenizer in use.
+"""
+
+import base64
+import binascii
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gptfast_cli.core.tokenizers import library
+
+MAX_STEPS = 64
+"""Of a chain; those in use have at most twelve."""
+
+MAX_GROWTH = 64
+"""How many times longer a chain may make a text, and a post-processor a list of tokens."""
+
+MAX_PIECE_CHARACTERS = 1024
+"""Of what is looked up from every position of a text."""
+
+_MAX_PATTERNS = 16
+_CHAINS = {
+    "normalizer": "normalizers",
+    "pre_tokenizer": "pretokenizers",
+    "post_processor": "processors",
+    "decoder": "decoders",
+}
+
+
+def check_limits(file: object) -> None:
+    """Raise ValueError where a tokenizer.json could take endless time or memory; it may be malformed otherwise.
+
+    Raises ExpressionError where a regular expression takes too many steps.
+    """
+    if not isinstance(file, dict):
+        raise ValueError("no JSON object")
+    patterns = dict.fromkeys(pattern for name in _CHAINS for pattern in _checked_chain(file, name))
+    if len(patterns) > _MAX_PATTERNS:
+        raise ValueError(f"it has more than {_MAX_PATTERNS} regular expressions")
+    for pattern in patterns:
+        library.check_expression(pattern)
+    _check_model(file.get("model"))
+
+
+def longest_replacement(character_map: bytes) -> int:
+    """Bytes of the longest text that a SentencePiece character map has for a character.
+
+    It is the length of a trie, 4 bytes little-endian, the trie, and texts that each end in a zero byte.
+    """
+    texts = character_map[4 + int.from_bytes(character_map[:4], "little") :]
+    return max(map(len, texts.split(b"\0")), default=0)
+
+
+def _checked_chain(file: Mapping[str, Any], name: str) -> Iterator[str]:
+    """The regular expressions of a chain; raises ValueError where it has too many steps or makes a text too long."""
+    growth = 1
+    for n_steps, step in enumerate(_steps(file.get(name), _CHAINS[name]), 1):
+        growth *= _growth(step)
+        if n_steps > MAX_STEPS or growth > MAX_GROWTH:
+            raise ValueError(f"its {name} has over {MAX_STEPS} steps, or makes a text over {MAX_GROWTH} times longer")
+        if (pattern := _pattern(step, "Regex")) is not None:
+            yield pattern
+
+
+def _steps(component: object, key: str) -> Iterator[Mapping[str, Any]]:
+    """The steps of a component, those of sequences inside of it too."""
+    waiting = [component]
+    while waiting:
+        step = waiting.pop()
+        if isinstance(step, dict):
+            inner = step.get(key)
+            if isinstance(inner, list):
+                waiting += reversed(inner)
+            else:
+                yield step
+
+
+def _growth(step: Mapping[str, Any]) -> int:
+    """How many times longer a step may make a text."""
+    growth = 1
+    match step:
+        case {"type": "Replace", "content": str(content)}:
+            # a regular expression may match nothing, between any two characters
+            pattern = _pattern(step, "String")
+            growth = -(-len(content) // len(pattern)) if pattern else 1 + len(content)
+        case {"type": "Prepend", "prepend": str(content)}:
+            growth = -(-len(content) // MAX_PIECE_CHARACTERS)
+        case {"type": "Precompiled", "precompiled_charsmap": str(encoded)}:
+            with contextlib.suppress(binascii.Error):  # which the library refuses
+                growth = longest_replacement(base64.b64decode(encoded))
+        case {"type": "TemplateProcessing", "single": [*pieces]}:
+            growth = sum(isinstance(piece, dict) and "Sequence" in piece for piece in pieces) + len(pieces) // MAX_STEPS
+    return max(1, growth)
+
+
+def _pattern(step: Mapping[str, Any], kind: str) -> str | None:
+    pattern = step.get("pattern")
+    text = pattern.get(kind) if isinstance(pattern, dict) else None
+    return text if isinstance(text, str) else None
+
+
+def _check_model(model: object) -> None:
+    """Raise ValueError where the model looks up too much at every position of a text."""
+    match model:
+        case {"vocab": [*pieces]}:  # a unigram model, which tries every length of a piece
+            longest = max((len(each[0]) for each in pieces if isinstance(each, list) and _is_piece(each)), default=0)
+        case {"max_input_chars_per_word": int(longest)}:
+            pass
+        case {"continuing_subword_prefix": prefix, "end_of_word_suffix": suffix}:
+            longest = max(len(text) if isinstance(text, str) else 0 for text in (prefix, suffix))
+        case _:
+            longest = 0
+    if longest > MAX_PIECE_CHARACTERS:
+        raise ValueError(f"its model looks up pieces of {longest} characters")
+
+
+def _is_piece(entry: list[Any]) -> bool:
+    return bool(entry) and isinstance(entry[0], str)
