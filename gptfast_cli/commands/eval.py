@@ -23,7 +23,7 @@ from gptfast_cli.commands.eval_options import (
     TextOption,
 )
 from gptfast_cli.commands.ranks import ranks
-from gptfast_cli.core.errors import ExitCode, UsageError
+from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
     ActivationsOption,
@@ -131,6 +131,12 @@ def evaluate(
         write_evaluation(evaluation, sys.stdout)
     if evaluation.is_interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)
+    if evaluation.tasks is not None and (failures := evaluation.tasks.failures):
+        raise GptFastError(
+            f"{len(failures):,} questions could not be answered, the first of them question {failures[0].number} of "
+            f"{failures[0].task}: {failures[0].reason}",
+            "The numbers are those of the others; --json lists every one.",
+        )
 
 
 def _names(given: str | None) -> tuple[str, ...]:

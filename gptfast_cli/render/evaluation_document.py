@@ -45,6 +45,9 @@ def _about(tasks: TaskResults) -> dict[str, Any]:
         "seed": tasks.seed,
         "partial": tasks.is_partial,
         "notes": list(tasks.notes),
+        "failures": [
+            {"task": failed.task, "question": failed.number, "reason": failed.reason} for failed in tasks.failures
+        ],
         "folder": None if tasks.folder is None else str(tasks.folder),
         "each": {
             result.task: {

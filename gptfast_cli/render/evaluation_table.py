@@ -16,6 +16,7 @@ from gptfast_cli.render.table import Table, aligned
 from gptfast_cli.render.terminal import printable, styled
 
 _DIM: Final = "2"
+_SHOWN_FAILURES: Final = 5
 _HEADINGS: Final = ("task", "shots", "n", "metric", "value", "± stderr")
 
 
@@ -38,7 +39,20 @@ def _write_tasks(tasks: TaskResults, stream: TextIO) -> None:
     _write_table(table, stream)
     if tasks.is_partial:
         stream.write("PARTIAL: interrupted, these are the questions that had been answered.\n")
+    for line in _failures(tasks):
+        stream.write(f"{printable(line)}\n")
     _write_dim("; ".join(_about(tasks)), stream)
+
+
+def _failures(tasks: TaskResults) -> Iterator[str]:
+    """Questions that could not be answered, those of a task with one reason together."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for failed in tasks.failures:
+        numbers.setdefault((failed.task, failed.reason), []).append(failed.number)
+    for (task, reason), own in numbers.items():
+        shown = ", ".join(map(str, own[:_SHOWN_FAILURES])) + (" …" if len(own) > _SHOWN_FAILURES else "")
+        questions = "question" if len(own) == 1 else f"{len(own):,} questions:"
+        yield from wrapped(f"FAILED: {task}, {questions} {shown}: {reason}")
 
 
 def _write_perplexity(found: Perplexity, stream: TextIO) -> None:

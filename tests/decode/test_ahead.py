@@ -11,7 +11,7 @@ from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampler import Sampler
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.decode.sequence import Limits, Sequence
-from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.model.logits import NonFiniteLogitsError
 from gptfast_cli.core.model.native import NativeModel
 from model_files import drained
 
@@ -109,7 +109,7 @@ def test_logits_that_are_no_numbers_are_an_error() -> None:
     sequence = sequences(SAMPLINGS[0])[0]
     sequence.generated.append(5)
     generator._sequences.append(sequence)
-    with pytest.raises(GptFastError, match="not a number"):
+    with pytest.raises(NonFiniteLogitsError, match="NaN or infinite after 4 tokens"):
         drained(generator.step())
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from cpu_engine import native, reference, weights_of
-from gptfast_cli.core.errors import GptFastError, UsageError
+from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.measure.scoring import reading
 from gptfast_cli.core.measure.scoring.passages import Passage, fitted
 from gptfast_cli.core.measure.scoring.scores import Score, scores
@@ -163,9 +163,28 @@ def test_a_score_adds_up() -> None:
     assert math.isclose(Score((-0.1,) * 10, (True,) * 10).logprob, -1)
 
 
-def test_numbers_that_are_none_are_an_error() -> None:
+def test_a_model_without_finite_logits_gives_no_score() -> None:
     model = random_llama()
     with torch.no_grad():
         model.lm_head.weight[3] = math.nan
-    with pytest.raises(GptFastError, match="not a number"):
-        dict(scores(ours(model), [Passage((1, 2, 3), 1)]))
+    (score,) = dict(scores(ours(model), [Passage((1, 2, 3), 1)])).values()
+    assert not score.is_defined and math.isnan(score.logprob)
+
+
+@pytest.mark.parametrize("kind", ["engine", "reference"])
+def test_a_passage_whose_logits_are_not_finite_fails_alone(kind: str) -> None:
+    """Also where it shares its beginning with others, and where they come after it in its row of the cache."""
+    config, weights = weights_of("grouped heads, odd sizes", "float32")
+    sound = reference(config, weights) if kind == "reference" else native(config, weights, torch.float32)
+    begin = tuple(range(1, 30))
+    passages = [Passage((*begin, *end), 2) for end in ((50, 60), (77, 60, 61), (50, 61), (50, 60, 62, 63))]
+    passages += [Passage((n, 40, *(77,) * (n % 3 == 0), 41, n, 90), 1) for n in range(1, 40)]
+    expected = dict(scores(sound, passages))
+    config, weights = weights_of("grouped heads, odd sizes", "float32")
+    (embedding,) = weights["embedding"].parts.values()
+    embedding[77] = math.nan
+    spoilt = reference(config, weights) if kind == "reference" else native(config, weights, torch.float32)
+    found = dict(scores(spoilt, passages))
+    for number, passage in enumerate(passages):
+        assert found[number].is_defined == (77 not in passage.fed)
+        assert not found[number].is_defined or found[number] == expected[number]

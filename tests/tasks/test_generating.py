@@ -8,8 +8,8 @@ from chat_model import chat_model
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import result_of
+from gptfast_cli.core.measure.tasks.beginnings import beginnings_of
 from gptfast_cli.core.measure.tasks.generating import _sequence, generated
 from gptfast_cli.core.measure.tasks.requests import GREEDY, Generation
 from model_files import settings_in
@@ -26,8 +26,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 def answers(loaded: LoadedModel, *requests: Generation, batch_size: int = 8, seed: int = 7) -> list[str]:
     assert loaded.tokenizer is not None
-    found = dict(generated(loaded, loaded.tokenizer, requests, batch_size=batch_size, seed=seed))
-    return [found[number] for number in range(len(requests))]
+    beginnings = beginnings_of(loaded, loaded.tokenizer)
+    found = dict(generated(loaded, beginnings, requests, batch_size=batch_size, seed=seed))
+    return [str(found[number]) for number in range(len(requests))]
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WIDE], ids=["greedy", "drawn"])
@@ -56,7 +57,8 @@ def test_an_answer_ends_before_the_first_stop_string_and_at_its_length(loaded: L
 def test_a_special_token_among_the_stop_strings_ends_an_answer_as_a_token(tmp_path: Path) -> None:
     model = result_of(load(str(chat_model(tmp_path)), settings_in(tmp_path), Placing("cpu", "float32", threads=1)))
     assert model.tokenizer is not None
-    sequence = _sequence(0, Generation("A", ("\n", "<|im_end|>"), 9), model, model.tokenizer, 0)
+    asked = Generation("A", ("\n", "<|im_end|>"), 9)
+    sequence = _sequence(0, asked, model, beginnings_of(model, model.tokenizer), 0)
     sequence.take(65)
     assert sequence.finish_reason is None
     sequence.take(259)
@@ -88,5 +90,7 @@ def test_a_prompt_that_is_too_long_loses_its_beginning(loaded: LoadedModel) -> N
 
 
 def test_an_answer_as_long_as_the_context_is_refused(loaded: LoadedModel) -> None:
-    with pytest.raises(UsageError, match="Answers of up to 512 tokens"):
-        answers(loaded, Generation("x", (), loaded.config.max_context, GREEDY))
+    refused, answer = answers(
+        loaded, Generation("x", (), loaded.config.max_context, GREEDY), Generation("x", (), 2, GREEDY)
+    )
+    assert "Answers of up to 512 tokens" in refused and "Failure" not in answer

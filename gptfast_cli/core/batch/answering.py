@@ -1,7 +1,8 @@
 """Answering rows side by side: each decodes at its own position, and one that is over leaves its place to the next."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence as Rows
 
 from gptfast_cli.core.batch.answer import Answer, Setting, begin
 from gptfast_cli.core.batch.records import record_of, refusal
@@ -9,6 +10,7 @@ from gptfast_cli.core.batch.rows import Row
 from gptfast_cli.core.decode.compiled import compile_steps
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.decode.speculation import Speculation
 from gptfast_cli.core.decode.transcript import Transcript
 from gptfast_cli.core.device import peak_memory_bytes
@@ -22,7 +24,7 @@ class Answering:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Rows[Row],
         setting: Setting,
         identities: Mapping[int, str],
         *,
@@ -35,7 +37,7 @@ class Answering:
         self._timings = Timings()
         self.speculation = speculation
         self._runner = Runner(setting.loaded.model, n_places)
-        self._generator = Generator(self._runner, speculation)
+        self._generator = Generator(self._runner, speculation, isolates_failures=True)
         self._identities = identities
         self._answers: dict[int, Answer] = {}  # under way, by the index of their rows
         self._waiting: deque[Transcript] = deque()  # samples that no place was free for yet
@@ -83,12 +85,24 @@ class Answering:
         """Follow the text of what is decoding, which may end it; let go of what is over."""
         for transcript in self._decoding:
             transcript.read()
+        for failed in [transcript.sequence for transcript in self._decoding if transcript.sequence.failure is not None]:
+            yield from self._refuse(failed)
         over = {transcript.sequence.id for transcript in self._decoding if _is_over(transcript)}
         self._decoding = [transcript for transcript in self._decoding if not _is_over(transcript)]
         for index in sorted(over):
-            if self._answers[index].is_over:
+            if index in self._answers and self._answers[index].is_over:
                 answer = self._answers.pop(index)
                 yield record_of(answer.row, answer.fields(), self._identities[answer.row.line])
+
+    def _refuse(self, failed: Sequence) -> Job[None]:
+        """Give up a row one of whose samples has failed."""
+        answer = self._answers.pop(failed.id, None)
+        if answer is None or failed.failure is None:  # another sample of it has failed already
+            return
+        for transcript in answer.transcripts:
+            transcript.sequence.finish_reason = transcript.sequence.finish_reason or "interrupted"
+        self._waiting = deque(each for each in self._waiting if each.sequence.id != failed.id)
+        yield refusal(answer.row, failed.failure.message, self._identities[answer.row.line])
 
 
 def _is_over(transcript: Transcript) -> bool:

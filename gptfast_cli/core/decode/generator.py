@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from gptfast_cli.core.decode.logprobs import token_logprobs
 from gptfast_cli.core.decode.runner import AHEAD_SECONDS, PREFILL_CHUNK, Runner
-from gptfast_cli.core.decode.sampler import check_tokens, draw_tokens
+from gptfast_cli.core.decode.sampler import draw_tokens
 from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.decode.speculation import Gain, Speculation
 from gptfast_cli.core.events import Job, Measured, Progress
 from gptfast_cli.core.kernels.phases import phase
-from gptfast_cli.core.model.logits import Logits
+from gptfast_cli.core.model.logits import Logits, NonFiniteLogitsError
 from gptfast_cli.core.stopwatch import Stopwatch
 
 
@@ -54,8 +54,15 @@ class Stride:
 class Generator:
     """Decodes up to `runner.n_rows` sequences together: `admit` while there is room, `step` while any is active."""
 
-    def __init__(self, runner: Runner, speculation: Speculation | None = None) -> None:
+    def __init__(
+        self, runner: Runner, speculation: Speculation | None = None, *, isolates_failures: bool = False
+    ) -> None:
+        """`isolates_failures`: a sequence whose logits are not finite ends with its `failure`, and the others go on.
+
+        Otherwise its failure is raised.
+        """
         self._runner = runner
+        self._isolates_failures = isolates_failures
         self._speculation = speculation
         self._sequences: list[Sequence] = []  # row by row; some may be over until the next call
         self._step_seconds = runner.guessed_seconds  # of the last step
@@ -72,7 +79,11 @@ class Generator:
         return len(self.active) < self._runner.n_rows
 
     def admit(self, sequence: Sequence) -> Job[Admission]:
-        """Feed a prompt, but for what the cache holds of it, and draw the first token."""
+        """Feed a prompt, but for what the cache holds of it, and draw the first token.
+
+        Raises TokenIdError where the prompt has a token without an embedding, NonFiniteLogitsError unless failures are
+        isolated.
+        """
         assert self.has_room
         self._retire()
         row, prompt = len(self._sequences), sequence.prompt
@@ -89,6 +100,7 @@ class Generator:
         self._sequences.append(sequence)
         with drawing:
             self._draw(logits, [sequence])
+        self._raise_failures([sequence])
         if self._speculation is not None and sequence.finish_reason is None:
             self._speculation.begin(self._runner, row, prompt)
         yield Measured("first token", 1, drawing.seconds)
@@ -98,6 +110,7 @@ class Generator:
         """At least one more token for each active sequence, until one is over; at most so many where none is drafted.
 
         A round of speculation gives what was accepted and one more, and a model that chooses by itself goes on a while.
+        Raises NonFiniteLogitsError unless failures are isolated.
         """
         watch = Stopwatch(self._runner.model.device)
         with watch:
@@ -108,8 +121,10 @@ class Generator:
             if self._speculation is not None and any(depths):
                 gain = self._speculation.run(self._runner, advanced, depths)
                 most = MOST_UNDRAFTED
+                self._try_again(advanced)
             if gain is None:
                 gain = self._plain(advanced, most)
+        self._raise_failures(advanced)
         if self._speculation is not None and not gain.tally.n_rounds:
             self._speculation.tell_steps(gain.counts, watch.seconds)
         tally = gain.tally
@@ -142,9 +157,8 @@ class Generator:
         stops = frozenset().union(*(sequence.limits.stop_ids for sequence in advanced))
         chosen = self._runner.run_ahead([[draw.generated[-1]] for draw in draws], samplings, uniforms, stops)
         for tokens in chosen.tokens:
-            check_tokens(tokens, self._runner.model.config.vocab_size)
             for sequence, token in zip(advanced, tokens, strict=True):
-                sequence.take(token)
+                self._give(sequence, token)
         return len(chosen.tokens)
 
     def _recall(self, row: int, prompt: tuple[int, ...]) -> tuple[Logits | None, int]:
@@ -160,14 +174,46 @@ class Generator:
         with phase("sample"), self._runner.alone():
             tokens = draw_tokens(logits, [sequence.next_draw for sequence in sequences])
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            sequence.take(token)
-            if sequence.n_logprobs is not None and sequence.finish_reason != "eos":
+            self._give(sequence, token)
+            if sequence.n_logprobs is not None and len(sequence.generated) > len(sequence.logprobs):
                 sequence.logprobs.append(token_logprobs(logits.whole[row], token, sequence.n_logprobs))
+
+    def _try_again(self, advanced: list[Sequence]) -> None:
+        """Let sequences that failed in a round have their next token without a draft, from an empty row.
+
+        A drafted token that the model has NaN for spoils the logits before it too, as 0 times NaN is NaN.
+        """
+        for row, sequence in enumerate(advanced):
+            if sequence.failure is None:
+                continue
+            sequence.finish_reason = sequence.failure = None
+            self._runner.wipe(row)
+            text = (*sequence.prompt, *sequence.generated)
+            for first in range(0, len(text), PREFILL_CHUNK):
+                logits = self._runner.prefill(row, text[first : first + PREFILL_CHUNK])
+            self._draw(logits, [sequence])
+
+    def _give(self, sequence: Sequence, token: int) -> None:
+        """Let a sequence go on with a token, or fail where it is none."""
+        model = self._runner.model
+        if token < model.config.vocab_size:
+            sequence.take(token)
+        else:
+            sequence.fail(NonFiniteLogitsError(model.dtype, f"after {sequence.n_tokens:,} tokens"))
+
+    def _raise_failures(self, sequences: Tokens[Sequence]) -> None:
+        if self._isolates_failures:
+            return
+        for sequence in sequences:
+            if sequence.failure is not None:
+                raise sequence.failure
 
     def _retire(self) -> None:
         """Give the rows of sequences that are over to the last ones, so that the active ones have the first rows."""
         for row in reversed(range(len(self._sequences))):
             if self._sequences[row].finish_reason is not None:
+                if self._sequences[row].failure is not None:
+                    self._runner.wipe(row)
                 last = self._sequences.pop()
                 if row < len(self._sequences):
                     self._runner.move(len(self._sequences), row)

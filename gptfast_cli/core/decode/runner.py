@@ -69,6 +69,11 @@ class Runner:
         self._held[row] = list(prompt[:n_tokens])
         return n_tokens
 
+    def wipe(self, row: int) -> None:
+        """Let a row hold nothing, and no NaN: what it held, times a weight of 0, would reach a later text there."""
+        self._cache.wipe(row)
+        self._held[row] = []
+
     def clear(self) -> None:
         """Let every row hold nothing; the room of the cache stays."""
         for row in range(self.n_rows):

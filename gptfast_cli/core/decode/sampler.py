@@ -10,7 +10,6 @@ from torch import Tensor
 from gptfast_cli.core.decode.randomness import TOKEN, uniform
 from gptfast_cli.core.decode.sampling import Sampling, penalise, probabilities
 from gptfast_cli.core.device import to_device, widest
-from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.model.logits import Logits
 
 
@@ -43,7 +42,7 @@ class Draw:
 def draw_tokens(logits: Logits, draws: Sequence[Draw]) -> list[int]:
     """A token for each row of logits, each row by its own sampler; the same on all ranks.
 
-    Raises GptFastError where the logits hold NaN.
+    It is `vocab_size`, which is no token, where the logits are not finite.
     """
     rows_by_sampling: dict[Sampling, list[int]] = {}
     for row, draw in enumerate(draws):
@@ -62,9 +61,7 @@ def _draw_alike(logits: Logits, draws: Sequence[Draw], sampling: Sampling) -> li
     if sampling.repetition_penalty != 1:
         logits = _penalised(logits, _seen(logits, draws), sampling.repetition_penalty)
     chosen = logits.best() if sampling.is_greedy else _drawn(logits, draws, sampling)
-    tokens: list[int] = chosen.tolist()
-    check_tokens(tokens, logits.vocab_size)
-    return tokens
+    return list(chosen.tolist())
 
 
 def _drawn(logits: Logits, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
@@ -77,15 +74,6 @@ def _drawn(logits: Logits, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
     values, tokens = candidates
     place = invert(probabilities(values, sampling), uniforms).unsqueeze(-1)
     return F.pad(tokens, (0, 1), value=logits.vocab_size).gather(-1, place).squeeze(-1)  # behind them: no token
-
-
-def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
-    """Raise GptFastError where no token could be chosen, which `vocab_size` stands for."""
-    if max(tokens) == vocab_size:
-        raise GptFastError(
-            "The model's output is not a number (NaN).",
-            "A wider dtype may help: --dtype float32 or --dtype bfloat16.",
-        )
 
 
 def invert(p: Tensor, uniforms: Tensor) -> Tensor:

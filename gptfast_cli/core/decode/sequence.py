@@ -5,9 +5,9 @@ from typing import Literal
 
 from gptfast_cli.core.decode.logprobs import TokenLogprobs
 from gptfast_cli.core.decode.sampler import Draw, Sampler
-from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.errors import GptFastError, UsageError
 
-FinishReason = Literal["stop", "eos", "length", "interrupted"]
+FinishReason = Literal["stop", "eos", "length", "interrupted", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Sequence:
     generated: list[int] = field(default_factory=list)  # without the end token
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the generated tokens
     finish_reason: FinishReason | None = None
+    failure: GptFastError | None = None  # why it ended with "error"
 
     @property
     def next_draw(self) -> Draw:
@@ -61,9 +62,18 @@ class Sequence:
         return self.n_logprobs is None and self.sampler.sampling.repetition_penalty == 1
 
     @property
+    def n_tokens(self) -> int:
+        """Tokens of the prompt and generated ones."""
+        return len(self.prompt) + len(self.generated)
+
+    @property
     def n_left(self) -> int:
         """Tokens that may still come."""
-        return self.limits.most_tokens(len(self.prompt)) - len(self.prompt) - len(self.generated)
+        return self.limits.most_tokens(len(self.prompt)) - self.n_tokens
+
+    def fail(self, failure: GptFastError) -> None:
+        """End without a next token."""
+        self.finish_reason, self.failure = "error", failure
 
     def take(self, token: int) -> None:
         """Go on with a token, which may end the sequence."""

@@ -19,12 +19,13 @@ from gptfast_cli.core.decode.proposers import Proposer
 from gptfast_cli.core.decode.randomness import ACCEPTANCE
 from gptfast_cli.core.decode.rounds import Rounds
 from gptfast_cli.core.decode.runner import AHEAD_SECONDS, Runner
-from gptfast_cli.core.decode.sampler import Draw, check_tokens, law, most_probable
+from gptfast_cli.core.decode.sampler import Draw, law, most_probable
 from gptfast_cli.core.decode.sequence import Sequence
 from gptfast_cli.core.decode.verification import Verification, verify, verify_greedy
 from gptfast_cli.core.device import to_device, widest
 from gptfast_cli.core.kernels.phases import phase
-from gptfast_cli.core.model.logits import Logits
+from gptfast_cli.core.model.decoder import Decoder
+from gptfast_cli.core.model.logits import Logits, NonFiniteLogitsError
 from gptfast_cli.core.stopwatch import Splits, Stopwatch
 
 Seconds = tuple[float, float, float]  # of drafting, verifying and sampling
@@ -133,9 +134,8 @@ class Speculation:
             outcomes = [_verified(*each) for each in zip(logits, draws, drafted, laws, strict=True)]
             splits.mark()
             told = _told(outcomes, drafted)
-            check_tokens([given[-1] for given, _ in told], runner.model.config.vocab_size)
         for row, (sequence, (tokens, overlap)) in enumerate(zip(sequences, told, strict=True)):
-            gain.counts.append(_give(sequence, tokens, logits[row]))
+            gain.counts.append(_give(sequence, tokens, runner.model, logits[row]))
             self._count(gain, len(drafted[row]), len(tokens) - 1, gain.counts[-1], overlap)
             runner.settle(row, sequence.prompt, sequence.generated)
         drafting, verifying, sampling = splits.seconds
@@ -150,8 +150,7 @@ class Speculation:
         gain = Gain([0] * len(sequences), len(played.rounds) * each_bytes)
         for rounds in played.rounds:
             for row, (sequence, told) in enumerate(zip(sequences, rounds, strict=True)):
-                check_tokens(told.tokens, runner.model.config.vocab_size)
-                n_given = _give(sequence, told.tokens)
+                n_given = _give(sequence, told.tokens, runner.model)
                 gain.counts[row] += n_given
                 self._count(gain, told.n_drafted, len(told.tokens) - 1, n_given, told.overlap)
                 gain.tally.doubt += told.doubt
@@ -167,11 +166,15 @@ class Speculation:
         self.rounds.add(n_drafted, n_accepted, n_given, overlap)
 
 
-def _give(sequence: Sequence, tokens: Rows[int], logits: Logits | None = None) -> int:
+def _give(sequence: Sequence, tokens: Rows[int], model: Decoder, logits: Logits | None = None) -> int:
     """Let a sequence take tokens until it is over; returns how many it took, the end token with them."""
     for place, token in enumerate(tokens):
+        if token == model.config.vocab_size:
+            sequence.fail(NonFiniteLogitsError(model.dtype, f"after {sequence.n_tokens:,} tokens"))
+            return place
         sequence.take(token)
-        if logits is not None and sequence.n_logprobs is not None and sequence.finish_reason != "eos":
+        is_kept = len(sequence.generated) > len(sequence.logprobs)  # no end token
+        if logits is not None and sequence.n_logprobs is not None and is_kept:
             sequence.logprobs.append(token_logprobs(logits.whole[place], token, sequence.n_logprobs))
         if sequence.finish_reason is not None:
             return place + 1

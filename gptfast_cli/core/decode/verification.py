@@ -54,7 +54,7 @@ def verify(
     # nothing is left where both laws are equal but for rounding
     rest = torch.where(rest.sum(dim=-1, keepdim=True) == 0, p_next, rest)
     tokens = invert(rest, token_uniforms[rows, n_accepted])
-    chances = torch.minimum(p[:, :depth], q).sum(dim=-1)
+    chances = torch.minimum(p[:, :depth], q).sum(dim=-1).nan_to_num(0)
     places = torch.arange(depth, device=p.device)
     is_looked_at = places < torch.minimum(n_accepted + 1, depths).unsqueeze(-1)
     return Verification(n_accepted, tokens, torch.where(is_looked_at, chances, 0).sum(dim=-1))

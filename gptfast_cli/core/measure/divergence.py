@@ -147,7 +147,7 @@ class Comparison:
                 position = self._n_positions + int(broken.nonzero()[0])
                 raise GptFastError(
                     f"The {whose}'s logits at position {position} are NaN, infinite or all ruled out.",
-                    "Its numbers may overflow in this dtype: try --dtype float32.",
+                    "Its weights may be damaged (--verify-weights), or overflow in float16 (--dtype float32).",
                 )
 
 

@@ -135,6 +135,14 @@ class KVCache:
         self.lengths[row] = length
 
     @torch.inference_mode()
+    def wipe(self, row: int) -> None:
+        """Forget a row, and put zeros in its place."""
+        for tensor in self.tensors():
+            tensor[row].zero_()
+        self.lengths[row] = 0
+        self._open.discard(row)
+
+    @torch.inference_mode()
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         """Make a row equal to the first `n_tokens` of another, which are `kept`."""
         assert n_tokens <= self.lengths[source]

@@ -12,8 +12,21 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
+from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.model.collective import ALONE, Collective
 from gptfast_cli.core.model.share import Share
+
+
+class NonFiniteLogitsError(GptFastError):
+    """Logits with NaN or infinity, from which no token can be chosen; `where` ends the sentence that says so."""
+
+    def __init__(self, dtype: torch.dtype, where: str) -> None:
+        super().__init__(
+            f"The model's logits are NaN or infinite {where}.",
+            "float16 ends at 65,504: add --dtype bfloat16 or --dtype float32."
+            if dtype is torch.float16
+            else "Its weights may be damaged: --verify-weights compares them with their hashes.",
+        )
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,10 @@ class Logits:
         return [replace(self, own=part) for part in torch.split(self.own, lengths)]
 
     def best(self) -> Tensor:
-        """The most probable token of each row, the lowest of several equals, [rows] int64; `vocab_size` with NaN."""
+        """The most probable token of each row, the lowest of several equals, [rows] int64.
+
+        It is `vocab_size` where a logit is NaN or positive infinity, or all are negative infinity.
+        """
         if self.together.size == 1:
             values, tokens = self.own.max(dim=-1)
         else:
@@ -66,7 +82,7 @@ class Logits:
             told, tokens_told = self._exchanged(own, at)
             values, rank = told.max(dim=-1, keepdim=True)  # the first of equals, and so of the lowest tokens
             values, tokens = values.squeeze(-1), tokens_told.gather(-1, rank).squeeze(-1)
-        return torch.where(values.isnan(), self.vocab_size, tokens)
+        return torch.where(values.isfinite(), tokens, self.vocab_size)
 
     def largest(self, n: int) -> tuple[Tensor, Tensor] | None:
         """The n largest of each row, with all that equal the last of these and some that are smaller.

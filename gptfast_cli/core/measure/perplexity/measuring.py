@@ -13,6 +13,7 @@ from gptfast_cli.core.measure.scoring.reading import room_of
 from gptfast_cli.core.measure.scoring.scores import scores
 from gptfast_cli.core.measure.tasks.beginnings import beginnings_of
 from gptfast_cli.core.measure.windows import groups
+from gptfast_cli.core.model.logits import NonFiniteLogitsError
 
 
 def protocol_text(text: str, protocol: str, loaded: LoadedModel) -> ProtocolText:
@@ -45,6 +46,9 @@ def measure(loaded: LoadedModel, text: ProtocolText) -> Job[Perplexity | None]:
             yield Progress("perplexity", tally.n_windows, n_all, "windows", so_far=tally.value)
             found = dict(scores(loaded.model, [window.passage for window in group]))
             for number, window in enumerate(group):
+                if not found[number].is_defined:
+                    where = f"in window {tally.n_windows + 1:,} of the text's {n_all:,}"
+                    raise NonFiniteLogitsError(loaded.model.dtype, where)
                 tally.add(window.weight, found[number].logprobs)
         yield Progress("perplexity", n_all, n_all, "windows", so_far=tally.value)
     except KeyboardInterrupt:

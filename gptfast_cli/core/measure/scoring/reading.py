@@ -94,8 +94,13 @@ def read(
             runner = Runner(model, batch.n_rows)
             runner.prepare(max(unit.longest for unit in batch.units))  # the longest come first
         leaders, followers = _rows(batch, passages)
-        yield from _feed(runner, leaders, 0, room, batch_size)
-        yield from _feed(runner, followers, len(leaders), room, batch_size)
+        is_finite = True
+        for rows, first_row in ((leaders, 0), (followers, len(leaders))):
+            for reading in _feed(runner, rows, first_row, room, batch_size):
+                is_finite &= bool(reading.logits[:, 0].isfinite().all())
+                yield reading
+        if not is_finite:
+            runner = None  # NaN in its cache, times a weight of 0, would reach later passages
 
 
 def _rows(batch: Batch, passages: Sequence[Passage]) -> tuple[list[_Row], list[_Row]]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from gptfast_cli.core.device import to_device
-from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.measure.scoring.passages import Passage
 from gptfast_cli.core.measure.scoring.reading import Reading, read, room_of
 from gptfast_cli.core.model.decoder import Decoder
@@ -25,6 +24,11 @@ class Score:
     likeliest: tuple[bool, ...]
 
     @property
+    def is_defined(self) -> bool:
+        """Whether all logits that it was made from were finite; else some of `logprobs` are NaN."""
+        return not any(map(math.isnan, self.logprobs))
+
+    @property
     def logprob(self) -> float:
         """Of all the predicted tokens together."""
         return math.fsum(self.logprobs)
@@ -38,8 +42,20 @@ class Score:
 def scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, Score]]:
     """The score of each passage beside its number, as soon as it is known, so in any order.
 
-    In float32 on a CPU a score is the same to the bit in any company. Raises GptFastError where a logit is no number.
+    In float32 on a CPU a score is the same to the bit in any company. Where logits are not finite a score is not
+    defined, of that passage alone.
     """
+    undefined = []
+    for number, score in _scores(model, passages):
+        if score.is_defined:
+            yield number, score
+        else:
+            undefined.append(number)
+    for number in undefined:  # each alone: NaN behind a token spoils the sums before it, which other passages share
+        yield from ((number, score) for _, score in _scores(model, [passages[number]]))
+
+
+def _scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, Score]]:
     waiting = [passage.n_predicted for passage in passages]
     values: dict[int, list[tuple[float, bool]]] = {}
     for reading in read(model, passages, room_of(model)):
@@ -55,16 +71,12 @@ def scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, S
 
 
 def _values(model: Decoder, reading: Reading, passages: Sequence[Passage]) -> list[tuple[float, bool]]:
-    """The log-probability of each prediction, and whether it is the likeliest."""
+    """The log-probability of each prediction, NaN where logits are not finite, and whether it is the likeliest."""
     logits = reading.logits
     rows = to_device([prediction.row for prediction in reading.predictions], torch.int64, logits.device)
     tokens = [passages[prediction.passage].tokens[prediction.token] for prediction in reading.predictions]
     targets = to_device(tokens, torch.int64, logits.device)
     totals, likeliest = model.outlook(logits)
-    if not totals.isfinite().all():
-        raise GptFastError(
-            "The model's output is not a number (NaN).",
-            "A wider dtype may help: --dtype float32 or --dtype bfloat16.",
-        )
+    totals = totals.where(totals.isfinite(), torch.nan)
     logprobs = logits[rows, targets] - totals[rows]
     return list(zip(logprobs.tolist(), (likeliest[rows] == targets).tolist(), strict=True))

@@ -47,16 +47,22 @@ class Beginnings:
         return self.tokenizer.encode("")[:1] == [self.prefix_id]
 
     def pair(self, context: str, continuation: str) -> Passage:
-        """A continuation behind its context; raises UsageError where it adds no token, or too many to be held."""
+        """A continuation behind its context, or behind the prefix token where that comes to no token.
+
+        Raises UsageError where it adds no token, or too many to be held.
+        """
         if not context:
             return fitted(*self._alone(self.tokenizer.encode(continuation, bos=False)), self.max_context)
         # a space at the border belongs to the word after it, which most tokenizers join it to
-        bare = context.rstrip()
-        if not bare:
-            raise UsageError("A context of nothing but spaces leaves no token to predict from.")
         whole = self.tokenizer.encode(context + continuation)
-        given = self.tokenizer.encode(bare)
+        given = self.tokenizer.encode(context.rstrip())
+        if not given:
+            return fitted(*self._alone(whole), self.max_context)
         return fitted(given, whole[len(given) :], self.max_context)
+
+    def prompt(self, text: str) -> list[int]:
+        """A text to be gone on with, or the prefix token where that comes to no token; raises UsageError."""
+        return self.tokenizer.encode(text) or [self._prefix()]
 
     def rolling(self, text: str) -> Iterator[Passage]:
         """A text in windows that predict each of its tokens once, the last one from as much as can be held."""

@@ -54,6 +54,13 @@ Answer: TypeAlias = LikelihoodAnswer | float | str
 """Of a Likelihood, a Rolling (its logarithm) and a Generation (its text)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request has no answer."""
+
+    reason: str
+
+
 def key_of(request: Request) -> str:
     """A hash of a request, the same in every run."""
     content = json.dumps([type(request).__name__, asdict(request)], sort_keys=True)

@@ -49,6 +49,15 @@ class Marks:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedQuestion:
+    """A question that is in no result, and why; `number` counts from 0, as in files of samples."""
+
+    task: str
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TaskResults:
     """The results of all tasks, and how they came about.
 
@@ -56,6 +65,7 @@ class TaskResults:
     notes:      what else a reader of the numbers has to know
     folder:     where the files of results and samples were written
     n_found:    answers that an earlier run had left
+    failures:   questions that could not be answered
     """
 
     results: tuple[TaskResult, ...]
@@ -64,6 +74,7 @@ class TaskResults:
     is_partial: bool
     n_found: int = 0
     notes: tuple[str, ...] = ()
+    failures: tuple[FailedQuestion, ...] = ()
     folder: Path | None = None
 
 

@@ -210,12 +210,9 @@ class Speculating {
     auto proposed = [this, r](int n) -> const Chooser& { return q_[static_cast<size_t>(n) * n_rows() + r]; };
     if (row.choice.temperature == 0) {
       verdicts_[r] = verify_greedy(best_.data() + begin, drafted_[r].data(), n_drafted);
-    } else if (std::count(best_.begin() + static_cast<long>(begin),
-                          best_.begin() + static_cast<long>(begin) + n_drafted + 1, target_.vocab_size()) > 0) {
-      verdicts_[r] = {0, target_.vocab_size(), 0};
     } else {
-      verdicts_[r] =
-          verify_draws(p_.data() + begin, proposed, drafted_[r].data(), n_drafted, number(ACCEPTANCE), number(TOKEN));
+      verdicts_[r] = verify_draws(p_.data() + begin, proposed, drafted_[r].data(), n_drafted, number(ACCEPTANCE),
+                                  number(TOKEN), best_.data() + begin, target_.vocab_size());
     }
   }
 

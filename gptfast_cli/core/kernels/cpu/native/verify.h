@@ -40,12 +40,17 @@ inline int draw_rest(Chooser& p, const Chooser& q, double uniform) {
 }
 
 // Of draws: `p` are laws of the target, one more than there are drafted tokens; `q(n)` is the one that token n was
-// drawn from; `accepting(n)` and `choosing(n)` are the numbers that decide about it.
+// drawn from; `accepting(n)` and `choosing(n)` are the numbers that decide about it. A law n whose `best[n]` is `none`
+// is no law, as a logit was no number: where it is come to, the token is `none`.
 template <class Law, class Number>
 Verdict verify_draws(Chooser* p, const Law& q, const int64_t* drafted, int n_drafted, const Number& accepting,
-                     const Number& choosing) {
+                     const Number& choosing, const int64_t* best, int64_t none) {
   Verdict verdict;
   for (int n = 0; n < n_drafted; n++) {
+    if (best[n] == none) {
+      verdict.token = none;
+      return verdict;
+    }
     const Chooser& proposed = q(n);
     both(p[n], proposed, [&](int, double chance, double other) {
       verdict.overlap += std::min(chance, other);
@@ -58,7 +63,7 @@ Verdict verify_draws(Chooser* p, const Law& q, const int64_t* drafted, int n_dra
     }
     verdict.n_accepted++;
   }
-  verdict.token = p[n_drafted].draw(choosing(n_drafted));
+  verdict.token = best[n_drafted] == none ? none : p[n_drafted].draw(choosing(n_drafted));
   return verdict;
 }
 

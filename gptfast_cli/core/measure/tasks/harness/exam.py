@@ -14,7 +14,7 @@ from gptfast_cli.core.measure.tasks.harness.language_model import HarnessModel
 from gptfast_cli.core.measure.tasks.harness.quiet import own_errors, quiet
 from gptfast_cli.core.measure.tasks.harness.requests import asked, ignored, requests_of
 from gptfast_cli.core.measure.tasks.options import TaskOptions
-from gptfast_cli.core.measure.tasks.requests import Answer, Request
+from gptfast_cli.core.measure.tasks.requests import Answer, Failure, Request
 from gptfast_cli.core.measure.tasks.results import Marks, Metric, TaskResult
 
 _BOOTSTRAPS: Final = 1000
@@ -30,11 +30,13 @@ class HarnessExam:
         self._model = model
         self._options = options
         self.requests: list[Request] = []
+        self.questions: list[tuple[str, int]] = []
         self._places: dict[str, slice] = {}  # of each task's requests among all
         for name, task in self._tasks.items():
             self._build(name, task)
             first = len(self.requests)
             self.requests += requests_of(asked(task.instances))
+            self.questions += [(name, instance.doc_id) for instance in asked(task.instances)]
             self._places[name] = slice(first, len(self.requests))
 
     @property
@@ -48,24 +50,25 @@ class HarnessExam:
             notes.append("the chat template refuses system messages, which were left out")
         return tuple(notes)
 
-    def marked(self, answers: Sequence[Answer | None]) -> Marks:
-        """See Exam; groups are left out where not all of their tasks' questions have been answered."""
-        self._model.learn(
-            {request: answer for request, answer in zip(self.requests, answers, strict=True) if answer is not None}
-        )
+    def marked(self, answers: Sequence[Answer | Failure | None]) -> Marks:
+        """See Exam; groups are left out where not all of their tasks' questions have been asked."""
+        for request, answer in zip(self.requests, answers, strict=True):
+            if answer is not None and not isinstance(answer, Failure):
+                self._model.learn({request: answer})
         n_asked = {name: _n_questions(task) for name, task in self._tasks.items()}
         answered = {name: self._answered(name, answers) for name in self._tasks}
         is_whole = all(len(questions) == n_asked[name] for name, questions in answered.items())
         tasks = {name: task for name, task in self._tasks.items() if answered[name]}
         if not tasks:
             return Marks((), {}, {})
+        has_groups = None not in answers and len(tasks) == len(self._tasks)
         if not is_whole:
             for name, task in tasks.items():
                 _keep(task, answered[name])
         with quiet(), own_errors(f"Tasks {', '.join(tasks)} cannot be marked"):
             record = evaluate(
                 self._model,
-                {"tasks": tasks, "groups": self._groups if is_whole else {}},
+                {"tasks": tasks, "groups": self._groups if has_groups else {}},
                 limit=self._options.limit if is_whole else None,
                 samples=None if is_whole else {name: answered[name] for name in tasks},
                 bootstrap_iters=_BOOTSTRAPS,
@@ -88,11 +91,11 @@ class HarnessExam:
             )
         task.build_all_requests = lambda **_: None
 
-    def _answered(self, name: str, answers: Sequence[Answer | None]) -> list[int]:
+    def _answered(self, name: str, answers: Sequence[Answer | Failure | None]) -> list[int]:
         """The questions of a task whose requests have all been answered."""
         missing: dict[int, bool] = defaultdict(bool)
         for instance, answer in zip(asked(self._tasks[name].instances), answers[self._places[name]], strict=True):
-            missing[instance.doc_id] |= answer is None
+            missing[instance.doc_id] |= answer is None or isinstance(answer, Failure)
         return sorted(question for question, is_missing in missing.items() if not is_missing)
 
     def _about(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from gptfast_cli.core.measure.scoring.passages import fitted
 from gptfast_cli.core.measure.scoring.scores import scores
 from gptfast_cli.core.measure.tasks.answering import Answering
 from gptfast_cli.core.measure.tasks.harness.requests import requests_of
-from gptfast_cli.core.measure.tasks.requests import Answer, LikelihoodAnswer, Request
+from gptfast_cli.core.measure.tasks.requests import Answer, Failure, LikelihoodAnswer, Request
+from gptfast_cli.core.model.logits import NonFiniteLogitsError
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no types
@@ -86,12 +87,17 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
     ) -> list[tuple[float, bool]]:
         passages = [fitted(context, continuation, self.max_length) for _, context, continuation in requests]
         found = dict(scores(self.answering.loaded.model, passages))
+        if not all(score.is_defined for score in found.values()):
+            raise NonFiniteLogitsError(self.answering.loaded.model.dtype, "along a text that a task asks for")
         return [(found[number].logprob, found[number].is_greedy) for number in range(len(passages))]
 
     def _answers(self, instances: Sequence[Instance]) -> list[Answer]:
         requests = requests_of(instances)
         unknown = [request for request in dict.fromkeys(requests) if request not in self._known]
-        self.learn({unknown[number]: answer for number, answer in self.answering.answers(unknown)})
+        for number, answer in self.answering.answers(unknown):
+            if isinstance(answer, Failure):
+                raise UsageError(answer.reason)
+            self.learn({unknown[number]: answer})
         return [self._known[request] for request in requests]
 
 

@@ -44,7 +44,8 @@ def own_errors(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except GptFastError:
+    except GptFastError as error:
+        error.message = f"{what}: {error.message}"
         raise
     except Exception as error:  # a task is someone else's program
         kind = type(error).__name__

@@ -7,7 +7,7 @@ from gptfast_cli.core.decode.prompter import Prompter
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.measure.tasks.answering import Answering
 from gptfast_cli.core.measure.tasks.options import TaskOptions
-from gptfast_cli.core.measure.tasks.requests import Answer, Request
+from gptfast_cli.core.measure.tasks.requests import Answer, Failure, Request
 from gptfast_cli.core.measure.tasks.results import Marks
 from gptfast_cli.core.registry import Plugs
 from gptfast_cli.core.settings import check_hub_environment
@@ -22,12 +22,17 @@ class Exam(Protocol):
         ...
 
     @property
+    def questions(self) -> Sequence[tuple[str, int]]:
+        """The task of each request, and the number of its question there."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the numbers has to know."""
         ...
 
-    def marked(self, answers: Sequence[Answer | None]) -> Marks:
-        """The results, of the questions whose requests all have an answer."""
+    def marked(self, answers: Sequence[Answer | Failure | None]) -> Marks:
+        """The results, of the questions whose requests all have an answer; None is what has not been asked yet."""
         ...
 
 

@@ -18,6 +18,7 @@ from gptfast_cli.core.measure.tasks.options import TaskOptions
 from gptfast_cli.core.measure.tasks.requests import (
     GREEDY,
     Answer,
+    Failure,
     Generation,
     Likelihood,
     LikelihoodAnswer,
@@ -100,12 +101,17 @@ class BundledExam:
                 self.requests += _KINDS[name].asks(row)
                 self._asked.append(_Question(name, number, row, slice(first, len(self.requests))))
 
-    def marked(self, answers: Sequence[Answer | None]) -> Marks:
+    @property
+    def questions(self) -> Sequence[tuple[str, int]]:
+        """See Exam."""
+        return [(each.task, each.number) for each in self._asked for _ in self.requests[each.place]]
+
+    def marked(self, answers: Sequence[Answer | Failure | None]) -> Marks:
         """See Exam."""
         samples: dict[str, list[dict[str, Any]]] = {name: [] for name in self._n_all}
         for question in self._asked:
             own = answers[question.place]
-            if all(answer is not None for answer in own):
+            if not any(answer is None or isinstance(answer, Failure) for answer in own):
                 samples[question.task].append(_sample(question, own, self.requests[question.place]))
         results = tuple(self._result(name, own) for name, own in samples.items() if own)
         return Marks(results, _record(results), samples)
