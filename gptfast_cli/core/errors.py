@@ -24,12 +24,24 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
+_MOST_LINE_CHARACTERS: Final = 1000
+
+
+def _shortened(line: str) -> str:
+    """A line without its middle where it is long: names and values in it may come from a file, a megabyte each."""
+    if len(line) <= _MOST_LINE_CHARACTERS:
+        return line
+    kept = _MOST_LINE_CHARACTERS // 2
+    return f"{line[:kept]} … {line[-kept:]}"
+
+
 class GptFastError(Exception):
     """A failure with a message for the user and, where there is one, the next thing to try."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
 
     def __init__(self, message: str, hint: str = "") -> None:
+        message = "\n".join(map(_shortened, message.split("\n")))
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -133,3 +133,19 @@ def test_a_malformed_declaration_names_its_file(tmp_path: Path, name: str, field
     with pytest.raises(CorruptError, match=name) as caught:
         open_tokenizer(tmp_path)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("generation_config.json", {"eos_token_id": [2, 10**30]}),
+        ("config.json", {"bos_token_id": 2**31}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9" * 5000: {"content": "<t>"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"\u0663": {"content": "<t>"}}}),
+    ],
+)
+def test_an_id_that_no_model_has_is_refused(tmp_path: Path, file: str, content: dict[str, object]) -> None:
+    write(tmp_path, "v1")
+    declare(tmp_path, file, **content)
+    with pytest.raises(CorruptError, match=file):
+        opened(tmp_path)

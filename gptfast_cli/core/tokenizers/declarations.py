@@ -5,6 +5,7 @@ added_tokens.json name tokens by their text, generation_config.json and config.j
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 GENERATION_CONFIG = "generation_config.json"
 
+_LARGEST_ID = 2**31 - 1
+_ID = re.compile(r"[0-9]{1,9}")
 _MAX_FILE_BYTES = 32_000_000  # those in use have up to 5 million
 
 ROLES = frozenset({"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"})
@@ -138,7 +141,7 @@ def _added(folder: Path) -> Iterable[AddedToken]:
 
 def _added_token(path: Path, token_id: object, fields: object) -> AddedToken:
     match fields:
-        case {"content": str(content), **flags} if content and str(token_id).isdecimal():
+        case {"content": str(content), **flags} if content and _ID.fullmatch(str(token_id)):
             return AddedToken(int(str(token_id)), content, flags.get("special") is True)
     raise damaged(path, f"added token {token_id!r:.60} is malformed")
 
@@ -146,6 +149,6 @@ def _added_token(path: Path, token_id: object, fields: object) -> AddedToken:
 def _ids(path: Path, key: str) -> tuple[int, ...]:
     value = _object(path).get(key)
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(token_id, int) and not isinstance(token_id, bool) for token_id in ids):
+    if not all(type(token_id) is int and token_id <= _LARGEST_ID for token_id in ids):
         raise damaged(path, f"{key} is {value!r:.60}, neither an id nor a list of ids")
     return tuple(token_id for token_id in ids if token_id >= 0)  # some files write -1 for none
