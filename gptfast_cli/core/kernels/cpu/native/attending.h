@@ -15,7 +15,8 @@ class Attention {
         n_threads_(n_threads),
         scratch_(static_cast<size_t>(n_threads)),
         answers_(static_cast<size_t>(n_threads)),
-        seen_(static_cast<size_t>(n_threads)) {}
+        seen_(static_cast<size_t>(n_threads)),
+        begins_(static_cast<size_t>(n_threads) + 1) {}
 
   // Rows of one slot, and heads that share a key head, are answered together, as many as there is room for.
   void plan(const Call& call) {
@@ -36,16 +37,30 @@ class Attention {
         }
       }
     }
-    share_out();
     splits_chunks_ = n_chunks > 1 && static_cast<int>(tasks_.size()) < 2 * n_threads_;
     if (splits_chunks_) parts_.resize(std::max(parts_.size(), n_parts * static_cast<size_t>(LANES + heads_.head_dim)));
+  }
+
+  // To each of so many threads tasks that stand together, for the sake of the keys that they share, and about as much to
+  // look at.
+  void share_out(int n_threads) {
+    auto cost = [&](const Task& task) {
+      return static_cast<size_t>(task.end - task.first) * task.n_heads * (call_->positions[task.end - 1] + 1);
+    };
+    n_sharing_ = n_threads;
+    size_t total = 0, before = 0, thread = 0;
+    const size_t n_shares = static_cast<size_t>(n_threads);
+    for (const Task& task : tasks_) total += cost(task);
+    begins_.assign(n_shares + 1, tasks_.size());
+    for (size_t t = 0; t < tasks_.size(); before += cost(tasks_[t++]))
+      while (thread < n_shares && before * n_shares >= thread * total) begins_[thread++] = t;
   }
 
   // Threads share out the rows and key heads; where these are few, the chunks of their keys as well.
   void run(int layer, const float* queries, float* to, int stride, Pool& pool, int thread) {
     Answers& answers = answers_[static_cast<size_t>(thread)];
     Seen& seen = seen_[static_cast<size_t>(thread)];
-    const int n_threads = n_threads_, n_tasks = static_cast<int>(tasks_.size());
+    const int n_threads = n_sharing_, n_tasks = static_cast<int>(tasks_.size());
     if (!splits_chunks_) {
       for (size_t t = begins_[static_cast<size_t>(thread)]; t < begins_[static_cast<size_t>(thread) + 1]; t++) {
         const Task& task = tasks_[t];
@@ -90,19 +105,6 @@ class Attention {
     size_t first_part;  // of its chunks, where these are shared out
   };
 
-  // To each thread tasks that stand together, for the sake of the keys that they share, and about as much to look at.
-  void share_out() {
-    auto cost = [&](const Task& task) {
-      return static_cast<size_t>(task.end - task.first) * task.n_heads * (call_->positions[task.end - 1] + 1);
-    };
-    size_t total = 0, before = 0, thread = 0;
-    const size_t n_threads = static_cast<size_t>(n_threads_);
-    for (const Task& task : tasks_) total += cost(task);
-    begins_.assign(n_threads + 1, tasks_.size());
-    for (size_t t = 0; t < tasks_.size(); before += cost(tasks_[t++]))
-      while (thread < n_threads && before * n_threads >= thread * total) begins_[thread++] = t;
-  }
-
   void begin(const Task& task, const float* queries, Answers& a) const {
     const size_t element = heads_.has_bf16_queries() ? 2 : 4;
     a.n = 0;
@@ -138,7 +140,8 @@ class Attention {
   }
 
   const Heads heads_;
-  const int n_threads_;
+  const int n_threads_;           // at most
+  int n_sharing_ = 0;             // in the present run
   std::vector<Scratch> scratch_;  // of each thread, as the next two
   std::vector<Answers> answers_;
   std::vector<Seen> seen_;

@@ -73,10 +73,10 @@ class Engine {
           auto& p = *static_cast<Packing*>(argument);
           Pool& pool = p.engine->pool_;
           pool.attempt([&] {
-            for (int unit = thread; unit < p.matrix->n_units(); unit += pool.n_threads)
+            for (int unit = thread; unit < p.matrix->n_units(); unit += pool.n_active())
               pack_unit(*p.stored, *p.matrix, unit);
           });
-          pool.barrier(thread);
+          pool.barrier(thread, false);
         },
         &packing);
   }
@@ -252,18 +252,19 @@ class Engine {
   void step(int thread) {
     const int n_rows = call_->n_rows;
     const bool chooses = choosing_.choices != nullptr;  // after a last barrier the caller may be at its next call
-    for (int row = thread; row < n_rows; row += pool_.n_threads) {
+    for (int row = thread; row < n_rows; row += pool_.n_active()) {
       float* x = x_.data + static_cast<size_t>(row) * stride_;
       read_row(embedding_, static_cast<int>(call_->tokens[row]), x);
     }
+    if (thread == 0) attention_.share_out(pool_.n_active());
     pool_.barrier(thread);
     for (int layer = 0; layer < d_.n_layers; layer++) decode(layer, thread);
     if (!wanted_.empty()) head(thread);
     pool_.barrier(thread);
     if (!chooses) return;
-    for (size_t i = static_cast<size_t>(thread); i < wanted_.size(); i += static_cast<size_t>(pool_.n_threads))
+    for (size_t i = static_cast<size_t>(thread); i < wanted_.size(); i += static_cast<size_t>(pool_.n_active()))
       pool_.attempt([&] { choose(static_cast<size_t>(wanted_[i].output), thread); });
-    pool_.barrier(thread);
+    pool_.barrier(thread, false);
   }
 
   void choose(size_t output, int thread) {
@@ -334,12 +335,12 @@ class Engine {
   void sum(int thread) {
     if (sum_ == nullptr) return;
     if (thread == 0) sum_(x_.data, call_->n_rows, stride_);
-    pool_.barrier(thread);
+    pool_.barrier(thread, false);
   }
 
   void head(int thread) {
     const int n = static_cast<int>(wanted_.size());
-    for (int i = thread; i < n; i += pool_.n_threads) {
+    for (int i = thread; i < n; i += pool_.n_active()) {
       Input row = shared_.from(i);
       normalise(x_.data + static_cast<size_t>(wanted_[static_cast<size_t>(i)].row) * stride_, norm_, d_.dim,
                 d_.norm_eps, row.floats, head_.n_padded());
@@ -367,7 +368,7 @@ class Engine {
       row(0, own_[static_cast<size_t>(thread)]);
       return own_[static_cast<size_t>(thread)];
     }
-    for (int r = thread; r < call_->n_rows; r += pool_.n_threads) row(r, shared_.from(r));
+    for (int r = thread; r < call_->n_rows; r += pool_.n_active()) row(r, shared_.from(r));
     pool_.barrier(thread);
     return shared_;
   }
@@ -387,9 +388,9 @@ class Engine {
         take(u, first, n, y);
       }
     };
-    const int n_threads = pool_.n_threads, n_units = m.n_units();
+    const int n_threads = pool_.n_active(), n_units = m.n_units();
     Flag* counters = &counters_[(static_cast<size_t>(layer) * N_MATRICES + static_cast<size_t>(which)) *
-                                static_cast<size_t>(n_threads)];
+                                static_cast<size_t>(pool_.n_threads)];
     for (int turn = 0; turn < n_threads; turn++) {
       const int owner = (thread + turn) % n_threads;
       const int begin = static_cast<int>(static_cast<int64_t>(owner) * n_units / n_threads);
@@ -402,7 +403,7 @@ class Engine {
   void place(int layer, int thread) {
     const int dim = d_.head_dim, half = dim / 2;
     const int n_tasks = call_->n_rows * (d_.n_heads + 2 * d_.n_kv_heads);
-    for (int task = thread; task < n_tasks; task += pool_.n_threads) {
+    for (int task = thread; task < n_tasks; task += pool_.n_active()) {
       const int row = task / (d_.n_heads + 2 * d_.n_kv_heads), head = task % (d_.n_heads + 2 * d_.n_kv_heads);
       const float* from = qkv_.data + static_cast<size_t>(row) * qkv_stride_ + head * dim;
       alignas(64) float turned[MAX_HEAD_DIM];
@@ -433,7 +434,7 @@ class Engine {
   // Blocks of keys that are whole now become codes.
   void complete_blocks(int layer, int thread) {
     const int n_tasks = static_cast<int>(completing_.size()) * d_.n_kv_heads;
-    for (int task = thread; task < n_tasks; task += pool_.n_threads) {
+    for (int task = thread; task < n_tasks; task += pool_.n_active()) {
       const int row = completing_[static_cast<size_t>(task / d_.n_kv_heads)];
       code_keys(heads_, call_->positions[row] / KEY_BLOCK, cached(layer, row, task % d_.n_kv_heads));
     }

@@ -22,14 +22,14 @@ inline void find_outlook(Pool& pool, const Outlook& outlook) {
         auto& [pool, outlook] = *static_cast<Work*>(argument);
         pool.attempt([&] {
           Chooser chooser;
-          for (int row = thread; row < outlook.n_rows; row += pool.n_threads) {
+          for (int row = thread; row < outlook.n_rows; row += pool.n_active()) {
             const float* logits = outlook.logits + static_cast<size_t>(row) * static_cast<size_t>(outlook.vocab_size);
             const int token = chooser.choose(logits, outlook.vocab_size, Choice{}, 0);
             outlook.likeliest[row] = token;
             outlook.log_totals[row] = token == outlook.vocab_size ? NAN : chooser.log_total();
           }
         });
-        pool.barrier(thread);
+        pool.barrier(thread, false);
       },
       &work);
 }

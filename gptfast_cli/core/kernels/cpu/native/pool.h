@@ -1,13 +1,20 @@
 // A few threads that stay: they spin for a moment after their work, so that the next step finds them awake, then sleep.
 //
-// Work is one function that all threads run; between its phases they meet at a barrier of flags, which costs a cache
-// line's journey instead of a fork and a join.
+// Work is one function that all active threads run; between its phases they meet at a barrier of flags, which costs a
+// cache line's journey instead of a fork and a join.
+//
+// Where another program takes a core, the thread that shares it stops for a time slice (milliseconds) in the middle of a
+// phase, and all others wait for it at the next barrier. So barriers add up long waits, and while these cost more than a
+// thread is worth, the pool runs with one thread fewer, which leaves the core to the other program. Which thread computes
+// what never changes a result.
 #pragma once
 
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -46,7 +53,7 @@ class Pool {
   using Work = void (*)(void* argument, int thread);
 
   // Throws system_error where the system starts no more threads.
-  explicit Pool(int n_threads) : n_threads(n_threads) {
+  explicit Pool(int n_threads) : n_threads(n_threads), n_active_(n_threads) {
     try {
       threads_.reserve(static_cast<size_t>(n_threads));
       for (int thread = 1; thread < n_threads; thread++) threads_.emplace_back([this, thread] { live(thread); });
@@ -58,16 +65,19 @@ class Pool {
 
   ~Pool() { stop(); }
 
-  // Runs `work` on all threads, the caller's among them; it must end with a barrier. Throws bad_alloc where a thread
-  // `has_failed`.
+  // Runs `work` on all active threads, the caller's among them; it must end with a barrier. Throws bad_alloc where a
+  // thread `has_failed`.
   void run(Work work, void* argument) {
     std::lock_guard alone(running_);
     work_ = work;
     argument_ = argument;
     has_failed_.store(false, std::memory_order_relaxed);
     begin();
-    WithoutDenormals mode;
-    work(argument, 0);
+    {
+      WithoutDenormals mode;
+      work(argument, 0);
+    }
+    if (is_watching_ || waited_.load(std::memory_order_relaxed) > 0) adapt();
     if (has_failed()) throw std::bad_alloc();
   }
 
@@ -84,52 +94,104 @@ class Pool {
   // Whether an attempt has failed, of any thread before a barrier.
   bool has_failed() const { return has_failed_.load(std::memory_order_relaxed); }
 
-  // Waits until every thread has come here as often as this one.
-  void barrier(int thread) {
+  // Threads that run the present work: 0, 1, ... n_active - 1.
+  int n_active() const { return n_active_; }
+
+  // Waits until every active thread has come here as often as this one. A long wait means that a thread was stopped,
+  // unless the work is uneven.
+  void barrier(int thread, bool is_even = true) {
+    const int n_here = n_active_;  // the next run may have another number as soon as this thread has arrived
     int turn = arrived_[thread].value.load(std::memory_order_relaxed) + 1;
     arrived_[thread].value.store(turn, std::memory_order_release);
-    for (int other = 0; other < n_threads; other++)
+    for (int other = 0; other < n_here; other++)
       for (int spins = 0; arrived_[other].value.load(std::memory_order_acquire) - turn < 0; spins++) {
         relax();
-        if (spins > 4000) sched_yield();  // more threads than processors
+        if (spins == LONG_SPINS) return wait_for_long(turn, n_here, is_even);
       }
   }
 
   const int n_threads;
 
  private:
+  using Clock = std::chrono::steady_clock;
+  using Time = Clock::time_point;
+  using Duration = Clock::duration;
+
+  static constexpr int LONG_SPINS = 4000;  // about 0.1 ms, longer than the last unit of a matrix takes
+  static constexpr int N_ACTIVE = 128;     // the lowest digit of `turn_`, to this base
   static constexpr std::chrono::microseconds SPIN{2000};
+  static constexpr std::chrono::milliseconds WINDOW{20}, SHORTEST_PAUSE{50}, LONGEST_PAUSE{800};
 
   void stop() {
     work_ = nullptr;
+    n_active_ = n_threads, wakes_all_ = true;
     begin();
     for (std::thread& thread : threads_) thread.join();
   }
 
   void begin() {
-    turn_.value.fetch_add(1);
-    if (n_asleep_.load() > 0) turn_.value.notify_all();
+    const int turn = turn_.value.load(std::memory_order_relaxed) / N_ACTIVE;
+    turn_.value.store((turn + 1) % (INT_MAX / N_ACTIVE) * N_ACTIVE + n_active_);
+    if (n_asleep_.load() > 0 || wakes_all_) turn_.value.notify_all();
+    wakes_all_ = false;
   }
 
   void live(int thread) {
     WithoutDenormals mode;
-    for (int turn = 0;; turn++) {
-      await(turn);
+    for (int turn = 0;;) {
+      turn = await(thread, turn);
       if (work_ == nullptr) return;
       work_(argument_, thread);
     }
   }
 
-  void await(int turn) {
-    auto began = std::chrono::steady_clock::now();
-    for (int spins = 1; turn_.value.load(std::memory_order_acquire) == turn; spins++) {
+  // The next turn in which this thread is active.
+  int await(int thread, int turn) {
+    const Time began = Clock::now();
+    for (int spins = 1;; spins++) {
+      const int next = turn_.value.load(std::memory_order_acquire);
+      if (next != turn && thread < next % N_ACTIVE) return next;
       relax();
-      if (spins % 512 == 0 && std::chrono::steady_clock::now() - began > SPIN) {
+      if (next != turn) {
+        turn = next;
+        turn_.value.wait(turn);  // uncounted: until it is active again
+      } else if (spins % 512 == 0 && Clock::now() - began > SPIN) {
         n_asleep_.fetch_add(1);
         turn_.value.wait(turn);
         n_asleep_.fetch_sub(1);
       }
     }
+  }
+
+  void wait_for_long(int turn, int n_here, bool is_even) {
+    const Time began = Clock::now();
+    for (int other = 0; other < n_here; other++)
+      while (arrived_[other].value.load(std::memory_order_acquire) - turn < 0) sched_yield();  // to whom it waits for
+    if (is_even) waited_.fetch_add((Clock::now() - began).count(), std::memory_order_relaxed);
+  }
+
+  // Between runs: one thread fewer where the others waited for longer than half of what it is worth, one more after a
+  // pause, which grows as long as that turns out to be too early.
+  void adapt() {
+    const Time time = Clock::now();
+    const Duration waited{waited_.load(std::memory_order_relaxed) / std::max(1, n_active_ - 1)};
+    if (!is_watching_) is_watching_ = true, since_ = time - waited;
+    const Duration watched = time - since_;
+    if (waited > std::max<Duration>(watched, WINDOW) / (2 * n_active_)) {
+      pause_ = time - resumed_ > LONGEST_PAUSE ? SHORTEST_PAUSE : std::min<Duration>(2 * pause_, LONGEST_PAUSE);
+      resume_ = time + pause_;
+      n_active_--;
+    } else if (watched < WINDOW) {
+      return;
+    } else if (n_active_ == n_threads) {
+      is_watching_ = false;
+    } else if (time > resume_) {
+      arrived_[n_active_].value.store(arrived_[0].value.load(std::memory_order_relaxed), std::memory_order_relaxed);
+      resumed_ = time;
+      n_active_++, wakes_all_ = true;
+    }
+    waited_.store(0, std::memory_order_relaxed);
+    since_ = time;
   }
 
   std::mutex running_;
@@ -139,6 +201,12 @@ class Pool {
   std::atomic<bool> has_failed_{false};
   Work work_ = nullptr;
   void* argument_ = nullptr;
+  int n_active_;                    // of the present work; changes between two
+  std::atomic<int64_t> waited_{0};  // by all threads since `since_`, in steps of the clock
+  bool is_watching_ = false;        // waits are looked at after every run
+  bool wakes_all_ = false;          // the next run does, those that were not active among them
+  Time since_, resume_, resumed_;   // of the waits; when a thread comes back; when one came back last
+  Duration pause_ = SHORTEST_PAUSE;
   std::vector<std::thread> threads_;
 };
 

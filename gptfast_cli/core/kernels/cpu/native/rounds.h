@@ -156,12 +156,12 @@ class Speculating {
         [](void* self, int thread) {
           auto& s = *static_cast<Speculating*>(self);
           Pool& pool = s.target_.pool();
-          for (size_t i = static_cast<size_t>(thread); i < s.owners_.size(); i += static_cast<size_t>(pool.n_threads))
+          for (size_t i = static_cast<size_t>(thread); i < s.owners_.size(); i += static_cast<size_t>(pool.n_active()))
             pool.attempt([&] { s.find_law(i); });
-          pool.barrier(thread);
-          for (size_t r = static_cast<size_t>(thread); r < s.n_rows(); r += static_cast<size_t>(pool.n_threads))
+          pool.barrier(thread, false);
+          for (size_t r = static_cast<size_t>(thread); r < s.n_rows(); r += static_cast<size_t>(pool.n_active()))
             if (!pool.has_failed()) s.verify_row(r);
-          pool.barrier(thread);
+          pool.barrier(thread, false);
         },
         this);
     bool goes_on = true;
