@@ -1,7 +1,10 @@
 """Models in the files of other programs give transformers' logits, or an error that names the file and what to do."""
 
+import codecs
 import json
 import struct
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,13 @@ from transformers import LlamaForCausalLM
 
 import foreign_files as foreign
 from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint
+from gptfast_cli.core.checkpoints.pickles import open_pickle
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.sources import sources, sources_by_rank
 from gptfast_cli.core.errors import CorruptError, NotFoundError, UsageError
 from llama_oracle import SHAPES, random_llama
 from model_files import cached_repo, converted, edit_json, settings_in
+from spoiling import bounded_memory
 
 Write = Callable[[Path, LlamaForCausalLM], Path]
 
@@ -144,12 +149,73 @@ def test_a_malicious_pickle_never_runs(tmp_path: Path, layout: str, where: str) 
     assert victim.exists()
 
 
-def test_a_torch_that_cannot_be_trusted_opens_no_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Call:
+    """Pickled as a call of a function with these arguments."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.function, self.arguments
+
+
+LARGE = 3_000_000_000
+BOMBS = {
+    "bytearray": Call(bytearray, LARGE),
+    "tensor": Call(torch.Tensor, LARGE),
+    "storage": Call(torch.UntypedStorage, LARGE),
+    "text": Call(codecs.encode, "x" * 1000, "utf-32"),
+    "copies": [Call(OrderedDict, {n: n for n in range(1000)}) for _ in range(100)],
+    "set": set(range(10)),
+    "containers": [[] for _ in range(600_000)],
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_pickle_that_would_take_memory_is_refused_before_it_does(tmp_path: Path, bomb: str) -> None:
     source = foreign.write_pytorch_model(tmp_path / "model", random_llama())
-    for version in ("2.9.1+cpu", "1.13.0"):
-        monkeypatch.setattr(torch, "__version__", version)
-        with pytest.raises(UsageError, match=version[:3]):
-            open_checkpoint(source, allow_pickle=True)
+    torch.save(torch.load(source / "pytorch_model.bin") | {"more": BOMBS[bomb]}, source / "pytorch_model.bin")
+    with bounded_memory(), pytest.raises(CorruptError, match="holds more than tensors"):
+        open_checkpoint(source, allow_pickle=True)
+
+
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path: Path) -> None:
+    source = foreign.write_pytorch_model(tmp_path / "model", random_llama())
+    file = source / "pytorch_model.bin"
+    replace(file, **{"model.norm.weight": torch.ones(1).expand(36)})
+    with pytest.raises(UsageError, match=r"model\.norm\.weight: is stored in a form"):
+        open_checkpoint(source, allow_pickle=True)
+    replace(file, **{"model.norm.weight": torch.ones(36)})
+    with zipfile.ZipFile(file) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in records.items():
+            before, _, after = content.partition(b"model.norm.weight")
+            # BININT1 36, TUPLE1: its shape
+            archive.writestr(
+                name, before + b"model.norm.weight" + after.replace(b"K$\x85", b"K\x25\x85", 1) if after else content
+            )
+    with pytest.raises(CorruptError, match=r"model\.norm\.weight: its bytes are not in the file"):
+        open_checkpoint(source, allow_pickle=True)
+
+
+def test_parameters_views_and_attributes_are_read_as_torch_reads_them(tmp_path: Path) -> None:
+    source = foreign.write_pytorch_model(tmp_path / "model", random_llama())
+    whole = torch.load(source / "pytorch_model.bin")
+    joined = torch.cat([tensor.flatten() for tensor in whole.values()])  # one storage for all
+    views, start = OrderedDict(), 0
+    for n, (name, tensor) in enumerate(whole.items()):
+        views[name] = joined[start : start + tensor.numel()].view(tensor.shape)
+        start += tensor.numel()
+        if n % 3 == 0:
+            views[name] = torch.nn.Parameter(views[name])
+        if n % 3 == 1:
+            views[name].remark = {"of": [1, 2.5, None, True]}
+    views._metadata = {"": {"version": 1}}
+    torch.save(views, source / "pytorch_model.bin")
+    shard = open_pickle(source / "pytorch_model.bin")
+    assert shard.tensors.keys() == whole.keys()
+    assert all(torch.equal(shard.tensor(name), tensor) for name, tensor in whole.items())
 
 
 def test_a_pickle_of_old_torch_is_named(tmp_path: Path) -> None:
