@@ -1,6 +1,7 @@
 """The device that computes, the dtype that it computes in, and what the machine can say about its memory."""
 
 import contextlib
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ AUTO = "auto"
 
 KV_DTYPES = {"int8": torch.int8}
 """Dtypes that keys and values may be kept in beside the one that computes."""
+
+_MOST_THREADS = 64  # that the CPU engine has, and more than a machine with fewer CPUs could use
 
 _PROCESS_STATUS = Path("/proc/self/status")
 _CLEAR_REFERENCES = Path("/proc/self/clear_refs")
@@ -84,12 +87,15 @@ def computing_name(dtype: torch.dtype, kv_dtype: torch.dtype) -> str:
 def set_threads(count: int | None) -> None:
     """Let PyTorch use `count` CPU threads; None takes as many as this process can compute with.
 
-    Raises UsageError for a count below 1.
+    Raises UsageError for a count below 1, or above what any machine like this one can use.
     """
     if count is None:
         count = min(torch.get_num_threads(), computing_cpus())
     if count < 1:
         raise UsageError(f"--threads must be at least 1, not {count}.")
+    most = max(_MOST_THREADS, os.cpu_count() or 1)
+    if count > most:
+        raise UsageError(f"--threads must be at most {most}, not {count}: this machine has {os.cpu_count()} CPUs.")
     torch.set_num_threads(count)
 
 

@@ -83,3 +83,11 @@ def test_where_the_system_has_no_peak_to_reset_it_is_that_of_the_process(
     monkeypatch.setattr(device, "_CLEAR_REFERENCES", tmp_path)
     device.reset_peak_memory(CPU)
     assert device.peak_memory_bytes(CPU) > 50_000_000
+
+
+def test_a_thread_count_that_makes_no_sense_is_refused_before_a_thread_is_started() -> None:
+    before = torch.get_num_threads()
+    for count in (100_000, 2**40):
+        with pytest.raises(UsageError, match=f"--threads must be at most [0-9]+, not {count}"):
+            device.set_threads(count)
+    assert torch.get_num_threads() == before

@@ -136,6 +136,7 @@ def test_sizes_that_are_given_are_taken() -> None:
     [
         ("lama-2-7b", "no shape called 'lama-2-7b'", "Did you mean llama-2-7b"),
         ("", "no shape called ''", "layers=4"),
+        ("layers=2000000000,dim=768,heads=12,ffn=3072,vocab=32000", "layers must be at most 10,000", "layers=4"),
         ("layers=4,dim=768,heads=12,fnn=3072,vocab=32000", "no 'fnn'", "Did you mean ffn?"),
         (f"{DRAFT},layers=5", "layers is given twice", "layers=4"),
         ("layers=4,dim=768,ffn=3072", "needs heads, vocab too", "layers=4"),

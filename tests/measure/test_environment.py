@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import gptfast_cli
+from gptfast_cli.core import memory
 from gptfast_cli.core.measure import environment as module
 from gptfast_cli.core.measure import machine
 from gptfast_cli.core.measure.environment import Environment, environment
@@ -94,20 +95,15 @@ def test_what_the_machine_does_not_say_is_none(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "missing")
-    monkeypatch.setattr(machine, "_MEMORY_INFO", tmp_path / "missing")
     monkeypatch.setattr(machine, "_CPUS", tmp_path / "missing")
     monkeypatch.setattr(machine.platform, "processor", lambda: "")
-    monkeypatch.setattr(machine.os, "sysconf", unknown)
+    monkeypatch.setattr(memory.os, "sysconf", unknown)
     said = here()
     assert said.commit is said.cpu is said.memory_bytes is None
-    assert machine.available_memory_bytes() is None
     assert machine.last_level_cache_bytes() == 0
 
 
-def test_what_linux_says_of_processor_and_memory_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_linux_says_of_the_processor_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Chip 9 @ 3: GHz\n\nmodel name\t: other\n")
-    (tmp_path / "meminfo").write_text("MemTotal:       2048 kB\nMemAvailable:   1024 kB\n")
     monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(machine, "_MEMORY_INFO", tmp_path / "meminfo")
     assert machine.cpu_model() == "Chip 9 @ 3: GHz"
-    assert machine.available_memory_bytes() == 1 << 20

@@ -1,7 +1,9 @@
 """The KV cache grows with what is used, keeps rows apart, and forgets by length."""
 
+import pytest
 import torch
 
+from gptfast_cli.core.errors import OutOfMemoryError
 from gptfast_cli.core.model.cache import BUCKET, KVCache
 from gptfast_cli.core.model.transformer import Transformer
 from llama_oracle import ours, random_llama
@@ -21,6 +23,20 @@ def test_memory_grows_in_buckets_with_what_is_used() -> None:
         cache.reserve(n_tokens)
         per_token = model.config.kv_bytes_per_token(torch.float32.itemsize)
         assert cache.n_bytes == 2 * buckets * BUCKET * per_token
+
+
+@pytest.mark.parametrize("kv_dtype", [None, torch.int8])
+def test_rows_and_tokens_without_memory_are_refused_before_any_is_taken(kv_dtype: torch.dtype | None) -> None:
+    model = ours(random_llama())
+    with pytest.raises(
+        OutOfMemoryError, match=r"Keys and values of 256 tokens in 1,000,000,000,000 rows take [0-9,.]+ GB"
+    ):
+        KVCache(model.config, 10**12, dtype=torch.float32, kv_dtype=kv_dtype or torch.float32, device=model.device)
+    cache = model.new_cache(2)
+    with pytest.raises(OutOfMemoryError, match="tokens in 2 rows") as refused:
+        cache.reserve(10**12)
+    assert "--max-context" in refused.value.hint
+    assert cache.capacity == 0
 
 
 def test_growing_keeps_what_was_there() -> None:

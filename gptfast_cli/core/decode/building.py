@@ -17,6 +17,7 @@ from gptfast_cli.core.kernels import Backend
 from gptfast_cli.core.kernels.cpu.engine import Computing
 from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.kernels.reference import Reference
+from gptfast_cli.core.memory import available_memory_bytes, check_fits
 from gptfast_cli.core.model.collective import ALONE, Collective
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.model.native import NativeModel
@@ -27,6 +28,8 @@ from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 
 FLOAT_ACTIVATIONS = "float"
+
+_FEWER_BYTES = "Take a smaller model, or fewer bits: gptfast quantize --mode int4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def build(
     """Put a model together, weight by weight; the watch runs while weights are read.
 
     `torch_backend` computes it where the placing does not ask for another, and is asked for by tests alone. Raises
-    UsageError and GptFastError as `open_engine` does.
+    UsageError and GptFastError as `open_engine` does, OutOfMemoryError where a CPU's memory cannot hold the weights.
     """
     placing.check()
     check_dealt(parts.config, parts.storages, placing.together.size)
@@ -94,6 +97,7 @@ def build(
     library = yield from open_engine(chosen, parts.config, parts.dtype, parts.device, settings)
     if library is None:
         return (yield from _on_torch(parts, kv_dtype, torch_backend or Reference(), placing.together, watch))
+    _check_memory(parts, placing.together.size)
     floats = placing.activations == FLOAT_ACTIVATIONS
     computing = Computing(parts.dtype, kv_dtype, float_activations=floats)
     native = NativeModel(library, parts.config, computing, n_threads=torch.get_num_threads(), together=placing.together)
@@ -102,6 +106,15 @@ def build(
             native.take({name: _read(parts, name, native.share, whole=("embedding",)) for name in block})
         yield Progress("load", native.weight_bytes, parts.n_bytes // placing.together.size, "bytes")
     return native
+
+
+def _check_memory(parts: Parts, size: int) -> None:
+    """Raise OutOfMemoryError where the engine's copies of the weights do not fit; an embedding stays in its file."""
+    available = available_memory_bytes()
+    if available is None or parts.n_bytes // size <= available:
+        return
+    in_file = 0 if parts.config.tied_embeddings else parts.read("embedding", None).n_bytes
+    check_fits((parts.n_bytes - in_file) // size, "The model's weights", _FEWER_BYTES, available)
 
 
 def _on_torch(

@@ -12,6 +12,7 @@ from gptfast_cli.core.families import family_of
 from gptfast_cli.core.fields import read_fields
 
 _CONTEXT = 131_072  # of a shape whose sizes are given: the cache grows with what is used, not with this
+_MOST_LAYERS = 10_000  # as for a config.json
 _REQUIRED = ("layers", "dim", "heads", "ffn", "vocab")
 _OPTIONAL = ("kv_heads", "head_dim", "context", "theta", "tied")
 _EXAMPLE = "layers=4,dim=768,heads=12,kv_heads=12,ffn=3072,vocab=32000"
@@ -65,7 +66,7 @@ def _from_sizes(text: str) -> ModelConfig:
         raise _refused(f"a head of {head_dim} elements cannot be rotated in pairs")
     return ModelConfig(
         family="llama",
-        n_layers=_whole(sizes, "layers"),
+        n_layers=_layers(sizes),
         dim=dim,
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
@@ -104,6 +105,13 @@ def _whole(sizes: Mapping[str, str], key: str, default: int | None = None) -> in
     if value is None or not (value.isascii() and value.isdecimal() and 0 < int(value) < 2**31):
         raise _refused(f"{key} must be a whole number above 0, not {value!r}")
     return int(value)
+
+
+def _layers(sizes: Mapping[str, str]) -> int:
+    n_layers = _whole(sizes, "layers")
+    if n_layers > _MOST_LAYERS:
+        raise _refused(f"layers must be at most {_MOST_LAYERS:,}, not {n_layers}")
+    return n_layers
 
 
 def _flag(sizes: Mapping[str, str], key: str) -> bool:

@@ -21,19 +21,19 @@ from gptfast_cli.core.decode.shapes import Shape, read_shape
 from gptfast_cli.core.decode.subject import RANDOM_DTYPE, Subject, loaded_subject, random_subject
 from gptfast_cli.core.decode.synthetic import planned_bytes
 from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype
-from gptfast_cli.core.errors import OutOfMemoryError, UsageError
+from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, without_notes
 from gptfast_cli.core.kernels import Backend
 from gptfast_cli.core.measure.bandwidth import Bandwidth, Probe
 from gptfast_cli.core.measure.cases import Case, CaseOptions
 from gptfast_cli.core.measure.clock import Clock, device_clock
 from gptfast_cli.core.measure.environment import environment
-from gptfast_cli.core.measure.machine import available_memory_bytes
 from gptfast_cli.core.measure.memory import PeakMemory
 from gptfast_cli.core.measure.ranks import Crew, crew_of
 from gptfast_cli.core.measure.record import Bench, bench_row, memory_bandwidth
 from gptfast_cli.core.measure.repetitions import Row, Work, measured
 from gptfast_cli.core.measure.workload import Workload
+from gptfast_cli.core.memory import available_memory_bytes, check_fits
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.quant.stored import stored
 from gptfast_cli.core.settings import Settings
@@ -204,12 +204,9 @@ def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> No
     dtype = pick_dtype(request.placing.dtype, RANDOM_DTYPE, device)
     whole = planned_bytes(shape.config, request.allocation.allocation(shape.config), dtype)
     needed = sum(whole * min(size, request.placing.together.n_here) / size for size in request.sizes)
-    free = available_memory_bytes() if device.type == "cpu" else None
-    if free is not None and needed > free:
-        raise OutOfMemoryError(
-            f"The weights of {shape.name} take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free.",
-            "Take a smaller shape, or fewer bits: --mode int4",
-        )
+    if device.type == "cpu":
+        hint = "Take a smaller shape, or fewer bits: --mode int4"
+        check_fits(int(needed), f"The weights of {shape.name}", hint, available_memory_bytes())
 
 
 def _contender(request: BenchRequest, size: int, shape: Shape | None, backend: Backend | None) -> Job[_Contender]:

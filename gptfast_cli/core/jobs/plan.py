@@ -23,9 +23,9 @@ from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.jobs.bench import Instruments
 from gptfast_cli.core.measure.cases import CaseOptions
-from gptfast_cli.core.measure.machine import available_memory_bytes
 from gptfast_cli.core.measure.planning import Outline, PlanRow, plan_rows, portion
 from gptfast_cli.core.measure.step_time import COMPILED, LINK_LATENCY, NATIVE, Hardware, Reach
+from gptfast_cli.core.memory import available_memory_bytes
 from gptfast_cli.core.model.weights import weight_shapes
 from gptfast_cli.core.quant.allocation import AllocationOptions, Storage
 from gptfast_cli.core.quant.stored import stored

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from gptfast_cli.core.measure.clock import Clock
-from gptfast_cli.core.measure.machine import available_memory_bytes, last_level_cache_bytes
+from gptfast_cli.core.measure.machine import last_level_cache_bytes
+from gptfast_cli.core.memory import available_memory_bytes
 
 _SECONDS = 0.15
 """Time that a probe takes, and the last two reads that it has begun."""

@@ -11,7 +11,8 @@ import torch
 import gptfast_cli
 from gptfast_cli.core.cpus import available_cpus
 from gptfast_cli.core.device import dtype_name
-from gptfast_cli.core.measure.machine import cpu_model, memory_bytes
+from gptfast_cli.core.measure.machine import cpu_model
+from gptfast_cli.core.memory import memory_bytes
 
 _CHECKOUT = Path(gptfast_cli.__file__).parents[1]
 

@@ -1,31 +1,15 @@
-"""What the machine says of its processor and memory; None, or 0 bytes, where it does not say."""
+"""What the machine says of its processor; None, or 0 bytes, where it does not say."""
 
-import os
 import platform
 from pathlib import Path
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CPU_INFO = Path("/proc/cpuinfo")
-_MEMORY_INFO = Path("/proc/meminfo")
 
 
 def cpu_model() -> str | None:
     """The name of the processor as its maker wrote it into the chip."""
     return _entry(_CPU_INFO, "model name") or platform.processor() or None
-
-
-def memory_bytes() -> int | None:
-    """Bytes of memory that the machine has."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None
-
-
-def available_memory_bytes() -> int | None:
-    """Bytes of memory that a program can still take; all there is where no more is known."""
-    in_kib = (_entry(_MEMORY_INFO, "MemAvailable") or "").removesuffix(" kB")
-    return int(in_kib) * 1024 if in_kib.isdecimal() else memory_bytes()
 
 
 def last_level_cache_bytes() -> int:

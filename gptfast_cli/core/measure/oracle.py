@@ -17,7 +17,7 @@ from gptfast_cli.core.decode.randomness import uniform
 from gptfast_cli.core.families import families
 from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.kernels.reference import Reference
-from gptfast_cli.core.measure.machine import available_memory_bytes
+from gptfast_cli.core.memory import available_memory_bytes
 from gptfast_cli.core.model.stream import Stream
 from gptfast_cli.core.model.weights import assemble_layer, weight_blocks
 

@@ -62,7 +62,7 @@ class Workload:
             try:
                 runner = Runner(self._model, batch_size)
                 took = yield from compile_steps(runner, only, n_tokens=max(alike), settings=settings)
-            except (MemoryError, RuntimeError) as error:
+            except (OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 continue

@@ -4,6 +4,7 @@ Rows stand at different positions, and to roll a row back is to shorten its leng
 overwritten later. Memory grows with the longest row, in buckets, not with what the model could reach.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -11,12 +12,16 @@ from torch import Tensor
 
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.kernels import KEY_BLOCK, LayerCache
+from gptfast_cli.core.memory import check_fits
 from gptfast_cli.core.model.cache_forms import form_of
 
 BUCKET = 256
 """Tokens by which the capacity grows: copying old keys once in so many steps costs less than 1 % of them."""
 
 assert BUCKET % KEY_BLOCK == 0
+
+_LARGE_BYTES = 64 << 20
+_SMALLER = "Take fewer rows or tokens: --batch-size, --max-context, --kv-dtype int8"
 
 
 class KVCache:
@@ -27,6 +32,9 @@ class KVCache:
     ) -> None:
         """`kv_dtype` is the one that keys and values are kept in, `dtype` the one that they are computed in."""
         self._form = form_of(config, kv_dtype, dtype)
+        self._row_shape = (n_rows, config.n_kv_heads)
+        self._device, self._n_layers = device, config.n_layers
+        self._check_fits(BUCKET)
         self._layers: list[dict[str, Tensor]] = [{} for _ in range(config.n_layers)]  # each part of each layer
         for name, part in self._form.parts.items():
             shape = (n_rows, config.n_kv_heads, part.slots(0), *part.shape)
@@ -59,6 +67,7 @@ class KVCache:
         if missing <= 0:
             return
         grown = -(-missing // BUCKET) * BUCKET
+        self._check_fits(grown)
         for name, part in self._form.parts.items():
             if part.n_slots is not None:
                 continue
@@ -68,6 +77,17 @@ class KVCache:
                 room = old.new_zeros(*old.shape[:2], part.slots(grown), *old.shape[3:])
                 layer[name] = torch.cat([old, room], dim=2) if self.capacity else room
         self.capacity += grown
+
+    def _check_fits(self, n_tokens: int) -> None:
+        """Raise OutOfMemoryError where a CPU's memory has no room for so many tokens more: it would end the process."""
+        slots = math.prod(self._row_shape) * self._n_layers
+        each = (
+            part.slots(n_tokens) * math.prod(part.shape) * part.dtype.itemsize for part in self._form.parts.values()
+        )
+        n_bytes = slots * sum(each)
+        if self._device.type == "cpu" and n_bytes >= _LARGE_BYTES:  # to ask takes longer than to take little
+            n_rows, _ = self._row_shape
+            check_fits(n_bytes, f"Keys and values of {n_tokens:,} tokens in {n_rows:,} rows", _SMALLER)
 
     def begin(self, rows: slice, n_tokens: int) -> None:
         """Make room for `n_tokens` in every row; some are being written from now on, until `advance` counts it."""

@@ -36,6 +36,7 @@ from gptfast_cli.core.model.share import Share
 from gptfast_cli.core.model.weights import assemble_layer
 
 _LARGEST_HEAD = 256
+_LARGEST_SIZE = 1 << 26  # of any other dimension: products of some are C's int
 
 
 def can_run(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> bool:
@@ -46,6 +47,7 @@ def can_run(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> bo
         and vector is not None
         and config.head_dim % vector == 0
         and config.head_dim <= _LARGEST_HEAD
+        and max(config.dim, config.qkv_dim, config.ffn_dim, config.vocab_size) <= _LARGEST_SIZE
     )
 
 
