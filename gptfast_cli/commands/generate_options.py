@@ -101,7 +101,9 @@ MaxNewTokensOption = Annotated[
 ]
 StopOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="TEXT", rich_help_panel=_LENGTH, help="End before this text; may be repeated."),
+    typer.Option(
+        metavar="TEXT", rich_help_panel=_LENGTH, help="End before this text, or at this special token; may be repeated."
+    ),
 ]
 IgnoreEosOption = Annotated[
     bool, typer.Option("--ignore-eos", rich_help_panel=_LENGTH, help="Go on after an end-of-sequence token.")

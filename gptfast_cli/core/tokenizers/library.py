@@ -51,7 +51,11 @@ def encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
     """
     if len(text) <= MAX_CHARACTERS:
         return _encode(tokenizer, text)
-    return [token_id for piece in pieces(tokenizer, text) for token_id in _encode(tokenizer, piece)]
+    try:
+        cut = unpanicked(lambda: list(pieces(tokenizer, text)))
+    except ExpressionError as error:
+        raise UsageError(f"The model's tokenizer cannot encode this text: {error!s:.200}.") from error
+    return [token_id for piece in cut for token_id in _encode(tokenizer, piece)]
 
 
 @contextlib.contextmanager
