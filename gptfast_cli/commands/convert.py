@@ -77,7 +77,12 @@ def convert(
         )
         converted = show(run(request), show_progress)
     if json:
-        fields = {"path": converted.path, "name": converted.name, "bytes": converted.n_bytes}
+        fields = {
+            "path": converted.path,
+            "name": converted.name,
+            "bytes": converted.n_bytes,
+            "was_there": converted.was_there,
+        }
         write_document("gptfast.convert/1", fields, sys.stdout)
         return
     sys.stdout.write(f"{converted.path}\n")

@@ -30,6 +30,7 @@ def document(quantized: Quantized) -> dict[str, object]:
         "parts": [asdict(part) for part in quantized.parts],
         "allocation": quantized.chosen and allocation.document(quantized.chosen),
         "is_written": quantized.is_written,
+        "was_there": quantized.was_there,
         "fidelity": finite(fidelity),
         "seconds": quantized.seconds,
         "peak_memory_bytes": quantized.peak_memory_bytes,

@@ -28,7 +28,7 @@ def hf_folder(tmp_path: Path) -> Path:
 
 def test_a_converted_model_is_current_and_generates(gptfast: CommandLine, hf_folder: Path) -> None:
     converted = json.loads(gptfast.run("convert", str(hf_folder), "--json").stdout)
-    assert converted.keys() == {"schema", "path", "name", "bytes"}
+    assert converted.keys() == {"schema", "path", "name", "bytes", "was_there"}
     assert converted["schema"] == "gptfast.convert/1" and Path(converted["path"]).is_dir()
 
     outcome = gptfast.run("generate", "--prompt-ids", "1,2,3", "--max-new-tokens", "5", "--ignore-eos", "--json")

@@ -122,7 +122,9 @@ def test_a_mistake_is_answered_in_a_few_lines(
 def test_quantising_twice_and_replacing_are_refused(gptfast: CommandLine) -> None:
     assert gptfast.run("quantize", "tiny", *QUICK).returncode == 0
     again = gptfast.run("quantize", "tiny", *QUICK)
-    assert again.returncode == 2 and b"--force" in again.stderr
+    assert again.returncode == 0 and b"is there already" in again.stderr
+    other = gptfast.run("quantize", "tiny", "--mode", "int4", "--out", again.stdout.decode().strip(), *QUICK)
+    assert other.returncode == 2 and b"--force" in other.stderr
     assert gptfast.run("quantize", "tiny", "--force", *QUICK).returncode == 0
     twice = gptfast.run("quantize", "tiny:int8", "--mode", "int4")
     assert twice.returncode == 2 and b"is quantised already (int8)" in twice.stderr

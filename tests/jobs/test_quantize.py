@@ -148,6 +148,9 @@ def test_a_dry_run_tells_the_sizes_and_writes_nothing(tmp_path: Path) -> None:
         ("layers", "int4-g32"),
     ]
     notes = [event.text for event in events("tiny", settings, storage=INT4, dry_run=True) if isinstance(event, Note)]
+    assert any("is there already, made from the same source" in note for note in notes)
+    other = {"storage": AllocationOptions("int8"), "out": written.path}
+    notes = [event.text for event in events("tiny", settings, **other, dry_run=True) if isinstance(event, Note)]
     assert any("holds a checkpoint already" in note for note in notes)
 
 
@@ -221,7 +224,7 @@ def test_a_checkpoint_is_not_replaced_unless_forced(tmp_path: Path) -> None:
     first = quantize("tiny", settings, fidelity=False)
     before = (first.path / "gptfast.json").stat().st_ino
     with pytest.raises(UsageError, match="holds a checkpoint already"):
-        quantize("tiny", settings, fidelity=False)
+        quantize("tiny", settings, storage=INT4, out=first.path, fidelity=False)
     assert (first.path / "gptfast.json").stat().st_ino == before
     quantize("tiny", settings, fidelity=False, force=True)
     assert (first.path / "gptfast.json").stat().st_ino != before

@@ -89,6 +89,7 @@ class Provenance:
     writer:   the program and version that wrote the checkpoint
     rounding: how the integers of quantised weights were chosen; None where there are none
     calibration: the text that the rounding has learned from; None where it needs none
+    recipe:   SHA-256 of the source's fingerprint and all options that the bytes depend on; None where it is not known
     """
 
     source: str
@@ -96,6 +97,7 @@ class Provenance:
     writer: str
     rounding: str | None = None
     calibration: CalibrationText | None = None
+    recipe: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,8 @@ def _tokenizer(fields: Fields) -> TokenizerEntry:
 def _provenance(fields: Fields) -> Provenance:
     revision, rounding = (fields.text(name) if name in fields else None for name in ("revision", "rounding"))
     calibration = _calibration(fields.section("calibration")) if "calibration" in fields else None
-    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding, calibration)
+    recipe = _sha256(fields, "recipe") if "recipe" in fields else None
+    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding, calibration, recipe)
 
 
 def _calibration(fields: Fields) -> CalibrationText:

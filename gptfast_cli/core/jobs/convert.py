@@ -18,6 +18,7 @@ from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
 from gptfast_cli.core.checkpoints.manifest import Provenance
 from gptfast_cli.core.checkpoints.names import free_name
 from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
+from gptfast_cli.core.checkpoints.recipe import made_already, with_recipe
 from gptfast_cli.core.checkpoints.resolve import as_path, resolve
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
 from gptfast_cli.core.checkpoints.s3_folder import find_bucket_path
@@ -61,13 +62,14 @@ class ConvertRequest:
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """The checkpoint that was written."""
+    """The checkpoint that was written; `was_there`: an earlier run of the same work has written it."""
 
     path: Path
     name: str
     n_bytes: int
     n_params: int
     is_current: bool
+    was_there: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,8 @@ def run(request: ConvertRequest) -> Job[Converted]:
     origin = source.repo or store_name(source.path.name if source.path.is_dir() else checkpoint.name)
     name = origin if request.out else free_name(origin)
     place = request.out or open_store(request.settings).place(name)
-    check_place(place, force=request.force)
     tokenizer_folder = _tokenizer_folder(request, checkpoint.path)
     tokenizer = _tokenizer(request, tokenizer_folder)
-    yield from map(Note, checkpoint.remarks)
-    yield from _notes(tokenizer, checkpoint)
-    yield from (Note(str(disagreement)) for disagreement in disagreements(tokenizer_folder))
     dtype = _dtype(request.dtype)
     contents = Contents(
         name=name,
@@ -107,13 +105,25 @@ def run(request: ConvertRequest) -> Job[Converted]:
         tokenizer=tokenizer,
         provenance=Provenance(origin, source.revision, f"gptfast {__version__}"),
     )
-    read = functools.partial(_read, checkpoint, contents)
-    identity = _identity(checkpoint, contents)
-    manifest = yield from write_checkpoint(place, contents, read, identity=identity, force=request.force)
+    contents = with_recipe(contents, checkpoint)
+    made = None if request.force else made_already(place, contents, checkpoint)
+    if made is not None:
+        yield Note(f"{place}: is there already, made from the same source with the same options")
+        manifest = made.manifest
+    else:
+        check_place(place, force=request.force)
+        yield from map(Note, checkpoint.remarks)
+        yield from _notes(tokenizer, checkpoint)
+        yield from (Note(str(disagreement)) for disagreement in disagreements(tokenizer_folder))
+        read = functools.partial(_read, checkpoint, contents)
+        identity = _identity(checkpoint, contents)
+        manifest = yield from write_checkpoint(place, contents, read, identity=identity, force=request.force)
     if request.verify:
         yield from _verify(checkpoint, open_stored(place))
     is_current = yield from make_current(request.settings.home, request.out or name)
-    return Converted(place, manifest.name, manifest.n_bytes, manifest.n_params, is_current)
+    return Converted(
+        place, manifest.name, manifest.n_bytes, manifest.n_params, is_current=is_current, was_there=made is not None
+    )
 
 
 def _verify(source: Checkpoint, written: StoredCheckpoint) -> Job[None]:

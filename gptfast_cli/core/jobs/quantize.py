@@ -5,15 +5,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from gptfast_cli import __version__
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.contents import Contents, planned
 from gptfast_cli.core.checkpoints.current import make_current
-from gptfast_cli.core.checkpoints.fingerprint import fingerprint
 from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
 from gptfast_cli.core.checkpoints.names import free_name
-from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint
+from gptfast_cli.core.checkpoints.recipe import made_already, with_recipe
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.checkpoints.store import open_store, store_name
 from gptfast_cli.core.checkpoints.writer import check_place, check_space
@@ -25,7 +27,7 @@ from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.jobs.allocating import Chosen, Goal, Means, choose
 from gptfast_cli.core.jobs.calibration_text import Calibrating, CalibrationOptions, read_calibration
-from gptfast_cli.core.jobs.quantize_blocks import Plan, write_blocks
+from gptfast_cli.core.jobs.quantize_blocks import Plan, compare_blocks, write_blocks
 from gptfast_cli.core.jobs.tokenizer_copy import tokenizer_copy
 from gptfast_cli.core.kernels.reference import Reference
 from gptfast_cli.core.measure.divergence import Divergence
@@ -78,6 +80,7 @@ class QuantizeRequest:
 class Quantized:
     """The checkpoint that was written, or with a dry run would be; `fidelity` is None where it was not measured.
 
+    was_there:      an earlier run of the same work has written it
     chosen:         what each layer got and why, where there was a goal
     fidelity_dtype: what both models computed in for it
     seconds:        of work, fidelity included; peak memory is that of the process
@@ -89,6 +92,7 @@ class Quantized:
     parts: tuple[PartSize, ...]
     is_written: bool
     is_current: bool
+    was_there: bool
     chosen: Chosen | None
     fidelity: Divergence | None
     fidelity_dtype: str
@@ -146,21 +150,25 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
             chosen = yield from choose(checkpoint, request.storage, request.goal, means)
     allocation = request.storage.allocation(checkpoint.config) if chosen is None else chosen.allocation
     plan = _plan(request, found, checkpoint, allocation, calibrating)
+    plan = replace(plan, contents=with_recipe(plan.contents, checkpoint, _options(request, allocation, device, dtype)))
+    made = yield from _made_already(request, plan)
     for n_columns, storage in allocation.smaller_groups(checkpoint.config).items():
         yield Note(f"Matrices of {n_columns:,} columns get {storage}: they do not fill larger groups.")
     divergence, is_current = None, False
     if request.dry_run:
-        yield from _obstacles(plan, force=request.force)
+        yield from _obstacles(plan, force=request.force or made is not None)
     else:
-        check_place(plan.place, force=request.force)
         texts = yield from _texts(request, checkpoint, tokenizer, calibrating)
         fidelity, calibration = None, None
         if texts is not None:
             fidelity = Fidelity(checkpoint.config, texts, backend=Reference(), device=device, dtype=dtype)
-        if calibrating is not None and _is_calibrated(request):
-            calibration = Calibration(checkpoint.config, calibrating.texts, device=device, dtype=dtype)
-            plan = replace(plan, key=f"{plan.key} {request.calibration} {device} {dtype}")
-        divergence = yield from write_blocks(plan, _rounder(request, calibration), fidelity, watch, force=request.force)
+        if made is not None:
+            divergence = yield from compare_blocks(plan, made, fidelity, watch)
+        else:
+            if calibrating is not None and _is_calibrated(request):
+                calibration = Calibration(checkpoint.config, calibrating.texts, device=device, dtype=dtype)
+            rounder = _rounder(request, calibration)
+            divergence = yield from write_blocks(plan, rounder, fidelity, watch, force=request.force)
         is_current = yield from make_current(request.settings.home, request.out or plan.contents.name)
     return Quantized(
         path=plan.place,
@@ -169,6 +177,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
         parts=part_sizes(checkpoint, plan.contents, plan.storages),
         is_written=not request.dry_run,
         is_current=is_current,
+        was_there=made is not None,
         chosen=chosen,
         fidelity=divergence,
         fidelity_dtype=dtype_name(dtype),
@@ -248,9 +257,15 @@ def _plan(
             "as it is.",
             "Its matrices have too few columns to fill groups: take --mode int8.",
         )
-    key = f"{fingerprint(checkpoint)} {name} {allocation.others} {contents.provenance}"
-    place = request.out or open_store(request.settings).place(name)
-    return Plan(checkpoint, storages, contents, place, key)
+    return Plan(checkpoint, storages, contents, request.out or open_store(request.settings).place(name))
+
+
+def _options(request: QuantizeRequest, allocation: Allocation, device: torch.device, dtype: torch.dtype) -> str:
+    """The options that the bytes depend on and that neither the contents nor their provenance show."""
+    asked = request.calibration
+    if not _is_calibrated(request):
+        return f"{allocation.others}"
+    return f"{allocation.others} {asked.limit} {asked.seq_length} {asked.compensation} {device} {dtype}"
 
 
 def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tuple[str, str | None]:
@@ -261,6 +276,18 @@ def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tupl
     if snapshot is not None and snapshot.path == found.path:
         return snapshot.repo, snapshot.commit
     return free_name(store_name(found.path.resolve().name)), None
+
+
+def _made_already(request: QuantizeRequest, plan: Plan) -> Job[StoredCheckpoint | None]:
+    """What an earlier run of the same work has made; UsageError where something else is in the place."""
+    if request.force:
+        return None
+    made = made_already(plan.place, plan.contents, plan.checkpoint)
+    if made is not None:
+        yield Note(f"{plan.place}: is there already, made from the same source with the same options")
+    elif not request.dry_run:
+        check_place(plan.place, force=False)
+    return made
 
 
 def _obstacles(plan: Plan, *, force: bool) -> Iterator[Note]:

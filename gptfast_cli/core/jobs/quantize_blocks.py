@@ -1,6 +1,5 @@
 """Writing a quantised model block by block, with what it cost measured on the way."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,18 +21,19 @@ from gptfast_cli.core.stopwatch import Stopwatch
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is going to be done; `key` has everything that the bytes which come out hang on."""
+    """What is going to be done; the provenance of the contents has their recipe."""
 
     checkpoint: Checkpoint
     storages: Mapping[str, Storage]
     contents: Contents
     place: Path
-    key: str
 
     @property
     def identity(self) -> str:
         """By which a later run knows that what is left here is of the same work."""
-        return hashlib.sha256(self.key.encode()).hexdigest()[:16]
+        recipe = self.contents.provenance.recipe
+        assert recipe is not None
+        return recipe[:16]
 
 
 def write_blocks(
@@ -68,6 +68,20 @@ def write_blocks(
     except KeyboardInterrupt:
         yield Note("Stopped. Finished blocks are kept: the same command goes on from there.")
         raise
+    return divergence
+
+
+def compare_blocks(plan: Plan, made: Checkpoint, fidelity: Fidelity | None, watch: Stopwatch) -> Job[Divergence | None]:
+    """Go through what an earlier run of the same plan has made, for what it cost."""
+    if fidelity is None:
+        return None
+    divergence = None
+    blocks = weight_blocks(plan.checkpoint.config)
+    for number, block in enumerate(blocks):
+        yield Progress("measure", number, len(blocks), "blocks")
+        with watch:
+            divergence = fidelity.add(_read(plan.checkpoint, block), _read(made, block))
+    yield Progress("measure", len(blocks), len(blocks), "blocks")
     return divergence
 
 
