@@ -66,6 +66,14 @@ def test_a_refused_thread_is_an_error_and_those_that_were_started_end() -> None:
     assert fed(model, [1, 2, 3], [3]).isfinite().all()
 
 
+def test_a_process_that_may_map_little_runs_a_small_model() -> None:
+    """Memory for weights is taken in pieces of 256 MB where the system gives these."""
+    config, weights = weights_of(SHAPE, "bfloat16")
+    expected = fed(native(config, weights, torch.bfloat16), [1, 2, 3], [3])
+    with no_more_than(100 << 20):
+        assert torch.equal(fed(native(config, weights, torch.bfloat16), [1, 2, 3], [3]), expected)
+
+
 def test_a_matrix_without_memory_is_an_error() -> None:
     config, weights = weights_of(SHAPE, "bfloat16")
     with no_more_than(1 << 20), pytest.raises(MemoryError, match="could not get the memory"):

@@ -197,6 +197,7 @@ def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[tupl
     match request.prompt:
         case None:
             assert request.prompt_length is not None
+            loaded.limits(request.max_new_tokens, request.max_context).check_prompt(request.prompt_length)
             draws = (uniform(_SYNTHETIC_SEED, 0, position) for position in range(request.prompt_length))
             return tuple(int(draw * vocab_size) for draw in draws), frozenset()
         case str(text):

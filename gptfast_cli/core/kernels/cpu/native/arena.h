@@ -33,7 +33,11 @@ class Arena {
   static constexpr size_t HUGE = 2 << 20, PIECE = size_t{256} << 20;
 
   bool add_piece(size_t n_bytes) {
-    const size_t whole = (std::max(n_bytes, PIECE) + 2 * HUGE) & ~(HUGE - 1);
+    return add(std::max(n_bytes, PIECE)) || add(n_bytes);  // a process may be allowed no large piece
+  }
+
+  bool add(size_t n_bytes) {
+    const size_t whole = (n_bytes + 2 * HUGE) & ~(HUGE - 1);
     pieces_.reserve(pieces_.size() + 1);  // what is thrown later would leave the memory to nobody
     void* memory = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return false;
