@@ -28,7 +28,10 @@ class JsonVocabulary:
     own_stop_ids: frozenset[int] = frozenset()
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, pieces: Mapping[str, int] | Sequence[Sequence[Any]]) -> None:
-        """`pieces` are those of the file's model: ids by piece, or, of a unigram model, pieces and scores by id."""
+        """`pieces` are those of the file's model: ids by piece, or, of a unigram model, pieces and scores by id.
+
+        Raises ValueError where there is no token.
+        """
         self._tokenizer = tokenizer
         # the library's pickled state of a decoder is its JSON
         decoder = tokenizer.decoder
@@ -36,6 +39,8 @@ class JsonVocabulary:
         added = tokenizer.get_added_tokens_decoder()
         self.added_tokens = {token.content: token_id for token_id, token in added.items()}
         self._special = frozenset(token.content for token in added.values() if token.special)
+        if not pieces and not added:
+            raise ValueError("it has no tokens")
         largest = max(pieces.values(), default=0) if isinstance(pieces, Mapping) else len(pieces) - 1
         self.vocab_size = 1 + max([largest, *added])
         names = pieces if isinstance(pieces, Mapping) else (piece for piece, _ in pieces)
