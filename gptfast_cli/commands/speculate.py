@@ -32,7 +32,7 @@ from gptfast_cli.commands.speculate_options import (
     TopKOption,
     TopPOption,
 )
-from gptfast_cli.core.errors import ExitCode, UsageError
+from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
     ActivationsOption,
@@ -139,6 +139,11 @@ def speculate(
     is_advice_refused = save_advice and not force and judgement.is_noisy
     if is_advice_refused or not all(certificate.holds for certificate in judgement.certificates):
         raise typer.Exit(ExitCode.FAILURE)
+    if failed := judgement.failed_prompts:
+        raise GptFastError(
+            f"{len(failed):,} prompts were left out, the first of them {failed[0].name}: {failed[0].reason}",
+            "The judgement is of the others; --json lists every one.",
+        )
 
 
 def _write(judgement: "Judgement", report: Path | None, *, json: bool) -> None:

@@ -25,6 +25,7 @@ def document(judgement: Judgement, command: str) -> dict[str, object]:
         "n_params": judgement.n_params,
         "bytes": judgement.n_bytes,
         "n_prompts": judgement.n_prompts,
+        "failed_prompts": [asdict(failed) for failed in judgement.failed_prompts],
         "max_new_tokens": judgement.max_new_tokens,
         "seed": judgement.seed,
         "prefill_s": judgement.prefill_s,

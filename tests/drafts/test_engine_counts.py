@@ -34,9 +34,9 @@ class Pair:
         opening = open_contestant(draft, self.target, means, n_tokens=200)
         self.contestant: Contestant = drained(opening)[1]
         self.limits: Limits = self.target.limits(60, ChatOptions())
-        prompts = read_prompts(self.target.loaded, None, 60, ChatOptions())[:: 60 // N_PROMPTS]
+        prompts = read_prompts(self.target.loaded, None, 60, ChatOptions())[0][:: 60 // N_PROMPTS]
         writing = write_texts(Runner(self.target.model, 4), prompts, Sampling(temperature=0), 0, self.limits)
-        self.texts: list[Text] = drained(writing)[1]
+        self.texts: list[Text] = drained(writing)[1][0]
 
     def chances(self) -> Chances:
         agreement, reader = self.contestant.new_agreement(), Reader(Runner(self.target.model, 1))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from chat_model import chat_model
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.sampling import Sampling
@@ -19,7 +20,7 @@ from gptfast_cli.core.jobs.speculate import SpeculateRequest, run
 from gptfast_cli.core.measure.drafts.costs import CostMeter, Costs
 from gptfast_cli.core.measure.drafts.judgement import Judgement, Noise
 from gptfast_cli.core.settings import Settings
-from model_files import drained, settings_in
+from model_files import WEIGHTS, drained, edit_tensors, settings_in
 
 SMALL = "layers=2,dim=64,heads=2,ffn=160,vocab=300"
 
@@ -115,7 +116,10 @@ def test_a_text_that_was_given_is_no_text_of_the_targets(asked: SpeculateRequest
         ("", "has no prompts"),
         ("{", "prompts.jsonl:1: not readable as JSON"),
         ('{"promt": "a"}', "no prompt has such a field"),
-        ('{"prompt_ids": [99999]}', "are no tokens of the model"),
+        (
+            '{"prompt_ids": [99999]}',
+            "None of the prompts is of use[.]\nprompts.jsonl:1: Token id 99999 has no embedding",
+        ),
         ('{"prompt": "a", "completion": "b"}', "too short"),
         ('{"prompt": "a", "completion": "b c d e"}\n{"prompt": "a"}', "some of its prompts have a completion"),
     ],
@@ -129,10 +133,37 @@ def test_what_is_no_prompt_is_refused(asked: SpeculateRequest, tmp_path: Path, l
         judged(asked, prompts=tmp_path / "none")
 
 
+@pytest.mark.parametrize("completion", [None, " c d"])
+def test_a_prompt_that_fails_is_left_out_alone(tmp_path: Path, completion: str | None) -> None:
+    folder = chat_model(tmp_path / "model", template=None)
+    token = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]["q"]
+    edit_tensors(folder / WEIGHTS, lambda tensors: tensors["model.embed_tokens.weight"][token].fill_(math.nan))
+    file = tmp_path / "prompts.jsonl"
+    prompts: list[dict[str, object]] = [{"prompt": "q a"}, {"prompt": "a b"}, {"prompt_ids": [5, 9999]}]
+    rows = [*prompts, {"prompt": "a" * 600}, {"prompt": "b q"}, {"prompt": "c"}]
+    file.write_text("\n".join(json.dumps(row | ({"completion": completion} if completion else {})) for row in rows))
+    request = SpeculateRequest(
+        settings_in(tmp_path), str(folder), drafts=(str(folder),), placing=Placing("cpu", "float32"), prompts=file
+    )
+    told = judged(
+        request, depths=(2,), batch_sizes=(1, 2), temperatures=(0.0, 0.8), max_new_tokens=8, n_times=1, certify=True
+    )
+    failed = {each.name: each.reason for each in told.failed_prompts}
+    assert sorted(failed) == [f"prompts.jsonl:{line}" for line in (1, 3, 4, 5)]
+    assert failed["prompts.jsonl:3"].startswith("Token id 9999 has no embedding")
+    assert "the context holds" in failed["prompts.jsonl:4"]
+    assert all(failed[f"prompts.jsonl:{line}"].startswith("The model's logits are NaN") for line in (1, 5))
+    assert all(math.isfinite(draft.alpha.value) for draft in told.drafts if draft.n_tokens)
+    file.write_text(json.dumps(rows[0]))
+    with pytest.raises(GptFastError, match="None of the prompts is of use") as raised:
+        judged(request)
+    assert "\nprompts.jsonl:1: The model's logits are NaN" in raised.value.message
+
+
 def test_a_target_that_says_nothing_cannot_be_judged(asked: SpeculateRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def silent(*_: Any) -> Any:
         yield Progress("write texts", 0, 1, "tokens")
-        return []
+        return [], []
 
     monkeypatch.setattr("gptfast_cli.core.jobs.speculate.write_texts", silent)
     with pytest.raises(UsageError, match="tiny says nothing"):

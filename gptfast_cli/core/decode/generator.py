@@ -100,7 +100,7 @@ class Generator:
         self._sequences.append(sequence)
         with drawing:
             self._draw(logits, [sequence])
-        self._raise_failures([sequence])
+        self._clear_failures()
         if self._speculation is not None and sequence.finish_reason is None:
             self._speculation.begin(self._runner, row, prompt)
         yield Measured("first token", 1, drawing.seconds)
@@ -124,7 +124,7 @@ class Generator:
                 self._try_again(advanced)
             if gain is None:
                 gain = self._plain(advanced, most)
-        self._raise_failures(advanced)
+        self._clear_failures()
         if self._speculation is not None and not gain.tally.n_rounds:
             self._speculation.tell_steps(gain.counts, watch.seconds)
         tally = gain.tally
@@ -201,19 +201,18 @@ class Generator:
         else:
             sequence.fail(NonFiniteLogitsError(model.dtype, f"after {sequence.n_tokens:,} tokens"))
 
-    def _raise_failures(self, sequences: Tokens[Sequence]) -> None:
-        if self._isolates_failures:
-            return
-        for sequence in sequences:
-            if sequence.failure is not None:
-                raise sequence.failure
+    def _clear_failures(self) -> None:
+        """Empty the rows of sequences that have failed; raise a failure unless they are isolated."""
+        failed = [(row, each.failure) for row, each in enumerate(self._sequences) if each.failure is not None]
+        for row, _ in failed:
+            self._runner.wipe(row)
+        if failed and not self._isolates_failures:
+            raise failed[0][1]
 
     def _retire(self) -> None:
         """Give the rows of sequences that are over to the last ones, so that the active ones have the first rows."""
         for row in reversed(range(len(self._sequences))):
             if self._sequences[row].finish_reason is not None:
-                if self._sequences[row].failure is not None:
-                    self._runner.wipe(row)
                 last = self._sequences.pop()
                 if row < len(self._sequences):
                     self._runner.move(len(self._sequences), row)

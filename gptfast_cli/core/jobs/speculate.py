@@ -1,5 +1,6 @@
 """`speculate`: what draft models gain for a target, predicted from agreement and costs, and then put to the test."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,14 +28,16 @@ from gptfast_cli.core.measure.drafts.findings import Findings
 from gptfast_cli.core.measure.drafts.judgement import Judgement
 from gptfast_cli.core.measure.drafts.prompts import read_prompts, synthetic_prompts
 from gptfast_cli.core.measure.drafts.proof import proof_of, speedup, trials_of
-from gptfast_cli.core.measure.drafts.texts import Prompt, Text, given_texts, write_texts
+from gptfast_cli.core.measure.drafts.texts import FailedPrompt, Prompt, Text, given_texts, write_texts
 from gptfast_cli.core.measure.drafts.verdict import noise_warning
 from gptfast_cli.core.measure.environment import environment
 from gptfast_cli.core.model.collective import Collective
+from gptfast_cli.core.model.logits import NonFiniteLogitsError
 from gptfast_cli.core.settings import Settings
 
 _TINY, _TINY_DRAFT = BUNDLED
 _PAIRS = 3
+_OTHER_PROMPTS = "Take others: --prompts FILE"
 _WHEN_QUIET = "Judge again when nothing else runs, or keep advice all the same: --save-advice --force"
 _PROOF_SECONDS = 40.0  # for all proofs together, where a few texts are enough for that
 
@@ -77,7 +80,8 @@ class SpeculateRequest:
 def run(request: SpeculateRequest) -> Job[Judgement]:
     """Judge; an interrupt once the models are there ends it early, with all that is known by then.
 
-    Raises UsageError for values out of range, a draft that does not fit or prompts that are too long; else what loading
+    A prompt that the target cannot be given, or after which its logits are not finite, is left out, and told. Raises
+    UsageError for values out of range, a draft that does not fit or no prompts that are of use; else what loading
     models raises.
     """
     _check(request)
@@ -85,10 +89,8 @@ def run(request: SpeculateRequest) -> Job[Judgement]:
     target = yield from open_target(request.model, means)
     if request.save_advice and target.loaded is None:
         raise UsageError(f"There is no model {target.name} to keep advice for.", "Leave out --save-advice.")
-    prompts = _prompts(request, target)
     limits = target.limits(request.max_new_tokens, request.chat)
-    for prompt in prompts:
-        limits.check_prompt(len(prompt.ids) + 1)
+    prompts, failed = _prompts(request, target, limits)
     findings = Findings(
         environment=environment(target.model.device, target.model.dtype, request.placing.together.size),
         target=target,
@@ -98,6 +100,7 @@ def run(request: SpeculateRequest) -> Job[Judgement]:
         max_new_tokens=request.max_new_tokens,
         seed=request.seed,
     )
+    yield from _leave_out(findings, failed)
     n_tokens = max(limits.most_tokens(len(prompt.ids)) for prompt in prompts)
     for name in _drafts(request, target):
         findings.contestants.append((yield from open_contestant(name, target, means, n_tokens=n_tokens)))
@@ -122,8 +125,12 @@ def run(request: SpeculateRequest) -> Job[Judgement]:
 
 def _check_noise(findings: Findings, meter: CostMeter, request: SpeculateRequest, limits: Limits) -> Job[None]:
     """Warn of a noisy machine before minutes are spent on it; raises GptFastError where advice was to be kept."""
-    prompt = findings.prompts[0]
-    meter.check_noise(prompt, limits.most_tokens(len(prompt.ids)) - len(prompt.ids))
+    for prompt in findings.prompts:
+        try:
+            meter.check_noise(prompt, limits.most_tokens(len(prompt.ids)) - len(prompt.ids))
+            break
+        except NonFiniteLogitsError as error:
+            yield from _leave_out(findings, [FailedPrompt(prompt.name, error.message)])
     noise = meter.costs.noise
     if noise is None or not noise.is_high:
         return
@@ -146,9 +153,14 @@ def _agree(findings: Findings, runner: Runner, request: SpeculateRequest, limits
     for temperature in request.temperatures:
         sampling = replace(request.sampling, temperature=temperature)
         # a text of one token is the prefill's alone
-        texts = [text for text in (yield from _texts(findings, runner, sampling, limits)) if len(text.tokens) > 1]
+        written, failed = yield from _texts(findings, runner, sampling, limits)
+        yield from _leave_out(findings, failed)
+        texts = [text for text in written if len(text.tokens) > 1]
+        if not texts and findings.failed_prompts:
+            first = next(iter(findings.failed_prompts.values()))
+            raise GptFastError(f"None of the prompts is of use.\n{first.name}: {first.reason}", _OTHER_PROMPTS)
         if not texts:
-            raise UsageError(f"{findings.target.name} says nothing after these prompts.", "Take others: --prompts FILE")
+            raise UsageError(f"{findings.target.name} says nothing after these prompts.", _OTHER_PROMPTS)
         findings.texts[temperature], findings.n_read[temperature] = texts, 0
         agreements = {each.name: each.new_agreement() for each in findings.contestants}
         findings.agreements |= {(name, temperature): each for name, each in agreements.items()}
@@ -161,10 +173,25 @@ def _agree(findings: Findings, runner: Runner, request: SpeculateRequest, limits
     findings.prefill_seconds = reader.prefill_seconds
 
 
-def _texts(findings: Findings, runner: Runner, sampling: Sampling, limits: Limits) -> Job[list[Text]]:
+def _texts(
+    findings: Findings, runner: Runner, sampling: Sampling, limits: Limits
+) -> Job[tuple[list[Text], list[FailedPrompt]]]:
     if any(prompt.completion is None for prompt in findings.prompts):
         return (yield from write_texts(runner, findings.prompts, sampling, findings.seed, limits))
-    return given_texts(findings.prompts, sampling, findings.seed, limits)
+    texts = given_texts(findings.prompts, sampling, findings.seed, limits)
+    reader = Reader(Runner(runner.model, 1))
+    failures = [text.prompt for text in texts if not bool(reader.laws(text).any(dim=-1).all())]
+    error = NonFiniteLogitsError(runner.model.dtype, "along this text")
+    failed = [FailedPrompt(prompt.name, error.message) for prompt in failures]
+    return [text for text in texts if text.prompt not in failures], failed
+
+
+def _leave_out(findings: Findings, failed: Sequence[FailedPrompt]) -> Iterator[Note]:
+    """Remember prompts that are left out, and tell each once."""
+    for each in failed:
+        if each.name not in findings.failed_prompts:
+            findings.failed_prompts[each.name] = each
+            yield Note(f"{each.name}: {each.reason}")
 
 
 def _measure(findings: Findings, meter: CostMeter, request: SpeculateRequest) -> Job[None]:
@@ -202,10 +229,24 @@ def _certify(findings: Findings, runner: Runner, request: SpeculateRequest) -> J
         findings.certificates.append((yield from certify(runner, contestant, texts, drawn, extent)))
 
 
-def _prompts(request: SpeculateRequest, target: Target) -> list[Prompt]:
+def _prompts(request: SpeculateRequest, target: Target, limits: Limits) -> tuple[list[Prompt], list[FailedPrompt]]:
+    """The prompts, and those that the target cannot be given; raises UsageError where none is left."""
+    failed: list[FailedPrompt] = []
     if target.loaded is None:
-        return synthetic_prompts(target.model.config.vocab_size)[: request.limit]
-    return read_prompts(target.loaded, request.prompts, request.limit, request.chat)
+        prompts = synthetic_prompts(target.model.config.vocab_size)[: request.limit]
+    else:
+        prompts, failed = read_prompts(target.loaded, request.prompts, request.limit, request.chat)
+    fitting = []
+    for prompt in prompts:
+        try:
+            limits.check_prompt(len(prompt.ids) + 1)
+        except UsageError as error:
+            failed.append(FailedPrompt(prompt.name, error.message))
+        else:
+            fitting.append(prompt)
+    if not fitting:
+        raise UsageError(f"None of the prompts is of use.\n{failed[0].name}: {failed[0].reason}", _OTHER_PROMPTS)
+    return fitting, failed
 
 
 def _drafts(request: SpeculateRequest, target: Target) -> list[str]:

@@ -61,7 +61,7 @@ class _Run:
         speculation = None
         if self.contestant is not None:
             speculation = Speculation(self.contestant.proposer, FixedDepth(self.k))
-        generator, waiting = Generator(self.runner, speculation), deque(sequences)
+        generator, waiting = Generator(self.runner, speculation, isolates_failures=True), deque(sequences)
         while waiting or generator.active:
             while waiting and generator.has_room:
                 result_of(generator.admit(waiting.popleft()))
@@ -88,8 +88,11 @@ def certify(
         limits = Limits(_TOKENS_OF_A_DRAW, 1 << 40, frozenset())
         draws = [Sequence(i, texts[0].prompt.ids, Sampler(drawn, n, i), limits) for i in range(extent.n_draws)]
         _Run(runner, who, 2).decode(draws)
-        third = torch.tensor([each.generated[2] for each in draws])
-        counts.append(torch.bincount(third, minlength=runner.model.config.vocab_size).double())
+        vocab_size = runner.model.config.vocab_size
+        third = [
+            each.generated[2] if each.failure is None else vocab_size for each in draws
+        ]  # of those that failed too
+        counts.append(torch.bincount(torch.tensor(third), minlength=vocab_size + 1).double())
     statistic, degrees = _difference(*counts)
     p_value = float(torch.special.gammaincc(torch.tensor(degrees / 2).double(), torch.tensor(statistic / 2).double()))
     return Certificate(

@@ -39,7 +39,10 @@ class Reader:
         self.prefill_seconds: list[float] = []
 
     def laws(self, text: Text) -> Tensor:
-        """Its probabilities of each token of a text, [tokens, vocab] float32; 1 and 0 where none are drawn."""
+        """Its probabilities of each token of a text, [tokens, vocab] float32; 1 and 0 where none are drawn.
+
+        They are all 0 where the model's logits are not finite.
+        """
         prompt, runner, watch = text.prompt.ids, self._runner, Stopwatch(self._runner.model.device)
         runner.clear()
         with watch:
@@ -49,9 +52,13 @@ class Reader:
         fed = torch.tensor([prompt[-1], *text.tokens[:-1]], device=runner.model.device)
         (logits,) = runner.extend([fed], needs_laws=True)
         draw = Draw(text.sampler, prompt, text.tokens)
+        best = logits.best().unsqueeze(-1)
+        is_finite = best < logits.vocab_size
+        if not bool(is_finite.all()):
+            runner.wipe(0)
         if text.sampler.sampling.is_greedy:
-            return torch.zeros_like(logits.whole).scatter_(-1, logits.whole.argmax(dim=-1, keepdim=True), 1.0)
-        return law(logits, draw, _NOTHING.to(fed.device))
+            return torch.zeros_like(logits.whole).scatter_(-1, best.where(is_finite, 0), is_finite.float())
+        return law(logits, draw, _NOTHING.to(fed.device)).where(is_finite, 0)
 
 
 class ModelAgreement:

@@ -204,7 +204,7 @@ class _Load:
     """
 
     def __init__(self, runner: Runner, texts: Rows[Text], speculation: Speculation | None) -> None:
-        self._generator = Generator(runner, speculation)
+        self._generator = Generator(runner, speculation, isolates_failures=True)
         self._texts = texts
         for n, text in enumerate(texts):
             self._admit(n, int(len(text.tokens) * (n * _GOLDEN % 1)))
@@ -219,7 +219,10 @@ class _Load:
         text = self._texts[n]
         prompt = (*text.prompt.ids, *text.tokens[:n_known])
         limits = Limits(max(2, len(text.tokens) - n_known), len(prompt) + len(text.tokens), frozenset())
-        result_of(self._generator.admit(Sequence(n, prompt, text.sampler, limits)))
+        sequence = Sequence(n, prompt, text.sampler, limits)
+        result_of(self._generator.admit(sequence))
+        if sequence.failure is not None:  # it would fail each time it is begun anew
+            raise sequence.failure
 
 
 def _of_all_lengths(texts: Rows[Text], n: int) -> list[Text]:

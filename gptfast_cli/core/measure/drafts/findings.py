@@ -17,7 +17,7 @@ from gptfast_cli.core.measure.drafts.judgement import (
     Proof,
 )
 from gptfast_cli.core.measure.drafts.prediction import Bootstrap, Prediction
-from gptfast_cli.core.measure.drafts.texts import Prompt, Text
+from gptfast_cli.core.measure.drafts.texts import FailedPrompt, Prompt, Text
 from gptfast_cli.core.measure.drafts.verdict import median_error, picks_of, verdict_of
 from gptfast_cli.core.measure.environment import Environment
 
@@ -45,6 +45,7 @@ class Findings:
     costs: Costs = field(default_factory=Costs)
     proofs: list[Proof] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
+    failed_prompts: dict[str, FailedPrompt] = field(default_factory=dict)  # by their names
 
     def prediction(self, draft: str, temperature: float, n_texts: int | None = None) -> Prediction:
         """Of a draft, along the first texts or all of them."""
@@ -78,6 +79,7 @@ class Findings:
             picks=picks,
             proofs=tuple(self.proofs),
             certificates=tuple(self.certificates),
+            failed_prompts=tuple(self.failed_prompts.values()),
             median_error=median_error(self.proofs),
             verdict=verdict_of(picks, noise),
             noise=noise,

@@ -7,6 +7,7 @@ Lists stop where a run was interrupted; what was never measured is None.
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from gptfast_cli.core.measure.drafts.texts import FailedPrompt
 from gptfast_cli.core.measure.environment import Environment
 
 Basis: TypeAlias = Literal["on-policy", "proxy", "assumed"]
@@ -212,6 +213,7 @@ class Judgement:
     bandwidth_gbps: median of the reads of memory, in GB/s
     prefill_s:     seconds that the target takes to feed the prompt of one sequence
     noise:         of the machine, throughout the run; None where it was not measured
+    failed_prompts: that nothing of this is about
     """
 
     environment: Environment
@@ -233,6 +235,7 @@ class Judgement:
     verdict: str
     noise: Noise | None = None
     is_interrupted: bool = False
+    failed_prompts: tuple[FailedPrompt, ...] = ()
 
     @property
     def is_noisy(self) -> bool:

@@ -14,7 +14,7 @@ from gptfast_cli.core.decode.prompter import ChatOptions, Prompter, open_prompte
 from gptfast_cli.core.decode.randomness import uniform
 from gptfast_cli.core.errors import CorruptError, NotFoundError, UsageError
 from gptfast_cli.core.fields import Fields, parse_fields
-from gptfast_cli.core.measure.drafts.texts import Prompt
+from gptfast_cli.core.measure.drafts.texts import FailedPrompt, Prompt
 
 _BUNDLED = "prompts.jsonl"
 _N_SYNTHETIC, _SYNTHETIC_TOKENS = 16, 32
@@ -22,29 +22,40 @@ _SUCH_AS = 'A line is such as {"prompt": "Once upon a time", "category": "storie
 _KNOWN = ("id", "category", "completion", "prompt", "prompt_ids")
 
 
-def read_prompts(loaded: LoadedModel, file: Path | None, limit: int | None, chat: ChatOptions) -> list[Prompt]:
-    """The first prompts of a file, or of the bundled one, as the model is given them.
+def read_prompts(
+    loaded: LoadedModel, file: Path | None, limit: int | None, chat: ChatOptions
+) -> tuple[list[Prompt], list[FailedPrompt]]:
+    """The first prompts of a file, or of the bundled one, as the model is given them; and those that it cannot take.
 
     Raises NotFoundError and UsageError for a file without prompts, or with a line that is none.
     """
     if file is None and loaded.tokenizer is None:
-        return synthetic_prompts(loaded.config.vocab_size)[:limit]
+        return synthetic_prompts(loaded.config.vocab_size)[:limit], []
+    prompts: list[Prompt] = []
+    failed: list[FailedPrompt] = []
     with open_prompter(loaded, chat) as prompter:
         try:
-            prompts = [_prompt(fields, loaded, prompter) for fields in islice(_rows(file), limit)]
+            for fields in islice(_rows(file), limit):
+                try:
+                    prompts.append(_prompt(fields, loaded, prompter))
+                except UsageError as error:
+                    failed.append(FailedPrompt(fields.where, error.message))
         except CorruptError as error:
             raise UsageError(error.message, _SUCH_AS) from error
     if len({prompt.completion is None for prompt in prompts}) > 1:
         raise UsageError(f"{file}: some of its prompts have a completion, and others none.", "Give all of them one.")
-    if not prompts:
+    if not prompts and not failed:
         raise UsageError(f"{file}: has no prompts.", _SUCH_AS)
-    return prompts
+    return prompts, failed
 
 
 def synthetic_prompts(vocab_size: int) -> list[Prompt]:
     """Tokens at random, the same ones each time."""
     return [
-        Prompt(tuple(int(uniform(0, n, position) * vocab_size) for position in range(_SYNTHETIC_TOKENS)))
+        Prompt(
+            tuple(int(uniform(0, n, position) * vocab_size) for position in range(_SYNTHETIC_TOKENS)),
+            name=f"synthetic prompt {n + 1}",
+        )
         for n in range(_N_SYNTHETIC)
     ]
 
@@ -70,8 +81,9 @@ def _prompt(fields: Fields, loaded: LoadedModel, prompter: Prompter) -> Prompt:
             raise fields.corrupt(name, f"no prompt has such a field; there are {', '.join(_KNOWN)}")
     if "prompt_ids" in fields:
         ids: Sequence[int] = fields.integers("prompt_ids")
-        if any(not 0 <= token < loaded.config.vocab_size for token in ids) or not ids:
-            raise fields.corrupt("prompt_ids", "are no tokens of the model")
+        if not ids:
+            raise fields.corrupt("prompt_ids", "is empty")
+        loaded.check_ids(ids)
     else:
         ids = prompter.encode(prompter.text(fields.text("prompt")))
     completion = None
@@ -81,4 +93,4 @@ def _prompt(fields: Fields, loaded: LoadedModel, prompter: Prompter) -> Prompt:
         completion = tuple(loaded.tokenizer.encode(fields.text("completion"), bos=False))
         if len(completion) < 2:  # the first one is not drafted
             raise fields.corrupt("completion", "is too short: nothing of it could be drafted")
-    return Prompt(tuple(ids), fields.text("category", ""), completion)
+    return Prompt(tuple(ids), fields.text("category", ""), completion, fields.where)

@@ -115,7 +115,7 @@ def _tokens_per_second(
         Sequence(n, text.prompt.ids, text.sampler, Limits(text.most, len(text.prompt.ids) + text.most, stop_ids))
         for n, text in enumerate(trial.texts)
     )
-    generator, seconds, n_tokens = Generator(runner, speculation), 0.0, 0
+    generator, seconds, n_tokens = Generator(runner, speculation, isolates_failures=True), 0.0, 0
     while waiting or generator.active:
         while waiting and len(generator.active) < trial.setting.batch_size:
             result_of(generator.admit(waiting.popleft()))

@@ -22,6 +22,15 @@ class Prompt:
     ids: tuple[int, ...]
     category: str = ""
     completion: tuple[int, ...] | None = None
+    name: str = ""  # its file and line
+
+
+@dataclass(frozen=True, slots=True)
+class FailedPrompt:
+    """A prompt that is left out of the judgement, by its file and line, and why."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +50,11 @@ def sequences(prompts: Rows[Prompt], sampling: Sampling, seed: int, limits: Limi
 
 def write_texts(
     runner: Runner, prompts: Rows[Prompt], sampling: Sampling, seed: int, limits: Limits
-) -> Job[list[Text]]:
-    """Let the target write, as many texts side by side as the runner has rows."""
+) -> Job[tuple[list[Text], list[FailedPrompt]]]:
+    """Let the target write, as many texts side by side as the runner has rows; some prompts may fail."""
     endless = Limits(limits.max_new_tokens, limits.max_context, frozenset())  # a sequence does not keep its end token
     wanted = sequences(prompts, sampling, seed, endless)
-    generator, waiting = Generator(runner), deque(wanted)
+    generator, waiting = Generator(runner, isolates_failures=True), deque(wanted)
     n_most, n_written = sum(each.n_left for each in wanted), 0
     while waiting or generator.active:
         advanced = []
@@ -59,10 +68,14 @@ def write_texts(
             if sequence.finish_reason is not None:
                 n_written += len(sequence.generated) + sequence.n_left
         yield Progress("write texts", n_written, n_most, "tokens")
-    return [
-        Text(prompt, tuple(each.generated), endless.most_tokens(len(prompt.ids)) - len(prompt.ids), each.sampler)
-        for prompt, each in zip(prompts, wanted, strict=True)
-    ]
+    texts, failed = [], []
+    for prompt, each in zip(prompts, wanted, strict=True):
+        if each.failure is not None:
+            failed.append(FailedPrompt(prompt.name, each.failure.message))
+            continue
+        most = endless.most_tokens(len(prompt.ids)) - len(prompt.ids)
+        texts.append(Text(prompt, tuple(each.generated), most, each.sampler))
+    return texts, failed
 
 
 def given_texts(prompts: Rows[Prompt], sampling: Sampling, seed: int, limits: Limits) -> list[Text]:
