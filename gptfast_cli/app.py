@@ -36,6 +36,8 @@ def run_process() -> int:
     """Run the command line that the process was started with; returns the contract's exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     _never_fail_to_encode(sys.stdout, sys.stderr)
+    # PyTorch's OpenMP threads spin for 0.2 ms after their work, not for 5: they would keep the engine's from running
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if VARIABLE in os.environ:
         end = sys.argv[1] if sys.argv[1:] else None
         sys.stdout.write(answer_shell(command_tree(plain=True), os.environ[VARIABLE], end))

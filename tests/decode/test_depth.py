@@ -3,14 +3,19 @@
 import math
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 
-from gptfast_cli.core.decode.depth import AdaptiveDepth, FixedDepth, Plan, Tally
+from gptfast_cli.core.decode.depth import AdaptiveDepth, FixedDepth, Outset, Plan, Tally
+
+ANYTHING = Outset()  # endless text, and trials that cost nothing
 
 
 class Machine:
     """Costs in steps of the target, and a draft whose tokens are accepted with a probability.
+
+    A call of rounds takes `host` besides, and `catch_up` for each token that came without the draft.
 
     A share of its tokens is `hard`: these it doubts, and the target accepts `hard_alpha` of them. Rounds that may end
     for doubt have 8 tokens at least, those that may not are as deep as is planned.
@@ -22,35 +27,45 @@ class Machine:
         alpha: float,
         verify_cost: float = 0.03,
         *,
+        host: float = 0,
+        catch_up: float = 0,
+        hiccups: float = 0.02,
         hard: float = 0,
         hard_alpha: float = 0,
         seed: int = 1,
     ) -> None:
         self.draft_cost, self.alpha, self.verify_cost = draft_cost, alpha, verify_cost
+        self.host, self.catch_up, self.hiccups = host, catch_up, hiccups
         self.hard, self.hard_alpha = hard, hard_alpha
+        self.n_behind = 0
         self.seconds = 0.0
         self.n_tokens = 0
         self.tally = Tally()
         self._random = random.Random(seed)
 
-    def run(self, depth: AdaptiveDepth, n_tokens: int) -> list[int]:
+    def run(self, depth: AdaptiveDepth, n_tokens: int, outset: Outset = ANYTHING) -> list[int]:
         """Depths that were taken; now and then a clock shows more than the work took."""
         taken = []
         end = self.n_tokens + n_tokens
         while self.n_tokens < end:
-            plan = depth.next()
+            plan = depth.next(replace(outset, n_left=outset.n_left - self.n_tokens))
             taken.append(plan.depth)
-            hiccup = 20.0 if self._random.random() < 0.02 else 0.0
             if plan.depth == 0:
                 self._gain(1, 1)
-                depth.tell_steps(1, 1 + hiccup)
+                self.n_behind += 1
+                depth.tell_steps(1, 1 + self._hiccup())
                 continue
-            for _ in range(plan.n_rounds):
+            for first in (True, *[False] * (plan.n_rounds - 1)):
                 self.tally = self._round(plan)
-                cost = 1 + self.tally.n_drafted * (self.draft_cost + self.verify_cost)
-                self._gain(self.tally.n_accepted + 1, cost)
-                depth.tell_rounds(plan.depth, cost + hiccup, self.tally)
+                cost = 1 + self.tally.n_drafted * (self.draft_cost + self.verify_cost) + self.catch_up * self.n_behind
+                once = self.host if first else 0.0
+                self.n_behind = 0
+                self._gain(self.tally.n_accepted + 1, cost + once)
+                depth.tell_rounds(plan.depth, cost + self._hiccup(), self.tally, once=once)
         return taken
+
+    def _hiccup(self) -> float:
+        return 20.0 if self._random.random() < self.hiccups else 0.0
 
     def _round(self, plan: Plan) -> Tally:
         deepest = plan.depth if plan.most_doubt == math.inf else max(plan.depth, 8)
@@ -92,6 +107,20 @@ def test_a_draft_that_does_not_pay_is_hardly_asked(draft_cost: float, alpha: flo
     assert sum(1 for k in taken if k) < 0.01 * len(taken)
 
 
+@pytest.mark.parametrize("n_tokens", [200, 1000])
+@pytest.mark.parametrize(("draft_cost", "alpha"), [(0.5, 0.3), (0.6, 0.95), (0.1, 0.0), (1.0, 0.99)])
+@pytest.mark.parametrize(("host", "catch_up"), [(0.1, 0.05), (3.0, 0.3), (10.0, 0.0)])
+def test_no_trial_costs_three_percent_of_what_plain_steps_take(
+    host: float, catch_up: float, draft_cost: float, alpha: float, n_tokens: int
+) -> None:
+    speeds = []
+    for seed in range(10):
+        machine = Machine(draft_cost, alpha, 0.05, host=host, catch_up=catch_up, hiccups=0, seed=seed)
+        machine.run(AdaptiveDepth(), n_tokens, Outset(n_tokens, draft_cost, host / 2))
+        speeds.append(machine.n_tokens / machine.seconds)
+    assert statistics.median(speeds) > 0.97
+
+
 def test_a_draft_that_begins_to_agree_is_found_out() -> None:
     depth, machine = AdaptiveDepth(), Machine(0.1, 0.0)
     machine.run(depth, 3000)
@@ -119,8 +148,8 @@ def test_rounds_do_not_end_for_doubts_that_do_not_come_true() -> None:
     depth, machine = AdaptiveDepth(), Machine(0.1, 0.97, hard=0.5, hard_alpha=0.97)
     machine.run(depth, 6000)
     assert machine.n_tokens / machine.seconds > 0.95 * machine.best()
-    plan = depth.next()
-    assert plan.depth > 0
+    while (plan := depth.next(ANYTHING)).depth == 0:  # a plain step is timed again
+        machine.run(depth, 1)
     assert 0.9 * 8 < plan.most_doubt < math.inf, "whatever the draft thinks of all of a round's tokens"
 
 
@@ -133,7 +162,7 @@ def test_a_round_ends_where_one_more_token_costs_more_than_it_may_give() -> None
     bounds = []
     for _ in range(100):
         machine.run(depth, 100)
-        bounds.append(math.exp(-come_true * depth.next().most_doubt))
+        bounds.append(math.exp(-come_true * depth.next(ANYTHING).most_doubt))
     assert statistics.median(bounds) == pytest.approx(token_seconds * speed, rel=0.15)
 
 
@@ -141,4 +170,4 @@ def test_a_fixed_depth_stays_what_it_is_and_never_ends_for_doubt() -> None:
     depth = FixedDepth(3)
     depth.tell_steps(1, 1.0)
     depth.tell_rounds(3, 99.0, Tally(n_rounds=1, n_drafted=3, n_verified=3, n_accepted=0, doubt=2.9))
-    assert (depth.next().depth, depth.next().most_doubt) == (3, math.inf)
+    assert (depth.next(ANYTHING).depth, depth.next(ANYTHING).most_doubt) == (3, math.inf)

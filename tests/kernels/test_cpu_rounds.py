@@ -5,7 +5,7 @@ import torch
 
 from cpu_engine import native, weights_of
 from gptfast_cli.core.decode import speculation as module
-from gptfast_cli.core.decode.depth import Depth, FixedDepth, Plan, Tally
+from gptfast_cli.core.decode.depth import Depth, FixedDepth, Outset, Plan, Tally
 from gptfast_cli.core.decode.generator import Generator
 from gptfast_cli.core.decode.proposers.draft_model import DraftModel
 from gptfast_cli.core.decode.runner import Runner
@@ -59,12 +59,12 @@ class Doubting:
         self.plan = Plan(depth, n_rounds, most_doubt)
         self.told: list[Tally] = []
 
-    def next(self) -> Plan:
+    def next(self, outset: Outset) -> Plan:
         return self.plan
 
     def tell_steps(self, n_tokens: int, seconds: float) -> None: ...
 
-    def tell_rounds(self, depth: int, seconds: float, tally: Tally) -> None:
+    def tell_rounds(self, depth: int, seconds: float, tally: Tally, *, once: float = 0.0) -> None:
         self.told.append(tally)
 
 

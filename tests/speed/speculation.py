@@ -1,16 +1,18 @@
 """What a draft of known agreement gains on this machine, beside what the formula says of it.
 
     PYTHONPATH=. python tests/speed/speculation.py [--alpha 0.8] [--depths 1,2,3,4,5,6,8] [--tokens 200] [--pairs 5]
-    PYTHONPATH=. python tests/speed/speculation.py --bundled
+    PYTHONPATH=. python tests/speed/speculation.py --bundled [--drafts tiny-draft,self:int8,ngram] [--tokens 200]
 
-`--bundled` lets the bundled pair, the model itself and prompt lookup draft as they do. Else target and draft have
-random weights, the shape of TinyLlama-1.1B and 134 M parameters, and so never agree: the draft's tokens are exchanged,
-after all of its work, for those that the target will say, each with probability alpha.
+`--bundled` runs `gptfast generate` with the bundled pair, the model itself and prompt lookup as drafts. Else target and
+draft have random weights, the shape of TinyLlama-1.1B and 134 M parameters, and so never agree: the draft's tokens are
+exchanged, after all of its work, for those that the target will say, each with probability alpha.
 Every number is a median of runs that take turns; a speed-up is one of pairs, against plain decoding just before.
 """
 
 import argparse
+import json
 import statistics
+import subprocess
 import sys
 import time
 from typing import Any
@@ -20,10 +22,7 @@ import torch
 from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.decode.building import Parts, Placing, build
 from gptfast_cli.core.decode.depth import AdaptiveDepth, Depth, FixedDepth
-from gptfast_cli.core.decode.drafting import open_draft
-from gptfast_cli.core.decode.drafts import Drafted, Drafting
 from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.loading import LoadedModel, load
 from gptfast_cli.core.decode.proposers.draft_model import DraftModel
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampler import Sampler
@@ -36,7 +35,6 @@ from gptfast_cli.core.device import set_threads
 from gptfast_cli.core.events import result_of
 from gptfast_cli.core.measure.drafts.agreeing import Agreeing
 from gptfast_cli.core.measure.environment import environment
-from gptfast_cli.core.measure.speculation import speculation_report
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.quant.allocation import AllocationOptions
 from gptfast_cli.core.settings import load_settings
@@ -58,10 +56,11 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--mode", default="int8")
     parser.add_argument("--bundled", action="store_true")
+    parser.add_argument("--drafts", default="tiny-draft,self:int8,ngram")
     given = parser.parse_args()
     set_threads(computing_cpus())
     if given.bundled:
-        return bundled(given.pairs)
+        return bundled(given.drafts.split(","), given.tokens, given.pairs)
     target, draft = model(TARGET, given.mode), model(DRAFT, given.mode)
     answer, _, _ = decode(target, given.tokens + 20, None)
     depths: dict[str, Any] = {depth: int(depth) for depth in given.depths.split(",")} | {"auto": None}
@@ -93,49 +92,37 @@ def main() -> int:
     return 0
 
 
-def bundled(n_pairs: int) -> int:
-    """The bundled pair: speed-up over plain decoding, interleaved, and where the time of its rounds goes."""
-    settings = load_settings()
-    tiny = result_of(load("tiny", settings, Placing()))
-    prompts = [tuple(tiny.tokenizer.encode(text)) for text in ("Once upon a time", "A fox", "One winter", "7 + 5 =")]
+def bundled(drafts: list[str], n_tokens: int, n_pairs: int) -> int:
+    """The bundled pair, through the command that a person types: speed-up over plain decoding, run by run."""
     tell("| draft | k | temperature | tokens a round | speed-up | draft, verify, sample, host |")
     tell("|---|---|---|---|---|---|")
-    for draft in ("tiny-draft", "self:int8", "ngram"):
-        for depth in (5, None):
-            for temperature in (0.0, 0.8):
-                sampling = Sampling(temperature=temperature)
+    for draft in drafts:
+        for k in ("5", "auto"):
+            for temperature in ("0", "0.8"):
                 speedups, reports = [], []
-                for _ in range(n_pairs):
-                    _, plain_rate = many(tiny, prompts, sampling, None)
-                    drafting = Drafting(draft, depth)
-                    made = open_draft(
-                        drafting, tiny, Drafted(1, 512, temperature), settings=settings, placing=Placing()
-                    )
-                    speculation = result_of(made)
-                    _, rate = many(tiny, prompts, sampling, speculation)
-                    speedups.append(rate / plain_rate)
-                    reports.append(speculation_report(speculation))
-                tau = statistics.median(report.tau or 0 for report in reports)
-                shares = [statistics.median(report.shares.get(part, 0) for report in reports) for part in PARTS]
+                for seed in range(n_pairs):
+                    common = ("--temperature", temperature, "--seed", str(seed), "--max-new-tokens", str(n_tokens))
+                    runs = [common, (*common, "--draft", draft, "--speculate-k", k)]
+                    if seed % 2:  # neither is always first
+                        drafted, plain = generate(*runs[1]), generate(*runs[0])
+                    else:
+                        plain, drafted = generate(*runs[0]), generate(*runs[1])
+                    speedups.append(drafted["metrics"]["decode_tok_s"] / plain["metrics"]["decode_tok_s"])
+                    reports.append(drafted["speculation"])
+                taus = [report["tau"] for report in reports if report["tau"]]
+                tau = f"{statistics.median(taus):.2f}" if taus else "none"
+                shares = [statistics.median(report["shares"].get(part, 0) for report in reports) for part in PARTS]
                 spread = f"{statistics.median(speedups):.2f} [{min(speedups):.2f}..{max(speedups):.2f}]"
-                told = ", ".join(f"{share:.0%}" for share in shares)
-                tell(f"| {draft} | {depth or 'auto'} | {temperature} | {tau:.2f} | {spread} | {told} |")
-    tell(f"\n{machine()}")
+                told = ", ".join(f"{share:.0%}" for share in shares) if taus else ""
+                tell(f"| {draft} | {k} | {temperature} | {tau} | {spread} | {told} |")
+    tell(f"\n{n_tokens} tokens; {machine()}")
     return 0
 
 
-def many(tiny: LoadedModel, prompts: list[tuple[int, ...]], sampling: Sampling, speculation: Speculation | None) -> Any:
-    """Seconds of decoding some texts one after the other, and tokens a second."""
-    generator, seconds, n_tokens = Generator(Runner(tiny.model, 1), speculation), 0.0, 0
-    for seed, prompt in enumerate(prompts * 6):
-        sequence = Sequence(0, prompt, Sampler(sampling, seed), tiny.limits(200, None))
-        result_of(generator.admit(sequence))
-        began = time.perf_counter()
-        while generator.active:
-            result_of(generator.step())
-        seconds += time.perf_counter() - began
-        n_tokens += len(sequence.generated) - 1
-    return seconds, n_tokens / seconds
+def generate(*options: str) -> Any:
+    """The document of a run of `gptfast generate`."""
+    command = [sys.executable, "-m", "gptfast_cli", "generate", "Once upon a time", "--ignore-eos", "--json", *options]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
 
 def tell(line: str) -> None:

@@ -116,7 +116,7 @@ class Generator:
         with watch:
             self._retire()
             advanced = list(self._sequences)
-            depths = self._speculation.depths(advanced) if self._speculation is not None else []
+            depths = self._speculation.depths(self._runner, advanced) if self._speculation is not None else []
             gain = None
             if self._speculation is not None and any(depths):
                 gain = self._speculation.run(self._runner, advanced, depths)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.decode.depth import Depth, Plan, Tally
+from gptfast_cli.core.decode.depth import MOST_ROUNDS, Depth, Outset, Plan, Tally
 from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.logprobs import token_logprobs
 from gptfast_cli.core.decode.playing import extent_of, play, playing_draft
@@ -29,6 +29,8 @@ from gptfast_cli.core.model.logits import Logits, NonFiniteLogitsError
 from gptfast_cli.core.stopwatch import Splits, Stopwatch
 
 Seconds = tuple[float, float, float]  # of drafting, verifying and sampling
+
+_HOST_SECONDS, _PLAYED_SECONDS = 300e-6, 50e-6  # of the first rounds, beside the models: step by step, or in one call
 
 
 @dataclass(slots=True)
@@ -74,9 +76,15 @@ class Speculation:
         """The sequence of a row goes on in another."""
         self._proposer.move(source, target)
 
-    def depths(self, sequences: Rows[Sequence]) -> list[int]:
+    def depths(self, runner: Runner, sequences: Rows[Sequence]) -> list[int]:
         """How many tokens to draft for each sequence; where it is 0 for all, a plain step is as good."""
-        self._plan = self._depth.next()
+        plays = playing_draft(self._proposer, runner, sequences) is not None
+        outset = Outset(
+            max(sequence.n_left for sequence in sequences),
+            self._proposer.bytes_per_step / runner.step_bytes(len(sequences)),
+            _PLAYED_SECONDS if plays else _HOST_SECONDS,
+        )
+        self._plan = self._depth.next(outset)
         depths = [min(self._plan.depth, sequence.n_left - 1) for sequence in sequences]
         self._may_draft = any(depths)
         return depths
@@ -88,7 +96,7 @@ class Speculation:
             self._depth.tell_steps(counts[0], seconds)
         elif self._may_draft:
             depth, each = self._plan.depth, seconds / counts[0]
-            self._depth.tell_rounds(depth, each, Tally(n_rounds=len(counts)))
+            self._depth.tell_rounds(depth, each, Tally(n_rounds=len(counts), n_sequences=len(counts)))
 
     def run(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> Gain | None:
         """A round, or as many as two native models play by themselves in a moment; None where nothing was drafted."""
@@ -109,8 +117,12 @@ class Speculation:
         n_rounds = gain.tally.n_rounds / len(sequences)
         self._round_seconds = sum(seconds) / n_rounds
         # what a call costs beside its rounds is shared by as many as there will be in one
-        n_shared = n_rounds if draft is None else max(n_rounds, AHEAD_SECONDS / self._round_seconds)
-        self._depth.tell_rounds(max(depths), self._round_seconds + host / n_shared, gain.tally)
+        most = min(MOST_ROUNDS, AHEAD_SECONDS / self._round_seconds)
+        each_host = host / (n_rounds if draft is None else max(n_rounds, most))
+        gain.tally.n_sequences = len(sequences)
+        self._depth.tell_rounds(
+            max(depths), self._round_seconds + each_host, gain.tally, once=host - each_host * n_rounds
+        )
         return gain
 
     def _round(self, runner: Runner, sequences: Rows[Sequence], depths: Rows[int]) -> tuple[Gain, Seconds] | None:

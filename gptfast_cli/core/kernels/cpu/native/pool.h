@@ -120,7 +120,7 @@ class Pool {
   static constexpr int LONG_SPINS = 4000;  // about 0.1 ms, longer than the last unit of a matrix takes
   static constexpr int N_ACTIVE = 128;     // the lowest digit of `turn_`, to this base
   static constexpr std::chrono::microseconds SPIN{2000};
-  static constexpr std::chrono::milliseconds WINDOW{20}, SHORTEST_PAUSE{50}, LONGEST_PAUSE{800};
+  static constexpr std::chrono::milliseconds WINDOW{40}, SHORTEST_PAUSE{20}, LONGEST_PAUSE{1600};
 
   void stop() {
     work_ = nullptr;
@@ -181,14 +181,14 @@ class Pool {
       pause_ = time - resumed_ > LONGEST_PAUSE ? SHORTEST_PAUSE : std::min<Duration>(2 * pause_, LONGEST_PAUSE);
       resume_ = time + pause_;
       n_active_--;
+    } else if (n_active_ < n_threads && time > resume_) {
+      arrived_[n_active_].value.store(arrived_[0].value.load(std::memory_order_relaxed), std::memory_order_relaxed);
+      resumed_ = time;
+      n_active_++, wakes_all_ = true;
     } else if (watched < WINDOW) {
       return;
     } else if (n_active_ == n_threads) {
       is_watching_ = false;
-    } else if (time > resume_) {
-      arrived_[n_active_].value.store(arrived_[0].value.load(std::memory_order_relaxed), std::memory_order_relaxed);
-      resumed_ = time;
-      n_active_++, wakes_all_ = true;
     }
     waited_.store(0, std::memory_order_relaxed);
     since_ = time;
