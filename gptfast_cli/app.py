@@ -15,7 +15,7 @@ from gptfast_cli.commands import COMMANDS
 from gptfast_cli.commands.defaults import load_defaults
 from gptfast_cli.completion.answer import VARIABLE, answer_shell
 from gptfast_cli.completion.scripts import SCRIPTS, Shell
-from gptfast_cli.core.distributed.rank import leave_failure, this_rank
+from gptfast_cli.core.distributed.rank import PARENT, TORCHRUN, is_rank, leave_failure
 from gptfast_cli.core.errors import ExitCode, GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.settings import load_settings, settings_file
 from gptfast_cli.numbers import NumberError
@@ -35,6 +35,10 @@ def main() -> NoReturn:
 def run_process() -> int:
     """Run the command line that the process was started with; returns the contract's exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    if PARENT in os.environ or TORCHRUN in os.environ:
+        from gptfast_cli.core.distributed.parent import end_with_parent
+
+        end_with_parent()
     _never_fail_to_encode(sys.stdout, sys.stderr)
     # PyTorch's OpenMP threads spin for 0.2 ms after their work, not for 5: they would keep the engine's from running
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -117,13 +121,8 @@ def _fail(error: Exception, invocation: Invocation) -> ExitCode:
     if invocation.debug:
         traceback.print_exception(error)
     explained = _with_origins(named(error, load_settings().home), invocation.outside_values)
-    try:
-        stream = sys.stderr if this_rank() is None else sys.__stderr__ or sys.stderr
-        is_left = leave_failure(explained)
-    except UsageError:  # no rank can be made of what the environment says
-        stream, is_left = sys.stderr, False
-    if not is_left:
-        write_error(explained, stream)
+    if not leave_failure(explained):
+        write_error(explained, (sys.__stderr__ if is_rank() else None) or sys.stderr)
     return explained.exit_code
 
 

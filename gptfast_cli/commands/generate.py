@@ -46,7 +46,7 @@ from gptfast_cli.commands.generate_options import (
     UnorderedOption,
     VerifyWeightsOption,
 )
-from gptfast_cli.commands.prompt import PromptSources
+from gptfast_cli.commands.prompt import PromptSources, shared_prompt
 from gptfast_cli.commands.ranks import is_dealt_out, ranks
 from gptfast_cli.core.decode.drafts import DEFAULT_DEPTH
 from gptfast_cli.core.errors import ExitCode, UsageError
@@ -148,7 +148,7 @@ def generate(
     together = context.with_resource(ranks(tp))
     if mode == _ONE_PROMPT:
         sources = PromptSources(prompt, prompt_file, prompt_ids, prompt_length)
-        source = together.agree(sources.read() if together.rank == 0 else None)
+        source = shared_prompt(sources, together)
     with progress_view(sys.stderr, quiet=quiet):  # PyTorch takes a while to load
         from gptfast_cli.core.decode.building import Placing
         from gptfast_cli.core.decode.compiled import Compiling

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.model.collective import Collective
 
 DEFAULT = "Once upon a time"
 SECONDS_TO_WAIT = 5.0
@@ -46,6 +47,13 @@ class PromptSources:
         if self.argument is None:
             return (_without_newline(_read_stdin()) if _is_fed(patience) else "") or DEFAULT
         return self.argument
+
+
+def shared_prompt(sources: PromptSources, together: Collective) -> str | tuple[int, ...] | None:
+    """What `read` returns on rank 0, on every rank."""
+    own = sources.read() if together.rank == 0 else None
+    shared = together.agree(list(own) if isinstance(own, tuple) else own)
+    return tuple(shared) if isinstance(shared, list) else shared
 
 
 def _read_file(path: Path) -> str:

@@ -114,6 +114,47 @@ def test_a_rank_that_is_killed_ends_all_with_one_error_that_names_it(gptfast: Co
     ]
 
 
+def listening(pids: Sequence[int]) -> set[str]:
+    """The addresses, in the hexadecimal of /proc/net, on which processes listen."""
+    names = [str(file.readlink()) for pid in pids for file in Path(f"/proc/{pid}/fd").iterdir() if file.exists()]
+    sockets = {name[len("socket:[") : -1] for name in names if name.startswith("socket:[")}
+    rows = [row.split() for table in ("tcp", "tcp6") for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets}
+
+
+def end_within_seconds(pids: Sequence[int]) -> None:
+    """Orphans end; whoever adopts them may take a while to reap them."""
+    deadline = time.monotonic() + 10
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < deadline, "they live on"
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_ranks_listen_on_the_loopback_interface_alone_and_end_with_a_launcher_that_is_killed(
+    gptfast: CommandLine,
+) -> None:
+    exposed = {"GLOO_SOCKET_IFNAME": "no such interface"}  # as of a job of many machines
+    process = started(gptfast.with_environment(**exposed), "--backend", "reference")
+    ranks = ranks_of(process)
+    assert listening([process.pid, *ranks]) == {"0100007F"}  # 127.0.0.1
+    for rank in ranks:
+        os.kill(rank, signal.SIGSTOP)  # so that none ends because it has lost another
+    try:
+        process.kill()
+        end_within_seconds(ranks)
+    finally:
+        for rank in filter(is_running, ranks):
+            os.kill(rank, signal.SIGKILL)
+        process.communicate()
+
+
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_all_ranks(gptfast: CommandLine, number: signal.Signals, code: int, backend: str) -> None:
@@ -137,14 +178,16 @@ LOST = Failure("Another rank is gone.", "", 1, is_lost=True)
         ({0: LOST, 1: FAILED}, {0: 1, 1: 7}, (7, "Rank 1: No memory.")),
         ({0: LOST}, {0: 1, 1: -9}, (1, "Rank 1 was killed (SIGKILL)")),
         ({0: LOST}, {0: 1, 1: -11}, (1, "Rank 1 was killed (SIGSEGV)")),
-        ({}, {0: 3}, (1, "ended with 0: 3")),
+        ({}, {0: 3}, (1, "Rank 0 ended with exit code 3.")),
+        ({0: LOST}, {0: 1, 1: 1}, (1, "Rank 1 ended with exit code 1.\na line\nImportError: torch")),
     ],
 )
 def test_of_all_that_ranks_end_with_the_reason_is_told(
-    left: dict[int, Failure], codes: dict[int, int], error: tuple[int, str]
+    left: dict[int, Failure], codes: dict[int, int], error: tuple[int, str], tmp_path: Path
 ) -> None:
+    (tmp_path / "1.log").write_text("a line\n\nImportError: torch\n")
     with pytest.raises(GptFastError) as caught:
-        _told(left, codes)
+        _told(left, codes, tmp_path)
     assert caught.value.exit_code == error[0] and error[1] in caught.value.message
 
 
@@ -159,6 +202,28 @@ def test_a_rank_leaves_its_failure_for_the_launcher(tmp_path: Path, monkeypatch:
     monkeypatch.setenv(FOLDER, str(tmp_path))
     assert leave_failure(UsageError("what", "why"))
     assert failures_left(tmp_path) == {1: Failure("what", "why", ExitCode.USAGE, is_lost=False)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"RANK": "one"}, "RANK='one'"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE=''"),
+        ({"LOCAL_RANK": "9" * 5000}, "LOCAL_RANK='999"),
+        ({"RANK": "2"}, "RANK=2 of WORLD_SIZE=2"),
+        ({"LOCAL_WORLD_SIZE": "3"}, "of LOCAL_WORLD_SIZE=3"),
+    ],
+)
+def test_a_launchers_variables_that_name_no_rank_are_a_usage_error(
+    wrong: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**right, **wrong}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError) as caught:
+        this_rank()
+    assert says in caught.value.message
+    assert not leave_failure(caught.value), "this process has to say it"
 
 
 def free_port() -> int:

@@ -11,16 +11,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from gptfast_cli.core.batch.options import AnswerOptions
 from gptfast_cli.core.batch.row_fields import check_names, own_options, row_body
 from gptfast_cli.core.batch.row_prompt import Prompt, own_prompt
 from gptfast_cli.core.errors import CorruptError, GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.fields import Fields, parse_fields
+from gptfast_cli.core.model.collective import ALONE, Collective
 
 RowId: TypeAlias = str | int | float
 
+_BYTES = "latin-1"  # a character for each byte: a line may be no UTF-8
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -46,14 +48,16 @@ class BadRow:
     reason: str
 
 
-def read_rows(path: Path, defaults: AnswerOptions) -> list[Row | BadRow]:
-    """All rows of a file, what they leave open being filled in from the defaults.
+def read_rows(path: Path, defaults: AnswerOptions, together: Collective = ALONE) -> list[Row | BadRow]:
+    """All rows of a file, what they leave open being filled in from the defaults. Rank 0 reads it for all.
 
     Raises NotFoundError where there is no file, UsageError where it holds no row or nothing but bad ones.
     """
     rows: list[Row | BadRow] = []
     lines_by_id: dict[str, int] = {}
-    for number, line in _lines(path):
+    content: list[Any] = [[n, line.decode(_BYTES)] for n, line in _lines(path)] if together.rank == 0 else []
+    for number, text in together.agree(content):
+        line = text.encode(_BYTES)
         row = _parse(line, f"{path.name}:{number}", number=number, index=len(rows), defaults=defaults)
         if isinstance(row, Row) and (first := lines_by_id.setdefault(json.dumps(row.id), number)) != number:
             row = BadRow(number, row.digest, row.id, f"id: {json.dumps(row.id)} is that of line {first} already")

@@ -17,7 +17,7 @@ less than a small share of the time that plain decoding takes for the tokens so 
 import math
 import statistics
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from gptfast_cli.core.model.collective import Collective
@@ -131,7 +131,7 @@ class AgreedDepth:
 
     def next(self, outset: Outset) -> Plan:
         """See Depth."""
-        return self._together.agree(self._own.next(outset))
+        return Plan(**self._together.agree(asdict(self._own.next(outset))))
 
     def tell_steps(self, n_tokens: int, seconds: float) -> None:
         """See Depth."""

@@ -1,9 +1,10 @@
 """The collective of torch.distributed: NCCL between GPUs, gloo between CPUs."""
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
-from typing import TypeVar, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -11,9 +12,7 @@ from torch import Tensor
 from torch.distributed import _functional_collectives as functional  # those that can be compiled
 
 from gptfast_cli.core.distributed.rank import LostRankError
-from gptfast_cli.core.model.collective import ALONE, Collective
-
-T = TypeVar("T")
+from gptfast_cli.core.model.collective import ALONE, Collective, T
 
 _SMALL_BYTES = 1 << 16
 """That ranks on CPUs send to all others at once, and each adds up: gloo's all-reduce takes more turns."""
@@ -54,17 +53,23 @@ class Group:
 
     def agree(self, value: T) -> T:
         """See Collective."""
-        values = [value]
         with self._timed():
-            dist.broadcast_object_list(values, group_src=0, group=self._group)
-        return values[0]
+            content = _encoded(value) if self.rank == 0 else torch.empty(0, dtype=torch.uint8)
+            n_bytes = torch.tensor(len(content))
+            dist.broadcast(n_bytes, group_src=0, group=self._group)
+            content = content if self.rank == 0 else torch.empty(int(n_bytes), dtype=torch.uint8)
+            dist.broadcast(content, group_src=0, group=self._group)
+        return cast("T", _decoded(content))
 
     def exchange(self, value: T) -> list[T]:
         """See Collective."""
-        values: list[T | None] = [None] * self.size
+        content = _encoded(value)
         with self._timed():
-            dist.all_gather_object(values, value, group=self._group)
-        return values  # type: ignore[return-value]  # all have been filled in
+            n_bytes = [int(n) for n in self._gathered(torch.tensor([len(content)]))]
+            padded = torch.zeros(max(n_bytes), dtype=torch.uint8)
+            padded[: len(content)] = content
+            contents = self._gathered(padded)
+        return [cast("T", _decoded(each[:n])) for each, n in zip(contents, n_bytes, strict=True)]
 
     def _gathered(self, x: Tensor) -> list[Tensor]:
         """What every rank has, in their order."""
@@ -90,3 +95,11 @@ class Group:
                 yield
         finally:
             self.seconds += time.perf_counter() - begin
+
+
+def _encoded(value: object) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _decoded(content: Tensor) -> Any:  # noqa: ANN401  (JSON)
+    return json.loads(content.numpy().tobytes())

@@ -5,28 +5,36 @@ import datetime as dt
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore  # whose public name mypy does not see
 
 from gptfast_cli import __version__
 from gptfast_cli.core.distributed.group import Group
-from gptfast_cli.core.distributed.rank import Rank
-from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.distributed.rank import FOLDER, LostRankError, Rank
+from gptfast_cli.core.errors import NetworkError, UsageError
 
 _PATIENCE = dt.timedelta(minutes=10)  # with a rank that is there and does not come, as while it loads
+_MEETING = "store"
+_SHOWN_CHARACTERS = 200
 
 
 @contextlib.contextmanager
 def joined(rank: Rank, arguments: Sequence[str]) -> Iterator[Group]:
-    """The group of all ranks for the block; raises UsageError where another was started with other arguments."""
+    """The group of all ranks for the block.
+
+    Raises UsageError where another was started with other arguments, NetworkError where the ranks of several machines
+    do not find one another, LostRankError where one of this machine has ended.
+    """
     if rank.number != 0:
         _fall_silent()
     torch.set_num_threads(max(1, torch.get_num_threads() // rank.n_local))
     if torch.cuda.is_available():
         torch.cuda.set_device(rank.local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+    _meet(rank, os.environ)
     try:
         assert dist.group.WORLD is not None
         group = Group(dist.group.WORLD, rank.n_local)
@@ -34,6 +42,27 @@ def joined(rank: Rank, arguments: Sequence[str]) -> Iterator[Group]:
         yield group
     finally:
         dist.destroy_process_group()
+
+
+def _meet(rank: Rank, environment: Mapping[str, str]) -> None:
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    folder = environment.get(FOLDER)
+    try:
+        if folder is None:  # at MASTER_ADDR and MASTER_PORT, as torchrun says
+            dist.init_process_group(backend, timeout=_PATIENCE)
+        else:
+            store = FileStore(str(Path(folder) / _MEETING), rank.size)
+            dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.size, timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:  # ValueError: a variable of torchrun's that is missing or no number
+        reason = " ".join(str(error).split("\n")[0].split())[:_SHOWN_CHARACTERS]
+        if folder is not None:
+            raise LostRankError(f"The ranks did not find one another: {reason}") from error
+        place = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
+        raise NetworkError(
+            f"Rank {rank.number} of {rank.size} did not find the others by {place}.\n{reason}",
+            "Is that address one of rank 0's machine, its port free, and open to the others? GLOO_SOCKET_IFNAME and\n"
+            "NCCL_SOCKET_IFNAME name the interface between the machines, such as eth0.",
+        ) from error
 
 
 def _fall_silent() -> None:
@@ -44,7 +73,7 @@ def _fall_silent() -> None:
 
 
 def _check_alike(group: Group, arguments: Sequence[str]) -> None:
-    everyone = group.exchange((__version__, tuple(arguments)))
+    everyone = group.exchange([__version__, *arguments])
     for rank, other in enumerate(everyone):
         if other != everyone[0]:
             raise UsageError(
@@ -53,6 +82,6 @@ def _check_alike(group: Group, arguments: Sequence[str]) -> None:
             )
 
 
-def _shown(started: tuple[str, tuple[str, ...]]) -> str:
-    version, arguments = started
+def _shown(started: Sequence[str]) -> str:
+    version, *arguments = started
     return f"gptfast {version}: {' '.join(arguments)}"

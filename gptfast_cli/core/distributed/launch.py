@@ -1,26 +1,31 @@
-"""Starting the program once for each rank of this machine, by PyTorch's elastic launcher.
+"""Starting the program once for each rank of this machine.
 
-Each rank is the same command line in a process of its own, which finds the others as under `torchrun`. Rank 0 speaks; a
-job that fails ends with one error, which names the rank that it arose on.
+Each rank is the same command line in a process and a session of its own. Ranks find one another through a file in a
+folder that only this user may enter, and talk over the loopback interface: nothing listens on the network. Rank 0
+speaks; a job that fails ends with one error, which names the rank that it arose on.
 """
 
-import logging
+import contextlib
 import os
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-from gptfast_cli.core.distributed.rank import FOLDER, Failure, as_error, failures_left
+from gptfast_cli.core.distributed.rank import FOLDER, PARENT, Failure, as_error, failures_left
 from gptfast_cli.core.errors import ExitCode, GptFastError
 
-_SECONDS_BETWEEN_LOOKS = 0.1
-_SECONDS_TO_STOP = 5  # after which a rank that does not end when it is told to is killed
+_SECONDS_BETWEEN_LOOKS = 0.05
+_SECONDS_TO_FAIL = 1.0  # in which the other ranks find out by themselves that one has failed, or fail for its reason
+_SECONDS_TO_STOP = 5.0  # after which a rank that does not end when it is asked to is killed
+_SHOWN_LINES = 3
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+_Ranks = list["subprocess.Popen[bytes]"]
 
 
 def launch(n_ranks: int, arguments: Sequence[str]) -> ExitCode:
@@ -28,33 +33,89 @@ def launch(n_ranks: int, arguments: Sequence[str]) -> ExitCode:
 
     Returns the code that a signal to this process stands for, else 0. Raises GptFastError where a rank failed.
     """
-    logging.disable()  # what the launcher tells is told in our words
-    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(_SECONDS_TO_STOP)
-    with tempfile.TemporaryDirectory(prefix="gptfast-ranks-") as folder:
-        os.environ[FOLDER] = folder
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=n_ranks,
-            run_id="gptfast",
-            rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",  # any free port
-            max_restarts=0,
-            monitor_interval=_SECONDS_BETWEEN_LOOKS,
-            local_addr="127.0.0.1",
-        )
+    command = (sys.executable, "-m", "gptfast_cli", *arguments)
+    with tempfile.TemporaryDirectory(prefix="gptfast-ranks-") as name, _noted_signals() as received:
+        folder = Path(name)  # mode 0700
+        ranks: _Ranks = []
         try:
-            elastic_launch(config, sys.executable)("-m", "gptfast_cli", *arguments)
-        except SignalException as interruption:
-            is_interrupt = interruption.sigval == signal.SIGINT
-            return ExitCode.INTERRUPTED if is_interrupt else ExitCode.TERMINATED
-        except ChildFailedError as error:
-            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            return _told(failures_left(Path(folder)), codes)
-    return ExitCode.OK
+            for number in range(n_ranks):
+                ranks.append(_started(command, number, n_ranks, folder))
+            _wait(ranks, received)
+        finally:
+            _stop(ranks, received[0] if received else signal.SIGTERM)
+        if received:
+            return ExitCode.INTERRUPTED if received[0] == signal.SIGINT else ExitCode.TERMINATED
+        codes = {number: rank.returncode for number, rank in enumerate(ranks) if rank.returncode != 0}
+        return _told(failures_left(folder), codes, folder) if codes else ExitCode.OK
 
 
-def _told(left: Mapping[int, Failure], codes: Mapping[int, int]) -> ExitCode:
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """The signals that ask this process to end, noted instead of obeyed for the block; those ignored stay so."""
+    received: list[int] = []
+    former = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in former.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: received.append(number))
+    try:
+        yield received
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _started(command: Sequence[str], number: int, n_ranks: int, folder: Path) -> "subprocess.Popen[bytes]":
+    place = {"RANK": number, "WORLD_SIZE": n_ranks, "LOCAL_RANK": number, "LOCAL_WORLD_SIZE": n_ranks}
+    environment = {**os.environ, **{name: str(value) for name, value in place.items()}, **_loopback()}
+    with contextlib.ExitStack() as closing:
+        log = None if number == 0 else closing.enter_context(_log_file(folder, number).open("wb"))
+        return subprocess.Popen(  # noqa: S603  # our own command line
+            command,
+            env={**environment, FOLDER: str(folder), PARENT: str(os.getpid())},
+            stdin=None if number == 0 else subprocess.DEVNULL,
+            stdout=None if number == 0 else subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, which passes it on once
+        )
+
+
+def _loopback() -> Mapping[str, str]:
+    """The variables that bind gloo and NCCL to the loopback interface, whatever they say for jobs of many machines."""
+    name = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    return {} if name is None else {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+
+
+def _log_file(folder: Path, number: int) -> Path:
+    """What a rank that is to be silent writes to stderr all the same."""
+    return folder / f"{number}.log"
+
+
+def _wait(ranks: _Ranks, received: Sequence[int]) -> None:
+    """Return when all ranks have ended, a signal has come, or one has failed and the others had time to follow."""
+    deadline = None
+    while not received and any(rank.poll() is None for rank in ranks):
+        if deadline is None and any(rank.returncode for rank in ranks):
+            deadline = time.monotonic() + _SECONDS_TO_FAIL
+        if deadline is not None and time.monotonic() > deadline:
+            return
+        time.sleep(_SECONDS_BETWEEN_LOOKS)  # a signal that comes meanwhile is noted, and the rest of it slept
+
+
+def _stop(ranks: _Ranks, number: int) -> None:
+    """Send a signal to what still runs, and kill what does not end by it."""
+    for rank in ranks:
+        if rank.poll() is None:
+            rank.send_signal(number)
+    deadline = time.monotonic() + _SECONDS_TO_STOP
+    for rank in ranks:
+        try:
+            rank.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            rank.kill()
+            rank.wait()
+
+
+def _told(left: Mapping[int, Failure], codes: Mapping[int, int], folder: Path) -> ExitCode:
     """Raise the error of the rank that failed by itself; return the code of one that ended as it was meant to."""
     own = {rank: failure for rank, failure in left.items() if not failure.is_lost}
     killed = {rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}
@@ -71,4 +132,11 @@ def _told(left: Mapping[int, Failure], codes: Mapping[int, int]) -> ExitCode:
     known = [code for code in codes.values() if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED)]
     if known:
         return ExitCode(known[0])
-    raise GptFastError(f"The ranks ended with {', '.join(f'{rank}: {code}' for rank, code in codes.items())}.")
+    rank, code = next((each for each in codes.items() if each[0] not in left), next(iter(codes.items())))
+    raise GptFastError(f"Rank {rank} ended with exit code {code}.{_last_words(_log_file(folder, rank))}")
+
+
+def _last_words(log: Path) -> str:
+    """The last lines of a log, each on a line of its own."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return "".join(f"\n{line}" for line in [line for line in lines if line.strip()][-_SHOWN_LINES:])

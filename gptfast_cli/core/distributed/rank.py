@@ -10,9 +10,18 @@ from typing import Final
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 
 FOLDER: Final = "GPTFAST_RANKS"
-"""The variable that names the folder in which ranks leave what they fail with, where our own launcher is there."""
+"""The variable that names our own launcher's folder: ranks meet in it, and leave there what they fail with."""
 
-_STARTED_BY_LAUNCHER: Final = "TORCHELASTIC_RUN_ID"  # RANK alone may be set for other reasons
+PARENT: Final = "GPTFAST_PARENT"
+"""The variable that holds the id of the gptfast process that started this one."""
+
+TORCHRUN: Final = "TORCHELASTIC_RUN_ID"
+"""The variable by which a process knows that torchrun has started it: RANK alone may be set for other reasons."""
+
+
+_FAILURE = ".failure"
+_MOST_DIGITS = 9
+_LAUNCHERS = "torchrun sets these variables for each rank; on one machine --tp N is enough."
 
 
 class LostRankError(GptFastError):
@@ -40,39 +49,57 @@ class Failure:
 
 
 def this_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
-    """The rank of this process; None where no launcher has started it. Raises UsageError."""
-    if _STARTED_BY_LAUNCHER not in environment:
+    """The rank of this process; None where no launcher has started it.
+
+    Raises UsageError where the launcher's variables are missing, no numbers, or contradict one another.
+    """
+    if not is_rank(environment):
         return None
-    return Rank(*(_number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+    rank = Rank(*(_number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+    if not (0 <= rank.number < rank.size and 0 <= rank.local < rank.n_local <= rank.size):
+        raise UsageError(
+            f"RANK={rank.number} of WORLD_SIZE={rank.size}, LOCAL_RANK={rank.local} of LOCAL_WORLD_SIZE={rank.n_local}:"
+            " there is no such rank.",
+            _LAUNCHERS,
+        )
+    return rank
+
+
+def is_rank(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher, torchrun or our own, has started this process."""
+    return FOLDER in environment or TORCHRUN in environment
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
     value = environment.get(name, "")
-    if not (value.isascii() and value.isdecimal() and len(value) < 10):
-        raise UsageError(
-            f"The environment variable {name} must be a whole number, not {value!r}.",
-            f"Start it with torchrun, or outside of it: unset {_STARTED_BY_LAUNCHER}",
-        )
+    if not (value.isascii() and value.isdecimal() and len(value) < _MOST_DIGITS):
+        raise UsageError(f"{name}={value!r} is not the number of a rank, or of ranks.", _LAUNCHERS)
     return int(value)
 
 
 def leave_failure(error: GptFastError) -> bool:
     """Leave an error for the launcher to tell; False where there is none that would, and this process speaks."""
-    rank, folder = this_rank(), os.environ.get(FOLDER)
+    try:
+        rank = this_rank()
+    except UsageError:  # which is what is to be said
+        return False
     if rank is None:
         return False
-    is_lost = isinstance(error, LostRankError)
+    folder, is_lost = os.environ.get(FOLDER), isinstance(error, LostRankError)
     if folder is None:  # under torchrun
         return rank.number != 0 and is_lost
     failure = Failure(error.message, error.hint, int(error.exit_code), is_lost)
-    (Path(folder) / str(rank.number)).write_text(json.dumps(asdict(failure)), encoding="utf-8")
+    file = Path(folder) / f"{rank.number}{_FAILURE}"
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(failure)), encoding="utf-8")
+    partial.replace(file)  # a rank that is killed meanwhile leaves nothing
     return True
 
 
 def failures_left(folder: Path) -> dict[int, Failure]:
     """What ranks have left, by their numbers."""
-    files = sorted(folder.iterdir(), key=lambda file: int(file.name))
-    return {int(file.name): Failure(**json.loads(file.read_text(encoding="utf-8"))) for file in files}
+    files = sorted(folder.glob(f"*{_FAILURE}"), key=lambda file: int(file.stem))
+    return {int(file.stem): Failure(**json.loads(file.read_text(encoding="utf-8"))) for file in files}
 
 
 def as_error(message: str, hint: str, exit_code: int) -> GptFastError:

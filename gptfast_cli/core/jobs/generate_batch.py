@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from gptfast_cli.core.batch.answer import Setting
 from gptfast_cli.core.batch.answering import Answering
@@ -98,7 +99,7 @@ def run(request: BatchRequest) -> Job[Batch]:
     _check(request)
     together = request.placing.together
     is_first = together.rank == 0  # which alone reads and writes files
-    rows = together.agree(read_rows(request.prompts, request.defaults) if is_first else [])
+    rows = read_rows(request.prompts, request.defaults, together)
     shared = _shared(request)
     if request.part is not None:
         lines = set(request.part.lines)
@@ -106,7 +107,8 @@ def run(request: BatchRequest) -> Job[Batch]:
     identities = {row.line: row_identity(row, shared) for row in rows}
     is_interrupted = False
     with open_output(request.output if is_first else None, identities, in_order=request.in_order) as output:
-        found = together.agree(output.found)
+        there: list[Any] = [[line, each.seed, each.is_bad] for line, each in output.found.items()]
+        found = {line: Found(seed, is_bad) for line, seed, is_bad in together.agree(there)}
         desk = _Desk(request.prompts.name, output, identities, found)
         seed = together.agree(_seed(request, rows, found))
         try:

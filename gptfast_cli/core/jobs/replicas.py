@@ -16,6 +16,7 @@ import torch
 
 from gptfast_cli.core.batch.replica import VARIABLE, ReplicaPart, write_part
 from gptfast_cli.core.cpus import computing_cpus
+from gptfast_cli.core.distributed.rank import PARENT
 from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.events import Job, Note, Record
 
@@ -82,7 +83,12 @@ def _start(
     replica.n_vain_starts += 1
     replica.process = subprocess.Popen(  # noqa: S603  # our own command line
         replicas.command,
-        env={**os.environ, **_share_of_machine(replica.number, replicas.n), VARIABLE: str(part)},
+        env={
+            **os.environ,
+            **_share_of_machine(replica.number, replicas.n),
+            VARIABLE: str(part),
+            PARENT: str(os.getpid()),
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import torch
@@ -41,7 +41,7 @@ def rank_numbers(
         return None
     share = (together.seconds - began) / seconds if seconds else None
     own = RankNumbers(together.rank, metrics.peak_memory_bytes, metrics.decode_gbps, share)
-    return tuple(together.exchange(own))
+    return tuple(RankNumbers(**each) for each in together.exchange(asdict(own)))
 
 
 @dataclass(frozen=True, slots=True)

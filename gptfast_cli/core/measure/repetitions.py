@@ -9,7 +9,7 @@ Where ranks share a row's work, the others stand by: they wait until it is their
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
 from gptfast_cli.core.errors import GptFastError, UsageError, is_out_of_memory
@@ -153,7 +153,8 @@ def _timed(row: Row, together: Collective, now: Clock, probe: Callable[[], Bandw
         return Repetition(seconds, n_bytes, bandwidth, peak_bytes)
     rate = None if n_bytes is None else n_bytes / seconds / 1e9
     own = RankNumbers(together.rank, peak_bytes, rate, waited / seconds)
-    n_bytes_of_each, bandwidths, ranks = zip(*together.exchange((n_bytes, bandwidth, own)), strict=True)
+    n_bytes_of_each, bandwidths, numbers = zip(*together.exchange([n_bytes, bandwidth, asdict(own)]), strict=True)
+    ranks = tuple(RankNumbers(**each) for each in numbers)
     total = None if n_bytes is None else sum(n_bytes_of_each)
     return Repetition(seconds, total, sum(bandwidths), max(rank.peak_memory_bytes for rank in ranks), ranks)
 

@@ -1,12 +1,13 @@
 """What the ranks that hold a model together do as one: a model is given it, and knows nothing of processes."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor  # a command that goes alone is not to wait for PyTorch here
 
-T = TypeVar("T")
+T = TypeVar("T", bound="bool | float | str | list[Any] | dict[str, Any] | None")
+"""Sent between ranks as JSON: nothing that another process sends is ever unpickled. No tuples, no dataclasses."""
 
 
 class Collective(Protocol):

@@ -52,14 +52,19 @@ def open_memory(path: Path | None, together: Collective = ALONE) -> Iterator[Mem
     Of several ranks the first one has the file, and all know what it held.
     """
     if together.rank != 0 or path is None:
-        yield Memory(together.agree({}))
+        yield Memory(_shared({}, together))
         return
     with held_if_free(path) as is_ours:
         if not is_ours:
-            yield Memory(together.agree({}))
+            yield Memory(_shared({}, together))
             return
         with path.open("r+", encoding="utf-8", newline="\n") as file:
-            yield Memory(together.agree(_read(file)), path, file)
+            yield Memory(_shared(_read(file), together), path, file)
+
+
+def _shared(found: Mapping[str, Answer], together: Collective) -> Mapping[str, Answer]:
+    """What rank 0 has found."""
+    return dict(map(_entry, together.agree([[key, _to_json(answer)] for key, answer in found.items()])))
 
 
 def _read(file: TextIO) -> dict[str, Answer]:
