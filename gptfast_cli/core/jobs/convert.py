@@ -46,7 +46,7 @@ class ConvertRequest:
     dtype:          bfloat16, float16 or float32; None keeps that of each tensor
     tokenizer_from: a model whose tokenizer is taken; None takes the source's own
     verify:         read everything once more at the end, compare it with its SHA-256, and logits with transformers'
-    allow_pickle:   open pickled files, with torch's restricted unpickler
+    allow_pickle:   open pickled files, by a reader that builds tensors alone and calls nothing
     force:          replace a checkpoint that is there already
     """
 
