@@ -61,7 +61,11 @@ def test_a_row_has_its_own_limits_sampling_and_seed(tmp_path: Path) -> None:
         ),
         (
             {"prompt": None, "messages": [{"role": "user", "content": [{"type": "text", "text": t} for t in "hi"]}]},
-            Messages(({"role": "user", "content": "hi"},)),
+            Messages(({"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]},)),
+        ),
+        (
+            {"prompt": None, "messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}]},
+            Messages(({"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]},)),
         ),
     ],
 )
@@ -141,6 +145,8 @@ BAD_LINES: list[tuple[bytes | dict[str, Any], str]] = [
     ({"messages": []}, "^messages: is not a list of messages"),
     ({"messages": ["hi"]}, "^messages: a message is an object with a role"),
     ({"messages": [{"role": "user"}]}, "^messages: the content of a message is not text"),
+    ({"messages": [{"role": "assistant", "content": None}]}, "^messages: the content of a message is not text"),
+    ({"messages": [{"role": "assistant", "tool_calls": []}]}, "^messages: the content of a message is not text"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "type image_url is not text"),
     ({"messages": [{"role": "user", "content": [5]}]}, "not text"),
     ({"prompt_ids": [1], "system": "Be kind."}, "^system: token ids take no system message"),

@@ -9,7 +9,10 @@ from gptfast_cli.core.fields import Fields
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Messages such as `{"role": "user", "content": "..."}`; the content is text, whatever else they hold."""
+    """Messages such as `{"role": "user", "content": "..."}`.
+
+    The content is a text or a list of parts `{"type": "text", "text": "..."}`; it may be null where a tool is called.
+    """
 
     messages: tuple[Mapping[str, Any], ...]
 
@@ -58,24 +61,28 @@ def _conversation(body: Fields) -> Messages:
 def _message(body: Fields, message: object) -> Mapping[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise body.corrupt("messages", 'a message is an object with a role and a content, {"role": "user", ...}')
-    return {**message, "content": _text(body, message.get("content"))}
+    _check_content(body, message)
+    return message
 
 
-def _text(body: Fields, content: object) -> str:
-    """The text of a message, which may come in parts."""
-    match content:
+def _check_content(body: Fields, message: Mapping[str, Any]) -> None:
+    """Raise CorruptError where the content of a message is anything but text."""
+    match message.get("content"):
         case str():
-            return content
+            return
+        case None if message.get("tool_calls"):
+            return
         case [*parts]:
-            return "".join(_part(body, part) for part in parts)
+            for part in parts:
+                _check_part(body, part)
         case _:
             raise body.corrupt("messages", "the content of a message is not text")
 
 
-def _part(body: Fields, part: object) -> str:
+def _check_part(body: Fields, part: object) -> None:
     match part:
-        case {"type": "text", "text": str(text)}:
-            return text
+        case {"type": "text", "text": str()}:
+            return
         case {"type": str(kind)}:
             raise body.corrupt("messages", f"a part of type {kind} is not text")
         case _:

@@ -51,19 +51,57 @@ def test_a_conversation_is_written_as_transformers_writes_it(
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_parts_of_text_are_joined_where_transformers_cannot_write_them(
+def test_parts_of_text_are_lines_where_transformers_cannot_write_them(
     ours: Callable[[str], ChatTemplate], style: str
 ) -> None:
     parts = [user([part("a"), part(" b")]), assistant("c"), user([part("d")])]
     expected = written_by_transformers(style, parts)
-    if not isinstance(expected, str):
-        expected = written_by_transformers(style, [user("a b"), assistant("c"), user("d")])
+    if not isinstance(expected, str) or "'type': 'text'" in expected:
+        expected = written_by_transformers(style, [user("a\n b"), assistant("c"), user("d")])
     assert ours(style).render(parts) == expected
 
 
-def test_parts_that_are_no_text_are_not_left_out(ours: Callable[[str], ChatTemplate]) -> None:
-    with pytest.raises(CorruptError):
-        ours("chatml").render([user([part("a"), {"type": "image_url", "image_url": {"url": "x"}}])])
+CONTENT = "{% for m in messages %}{{ m.role }}:"
+ITERATED = CONTENT + "{% for p in m.content %}<{{ p.text }}>{% endfor %};{% endfor %}"
+PLAIN = "user:a\nb;assistant:c;"
+IN_JSON = (
+    CONTENT + "{% if m.content is string %}{{ m.content }}{% else %}{{ m.content | tojson }}{% endif %};{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (ITERATED, "user:<a><b>;assistant:<c>;"),
+        (IN_JSON, 'user:[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}];assistant:c;'),
+        (CONTENT + "{{ m.content }};{% endfor %}", PLAIN),
+        (CONTENT + "{{ '' ~ m.content }};{% endfor %}", PLAIN),
+        (CONTENT + "{{ '%s' % m.content }};{% endfor %}", PLAIN),
+        (CONTENT + "{{ m.content | trim }};{% endfor %}", PLAIN),
+        (CONTENT + "{{ m.content + '' }};{% endfor %}", PLAIN),
+        (CONTENT + "{{ m.content if m.content is string else raise_exception('') }};{% endfor %}", PLAIN),
+    ],
+)
+def test_a_template_that_takes_parts_gets_them_and_any_other_gets_lines(template: str, expected: str) -> None:
+    messages = [user([part("a"), part("b")]), assistant([part("c")] if template == ITERATED else "c")]
+    with ChatTemplate(TemplateSource(template, "here", {})) as opened:
+        assert opened.render(messages) == expected
+    if template in (ITERATED, IN_JSON):
+        assert oracle(template).apply_chat_template(messages, tokenize=False) == expected
+
+
+@pytest.mark.parametrize("style", ["chatml", "vicuna"])
+def test_parts_that_are_no_text_are_not_left_out(ours: Callable[[str], ChatTemplate], style: str) -> None:
+    with pytest.raises((CorruptError, UsageError)):
+        ours(style).render([user([part("a"), {"type": "image_url", "image_url": {"url": "x"}}])])
+
+
+def test_a_list_with_parts_that_are_no_text_is_not_written_as_python_writes_it() -> None:
+    with (
+        ChatTemplate(TemplateSource(CONTENT + "{{ m.content }}{% endfor %}", "here", {})) as template,
+        pytest.raises(UsageError, match="it takes text alone"),
+    ):
+        template.render([user([part("a")]), user([part("a"), {"type": "image_url", "image_url": {"url": "x"}}])])
 
 
 def test_no_messages_are_a_usage_error(ours: Callable[[str], ChatTemplate]) -> None:

@@ -48,7 +48,8 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """The text of a conversation, as transformers renders it.
 
-        A message's content is a text or, as in the OpenAI API, a list of parts `{"type": "text", "text": ...}`.
+        A message's content is a text or, as in the OpenAI API, a list of parts `{"type": "text", "text": ...}`. The
+        template is given the list; where it takes texts alone, the parts are the lines of one, as in llama.cpp.
 
         Raises UsageError where the template refuses the messages, with its own words, or they are none or too many;
         CorruptError where it is broken, leaves its sandbox, or needs too much time, memory or output.

@@ -41,6 +41,31 @@ class TooLongError(Exception):
     """The text would be longer than MOST_CHARACTERS."""
 
 
+class PrintedPartsError(Exception):
+    """A template that writes the list of a message's parts takes no such list, though it does not fail."""
+
+    def __init__(self) -> None:
+        super().__init__("it takes text alone, and a message has parts that are none")
+
+
+class Parts(list[Any]):
+    """The parts of a message, which a template may go through but not write as they are."""
+
+    def __repr__(self) -> str:
+        raise PrintedPartsError
+
+    __str__ = __repr__
+
+
+class Part(dict[str, Any]):
+    """One of them."""
+
+    def __repr__(self) -> str:
+        raise PrintedPartsError
+
+    __str__ = __repr__
+
+
 class Generation(Extension):
     """`{% generation %}` marks the assistant's words for training; a scope of its own, and otherwise no change."""
 
@@ -126,7 +151,7 @@ def _answer(request: dict[str, Any]) -> dict[str, str]:
     try:
         template = _compiled(request["template"])
         return {"text": _rendered(template, request)}
-    except RefusedError as error:
+    except (RefusedError, PrintedPartsError) as error:
         return {"refused": str(error)[:_MOST_REASON_CHARACTERS]}
     except Exception as error:  # noqa: BLE001 (a template can raise whatever Python can)
         return {"failed": _reason(error)[:_MOST_REASON_CHARACTERS]}
@@ -146,7 +171,10 @@ def _compiled(source: str) -> Template:
 
 
 def _rendered(template: Template, request: dict[str, Any]) -> str:
-    """The text; messages in parts are given as they are, and as plain text where the template cannot take them."""
+    """The text; messages in parts are given as they are, and as plain text where the template cannot take them.
+
+    That is where it fails, or writes a list as Python does.
+    """
     messages = request["messages"]
     try:
         return _text(template, request, messages)
@@ -161,7 +189,7 @@ def _rendered(template: Template, request: dict[str, Any]) -> str:
 
 def _text(template: Template, request: dict[str, Any], messages: list[dict[str, Any]]) -> str:
     given = {"tools": None, "documents": None, "add_generation_prompt": request["add_generation_prompt"]}
-    return _joined(template.generate(request["variables"] | given, messages=messages))
+    return _joined(template.generate(request["variables"] | given, messages=[_in_parts(each) for each in messages]))
 
 
 def _joined(chunks: Iterable[str]) -> str:
@@ -174,11 +202,18 @@ def _joined(chunks: Iterable[str]) -> str:
     return "".join(parts)
 
 
+def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return message | {"content": Parts(Part(part) if isinstance(part, dict) else part for part in content)}
+
+
 def _as_plain_text(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with the texts of its parts `{"type": "text", "text": ...}` joined; any other as it is."""
+    """The message with the texts of its parts `{"type": "text", "text": ...}` as lines; any other as it is."""
     match message.get("content"):
         case [*parts] if all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
-            return message | {"content": "".join(part["text"] for part in parts)}
+            return message | {"content": "\n".join(part["text"] for part in parts)}
     return message
 
 
