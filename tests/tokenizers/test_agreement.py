@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.tokenizers import disagreements
+from gptfast_cli.core.tokenizers import disagreements, open_tokenizer
 from gptfast_cli.core.tokenizers.agreement import SAMPLES
 from gptfast_cli.core.tokenizers.formats.tiktoken import _special
 from tokenizer_samples import declare, rewritten, write
@@ -57,6 +57,78 @@ def test_a_special_token_that_one_file_lacks_is_found(tmp_path: Path) -> None:
     other.add_special_tokens(["<|im_end|>"])
     other.save(str(tmp_path / "tokenizer.json"))
     assert "<|im_end|>" in said(tmp_path)[0]
+
+
+def test_a_difference_after_a_special_token_alone_is_found(tmp_path: Path) -> None:
+    write_same_twice(tmp_path)
+    declare(tmp_path, "tokenizer_config.json", legacy=True)
+    assert said(tmp_path) == []
+    declare(tmp_path, "tokenizer_config.json", legacy=False)
+    (line,) = said(tmp_path)
+    assert "tokenizer.model beside it encodes or decodes '" in line
+
+
+def test_one_model_whose_files_put_a_space_before_the_first_part_alone_agrees(tmp_path: Path) -> None:
+    write(tmp_path, "v1")
+    file = rewritten("v1")
+    file.normalizer = None  # type: ignore[assignment]
+    file.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    file.save(str(tmp_path / "tokenizer.json"))
+    declare(tmp_path, "tokenizer_config.json", legacy=False)
+    assert said(tmp_path) == []
+    declare(tmp_path, "tokenizer_config.json", legacy=True)
+    (line,) = said(tmp_path)
+    assert "otherwise" in line
+
+
+def test_a_flag_of_an_added_token_in_one_file_alone_is_found(tmp_path: Path) -> None:
+    write_same_twice(tmp_path)
+    file = rewritten("v1")
+    file.add_special_tokens([tokenizers.AddedToken("<|end|>", rstrip=True)])
+    file.save(str(tmp_path / "tokenizer.json"))
+    declare(tmp_path, "special_tokens_map.json", additional_special_tokens=["<|end|>"])
+    declare(tmp_path, "added_tokens.json", **{"<|end|>": 32000})
+    (line,) = said(tmp_path)
+    assert "'a <|end|> b" in line
+    fields = {"content": "<|end|>", "special": True, "rstrip": True}
+    declare(tmp_path, "tokenizer_config.json", added_tokens_decoder={"32000": fields})  # counts for both
+    assert said(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", None])
+def test_a_class_that_treats_one_of_the_files_specially_is_no_difference(tmp_path: Path, name: str | None) -> None:
+    write_same_twice(tmp_path)
+    declare(tmp_path, "tokenizer_config.json", tokenizer_class=name, legacy=True)
+    assert said(tmp_path) == []
+
+
+@pytest.mark.parametrize("flag", [True, False])
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_flag_about_bos_that_is_not_followed_is_told(tmp_path: Path, flag: bool, beside: bool) -> None:
+    if beside:
+        write(tmp_path, "v1")
+    file = rewritten("v1")
+    if flag:
+        file.post_processor = tokenizers.processors.ByteLevel()
+    file.save(str(tmp_path / "tokenizer.json"))
+    declare(tmp_path, "tokenizer_config.json", add_bos_token=flag)
+    (line,) = said(tmp_path)
+    assert line.startswith(
+        f'tokenizer.json is used; tokenizer_config.json beside it says "add_bos_token": {str(flag).lower()}, but'
+    )
+    declare(tmp_path, "tokenizer_config.json", add_bos_token=not flag)
+    assert said(tmp_path) == []
+
+
+@pytest.mark.parametrize("sample", ["v1", "rewritten"])
+def test_a_flag_that_would_end_every_prompt_is_told_and_not_followed(tmp_path: Path, sample: str) -> None:
+    write(tmp_path, sample)
+    declare(tmp_path, "tokenizer_config.json", add_eos_token=True, eos_token="</s>")
+    (line,) = said(tmp_path)
+    assert '"add_eos_token": true, which is not followed' in line
+    tokenizer = open_tokenizer(tmp_path)
+    assert tokenizer is not None
+    assert tokenizer.encode("Hello") == [1, 22557]
 
 
 @pytest.mark.parametrize(("broken", "used"), [("tokenizer.json", "tokenizer.model"), ("tekken.json", "tokenizer.json")])

@@ -123,7 +123,7 @@ def open_prompter(loaded: LoadedModel, options: ChatOptions) -> Prompter:
     template = None if options.chat is False else _own_template(loaded.path, options)
     stands_in = template is None and options.chat is True
     if stands_in:
-        template = llama_2_template(loaded.path)
+        template = llama_2_template(loaded.path, loaded.tokenizer)
     if template is None and options.system is not None:
         if options.chat is False:
             raise UsageError("--system and --no-chat exclude each other.")

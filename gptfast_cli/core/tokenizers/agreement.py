@@ -1,15 +1,16 @@
 """Whether the tokenizer files of one folder agree: where it holds several, only one is used.
 
 Files of one model differ where a fine-tune changed one of them, or a conversion went wrong. No test finds every
-difference; the samples are texts on which tokenizers are known to part.
+difference; the samples are texts on which tokenizers are known to part, and every token that one of them matches as a
+whole, at the beginning of a text and within it.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptfast_cli.core.errors import CorruptError, UsageError
-from gptfast_cli.core.tokenizers.declarations import read_declarations
+from gptfast_cli.core.tokenizers.declarations import TOKENIZER_CONFIG, Declarations, read_declarations
 from gptfast_cli.core.tokenizers.files import read_vocabulary, vocabulary_files
 from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
 
@@ -73,32 +74,68 @@ class Disagreement:
 def disagreements(folder: Path) -> Iterator[Disagreement]:
     """Each other tokenizer file of the folder that differs from the one in use, or cannot be read.
 
-    Raises CorruptError where a JSON file beside them is damaged.
+    tokenizer_config.json is among them where its add_bos_token or add_eos_token is not followed. Raises CorruptError
+    where a JSON file beside them is damaged.
     """
-    paths = vocabulary_files(folder)
-    if len(paths) < 2:
-        return
     declared = read_declarations(folder)
-    readable: list[tuple[Path, Vocabulary]] = []
-    unreadable: list[tuple[Path, str]] = []
-    for path in paths:
-        try:
-            readable.append((path, read_vocabulary(path, declared)))
-        except CorruptError as error:
-            unreadable.append((path, error.message.removeprefix(f"{path}: ")))
+    paths = vocabulary_files(folder)
+    if len(paths) < 2 and declared.add_bos is None and not declared.add_eos:
+        return
+    # files are compared as they are, not as transformers' class for Llama would change one of them
+    readable, unreadable = _read(paths, replace(declared, is_llama=False))
     if not readable:
         return
     (used, vocabulary), *others = readable
+    for why in _not_followed(declared, vocabulary):
+        yield Disagreement(used, folder / TOKENIZER_CONFIG, why)
     for path, why in unreadable:
         yield Disagreement(used, path, f"cannot be read: {why}")
+    unknown = {"<unk>", declared.roles.get("unk_token")}  # formats differ in how it is decoded
     for path, other in others:
-        if (sample := first_difference(vocabulary, other)) is not None:
+        tokens = (vocabulary.added_tokens.keys() | other.added_tokens.keys()) - unknown
+        sample = first_difference(vocabulary, other) or _first_difference(vocabulary, other, _around(sorted(tokens)))
+        if sample is not None:
             yield Disagreement(used, path, f"encodes or decodes {sample!r} otherwise")
 
 
 def first_difference(ours: Vocabulary, theirs: Vocabulary) -> str | None:
     """The first sample that two vocabularies encode or decode otherwise."""
-    for sample in SAMPLES:
+    return _first_difference(ours, theirs, SAMPLES)
+
+
+def _read(
+    paths: Iterable[Path], declared: Declarations
+) -> tuple[list[tuple[Path, Vocabulary]], list[tuple[Path, str]]]:
+    """The vocabularies of the files that can be read, and why the others cannot."""
+    readable, unreadable = [], []
+    for path in paths:
+        try:
+            readable.append((path, read_vocabulary(path, declared)))
+        except CorruptError as error:
+            unreadable.append((path, error.message.removeprefix(f"{path}: ")))
+    return readable, unreadable
+
+
+def _not_followed(declared: Declarations, vocabulary: Vocabulary) -> Iterator[str]:
+    """What tokenizer_config.json says of the tokens at the ends of a text, and is not done."""
+    if None not in (declared.add_bos, vocabulary.adds_bos) and declared.add_bos != vocabulary.adds_bos:
+        ends, is_added = ("true", "adds no token") if declared.add_bos else ("false", "adds one")
+        yield (
+            f'says "add_bos_token": {ends}, but the post-processor {is_added} before a text, and that counts, as in '
+            "transformers 5 (transformers 4 followed the flag)"
+        )
+    if declared.add_eos:
+        yield 'says "add_eos_token": true, which is not followed: a prompt that ends with EOS would have no answer'
+
+
+def _around(tokens: Iterable[str]) -> Iterator[str]:
+    for token in tokens:
+        yield f"{token}a"
+        yield f"a {token} b{token}{token}"
+
+
+def _first_difference(ours: Vocabulary, theirs: Vocabulary, samples: Iterable[str]) -> str | None:
+    for sample in samples:
         ids = _encoded(ours, sample)
         if ids != _encoded(theirs, sample) or (ids and _decoded(ours, ids) != _decoded(theirs, ids)):
             return sample

@@ -62,7 +62,7 @@ class ByteRankVocabulary:
         self._merging = _merging(ranks.pattern, self._id_of_token)
         self._added = {token.id: token for token in self._all_added(ranks.special, declared)}
         self._id_of_added = {token.content: token.id for token in self._added.values()}
-        self._written_out = WrittenOut(self._id_of_added)
+        self._written_out = WrittenOut(self._added.values())
         self.vocab_size = 1 + max(*self._id_of_token.values(), *self._added)
         self.own_bos_id = self._id_of_added.get(ranks.bos)
         self.own_stop_ids = frozenset(self._id_of_added[stop] for stop in ranks.stops & self._id_of_added.keys())
@@ -123,9 +123,9 @@ class ByteRankVocabulary:
         plain = range(self._first_id, self._first_id + len(self._tokens))
         beside = {token.id: token for token in declared.added if token.id not in plain}
         yield from (token for token in special if token.id not in beside)
-        for text in sorted(declared.special_texts):
+        for text, matching in declared.named.items():
             if (token_id := self._id_of_token.get(text.encode())) is not None:
-                yield AddedToken(token_id, text, special=True)
+                yield AddedToken(token_id, text, special=True, matching=matching)
         yield from beside.values()
 
 

@@ -51,7 +51,7 @@ def _are_from_equal_files(ours: Tokenizer, theirs: Tokenizer) -> bool:
     if not filecmp.cmp(ours.path, theirs.path, shallow=False):
         return False
     here, there = read_declarations(ours.path.parent), read_declarations(theirs.path.parent)
-    return here.added == there.added and here.special_texts == there.special_texts
+    return (here.added, here.named, here.lists_added) == (there.added, there.named, there.lists_added)
 
 
 def _differences(ours: Vocabulary, theirs: Vocabulary) -> Iterator[Difference]:

@@ -6,10 +6,10 @@ added_tokens.json name tokens by their text, generation_config.json and config.j
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from gptfast_cli.core.errors import CorruptError
 
@@ -27,54 +27,92 @@ ROLES = frozenset({"bos_token", "eos_token", "unk_token", "pad_token", "sep_toke
 
 
 @dataclass(frozen=True, slots=True)
+class Matching:
+    """How a token is found in a text, by the flags of that name of Hugging Face's files.
+
+    lstrip, rstrip: white space before or after it belongs to it
+    single_word:    it is no token within a word
+    normalized:     it is looked for in the normalised text, where no token without this flag is found
+    """
+
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AddedToken:
     """A token put on top of a trained vocabulary, matched in a text as a whole; a special one has no text itself."""
 
     id: int
     content: str
     special: bool
+    matching: Matching = Matching()
 
 
 @dataclass(frozen=True, slots=True)
 class Declarations:
     """What the files of one folder declare.
 
-    roles:    token texts by role, one of ROLES; None where a file says that there is none
-    extra:    texts of further special tokens
-    added:    tokens on top of the vocabulary, by ascending id
-    add_bos:  whether a text begins with BOS; None where no file says
-    bos_ids:  BOS by id, the most specific file first
-    stop_ids: every id that a file calls an end of sequence
+    roles:          token texts by role, one of ROLES; None where a file says that there is none
+    named:          all special tokens that are named, by role or without one
+    added:          tokens on top of the vocabulary, by ascending id
+    lists_added:    whether tokenizer_config.json lists them, which then replace those of a tokenizer.json
+    is_llama:       whether tokenizer_class is transformers' LlamaTokenizer, which treats SentencePiece models specially
+    legacy:         whether SentencePiece puts its dummy space before every text between special tokens, as its own
+                    library does for each, or before the first text alone; null is false
+    add_bos:        whether a text begins with BOS; None where no file says
+    add_eos:        likewise whether it ends with EOS
+    bos_ids:        BOS by id, the most specific file first
+    stop_ids:       every id that a file calls an end of sequence
     """
 
     roles: Mapping[str, str | None]
-    extra: frozenset[str]
+    named: Mapping[str, Matching]
     added: tuple[AddedToken, ...]
+    lists_added: bool
+    is_llama: bool
+    legacy: bool
     add_bos: bool | None
+    add_eos: bool | None
     bos_ids: tuple[int, ...]
     stop_ids: frozenset[int]
-
-    @property
-    def special_texts(self) -> frozenset[str]:
-        """Texts of all special tokens that are named."""
-        return self.extra | {text for text in self.roles.values() if text}
 
 
 def read_declarations(folder: Path) -> Declarations:
     """Read what the folder's JSON files declare; a file that is not there declares nothing.
 
+    special_tokens_map.json and added_tokens.json are older files. They do not count where tokenizer_config.json lists
+    the added tokens itself; elsewhere special_tokens_map.json has the last word (transformers,
+    PreTrainedTokenizerBase._from_pretrained).
+
     Raises CorruptError where a file is no JSON object or a token in it is neither text nor id.
     """
-    named = [folder / SPECIAL_TOKENS_MAP, folder / TOKENIZER_CONFIG]  # the later one has the last word
-    by_id = [folder / GENERATION_CONFIG, folder / MODEL_CONFIG]
-    add_bos = _object(folder / TOKENIZER_CONFIG).get("add_bos_token")
+    file = folder / TOKENIZER_CONFIG
+    config = _object(file)
+    lists_added = config.get("added_tokens_decoder") is not None
+    older = [] if lists_added else [_read(folder / SPECIAL_TOKENS_MAP)]
+    naming = [_File(file, config), *older]  # the later one has the last word
+    by_id = [_read(folder / GENERATION_CONFIG), _read(folder / MODEL_CONFIG)]
+    by_role = {role: token for each in naming for role, token in _by_role(each)}
+    named = dict(token for each in naming for token in _without_role(each))
+    named |= dict(token for token in by_role.values() if token is not None)
+    texts = {role: None if token is None else token[0] for role, token in by_role.items()}
+    added = _listed(naming[0]) if lists_added else _mapped(_read(folder / ADDED_TOKENS), named.keys())
+    with_roles = (replace(each, special=True) if each.content in texts.values() else each for each in added)
+    is_llama = str(config.get("tokenizer_class")).removesuffix("Fast") == "LlamaTokenizer"
     return Declarations(
-        roles={role: text for path in named for role, text in _roles(path)},
-        extra=frozenset(text for path in named for text in _extra(path)),
-        added=tuple(sorted(_added(folder), key=lambda token: token.id)),
-        add_bos=add_bos if isinstance(add_bos, bool) else None,
-        bos_ids=tuple(token_id for path in by_id for token_id in _ids(path, "bos_token_id")),
-        stop_ids=frozenset(token_id for path in by_id for token_id in _ids(path, "eos_token_id")),
+        roles={role: text for role, text in texts.items() if role in ROLES},
+        named=named,
+        added=tuple(sorted(with_roles, key=lambda token: token.id)),
+        lists_added=lists_added,
+        is_llama=is_llama,
+        legacy=bool(config.get("legacy", not is_llama)),
+        add_bos=_flag(config, "add_bos_token"),
+        add_eos=_flag(config, "add_eos_token"),
+        bos_ids=tuple(token_id for each in by_id for token_id in _ids(each, "bos_token_id")),
+        stop_ids=frozenset(token_id for each in by_id for token_id in _ids(each, "eos_token_id")),
     )
 
 
@@ -82,6 +120,16 @@ def damaged(path: Path, why: str) -> CorruptError:
     """The error for a tokenizer's file that cannot be used."""
     hint = "Download the model again, or convert it with the tokenizer of another: `--tokenizer-from MODEL`."
     return CorruptError(f"{path}: {why}", hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    content: Mapping[str, Any]
+
+
+def _read(path: Path) -> _File:
+    return _File(path, _object(path))
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -98,57 +146,77 @@ def _object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _roles(path: Path) -> Iterable[tuple[str, str | None]]:
-    content = _object(path)
-    for role in ROLES & content.keys():
-        value = content[role]
-        yield role, None if value is None else _text(path, value)
+def _flag(config: Mapping[str, Any], key: str) -> bool | None:
+    return config[key] if isinstance(config.get(key), bool) else None
 
 
-def _extra(path: Path) -> Iterable[str]:
+_Named: TypeAlias = tuple[str, Matching]
+
+
+def _by_role(file: _File) -> Iterator[tuple[str, _Named | None]]:
+    """Tokens by role; beside the usual roles a model may have its own, such as image_token."""
+    for role, value in file.content.items():
+        if role in ROLES:
+            yield role, None if value is None else _named(file.path, value)
+        elif role.endswith("_token"):
+            match value:
+                case str() | {"content": str()}:
+                    yield role, _named(file.path, value)
+
+
+def _without_role(file: _File) -> Iterator[_Named]:
     for key in ("extra_special_tokens", "additional_special_tokens"):  # the newer name and the older
-        match _object(path).get(key):
+        match file.content.get(key):
             case None:
                 pass
             case [*tokens]:
-                yield from (_text(path, token) for token in tokens)
+                yield from (_named(file.path, token) for token in tokens)
             case dict(tokens):  # by a role of the model's own, such as image_token
-                yield from (_text(path, token) for token in tokens.values())
+                yield from (_named(file.path, token) for token in tokens.values())
             case _:
-                raise damaged(path, f"{key} is neither a list nor a JSON object")
+                raise damaged(file.path, f"{key} is neither a list nor a JSON object")
 
 
-def _text(path: Path, value: object) -> str:
+def _named(path: Path, value: object) -> _Named:
     match value:
-        case str(content) | {"content": str(content)}:
-            return content
+        case str(content):
+            return content, Matching()
+        case {"content": str(content), **flags}:
+            return content, _matching(flags, special=True)
     raise damaged(path, f"{value!r:.60} is no token")
 
 
-def _added(folder: Path) -> Iterable[AddedToken]:
-    path = folder / TOKENIZER_CONFIG
-    match _object(path).get("added_tokens_decoder"):
-        case None:  # files of before 2023 have the plain map from text to id instead
-            path = folder / ADDED_TOKENS
-            for content, token_id in _object(path).items():
-                yield _added_token(path, token_id, {"content": content})
-        case dict(decoder):
-            for token_id, fields in decoder.items():
-                yield _added_token(path, token_id, fields)
-        case _:
-            raise damaged(path, "added_tokens_decoder is not a JSON object")
+def _matching(flags: Mapping[Any, Any], *, special: bool) -> Matching:
+    is_set = {name: flags.get(name) is True for name in ("lstrip", "rstrip", "single_word")}
+    return Matching(**is_set, normalized=flags.get("normalized", not special) is True)  # the library's default
 
 
-def _added_token(path: Path, token_id: object, fields: object) -> AddedToken:
-    match fields:
-        case {"content": str(content), **flags} if content and _ID.fullmatch(str(token_id)):
-            return AddedToken(int(str(token_id)), content, flags.get("special") is True)
-    raise damaged(path, f"added token {token_id!r:.60} is malformed")
+def _listed(file: _File) -> Iterator[AddedToken]:
+    """The tokens of an added_tokens_decoder, with their flags."""
+    decoder = file.content["added_tokens_decoder"]
+    if not isinstance(decoder, dict):
+        raise damaged(file.path, "added_tokens_decoder is not a JSON object")
+    for token_id, fields in decoder.items():
+        match fields:
+            case {"content": str(content), **flags} if content and _ID.fullmatch(token_id):
+                special = flags.get("special") is True
+                yield AddedToken(int(token_id), content, special, _matching(flags, special=special))
+            case _:
+                raise damaged(file.path, f"added token {token_id!r:.60} is malformed")
 
 
-def _ids(path: Path, key: str) -> tuple[int, ...]:
-    value = _object(path).get(key)
+def _mapped(file: _File, named: Collection[str]) -> Iterator[AddedToken]:
+    """The tokens of an added_tokens.json, a map from text to id; special are those that another file names."""
+    for content, token_id in file.content.items():
+        if not content or not _ID.fullmatch(str(token_id)):
+            raise damaged(file.path, f"added token {token_id!r:.60} is malformed")
+        special = content in named
+        yield AddedToken(int(token_id), content, special, Matching(normalized=not special))
+
+
+def _ids(file: _File, key: str) -> tuple[int, ...]:
+    value = file.content.get(key)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(token_id) is int and token_id <= _LARGEST_ID for token_id in ids):
-        raise damaged(path, f"{key} is {value!r:.60}, neither an id nor a list of ids")
+        raise damaged(file.path, f"{key} is {value!r:.60}, neither an id nor a list of ids")
     return tuple(token_id for token_id in ids if token_id >= 0)  # some files write -1 for none

@@ -8,7 +8,7 @@ Source: https://github.com/google/sentencepiece, src/sentencepiece_processor.cc.
 import codecs
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
@@ -22,6 +22,7 @@ from gptfast_cli.core.tokenizers.written_out import WrittenOut
 # normalizer_spec { add_dummy_prefix: false } as protobuf writes it; appended to a model, it overrides the model's own
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_NORMALIZED_TOGETHER = 32  # characters that the first one may be normalised with, and more
 _ABSENT = -1  # the id of BOS or EOS where the model was trained without one
 
 
@@ -38,14 +39,21 @@ class SentencePieceVocabulary:
         _check_pieces(self._pieces)
         _check_rules(_rules(model))
         self._pieces_inside = _processor(model + _NO_DUMMY_PREFIX)
+        self._legacy = declared.legacy
+        self._is_llama = declared.is_llama
         n_pieces = self._pieces.vocab_size()
-        named = ((self._piece_id(text), text) for text in declared.special_texts)
-        special = [AddedToken(token_id, text, special=True) for token_id, text in named if token_id is not None]
-        self._added = {token.id: token for token in (*declared.added, *special) if self._is_ours(token)}
-        reserved = [i for i in range(n_pieces) if self._pieces.is_control(i) or self._pieces.is_unknown(i)]
-        self._atoms = {self._pieces.id_to_piece(i): i for i in reserved if i not in self._added}
-        self._atoms |= {token.content: token.id for token in self._added.values()}
-        self._written_out = WrittenOut(self._atoms)
+        ids = ((self._piece_id(text), text, matching) for text, matching in declared.named.items())
+        named = [AddedToken(i, text, special=True, matching=matching) for i, text, matching in ids if i is not None]
+        declared_tokens = {token.id: token for token in (*named, *declared.added)}
+        self._added = {token_id: token for token_id, token in declared_tokens.items() if self._is_ours(token)}
+        reserved = (i for i in range(n_pieces) if self._pieces.is_control(i) or self._pieces.is_unknown(i))
+        own = (AddedToken(i, self._pieces.id_to_piece(i), special=True) for i in reserved if i not in declared_tokens)
+        self._matched = {token.id: token for token in own} | declared_tokens
+        if not declared.is_llama:  # transformers' class for Llama alone heeds `normalized`
+            raw = {i: replace(token.matching, normalized=False) for i, token in self._matched.items()}
+            self._matched = {i: replace(token, matching=raw[i]) for i, token in self._matched.items()}
+        self._atoms = {token.content: token.id for token in self._matched.values()}
+        self._written_out = WrittenOut(self._matched.values())
         self.vocab_size = 1 + max([n_pieces - 1, *self._added])
         self.own_bos_id = None if self._pieces.bos_id() == _ABSENT else self._pieces.bos_id()
         self.own_stop_ids = frozenset({self._pieces.eos_id()} - {_ABSENT})
@@ -58,8 +66,7 @@ class SentencePieceVocabulary:
     def definition(self) -> Definition:
         """See Vocabulary."""
         pieces, ids = self._pieces, list(range(self._pieces.vocab_size()))
-        reserved = [AddedToken(token_id, text, special=True) for text, token_id in self._atoms.items()]
-        added = {token.id: token for token in reserved} | self._added
+        added = self._matched
         tokens = dict(enumerate(pieces.id_to_piece(ids))) | {token.id: token.content for token in added.values()}
         special = frozenset(token.id for token in added.values() if token.special)
         kinds = [pieces.is_control(ids), pieces.is_unknown(ids), pieces.is_byte(ids), pieces.is_unused(ids)]
@@ -79,13 +86,13 @@ class SentencePieceVocabulary:
         return str(self._pieces.id_to_piece(token_id)) if 0 <= token_id < self._pieces.vocab_size() else None
 
     def encode(self, text: str) -> list[int]:
-        """See Vocabulary; only plain text at the very beginning is led by SentencePiece's dummy space."""
+        """See Vocabulary."""
         ids: list[int] = []
-        for part in self._written_out.split(text):
+        for n, part in enumerate(self._written_out.split(text)):
             if isinstance(part, int):
                 ids.append(part)
             else:
-                ids += (self._pieces_inside if ids else self._pieces).encode(part)
+                ids += (self._pieces if self._is_led(part, is_first=n == 0) else self._pieces_inside).encode(part)
         return ids
 
     def stream(self) -> StreamDecoder:
@@ -95,6 +102,15 @@ class SentencePieceVocabulary:
     def _piece_id(self, piece: str) -> int | None:
         token_id: int = self._pieces.piece_to_id(piece)  # that of <unk> where there is no such piece
         return token_id if self._pieces.id_to_piece(token_id) == piece else None
+
+    def _is_led(self, part: str, *, is_first: bool) -> bool:
+        """Whether the dummy space is put before a part of a text, of which special tokens are the borders."""
+        if self._legacy and not self._is_llama:  # Meta's and Mistral's own code, which encodes each part by itself
+            return True
+        if not self._legacy and not is_first:
+            return False
+        # after normalisation, which may strip spaces, and makes many a character into one
+        return not str(self._pieces_inside.normalize(part[:_NORMALIZED_TOGETHER])).startswith("▁")
 
     def _is_ours(self, token: AddedToken) -> bool:
         """Whether the library would not treat this token as it should: it lacks it, or takes it for plain text."""

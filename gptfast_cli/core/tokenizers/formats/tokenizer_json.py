@@ -15,7 +15,7 @@ import tokenizers
 
 from gptfast_cli.core.fields import distinct
 from gptfast_cli.core.tokenizers import library
-from gptfast_cli.core.tokenizers.declarations import Declarations, damaged
+from gptfast_cli.core.tokenizers.declarations import Declarations, Matching, damaged
 from gptfast_cli.core.tokenizers.json_streams import json_stream
 from gptfast_cli.core.tokenizers.limits import check_limits
 from gptfast_cli.core.tokenizers.stream import StreamDecoder
@@ -96,17 +96,39 @@ def _opening_id(tokenizer: tokenizers.Tokenizer, sample: str) -> int | None:
 
 
 def _mark(tokenizer: tokenizers.Tokenizer, declared: Declarations) -> None:
-    """Make special, or add, what only the files beside a tokenizer.json declare, as transformers does.
+    """Make special, or add, what the files beside a tokenizer.json declare, as transformers does.
 
-    A token is added only where it gets the id that it is declared with.
+    The flags of a token that tokenizer_config.json lists replace those in the tokenizer.json; the older files only add
+    to it. A token is added only where it gets the id that it is declared with.
     """
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    n_tokens = tokenizer.get_vocab_size()
+    tokens = []
     for token in declared.added:
         token_id = tokenizer.token_to_id(token.content)
-        if token.content not in known and token.id == (tokenizer.get_vocab_size() if token_id is None else token_id):
-            tokenizer.add_tokens([tokenizers.AddedToken(token.content, special=token.special, normalized=False)])
-    named = [text for text in sorted(declared.special_texts - known) if tokenizer.token_to_id(text) is not None]
-    tokenizer.add_special_tokens(named)
+        if token.content in known:
+            is_taken = declared.lists_added
+        else:
+            is_taken = token.id == (n_tokens if token_id is None else token_id)
+            n_tokens += is_taken and token_id is None
+        if is_taken:
+            tokens.append(_as_library_has_it(token.content, token.matching, special=token.special))
+    known |= {token.content for token in declared.added}
+    for text, matching in declared.named.items():
+        if text not in known and tokenizer.token_to_id(text) is not None:
+            tokens.append(_as_library_has_it(text, matching, special=True))
+    tokenizer.add_tokens(tokens)  # all at once: each call takes as long as there are tokens
+
+
+def _as_library_has_it(text: str, matching: Matching, *, special: bool) -> tokenizers.AddedToken:
+    return tokenizers.AddedToken(
+        text,
+        special=special,
+        lstrip=matching.lstrip,
+        rstrip=matching.rstrip,
+        single_word=matching.single_word,
+        normalized=matching.normalized,
+    )
 
 
 def _read(content: bytes, declared: Declarations) -> JsonVocabulary:
