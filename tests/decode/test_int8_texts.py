@@ -13,6 +13,7 @@ from gptfast_cli.core.decode.compiled import Compiling, compile_steps, fixed_ste
 from gptfast_cli.core.decode.depth import FixedDepth
 from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.generator import Generator
+from gptfast_cli.core.decode.prompt_cache import _sha256_of
 from gptfast_cli.core.decode.proposers.draft_model import DraftModel
 from gptfast_cli.core.decode.runner import Runner
 from gptfast_cli.core.decode.sampler import Sampler
@@ -168,7 +169,13 @@ def test_a_file_keeps_the_whole_blocks_of_a_prompt_and_gives_the_same_text(reque
     with pytest.raises(UsageError, match="another model, or of another dtype"):
         outcome(request, placing=Placing(device="cpu"))
     assert "needs 128 tokens" in outcome(request, prompt=(1, 2, 3))[2][-1]
-    edit_tensors(request.prompt_cache, lambda tensors: tensors.update(tokens=tensors["tokens"][:100]))
+
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["sha256"]
+        tensors["tokens"] = tensors["tokens"][:100]
+        tensors["sha256"] = _sha256_of(tensors)
+
+    edit_tensors(request.prompt_cache, cut)
     with pytest.raises(CorruptError, match="part of a block"):
         outcome(request)
 
