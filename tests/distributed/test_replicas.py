@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.command_line import CommandLine, environment_of
+from distributed.orphans import end_within_seconds, is_running
 from gptfast_cli.core.errors import ExitCode, GptFastError
 from gptfast_cli.core.events import Note, Record
 from gptfast_cli.core.jobs.replicas import Replicas, answered
@@ -57,13 +58,34 @@ def test_rows_of_a_replica_that_dies_are_done_again(gptfast: CommandLine, tmp_pa
     assert [json.loads(text)["line"] for text in stdout.splitlines()] == list(range(1, 41))
 
 
+def test_replicas_end_with_a_launcher_that_is_killed(gptfast: CommandLine, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "Row {n}"}}\n' for n in range(400)))
+    line = ("generate", "--prompts-file", str(rows), *TINY, "--backend", "reference", "--ignore-eos")
+    with gptfast.start(*line, "--replicas", "2") as process:
+        replica_at_work(process)
+        replicas = children_of(process.pid)
+        for replica in replicas:
+            os.kill(replica, signal.SIGSTOP)  # so that none ends for a closed pipe
+        process.kill()
+        try:
+            end_within_seconds(replicas)
+        finally:
+            for replica in filter(is_running, replicas):
+                os.kill(replica, signal.SIGKILL)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def replica_at_work(process: "subprocess.Popen[bytes]") -> int:
     """The process of a replica that has answered rows: its output has begun."""
     assert process.stdout is not None
     for _ in range(600):
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        if len(children) == 2 and all(io_written(int(child)) > 500 for child in children):
-            return int(children[1])
+        children = children_of(process.pid)
+        if len(children) == 2 and all(io_written(child) > 500 for child in children):
+            return children[1]
         time.sleep(0.05)
     raise AssertionError("no replica has answered anything")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli.command_line import CommandLine, environment_of
+from distributed.orphans import end_within_seconds, is_running
 from gptfast_cli.core.distributed.launch import _told
 from gptfast_cli.core.distributed.rank import FOLDER, Failure, LostRankError, failures_left, leave_failure, this_rank
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
@@ -120,21 +121,6 @@ def listening(pids: Sequence[int]) -> set[str]:
     sockets = {name[len("socket:[") : -1] for name in names if name.startswith("socket:[")}
     rows = [row.split() for table in ("tcp", "tcp6") for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
     return {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets}
-
-
-def end_within_seconds(pids: Sequence[int]) -> None:
-    """Orphans end; whoever adopts them may take a while to reap them."""
-    deadline = time.monotonic() + 10
-    while any(is_running(pid) for pid in pids):
-        assert time.monotonic() < deadline, "they live on"
-        time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def test_ranks_listen_on_the_loopback_interface_alone_and_end_with_a_launcher_that_is_killed(
