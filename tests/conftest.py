@@ -1,4 +1,4 @@
-"""What all tests share: one thread each, so that tests side by side do not wait for one another, and no deadlines."""
+"""What all tests share: a clean environment, no deadlines, and one thread each, so that none waits for another."""
 
 import os
 import signal
@@ -6,6 +6,21 @@ import tempfile
 from pathlib import Path
 
 from hypothesis import settings
+
+# Settings of programs and libraries that tests use: a test that needs one sets it.
+_CLEARED_PREFIXES = (
+    *("GPTFAST_", "_GPTFAST_", "FAKE_"),
+    *("HF_", "HUGGING_FACE_", "HUGGINGFACE_", "TRANSFORMERS_", "LM_HARNESS_", "TIKTOKEN_"),
+    *("AWS_", "BOTO_", "XDG_"),
+    *("TORCH", "NCCL_", "GLOO_", "MASTER_", "LOCAL_", "GROUP_", "ROLE_"),
+    *("CLICOLOR", "TYPER_", "_TYPER_"),
+)
+_CLEARED = {"RANK", "WORLD_SIZE", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "GITHUB_ACTIONS", "DISABLE_MULTIPROC"}
+_CLEARED_SUFFIX = "_proxy"
+_KEPT = {"GPTFAST_KERNELS", "GPTFAST_CPU_ARCH"}  # which CPU engine is tested
+for _name in set(os.environ) - _KEPT:
+    if _name.startswith(_CLEARED_PREFIXES) or _name in _CLEARED or _name.lower().endswith(_CLEARED_SUFFIX):
+        del os.environ[_name]
 
 # before torch is imported, and for the programs that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")

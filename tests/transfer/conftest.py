@@ -1,6 +1,5 @@
-"""A Hub and an S3 for each test, whatever the machine's own settings for the real ones are."""
+"""A Hub and an S3 for each test."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +11,7 @@ from transfer.fake_hub import FakeHub
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
+def hub() -> Iterator[FakeHub]:
     huggingface_hub.close_session()
     with FakeHub().running() as hub:
         yield hub
@@ -29,8 +26,6 @@ def s3_server() -> Iterator[FakeS3]:
 
 @pytest.fixture
 def s3(s3_server: FakeS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeS3:
-    for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no config"))
