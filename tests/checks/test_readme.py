@@ -16,6 +16,18 @@ def set_up_line(marker: str) -> str:
     return found[0]
 
 
+@pytest.mark.parametrize("page", ["README.md", "gptfast_cli/docs/security.md", "gptfast_cli/bundled/recipe/README.md"])
+def test_links_of_a_page_lead_to_files_and_headings_that_are_there(page: str) -> None:
+    links = re.findall(r"\]\(([^)\s:]*)\)", (ROOT / page).read_text())
+    for link in links:
+        name, _, anchor = link.partition("#")
+        target = ((ROOT / page).parent / name) if name else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], link
+
+
 @pytest.mark.parametrize(("marker", "ends"), [("run", 'gptfast generate "Once upon a time"'), ("test", "pytest -n 2")])
 def test_a_set_up_line_makes_its_own_venv_and_names_the_tested_torch(marker: str, ends: str) -> None:
     line = set_up_line(marker)

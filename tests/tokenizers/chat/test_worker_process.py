@@ -74,6 +74,21 @@ def test_a_process_that_dies_is_an_error_and_is_replaced(template: ChatTemplate)
     assert not is_there(first)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_gets_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "OPENAI_API_KEY", "GITHUB_TOKEN", "PGPASSWORD")
+    for name in secrets:
+        monkeypatch.setenv(name, "a secret")
+    monkeypatch.setenv("TZ", "UTC-14")
+    with ChatTemplate(TemplateSource("x", "m", {})) as template:
+        assert template.render([user("a")]) == "x"
+        process = Path(f"/proc/{pid(template)}")
+        environment = process.joinpath("environ").read_bytes()
+        descriptors = list(process.joinpath("fd").iterdir())
+    assert b"a secret" not in environment and b"TZ=UTC-14" in environment
+    assert len(descriptors) == 3  # its streams
+
+
 def test_a_closed_template_leaves_no_process(template: ChatTemplate) -> None:
     template.render([user("a")])
     first = pid(template)

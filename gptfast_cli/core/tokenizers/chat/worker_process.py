@@ -1,6 +1,7 @@
 """The worker as its parent sees it: asked by a line, ended when it takes too long, started again when it is needed."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,13 @@ MOST_ANSWER_BYTES = (6 << 24) + 100  # 2^24 characters, each at worst written as
 
 _SCRIPT = Path(__file__).with_name("worker.py")
 _START_SECONDS = 60.0  # a tenth of one is usual
+# What Python needs to start and to find jinja2, and what the date in a template depends on: no tokens, keys or others'
+# variables, as a template is a program from anyone.
+_ENVIRONMENT = (
+    *("PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
+    *("HOME", "PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "USERPROFILE", "APPDATA"),
+    *("LANG", "LC_ALL", "LC_CTYPE", "TZ"),
+)
 
 
 class WorkerProcess:
@@ -52,6 +60,7 @@ class WorkerProcess:
 def _started() -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 (our own script; -P keeps its folder from being imported from)
         [sys.executable, "-P", str(_SCRIPT)],
+        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
