@@ -26,6 +26,15 @@ def test_a_change_in_any_tensor_changes_it(tmp_path: Path, name: str) -> None:
     assert fingerprint(open_checkpoint(folder)) != before
 
 
+def test_a_change_in_any_sixteenth_of_a_large_tensor_changes_it(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model", vocab_size=2048)
+    name, seen = "model.embed_tokens.weight", {fingerprint(open_checkpoint(folder))}
+    for part in range(16):
+        edit_tensors(folder / "model.safetensors", lambda tensors, part=part: tensors[name].chunk(16)[part].mul_(1.001))
+        seen.add(fingerprint(open_checkpoint(folder)))
+    assert len(seen) == 17
+
+
 def test_a_change_of_the_shape_that_leaves_the_weights_changes_it(tmp_path: Path) -> None:
     folder = saved(tmp_path / "model")
     before = fingerprint(open_checkpoint(folder))

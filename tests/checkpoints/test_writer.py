@@ -1,5 +1,6 @@
 """The writer cuts a model into shards that the safetensors package reads too, in any dtype and of any size."""
 
+import hashlib
 import weakref
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from gptfast_cli.core.checkpoints.reader import open_stored
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
 from gptfast_cli.core.checkpoints.shard import DTYPES, open_shard
 from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, header, write_shard
-from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.families import families
 from gptfast_cli.core.formats import Weight, quantized
 from gptfast_cli.core.formats.plain import plain
@@ -25,9 +26,9 @@ from llama_oracle import random_llama
 from model_files import drained
 
 
-def contents(tokenizer: TokenizerFiles | None = None) -> Contents:
+def contents(tokenizer: TokenizerFiles | None = None, **changes: int) -> Contents:
     """A model whose matrices have two parts of unlike dtype and shape."""
-    config = families["llama"].config(random_llama().config.to_dict())
+    config = families["llama"].config(random_llama().config.to_dict() | changes)
     planned = {}
     for name, shape in weight_shapes(config).items():
         vector = plain(torch.empty(shape, dtype=torch.bfloat16, device="meta"))
@@ -109,6 +110,26 @@ def test_a_tokenizer_is_copied_and_its_damage_noticed(tmp_path: Path) -> None:
     (tmp_path / "m" / "tokenizer.model").write_bytes(b"Pieces")
     with pytest.raises(Exception, match=r"tokenizer\.model"):
         list(checkpoint.verify())
+
+
+def test_the_manifest_has_the_hash_of_all_bytes_of_a_large_tensor_and_verifying_reads_them_all(tmp_path: Path) -> None:
+    manifest = written(tmp_path / "m", contents(vocab_size=600_001))
+    checkpoint = open_stored(tmp_path / "m")
+    at = manifest.weights["embedding"].parts["codes"]
+    file, stored = tmp_path / "m" / at.file, checkpoint.shards[at.file].tensors["embedding.codes"]
+    content = file.read_bytes()[stored.start : stored.end]
+    assert len(content) == at.n_bytes > 1 << 24
+    assert at.sha256 == hashlib.sha256(content).hexdigest()
+    for position in ((1 << 24), len(content) - 1):
+        with file.open("r+b") as opened:
+            opened.seek(stored.start + position)
+            opened.write(bytes([content[position] ^ 1]))
+            opened.flush()
+            with pytest.raises(CorruptError, match=r"embedding\.codes"):
+                list(checkpoint.verify())
+            opened.seek(stored.start + position)
+            opened.write(content[position : position + 1])
+    assert list(checkpoint.verify())
 
 
 def test_an_empty_folder_is_a_free_place(tmp_path: Path) -> None:

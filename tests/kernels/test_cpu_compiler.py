@@ -50,6 +50,11 @@ def _altered(file: Path) -> None:
     file.write_text("Library\n")
 
 
+def _longer(file: Path) -> None:
+    with file.open("ab") as opened:
+        opened.write(b"more")
+
+
 def _linked(file: Path) -> None:
     file.rename(file.with_name("elsewhere"))
     file.symlink_to("elsewhere")
@@ -63,7 +68,7 @@ def _writable_by_others(file: Path) -> None:
     file.chmod(0o722)
 
 
-@pytest.mark.parametrize("spoil", [_cut_short, _altered, _linked, _without_digest, _writable_by_others])
+@pytest.mark.parametrize("spoil", [_cut_short, _altered, _longer, _linked, _without_digest, _writable_by_others])
 def test_a_library_that_is_not_what_was_compiled_is_compiled_again(
     spoil: Callable[[Path], None], stand_in: Path, tmp_path: Path
 ) -> None:

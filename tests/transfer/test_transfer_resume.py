@@ -17,6 +17,7 @@ from transfer.downloads import QUICK, REPO, WEIGHTS, download, partials, some_fi
 from transfer.fake_hub import FakeHub, sha256
 
 FILES = some_files()
+LARGE_FILES = some_files(3_000_000)  # of several of the pieces in which a beginning is read
 N_BYTES = len(FILES[WEIGHTS])
 CHUNK_BYTES = 1 << 16
 
@@ -40,14 +41,25 @@ def test_only_the_rest_is_fetched_the_next_time(hub: FakeHub, tmp_path: Path) ->
     assert not partials(tmp_path)
 
 
-def test_a_beginning_that_was_damaged_on_the_disk_is_found_out(hub: FakeHub, tmp_path: Path) -> None:
-    hub.add(REPO, FILES)
+def test_a_long_beginning_is_hashed_whole_so_that_only_the_rest_is_fetched(hub: FakeHub, tmp_path: Path) -> None:
+    hub.add(REPO, LARGE_FILES)
+    interrupted(hub, tmp_path, share=0.9)
+    events, downloaded = watched(hub, tmp_path)
+    assert (downloaded.path / WEIGHTS).read_bytes() == LARGE_FILES[WEIGHTS]
+    assert downloaded.n_received == hub.sent_bytes(WEIGHTS) <= 0.1 * len(LARGE_FILES[WEIGHTS]) + CHUNK_BYTES
+    assert not any(isinstance(event, Note) and "damaged" in event.text for event in events)
+
+
+@pytest.mark.parametrize("position", [0, 2_600_000])
+def test_a_beginning_that_was_damaged_on_the_disk_is_found_out(hub: FakeHub, tmp_path: Path, position: int) -> None:
+    hub.add(REPO, LARGE_FILES)
     interrupted(hub, tmp_path, share=0.9)
     (partial,) = (path for path in partials(tmp_path) if path.suffix != ".json")
     with partial.open("r+b") as file:
+        file.seek(position)
         file.write(b"damage")
     events, downloaded = watched(hub, tmp_path)
-    assert (downloaded.path / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+    assert (downloaded.path / WEIGHTS).read_bytes() == LARGE_FILES[WEIGHTS]
     assert any(isinstance(event, Note) and "damaged" in event.text for event in events)
 
 
