@@ -67,9 +67,10 @@ def _print_version(value: bool) -> None:  # noqa: FBT001  # typer's signature of
 def _root(
     context: typer.Context,
     *,
-    list_models: Annotated[bool, typer.Option("--list", help="List the checkpoints in the store.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the models that are here, and where.")] = False,
     remove: StoredNameOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --list: print one JSON document.")] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
     ] = False,
@@ -80,10 +81,10 @@ def _root(
     debug: DebugOption = False,
 ) -> None:
     """Fast text generation from Llama-class models, and the truth about draft models."""
-    if list_models or remove is not None:
-        from gptfast_cli.commands.store import list_store, remove_from_store
+    if list_ or remove is not None:
+        from gptfast_cli.commands.store import list_models, remove_model
 
-        list_store() if remove is None else remove_from_store(remove, yes=yes)
+        list_models(json=json) if remove is None else remove_model(remove, yes=yes)
     elif show_completion is not None:
         typer.echo(SCRIPTS[show_completion], nl=False)
     elif context.invoked_subcommand is None:
@@ -120,7 +121,7 @@ def _run(arguments: list[str]) -> int:
 def _fail(error: Exception, invocation: Invocation) -> ExitCode:
     if invocation.debug:
         traceback.print_exception(error)
-    explained = _with_origins(named(error, load_settings().home), invocation.outside_values)
+    explained = _with_origins(named(error, load_settings().home, invocation.flags), invocation.outside_values)
     if not leave_failure(explained):
         write_error(explained, (sys.__stderr__ if is_rank() else None) or sys.stderr)
     return explained.exit_code

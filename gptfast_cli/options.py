@@ -1,7 +1,7 @@
 """Option types that the commands share, so that each is spelled, explained and completed alike everywhere."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -10,6 +10,9 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.registry import plug_names
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.numbers import Integer
+
+MODEL_VARIABLE: Final = "GPTFAST_MODEL"
+"""The variable that names the model where --model does not."""
 
 _CHAT = "Chat"
 _MACHINE = "Machine"
@@ -33,6 +36,7 @@ class Invocation:
 
     debug: bool = False
     outside_values: tuple[OutsideValue, ...] = ()
+    flags: frozenset[str] = frozenset()
 
 
 def _set_debug(context: typer.Context, value: bool) -> bool:  # noqa: FBT001  # typer's signature of a callback
@@ -50,9 +54,14 @@ def complete_model(incomplete: str) -> list[str | tuple[str, str]]:
 
 
 def complete_draft(incomplete: str) -> list[str | tuple[str, str]]:
-    """What can draft: any model, the target itself with a scheme, prompt lookup, or what advice says."""
+    """What can draft, and be judged: any model, the target itself with a scheme, or prompt lookup."""
     itself = [f"self:{scheme}" for scheme in complete_scheme() if scheme != "plain"]
-    return ["auto", "ngram", *itself, *complete_model(incomplete)]
+    return ["ngram", *itself, *complete_model(incomplete)]
+
+
+def complete_draft_or_advice(incomplete: str) -> list[str | tuple[str, str]]:
+    """What can draft, and `auto` for what advice says."""
+    return ["auto", *complete_draft(incomplete)]
 
 
 def complete_cached(incomplete: str) -> list[str | tuple[str, str]]:
@@ -78,9 +87,13 @@ def complete_scheme() -> list[str]:
 
 
 def _complete_stored() -> list[str]:
+    from gptfast_cli.core.checkpoints.hub_cache import cached_repos
+    from gptfast_cli.core.checkpoints.s3_folder import bucket_paths
     from gptfast_cli.core.checkpoints.store import open_store
 
-    return [entry.name for entry in open_store(load_settings()).entries()]
+    settings = load_settings()
+    stored = [entry.name for entry in open_store(settings).entries()]
+    return [*stored, *cached_repos(settings.hf_cache), *(str(path) for path, _ in bucket_paths(settings.home))]
 
 
 def _complete_device() -> list[str]:
@@ -111,7 +124,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        envvar="GPTFAST_MODEL",
+        envvar=MODEL_VARIABLE,
         autocompletion=complete_model,
         show_default="the current one",
         help="A folder, a name in the store or in the Hugging Face cache, or tiny.",
@@ -133,7 +146,7 @@ StoredNameOption = Annotated[
         "--remove",
         metavar="NAME",
         autocompletion=_complete_stored,
-        help="Remove a checkpoint from the store; asks first.",
+        help="Remove a model from the store, the Hugging Face cache or S3's downloads; asks first.",
     ),
 ]
 ModelArgument = Annotated[

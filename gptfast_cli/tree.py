@@ -30,8 +30,9 @@ class GptFastCommand(TyperCommand):
             super().format_help(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
-        """Keep the values that came from the environment or the settings file, for errors that are about them."""
+        """Keep what errors are to name: the command's options, and values from the environment or the settings file."""
         if isinstance(ctx.obj, Invocation):
+            ctx.obj.flags = frozenset(flag for parameter in self.params for flag in parameter.opts)
             ctx.obj.outside_values = tuple(
                 OutsideValue(parameter.opts[0], ctx.params[parameter.name], origin)
                 for parameter in self.params

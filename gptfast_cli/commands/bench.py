@@ -201,13 +201,13 @@ def _flags(context: typer.Context) -> dict[str | None, str]:
 def _refuse_strangers(flags: Mapping[str | None, str], arch: str | None) -> None:
     """Raise UsageError for an option that was given and would not be listened to."""
     for flag in (flags[name] for name in OF_A_PLAN if name in flags):
-        raise UsageError(f"{flag} is of a plan.", "Add --plan MODEL, or --plan SHAPE.")
+        raise UsageError(f"{flag} requires --plan.", "Add --plan MODEL, or --plan SHAPE.")
     for name in _OF_A_SHAPE if arch is None else _OF_A_MODEL:
         if name not in flags:
             continue
         if arch is None:
             raise UsageError(
-                f"{flags[name]} is of a shape, and a checkpoint has its own schemes.",
+                f"{flags[name]} requires --arch: a checkpoint has its own schemes.",
                 "Add --arch SHAPE, or make a checkpoint of other schemes: gptfast quantize",
             )
         raise UsageError(f"{flags[name]} and --arch exclude each other.", "Leave out one of them.")

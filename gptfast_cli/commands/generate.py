@@ -138,9 +138,10 @@ def generate(
     mode = _TALK if interactive else _FILE if prompts_file is not None else _ONE_PROMPT
     _refuse_strangers(context, mode)
     if draft is None and _is_given(context, "speculate_k"):
-        raise UsageError("--speculate-k goes with --draft.", "Add --draft DRAFT: a smaller model, self:int8 or ngram.")
+        hint = "Add --draft DRAFT: a smaller model, self:int8, ngram or auto."
+        raise UsageError("--speculate-k requires --draft.", hint)
     if mode == _ONE_PROMPT and logprobs is not None and not json:
-        raise UsageError("--logprobs are told in JSON only.", "Add --json.")
+        raise UsageError("--logprobs requires --json.", "Add --json.")
     if output is not None and json:
         raise UsageError("--json writes to stdout, and --output to a file.", "Leave out one of them.")
     if is_dealt_out(tp):
@@ -277,7 +278,7 @@ def _refuse_in_parts(options: Mapping[str, object]) -> None:
     """Raise UsageError for an option that was given, and that a model dealt out to ranks does not serve."""
     for flag, value in options.items():
         if value:
-            raise UsageError(f"{flag} is for a model in one piece.", "Leave out --tp.")
+            raise UsageError(f"{flag} does not work with --tp.", "Leave out one of them.")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

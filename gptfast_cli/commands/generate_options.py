@@ -7,7 +7,7 @@ import typer
 
 from gptfast_cli.commands.prompt import DEFAULT
 from gptfast_cli.numbers import LARGEST_SEED, Integer, IntegerOrAuto, Number
-from gptfast_cli.options import complete_draft, complete_file
+from gptfast_cli.options import complete_draft_or_advice, complete_file
 
 _PROMPT = "Prompt"
 _CHAT = "Chat"
@@ -183,9 +183,9 @@ DraftOption = Annotated[
     str | None,
     typer.Option(
         metavar="DRAFT",
-        autocompletion=complete_draft,
+        autocompletion=complete_draft_or_advice,
         rich_help_panel=_SPEED,
-        help="A smaller MODEL that drafts what this one verifies; self:int8, ngram.",
+        help="A smaller MODEL, self:int8, ngram, or auto: what speculate --save-advice found best.",
     ),
 ]
 SpeculateKOption = Annotated[

@@ -96,7 +96,7 @@ class Dialogue:
         except (GptFastError, OSError, MemoryError, RuntimeError) as error:
             if self._is_script:
                 raise
-            write_error(named(error), sys.stderr)
+            write_error(named(error, flags=("--max-new-tokens", "--max-context")), sys.stderr)
 
     def _let_go(self) -> None:
         """What Ctrl-C does where no answer is under way."""

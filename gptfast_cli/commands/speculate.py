@@ -32,6 +32,7 @@ from gptfast_cli.commands.speculate_options import (
     TopKOption,
     TopPOption,
 )
+from gptfast_cli.core.decode.drafts import ADVISED
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
@@ -99,6 +100,11 @@ def speculate(
     _check_report(report)
     if draft_only and len(draft or ()) != 1:
         raise UsageError("--draft-only measures one draft.", "Name it: --draft DRAFT")
+    if ADVISED in (draft or ()):
+        raise UsageError(
+            f"--draft {ADVISED} takes what was found best, and speculate is what finds it.",
+            "Name a MODEL, self:int8 or ngram, or leave out --draft for all that suggests itself.",
+        )
     together = context.with_resource(ranks(tp))
     with progress_view(sys.stderr, quiet=quiet):  # PyTorch takes a while to load
         from gptfast_cli.core.decode.building import Placing

@@ -1,52 +1,90 @@
-"""`gptfast --list` and `gptfast --remove NAME`: what the store holds, and taking a checkpoint out of it."""
+"""`gptfast --list` and `gptfast --remove NAME`: which models are here, and taking one away."""
 
+import os
 import sys
 
 import typer
 
-from gptfast_cli.core.checkpoints.current import read_current
-from gptfast_cli.core.checkpoints.store import Store, StoreEntry, open_store
-from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.checkpoints.inventory import Entry, Inventory, find_entries, remove, take_inventory
+from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.settings import load_settings
+from gptfast_cli.options import MODEL_VARIABLE
+from gptfast_cli.render.json import write_document
 from gptfast_cli.render.numbers import count, size
-from gptfast_cli.render.table import write_table
+from gptfast_cli.render.table import Table, aligned
+from gptfast_cli.render.terminal import printable
+
+_HEADINGS = ("", "NAME", "WHERE", "SCHEME", "HEAD", "SIZE", "PARAMETERS", "PATH")
 
 
-def list_store() -> None:
-    """Write the table of checkpoints to stdout; a star marks the one taken where a command names none."""
-    settings = load_settings()
-    current = read_current(settings.home)
-    entries = open_store(settings).entries()
-    if not entries:
-        sys.stderr.write("The store is empty: `gptfast convert` fills it, and the model `tiny` is always there.\n")
+def list_models(*, json: bool) -> None:
+    """Write all models to stdout; a star marks the one that is taken where a command names none."""
+    inventory = take_inventory(load_settings())
+    if json:
+        write_document("gptfast.list/1", _document(inventory), sys.stdout)
         return
-    rows = [_row(entry, is_current=entry.name == current) for entry in entries]
-    write_table([("", "NAME", "SCHEME", "SIZE", "PARAMETERS"), *rows], sys.stdout)
+    rows = tuple(tuple(map(printable, _row(entry, inventory.current))) for entry in inventory.entries)
+    for line in aligned(Table(_HEADINGS, rows, "<<<<<>><")):
+        sys.stdout.write(line + "\n")
+    sys.stderr.write(f"{len(rows)} models, {size(inventory.n_bytes)} in all\n")
+    if not any(_is_current(entry, inventory.current) for entry in inventory.entries):
+        sys.stderr.write(f"The current model, {printable(inventory.current)}, is gone: name another with --model.\n")
+    if named := os.environ.get(MODEL_VARIABLE):
+        sys.stderr.write(f"{MODEL_VARIABLE} names {printable(named)}, which is taken instead of the current model.\n")
 
 
-def remove_from_store(name: str, *, yes: bool) -> None:
-    """Delete a checkpoint, after a `y` to the question whether to, or with `yes`.
+def remove_model(name: str, *, yes: bool) -> None:
+    """Delete a model, after a `y` to the question whether to, or with `yes`.
 
-    Raises NotFoundError where there is none of this name, UsageError where nobody could be asked.
+    Raises NotFoundError where there is none of this name, UsageError where nobody could be asked, or where it is not
+    this program's to remove.
     """
-    store = open_store(load_settings())
-    entry = _find(store, name)
+    settings = load_settings()
+    entries = find_entries(take_inventory(settings), name)
     if not yes and not sys.stdin.isatty():
         raise UsageError(f"{name} was not removed: there is no terminal to ask on.", f"gptfast --remove {name} --yes")
-    if yes or typer.confirm(f"Remove {entry.name} ({size(entry.n_bytes)}) from {entry.path}?", err=True):
-        store.remove(name)
-        sys.stderr.write(f"Removed {entry.name}.\n")
+    entry = entries[0]
+    is_link = entry.path.is_symlink()
+    what = f"the link {entry.path}" if is_link else f"{size(sum(each.n_bytes for each in entries))} in {entry.path}"
+    others = f" and {len(entries) - 1} revisions more" if len(entries) > 1 else ""
+    if yes or typer.confirm(f"Remove {entry.name} ({what}{others})?", err=True):
+        remove(entries, settings)
+        sys.stderr.write(f"Removed {entry.name}{others}.\n")
     else:
         sys.stderr.write(f"Kept {entry.name}.\n")
 
 
-def _row(entry: StoreEntry, *, is_current: bool) -> tuple[str, ...]:
-    return "*" if is_current else "", entry.name, entry.scheme, size(entry.n_bytes), count(entry.n_params)
+def _is_current(entry: Entry, current: str) -> bool:
+    return current.lower() in (entry.name.lower(), str(entry.path).lower())
 
 
-def _find(store: Store, name: str) -> StoreEntry:
-    path = store.find(name)
-    for entry in store.entries():
-        if entry.path == path:
-            return entry
-    raise NotFoundError(f"The store holds no {name}.", "See what it holds: gptfast --list")
+def _row(entry: Entry, current: str) -> tuple[str, ...]:
+    mark = "*" if _is_current(entry, current) else ""
+    n_params = "" if entry.n_params is None else count(entry.n_params)
+    return (
+        mark,
+        entry.name,
+        entry.where,
+        entry.scheme,
+        entry.head_scheme,
+        size(entry.n_bytes),
+        n_params,
+        str(entry.path),
+    )
+
+
+def _document(inventory: Inventory) -> dict[str, object]:
+    models = [
+        {
+            "name": entry.name,
+            "current": _is_current(entry, inventory.current),
+            "where": entry.where,
+            "scheme": entry.scheme or None,
+            "head_scheme": entry.head_scheme or None,
+            "bytes": entry.n_bytes,
+            "parameters": entry.n_params,
+            "path": str(entry.path),
+        }
+        for entry in inventory.entries
+    ]
+    return {"models": models, "total_bytes": inventory.n_bytes}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.quantities import size
 
 DAMAGED: Final = "The file is damaged: fetch or convert the model again."
 
@@ -125,7 +126,7 @@ def read_fields(path: Path) -> Fields:
     """The JSON object that a file holds; CorruptError where there is none, OSError where the file cannot be read."""
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise CorruptError(
-            f"{path.name}: has {path.stat().st_size / 1e6:.0f} MB, and no such file is that large",
+            f"{path.name}: has {size(path.stat().st_size)}, and no such file is that large",
             DAMAGED,
         )
     return parse_fields(path.read_bytes(), path.name)

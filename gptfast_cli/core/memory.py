@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gptfast_cli.core.errors import OutOfMemoryError
+from gptfast_cli.core.quantities import size
 
 _ROOT = Path("/")
 
@@ -36,9 +37,7 @@ def check_fits(n_bytes: int, what: str, hint: str, available: int | None = None)
     """Raise OutOfMemoryError where `what` takes more bytes than are available (by default those of this process)."""
     free = available_memory_bytes() if available is None else available
     if free is not None and n_bytes > free:
-        raise OutOfMemoryError(
-            f"{what} take {n_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of memory are free.", hint
-        )
+        raise OutOfMemoryError(f"{what} take {size(n_bytes)}, and {size(free)} of memory are free.", hint)
 
 
 def _free_on_machine(root: Path) -> Iterator[int]:

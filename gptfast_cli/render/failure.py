@@ -1,6 +1,7 @@
 """An exception as a person meets it: at most five lines on stderr, and an exit code."""
 
 import errno
+from collections.abc import Collection
 from pathlib import Path
 from typing import TextIO
 
@@ -9,19 +10,20 @@ from gptfast_cli.render.terminal import printable, styled
 
 _MOST_LINES = 5
 _BOLD_RED = "1;31"
-_SMALLER = "Try a smaller model, --max-new-tokens, --batch-size or --max-context."
+_SMALLER = ("--max-new-tokens", "--batch-size", "--max-context", "--prompt-len", "--gen-len", "--depth")
+"""Options of which a smaller value takes less memory."""
 
 
-def named(error: Exception, home: Path | None = None) -> GptFastError:
+def named(error: Exception, home: Path | None = None, flags: Collection[str] = ()) -> GptFastError:
     """The error as one of ours: memory and disk by their own kinds, what nobody foresaw as an internal error.
 
-    A file of `home`, which is `$GPTFAST_HOME`, may be kept elsewhere.
+    A file of `home`, which is `$GPTFAST_HOME`, may be kept elsewhere; `flags` are those that the command has.
     """
     match error:
         case GptFastError():
             return error
         case _ if is_out_of_memory(error):
-            return OutOfMemoryError(f"Not enough memory.\n{_first_line(error)}", _SMALLER)
+            return OutOfMemoryError(f"Not enough memory.\n{_first_line(error)}", _less_memory(flags))
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return DiskFullError(f"No space left on the disk{_where(error)}.", "Free some space and run it again.")
         case OSError(strerror=str(reason)):
@@ -41,6 +43,11 @@ def write_error(error: GptFastError, stream: TextIO) -> None:
     what, *why = error.message.splitlines()[: _MOST_LINES - len(hint)] or [type(error).__name__]
     lines = [what, *(f"       {line}" for line in why), *hint]
     stream.write(styled("error:", _BOLD_RED, stream) + " " + "".join(f"{printable(line)}\n" for line in lines))
+
+
+def _less_memory(flags: Collection[str]) -> str:
+    ways = ["a smaller model", *(f"a smaller {flag}" for flag in _SMALLER if flag in flags)]
+    return f"Try {' or '.join([', '.join(ways[:-1]), ways[-1]] if len(ways) > 1 else ways)}."
 
 
 def _first_line(error: Exception) -> str:

@@ -2,11 +2,20 @@
 
 import math
 
+from gptfast_cli.core.quantities import count, digits, size
 
-def digits(value: float) -> str:
-    """A positive number in three significant digits, more above 1,000: 9.87, 98.7, 987, 9,870."""
-    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:,.{decimals}f}"
+__all__ = [
+    "amount",
+    "count",
+    "digits",
+    "duration",
+    "gigabytes_per_second",
+    "nats",
+    "share",
+    "size",
+    "tokens_per_second",
+    "value_so_far",
+]
 
 
 def tokens_per_second(rate: float) -> str:
@@ -29,22 +38,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s"
 
 
-def size(n_bytes: float) -> str:
-    """A number of bytes in kB, MB or GB, powers of ten."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= scale:
-            return f"{digits(n_bytes / scale)} {unit}"
-    return f"{n_bytes:.0f} bytes"
-
-
-def count(number: int) -> str:
-    """A count in thousands, millions or billions, as the sizes of models are told: 3.21 M, 6.74 B."""
-    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= scale:
-            return f"{digits(number / scale)} {unit}"
-    return str(number)
-
-
 def amount(done: int, total: int | None, unit: str) -> str:
     """How far a task has come: `1.20 GB of 13.5 GB`, `37 of 291 tokens`, `120 tokens`, or nothing."""
     if not done and total is None:
@@ -63,7 +56,8 @@ def share(part: float) -> str:
     """A share 0..1 in per cent: 41.3 %, 99.66 %; 100 % only for the whole."""
     if part == 1:
         return "100 %"
-    return f"{100 * min(part, 0.9999):.{2 if part >= 0.99 else 1}f} %"
+    shown = min(part, 0.9999) if part < 1 else part
+    return f"{100 * shown:.{2 if part >= 0.99 else 1}f} %"
 
 
 def nats(value: float) -> str:

@@ -91,5 +91,5 @@ def test_a_file_larger_than_any_model_has_is_not_read(tmp_path: Path, file: str)
     folder = saved(tmp_path / "model", sharded=True)
     with (folder / file).open("ab") as opened:
         opened.truncate(40_000_000_000)  # sparse
-    with pytest.raises(CorruptError, match=f"{file}: has 40000 MB"):
+    with pytest.raises(CorruptError, match=f"{file}: has 40.0 GB"):
         open_checkpoint(folder)

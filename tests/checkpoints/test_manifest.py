@@ -35,7 +35,7 @@ def config_of(shape: str) -> ModelConfig:
 def manifest() -> Manifest:
     weights = {
         "embedding": StoredWeight("plain", (10, 4), {"weight": StoredPart("a.safetensors", "BF16", (10, 4), SHA)}),
-        "qkv": StoredWeight(
+        "layers.0.qkv": StoredWeight(
             "int4",
             (6, 8),
             {
@@ -65,7 +65,7 @@ def test_bytes_are_those_stored_and_parameters_those_meant() -> None:
     assert manifest().n_params == 10 * 4 + 6 * 8
 
 
-def test_the_scheme_is_that_of_most_parameters() -> None:
+def test_the_scheme_is_that_of_the_layers() -> None:
     assert manifest().scheme == "int4"
 
 
@@ -105,4 +105,4 @@ def test_a_newer_format_asks_for_a_newer_program(tmp_path: Path) -> None:
     edit_json(folder / MANIFEST_FILE, lambda m: m.update(format=2, config="of another kind"))
     with pytest.raises(UsageError) as caught:
         read_manifest(folder)
-    assert "Upgrade gptfast" in caught.value.hint
+    assert "upgrade this one" in caught.value.hint

@@ -130,6 +130,7 @@ def test_an_empty_name_is_a_usage_error(settings: Settings, name: str) -> None:
 
 def test_a_file_is_answered_with_its_folder(settings: Settings) -> None:
     Path("plain-folder/model.safetensors").write_bytes(b"")
+    Path("plain-folder/config.json").write_text("{}")
     with pytest.raises(UsageError) as caught:
         resolve("plain-folder/model.safetensors", settings)
     assert caught.value.hint.endswith("plain-folder")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.checkpoints.current import read_current, write_current
+from gptfast_cli.core.checkpoints.inventory import find_entries, remove, take_inventory
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE
 from gptfast_cli.core.checkpoints.store import DAMAGED, Store, open_store, store_name
-from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.errors import UsageError
 from model_files import cached_repo, converted, saved, settings_in
 
 BAD_NAMES = [
@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint_is_listed_and_can_be_removed(tmp_path: Path) -> No
     (converted(saved(tmp_path / "model"), settings).path / MANIFEST_FILE).write_text("{")
     (entry,) = open_store(settings).entries()
     assert (entry.name, entry.scheme) == ("model", DAMAGED)
-    open_store(settings).remove(entry.name)
+    remove(find_entries(take_inventory(settings), entry.name), settings)
     assert open_store(settings).entries() == ()
 
 
@@ -110,31 +110,9 @@ def test_a_manifest_that_cannot_be_read_leaves_the_others_in_the_list(tmp_path: 
     assert time.thread_time() - began < 5  # where it was quadratic, minutes
 
 
-def test_what_is_removed_is_gone_and_no_longer_current(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
-    path = converted(saved(tmp_path / "model"), settings).path
-    open_store(settings).remove("Model")
-    assert not path.exists()
-    assert read_current(settings.home) is None
-
-
-def test_removing_leaves_another_current_model_alone(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
-    converted(saved(tmp_path / "model"), settings)
-    write_current(settings.home, "tiny")
-    open_store(settings).remove("model")
-    assert read_current(settings.home) == "tiny"
-
-
 def test_a_folder_that_a_person_renamed_is_called_by_its_new_name(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     path = converted(saved(tmp_path / "model"), settings).path
     path.rename(path.with_name("org--copy@v2"))
     assert [entry.name for entry in open_store(settings).entries()] == ["org/copy:v2"]
     assert open_store(settings).find("org/copy:v2") is not None
-
-
-@pytest.mark.parametrize("name", ["no/such", "..", ""])
-def test_what_is_not_in_the_store_cannot_be_removed(tmp_path: Path, name: str) -> None:
-    with pytest.raises(NotFoundError):
-        Store(tmp_path).remove(name)

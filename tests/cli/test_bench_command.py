@@ -125,14 +125,14 @@ def test_bench_of_a_model_without_any_option_names_it(gptfast: CommandLine) -> N
     [
         (["--json", "--output", "csv"], "--json and --output csv exclude"),
         (["--output", "xml"], "no format 'xml'"),
-        (["--mode", "int4"], "--mode is of a shape"),
+        (["--mode", "int4"], "--mode requires --arch"),
         (["tiny", "-m", "tiny-draft"], "are two models"),
         (["tiny", "--arch", "llama-2-7b"], "MODEL and --arch exclude"),
         (["--arch", "llama-2-8b"], "no shape called 'llama-2-8b'"),
         (["--arch", "tinyllama-1.1b", "--mode", "int3"], "no scheme called 'int3'"),
         (
             ["--batch-size", "1,two"],
-            "--batch-size must be whole numbers of at least 1, such as 1,2,4 or 1..8, not 'two'",
+            "--batch-size must be whole numbers of at least 1, such as 1,2,4 or 1..8, not '1,two'",
         ),
         (["--prompt-len", "0", "--gen-len", "0"], "nothing to measure"),
     ],

@@ -70,7 +70,7 @@ def test_options_reach_the_job(fake: Callable[[str], CommandLine]) -> None:
             "--speculate-k must be a whole number of at least 0, or auto",
         ),
         (("--draft", "self:plain"), "There are self:int4, self:int8"),
-        (("--speculate-k", "3"), "--speculate-k goes with --draft"),
+        (("--speculate-k", "3"), "--speculate-k requires --draft"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(gptfast: CommandLine, options: tuple[str, ...], says: str) -> None:

@@ -21,7 +21,7 @@ from cli.typing_in_terminal import CTRL_D, typing_into
         (["--prompts-file", "x", "--output", "y", "--json"], "--json writes to stdout, and --output to a file"),
         (["Hello", "--output", "x"], "--output needs a file of prompts"),
         (["Hello", "--unordered"], "--unordered needs a file of prompts"),
-        (["Hello", "--logprobs", "2"], "--logprobs are told in JSON only"),
+        (["Hello", "--logprobs", "2"], "--logprobs requires --json"),
     ],
 )
 def test_an_option_that_would_not_be_listened_to_is_refused(

@@ -44,9 +44,14 @@ def test_a_converted_model_is_current_and_generates(gptfast: CommandLine, hf_fol
 
 def test_the_store_is_listed_completed_and_emptied(gptfast: CommandLine, hf_folder: Path) -> None:
     path = Path(gptfast.run("convert", str(hf_folder), "--quiet").stdout.decode().strip())
-    heading, row = gptfast.run("--list").stdout.decode().splitlines()
-    assert heading.split() == ["NAME", "SCHEME", "SIZE", "PARAMETERS"]
-    assert row.split()[:3] == ["*", "small", "plain"]
+    listed = gptfast.run("--list")
+    heading, *rows = listed.stdout.decode().splitlines()
+    assert heading.split() == ["NAME", "WHERE", "SCHEME", "HEAD", "SIZE", "PARAMETERS", "PATH"]
+    assert [row.split()[0] for row in rows] == ["tiny", "tiny-draft", "*"]
+    assert rows[-1].split()[:5] == ["*", "small", "store", "plain", "plain"] and rows[-1].endswith(str(path))
+    assert listed.stderr.startswith(b"3 models, ")
+    document = json.loads(gptfast.run("--list", "--json").stdout)
+    assert document["schema"] == "gptfast.list/1" and [each["current"] for each in document["models"]] == [0, 0, 1]
 
     completing = gptfast.with_environment(_GPTFAST_COMPLETE="gptfast --remove sm")
     assert completing.run().stdout == b"none\nsmall\t\n"
@@ -56,7 +61,7 @@ def test_the_store_is_listed_completed_and_emptied(gptfast: CommandLine, hf_fold
     assert gptfast.run("--remove", "small", "--yes").returncode == 0
     assert not path.exists()
     assert gptfast.run("--remove", "small", "--yes").returncode == 3
-    assert gptfast.run("--list").stdout == b""
+    assert b"small" not in gptfast.run("--list").stdout
 
 
 def test_the_environment_names_a_model_before_the_one_last_made_ready(gptfast: CommandLine, hf_folder: Path) -> None:

@@ -66,8 +66,8 @@ def test_a_plan_for_this_machine_just_works(gptfast: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--efficiency", "0.5"], "--efficiency is of a plan"),
-        (["--device-memory", "80", "--arch", "llama-2-7b"], "--device-memory is of a plan"),
+        (["--efficiency", "0.5"], "--efficiency requires --plan"),
+        (["--device-memory", "80", "--arch", "llama-2-7b"], "--device-memory requires --plan"),
         ([*LLAMA[1:], "--arch", "llama-2-7b"], "--arch and --plan exclude"),
         ([*LLAMA[1:], "-m", "tiny"], "--model and --plan exclude"),
         (["tiny", *LLAMA[1:]], "MODEL and --plan exclude"),

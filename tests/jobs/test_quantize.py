@@ -211,6 +211,18 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not settings.home.exists()
 
 
+def test_a_model_is_called_by_the_scheme_of_its_layers_and_its_head_apart(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    # most of its parameters are in the embedding and the head
+    folder = saved(tmp_path / "wide", vocab_size=4000, hidden_size=96, intermediate_size=96)
+    path = quantize(folder, settings, storage=INT4, fidelity=False).path
+    manifest = open_stored(path).manifest
+    assert (manifest.scheme, manifest.head_scheme) == ("int4", "int8")
+    assert manifest.stored_as == "int4 layers, int8 embedding and head"
+    with pytest.raises(UsageError, match=r"is quantised already \(int4 layers, int8 embedding and head\)"):
+        quantize(path, settings, fidelity=False)
+
+
 def test_quantising_twice_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     quantize("tiny", settings, fidelity=False)
@@ -245,7 +257,7 @@ def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path, mon
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(DiskFullError, match=r"needs 0\.00 GB"):
+    with pytest.raises(DiskFullError, match=r"needs [\d.]+ MB in .* and 1\.00 kB are free"):
         quantize("tiny", settings_in(tmp_path))
     assert not list((tmp_path / "home" / "checkpoints").rglob("*.safetensors"))
 

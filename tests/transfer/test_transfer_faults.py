@@ -197,7 +197,7 @@ def test_a_disk_too_small_is_said_before_anything_is_fetched(
     hub.add(REPO, FILES)
     free = type("Usage", (), {"free": 1_200_000})
     monkeypatch.setattr("gptfast_cli.core.jobs.download.shutil.disk_usage", lambda _: free)
-    with pytest.raises(GptFastError, match=r"0\.00 GB are free") as caught:
+    with pytest.raises(GptFastError, match=r"1\.20 MB are free") as caught:
         download(hub, tmp_path)
     assert caught.value.exit_code == ExitCode.DISK_FULL and "--local-dir" in caught.value.hint
     assert hub.sent_bytes(WEIGHTS) == 0

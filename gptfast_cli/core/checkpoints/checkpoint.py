@@ -62,7 +62,12 @@ class Checkpoint(Protocol):
 
     @property
     def scheme(self) -> str:
-        """The scheme of most of the parameters, such as "plain"."""
+        """The scheme of the layers' matrices, such as "plain"."""
+        ...
+
+    @property
+    def stored_as(self) -> str:
+        """How all weights are stored, for a person: "plain", or "int4 layers, int8 embedding and head"."""
         ...
 
     @property

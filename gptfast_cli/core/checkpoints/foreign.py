@@ -76,6 +76,11 @@ class ForeignCheckpoint:
         return PLAIN
 
     @property
+    def stored_as(self) -> str:
+        """See Checkpoint."""
+        return PLAIN
+
+    @property
     def n_bytes(self) -> int:
         """See Checkpoint."""
         return sum(part.n_params * part.dtype.itemsize for part in self._all())

@@ -12,6 +12,7 @@ from pathlib import Path
 from gptfast_cli.core.files import is_file, is_folder
 
 _PREFIX = "models--"
+_MAIN = "main"
 _REPO = re.compile(r"(?:hf://)?(?P<repo>(?:\w[\w.-]*/)?\w[\w.-]*)(?:@(?P<revision>.+))?")
 _MAX_REPO = 200  # bytes of a folder's name are 255 at most
 _NOT_IN_REVISION = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ud800-\udfff]|\.\.|@\{")
@@ -73,8 +74,8 @@ def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
     parsed = parse_repo(name)
     if parsed is None:
         return None
-    repo, revision = parsed.repo, parsed.revision or "main"
-    folder = hf_cache / (_PREFIX + repo.replace("/", "--"))
+    repo, revision = parsed.repo, parsed.revision or _MAIN
+    folder = repo_folder(hf_cache, repo)
     try:
         ref = folder / "refs" / revision
         commit = ref.read_text(encoding="utf-8").strip() if is_file(ref) else revision
@@ -90,6 +91,26 @@ def snapshot_at(path: Path) -> Snapshot | None:
     if path.parent.name != "snapshots" or not repo.startswith(_PREFIX):
         return None
     return Snapshot(repo.removeprefix(_PREFIX).replace("--", "/", 1), path.name, path)
+
+
+def repo_folder(hf_cache: Path, repo: str) -> Path:
+    """The folder of all that the cache holds of a repository."""
+    return hf_cache / (_PREFIX + repo.replace("/", "--"))
+
+
+def revisions(hf_cache: Path, repo: str) -> Iterator[tuple[RepoName, Path]]:
+    """The revisions of a repository that the cache holds, `main` first, each by one of its names, and their folders."""
+    folder = repo_folder(hf_cache, repo)
+    refs = folder / "refs"
+    names = sorted(str(ref.relative_to(refs)) for ref in refs.rglob("*") if is_file(ref))
+    commits: dict[str, RepoName] = {}
+    for name in sorted(names, key=lambda name: name != _MAIN):
+        commit = (refs / name).read_text(encoding="utf-8").strip()
+        commits.setdefault(commit, RepoName(repo, None if name == _MAIN else name))
+    others = sorted(path.name for path in (folder / "snapshots").iterdir() if path.name not in commits)
+    for commit in (*commits, *others):
+        if is_folder(folder / "snapshots" / commit):
+            yield commits.get(commit, RepoName(repo, commit)), folder / "snapshots" / commit
 
 
 def cached_repos(hf_cache: Path) -> Iterator[str]:

@@ -123,11 +123,27 @@ class Manifest:
 
     @property
     def scheme(self) -> str:
-        """The scheme that stores most of the parameters."""
+        """The scheme of the layers' matrices; where they have several, `int4+int8`, that of most parameters first."""
         sizes: dict[str, int] = {}
-        for weight in self.weights.values():
-            sizes[weight.scheme] = sizes.get(weight.scheme, 0) + math.prod(weight.shape)
-        return max(sizes, key=sizes.__getitem__)
+        for name, weight in self.weights.items():
+            if name.startswith("layers.") and len(weight.shape) == 2:
+                sizes[weight.scheme] = sizes.get(weight.scheme, 0) + math.prod(weight.shape)
+        return "+".join(sorted(sizes, key=sizes.__getitem__, reverse=True))
+
+    @property
+    def head_scheme(self) -> str:
+        """The scheme of the output head; of the embedding, where that is both."""
+        return self.weights.get("head", self.weights["embedding"]).scheme
+
+    @property
+    def stored_as(self) -> str:
+        """How the weights are stored, for a person: `int8`, or `int4 layers, int8 embedding, plain head`."""
+        outer = {name: weight.scheme for name in ("embedding", "head") if (weight := self.weights.get(name))}
+        if set(outer.values()) == {self.scheme}:
+            return self.scheme
+        if len(set(outer.values())) == 1:
+            return f"{self.scheme} layers, {self.head_scheme} {' and '.join(outer)}"
+        return f"{self.scheme} layers, " + ", ".join(f"{scheme} {name}" for name, scheme in outer.items())
 
     def to_json(self) -> str:
         """The manifest as the text of `gptfast.json`; the same manifest gives the same text."""
@@ -150,7 +166,7 @@ def read_manifest(folder: Path) -> Manifest:
     if fields.integer("format") > FORMAT:
         raise UsageError(
             f"{folder.name}: written in checkpoint format {fields.integer('format')}; this gptfast reads {FORMAT}.",
-            "Upgrade gptfast: pip install --upgrade gptfast",
+            "A newer gptfast wrote it: upgrade this one.",
         )
     weights = fields.section("weights")
     if not weights.values:

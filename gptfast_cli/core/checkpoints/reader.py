@@ -22,12 +22,13 @@ from gptfast_cli.core.checkpoints.manifest import (
     read_manifest,
     tensor_name,
 )
+from gptfast_cli.core.checkpoints.resolve import NO_GGUF, is_gguf
 from gptfast_cli.core.checkpoints.shard import DTYPES as SAFETENSORS_DTYPES
 from gptfast_cli.core.checkpoints.shard import Shard, open_shard, touched_in_part
 from gptfast_cli.core.checkpoints.sources import sources_by_rank
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import DTYPES
-from gptfast_cli.core.errors import CorruptError, NotFoundError
+from gptfast_cli.core.errors import CorruptError, NotFoundError, UsageError
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.formats import Block, Weight, schemes
 from gptfast_cli.core.model.weights import weight_shapes
@@ -62,6 +63,11 @@ class StoredCheckpoint:
     def scheme(self) -> str:
         """See Checkpoint."""
         return self.manifest.scheme
+
+    @property
+    def stored_as(self) -> str:
+        """See Checkpoint."""
+        return self.manifest.stored_as
 
     @property
     def n_bytes(self) -> int:
@@ -154,7 +160,10 @@ def _opened(path: Path, *, allow_pickle: bool) -> Checkpoint:
     looked_for = ", ".join([MANIFEST_FILE, *(source.looks_for for source in by_rank)])
     if (path / CONFIG_FILE).is_file():
         raise CorruptError(f"{path}: has a config.json but no weights (looked for {looked_for}).", FETCH_AGAIN)
-    raise NotFoundError(f"{path}: holds no model (looked for {looked_for}).", "Name the folder that holds the files.")
+    if is_gguf(path):
+        raise UsageError(f"{path}: holds no model that is read (looked for {looked_for}).", NO_GGUF)
+    hint = "Name the folder that holds these files." if path.is_dir() else "Name a folder, or a .bin or .pth file."
+    raise NotFoundError(f"{path}: holds no model (looked for {looked_for}).", hint)
 
 
 def open_stored(folder: Path) -> StoredCheckpoint:

@@ -8,14 +8,23 @@ import difflib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from gptfast_cli.core.checkpoints.current import read_current
 from gptfast_cli.core.checkpoints.hub_cache import find_snapshot, parse_repo
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE
 from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder, model_names
 from gptfast_cli.core.checkpoints.s3_folder import S3, find_bucket_path
 from gptfast_cli.core.checkpoints.store import open_store
 from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.files import is_file
 from gptfast_cli.core.settings import Settings
+
+NO_GGUF: Final = "GGUF files are not read: fetch the model in safetensors form, gptfast download org/name"
+
+_CONFIG_FILE: Final = "config.json"
+_GGUF: Final = ".gguf"
+_SAFETENSORS: Final = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +59,22 @@ def as_folder(text: str) -> Path | None:
     """The folder that a text is the path of; None where there is none, UsageError where it is a file's."""
     path = as_path(text)
     if path is not None and path.is_file():
-        raise UsageError(f"{text}: is a file.", f"Name the folder that holds it: {path.parent}")
+        raise UsageError(f"{text}: is a file, and a model is a folder.", _of_file(path))
     return path
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file, or one in a folder, is of llama.cpp."""
+    return path.suffix == _GGUF if is_file(path) else any(path.glob(f"*{_GGUF}"))
+
+
+def _of_file(path: Path) -> str:
+    """What to do where a file is named for a model."""
+    if is_gguf(path):
+        return NO_GGUF
+    if is_file(path.parent / MANIFEST_FILE) or (path.suffix == _SAFETENSORS and is_file(path.parent / _CONFIG_FILE)):
+        return f"Name the folder that holds it: {path.parent}"
+    return f"Make a checkpoint of it: gptfast convert {shlex.quote(str(path))}"
 
 
 def _named(model: str, settings: Settings) -> Resolved:

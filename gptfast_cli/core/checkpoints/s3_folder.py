@@ -7,11 +7,12 @@ two prefixes share a folder and none leads out of its bucket's.
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gptfast_cli.core.download_notes import sources_noted
+from gptfast_cli.core.download_notes import NOTES, sources_noted
 
 S3: Final = "s3://"
 
@@ -58,6 +59,16 @@ def find_bucket_path(home: Path, text: str) -> Path | None:
     sources = sources_noted(folder)
     # some file systems take `A` for `a`, and a file of a shorter prefix may have such a name
     return folder if sources is not None and sources <= {str(path)} else None
+
+
+def bucket_paths(home: Path) -> Iterator[tuple[BucketPath, Path]]:
+    """All that was downloaded from S3, and where it is."""
+    for notes in sorted((home / "downloads" / "s3").rglob(NOTES)):
+        folder = notes.parents[len(Path(NOTES).parts) - 1]
+        for source in sorted(sources_noted(folder) or ()):
+            path = parse_bucket_path(source)
+            if path is not None and path.folder(home) == folder:
+                yield path, folder
 
 
 def _is_prefix(text: str) -> bool:

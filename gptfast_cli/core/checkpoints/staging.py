@@ -52,6 +52,9 @@ def staged_folder(place: Path, identity: str, *, replace: bool) -> Iterator[Path
 
 def remove_folder(place: Path) -> None:
     """Delete a folder so that it is there whole or not at all; what a kill leaves of it is swept later."""
+    if place.is_symlink():  # what it leads to belongs elsewhere
+        place.unlink()
+        return
     doomed = sibling(place, PARTIAL)
     place.rename(doomed)
     shutil.rmtree(doomed)
@@ -88,7 +91,15 @@ def _put(staging: Path, place: Path, *, replace: bool) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise UsageError(f"{place}: something is there already.", "Give another place with --out.") from error
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    _clear(aside)
+
+
+def _clear(aside: Path) -> None:
+    """Delete what has been replaced, a link to a folder elsewhere without that folder."""
+    if aside.is_symlink():
+        aside.unlink()
+    else:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sweep(place: Path, staging: Path) -> None:
@@ -115,7 +126,7 @@ def _is_given_up(left: Path, place: Path) -> bool:
 def _put_back(aside: Path) -> None:
     place = aside.with_name(aside.name.removesuffix(_REPLACED)[1:].rpartition(".")[0])
     if place.exists():
-        shutil.rmtree(aside, ignore_errors=True)
+        _clear(aside)
     else:  # killed between two renames: the old one goes back
         aside.rename(place)
 

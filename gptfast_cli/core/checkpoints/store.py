@@ -8,10 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptfast_cli.core.checkpoints.current import clear_current, read_current
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, read_manifest
-from gptfast_cli.core.checkpoints.staging import remove_folder
-from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.files import is_file, is_folder
 from gptfast_cli.core.settings import Settings
 
@@ -62,16 +60,6 @@ class Store:
         folders = [path for path in root.iterdir() if not path.name.startswith(".")] if is_folder(root) else []
         entries = [_entry(folder) for folder in folders if is_file(folder / MANIFEST_FILE)]
         return tuple(sorted(entries, key=lambda entry: entry.name.lower()))
-
-    def remove(self, name: str) -> None:
-        """Delete a checkpoint; where it was the current one, none is. Raises NotFoundError where there is none."""
-        path = self.find(name)
-        if path is None:
-            raise NotFoundError(f"The store holds no {name}.", "See what it holds: gptfast --list")
-        current = read_current(self.home)
-        if current is not None and _folder_name(current) == path.name:
-            clear_current(self.home)
-        remove_folder(path)
 
 
 def open_store(settings: Settings) -> Store:

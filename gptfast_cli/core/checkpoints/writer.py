@@ -11,6 +11,7 @@ from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Manifest, Store
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.errors import DiskFullError, UsageError
 from gptfast_cli.core.files import sync_folder, write_synced
+from gptfast_cli.core.quantities import size
 
 
 def complete(folder: Path, contents: Contents, stored: Mapping[str, StoredWeight]) -> Manifest:
@@ -39,7 +40,7 @@ def check_space(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if n_bytes > free:
         raise DiskFullError(
-            f"{folder.name}: needs {n_bytes / 1e9:.2f} GB in {parent}, and {free / 1e9:.2f} GB are free.",
+            f"{folder.name}: needs {size(n_bytes)} in {parent}, and {size(free)} are free.",
             "Free some space, or write to another disk.",
         )
 

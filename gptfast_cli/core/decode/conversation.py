@@ -86,7 +86,7 @@ class Conversation:
             raise ContextFullError(
                 f"The context holds {holds:,} tokens: this message has {len(alone):,} by itself,\n"
                 f"and an answer needs {self._least_answer}.",
-                "Shorten it, or raise --max-context where the model can hold more.",
+                f"Shorten it, or {self._limits.more_room}.",
             )
         raise ContextFullError(
             f"The context is full: {len(prompt):,} of {holds:,} tokens with this message,\n"

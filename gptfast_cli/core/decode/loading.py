@@ -23,6 +23,7 @@ from gptfast_cli.core.kernels.phases import phase
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.model.weights import VOCABULARY_WEIGHTS, weight_shapes
 from gptfast_cli.core.quant.stored import stored
+from gptfast_cli.core.quantities import count
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 from gptfast_cli.core.token_ids import check_token_ids
@@ -127,7 +128,7 @@ class LoadedModel:
         possible = range(self.config.vocab_size)  # ids beyond it never come, and may be of any size
         end_ids = frozenset() if ignore_eos else (self.stop_ids | turn_end_ids).intersection(possible)
         named = stop_token_ids(stop, self.tokenizer).intersection(possible)
-        return Limits(max_new_tokens, max_context or longest, end_ids | named, named - end_ids)
+        return Limits(max_new_tokens, max_context or longest, end_ids | named, named - end_ids, longest)
 
 
 def open_model(name: str | None, settings: Settings, *, with_padding: bool = False) -> OpenedModel:
@@ -173,9 +174,10 @@ def load(
     opened = model if isinstance(model, OpenedModel) else open_model(model, settings)
     checkpoint = opened.checkpoint
     dtype = pick_dtype(placing.dtype, checkpoint.dtype, device)
+    stored_as = checkpoint.stored_as if checkpoint.stored_as == checkpoint.scheme else f"{checkpoint.stored_as};"
     yield Note(
-        f"{role}: {opened.found.name} ({opened.found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters, "
-        f"{checkpoint.scheme} {computing_name(dtype, pick_kv_dtype(placing.kv_dtype, dtype))} on {device}"
+        f"{role}: {opened.found.name} ({opened.found.origin}), {count(checkpoint.n_params)} parameters, "
+        f"{stored_as} {computing_name(dtype, pick_kv_dtype(placing.kv_dtype, dtype))} on {device}"
     )
     if placing.verify:
         yield from checkpoint.verify()

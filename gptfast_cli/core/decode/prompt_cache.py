@@ -23,6 +23,7 @@ from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Note
 from gptfast_cli.core.files import staged_file
 from gptfast_cli.core.kernels import KEY_BLOCK
+from gptfast_cli.core.quantities import size
 
 _ROW = 0
 _OTHER_FILE = "Name another file with --prompt-cache, or delete this one."
@@ -99,7 +100,7 @@ class PromptCache:
             for _ in write_shard(sibling, planned, iter(tensors.items())):
                 pass
         n_bytes = sum(plan.n_bytes for plan in planned.values())
-        yield Note(f"Prompt cache: kept {n_kept:,} tokens in {self._file} ({n_bytes / 1e6:,.1f} MB)")
+        yield Note(f"Prompt cache: kept {n_kept:,} tokens in {self._file} ({size(n_bytes)})")
 
 
 def _sha256_of(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ class Limits:
     """When a sequence is over.
 
     max_context:    most tokens, prompt and generated ones together
+    longest:        what --max-context can raise that to; None where that is not known
     stop_ids:       tokens that end it
     named_stop_ids: those of them that a person named as stop strings
     """
@@ -23,6 +24,7 @@ class Limits:
     max_context: int
     stop_ids: frozenset[int]
     named_stop_ids: frozenset[int] = frozenset()
+    longest: int | None = None
 
     def most_tokens(self, n_prompt: int) -> int:
         """Tokens that a sequence with a prompt of this length can come to, the prompt included."""
@@ -33,8 +35,15 @@ class Limits:
         if n_tokens >= self.max_context:
             raise UsageError(
                 f"The prompt has {n_tokens} tokens, and the context holds {self.max_context}, the answer included.",
-                "Shorten the prompt, or raise --max-context where the model can hold more.",
+                f"Shorten the prompt, or {self.more_room}.",
             )
+
+    @property
+    def more_room(self) -> str:
+        """What gives a prompt more room."""
+        if self.longest is None or self.longest <= self.max_context:
+            return "take a model with a longer context"
+        return f"raise --max-context, up to {self.longest}"
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from gptfast_cli.core.kernels import Backend
 from gptfast_cli.core.model.decoder import Decoder
 from gptfast_cli.core.model.weights import weight_shapes
 from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quantities import count
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 
@@ -65,7 +66,7 @@ def random_subject(
     allocation = options.allocation(shape.config)
     n_params = sum(math.prod(sizes) for sizes in weight_shapes(shape.config).values())
     yield Note(
-        f"Model: {shape.name} (random weights), {n_params / 1e6:,.1f} M parameters, "
+        f"Model: {shape.name} (random weights), {count(n_params)} parameters, "
         f"{allocation} {computing_name(dtype, pick_kv_dtype(placing.kv_dtype, dtype))} on {device}"
     )
     weights = RandomWeights(shape.config, allocation, device=device, dtype=dtype, seed=seed)

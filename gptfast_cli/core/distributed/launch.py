@@ -127,7 +127,7 @@ def _told(left: Mapping[int, Failure], codes: Mapping[int, int], folder: Path) -
         rank, number = next(iter(killed.items()))
         raise GptFastError(
             f"Rank {rank} was killed ({signal.Signals(number).name}), and the others ended with it.",
-            "If the machine ran out of memory: fewer ranks, --mode int4, or a smaller --max-context.",
+            "If the machine ran out of memory: take fewer ranks, or a model that is smaller or quantised.",
         )
     known = [code for code in codes.values() if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED)]
     if known:

@@ -77,7 +77,7 @@ class Int4:
         raise UsageError(
             f"A matrix in {NAME} cannot be cut at columns {start} and {stop}: its smallest groups are of "
             f"{self.group_sizes[0]}.",
-            "Cut it into fewer parts, or take --mode int8.",
+            "Take fewer ranks, or the model in int8.",
         )
 
     def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:  # noqa: ARG002  (it is fixed)

@@ -122,8 +122,8 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
         _check_room(shape, request, device)
     probe = instruments.probe(device, now)  # before the model: its memory is apart from what rows are charged with
     contenders: list[_Contender] = []
-    for size in request.sizes:
-        making = _contender(request, size, shape, instruments.backend)
+    for n_ranks in request.sizes:
+        making = _contender(request, n_ranks, shape, instruments.backend)
         contenders.append((yield from (without_notes(making) if contenders else making)))
     compile_s: dict[int, float] | None = None
     for contender in contenders:
@@ -195,8 +195,8 @@ def _check_dealt(request: BenchRequest, shape: Shape | None) -> None:
         config, storages = checkpoint.config, partial(stored, checkpoint)
     else:
         config, storages = shape.config, partial(request.allocation.allocation(shape.config).of, shape.config)
-    for size in request.sizes:
-        check_dealt(config, storages, size)
+    for n_ranks in request.sizes:
+        check_dealt(config, storages, n_ranks)
 
 
 def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> None:
@@ -205,7 +205,7 @@ def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> No
     whole = planned_bytes(shape.config, request.allocation.allocation(shape.config), dtype)
     needed = sum(whole * min(size, request.placing.together.n_here) / size for size in request.sizes)
     if device.type == "cpu":
-        hint = "Take a smaller shape, or fewer bits: --mode int4"
+        hint = "Take a smaller shape, or fewer bits: int4"
         check_fits(int(needed), f"The weights of {shape.name}", hint, available_memory_bytes())
 
 

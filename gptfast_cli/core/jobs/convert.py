@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,14 @@ from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
 from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, TokenizerFiles, planned
 from gptfast_cli.core.checkpoints.current import make_current
 from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint
-from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
+from gptfast_cli.core.checkpoints.hub_cache import find_snapshot, parse_repo
 from gptfast_cli.core.checkpoints.manifest import Provenance
-from gptfast_cli.core.checkpoints.names import free_name
+from gptfast_cli.core.checkpoints.names import BUNDLED, free_name
 from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.recipe import made_already, with_recipe
 from gptfast_cli.core.checkpoints.resolve import as_path, resolve
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
-from gptfast_cli.core.checkpoints.s3_folder import find_bucket_path
+from gptfast_cli.core.checkpoints.s3_folder import S3, find_bucket_path
 from gptfast_cli.core.checkpoints.store import open_store, store_name
 from gptfast_cli.core.checkpoints.writer import check_place
 from gptfast_cli.core.device import DTYPES, dtype_name
@@ -155,9 +156,18 @@ def _find(text: str, settings: Settings) -> _Source:
     if fetched is not None:
         return _Source(fetched)
     raise NotFoundError(
-        f"{text}: is no folder or file, and was fetched neither from the Hub nor from S3.",
-        f"Fetch it: gptfast download {text}",
+        f"{text}: is no folder or file, and was fetched neither from the Hub nor from S3.", _fetch(text, settings)
     )
+
+
+def _fetch(text: str, settings: Settings) -> str:
+    """What to do about a source that is not here."""
+    if text in BUNDLED or open_store(settings).find(text) is not None:
+        return f"It is a checkpoint already: gptfast generate -m {text}"
+    repo = parse_repo(text)
+    if text.startswith(S3) or (repo is not None and "/" in repo.repo and not text.startswith((".", "/", "~"))):
+        return f"Fetch it: gptfast download {shlex.quote(text)}"
+    return "Name a folder or a file that is there, or fetch a model by its whole name: gptfast download org/name"
 
 
 def _identity(checkpoint: Checkpoint, contents: Contents) -> str:
@@ -194,9 +204,9 @@ def _notes(tokenizer: TokenizerFiles, checkpoint: Checkpoint) -> Iterator[Note]:
 
 
 def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, PlannedWeight]:
-    if checkpoint.scheme != PLAIN:
+    if checkpoint.stored_as != PLAIN:
         raise UsageError(
-            f"{checkpoint.name}: is quantised ({checkpoint.scheme}), which cannot be undone.",
+            f"{checkpoint.name}: is quantised ({checkpoint.stored_as}), which cannot be undone.",
             "Convert the model that it was made from.",
         )
     plan = {}

@@ -17,6 +17,7 @@ from gptfast_cli.core.families import family_of
 from gptfast_cli.core.fields import parse_fields
 from gptfast_cli.core.jobs.origins import Origin, Terms, hub_origin, s3_origin
 from gptfast_cli.core.quant.memory_need import MemoryNeed, memory_need
+from gptfast_cli.core.quantities import size
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.transfer.fetching import Fetched
 from gptfast_cli.core.transfer.file_names import check_file_name, is_file_name
@@ -248,7 +249,7 @@ def _check_space(layout: Layout, missing: Sequence[RemoteFile], free_bytes: int)
     needed = _to_fetch(layout, missing)
     if missing and needed + _SLACK_BYTES > free_bytes:
         raise DiskFullError(
-            f"{needed / 1e9:.2f} GB are to be fetched to {layout.root}, and {free_bytes / 1e9:.2f} GB are free.",
+            f"{size(needed)} are to be fetched to {layout.root}, and {size(free_bytes)} are free.",
             "Free some space, or name another disk with --local-dir or HF_HOME.",
         )
 
@@ -292,7 +293,7 @@ def _told(
         return f"{at}: its {len(files)} files are there already" + (
             ", with the hashes that are listed" if checks else ""
         )
-    return f"{at}: {len(missing)} of {len(files)} files to fetch, {n_bytes / 1e6:,.2f} MB"
+    return f"{at}: {len(missing)} of {len(files)} files to fetch, {size(n_bytes)}"
 
 
 def _make_current(folder: Path, name: str, request: DownloadRequest) -> Job[bool]:

@@ -29,6 +29,7 @@ from gptfast_cli.core.memory import available_memory_bytes
 from gptfast_cli.core.model.weights import weight_shapes
 from gptfast_cli.core.quant.allocation import AllocationOptions, Storage
 from gptfast_cli.core.quant.stored import stored
+from gptfast_cli.core.quantities import count
 from gptfast_cli.core.settings import Settings
 
 
@@ -108,7 +109,7 @@ def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[P
     contexts = _contexts(request.cases, model)
     portions = [portion(model.outline, tp) for tp in request.tps]
     storages, n_params = model.outline.storages, _n_params(model.outline)
-    yield Note(f"Model: {model.name}, {n_params / 1e6:,.1f} M parameters, {model.scheme}; nothing of it is loaded")
+    yield Note(f"Model: {model.name}, {count(n_params)} parameters, {model.scheme}; nothing of it is loaded")
     hardware = _described(request.hardware) if here is None else _this_machine(request.hardware, here, instruments)
     reach = _reach(request.efficiency, here)
     return Plan(
@@ -184,9 +185,9 @@ def _found(request: PlanRequest) -> Resolved:
 
 
 def _check_plain(name: str, checkpoint: Checkpoint) -> None:
-    if checkpoint.scheme != PLAIN:
+    if checkpoint.stored_as != PLAIN:
         raise UsageError(
-            f"{name}: is quantised already ({checkpoint.scheme}), and has its own schemes.", "Leave out --mode."
+            f"{name}: is quantised already ({checkpoint.stored_as}), and has its own schemes.", "Leave out --mode."
         )
 
 

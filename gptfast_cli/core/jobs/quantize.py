@@ -41,6 +41,7 @@ from gptfast_cli.core.quant.mode import NEAREST
 from gptfast_cli.core.quant.rounder import FALLBACK, Rounder
 from gptfast_cli.core.quant.rounding import CalibratedRounding, roundings
 from gptfast_cli.core.quant.sizes import PartSize, part_sizes
+from gptfast_cli.core.quantities import count
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 from gptfast_cli.core.token_ids import TokenIdError
@@ -135,7 +136,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     watch = Stopwatch(device)
     found = resolve(request.model, request.settings)
     checkpoint = open_checkpoint(found.path)
-    yield Note(f"Model: {found.name} ({found.origin}), {checkpoint.n_params / 1e6:,.1f} M parameters")
+    yield Note(f"Model: {found.name} ({found.origin}), {count(checkpoint.n_params)} parameters")
     dtype = pick_dtype(request.placing.dtype, checkpoint.dtype, device)
     tokenizer = open_tokenizer(
         checkpoint.path, special_tokens_of(checkpoint), n_embeddings=checkpoint.config.vocab_size
@@ -219,9 +220,9 @@ def _rounder(request: QuantizeRequest, calibration: Calibration | None = None) -
 
 
 def _check_plain(found: Resolved, checkpoint: Checkpoint) -> None:
-    if checkpoint.scheme != PLAIN:
+    if checkpoint.stored_as != PLAIN:
         raise UsageError(
-            f"{found.name}: is quantised already ({checkpoint.scheme}); a second time would only lose more.",
+            f"{found.name}: is quantised already ({checkpoint.stored_as}); a second time would only lose more.",
             "Quantise the model that it was made from.",
         )
 

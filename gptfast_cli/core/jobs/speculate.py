@@ -283,6 +283,6 @@ def _check(request: SpeculateRequest) -> None:
         raise UsageError(f"--assume-alpha must be from 0 to 1, not {request.alpha}.")
     if request.alpha is not None and any(request.temperatures):
         raise UsageError(
-            "--assume-alpha goes with temperature 0: made-up agreement has no law that tokens are drawn from.",
+            "--assume-alpha goes with temperature 0: an assumed alpha says nothing about sampled tokens.",
             "Add --temperature 0",
         )

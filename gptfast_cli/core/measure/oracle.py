@@ -20,6 +20,7 @@ from gptfast_cli.core.kernels.reference import Reference
 from gptfast_cli.core.memory import available_memory_bytes
 from gptfast_cli.core.model.stream import Stream
 from gptfast_cli.core.model.weights import assemble_layer, weight_blocks
+from gptfast_cli.core.quantities import size
 
 LARGEST_DIFFERENCE = 1e-3
 """Of the largest logit; float32 gives about 1e-6, and a weight in the wrong place 0.1 and more."""
@@ -34,7 +35,7 @@ def why_not(source: ForeignCheckpoint) -> str | None:
         return "transformers is not installed"
     needed, free = 5 * source.n_params, available_memory_bytes()  # 4 bytes each, and room to compute
     if free is not None and needed > free:
-        return f"transformers would need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        return f"transformers would need {size(needed)}, and {size(free)} are free"
     return None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.quantities import size
 
 MODEL_CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -136,7 +137,7 @@ def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     if path.stat().st_size > _MAX_FILE_BYTES:
-        raise damaged(path, f"larger than any such file ({path.stat().st_size / 1e6:.0f} MB)")
+        raise damaged(path, f"larger than any such file ({size(path.stat().st_size)})")
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.quantities import size
 from gptfast_cli.core.tokenizers.declarations import Declarations, damaged
 from gptfast_cli.core.tokenizers.formats import TokenizerFormat, formats
 from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
@@ -22,7 +23,7 @@ def read_vocabulary(path: Path, declared: Declarations) -> Vocabulary:
     Raises CorruptError, with what each format of that name has against it, where none can read it.
     """
     if path.stat().st_size > _MAX_FILE_BYTES:
-        raise damaged(path, f"larger than any tokenizer ({path.stat().st_size / 1e6:.0f} MB)")
+        raise damaged(path, f"larger than any tokenizer ({size(path.stat().st_size)})")
     reasons = []
     for plug in _by_rank():
         if path.name in plug.file_names:

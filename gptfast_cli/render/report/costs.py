@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gptfast_cli.core.measure.drafts.judgement import Cell, DraftJudgement, Judgement, Plain
 from gptfast_cli.render.intervals import shown
 from gptfast_cli.render.markup import Child, Element, tag
-from gptfast_cli.render.numbers import count, digits, duration, share, size
+from gptfast_cli.render.numbers import count, digits, duration, size
 from gptfast_cli.render.report.tables import paragraph, section, table
 from gptfast_cli.render.report.temperatures import at_temperature
 
@@ -100,5 +100,5 @@ def _step(each: Plain) -> tuple[Child, ...]:
         duration(each.step_seconds),
         digits(each.tok_s),
         digits(each.gbps),
-        share(each.mbu),
+        f"{each.mbu:.0%}",
     )

@@ -28,7 +28,10 @@ WORDS: Final = (
     ("break-even", _BREAK_EVEN),
     ("perfect draft", "One that is always right, at the same costs: k + 1 tokens a round. It is the ceiling."),
     ("interval", "[low, high]: where the number lies in 95 of 100 bootstrap samples, taken by prompt."),
-    ("GB/s, MBU", "GB = 1e9 bytes. MBU, 0 to 1: bytes ÷ time ÷ the read bandwidth of this device in the same run."),
+    (
+        "GB/s, MBU",
+        "GB = 1e9 bytes. MBU: bytes ÷ time ÷ the read bandwidth of the device, above 100 % from a cache.",
+    ),
     ("basis", "; ".join(f"{basis}: {text}" for basis, text in BASES.items()) + "."),
 )
 

@@ -56,7 +56,7 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig]:
 
 def from_shards(folder: Path, family: Family, config: ModelConfig, shards: Mapping[str, Shard]) -> ForeignCheckpoint:
     """The model whose tensors are in `shards`, under Hugging Face's names; raises CorruptError where some are not."""
-    _check_names(family, config, shards)
+    _check_names(folder, family, config, shards)
     parts = {
         weight: tuple(stored_part(shards[tensor], tensor) for tensor in tensors)
         for weight, tensors in family.sources(config).items()
@@ -66,10 +66,10 @@ def from_shards(folder: Path, family: Family, config: ModelConfig, shards: Mappi
     return ForeignCheckpoint(folder, folder.name, config, CONFIG_FILE, tuple(files), parts)
 
 
-def _check_names(family: Family, config: ModelConfig, shards: Mapping[str, Shard]) -> None:
+def _check_names(folder: Path, family: Family, config: ModelConfig, shards: Mapping[str, Shard]) -> None:
     expected = {tensor for tensors in family.sources(config).values() for tensor in tensors}
     files = ", ".join(sorted({shard.path.name for shard in shards.values()})[:3])
-    refuse(files, expected - set(shards), f"missing, and the shape in {CONFIG_FILE} needs it")
+    refuse(files or str(folder), expected - set(shards), f"missing, and the shape in {CONFIG_FILE} needs it")
     extra = {tensor for tensor in shards if not tensor.endswith(_BUFFER)} - expected
     if config.tied_embeddings:
         extra -= _identical_head(family, config, shards)

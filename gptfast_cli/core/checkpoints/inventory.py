@@ -1,0 +1,147 @@
+"""All models that have a name here: bundled, in the store, in the Hugging Face cache, fetched from S3.
+
+Only small files are read; no weights, and no PyTorch.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gptfast_cli.core.checkpoints.current import clear_current, read_current
+from gptfast_cli.core.checkpoints.hub_cache import cached_repos, repo_folder, revisions
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, read_manifest
+from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder
+from gptfast_cli.core.checkpoints.s3_folder import bucket_paths
+from gptfast_cli.core.checkpoints.staging import remove_folder
+from gptfast_cli.core.checkpoints.store import open_store
+from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.fields import read_fields
+from gptfast_cli.core.files import is_file
+from gptfast_cli.core.settings import Settings
+
+IN_PROGRAM: Final = "bundled"
+IN_STORE: Final = "store"
+IN_HF_CACHE: Final = "Hugging Face cache"
+FROM_S3: Final = "S3"
+FOLDER: Final = "folder"
+
+_CONFIG_FILE = "config.json"
+_DAMAGED = "damaged"
+_PLAIN = "plain"  # NAME of formats.plain, which loads PyTorch
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model that is here.
+
+    where:               one of the five words above
+    scheme, head_scheme: of the layers and of the output head; `damaged` where that cannot be read, and empty where the
+                         files are of no language model
+    n_bytes:             of its files
+    n_params:            None where that takes opening the weights
+    """
+
+    name: str
+    where: str
+    path: Path
+    scheme: str
+    head_scheme: str
+    n_bytes: int
+    n_params: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The entries, and the name of the one that is taken where a command names none; `total` counts links once."""
+
+    entries: tuple[Entry, ...]
+    current: str
+    n_bytes: int
+
+
+def take_inventory(settings: Settings) -> Inventory:
+    """What there is, bundled models first; the current one is an entry too where it is a folder elsewhere."""
+    entries = [
+        *(_entry(name, IN_PROGRAM, bundled_folder(name)) for name in BUNDLED),
+        *(_entry(stored.name, IN_STORE, stored.path) for stored in open_store(settings).entries()),
+        *(
+            _entry(str(name), IN_HF_CACHE, path)
+            for repo in cached_repos(settings.hf_cache)
+            for name, path in revisions(settings.hf_cache, repo)
+        ),
+        *(_entry(str(source), FROM_S3, path) for source, path in bucket_paths(settings.home)),
+    ]
+    current = read_current(settings.home) or BUNDLED[0]
+    if Path(current).is_absolute() and Path(current) not in {entry.path for entry in entries}:
+        entries.append(_entry(current, FOLDER, Path(current)))
+    files = {file.resolve() for entry in entries for file in _files(entry.path)}
+    return Inventory(tuple(entries), current, sum(file.stat().st_size for file in files))
+
+
+def find_entries(inventory: Inventory, name: str) -> tuple[Entry, ...]:
+    """What goes when a name is removed: an entry, or of the Hugging Face cache all revisions of a repository.
+
+    Raises NotFoundError where there is none, UsageError where it is not this program's to remove.
+    """
+    repo = name.removeprefix("hf://")
+    named = [entry for entry in inventory.entries if entry.name.lower() in (name.lower(), repo.lower())]
+    revised = [each for each in inventory.entries if each.where == IN_HF_CACHE and each.name.startswith(f"{repo}@")]
+    entries = tuple(dict.fromkeys((*named, *revised)))
+    if not entries:
+        raise NotFoundError(f"There is no model called {name} to remove.", "See which there are: gptfast --list")
+    if entries[0].where == IN_PROGRAM:
+        raise UsageError(f"{name} comes with gptfast and cannot be removed.")
+    if entries[0].where == FOLDER:
+        raise UsageError(f"{name} is a folder of yours, which gptfast does not remove.")
+    if entries[0].where == IN_HF_CACHE and "@" in repo:
+        whole = repo.partition("@")[0]
+        raise UsageError(
+            f"{name}: revisions share their files, and only all of them can be removed.", f"gptfast --remove {whole}"
+        )
+    inside = [each.name for each in inventory.entries if entries[0].path in each.path.parents]
+    if inside:
+        raise UsageError(
+            f"{name}: its folder holds {inside[0]} too.", f"Remove that before: gptfast --remove {inside[0]}"
+        )
+    return entries
+
+
+def remove(entries: Iterable[Entry], settings: Settings) -> None:
+    """Delete entries that `find_entries` gave; where one of them was the current model, none is."""
+    for entry in entries:
+        if entry.where == IN_HF_CACHE:
+            folder = repo_folder(settings.hf_cache, entry.name.partition("@")[0])
+        else:
+            folder = entry.path
+        if (current := read_current(settings.home)) is not None and current.lower() == entry.name.lower():
+            clear_current(settings.home)
+        if folder.exists() or folder.is_symlink():  # revisions of a repository go together
+            remove_folder(folder)
+
+
+def _entry(name: str, where: str, path: Path) -> Entry:
+    n_bytes = sum(file.stat().st_size for file in _files(path))
+    try:
+        if is_file(path / MANIFEST_FILE):
+            manifest = read_manifest(path)
+            return Entry(name, where, path, manifest.scheme, manifest.head_scheme, n_bytes, manifest.n_params)
+        scheme = _foreign_scheme(path)
+    except (GptFastError, OSError):  # it still has to be seen, to be removed
+        scheme = _DAMAGED
+    return Entry(name, where, path, scheme, scheme, n_bytes, None)
+
+
+def _foreign_scheme(path: Path) -> str:
+    """The scheme of another program's folder; empty where that is of no language model."""
+    if not is_file(path / _CONFIG_FILE):
+        return ""
+    quantised = read_fields(path / _CONFIG_FILE).values.get("quantization_config")
+    if not isinstance(quantised, dict):
+        return _PLAIN
+    return str(quantised.get("quant_method", "quantised"))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The files of a folder, links that lead nowhere left out."""
+    return (file for file in path.rglob("*") if is_file(file))
