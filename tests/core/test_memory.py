@@ -60,5 +60,5 @@ def test_where_nothing_is_known_all_memory_counts_as_free(tmp_path: Path, monkey
 
 def test_what_does_not_fit_is_refused_with_both_sizes() -> None:
     check_fits(3_000_000_000, "The weights", "Take fewer.", 3_000_000_000)
-    with pytest.raises(OutOfMemoryError, match=r"The weights take 3\.0 GB, and 2\.9 GB of memory are free\."):
+    with pytest.raises(OutOfMemoryError, match=r"The weights take 3\.00 GB, and 2\.90 GB of memory are free\."):
         check_fits(3_000_000_000, "The weights", "Take fewer.", 2_900_000_000)
