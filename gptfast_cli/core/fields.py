@@ -17,6 +17,7 @@ from gptfast_cli.core.quantities import size
 DAMAGED: Final = "The file is damaged: fetch or convert the model again."
 
 _LARGEST_INTEGER = 2**31 - 1  # an int of C, which sizes and counts become
+_LARGEST_OFFSET = 2**63 - 1  # an int64: the sizes and places in files, which may be larger than 2 GiB
 _LARGEST_NUMBER = 1e300
 _MOST_DIMENSIONS = 8
 _MOST_SHOWN = 60  # characters of a file in a message
@@ -80,20 +81,19 @@ class Fields:
         return tuple(value)
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """A list of whole numbers of at least 0, such as token ids."""
-        value = self._value(name, None)
-        if not isinstance(value, list) or not all(
-            type(item) is int and 0 <= item <= _LARGEST_INTEGER for item in value
-        ):
-            self._refuse(name, value, f"a list of whole numbers from 0 to {_LARGEST_INTEGER}")
-        return tuple(value)
+        """A list of whole numbers from 0 to 2**31 - 1, such as token ids."""
+        return self._whole_numbers(name, _LARGEST_INTEGER)
+
+    def offsets(self, name: str) -> tuple[int, ...]:
+        """A list of places in a file, in bytes."""
+        return self._whole_numbers(name, _LARGEST_OFFSET)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The sizes of a tensor."""
-        sizes = self.integers(name)
-        if len(sizes) > _MOST_DIMENSIONS or math.prod(sizes) > _LARGEST_INTEGER:
+        sizes = self._whole_numbers(name, _LARGEST_OFFSET)
+        if len(sizes) > _MOST_DIMENSIONS or math.prod(sizes) > _LARGEST_OFFSET:
             self._refuse(
-                name, list(sizes), f"a shape of at most {_MOST_DIMENSIONS} sizes and {_LARGEST_INTEGER} elements"
+                name, list(sizes), f"a shape of at most {_MOST_DIMENSIONS} sizes and {_LARGEST_OFFSET} elements"
             )
         return sizes
 
@@ -107,6 +107,12 @@ class Fields:
     def corrupt(self, name: str, why: str) -> CorruptError:
         """The error that a field of this object is wrong, for facts that only the caller can check."""
         return CorruptError(f"{self.where}: {name}: {why}", DAMAGED)
+
+    def _whole_numbers(self, name: str, largest: int) -> tuple[int, ...]:
+        value = self._value(name, None)
+        if not isinstance(value, list) or not all(type(item) is int and 0 <= item <= largest for item in value):
+            self._refuse(name, value, f"a list of whole numbers from 0 to {largest}")
+        return tuple(value)
 
     def _value(self, name: str, default: object) -> object:
         value = self.values.get(name)

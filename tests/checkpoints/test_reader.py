@@ -67,6 +67,20 @@ def test_a_file_larger_than_the_memory_is_read(tmp_path: Path) -> None:
     assert shard.tensor("before")[-1] == shard.tensor("after")[-1] == 0
 
 
+def test_a_tensor_beyond_2_gib_is_read(tmp_path: Path) -> None:
+    """Offsets and sizes past an int of C, in a sparse file, on machines of any memory."""
+    n = 2**31 + 8
+    start = header({"before": PlannedTensor(torch.uint8, (n,)), "after": PlannedTensor(torch.float32, (2,))})
+    file = tmp_path / "large.safetensors"
+    with file.open("wb") as opened:
+        opened.write(start)
+        opened.seek(len(start) + n)
+        opened.write(struct.pack("<2f", 1.5, 2.5))
+    shard = open_shard(file)
+    assert shard.tensor("before").shape == (n,)
+    assert shard.tensor("after").tolist() == [1.5, 2.5]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_tensors_of_a_file_keep_neither_a_handle_nor_their_mapping(folder: Path) -> None:
     def held() -> tuple[int, int]:

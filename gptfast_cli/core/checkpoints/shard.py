@@ -131,7 +131,7 @@ def open_shard(path: Path) -> Shard:
 
 
 def _stored(fields: Fields, payload: int) -> StoredTensor:
-    dtype, shape, offsets = fields.text("dtype"), fields.shape("shape"), fields.integers("data_offsets")
+    dtype, shape, offsets = fields.text("dtype"), fields.shape("shape"), fields.offsets("data_offsets")
     if dtype not in DTYPES:
         raise fields.corrupt("dtype", f"{dtype} is not one of {', '.join(DTYPES)}")
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
