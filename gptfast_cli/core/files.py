@@ -5,15 +5,18 @@ Here too: waiting until something is on the disk, and the word for a disk that r
 
 import contextlib
 import errno
+import functools
+import operator
 import os
 import secrets
+import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from gptfast_cli.core.errors import DiskFullError
+from gptfast_cli.core.errors import CorruptError, DiskFullError
 
 PARTIAL: Final = ".gptfast-partial"
 """What the name of something unfinished ends in."""
@@ -74,6 +77,69 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def open_plain(path: Path, flags: int, mode: int = 0o666) -> int:
+    """A handle on a plain file: never on what a symbolic link leads to, nor on a pipe or a device.
+
+    For files whose names others can guess. Raises CorruptError where something else has the name.
+    """
+    extra = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+    try:
+        handle = os.open(path, functools.reduce(operator.or_, extra, flags), mode)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
+            raise _not_plain(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _not_plain(path)
+    return handle
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether it is a plain file with one name that nobody else has put there.
+
+    Its owner is this user, or that of its folder, who could put anything there: some systems give all files to one.
+    """
+    return _is_own(path, stat.S_ISREG) and (sys.platform == "win32" or path.lstat().st_nlink == 1)
+
+
+def is_own_folder(path: Path) -> bool:
+    """Whether it is a folder, and no symbolic link to one, that nobody else has put there; see `is_own_file`."""
+    return _is_own(path, stat.S_ISDIR)
+
+
+def check_inside(root: Path, folder: Path) -> None:
+    """Raise CorruptError where a symbolic link leads from a folder below `root` out of it."""
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise CorruptError(
+            f"{folder}: leads out of {root}, through a symbolic link.",
+            "Nothing was written there. Remove the link, or name another folder.",
+        )
+
+
+def remove_plain(path: Path) -> None:
+    """Delete a file or a symbolic link, where there is one; CorruptError where that cannot be done."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_plain(path) from error
+
+
+def _is_own(path: Path, is_kind: Callable[[int], bool]) -> bool:
+    try:
+        found, folder = path.lstat(), path.parent.stat()
+    except OSError:
+        return False
+    return is_kind(found.st_mode) and (sys.platform == "win32" or found.st_uid in (os.geteuid(), folder.st_uid))
+
+
+def _not_plain(path: Path) -> CorruptError:
+    return CorruptError(
+        f"{path}: is a link, a folder or a file of another user, where a file of this program belongs.",
+        "Nothing was written to it. Remove it, or name another folder.",
+    )
 
 
 def sync_folder(folder: Path) -> None:

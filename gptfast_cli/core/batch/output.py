@@ -48,7 +48,10 @@ def open_output(path: Path | None, identities: Mapping[int, str], *, in_order: b
         return
     is_new = not path.exists()
     waiting_path = path.with_name(f"{path.name}.waiting")
-    with contextlib.closing(RecordFile(path)) as records, contextlib.closing(RecordFile(waiting_path)) as waiting:
+    with (
+        contextlib.closing(RecordFile(path)) as records,
+        contextlib.closing(RecordFile(waiting_path, follow=False)) as waiting,
+    ):
         output = _File(records, waiting, identities, in_order=in_order)
         output.take_up_waiting(identities, valid=not is_new)
         try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gptfast_cli.core.errors import DiskFullError, NotFoundError, UsageError
+from gptfast_cli.core.files import open_plain
 
 if sys.platform != "win32":
     import fcntl
@@ -28,12 +29,13 @@ _SECONDS_BETWEEN_SYNCS = 5.0
 class RecordFile:
     """Records on disk; read what is there once, before anything is appended.
 
-    Raises NotFoundError where its folder is not there, UsageError where it is no file or another process writes it.
+    Without `follow` a symbolic link of that name is refused. Raises NotFoundError where its folder is not there,
+    UsageError where it is no file or another process writes it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, follow: bool = True) -> None:
         self.path = path
-        self._handle = _open(path)
+        self._handle = _open(path, follow=follow)
         self._end = 0  # bytes that whole records take
         self._synced_at = time.monotonic()
 
@@ -129,10 +131,10 @@ def _json(line: bytes) -> object:
         return None
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, *, follow: bool) -> int:
     """A handle on the file, which is made where it is not there, and locked."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = (os.open if follow else open_plain)(path, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError as error:
         raise NotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name} in.") from error
     except IsADirectoryError as error:

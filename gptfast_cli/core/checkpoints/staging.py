@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.files import PARTIAL, disk_full_named, sibling, sync_folder
+from gptfast_cli.core.files import PARTIAL, disk_full_named, is_own_folder, sibling, sync_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -66,7 +66,13 @@ def _begin(place: Path, staging: Path) -> tuple[Path, int | None]:
     beginning = _lock(place.parent, wait=True)  # or another's sweep might take a folder not yet locked
     try:
         _sweep(place, staging)
-        staging.mkdir(exist_ok=True)
+        try:
+            staging.mkdir()
+        except FileExistsError:
+            if not is_own_folder(staging):  # what is finished in it would be believed
+                raise UsageError(
+                    f"{staging}: is a link, or belongs to another user.", "Remove it, or give another place with --out."
+                ) from None
         return staging, _lock(staging)
     finally:
         if beginning is not None:
@@ -105,8 +111,9 @@ def _clear(aside: Path) -> None:
 def _sweep(place: Path, staging: Path) -> None:
     """Clear away what the dead have left beside `place`, but for the folder that is going on."""
     for left in place.parent.iterdir():
-        is_folder = left.is_dir()
-        if is_folder and (left.name.endswith(PARTIAL) or (_is_given_up(left, place) and left != staging)):
+        if not left.name.endswith((PARTIAL, _RESUMABLE, _REPLACED)) or not is_own_folder(left):
+            continue
+        if left.name.endswith(PARTIAL) or (_is_given_up(left, place) and left != staging):
             lock = _lock(left)
             if lock is not None:  # its writer is gone
                 shutil.rmtree(left, ignore_errors=True)
@@ -135,7 +142,7 @@ def _lock(folder: Path, *, wait: bool = False) -> int | None:
     """Hold the folder against other writers; None where one holds it, or where the system has no such lock."""
     if sys.platform == "win32":
         return None
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptfast_cli.core.files import PARTIAL, sibling, write_whole
+from gptfast_cli.core.files import PARTIAL, check_inside, sibling, write_whole
 from gptfast_cli.core.transfer.place import Place
 from gptfast_cli.core.transfer.remote import RemoteFile
 
@@ -47,6 +47,7 @@ class HubCacheLayout:
         name, blob = self.root / file.name, self.place(file).final
         if (name.exists() and blob.exists() and name.samefile(blob)) or self._is_whole(name, file):
             return
+        check_inside(self._folder, name.parent)
         name.parent.mkdir(parents=True, exist_ok=True)
         link = sibling(name, PARTIAL)
         try:

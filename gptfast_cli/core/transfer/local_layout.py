@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptfast_cli.core.download_notes import NOTES, SUFFIX, note_path, read_note, write_note
-from gptfast_cli.core.files import PARTIAL, write_whole
+from gptfast_cli.core.files import PARTIAL, check_inside, write_whole
 from gptfast_cli.core.transfer.place import Place
 from gptfast_cli.core.transfer.remote import RemoteFile
 
@@ -25,7 +25,10 @@ class LocalLayout:
 
     def place(self, file: RemoteFile) -> Place:
         """See Layout."""
-        return self._place(file.name)
+        place = self._place(file.name)
+        for path in (place.final, place.partial):
+            check_inside(self.root, path.parent)
+        return place
 
     def is_there(self, file: RemoteFile) -> bool:
         """See Layout; a file that nothing is noted about is compared by its checksum, where one is offered."""

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gptfast_cli.core.files import open_plain
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -49,7 +51,10 @@ def held_if_free(path: Path) -> Iterator[bool]:
 
 def _taken(path: Path) -> int | None:
     """A handle that holds the lock; None where another has it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o664)
+    try:
+        handle = open_plain(path, os.O_RDWR | os.O_CREAT, 0o664)
+    except PermissionError:  # another user's, which can be locked all the same
+        handle = open_plain(path, os.O_RDONLY)
     try:
         _lock(handle)
     except (BlockingIOError, PermissionError):

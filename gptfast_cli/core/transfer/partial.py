@@ -5,12 +5,13 @@ believed that the note beside it does not say, and the hash of the whole decides
 """
 
 import json
+import os
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.fields import read_fields
-from gptfast_cli.core.files import PARTIAL, write_synced
+from gptfast_cli.core.files import PARTIAL, is_own_file, open_plain, remove_plain, write_whole
 from gptfast_cli.core.transfer.remote import RemoteFile
 
 _NOTE: Final = ".json"
@@ -29,6 +30,8 @@ class Partial:
     def resume(self) -> int:
         """How many bytes to go on from; 0 after clearing away what belongs to another file or version."""
         try:
+            if not (is_own_file(self.path) and is_own_file(self._note)):
+                raise FileNotFoundError(self.path)
             fields = read_fields(self._note)
             size = self.path.stat().st_size
             self.validator = fields.text("etag", "") or None
@@ -48,24 +51,27 @@ class Partial:
         self.validator = validator
         note = {"name": self._remote.name, "commit": self._remote.version, "etag": validator, **self._identity()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_synced(self._note, json.dumps(note))
+        write_whole(self._note, json.dumps(note))
 
     def open(self) -> BinaryIO:
         """The beginning itself, to be read and appended to."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.path.open("a+b")
+        return os.fdopen(open_plain(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b")
 
     def publish(self, final: Path) -> None:
         """Give the whole file its final name; it is on the disk already."""
         final.parent.mkdir(parents=True, exist_ok=True)
-        self.path.replace(final)
+        try:
+            self.path.replace(final)
+        except IsADirectoryError as error:
+            raise CorruptError(f"{final}: is a folder, where a file belongs.", "Remove it first.") from error
         self._note.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Begin anew."""
         self.validator = None
-        self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        remove_plain(self.path)
+        remove_plain(self._note)
 
     def _identity(self) -> dict[str, object]:
         """What must be equal for the bytes to count: the hash where there is one, else the version they are of."""
