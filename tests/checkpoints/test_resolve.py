@@ -119,7 +119,7 @@ def test_a_name_that_means_nothing_is_answered_with_what_may_be_meant(settings: 
     with pytest.raises(NotFoundError) as caught:
         resolve(name, settings)
     assert hint in caught.value.hint
-    assert name in caught.value.message
+    assert name[:100] in caught.value.message  # of a long one a message has both ends
 
 
 @pytest.mark.parametrize("name", ["", "  "])
