@@ -1,6 +1,7 @@
 """Where the system refuses memory or threads, the CPU engine raises an error, and goes on once there is some."""
 
 import contextlib
+import gc
 import resource
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ def _without_gradients() -> Iterator[None]:
 @contextlib.contextmanager
 def no_more_than(n_bytes: int) -> Iterator[None]:
     """The process can map so many bytes more, and no others."""
+    gc.collect()  # what earlier tests have left would be given back within the block, and taken for room
     before = resource.getrlimit(resource.RLIMIT_AS)
     n_mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (n_mapped + n_bytes, before[1]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -44,8 +44,8 @@ class Pair:
 
     def exchange(self, value: Any) -> list[Any]:
         n_bytes, bandwidth, own = value
-        other = replace(own, rank=1, peak_memory_bytes=70, decode_gbps=None, collective_share=0.5)
-        return [value, (None if n_bytes is None else 3 * n_bytes, bandwidth / 2, other)]
+        other = own | {"rank": 1, "peak_memory_bytes": 70, "decode_gbps": None, "collective_share": 0.5}
+        return [value, [None if n_bytes is None else 3 * n_bytes, bandwidth / 2, other]]
 
     def guarded(self) -> AbstractContextManager[None]:
         return nullcontext()
