@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from gptfast_cli.completion.answer import Paths
+from gptfast_cli.core.cpus import most_threads
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.registry import plug_names
 from gptfast_cli.core.settings import load_settings
@@ -17,8 +18,6 @@ MODEL_VARIABLE: Final = "GPTFAST_MODEL"
 _CHAT = "Chat"
 _MACHINE = "Machine"
 _OUTPUT = "Output"
-
-_MOST_THREADS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +200,7 @@ KvDtypeOption = Annotated[
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        parser=Integer(1, _MOST_THREADS),
+        parser=Integer(1, most_threads()),
         metavar="N",
         envvar="GPTFAST_THREADS",
         show_default="the cores that there are",

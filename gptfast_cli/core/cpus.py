@@ -9,7 +9,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+_ENGINE_THREADS = 64  # that the CPU engine has, and more than a machine with fewer CPUs could use
 _ROOT = Path("/")
+
+
+def most_threads() -> int:
+    """The most threads that a command may be asked to compute with on this machine."""
+    return max(_ENGINE_THREADS, os.cpu_count() or 1)
 
 
 def available_cpus() -> int:

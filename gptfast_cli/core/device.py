@@ -1,7 +1,6 @@
 """The device that computes, the dtype that it computes in, and what the machine can say about its memory."""
 
 import contextlib
-import os
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from gptfast_cli.core.cpus import computing_cpus
+from gptfast_cli.core.cpus import computing_cpus, most_threads
 from gptfast_cli.core.errors import UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -19,8 +18,6 @@ AUTO = "auto"
 
 KV_DTYPES = {"int8": torch.int8}
 """Dtypes that keys and values may be kept in beside the one that computes."""
-
-_MOST_THREADS = 64  # that the CPU engine has, and more than a machine with fewer CPUs could use
 
 _PROCESS_STATUS = Path("/proc/self/status")
 _CLEAR_REFERENCES = Path("/proc/self/clear_refs")
@@ -87,15 +84,12 @@ def computing_name(dtype: torch.dtype, kv_dtype: torch.dtype) -> str:
 def set_threads(count: int | None) -> None:
     """Let PyTorch use `count` CPU threads; None takes as many as this process can compute with.
 
-    Raises UsageError for a count below 1, or above what any machine like this one can use.
+    Raises UsageError for a count below 1 or above `most_threads`.
     """
     if count is None:
         count = min(torch.get_num_threads(), computing_cpus())
-    if count < 1:
-        raise UsageError(f"--threads must be at least 1, not {count}.")
-    most = max(_MOST_THREADS, os.cpu_count() or 1)
-    if count > most:
-        raise UsageError(f"--threads must be at most {most}, not {count}: this machine has {os.cpu_count()} CPUs.")
+    if not 1 <= count <= most_threads():
+        raise UsageError(f"--threads must be from 1 to {most_threads()}, not {count}.")
     torch.set_num_threads(count)
 
 

@@ -1,5 +1,7 @@
 """Quantities as a person reads them, in messages as in tables: three significant digits, and one unit."""
 
+_LARGEST = 999.5  # what rounds to 1,000 is told in the next unit
+
 
 def digits(value: float) -> str:
     """A positive number in three significant digits, more above 1,000: 9.87, 98.7, 987, 9,870."""
@@ -10,7 +12,7 @@ def digits(value: float) -> str:
 def size(n_bytes: float) -> str:
     """A number of bytes in kB, MB or GB, powers of ten."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= scale:
+        if n_bytes >= _LARGEST * scale / 1e3:
             return f"{digits(n_bytes / scale)} {unit}"
     return f"{n_bytes:.0f} bytes"
 
@@ -18,6 +20,6 @@ def size(n_bytes: float) -> str:
 def count(number: int) -> str:
     """A count in thousands, millions or billions, as the sizes of models are told: 3.21 M, 6.74 B."""
     for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= scale:
+        if number >= _LARGEST * scale / 1e3:
             return f"{digits(number / scale)} {unit}"
     return str(number)

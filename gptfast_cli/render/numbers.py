@@ -30,9 +30,9 @@ def gigabytes_per_second(rate: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time in the unit that suits it: 1.23 ms, 1.23 s, 2 min 05 s."""
-    if seconds < 1:
+    if seconds < 0.9995:  # beyond it rounds to 1,000 ms
         return f"{digits(seconds * 1e3)} ms"
-    if seconds < 60:
+    if seconds < 59.95:  # beyond it rounds to 60.0 s
         return f"{digits(seconds)} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from cli.command_line import CommandLine
 from gptfast_cli.app import command_tree
+from gptfast_cli.core.cpus import most_threads
+from gptfast_cli.core.device import set_threads
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.settings import check_hub_environment, settings_file
 from gptfast_cli.numbers import (
@@ -49,6 +51,18 @@ def test_every_numeric_option_refuses_what_is_no_finite_number() -> None:
                 parser(text)
         with pytest.raises(NumberError):  # a Boolean of TOML is an integer of Python
             parser(True)
+
+
+def test_threads_are_as_many_for_the_command_line_as_for_what_it_runs() -> None:
+    options = [described for name, described in numeric_options() if name.endswith(" --threads")]
+    assert len(options) >= 5
+    for described in options:
+        parser = described.parameter_info.parser
+        assert parser(str(most_threads())) == most_threads()
+        with pytest.raises(NumberError, match=f"a whole number from 1 to {most_threads()}, not"):
+            parser(str(most_threads() + 1))
+    with pytest.raises(UsageError, match=f"--threads must be from 1 to {most_threads()}, not"):
+        set_threads(most_threads() + 1)
 
 
 @given(st.integers())
@@ -98,7 +112,7 @@ def test_lists_keep_their_order_and_count_each_number_once() -> None:
 @pytest.mark.parametrize(
     ("variables", "settings", "says"),
     [
-        ({"GPTFAST_THREADS": "nan"}, "", "--threads must be a whole number from 1 to 4096, not 'nan'."),
+        ({"GPTFAST_THREADS": "nan"}, "", f"--threads must be a whole number from 1 to {most_threads()}, not 'nan'."),
         ({}, "[generate]\ntemperature = nan", "--temperature must be a number of at least 0, not 'nan'."),
         ({}, "[generate]\ntop-k = 1.5", "--top-k must be a whole number of at least 0, not '1.5'."),
         ({}, "[generate]\nseed = true", "--seed must be a whole number from 0 to 18446744073709551615, not 'true'."),

@@ -88,6 +88,6 @@ def test_where_the_system_has_no_peak_to_reset_it_is_that_of_the_process(
 def test_a_thread_count_that_makes_no_sense_is_refused_before_a_thread_is_started() -> None:
     before = torch.get_num_threads()
     for count in (100_000, 2**40):
-        with pytest.raises(UsageError, match=f"--threads must be at most [0-9]+, not {count}"):
+        with pytest.raises(UsageError, match=f"--threads must be from 1 to [0-9]+, not {count}"):
             device.set_threads(count)
     assert torch.get_num_threads() == before
