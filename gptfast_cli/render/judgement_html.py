@@ -14,7 +14,7 @@ from gptfast_cli.render.report.picks import picks
 from gptfast_cli.render.report.proofs import certificates, proofs
 from gptfast_cli.render.report.slices import slices
 from gptfast_cli.render.report.temperatures import chooser, chooser_rules, temperatures
-from gptfast_cli.render.report.verdict import about, head
+from gptfast_cli.render.report.verdict import about, failed, head
 
 _STYLE: Final = "style.css"
 
@@ -55,6 +55,7 @@ def _parts(judgement: Judgement, command: str, choices: list[float]) -> list[Ele
         costs(judgement, choices),
         plain(judgement),
         certificates(judgement),
+        failed(judgement),
         glossary(),
     )
     return [part for part in parts if part is not None]

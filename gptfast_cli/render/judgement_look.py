@@ -15,7 +15,7 @@ NONE: Final = "-"
 class Look:
     """A place that shows a judgement.
 
-    names:       what a draft is called in tables; quote: makes any name stand as it is
+    names:       what a draft is called in tables; quote: makes any name stand as it is; escape: any sentence
     best:        of a batch size; loss: slower than plain decoding; other: all other cells; each with {} for the number
     bar:         of a share 0..1, where there are bars
     is_detailed: whether columns that are not needed for a choice are shown too
@@ -23,6 +23,7 @@ class Look:
 
     names: Mapping[str, str]
     quote: Callable[[str], str]
+    escape: Callable[[str], str]
     best: str
     loss: str
     other: str

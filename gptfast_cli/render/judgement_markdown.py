@@ -17,6 +17,7 @@ def write_markdown(judgement: Judgement, command: str, stream: TextIO) -> None:
     look = Look(
         names=draft_names(judgement, _NAME_COLUMNS),
         quote=code,
+        escape=escaped,
         best="**{}**",
         loss="({})",
         other="{}",

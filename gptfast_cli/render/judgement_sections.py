@@ -43,6 +43,7 @@ def sections(judgement: Judgement, look: Look) -> Iterator[Section]:
     yield from _slices(judgement, look)
     yield _plain(judgement)
     yield _certificates(judgement, look)
+    yield from _failed_prompts(judgement, look)
 
 
 def measurement_line(judgement: Judgement) -> str:
@@ -137,3 +138,15 @@ def _certificates(judgement: Judgement, look: Look) -> Section:
     if not judgement.certificates:
         return Section(title, remarks=("It was not tested: --certify does.",))
     return Section(title, (), (certificate_table(judgement, look),))
+
+
+def _failed_prompts(judgement: Judgement, look: Look) -> Iterator[Section]:
+    if not judgement.failed_prompts:
+        return
+    n_failed = len(judgement.failed_prompts)
+    n_all = judgement.n_prompts + n_failed
+    reasons = (
+        f"{', '.join(look.quote(one_line(name)) for name in names)}: {look.escape(one_line(reason))}"
+        for reason, names in judgement.failures.items()
+    )
+    yield Section("Failed prompts", (f"Left out: {n_failed:,} of {n_all:,} prompts.", *reasons))

@@ -27,6 +27,7 @@ def write_judgement(judgement: Judgement, stream: TextIO) -> None:
     look = Look(
         names=draft_names(judgement, _NAME_COLUMNS),
         quote=str,
+        escape=str,
         best="{}*",
         loss="({})",
         other="{} ",  # the place of a mark

@@ -150,6 +150,7 @@ def test_a_prompt_that_fails_is_left_out_alone(tmp_path: Path, completion: str |
     )
     failed = {each.name: each.reason for each in told.failed_prompts}
     assert sorted(failed) == [f"prompts.jsonl:{line}" for line in (1, 3, 4, 5)]
+    assert told.n_prompts == 2
     assert failed["prompts.jsonl:3"].startswith("Token id 9999 has no embedding")
     assert "the context holds" in failed["prompts.jsonl:4"]
     assert all(failed[f"prompts.jsonl:{line}"].startswith("The model's logits are NaN") for line in (1, 5))

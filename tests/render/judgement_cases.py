@@ -5,6 +5,7 @@ from io import StringIO, TextIOWrapper
 from typing import Any
 
 from gptfast_cli.core.measure.drafts.judgement import DraftJudgement, Interval, Judgement, Place
+from gptfast_cli.core.measure.drafts.texts import FailedPrompt
 from sample_judgement import judgement
 
 LONG = "/data/" + "a" * 40 + "/drafts/" + "b" * 40 + "/step-1000"
@@ -70,6 +71,16 @@ def with_gaps() -> Judgement:
     return replace(whole, drafts=(draft, *whole.drafts[1:]), median_error=None)
 
 
+def with_failed_prompts() -> Judgement:
+    """57 prompts judged, and three that failed for two reasons, one by a name that would make markup."""
+    failed = (
+        FailedPrompt("rows.jsonl:3", "Token id 9999 has no embedding."),
+        FailedPrompt(WILD, "The model's logits are <NaN> or _infinite_."),
+        FailedPrompt("rows.jsonl:7", "Token id 9999 has no embedding."),
+    )
+    return replace(judgement(), n_prompts=57, failed_prompts=failed)
+
+
 def of_many() -> Judgement:
     """12 drafts of long names, k up to 16, 10 batch sizes up to 1024."""
     whole = judgement()
@@ -102,6 +113,7 @@ CASES = {
     "gaps": with_gaps(),
     "many": of_many(),
     "long names": renamed({"tiny-draft": LONG, "ngram": LONG.replace("/drafts/", "/graphs/")}),
+    "failed prompts": with_failed_prompts(),
     "wild names": renamed({"tiny-draft": WILD}),
 }
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from gptfast_cli.core.measure.drafts.judgement import Cell, DraftJudgement, Interval, Judgement, Place, Proof
+from gptfast_cli.core.measure.drafts.texts import FailedPrompt
 from sample_judgement import judgement
 
 NASTY = """</title><script>alert('&"1"')</script>\x1b[31m\udc80"""
@@ -42,6 +43,15 @@ def cases() -> dict[str, Judgement]:
             drafts=tuple(
                 replace(draft, basis=basis)
                 for draft, basis in zip(whole.drafts, ("on-policy", "proxy", "assumed") * 2, strict=True)
+            ),
+        ),
+        "failed prompts": replace(
+            whole,
+            n_prompts=57,
+            failed_prompts=(
+                FailedPrompt("rows.jsonl:3", "Token id 9999 has no embedding."),
+                FailedPrompt("rows.jsonl:5", "The model's logits are NaN."),
+                FailedPrompt("rows.jsonl:7", "Token id 9999 has no embedding."),
             ),
         ),
         "nasty names": nasty(whole),
@@ -91,6 +101,7 @@ def nasty(whole: Judgement) -> Judgement:
         picks=tuple(replace(pick, draft=NASTY) for pick in whole.picks),
         proofs=tuple(replace(proof, draft=NASTY) for proof in whole.proofs),
         certificates=tuple(replace(certificate, draft=NASTY) for certificate in whole.certificates),
+        failed_prompts=(FailedPrompt(NASTY, NASTY),),
     )
 
 

@@ -196,3 +196,17 @@ def test_the_sections_stand_in_the_order_of_the_questions() -> None:
     assert ["".join(pair) for pair in anchors] == [
         "about", "picks", "drafts", "losses", "compared", "proofs", "slices", "costs", "plain", "certificates", "words",
     ]  # fmt: skip
+
+
+def test_prompts_that_failed_are_counted_and_named_with_their_reasons() -> None:
+    source = written_case("failed prompts")
+    text = Page(source).text
+    assert "Failed prompts Left out: 3 of 60 prompts." in text
+    body = re.findall(r"<tbody>.*?</tbody>", source[source.index('id="failed"') :], flags=re.DOTALL)[0]
+    rows = re.findall(r"<tr>.*?</tr>", body, flags=re.DOTALL)
+    cells = [[Page(cell).text for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
+    assert cells == [
+        ["rows.jsonl:3, rows.jsonl:7", "Token id 9999 has no embedding."],
+        ["rows.jsonl:5", "The model's logits are NaN."],
+    ]
+    assert "Failed prompts" not in Page(written(judgement())).text

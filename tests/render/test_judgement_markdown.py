@@ -67,3 +67,11 @@ def test_an_interrupted_judgement_has_sentences_in_place_of_tables() -> None:
     assert tables(written) == []
     assert "Interrupted: this is what was measured until then." in written
     assert "No draft was judged." in written
+
+
+def test_prompts_that_failed_are_counted_and_named_with_their_reasons() -> None:
+    written = text(CASES["failed prompts"])
+    assert "### Failed prompts\n\nLeft out: 3 of 60 prompts.\n\n" in written
+    assert "\n\n`rows.jsonl:3`, `rows.jsonl:7`: Token id 9999 has no embedding.\n\n" in written
+    assert "`` a|b\u241b[31m `c` <d>_e_*f* ``: The model's logits are \\<NaN> or \\_infinite\\_.\n\n" in written
+    assert "Failed prompts" not in text(judgement())

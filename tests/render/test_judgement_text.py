@@ -32,7 +32,8 @@ def test_the_verdict_is_first_and_the_machine_last(case: str) -> None:
     assert written.startswith(CASES[case].verdict + "\n")
     assert written.split("\n\n")[-1].startswith("2 threads of A CPU, bfloat16 on cpu; torch 2.13.0")
     last = " ".join(written.split("\n\n")[-1].split("\n"))
-    assert "60 prompts, 128 new tokens each at most; seed 0; memory reads 61.2 GB/s" in last
+    n_prompts = CASES[case].n_prompts
+    assert f"{n_prompts} prompts, 128 new tokens each at most; seed 0; memory reads 61.2 GB/s" in last
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -189,3 +190,11 @@ def test_each_line_of_the_verdict_is_wrapped_by_itself() -> None:
 def test_a_batch_size_without_a_clear_gain_says_so() -> None:
     unclear = replace(judgement(), picks=(Pick(0.0, 1, None, None, None, is_unclear=True),))
     assert section(text(unclear), "Best picks")[-1].split() == ["0", "1", "no", "clear", "gain", "-", "-"]
+
+
+def test_prompts_that_failed_are_counted_and_named_with_their_reasons() -> None:
+    lines = section(text(CASES["failed prompts"]), "Failed prompts")
+    assert lines[1] == "Left out: 3 of 60 prompts."
+    assert lines[2] == "rows.jsonl:3, rows.jsonl:7: Token id 9999 has no embedding."
+    assert "\u241b[31m" in lines[3] and lines[3].endswith("The model's logits are <NaN> or _infinite_.")
+    assert "Failed prompts" not in text(judgement())

@@ -1,4 +1,4 @@
-"""The head of the report: what to use, and where, when and with what that was found."""
+"""The head of the report: what to use, where, when and with what that was found, and which prompts were left out."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -7,6 +7,7 @@ from gptfast_cli.core.measure.drafts.judgement import Judgement
 from gptfast_cli.core.measure.environment import Environment
 from gptfast_cli.render.markup import Child, Element, tag
 from gptfast_cli.render.numbers import count, digits, size
+from gptfast_cli.render.report.tables import paragraph, section, table
 
 _SHORT_VERDICT = 100  # characters that may be as large as a title
 
@@ -46,6 +47,21 @@ def about(judgement: Judgement, command: str) -> Element:
         tag("h2", "What was judged, and where", class_="unseen"),
         tag("dl", *items, tag("dt", "Command"), tag("dd", tag("code", _spaced(command.split(" ")))), class_="facts"),
         id="about",
+    )
+
+
+def failed(judgement: Judgement) -> Element | None:
+    """Prompts that were left out, those with one reason together; None where there are none."""
+    if not judgement.failed_prompts:
+        return None
+    n_failed = len(judgement.failed_prompts)
+    n_all = judgement.n_prompts + n_failed
+    rows = [(tag("span", ", ".join(names), class_="name"), reason) for reason, names in judgement.failures.items()]
+    return section(
+        "failed",
+        "Failed prompts",
+        paragraph(f"Left out: {n_failed:,} of {n_all:,} prompts."),
+        table("Prompts that failed, and why", ("Prompts", "Reason"), rows, texts=(0, 1)),
     )
 
 

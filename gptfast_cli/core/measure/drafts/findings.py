@@ -69,7 +69,7 @@ class Findings:
             scheme=self.target.scheme,
             n_params=self.target.n_params,
             n_bytes=self.target.model.weight_bytes,
-            n_prompts=len(self.prompts),
+            n_prompts=sum(prompt.name not in self.failed_prompts for prompt in self.prompts),
             max_new_tokens=self.max_new_tokens,
             seed=self.seed,
             prefill_s=median(self.prefill_seconds or [0.0]),

@@ -213,7 +213,7 @@ class Judgement:
     bandwidth_gbps: median of the reads of memory, in GB/s
     prefill_s:     seconds that the target takes to feed the prompt of one sequence
     noise:         of the machine, throughout the run; None where it was not measured
-    failed_prompts: that nothing of this is about
+    n_prompts:     that it is about; failed_prompts: that nothing of it is about
     """
 
     environment: Environment
@@ -236,6 +236,14 @@ class Judgement:
     noise: Noise | None = None
     is_interrupted: bool = False
     failed_prompts: tuple[FailedPrompt, ...] = ()
+
+    @property
+    def failures(self) -> dict[str, list[str]]:
+        """Why prompts failed, and the names of those with that reason."""
+        names: dict[str, list[str]] = {}
+        for each in self.failed_prompts:
+            names.setdefault(each.reason, []).append(each.name)
+        return names
 
     @property
     def is_noisy(self) -> bool:
