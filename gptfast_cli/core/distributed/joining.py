@@ -3,14 +3,17 @@
 import contextlib
 import datetime as dt
 import os
+import queue
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore  # whose public name mypy does not see
+from torch._C._distributed_c10d import FileStore, Store  # whose public names mypy does not see
+from torch.distributed.rendezvous import rendezvous
 
 from gptfast_cli import __version__
 from gptfast_cli.core.distributed.group import Group
@@ -23,8 +26,8 @@ _SHOWN_CHARACTERS = 200
 
 
 @contextlib.contextmanager
-def joined(rank: Rank, arguments: Sequence[str]) -> Iterator[Group]:
-    """The group of all ranks for the block.
+def joined(rank: Rank, arguments: Sequence[str], *, patience: dt.timedelta = _PATIENCE) -> Iterator[Group]:
+    """The group of all ranks for the block; they wait for one another for `patience`.
 
     Raises UsageError where another was started with other arguments, NetworkError where the ranks of several machines
     do not find one another, LostRankError where one of this machine has ended.
@@ -34,7 +37,7 @@ def joined(rank: Rank, arguments: Sequence[str]) -> Iterator[Group]:
     torch.set_num_threads(max(1, torch.get_num_threads() // rank.n_local))
     if torch.cuda.is_available():
         torch.cuda.set_device(rank.local)
-    _meet(rank, os.environ)
+    _meet(rank, os.environ, patience)
     try:
         assert dist.group.WORLD is not None
         group = Group(dist.group.WORLD, rank.n_local)
@@ -44,15 +47,12 @@ def joined(rank: Rank, arguments: Sequence[str]) -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def _meet(rank: Rank, environment: Mapping[str, str]) -> None:
+def _meet(rank: Rank, environment: Mapping[str, str], patience: dt.timedelta) -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     folder = environment.get(FOLDER)
     try:
-        if folder is None:  # at MASTER_ADDR and MASTER_PORT, as torchrun says
-            dist.init_process_group(backend, timeout=_PATIENCE)
-        else:
-            store = FileStore(str(Path(folder) / _MEETING), rank.size)
-            dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.size, timeout=_PATIENCE)
+        store = _store_of_launcher(patience) if folder is None else FileStore(str(Path(folder) / _MEETING), rank.size)
+        dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.size, timeout=patience)
     except (RuntimeError, ValueError) as error:  # ValueError: a variable of torchrun's that is missing or no number
         reason = " ".join(str(error).split("\n")[0].split())[:_SHOWN_CHARACTERS]
         if folder is not None:
@@ -60,9 +60,35 @@ def _meet(rank: Rank, environment: Mapping[str, str]) -> None:
         place = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
         raise NetworkError(
             f"Rank {rank.number} of {rank.size} did not find the others by {place}.\n{reason}",
-            "Is that address one of rank 0's machine, its port free, and open to the others? GLOO_SOCKET_IFNAME and\n"
-            "NCCL_SOCKET_IFNAME name the interface between the machines, such as eth0.",
+            "The address is one of rank 0's machine, the port free there and open to the others? Another port, on all\n"
+            "machines: torchrun --master-port 29501. GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the interface\n"
+            "between the machines, such as eth0.",
         ) from error
+
+
+def _store_of_launcher(patience: dt.timedelta) -> Store:
+    """The store at MASTER_ADDR and MASTER_PORT, as torchrun says; raises RuntimeError and ValueError.
+
+    In a thread, as a program at that port that is no store and keeps silent would be waited for without end.
+    """
+    found: queue.SimpleQueue[Store | RuntimeError | ValueError] = queue.SimpleQueue()
+
+    def find() -> None:
+        try:
+            store, _, _ = next(rendezvous("env://", timeout=2 * patience))
+            store.set_timeout(patience)
+            found.put(store)
+        except (RuntimeError, ValueError) as error:
+            found.put(error)
+
+    threading.Thread(target=find, daemon=True).start()
+    try:
+        store = found.get(timeout=patience.total_seconds())
+    except queue.Empty:
+        raise RuntimeError(f"Not all of them were there within {patience.total_seconds():,.0f} seconds.") from None
+    if isinstance(store, Exception):
+        raise store
+    return store
 
 
 def _fall_silent() -> None:
