@@ -1,6 +1,13 @@
 """The shape of a model: everything that its arithmetic needs to know besides the weights."""
 
 from dataclasses import dataclass
+from typing import Final
+
+MOST_ROWS: Final = 2**31 - 1
+"""That a weight may have, an int of C."""
+
+MOST_ELEMENTS: Final = 2**48
+"""Of one weight, or of the keys of one layer: a hundred thousand times what any model has, and far from an int64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,24 @@ class ModelConfig:
     def qkv_dim(self) -> int:
         """Rows of the fused query, key and value projection."""
         return self.q_dim + 2 * self.kv_dim
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of the tallest weight of a layer."""
+        return max(self.qkv_dim, 2 * self.ffn_dim)
+
+    @property
+    def most_elements(self) -> int:
+        """Of the largest weight, or of the keys of one layer in the longest context if they are more."""
+        return max(self.dim * max(self.vocab_size, self.most_rows), self.max_context * self.kv_dim)
+
+    def why_too_large(self) -> str | None:
+        """What of it overflows, where a weight or a cache of this shape could not even be counted."""
+        if self.most_rows > MOST_ROWS:
+            return f"a weight would have {self.most_rows:,} rows, and at most {MOST_ROWS:,} are possible"
+        if self.most_elements > MOST_ELEMENTS:
+            return f"a tensor would have {self.most_elements:,} elements, and at most {MOST_ELEMENTS:,} are possible"
+        return None
 
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:
         """Bytes of KV cache that one token takes in all layers."""

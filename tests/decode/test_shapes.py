@@ -16,6 +16,7 @@ from gptfast_cli.core.families import families
 from gptfast_cli.core.model.weights import weight_shapes
 
 DRAFT = "layers=4,dim=768,heads=12,kv_heads=12,ffn=3072,vocab=32000"
+LARGEST_EVEN = str(2**31 - 2)
 LLAMA_3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -146,6 +147,15 @@ def test_sizes_that_are_given_are_taken() -> None:
         (DRAFT.replace("kv_heads=12", "kv_heads=5"), "12 query heads cannot share kv_heads=5", ""),
         (DRAFT.replace("dim=768", "dim=770"), "dim=770 cannot be cut into heads=12", ""),
         (f"{DRAFT},head_dim=7", "a head of 7 elements", ""),
+        (DRAFT.replace("dim=768", "dim=0"), "dim must be a whole number above 0, not '0'", ""),
+        (DRAFT.replace("dim=768", "dim=9223372036854775808"), "dim must be a whole number above 0", ""),
+        (DRAFT.replace("dim=768", "dim=nan"), "dim must be a whole number above 0, not 'nan'", ""),
+        (f"{DRAFT},theta=inf", "theta must be a whole number above 0, not 'inf'", ""),
+        (f"{DRAFT},context=1e999", "context must be a whole number above 0, not '1e999'", ""),
+        (DRAFT.replace("ffn=3072", f"ffn={'9' * 5000}"), "ffn must be a whole number above 0", ""),
+        (f"{DRAFT.replace('12', LARGEST_EVEN)},head_dim={LARGEST_EVEN}", "rows, and at most", "layers=4"),
+        (DRAFT.replace("ffn=3072", f"ffn={LARGEST_EVEN}"), "rows, and at most", "layers=4"),
+        (f"{DRAFT.replace('dim=768', 'dim=12000000').replace('32000', LARGEST_EVEN)}", "elements, and at most", ""),
         (f"{DRAFT},tied=maybe", "tied must be yes or no, not 'maybe'", ""),
     ],
 )
@@ -161,4 +171,32 @@ def test_a_config_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> No
         read_shape(str(tmp_path / "config.json"))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CorruptError, match=r"config\.json: architectures: missing"):
+        read_shape(str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"num_attention_heads": 2**31 - 1, "head_dim": 2**31 - 2},
+        {"hidden_size": 2**31 - 2, "vocab_size": 2**31 - 1, "head_dim": 64},
+        {"intermediate_size": 2**31 - 1},
+    ],
+)
+def test_a_config_file_whose_sizes_no_machine_holds_is_refused(tmp_path: Path, sizes: dict[str, int]) -> None:
+    config = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 64}
+    named = {"architectures": ["LlamaForCausalLM"], "vocab_size": 64, **config, **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(named))
+    with pytest.raises(
+        CorruptError, match=r"config\.json: hidden_size: with the other sizes, .* at most .* are possible"
+    ):
+        read_shape(str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize("size", ["0", "NaN", "Infinity", "1e999", "9223372036854775808", "9" * 5000])
+def test_a_config_file_with_a_size_that_is_none_is_refused(tmp_path: Path, size: str) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"architectures": ["LlamaForCausalLM"], "num_attention_heads": 2, "num_hidden_layers": 1,'
+        f' "intermediate_size": 9223372036854775807, "vocab_size": 64, "hidden_size": {size}}}'
+    )
+    with pytest.raises(CorruptError, match=r"config\.json: "):
         read_shape(str(tmp_path / "config.json"))

@@ -64,7 +64,7 @@ def _from_sizes(text: str) -> ModelConfig:
     head_dim = _whole(sizes, "head_dim", dim // n_heads)
     if head_dim % 2 or head_dim == 0:
         raise _refused(f"a head of {head_dim} elements cannot be rotated in pairs")
-    return ModelConfig(
+    config = ModelConfig(
         family="llama",
         n_layers=_layers(sizes),
         dim=dim,
@@ -78,6 +78,9 @@ def _from_sizes(text: str) -> ModelConfig:
         rope=RopeConfig(float(_whole(sizes, "theta", 10_000))),
         tied_embeddings=_flag(sizes, "tied"),
     )
+    if (why := config.why_too_large()) is not None:
+        raise _refused(why)
+    return config
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -102,7 +105,7 @@ def _whole(sizes: Mapping[str, str], key: str, default: int | None = None) -> in
     value = sizes.get(key)
     if value is None and default is not None:
         return default
-    if value is None or not (value.isascii() and value.isdecimal() and 0 < int(value) < 2**31):
+    if value is None or not (value.isascii() and value.isdecimal() and len(value) < 20 and 0 < int(value) < 2**31):
         raise _refused(f"{key} must be a whole number above 0, not {value!r}")
     return int(value)
 

@@ -25,7 +25,7 @@ class Llama:
         _refuse_what_we_lack(fields)
         dim, n_heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
         max_context = fields.integer("max_position_embeddings", 2048)
-        return ModelConfig(
+        config = ModelConfig(
             family="llama",
             n_layers=fields.integer("num_hidden_layers", maximum=10_000),
             dim=dim,
@@ -41,6 +41,9 @@ class Llama:
             attention_bias=fields.flag("attention_bias", default=False),
             ffn_bias=fields.flag("mlp_bias", default=False),
         )
+        if (why := config.why_too_large()) is not None:
+            raise fields.corrupt("hidden_size", f"with the other sizes, {why}")
+        return config
 
     def sources(self, config: ModelConfig) -> dict[str, tuple[str, ...]]:
         """See Family."""
