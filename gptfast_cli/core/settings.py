@@ -34,10 +34,16 @@ def settings_file(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def check_hub_environment(environment: Mapping[str, str] = os.environ) -> None:
-    """Raise UsageError for a timeout of the Hugging Face Hub that is no number of seconds.
+    """Raise UsageError for a variable of Hugging Face's that should be a number and is none.
 
-    To be called before huggingface_hub is loaded, which reads them then and ends in a ValueError.
+    To be called before huggingface_hub and datasets are loaded, which read them then and end in a ValueError.
     """
+    size = environment.get("HF_DATASETS_IN_MEMORY_MAX_SIZE")
+    if size and not (size.isascii() and size.isdecimal()):
+        raise UsageError(
+            f"The environment variable HF_DATASETS_IN_MEMORY_MAX_SIZE must be a number of bytes, not {size!r}.",
+            "unset HF_DATASETS_IN_MEMORY_MAX_SIZE",
+        )
     for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
         value = environment.get(name)
         if value and not (value.isascii() and value.isdecimal() and int(value[:9]) > 0 and len(value) < 9):

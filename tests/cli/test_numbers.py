@@ -151,6 +151,13 @@ def test_a_timeout_that_is_no_number_is_refused_before_huggingface_hub_reads_it(
     check_hub_environment({variable: "20"})
 
 
+@pytest.mark.parametrize("value", ["abc", "nan", "inf", "-1", "1e9"])
+def test_a_size_that_is_no_number_is_refused_before_datasets_reads_it(value: str) -> None:
+    with pytest.raises(UsageError, match="HF_DATASETS_IN_MEMORY_MAX_SIZE must be a number of bytes"):
+        check_hub_environment({"HF_DATASETS_IN_MEMORY_MAX_SIZE": value})
+    check_hub_environment({"HF_DATASETS_IN_MEMORY_MAX_SIZE": "0"})
+
+
 @pytest.mark.parametrize("command", [("download", "a/b"), ("eval", "tiny", "--tasks", "wikitext")])
 def test_a_timeout_that_is_no_number_ends_with_2(gptfast: CommandLine, command: tuple[str, ...]) -> None:
     outcome = gptfast.with_environment(HF_HUB_DOWNLOAD_TIMEOUT="abc").run(*command)

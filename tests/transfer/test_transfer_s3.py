@@ -398,3 +398,34 @@ def test_a_kill_at_nine_tenths_costs_a_tenth(s3: FakeS3, gptfast: CommandLine, t
     assert outcome.returncode == 0, outcome.stderr
     assert (Path(outcome.stdout.decode().strip()) / WEIGHTS).read_bytes() == files[WEIGHTS]
     assert s3.sent_bytes(WEIGHTS) <= 400_000 + CHUNK_BYTES
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "abc", "-1", "0", "1e9", "9" * 400])
+@pytest.mark.parametrize(
+    "variable", ["AWS_METADATA_SERVICE_TIMEOUT", "AWS_METADATA_SERVICE_NUM_ATTEMPTS", "AWS_CSM_PORT"]
+)
+def test_a_number_for_aws_that_is_none_is_named_by_its_variable(
+    draft: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match=f"variable {variable} must be a whole number above 0") as caught:
+        download(tmp_path)
+    assert caught.value.hint == f"unset {variable}"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
+def test_a_number_of_attempts_is_ours_to_choose_whatever_aws_is_told(
+    draft: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", value)
+    assert (download(tmp_path).path / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+
+
+@pytest.mark.parametrize("variable", ["AWS_RETRY_MODE", "AWS_DEFAULTS_MODE"])
+def test_a_mode_that_aws_has_not_is_no_fault_of_credentials(
+    draft: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "nosuch")
+    with pytest.raises(UsageError, match="settings for AWS name what there is not") as caught:
+        download(tmp_path)
+    assert variable in caught.value.hint

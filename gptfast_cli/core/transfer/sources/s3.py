@@ -25,7 +25,7 @@ from botocore.config import Config
 from gptfast_cli.core.digest import CRC32, CRC32C, CRC64NVME, MD5, SHA1, SHA256, Checksum, can_compute
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.transfer.remote import Body
-from gptfast_cli.core.transfer.sources.s3_errors import faults_named, mistaken_settings
+from gptfast_cli.core.transfer.sources.s3_errors import check_aws_environment, faults_named, mistaken_settings
 
 _CHECKSUMS: Final = {
     "ChecksumSHA256": SHA256,
@@ -109,13 +109,14 @@ def open_bucket(name: str, prefix: str) -> Bucket:
         response_checksum_validation="when_required",
         max_pool_connections=64,
     )
+    check_aws_environment()
     with faults_named(f"s3://{name}"):
-        session = boto3.session.Session()
-        if session.get_credentials() is None:
-            options = options.merge(Config(signature_version=botocore.UNSIGNED))
         try:
+            session = boto3.session.Session()
+            if session.get_credentials() is None:
+                options = options.merge(Config(signature_version=botocore.UNSIGNED))
             client = session.client("s3", region_name=session.region_name or "us-east-1", config=options)
-        except ValueError:
+        except ValueError:  # of a variable, or of a line in ~/.aws/config
             raise mistaken_settings() from None
     return Bucket(client, name, prefix)
 

@@ -4,7 +4,8 @@ Nothing of what boto3 says is passed on: its messages may carry keys and signed 
 """
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from botocore import exceptions as aws
@@ -23,10 +24,33 @@ _UNREACHABLE: Final = (
     aws.SSLError,
 )
 _BROKEN_OFF: Final = (aws.HTTPClientError, aws.ResponseStreamingError, aws.IncompleteReadError, OSError)
-_MISTAKEN: Final = (aws.ProfileNotFound, aws.ConfigNotFound, aws.ConfigParseError, aws.InvalidRegionError)
+_MISTAKEN: Final = (
+    aws.ProfileNotFound,
+    aws.ConfigNotFound,
+    aws.ConfigParseError,
+    aws.InvalidRegionError,
+    aws.InvalidRetryModeError,
+    aws.InvalidDefaultsMode,
+)
+_NUMBERS: Final = (
+    "AWS_METADATA_SERVICE_TIMEOUT",
+    "AWS_METADATA_SERVICE_NUM_ATTEMPTS",
+    "AWS_CSM_PORT",
+)
+"""Variables that boto3 reads as whole numbers, and ends in a ValueError or worse where they are none."""
 _BAD_CREDENTIALS: Final = frozenset(
     {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestExpired", "SignatureDoesNotMatch"}
 )
+
+
+def check_aws_environment(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise UsageError for a variable of AWS that should be a whole number above 0; to be called before boto3 reads."""
+    for name in _NUMBERS:
+        value = environment.get(name)
+        if value and not (value.isascii() and value.isdecimal() and len(value) < 9 and int(value) > 0):
+            raise UsageError(
+                f"The environment variable {name} must be a whole number above 0, not {value!r}.", f"unset {name}"
+            )
 
 
 @contextlib.contextmanager
@@ -41,10 +65,10 @@ def faults_named(where: str) -> Iterator[None]:
 
 
 def mistaken_settings() -> UsageError:
-    """The error for a profile, a region or an address that there is not."""
+    """The error for a profile, a region, a mode or an address that there is not."""
     return UsageError(
         "The settings for AWS name what there is not.",
-        f"Check AWS_PROFILE, AWS_DEFAULT_REGION, {_ADDRESS} and ~/.aws/config.",
+        f"Check AWS_PROFILE, AWS_DEFAULT_REGION, AWS_RETRY_MODE, AWS_DEFAULTS_MODE, {_ADDRESS} and ~/.aws/config.",
     )
 
 
