@@ -68,6 +68,13 @@ def test_a_difference_after_a_special_token_alone_is_found(tmp_path: Path) -> No
     assert "tokenizer.model beside it encodes or decodes '" in line
 
 
+@pytest.mark.parametrize("name", ["LlamaTokenizer", None])
+def test_a_space_that_begins_a_text_is_no_difference_worth_a_note(tmp_path: Path, name: str | None) -> None:
+    write_same_twice(tmp_path)
+    declare(tmp_path, "tokenizer_config.json", tokenizer_class=name, legacy=False)
+    assert not any("' one space before'" in line for line in said(tmp_path))
+
+
 def test_one_model_whose_files_put_a_space_before_the_first_part_alone_agrees(tmp_path: Path) -> None:
     write(tmp_path, "v1")
     file = rewritten("v1")
