@@ -6,7 +6,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from model_files import saved
+from model_files import WEIGHTS, edit_tensors, saved
 
 TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content }}<|im_end|>
@@ -28,6 +28,14 @@ def chat_model(folder: Path, *, template: str | None = TEMPLATE) -> Path:
     declared = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(declared))
     return folder
+
+
+def model_that_fails_at_q(folder: Path) -> Path:
+    """A base model whose logits are NaN from the token q on, which is one byte."""
+    made = chat_model(folder, template=None)
+    token = json.loads((made / "tokenizer.json").read_text())["model"]["vocab"]["q"]
+    edit_tensors(made / WEIGHTS, lambda tensors: tensors["model.embed_tokens.weight"][token].fill_(float("nan")))
+    return made
 
 
 def chatml(*turns: tuple[str, str]) -> str:

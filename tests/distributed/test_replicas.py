@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from chat_model import model_that_fails_at_q
 from cli.command_line import CommandLine, environment_of
 from distributed.orphans import end_within_seconds, is_running
 from gptfast_cli.core.errors import ExitCode, GptFastError
@@ -42,6 +43,32 @@ def test_two_replicas_answer_as_one_process_does(gptfast: CommandLine, rows: Pat
     output.write_bytes(b"".join(alone.stdout.splitlines(keepends=True)[:4]))
     assert gptfast.run(*line, "--replicas", "2", "--output", str(output)).returncode == alone.returncode
     assert output.read_bytes() == alone.stdout
+
+
+def test_a_row_without_finite_logits_fails_alone_as_it_does_without_replicas(
+    gptfast: CommandLine, tmp_path: Path
+) -> None:
+    model, rows = model_that_fails_at_q(tmp_path / "model"), tmp_path / "rows.jsonl"
+    prompts = ["a b", "a q", "c", "q", "b c", "c a"]  # each replica has one that fails
+    rows.write_text("".join(f"{json.dumps({'prompt': prompt})}\n" for prompt in [*prompts, "q"]))
+    line = (
+        "generate",
+        "--prompts-file",
+        str(rows),
+        "-m",
+        str(model),
+        *TINY[2:],
+        "--max-new-tokens",
+        "6",
+        "--ignore-eos",
+    )
+    alone, spread = gptfast.run(*line), gptfast.run(*line, "--replicas", "2")
+    assert (spread.returncode, spread.stdout) == (alone.returncode, alone.stdout)
+    assert spread.returncode == ExitCode.FAILURE and b"is gone" not in spread.stderr
+    told = {record["line"]: record for record in map(json.loads, spread.stdout.splitlines())}
+    assert [line for line, record in told.items() if "error" in record] == [2, 4, 7]
+    assert told[4]["error"]["message"].startswith("The model's logits are NaN or infinite")
+    assert [len(told[line]["token_ids"]) for line in (1, 3, 5, 6)] == [6] * 4
 
 
 def test_rows_of_a_replica_that_dies_are_done_again(gptfast: CommandLine, tmp_path: Path) -> None:

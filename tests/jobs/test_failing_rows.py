@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from chat_model import chat_model
+from chat_model import model_that_fails_at_q
 from gptfast_cli.core.batch.options import AnswerOptions
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.sampling import Sampling
 from gptfast_cli.core.jobs import generate, generate_batch
 from gptfast_cli.core.model.logits import NonFiniteLogitsError
-from model_files import WEIGHTS, drained, edit_tensors, settings_in
+from model_files import drained, settings_in
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "a b"},
@@ -31,11 +31,7 @@ GOOD, FAILED = [1, 4, 7], [2, 3, 5, 6, 8]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with NaN for the token q."""
-    made = chat_model(tmp_path_factory.mktemp("model") / "bytes", template=None)
-    token = json.loads((made / "tokenizer.json").read_text())["model"]["vocab"]["q"]
-    edit_tensors(made / WEIGHTS, lambda tensors: tensors["model.embed_tokens.weight"][token].fill_(float("nan")))
-    return made
+    return model_that_fails_at_q(tmp_path_factory.mktemp("model") / "bytes")
 
 
 def request(folder: Path, home: Path, rows: list[dict[str, Any]]) -> generate_batch.BatchRequest:

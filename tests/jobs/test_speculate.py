@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chat_model import chat_model
+from chat_model import model_that_fails_at_q
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.drafts import Drafting
 from gptfast_cli.core.decode.sampling import Sampling
@@ -20,7 +20,7 @@ from gptfast_cli.core.jobs.speculate import SpeculateRequest, run
 from gptfast_cli.core.measure.drafts.costs import CostMeter, Costs
 from gptfast_cli.core.measure.drafts.judgement import Judgement, Noise
 from gptfast_cli.core.settings import Settings
-from model_files import WEIGHTS, drained, edit_tensors, settings_in
+from model_files import drained, settings_in
 
 SMALL = "layers=2,dim=64,heads=2,ffn=160,vocab=300"
 
@@ -135,9 +135,7 @@ def test_what_is_no_prompt_is_refused(asked: SpeculateRequest, tmp_path: Path, l
 
 @pytest.mark.parametrize("completion", [None, " c d"])
 def test_a_prompt_that_fails_is_left_out_alone(tmp_path: Path, completion: str | None) -> None:
-    folder = chat_model(tmp_path / "model", template=None)
-    token = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]["q"]
-    edit_tensors(folder / WEIGHTS, lambda tensors: tensors["model.embed_tokens.weight"][token].fill_(math.nan))
+    folder = model_that_fails_at_q(tmp_path / "model")
     file = tmp_path / "prompts.jsonl"
     prompts: list[dict[str, object]] = [{"prompt": "q a"}, {"prompt": "a b"}, {"prompt_ids": [5, 9999]}]
     rows = [*prompts, {"prompt": "a" * 600}, {"prompt": "b q"}, {"prompt": "c"}]
