@@ -51,17 +51,8 @@ def test_a_row_without_finite_logits_fails_alone_as_it_does_without_replicas(
     model, rows = model_that_fails_at_q(tmp_path / "model"), tmp_path / "rows.jsonl"
     prompts = ["a b", "a q", "c", "q", "b c", "c a"]  # each replica has one that fails
     rows.write_text("".join(f"{json.dumps({'prompt': prompt})}\n" for prompt in [*prompts, "q"]))
-    line = (
-        "generate",
-        "--prompts-file",
-        str(rows),
-        "-m",
-        str(model),
-        *TINY[2:],
-        "--max-new-tokens",
-        "6",
-        "--ignore-eos",
-    )
+    line = ("generate", "--prompts-file", str(rows), "-m", str(model), *TINY[2:])
+    line = (*line, "--max-new-tokens", "6", "--ignore-eos")
     alone, spread = gptfast.run(*line), gptfast.run(*line, "--replicas", "2")
     assert (spread.returncode, spread.stdout) == (alone.returncode, alone.stdout)
     assert spread.returncode == ExitCode.FAILURE and b"is gone" not in spread.stderr
