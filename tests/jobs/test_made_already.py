@@ -27,9 +27,10 @@ LITTLE = CalibrationOptions(limit=4, seq_length=64)
 GPTQ = {"storage": INT4, "rounding": "gptq", "calibration": LITTLE}
 
 
-def quantised(root: Path, model: str | Path = "tiny-draft", **options: Any) -> tuple[list[Event], Quantized]:
+def quantised(root: Path, model: str | Path | None = "tiny-draft", **options: Any) -> tuple[list[Event], Quantized]:
     placing = Placing("cpu", "float32", 1)
-    return drained(quantize(QuantizeRequest(settings_in(root), model=str(model), placing=placing, **options)))
+    name = None if model is None else str(model)
+    return drained(quantize(QuantizeRequest(settings_in(root), model=name, placing=placing, **options)))
 
 
 def converted(root: Path, source: Path, **options: Any) -> tuple[list[Event], Converted]:
@@ -146,3 +147,62 @@ def test_the_bundled_models_are_a_source_too(tmp_path: Path) -> None:
     folder = bundled_folder("tiny-draft")
     assert not converted(tmp_path, folder, out=tmp_path / "out")[1].was_there
     assert converted(tmp_path, folder, out=tmp_path / "out")[1].was_there
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"storage": INT4, "fidelity": False},
+        {"storage": INT4},
+        {**GPTQ, "fidelity": False},
+        {"storage": INT4, "dry_run": True},
+    ],
+    ids=["alone", "with fidelity", "gptq", "dry run"],
+)
+@pytest.mark.parametrize("in_store", [True, False])
+def test_a_command_that_names_no_model_is_done_where_it_made_the_current_one(
+    tmp_path: Path, options: dict[str, Any], in_store: bool
+) -> None:
+    converted(tmp_path, bundled_folder("tiny-draft"))
+    where = {} if in_store else {"out": tmp_path / "out"}
+    first = quantised(tmp_path, None, **{**options, "dry_run": False}, **where)[1]
+    assert first.is_current and not first.was_there
+    written = (first.path / "gptfast.json").stat()
+    current = read_current(settings_in(tmp_path).home)
+    events, again = quantised(tmp_path, None, **options, **where)
+    assert again.was_there and is_said(events)
+    assert (again.path, again.name, again.parts) == (first.path, first.name, first.parts)
+    assert (first.path / "gptfast.json").stat() == written
+    assert read_current(settings_in(tmp_path).home) == current
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"storage": AllocationOptions("int8")},
+        {"storage": AllocationOptions("int4", 64)},
+        {"rounding": "search"},
+        {"force": True},
+        {"out": Path("elsewhere")},
+        {"model": "tiny-draft:int4"},
+    ],
+    ids=str,
+)
+def test_a_current_model_that_other_options_made_is_quantised_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"storage": INT4, "fidelity": False}
+    made = quantised(tmp_path, **options)[1]
+    assert made.is_current
+    if "model" in other:
+        other = {"model": made.name}
+    with pytest.raises(UsageError, match=f"{made.name}: is quantised already"):
+        quantised(tmp_path, **{"model": None, **options, **other})
+
+
+def test_a_current_model_whose_source_is_gone_is_quantised_already(tmp_path: Path) -> None:
+    source = saved(tmp_path / "model")
+    made = quantised(tmp_path, source, storage=INT4, fidelity=False)[1]
+    with pytest.raises(UsageError, match=f"{made.name}: is quantised already"):
+        quantised(tmp_path, None, storage=INT4, fidelity=False)

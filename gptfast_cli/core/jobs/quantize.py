@@ -14,7 +14,7 @@ from gptfast_cli.core.checkpoints.current import make_current
 from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
 from gptfast_cli.core.checkpoints.names import free_name
-from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint
+from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.recipe import made_already, with_recipe
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.checkpoints.store import open_store, store_name
@@ -22,7 +22,7 @@ from gptfast_cli.core.checkpoints.writer import check_place, check_space
 from gptfast_cli.core.decode.building import Placing
 from gptfast_cli.core.decode.loading import special_tokens_of
 from gptfast_cli.core.device import dtype_name, peak_memory_bytes, pick_device, pick_dtype, set_threads
-from gptfast_cli.core.errors import DiskFullError, UsageError
+from gptfast_cli.core.errors import DiskFullError, GptFastError, UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.jobs.allocating import Chosen, Goal, Means, choose
@@ -137,6 +137,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     found = resolve(request.model, request.settings)
     checkpoint = open_checkpoint(found.path)
     yield Note(f"Model: {found.name} ({found.origin}), {count(checkpoint.n_params)} parameters")
+    named, (found, checkpoint) = found, _source(request, found, checkpoint)
     dtype = pick_dtype(request.placing.dtype, checkpoint.dtype, device)
     tokenizer = open_tokenizer(
         checkpoint.path, special_tokens_of(checkpoint), n_embeddings=checkpoint.config.vocab_size
@@ -152,7 +153,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     allocation = request.storage.allocation(checkpoint.config) if chosen is None else chosen.allocation
     plan = _plan(request, found, checkpoint, allocation, calibrating)
     plan = replace(plan, contents=with_recipe(plan.contents, checkpoint, _options(request, allocation, device, dtype)))
-    made = yield from _made_already(request, plan)
+    made = yield from _made_already(request, plan, named)
     for n_columns, storage in allocation.smaller_groups(checkpoint.config).items():
         yield Note(f"Matrices of {n_columns:,} columns get {storage}: they do not fill larger groups.")
     divergence, is_current = None, False
@@ -221,10 +222,30 @@ def _rounder(request: QuantizeRequest, calibration: Calibration | None = None) -
 
 def _check_plain(found: Resolved, checkpoint: Checkpoint) -> None:
     if checkpoint.stored_as != PLAIN:
-        raise UsageError(
-            f"{found.name}: is quantised already ({checkpoint.stored_as}); a second time would only lose more.",
-            "Quantise the model that it was made from.",
-        )
+        raise _quantized(found, checkpoint)
+
+
+def _quantized(found: Resolved, checkpoint: Checkpoint) -> UsageError:
+    return UsageError(
+        f"{found.name}: is quantised already ({checkpoint.stored_as}); a second time would only lose more.",
+        "Quantise the model that it was made from.",
+    )
+
+
+def _source(request: QuantizeRequest, found: Resolved, checkpoint: Checkpoint) -> tuple[Resolved, Checkpoint]:
+    """What to quantise: the model found, or where that is the quantised current one, what it was made from.
+
+    The same command, naming no model, may have made it current: that shows once it is planned from its source.
+    """
+    if request.model is not None or request.force or checkpoint.stored_as == PLAIN:
+        return found, checkpoint
+    provenance = open_stored(found.path).manifest.provenance
+    name = provenance.source if provenance.revision is None else f"{provenance.source}@{provenance.revision}"
+    try:
+        source = resolve(name, request.settings)
+        return source, open_checkpoint(source.path)
+    except GptFastError:  # it is not here, or not whole
+        return found, checkpoint
 
 
 def _plan(
@@ -279,11 +300,18 @@ def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tupl
     return free_name(store_name(found.path.resolve().name)), None
 
 
-def _made_already(request: QuantizeRequest, plan: Plan) -> Job[StoredCheckpoint | None]:
-    """What an earlier run of the same work has made; UsageError where something else is in the place."""
+def _made_already(request: QuantizeRequest, plan: Plan, named: Resolved) -> Job[StoredCheckpoint | None]:
+    """What an earlier run of the same work has made; UsageError where something else is in the place.
+
+    `named` is the model that the command means: where that is not the source but what was made from it, it must be
+    just what the plan would make.
+    """
     if request.force:
         return None
     made = made_already(plan.place, plan.contents, plan.checkpoint)
+    is_source = open_checkpoint(named.path).stored_as == PLAIN
+    if not is_source and (made is None or plan.place.resolve() != named.path.resolve()):
+        raise _quantized(named, open_checkpoint(named.path))
     if made is not None:
         yield Note(f"{plan.place}: is there already, made from the same source with the same options")
     elif not request.dry_run:
