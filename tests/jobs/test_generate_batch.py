@@ -349,3 +349,20 @@ def test_a_model_that_is_not_there_leaves_no_output(request_for: BatchRequest, t
     with pytest.raises(NotFoundError):
         ran(request_for, *ROWS, model="no/such", output=tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_stop_of_a_row_that_can_never_match_is_told_once_with_its_row(request_for: BatchRequest) -> None:
+    rows = [
+        {"prompt": "A", "max_new_tokens": 1},
+        {"prompt": "A", "max_new_tokens": 1, "stop": ["a", "bad"]},
+        {"prompt": "B", "max_new_tokens": 1, "stop": ["a", "bad"]},
+        {"prompt": "B", "max_new_tokens": 1, "stop": "\ud800"},
+        {"prompt": "B", "max_new_tokens": 1, "stop": "a"},
+    ]
+    events, batch = ran(request_for, *rows)
+    told = [event.text for event in events if isinstance(event, Note) and "never match" in event.text]
+    assert told == [
+        "x.jsonl:2: stop 'bad' can never match: 'a', another stop string, is complete before it.",
+        "x.jsonl:4: stop '\\ud800' can never match: it is not valid Unicode.",
+    ]
+    assert batch.n_bad == 0

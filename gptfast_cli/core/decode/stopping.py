@@ -58,11 +58,14 @@ def stop_token_ids(stops: Sequence[str], tokenizer: Tokenizer | None) -> frozens
     return frozenset(added[stop] for stop in stops if stop in added)
 
 
-def unmatched_stops(stops: Sequence[str], tokenizer: Tokenizer | None) -> Iterator[str]:
-    """A sentence for each stop string that cannot end an answer of a model with this tokenizer, saying why."""
+def unmatched_stops(stops: Sequence[str], tokenizer: Tokenizer | None, given_as: str = "--stop") -> Iterator[str]:
+    """A sentence for each stop string that cannot end an answer of a model with this tokenizer, saying why.
+
+    given_as: the option, or the field of a row, that names them
+    """
     for stop in dict.fromkeys(stops):
         if (why := _why_unmatched(stop, stops, tokenizer)) is not None:
-            yield f"--stop {stop!r} can never match: {why}."
+            yield f"{given_as} {stop!r} can never match: {why}."
 
 
 def _why_unmatched(stop: str, stops: Sequence[str], tokenizer: Tokenizer | None) -> str | None:

@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from gptfast_cli.core.jobs.replicas import Replicas, answered
 from gptfast_cli.core.measure.speculation import SpeculationReport, speculation_report
 from gptfast_cli.core.measure.throughput import Metrics
 from gptfast_cli.core.settings import Settings
+from gptfast_cli.core.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
     with open_prompter(loaded, request.chat) as prompter:
         yield from prompter.notes()
         yield from (Note(sentence) for sentence in unmatched_stops(request.defaults.stop, loaded.tokenizer))
+        yield from _stops_of_rows(good, request, loaded.tokenizer)
         setting = Setting(loaded, prompter, request.max_context, request.compiling, request.settings, seed)
         n_places = min(request.batch_size, sum(row.options.num_samples for row in good))
         n_tokens = loaded.limits(1, request.max_context).max_context
@@ -192,6 +194,17 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
         desk.answering = Answering(good, setting, desk.identities, n_places=n_places, speculation=speculation)
         yield desk.progress
         yield from _take_all(desk.answering.run(), desk)
+
+
+def _stops_of_rows(rows: Sequence[Row], request: BatchRequest, tokenizer: Tokenizer | None) -> Iterator[Note]:
+    """Stop strings of rows' own that can never match; each is told once, with the first row that has it."""
+    own = [row for row in rows if row.options.stop != request.defaults.stop]
+    first_rows = {row.options.stop: row for row in reversed(own)}
+    told: dict[str, int] = {}
+    for stops, row in sorted(first_rows.items(), key=lambda item: item[1].line):
+        for sentence in unmatched_stops(stops, tokenizer, given_as="stop"):
+            told.setdefault(sentence, row.line)
+    yield from (Note(f"{request.prompts.name}:{line}: {sentence}") for sentence, line in told.items())
 
 
 def _take_all(job: Job[None], desk: _Desk) -> Job[None]:
