@@ -53,7 +53,10 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], str]] = {
         from_hub,
         "gptfast download Org/Model --revision abc123 && gptfast convert Org/Model@abc123 --out {place} --force",
     ),
-    "from a folder": (from_folder, "gptfast convert my-model --out {place} --force"),
+    "from a folder": (
+        from_folder,
+        "path of my-model, as it was converted: gptfast convert SOURCE --out {place} --force",
+    ),
     "quantised": (quantised, "gptfast quantize my-model --mode int8 --out {place} --force"),
 }
 

@@ -233,7 +233,10 @@ def _making_again(checkpoint: StoredCheckpoint) -> str:
     if origin.rounding is not None:
         return f"Make it again: gptfast quantize {source} --mode {checkpoint.scheme} {place}"
     if origin.revision is None:
-        return f"Make it again: gptfast convert {source} {place}"
+        # the path is not kept, and a folder here may have that name by chance
+        return (
+            f"Make it again, where SOURCE is the path of {source}, as it was converted: gptfast convert SOURCE {place}"
+        )
     revision = shlex.quote(origin.revision)
     fetch = f"gptfast download {source} --revision {revision}"
     return f"Fetch it again: {fetch} && gptfast convert {source}@{revision} {place}"

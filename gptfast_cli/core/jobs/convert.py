@@ -163,7 +163,7 @@ def _find(text: str, settings: Settings) -> _Source:
 def _fetch(text: str, settings: Settings) -> str:
     """What to do about a source that is not here."""
     if text in BUNDLED or open_store(settings).find(text) is not None:
-        return f"It is a checkpoint already: gptfast generate -m {text}"
+        return f"It is a checkpoint already: gptfast generate -m {shlex.quote(text)}"
     repo = parse_repo(text)
     if text.startswith(S3) or (repo is not None and "/" in repo.repo and not text.startswith((".", "/", "~"))):
         return f"Fetch it: gptfast download {shlex.quote(text)}"
