@@ -15,11 +15,26 @@ from gptfast_cli.commands import COMMANDS
 from gptfast_cli.commands.defaults import load_defaults
 from gptfast_cli.completion.answer import VARIABLE, answer_shell
 from gptfast_cli.completion.scripts import SCRIPTS, Shell
-from gptfast_cli.core.distributed.rank import PARENT, TORCHRUN, is_rank, leave_failure
-from gptfast_cli.core.errors import ExitCode, GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.distributed.rank import (
+    PARENT,
+    TORCHRUN,
+    is_rank,
+    leave_failure,
+)
+from gptfast_cli.core.errors import (
+    ExitCode,
+    GptFastError,
+    NotFoundError,
+    UsageError,
+)
 from gptfast_cli.core.settings import load_settings, settings_file
 from gptfast_cli.numbers import NumberError
-from gptfast_cli.options import DebugOption, Invocation, OutsideValue, StoredNameOption
+from gptfast_cli.options import (
+    DebugOption,
+    Invocation,
+    OutsideValue,
+    StoredNameOption,
+)
 from gptfast_cli.render.failure import named, write_error
 from gptfast_cli.render.terminal import shows_escapes
 from gptfast_cli.tree import GptFastGroup, origin_of
@@ -36,7 +51,7 @@ def run_process() -> int:
     """Run the command line that the process was started with; returns the contract's exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     if PARENT in os.environ or TORCHRUN in os.environ:
-        from gptfast_cli.core.distributed.parent import end_with_parent
+        from gptfast_cli.core.distributed.rank import end_with_parent
 
         end_with_parent()
     _never_fail_to_encode(sys.stdout, sys.stderr)

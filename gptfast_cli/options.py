@@ -47,7 +47,7 @@ def _set_debug(context: typer.Context, value: bool) -> bool:  # noqa: FBT001  # 
 
 def complete_model(incomplete: str) -> list[str | tuple[str, str]]:
     """Names of models that begin so, and folders, as the shell's completion asks for them."""
-    from gptfast_cli.core.checkpoints.names import model_names
+    from gptfast_cli.core.checkpoints.store import model_names
 
     return [*model_names(load_settings()), (incomplete, Paths.FOLDERS)]
 
@@ -65,7 +65,7 @@ def complete_draft_or_advice(incomplete: str) -> list[str | tuple[str, str]]:
 
 def complete_cached(incomplete: str) -> list[str | tuple[str, str]]:
     """Names of models in the Hugging Face cache that begin so, and folders."""
-    from gptfast_cli.core.checkpoints.hub_cache import cached_repos
+    from gptfast_cli.core.checkpoints.downloads import cached_repos
 
     return [*cached_repos(load_settings().hf_cache), (incomplete, Paths.FOLDERS)]
 
@@ -82,12 +82,11 @@ def complete_folder(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_scheme() -> list[str]:
     """Names of the schemes, from the names of their files."""
-    return list(plug_names("gptfast_cli.core.formats"))
+    return list(plug_names("gptfast_cli.core.schemes"))
 
 
 def _complete_stored() -> list[str]:
-    from gptfast_cli.core.checkpoints.hub_cache import cached_repos
-    from gptfast_cli.core.checkpoints.s3_folder import bucket_paths
+    from gptfast_cli.core.checkpoints.downloads import bucket_paths, cached_repos
     from gptfast_cli.core.checkpoints.store import open_store
 
     settings = load_settings()

@@ -8,20 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gptfast_cli.core.backends.cpu.compiler import compile_library, is_whole, library_file
+from gptfast_cli.core.backends.cpu.engine import ComputeOptions
+from gptfast_cli.core.backends.cpu.library import open_library
+from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.families import families
-from gptfast_cli.core.formats import Weight, quantized, schemes
-from gptfast_cli.core.formats.plain import plain
-from gptfast_cli.core.kernels.cpu.compiler import compile_library, is_whole, library_file
-from gptfast_cli.core.kernels.cpu.engine import Computing
-from gptfast_cli.core.kernels.cpu.library import open_library
-from gptfast_cli.core.kernels.reference import Reference
-from gptfast_cli.core.model.cache import KVCache
-from gptfast_cli.core.model.decoder import Decoder
-from gptfast_cli.core.model.native import NativeModel
-from gptfast_cli.core.model.transformer import Transformer
-from gptfast_cli.core.model.weights import assemble, weight_blocks, weight_shapes
-from gptfast_cli.core.quant.rounding import roundings
+from gptfast_cli.core.models.decoder import Decoder
+from gptfast_cli.core.models.kv_cache import KVCache
+from gptfast_cli.core.models.native import NativeModel
+from gptfast_cli.core.models.transformer import Transformer
+from gptfast_cli.core.models.weights import assemble, weight_blocks, weight_shapes
+from gptfast_cli.core.quantize.quantizers import quantizers
+from gptfast_cli.core.schemes import Weight, quantized, schemes
+from gptfast_cli.core.schemes.plain import plain
 from llama_oracle import random_llama
 
 SHAPES = {
@@ -85,7 +85,7 @@ def stored(tensor: Tensor, storage: str) -> Weight:
     if storage in ("float32", "bfloat16", "float16"):
         return plain(tensor.to(getattr(torch, storage)))
     scheme, _, group_size = storage.partition("-")
-    return roundings["nearest"].quantize(tensor, quantized(scheme), int(group_size) if group_size else None)
+    return quantizers["nearest"].quantize(tensor, quantized(scheme), int(group_size) if group_size else None)
 
 
 def native(
@@ -97,7 +97,7 @@ def native(
     float_activations: bool = False,
     kv_dtype: torch.dtype | None = None,
 ) -> NativeModel:
-    computing = Computing(dtype, kv_dtype or dtype, float_activations)
+    computing = ComputeOptions(dtype, kv_dtype or dtype, float_activations)
     model = NativeModel(library(), config, computing, n_threads=n_threads)
     for block in weight_blocks(config):
         model.take({name: weights[name] for name in block})

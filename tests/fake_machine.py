@@ -9,12 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gptfast_cli.core.backends import (
+    AttentionSpec,
+    LayerCache,
+    Linear,
+    Norm,
+    RopePositions,
+)
+from gptfast_cli.core.bench.bandwidth import Bandwidth
+from gptfast_cli.core.bench.environment import Clock
 from gptfast_cli.core.errors import OutOfMemoryError
-from gptfast_cli.core.formats import Weight
 from gptfast_cli.core.jobs.bench import Instruments
-from gptfast_cli.core.kernels import AttentionSpec, LayerCache, Linear, Norm, Placement
-from gptfast_cli.core.measure.bandwidth import Bandwidth
-from gptfast_cli.core.measure.clock import Clock
+from gptfast_cli.core.schemes import Weight
 
 EMBED_SECONDS = 1 / 4
 HEAD_SECONDS = 1.0
@@ -50,11 +56,11 @@ class Machine:
         return torch.zeros(*tokens.shape, embedding.shape[-1], dtype=dtype)
 
     def project_qkv(
-        self, x: Tensor, qkv: Linear, *, norm: Norm, place: Placement, cache: LayerCache, spec: AttentionSpec
+        self, x: Tensor, qkv: Linear, *, norm: Norm, place: RopePositions, cache: LayerCache, spec: AttentionSpec
     ) -> Tensor:
         return x.new_zeros(*x.shape[:2], spec.n_heads, spec.head_dim)
 
-    def attend(self, q: Tensor, cache: LayerCache, *, place: Placement, spec: AttentionSpec) -> Tensor:
+    def attend(self, q: Tensor, cache: LayerCache, *, place: RopePositions, spec: AttentionSpec) -> Tensor:
         self.seconds += int((place.positions + 1).sum()) * KEY_SECONDS
         return q.flatten(2)
 

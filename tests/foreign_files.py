@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
-from gptfast_cli.core.kernels.reference import Reference
-from gptfast_cli.core.model.transformer import Transformer
-from gptfast_cli.core.model.weights import assemble
+from gptfast_cli.core.models.transformer import Transformer
+from gptfast_cli.core.models.weights import assemble
 
 NAMES = {
     "self_attn.q_proj": "attention.wq",

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.families import families
-from gptfast_cli.core.formats import Weight
-from gptfast_cli.core.formats.plain import plain
-from gptfast_cli.core.kernels.reference import Reference
-from gptfast_cli.core.model.transformer import Transformer
-from gptfast_cli.core.model.weights import assemble
+from gptfast_cli.core.models.transformer import Transformer
+from gptfast_cli.core.models.weights import assemble
+from gptfast_cli.core.schemes import Weight
+from gptfast_cli.core.schemes.plain import plain
 
 # odd sizes on purpose: no dimension is a multiple of the vector width, and no two are alike
 SHAPES: dict[str, dict[str, Any]] = {

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.formats import Grid, quantized, schemes
+from gptfast_cli.core.schemes import Grid, quantized, schemes
 
 CASES = [
     (name, group_size)

@@ -1,25 +1,25 @@
 """A judgement made up from a formula, for what shows judgements; its numbers hang together."""
 
-from gptfast_cli.core.measure.drafts.judgement import (
-    Cell,
-    Certificate,
-    DraftJudgement,
+from gptfast_cli.core.bench.environment import Environment
+from gptfast_cli.core.drafts.report import (
+    DraftReport,
+    DraftResult,
+    GridCell,
     Interval,
-    Judgement,
-    Pick,
-    Place,
-    Plain,
-    Proof,
+    LosslessnessCheck,
+    PlainDecoding,
+    PositionAcceptance,
+    Recommendation,
     RoundCost,
     Slice,
+    ValidationRun,
 )
-from gptfast_cli.core.measure.environment import Environment
 
 DEPTHS, BATCH_SIZES, TEMPERATURES = range(1, 9), (1, 2, 4, 8), (0.0, 0.8)
 STEP = 0.010  # seconds at batch 1
 
 
-def judgement() -> Judgement:
+def judgement() -> DraftReport:
     drafts = tuple(
         _draft(name, temperature, alpha - 0.05 * temperature, cost)
         for temperature in TEMPERATURES
@@ -27,12 +27,12 @@ def judgement() -> Judgement:
     )
     picks = tuple(_pick(drafts, t, b) for t in TEMPERATURES for b in BATCH_SIZES)
     proofs = (
-        Proof("tiny-draft", 0.0, 4, 1, 60, 1.71, Interval(1.69, 1.66, 1.74), 0.012),
-        Proof("self:int8", 0.0, 2, 1, 60, 1.10, Interval(1.13, 1.10, 1.15), -0.027),
-        Proof("ngram", 0.8, 5, 2, 60, 0.71, Interval(0.69, 0.66, 0.74), 0.029),
-        Proof(None, 0.0, 0, 1, 60, 1.0, Interval(1.003, 0.99, 1.01), -0.003),
+        ValidationRun("tiny-draft", 0.0, 4, 1, 60, 1.71, Interval(1.69, 1.66, 1.74), 0.012),
+        ValidationRun("self:int8", 0.0, 2, 1, 60, 1.10, Interval(1.13, 1.10, 1.15), -0.027),
+        ValidationRun("ngram", 0.8, 5, 2, 60, 0.71, Interval(0.69, 0.66, 0.74), 0.029),
+        ValidationRun(None, 0.0, 0, 1, 60, 1.0, Interval(1.003, 0.99, 1.01), -0.003),
     )
-    return Judgement(
+    return DraftReport(
         environment=Environment(
             "0.1.0", "0" * 40, "3.11.7", "2.13.0", "Linux 6.1 x86_64", "A CPU", 2, ("avx512f",), 1 << 34, "cpu", None,
             1, 2, "bfloat16", "2026-11-26T05:00:00+00:00",
@@ -50,22 +50,22 @@ def judgement() -> Judgement:
         plain=tuple(_plain(t, b) for t in TEMPERATURES for b in BATCH_SIZES),
         picks=picks,
         proofs=proofs,
-        certificates=(Certificate("tiny-draft", 40, 40, 2000, 31.2, 28, 0.31),),
+        certificates=(LosslessnessCheck("tiny-draft", 40, 40, 2000, 31.2, 28, 0.31),),
         median_error=0.027,
         verdict="use tiny-draft, k = 4: 1.71x [1.66, 1.77] at batch 1; no draft from batch 8",
     )  # fmt: skip
 
 
-def _draft(name: str, temperature: float, alpha: float, cost: float) -> DraftJudgement:
+def _draft(name: str, temperature: float, alpha: float, cost: float) -> DraftResult:
     tau = {k: _interval(sum(alpha**n for n in range(k + 1))) for k in DEPTHS}
-    return DraftJudgement(
+    return DraftResult(
         draft=name,
         temperature=temperature,
         basis="on-policy",
         n_tokens=6_400,
         alpha=_interval(alpha),
         tau=tau,
-        places=tuple(Place(alpha, alpha ** (n + 1)) for n in range(8)),
+        places=tuple(PositionAcceptance(alpha, alpha ** (n + 1)) for n in range(8)),
         slices=(
             Slice("category", "stories", 2_000, _interval(alpha + 0.02)),
             Slice("category", "code", 2_000, _interval(alpha - 0.1)),
@@ -80,12 +80,12 @@ def _draft(name: str, temperature: float, alpha: float, cost: float) -> DraftJud
     )
 
 
-def _cell(name: str, k: int, batch_size: int, tau: float, cost: float) -> Cell:
+def _cell(name: str, k: int, batch_size: int, tau: float, cost: float) -> GridCell:
     step = STEP * (1 + batch_size / 50)
     parts = RoundCost(k * cost * step, step * (1 + 0.02 * k * batch_size), 0.0004, 0.0002)
     speedup = tau * step / parts.total
     is_proved = name == "tiny-draft" and (k, batch_size) == (4, 1)
-    return Cell(
+    return GridCell(
         k=k,
         batch_size=batch_size,
         cost=parts,
@@ -100,17 +100,17 @@ def _cell(name: str, k: int, batch_size: int, tau: float, cost: float) -> Cell:
     )
 
 
-def _plain(temperature: float, batch_size: int) -> Plain:
+def _plain(temperature: float, batch_size: int) -> PlainDecoding:
     step = STEP * (1 + batch_size / 50)
-    return Plain(temperature, batch_size, step, batch_size / step, 31.0, 0.5)
+    return PlainDecoding(temperature, batch_size, step, batch_size / step, 31.0, 0.5)
 
 
-def _pick(drafts: tuple[DraftJudgement, ...], temperature: float, batch_size: int) -> Pick:
+def _pick(drafts: tuple[DraftResult, ...], temperature: float, batch_size: int) -> Recommendation:
     cells = [(d.draft, c) for d in drafts if d.temperature == temperature for c in d.grid if c.batch_size == batch_size]
     draft, best = max(cells, key=lambda each: each[1].predicted.value)
     if best.predicted.value < 1.03:
-        return Pick(temperature, batch_size, None, None, None)
-    return Pick(temperature, batch_size, draft, best.k, best.predicted)
+        return Recommendation(temperature, batch_size, None, None, None)
+    return Recommendation(temperature, batch_size, draft, best.k, best.predicted)
 
 
 def _interval(value: float) -> Interval:

@@ -34,10 +34,15 @@ from gptfast_cli.commands.bench_options import (
     SeedOption,
     TpOption,
 )
-from gptfast_cli.commands.bench_plan import OF_A_PLAN, check_plan, make_plan, write_plan
+from gptfast_cli.commands.bench_plan import (
+    OF_A_PLAN,
+    check_plan,
+    make_plan,
+    write_plan,
+)
 from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.core.errors import ExitCode, UsageError
-from gptfast_cli.core.model.collective import ALONE
+from gptfast_cli.core.models.sharding import ALONE
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.numbers import IntegerList
 from gptfast_cli.options import (
@@ -54,10 +59,10 @@ from gptfast_cli.options import (
     ThreadsOption,
     model_given,
 )
-from gptfast_cli.render.show import progress_view, show
+from gptfast_cli.render.progress import progress_view, show
 
 if TYPE_CHECKING:
-    from gptfast_cli.core.measure.record import Bench
+    from gptfast_cli.core.bench.record import Bench
 
 _FORMATS = ("csv", "json", "jsonl", "md")
 _OF_A_SHAPE = ("mode", "groupsize", "head", "embeddings")
@@ -113,14 +118,14 @@ def bench(
         check_plan(flags)
     prompt_lens, gen_lens = _lengths(prompt_len), _lengths(gen_len)
     tps = () if tp is None else tp.numbers
-    together = ALONE if plan is not None else context.with_resource(ranks(max(tps, default=None)))
+    group = ALONE if plan is not None else context.with_resource(ranks(max(tps, default=None)))
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
-        from gptfast_cli.core.decode.building import Placing
-        from gptfast_cli.core.decode.compiled import Compiling
+        from gptfast_cli.core.bench.workload import CaseOptions
+        from gptfast_cli.core.engine.build import RuntimeConfig
+        from gptfast_cli.core.engine.compiled import Compiling
         from gptfast_cli.core.jobs.bench import BenchRequest, run
         from gptfast_cli.core.jobs.plan import HardwareOptions, PlanRequest
-        from gptfast_cli.core.measure.cases import CaseOptions
-        from gptfast_cli.core.quant.allocation import AllocationOptions
+        from gptfast_cli.core.quantize.allocation import AllocationOptions
 
         allocation = AllocationOptions(mode, groupsize, head, embeddings)
         cases = CaseOptions(prompt_lens, gen_lens, depth.numbers, batch_size.numbers)
@@ -131,7 +136,7 @@ def bench(
                 allocation=allocation if flags.keys() & set(_OF_A_SHAPE) or mode != "plain" else None,
                 tps=tps or (1,),
                 cases=cases,
-                placing=Placing(device, dtype, threads, kv_dtype=kv_dtype),
+                runtime=RuntimeConfig(device, dtype, threads, kv_dtype=kv_dtype),
                 hardware=HardwareOptions(device_bandwidth, device_memory, link_bandwidth, link_latency),
                 efficiency=efficiency,
             )
@@ -143,7 +148,7 @@ def bench(
                 model=model_given(context, model_argument, model),
                 arch=arch,
                 allocation=allocation,
-                placing=Placing(device, dtype, threads, chosen, activations, kv_dtype=kv_dtype, together=together),
+                runtime=RuntimeConfig(device, dtype, threads, chosen, activations, kv_dtype=kv_dtype, group=group),
                 compiling=Compiling(decode=compile, prefill=compile_prefill),
                 cases=cases,
                 tps=tps,
@@ -161,11 +166,11 @@ def bench(
 
 def _write(bench: "Bench", written: str | None) -> None:
     if written is None:
-        from gptfast_cli.render.bench_table import write_table
+        from gptfast_cli.render.bench import write_table
 
         write_table(bench, sys.stdout)
     else:
-        from gptfast_cli.render.bench_document import WRITERS
+        from gptfast_cli.render.bench import WRITERS
 
         WRITERS[written](bench, shlex.join(["gptfast", *sys.argv[1:]]), sys.stdout)
 

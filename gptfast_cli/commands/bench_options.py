@@ -4,7 +4,13 @@ from typing import Annotated
 
 import typer
 
-from gptfast_cli.numbers import LARGEST_SEED, Integer, IntegerList, Integers, Number
+from gptfast_cli.numbers import (
+    LARGEST_SEED,
+    Integer,
+    IntegerList,
+    Integers,
+    Number,
+)
 from gptfast_cli.options import complete_file, complete_model, complete_scheme
 
 _SHAPE = "A shape without weights"
@@ -15,7 +21,7 @@ _OUTPUT = "Output"
 
 
 def _complete_shape(incomplete: str) -> list[str | tuple[str, str]]:
-    from gptfast_cli.core.decode.known_shapes import KNOWN_SHAPES
+    from gptfast_cli.core.engine.shapes import KNOWN_SHAPES
 
     return [*KNOWN_SHAPES, *complete_file(incomplete)]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.render.show import View, show
+from gptfast_cli.render.progress import View, show
 
 if TYPE_CHECKING:
-    from gptfast_cli.core.jobs.plan import Plan, PlanRequest
+    from gptfast_cli.core.jobs.plan import BenchPlan, PlanRequest
 
 OF_A_PLAN = ("device_bandwidth", "device_memory", "link_bandwidth", "link_latency", "efficiency")
 """Options that say something only beside --plan."""
@@ -38,17 +38,16 @@ def check_plan(flags: Mapping[str | None, str]) -> None:
             )
 
 
-def make_plan(request: "PlanRequest", show_progress: View) -> "Plan":
+def make_plan(request: "PlanRequest", show_progress: View) -> "BenchPlan":
     """What a model would need and do."""
     from gptfast_cli.core.jobs.plan import run
 
     return show(run(request), show_progress)
 
 
-def write_plan(planned: "Plan", *, json: bool) -> None:
+def write_plan(planned: "BenchPlan", *, json: bool) -> None:
     """Write it, once no progress is shown any more."""
-    from gptfast_cli.render.plan_document import write_json
-    from gptfast_cli.render.plan_table import write_table
+    from gptfast_cli.render.plan import write_json, write_table
 
     if json:
         write_json(planned, shlex.join(["gptfast", *sys.argv[1:]]), sys.stdout)

@@ -18,7 +18,7 @@ from gptfast_cli.options import (
 )
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.numbers import count, size
-from gptfast_cli.render.show import progress_view, show
+from gptfast_cli.render.progress import progress_view, show
 
 
 def convert(

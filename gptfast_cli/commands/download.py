@@ -8,9 +8,14 @@ import typer
 
 from gptfast_cli.core.settings import check_hub_environment, load_settings
 from gptfast_cli.numbers import Integer
-from gptfast_cli.options import DebugOption, JsonOption, QuietOption, complete_folder
+from gptfast_cli.options import (
+    DebugOption,
+    JsonOption,
+    QuietOption,
+    complete_folder,
+)
 from gptfast_cli.render.json import write_document
-from gptfast_cli.render.show import progress_view, show
+from gptfast_cli.render.progress import progress_view, show
 
 
 def download(
@@ -60,7 +65,7 @@ def download(
     check_hub_environment()
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         from gptfast_cli.core.jobs.download import DownloadRequest, run
-        from gptfast_cli.core.jobs.origins import Terms
+        from gptfast_cli.core.jobs.origins import DownloadOptions
 
         request = DownloadRequest(
             source=source,
@@ -70,7 +75,7 @@ def download(
             exclude=tuple(exclude or ()),
             local_dir=local_dir,
             dry_run=dry_run,
-            terms=Terms(n_workers=max_workers, force=force),
+            terms=DownloadOptions(n_workers=max_workers, force=force),
         )
         downloaded = show(run(request), show_progress)
     from gptfast_cli.render.download import document, write_downloaded, write_plan

@@ -40,7 +40,7 @@ from gptfast_cli.options import (
     TpOption,
     model_given,
 )
-from gptfast_cli.render.show import progress_view, show
+from gptfast_cli.render.progress import progress_view, show
 
 
 def evaluate(
@@ -90,20 +90,20 @@ def evaluate(
         against,
         "--against MODEL",
     )
-    together = context.with_resource(ranks(tp))
+    group = context.with_resource(ranks(tp))
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
-        from gptfast_cli.core.decode.building import Placing
-        from gptfast_cli.core.decode.prompter import ChatOptions
+        from gptfast_cli.core.engine.build import RuntimeConfig
+        from gptfast_cli.core.engine.chat import ChatOptions
+        from gptfast_cli.core.evals.comparison import AgainstOptions
+        from gptfast_cli.core.evals.perplexity import TextOptions
+        from gptfast_cli.core.evals.protocols import DEFAULT_PROTOCOL
+        from gptfast_cli.core.evals.tasks.requests import TaskOptions
         from gptfast_cli.core.jobs.eval import EvalRequest, run
-        from gptfast_cli.core.measure.comparison.contestants import AgainstOptions
-        from gptfast_cli.core.measure.perplexity.protocols import DEFAULT_PROTOCOL
-        from gptfast_cli.core.measure.perplexity.results import TextOptions
-        from gptfast_cli.core.measure.tasks.options import TaskOptions
 
         request = EvalRequest(
             settings=load_settings(),
             model=model_given(context, model_argument, model),
-            placing=Placing(device, dtype, threads, backend, activations, kv_dtype=kv_dtype, together=together),
+            runtime=RuntimeConfig(device, dtype, threads, backend, activations, kv_dtype=kv_dtype, group=group),
             tasks=TaskOptions(
                 names=_names(tasks),
                 limit=limit,
@@ -121,12 +121,12 @@ def evaluate(
         )
         evaluation = show(run(request), show_progress)
     if json:
-        from gptfast_cli.render.evaluation_document import document
+        from gptfast_cli.render.evaluation import document
         from gptfast_cli.render.json import write_document
 
         write_document("gptfast.eval/1", document(evaluation), sys.stdout)
     else:
-        from gptfast_cli.render.evaluation_table import write_evaluation
+        from gptfast_cli.render.evaluation import write_evaluation
 
         write_evaluation(evaluation, sys.stdout)
     if evaluation.is_interrupted:

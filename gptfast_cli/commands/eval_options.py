@@ -6,7 +6,13 @@ from typing import Annotated
 import typer
 
 from gptfast_cli.numbers import LARGEST_SEED, Integer, Number
-from gptfast_cli.options import complete_backend, complete_dtype, complete_file, complete_folder, complete_model
+from gptfast_cli.options import (
+    complete_backend,
+    complete_dtype,
+    complete_file,
+    complete_folder,
+    complete_model,
+)
 
 _TASKS = "Tasks"
 _TEXT = "Text"
@@ -20,7 +26,7 @@ def _complete_task() -> list[str]:
 
 
 def _complete_protocol() -> list[str]:
-    from gptfast_cli.core.measure.perplexity.protocols import usual_protocols
+    from gptfast_cli.core.evals.protocols import usual_protocols
 
     return usual_protocols()
 

@@ -48,7 +48,7 @@ from gptfast_cli.commands.generate_options import (
 )
 from gptfast_cli.commands.prompt import PromptSources, shared_prompt
 from gptfast_cli.commands.ranks import is_dealt_out, ranks
-from gptfast_cli.core.decode.drafts import DEFAULT_DEPTH
+from gptfast_cli.core.engine.speculative.draft_length import DEFAULT_DEPTH
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
@@ -66,8 +66,13 @@ from gptfast_cli.options import (
     TpOption,
 )
 from gptfast_cli.render.json import write_document
+from gptfast_cli.render.progress import (
+    View,
+    nothing,
+    progress_view,
+    show,
+)
 from gptfast_cli.render.samples import SamplesView
-from gptfast_cli.render.show import View, nothing, progress_view, show
 
 if TYPE_CHECKING:
     from gptfast_cli.core.jobs.generate import GenerateRequest
@@ -146,24 +151,28 @@ def generate(
         raise UsageError("--json writes to stdout, and --output to a file.", "Leave out one of them.")
     if is_dealt_out(tp):
         _refuse_in_parts({_TALK: interactive, "--replicas": replicas})
-    together = context.with_resource(ranks(tp))
+    group = context.with_resource(ranks(tp))
     if mode == _ONE_PROMPT:
         sources = PromptSources(prompt, prompt_file, prompt_ids, prompt_length)
-        source = shared_prompt(sources, together)
+        source = shared_prompt(sources, group)
     with progress_view(sys.stderr, quiet=quiet):  # PyTorch takes a while to load
-        from gptfast_cli.core.decode.building import Placing
-        from gptfast_cli.core.decode.compiled import Compiling
-        from gptfast_cli.core.decode.drafts import Drafting, parse_depth
-        from gptfast_cli.core.decode.prompter import ChatOptions
-        from gptfast_cli.core.decode.sampling import Sampling
+        from gptfast_cli.core.engine.build import RuntimeConfig
+        from gptfast_cli.core.engine.chat import ChatOptions
+        from gptfast_cli.core.engine.compiled import Compiling
+        from gptfast_cli.core.engine.sampling import Sampling
+        from gptfast_cli.core.engine.speculative.draft_length import DraftOptions, parse_draft_length
 
     settings = load_settings()
     chosen = backend or ("reference" if compile or compile_prefill else None)  # it is PyTorch that compiles
-    placing = Placing(device, dtype, threads, chosen, activations, verify_weights, kv_dtype, together)
+    runtime = RuntimeConfig(device, dtype, threads, chosen, activations, verify_weights, kv_dtype, group)
     compiling = Compiling(decode=compile, prefill=compile_prefill)
     chat_options = ChatOptions(chat, system, chat_template)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    drafting = None if draft is None else Drafting(draft, parse_depth(speculate_k), _is_given(context, "speculate_k"))
+    drafting = (
+        None
+        if draft is None
+        else DraftOptions(draft, parse_draft_length(speculate_k), _is_given(context, "speculate_k"))
+    )
     if mode == _TALK:
         from gptfast_cli.commands.interactive import interact
         from gptfast_cli.core.jobs.chat import ChatRequest
@@ -171,7 +180,7 @@ def generate(
         chat_request = ChatRequest(
             settings=settings,
             model=model,
-            placing=placing,
+            runtime=runtime,
             compiling=compiling,
             chat=chat_options,
             sampling=sampling,
@@ -192,7 +201,7 @@ def generate(
             prompts=prompts_file,
             settings=settings,
             model=model,
-            placing=placing,
+            runtime=runtime,
             compiling=compiling,
             chat=chat_options,
             defaults=AnswerOptions(
@@ -221,7 +230,7 @@ def generate(
             show_prompt=show_prompt,
             settings=settings,
             model=model,
-            placing=placing,
+            runtime=runtime,
             compiling=compiling,
             chat=chat_options,
             sampling=sampling,
@@ -235,7 +244,7 @@ def generate(
             n_logprobs=logprobs,
             drafting=drafting,
         )
-        _generate_one(request, profile if together.rank == 0 else None, json=json, quiet=quiet)
+        _generate_one(request, profile if group.rank == 0 else None, json=json, quiet=quiet)
 
 
 def _generate_one(request: "GenerateRequest", profile: Path | None, *, json: bool, quiet: bool) -> None:
@@ -244,7 +253,7 @@ def _generate_one(request: "GenerateRequest", profile: Path | None, *, json: boo
 
     job = run(request)
     if profile is not None:
-        from gptfast_cli.core.measure.profile import profiled
+        from gptfast_cli.core.bench.profile import profiled
 
         job = profiled(job, profile)
     text: AbstractContextManager[View] = nullcontext(nothing)

@@ -6,7 +6,12 @@ from typing import Annotated
 import typer
 
 from gptfast_cli.commands.prompt import DEFAULT
-from gptfast_cli.numbers import LARGEST_SEED, Integer, IntegerOrAuto, Number
+from gptfast_cli.numbers import (
+    LARGEST_SEED,
+    Integer,
+    IntegerOrAuto,
+    Number,
+)
 from gptfast_cli.options import complete_draft_or_advice, complete_file
 
 _PROMPT = "Prompt"

@@ -8,18 +8,26 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from gptfast_cli.commands.slash import Call, Message, completions, help_lines, parse
-from gptfast_cli.core.decode.conversation import ContextFullError
+from gptfast_cli.commands.slash import (
+    Call,
+    Message,
+    completions,
+    help_lines,
+    parse,
+)
+from gptfast_cli.core.engine.chat import ContextFullError
 from gptfast_cli.core.errors import GptFastError
-from gptfast_cli.core.jobs.chat import Chat, ChatRequest, Turn, open_chat
+from gptfast_cli.core.jobs.chat import (
+    Chat,
+    ChatRequest,
+    Turn,
+    open_chat,
+)
+from gptfast_cli.render.chat import AnswerKeys, LineHistory, Lines, open_lines, write_turn
 from gptfast_cli.render.failure import named, write_error
-from gptfast_cli.render.keyboard import AnswerKeys
-from gptfast_cli.render.line_history import LineHistory
-from gptfast_cli.render.lines import Lines, open_lines
+from gptfast_cli.render.progress import progress_view, show
 from gptfast_cli.render.samples import SamplesView
-from gptfast_cli.render.show import progress_view, show
 from gptfast_cli.render.terminal import printable, styled
-from gptfast_cli.render.turn import write_turn
 
 _PROMPT, _PROMPT_FOR_MORE = "> ", ". "
 _GOES_ON = "\\"

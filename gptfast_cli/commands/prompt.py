@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptfast_cli.core.errors import NotFoundError, UsageError
-from gptfast_cli.core.model.collective import Collective
+from gptfast_cli.core.models.sharding import ProcessGroup
 
 DEFAULT = "Once upon a time"
 SECONDS_TO_WAIT = 5.0
@@ -24,10 +24,10 @@ class PromptSources:
     ids: str | None  # token ids with commas between
     length: int | None  # of a synthetic prompt
 
-    def read(self, *, patience: float = SECONDS_TO_WAIT) -> str | tuple[int, ...] | None:
+    def read(self, *, retry_policy: float = SECONDS_TO_WAIT) -> str | tuple[int, ...] | None:
         """The text or token ids; None stands for a synthetic prompt.
 
-        Where nothing is given it is what a pipe or file on stdin holds, and else DEFAULT; `patience` is how many
+        Where nothing is given it is what a pipe or file on stdin holds, and else DEFAULT; `retry_policy` is how many
         seconds a pipe may take to begin.
 
         Raises UsageError where there is more than one source, and for ids that are no numbers or bytes that are no
@@ -45,14 +45,14 @@ class PromptSources:
         if self.argument == "-":
             return _without_newline(_read_stdin())
         if self.argument is None:
-            return (_without_newline(_read_stdin()) if _is_fed(patience) else "") or DEFAULT
+            return (_without_newline(_read_stdin()) if _is_fed(retry_policy) else "") or DEFAULT
         return self.argument
 
 
-def shared_prompt(sources: PromptSources, together: Collective) -> str | tuple[int, ...] | None:
+def shared_prompt(sources: PromptSources, group: ProcessGroup) -> str | tuple[int, ...] | None:
     """What `read` returns on rank 0, on every rank."""
-    own = sources.read() if together.rank == 0 else None
-    shared = together.agree(list(own) if isinstance(own, tuple) else own)
+    own = sources.read() if group.rank == 0 else None
+    shared = group.broadcast(list(own) if isinstance(own, tuple) else own)
     return tuple(shared) if isinstance(shared, list) else shared
 
 
@@ -65,7 +65,7 @@ def _read_file(path: Path) -> str:
         raise UsageError(f"The prompt file {str(path)!r} is not text in UTF-8.") from error
 
 
-def _is_fed(patience: float) -> bool:
+def _is_fed(retry_policy: float) -> bool:
     """Whether stdin is a file, or a pipe into which something is written or which ends.
 
     A pipe may be inherited from a program that never writes into it. After a while nothing is expected of it any more.
@@ -79,11 +79,11 @@ def _is_fed(patience: float) -> bool:
     if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
         return False
     try:
-        is_ready = bool(select.select([sys.stdin], [], [], patience)[0])
+        is_ready = bool(select.select([sys.stdin], [], [], retry_policy)[0])
     except OSError:  # Windows waits for sockets alone
         return True
     if not is_ready:
-        sys.stderr.write(f"Nothing came through stdin in {patience:g} s. Give - as PROMPT to wait for it.\n")
+        sys.stderr.write(f"Nothing came through stdin in {retry_policy:g} s. Give - as PROMPT to wait for it.\n")
     return is_ready
 
 

@@ -25,7 +25,7 @@ from gptfast_cli.commands.quantize_options import (
     TargetSizeOption,
 )
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.quant.mode import read_mode
+from gptfast_cli.core.quantize.mode import read_mode
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
     DebugOption,
@@ -39,7 +39,7 @@ from gptfast_cli.options import (
     model_given,
 )
 from gptfast_cli.render.json import write_document
-from gptfast_cli.render.show import progress_view, show
+from gptfast_cli.render.progress import progress_view, show
 
 
 def quantize(
@@ -84,11 +84,11 @@ def quantize(
     _check_choice(context, {"--layers": layers, "--target-size": target_size, "--target-kld": target_kld})
     scheme, rounding = read_mode(mode, rounding)
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
-        from gptfast_cli.core.decode.building import Placing
+        from gptfast_cli.core.engine.build import RuntimeConfig
         from gptfast_cli.core.jobs.allocating import Goal
         from gptfast_cli.core.jobs.calibration_text import CalibrationOptions
         from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
-        from gptfast_cli.core.quant.allocation import AllocationOptions
+        from gptfast_cli.core.quantize.allocation import AllocationOptions
 
         goal = None
         if target_size is not None or target_kld is not None:
@@ -112,7 +112,7 @@ def quantize(
             dry_run=dry_run,
             fidelity=not no_fidelity,
             fidelity_text=fidelity_text,
-            placing=Placing(device=device, dtype=dtype, threads=threads),
+            runtime=RuntimeConfig(device=device, dtype=dtype, threads=threads),
         )
         quantized = show(run(request), show_progress)
     from gptfast_cli.render.quantization import document, write_quantized, write_sizes

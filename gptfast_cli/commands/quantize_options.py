@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gptfast_cli.core.quant.mode import modes, roundings_by_name
+from gptfast_cli.core.quantize.mode import modes, roundings_by_name
 from gptfast_cli.numbers import Integer, Number
 from gptfast_cli.options import complete_file, complete_folder, complete_scheme
 

@@ -8,7 +8,7 @@ import typer
 
 from gptfast_cli.core.distributed.rank import this_rank
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.model.collective import ALONE, Collective
+from gptfast_cli.core.models.sharding import ALONE, ProcessGroup
 
 
 def is_dealt_out(n_ranks: int | None) -> bool:
@@ -18,13 +18,13 @@ def is_dealt_out(n_ranks: int | None) -> bool:
 
 
 @contextmanager
-def ranks(n_ranks: int | None) -> Iterator[Collective]:
+def ranks(n_ranks: int | None) -> Iterator[ProcessGroup]:
     """What `--tp` asks for, for the block; the process that starts ranks ends with them, and never enters it."""
     rank = this_rank()
     if rank is not None:
         if n_ranks not in (None, rank.size):
             raise UsageError(f"--tp {n_ranks}: the launcher has started {rank.size} ranks.", "Leave out --tp.")
-        from gptfast_cli.core.distributed.joining import joined
+        from gptfast_cli.core.distributed.group import joined
 
         with joined(rank, sys.argv[1:]) as group:
             yield group

@@ -32,7 +32,7 @@ from gptfast_cli.commands.speculate_options import (
     TopKOption,
     TopPOption,
 )
-from gptfast_cli.core.decode.drafts import ADVISED
+from gptfast_cli.core.engine.speculative.draft_length import ADVISED
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
@@ -50,10 +50,10 @@ from gptfast_cli.options import (
     TpOption,
     model_given,
 )
-from gptfast_cli.render.show import progress_view, show
+from gptfast_cli.render.progress import progress_view, show
 
 if TYPE_CHECKING:
-    from gptfast_cli.core.measure.drafts.judgement import Judgement
+    from gptfast_cli.core.drafts.report import DraftReport
 
 _REPORTS = (".html", ".md", ".json")
 
@@ -105,24 +105,24 @@ def speculate(
             f"--draft {ADVISED} takes what was found best, and speculate is what finds it.",
             "Name a MODEL, self:int8 or ngram, or leave out --draft for all that suggests itself.",
         )
-    together = context.with_resource(ranks(tp))
+    group = context.with_resource(ranks(tp))
     with progress_view(sys.stderr, quiet=quiet):  # PyTorch takes a while to load
-        from gptfast_cli.core.decode.building import Placing
-        from gptfast_cli.core.decode.prompter import ChatOptions
-        from gptfast_cli.core.decode.sampling import Sampling
+        from gptfast_cli.core.engine.build import RuntimeConfig
+        from gptfast_cli.core.engine.chat import ChatOptions
+        from gptfast_cli.core.engine.sampling import Sampling
         from gptfast_cli.core.jobs.speculate import SpeculateRequest, run
 
-    placing = Placing(device, dtype, threads, backend, activations, together=together)
+    runtime = RuntimeConfig(device, dtype, threads, backend, activations, group=group)
     if draft_only and draft:
         from gptfast_cli.commands.draft_only import bench_draft
 
-        raise typer.Exit(bench_draft(draft[0], placing, batch_size.numbers, n_rounds=reps, json=json, quiet=quiet))
+        raise typer.Exit(bench_draft(draft[0], runtime, batch_size.numbers, n_rounds=reps, json=json, quiet=quiet))
     with progress_view(sys.stderr, quiet=quiet) as show_progress:
         request = SpeculateRequest(
             settings=load_settings(),
             model=model_given(context, model_argument, model),
             drafts=tuple(draft or ()),
-            placing=placing,
+            runtime=runtime,
             depths=k.numbers,
             batch_sizes=batch_size.numbers,
             temperatures=temperature.numbers,
@@ -139,7 +139,7 @@ def speculate(
             seed=seed,
         )
         judgement = show(run(request), show_progress)
-    _write(judgement, report if together.rank == 0 else None, json=json)
+    _write(judgement, report if group.rank == 0 else None, json=json)
     if judgement.is_interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)
     is_advice_refused = save_advice and not force and judgement.is_noisy
@@ -152,7 +152,7 @@ def speculate(
         )
 
 
-def _write(judgement: "Judgement", report: Path | None, *, json: bool) -> None:
+def _write(judgement: "DraftReport", report: Path | None, *, json: bool) -> None:
     from gptfast_cli.core.files import write_whole
     from gptfast_cli.render.judgement_document import write_json
     from gptfast_cli.render.judgement_html import write_html

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from gptfast_cli.numbers import LARGEST_SEED, Integer, IntegerList, Integers, Number, NumberList, Numbers
+from gptfast_cli.numbers import (
+    LARGEST_SEED,
+    Integer,
+    IntegerList,
+    Integers,
+    Number,
+    NumberList,
+    Numbers,
+)
 from gptfast_cli.options import complete_draft, complete_file
 
 _JUDGED = "What is judged"

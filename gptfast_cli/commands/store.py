@@ -5,13 +5,19 @@ import sys
 
 import typer
 
-from gptfast_cli.core.checkpoints.inventory import Entry, Inventory, find_entries, remove, take_inventory
+from gptfast_cli.core.checkpoints.inventory import (
+    Entry,
+    Inventory,
+    find_entries,
+    remove,
+    take_inventory,
+)
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import MODEL_VARIABLE
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.numbers import count, size
-from gptfast_cli.render.table import Table, aligned
+from gptfast_cli.render.tables import Table, aligned
 from gptfast_cli.render.terminal import printable
 
 _HEADINGS = ("", "NAME", "WHERE", "SCHEME", "HEAD", "SIZE", "PARAMETERS", "PATH")

@@ -41,7 +41,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextChunk:
     """The next piece of a sample's text, whole characters only."""
 
     sample: int
@@ -79,7 +79,7 @@ class Measured:
     n_accepted: int = 0
 
 
-Event: TypeAlias = Progress | Note | Prompt | Text | Finished | Record | Measured
+Event: TypeAlias = Progress | Note | Prompt | TextChunk | Finished | Record | Measured
 
 T = TypeVar("T")
 Job: TypeAlias = Generator[Event, None, T]

@@ -2,13 +2,13 @@
 
 from typing import TextIO
 
-from gptfast_cli.core.formats.plain import NAME as PLAIN
-from gptfast_cli.core.jobs.allocating import Chosen
+from gptfast_cli.core.jobs.allocating import ChosenAllocation
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.render.numbers import nats, size
-from gptfast_cli.render.table import write_table
+from gptfast_cli.render.tables import write_table
 
 
-def document(chosen: Chosen) -> dict[str, object]:
+def document(chosen: ChosenAllocation) -> dict[str, object]:
     """The choice as JSON fields; KLDs are means in nats, each of one layer alone."""
     return {
         "layers": [
@@ -27,7 +27,7 @@ def document(chosen: Chosen) -> dict[str, object]:
     }
 
 
-def write_choice(chosen: Chosen, stream: TextIO) -> None:
+def write_choice(chosen: ChosenAllocation, stream: TextIO) -> None:
     """Write a line for each layer: what it got, its size, and its KLD in each scheme by itself; then the sums."""
     storages = [option.storage for option in chosen.options[0] if option.storage.scheme != PLAIN]
     rows = []

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from typing import TextIO
 
 from gptfast_cli.core.jobs.download import Downloaded, DownloadedFile
-from gptfast_cli.core.quant.memory_need import MemoryNeed
+from gptfast_cli.core.quantize.sizes import MemoryNeed
 from gptfast_cli.render.numbers import size
-from gptfast_cli.render.table import write_table
+from gptfast_cli.render.tables import write_table
 from gptfast_cli.render.terminal import printable
 
 

@@ -4,19 +4,25 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TextIO
 
-from gptfast_cli.core.jobs.generate import Generation
-from gptfast_cli.core.measure.throughput import Metrics
-from gptfast_cli.render.block import write_block
-from gptfast_cli.render.numbers import duration, gigabytes_per_second, share, size, tokens_per_second
+from gptfast_cli.core.bench.throughput import Metrics
+from gptfast_cli.core.jobs.generate import GenerateResult
+from gptfast_cli.render.numbers import (
+    duration,
+    gigabytes_per_second,
+    share,
+    size,
+    tokens_per_second,
+)
 from gptfast_cli.render.speculation import speculation_rows
+from gptfast_cli.render.tables import write_block
 
 
-def write_numbers(generation: Generation, stream: TextIO) -> None:
+def write_numbers(generation: GenerateResult, stream: TextIO) -> None:
     """Write the block, within 80 columns; a number that was not measured is left out."""
     write_block(_rows(generation), stream)
 
 
-def _rows(generation: Generation) -> Iterator[tuple[str, ...]]:
+def _rows(generation: GenerateResult) -> Iterator[tuple[str, ...]]:
     """Label and cells of each line."""
     metrics = generation.metrics
     if metrics.decode_tok_s is not None:
@@ -54,13 +60,13 @@ def _labelled(label: str, seconds: float | None) -> str:
     return "" if seconds is None else f"{label} {duration(seconds)}"
 
 
-def _token_counts(generation: Generation) -> str:
+def _token_counts(generation: GenerateResult) -> str:
     n_prompt = sum(sample.prompt_tokens for sample in generation.samples)
     n_generated = sum(len(sample.token_ids) for sample in generation.samples)
     return f"{n_prompt:,} + {n_generated:,}"
 
 
-def _endings(generation: Generation) -> str:
+def _endings(generation: GenerateResult) -> str:
     """Why the samples ended: `ended by eos`, or `ended by length (3), eos (1)`."""
     reasons = Counter(sample.finish_reason for sample in generation.samples)
     if len(generation.samples) == 1:

@@ -1,6 +1,6 @@
 """How a number and its interval are written: the number as it is, the interval smaller beside it."""
 
-from gptfast_cli.core.measure.drafts.judgement import Interval
+from gptfast_cli.core.drafts.report import Interval
 from gptfast_cli.render.markup import Element, tag
 
 

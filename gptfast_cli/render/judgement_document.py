@@ -3,17 +3,25 @@
 from dataclasses import asdict
 from typing import TextIO
 
-from gptfast_cli.core.measure.drafts.judgement import Cell, DraftJudgement, Interval, Judgement, Pick, Plain, Proof
+from gptfast_cli.core.drafts.report import (
+    DraftReport,
+    DraftResult,
+    GridCell,
+    Interval,
+    PlainDecoding,
+    Recommendation,
+    ValidationRun,
+)
 from gptfast_cli.render.json import finite, write_document
 
 
-def write_json(judgement: Judgement, command: str, stream: TextIO) -> None:
+def write_json(judgement: DraftReport, command: str, stream: TextIO) -> None:
     """Write the document; a number that was never measured, or has no bounds, is null."""
     fields = {name: finite(value) for name, value in document(judgement, command).items()}
     write_document("gptfast.speculate/1", fields, stream)
 
 
-def document(judgement: Judgement, command: str) -> dict[str, object]:
+def document(judgement: DraftReport, command: str) -> dict[str, object]:
     """The judgement as JSON values; `command` is what made it. Speed-ups are ratios."""
     return {
         "command": command,
@@ -40,7 +48,7 @@ def document(judgement: Judgement, command: str) -> dict[str, object]:
     }
 
 
-def _pick(pick: Pick) -> dict[str, object]:
+def _pick(pick: Recommendation) -> dict[str, object]:
     return {
         "temperature": pick.temperature,
         "batch_size": pick.batch_size,
@@ -51,7 +59,7 @@ def _pick(pick: Pick) -> dict[str, object]:
     }
 
 
-def _draft(draft: DraftJudgement) -> dict[str, object]:
+def _draft(draft: DraftResult) -> dict[str, object]:
     return {
         "draft": draft.draft,
         "temperature": draft.temperature,
@@ -73,7 +81,7 @@ def _draft(draft: DraftJudgement) -> dict[str, object]:
     }
 
 
-def _cell(cell: Cell) -> dict[str, object]:
+def _cell(cell: GridCell) -> dict[str, object]:
     return {
         "k": cell.k,
         "batch_size": cell.batch_size,
@@ -89,7 +97,7 @@ def _cell(cell: Cell) -> dict[str, object]:
     }
 
 
-def _plain(plain: Plain) -> dict[str, object]:
+def _plain(plain: PlainDecoding) -> dict[str, object]:
     return {
         "temperature": plain.temperature,
         "batch_size": plain.batch_size,
@@ -100,7 +108,7 @@ def _plain(plain: Plain) -> dict[str, object]:
     }
 
 
-def _proof(proof: Proof) -> dict[str, object]:
+def _proof(proof: ValidationRun) -> dict[str, object]:
     return {
         "draft": proof.draft,
         "temperature": proof.temperature,

@@ -3,15 +3,20 @@
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
-from gptfast_cli.core.measure.drafts.judgement import Cell, DraftJudgement
-from gptfast_cli.render.judgement_look import NONE, Look, agreement, ranged
+from gptfast_cli.core.drafts.report import DraftResult, GridCell
+from gptfast_cli.render.judgement_look import (
+    NONE,
+    ReportStyle,
+    agreement,
+    ranged,
+)
 from gptfast_cli.render.numbers import digits, duration
-from gptfast_cli.render.table import Table
+from gptfast_cli.render.tables import Table
 
 _Row: TypeAlias = tuple[str, ...]
 
 
-def grid_table(draft: DraftJudgement, look: Look) -> Table:
+def grid_table(draft: DraftResult, look: ReportStyle) -> Table:
     """A row for each depth, a column for each batch size; beside them tau, and how often the k-th token is accepted.
 
     What was run for real stands below its prediction.
@@ -23,9 +28,9 @@ def grid_table(draft: DraftJudgement, look: Look) -> Table:
     return Table(headings, tuple(_grid_rows(draft, sizes, look)), ">" * len(headings))
 
 
-def best_cells(draft: DraftJudgement) -> dict[int, Cell]:
+def best_cells(draft: DraftResult) -> dict[int, GridCell]:
     """The cell of the highest predicted speed-up of each batch size."""
-    best: dict[int, Cell] = {}
+    best: dict[int, GridCell] = {}
     for cell in sorted(draft.grid, key=lambda each: each.batch_size):
         so_far = best.setdefault(cell.batch_size, cell)
         if cell.predicted.value > so_far.predicted.value:
@@ -33,14 +38,14 @@ def best_cells(draft: DraftJudgement) -> dict[int, Cell]:
     return best
 
 
-def cost_table(draft: DraftJudgement, look: Look) -> Table:
+def cost_table(draft: DraftResult, look: ReportStyle) -> Table:
     """Where the time of a round goes at the best depth of each batch size."""
     columns = {**_COSTS, **(_DETAILS if look.is_detailed else {})}
     rows = tuple(tuple(show(cell) for show in columns.values()) for cell in best_cells(draft).values())
     return Table(tuple(columns), rows, ">" * len(columns), n_names=2)
 
 
-def _grid_rows(draft: DraftJudgement, sizes: list[int], look: Look) -> Iterator[_Row]:
+def _grid_rows(draft: DraftResult, sizes: list[int], look: ReportStyle) -> Iterator[_Row]:
     cells = {(cell.k, cell.batch_size): cell for cell in draft.grid}
     best = best_cells(draft)
     for k in sorted({*draft.tau, *(cell.k for cell in draft.grid), *range(1, len(draft.places) + 1)}):
@@ -51,17 +56,17 @@ def _grid_rows(draft: DraftJudgement, sizes: list[int], look: Look) -> Iterator[
             yield "measured", "", *(_measured(cell, look) for cell in of_k)
 
 
-def _predicted(cell: Cell | None, best: dict[int, Cell], look: Look) -> str:
+def _predicted(cell: GridCell | None, best: dict[int, GridCell], look: ReportStyle) -> str:
     if cell is None:
         return ""
     return look.marked(cell.predicted.value, is_best=cell is best[cell.batch_size])
 
 
-def _measured(cell: Cell | None, look: Look) -> str:
+def _measured(cell: GridCell | None, look: ReportStyle) -> str:
     return look.other.format(digits(cell.measured.value)) if cell and cell.measured else ""
 
 
-def _place(draft: DraftJudgement, k: int, look: Look) -> _Row:
+def _place(draft: DraftResult, k: int, look: ReportStyle) -> _Row:
     if k > len(draft.places):
         return "", ""
     place = draft.places[k - 1]
@@ -69,16 +74,16 @@ def _place(draft: DraftJudgement, k: int, look: Look) -> _Row:
     return _accepted(place.unconditional, look), reached
 
 
-def _accepted(share: float, look: Look) -> str:
+def _accepted(share: float, look: ReportStyle) -> str:
     text = f"{share:.0%}"
     return text if look.bar is None else f"{text:>4} {look.bar(share)}"
 
 
-def _part(seconds: float, cell: Cell) -> str:
+def _part(seconds: float, cell: GridCell) -> str:
     return f"{seconds / cell.cost.total:.0%}" if cell.cost.total else NONE
 
 
-_COSTS: Final[dict[str, Callable[[Cell], str]]] = {
+_COSTS: Final[dict[str, Callable[[GridCell], str]]] = {
     "batch": lambda cell: str(cell.batch_size),
     "k": lambda cell: str(cell.k),
     "speed-up": lambda cell: ranged(cell.predicted),
@@ -90,7 +95,7 @@ _COSTS: Final[dict[str, Callable[[Cell], str]]] = {
     "break-even": lambda cell: "never" if cell.break_even is None else agreement(cell.break_even),
 }
 
-_DETAILS: Final[dict[str, Callable[[Cell], str]]] = {
+_DETAILS: Final[dict[str, Callable[[GridCell], str]]] = {
     "at most": lambda cell: digits(cell.ceiling),
     "tok/s": lambda cell: digits(cell.tok_s),
     "TPOT": lambda cell: duration(cell.token_seconds),

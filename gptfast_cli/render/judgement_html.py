@@ -3,7 +3,7 @@
 from importlib.resources import files
 from typing import Final, TextIO
 
-from gptfast_cli.core.measure.drafts.judgement import Judgement
+from gptfast_cli.core.drafts.report import DraftReport
 from gptfast_cli.render.markup import Element, tag
 from gptfast_cli.render.report.compared import compared
 from gptfast_cli.render.report.costs import costs, plain
@@ -19,7 +19,7 @@ from gptfast_cli.render.report.verdict import about, failed, head
 _STYLE: Final = "style.css"
 
 
-def write_html(judgement: Judgement, command: str, stream: TextIO) -> None:
+def write_html(judgement: DraftReport, command: str, stream: TextIO) -> None:
     """Write the report; `command` is the line that made it. The stream is to encode as UTF-8."""
     choices = temperatures(judgement)
     style = files("gptfast_cli.render.report").joinpath(_STYLE).read_text("utf-8")
@@ -40,7 +40,7 @@ def write_html(judgement: Judgement, command: str, stream: TextIO) -> None:
     stream.flush()
 
 
-def _parts(judgement: Judgement, command: str, choices: list[float]) -> list[Element]:
+def _parts(judgement: DraftReport, command: str, choices: list[float]) -> list[Element]:
     """In the order of the questions: what to use, where it holds, why, how sure, at which cost, in which words."""
     parts = (
         head(judgement),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gptfast_cli.core.measure.drafts.judgement import Interval
+from gptfast_cli.core.drafts.report import Interval
 from gptfast_cli.render.numbers import digits
 
 NONE: Final = "-"
@@ -12,7 +12,7 @@ NONE: Final = "-"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ReportStyle:
     """A place that shows a judgement.
 
     names:       what a draft is called in tables; quote: makes any name stand as it is; escape: any sentence

@@ -2,19 +2,18 @@
 
 from typing import TextIO
 
-from gptfast_cli.core.measure.drafts.judgement import Judgement
-from gptfast_cli.render.judgement_look import Look
+from gptfast_cli.core.drafts.report import DraftReport
+from gptfast_cli.render.judgement_look import ReportStyle
 from gptfast_cli.render.judgement_sections import draft_names, measurement_line, sections
 from gptfast_cli.render.machine import machine_line
-from gptfast_cli.render.markdown import code, escaped, markdown_lines
-from gptfast_cli.render.names import one_line
+from gptfast_cli.render.tables import code, escaped, markdown_lines, one_line
 
 _NAME_COLUMNS = 40
 
 
-def write_markdown(judgement: Judgement, command: str, stream: TextIO) -> None:
+def write_markdown(judgement: DraftReport, command: str, stream: TextIO) -> None:
     """Write verdict, tables, and once, below them all, by what command, where and how they were measured."""
-    look = Look(
+    look = ReportStyle(
         names=draft_names(judgement, _NAME_COLUMNS),
         quote=code,
         escape=escaped,

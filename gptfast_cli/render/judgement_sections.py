@@ -3,13 +3,23 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gptfast_cli.core.measure.drafts.judgement import DraftJudgement, Judgement
+from gptfast_cli.core.drafts.report import DraftReport, DraftResult
 from gptfast_cli.render.judgement_grid import cost_table, grid_table
-from gptfast_cli.render.judgement_look import Look, agreement, ranged
-from gptfast_cli.render.judgement_tables import certificate_table, pick_table, plain_table, proof_table, slice_table
-from gptfast_cli.render.names import one_line, short_names
-from gptfast_cli.render.numbers import count, digits, duration, size
-from gptfast_cli.render.table import Table
+from gptfast_cli.render.judgement_look import ReportStyle, agreement, ranged
+from gptfast_cli.render.judgement_tables import (
+    certificate_table,
+    pick_table,
+    plain_table,
+    proof_table,
+    slice_table,
+)
+from gptfast_cli.render.numbers import (
+    count,
+    digits,
+    duration,
+    size,
+)
+from gptfast_cli.render.tables import Table, one_line, short_names
 
 _IN_CACHE = 1.2  # an MBU beyond what the probe of the memory may be wrong by
 
@@ -24,7 +34,7 @@ class Section:
     remarks: tuple[str, ...] = ()
 
 
-def draft_names(judgement: Judgement, width: int) -> dict[str, str]:
+def draft_names(judgement: DraftReport, width: int) -> dict[str, str]:
     """Every draft that the judgement names, and its name in a table."""
     drafts = [
         *(each.draft for each in judgement.drafts),
@@ -35,7 +45,7 @@ def draft_names(judgement: Judgement, width: int) -> dict[str, str]:
     return short_names(drafts, width)
 
 
-def sections(judgement: Judgement, look: Look) -> Iterator[Section]:
+def sections(judgement: DraftReport, look: ReportStyle) -> Iterator[Section]:
     """All but the verdict before them and the lines about the measurement after them."""
     yield _picks(judgement, look)
     yield from _drafts(judgement, look)
@@ -46,7 +56,7 @@ def sections(judgement: Judgement, look: Look) -> Iterator[Section]:
     yield from _failed_prompts(judgement, look)
 
 
-def measurement_line(judgement: Judgement) -> str:
+def measurement_line(judgement: DraftReport) -> str:
     """What the numbers are of and what their intervals mean."""
     texts = f"{judgement.n_prompts:,} prompt{'' if judgement.n_prompts == 1 else 's'}"
     parts = (
@@ -60,7 +70,7 @@ def measurement_line(judgement: Judgement) -> str:
     return "; ".join(parts)
 
 
-def _picks(judgement: Judgement, look: Look) -> Section:
+def _picks(judgement: DraftReport, look: ReportStyle) -> Section:
     sizes = f"{count(judgement.n_params)} parameters, {judgement.scheme}, {size(judgement.n_bytes)}"
     interrupted = ("Interrupted: this is what was measured until then.",) if judgement.is_interrupted else ()
     opening = (
@@ -72,7 +82,7 @@ def _picks(judgement: Judgement, look: Look) -> Section:
     return Section("Best picks", opening, (pick_table(judgement, look),))
 
 
-def _drafts(judgement: Judgement, look: Look) -> Iterator[Section]:
+def _drafts(judgement: DraftReport, look: ReportStyle) -> Iterator[Section]:
     if not judgement.drafts:
         yield Section("Drafts", remarks=("No draft was judged.",))
         return
@@ -90,7 +100,7 @@ def _drafts(judgement: Judgement, look: Look) -> Iterator[Section]:
         yield _draft(draft, look)
 
 
-def _draft(draft: DraftJudgement, look: Look) -> Section:
+def _draft(draft: DraftResult, look: ReportStyle) -> Section:
     name = one_line(draft.draft)
     title = f"{look.quote(name)} at temperature {draft.temperature:g}"
     in_tables = () if look.names[draft.draft] == name else (f"In tables: {look.called(draft.draft)}.",)
@@ -100,7 +110,7 @@ def _draft(draft: DraftJudgement, look: Look) -> Section:
     return Section(title, opening, (grid_table(draft, look), cost_table(draft, look)))
 
 
-def _draft_line(draft: DraftJudgement) -> str:
+def _draft_line(draft: DraftResult) -> str:
     basis = "assumed, not measured" if draft.basis == "assumed" else f"{draft.basis}, {draft.n_tokens:,} tokens"
     costs = "no parameters"
     if draft.n_params:
@@ -109,7 +119,7 @@ def _draft_line(draft: DraftJudgement) -> str:
     return f"alpha {ranged(draft.alpha, agreement)} ({basis}); {costs}"
 
 
-def _proofs(judgement: Judgement, look: Look) -> Section:
+def _proofs(judgement: DraftReport, look: ReportStyle) -> Section:
     if not judgement.proofs:
         return Section("Proofs", remarks=("Nothing was run for real: the predictions are not proved.",))
     error = "no median error"
@@ -119,13 +129,13 @@ def _proofs(judgement: Judgement, look: Look) -> Section:
     return Section("Proofs", (), (proof_table(judgement, look),), remarks)
 
 
-def _slices(judgement: Judgement, look: Look) -> Iterator[Section]:
+def _slices(judgement: DraftReport, look: ReportStyle) -> Iterator[Section]:
     tables = (slice_table(judgement, "category", look), slice_table(judgement, "context", look))
     if shown := tuple(table for table in tables if table is not None):
         yield Section("Alpha by category and by context", (), shown)
 
 
-def _plain(judgement: Judgement) -> Section:
+def _plain(judgement: DraftReport) -> Section:
     if not judgement.plain:
         return Section("Plain decoding", remarks=("It was not measured.",))
     in_cache = any(each.mbu > _IN_CACHE for each in judgement.plain)
@@ -133,14 +143,14 @@ def _plain(judgement: Judgement) -> Section:
     return Section("Plain decoding", (), (plain_table(judgement),), remarks if in_cache else ())
 
 
-def _certificates(judgement: Judgement, look: Look) -> Section:
+def _certificates(judgement: DraftReport, look: ReportStyle) -> Section:
     title = "Is the text that of the target?"
     if not judgement.certificates:
         return Section(title, remarks=("It was not tested: --certify does.",))
     return Section(title, (), (certificate_table(judgement, look),))
 
 
-def _failed_prompts(judgement: Judgement, look: Look) -> Iterator[Section]:
+def _failed_prompts(judgement: DraftReport, look: ReportStyle) -> Iterator[Section]:
     if not judgement.failed_prompts:
         return
     n_failed = len(judgement.failed_prompts)

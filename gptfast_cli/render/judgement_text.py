@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final, TextIO
 
-from gptfast_cli.core.measure.drafts.judgement import Judgement
-from gptfast_cli.render.bars import bar, shows_blocks
-from gptfast_cli.render.judgement_look import Look
-from gptfast_cli.render.judgement_sections import Section, draft_names, measurement_line, sections
+from gptfast_cli.core.drafts.report import DraftReport
+from gptfast_cli.render.judgement_look import ReportStyle
+from gptfast_cli.render.judgement_sections import (
+    Section,
+    draft_names,
+    measurement_line,
+    sections,
+)
 from gptfast_cli.render.machine import machine_line
-from gptfast_cli.render.page import folded, wrapped
-from gptfast_cli.render.table import Table, aligned
+from gptfast_cli.render.tables import Table, aligned, bar, folded, shows_blocks, wrapped
 from gptfast_cli.render.terminal import styled
 
 _BOLD, _DIM = "1", "2"
@@ -20,11 +23,11 @@ _BAR_COLUMNS = 8
 _BEST_OR_LOSS: Final = re.compile(r"[\d.]+\*|\([\d.]+\)\*?")
 
 
-def write_judgement(judgement: Judgement, stream: TextIO) -> None:
+def write_judgement(judgement: DraftReport, stream: TextIO) -> None:
     """Write it; without escapes where the stream is no terminal."""
     for sentence in judgement.verdict.split("\n"):
         stream.write("".join(styled(line, _BOLD, stream) + "\n" for line in wrapped(sentence)))
-    look = Look(
+    look = ReportStyle(
         names=draft_names(judgement, _NAME_COLUMNS),
         quote=str,
         escape=str,

@@ -1,6 +1,6 @@
 """The machine, the versions and the day of a measurement in one line, as it stands below a table of results."""
 
-from gptfast_cli.core.measure.environment import Environment
+from gptfast_cli.core.bench.environment import Environment
 
 
 def machine_line(about: Environment) -> str:

@@ -4,14 +4,19 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TextIO
 
+from gptfast_cli.core.evals.divergence import Divergence
 from gptfast_cli.core.jobs.quantize import Quantized
-from gptfast_cli.core.measure.divergence import Divergence
-from gptfast_cli.core.quant.sizes import PartSize
+from gptfast_cli.core.quantize.sizes import PartSize
 from gptfast_cli.render import allocation
-from gptfast_cli.render.block import write_block
 from gptfast_cli.render.json import finite
-from gptfast_cli.render.numbers import count, duration, nats, share, size
-from gptfast_cli.render.table import write_table
+from gptfast_cli.render.numbers import (
+    count,
+    duration,
+    nats,
+    share,
+    size,
+)
+from gptfast_cli.render.tables import write_block, write_table
 
 
 def document(quantized: Quantized) -> dict[str, object]:

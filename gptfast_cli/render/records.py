@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterator
 from typing import TextIO
 
+from gptfast_cli.core.bench.throughput import Metrics
 from gptfast_cli.core.events import Event, Record
-from gptfast_cli.core.jobs.generate_batch import Batch
-from gptfast_cli.core.measure.throughput import Metrics
-from gptfast_cli.render.block import write_block
+from gptfast_cli.core.jobs.generate_batch import BatchResult
 from gptfast_cli.render.numbers import duration, size, tokens_per_second
-from gptfast_cli.render.show import View
+from gptfast_cli.render.progress import View
 from gptfast_cli.render.speculation import speculation_rows
+from gptfast_cli.render.tables import write_block
 
 
 def records_view(stream: TextIO) -> View:
@@ -34,7 +34,7 @@ def without_records(view: View) -> View:
     return pass_on
 
 
-def write_batch(batch: Batch, stream: TextIO, *, can_go_on: bool) -> None:
+def write_batch(batch: BatchResult, stream: TextIO, *, can_go_on: bool) -> None:
     """Write what became of the rows and what they cost, within 80 columns."""
     write_block(_lines(batch), stream)
     if batch.is_interrupted:
@@ -43,7 +43,7 @@ def write_batch(batch: Batch, stream: TextIO, *, can_go_on: bool) -> None:
         stream.flush()
 
 
-def _lines(batch: Batch) -> Iterator[tuple[str, ...]]:
+def _lines(batch: BatchResult) -> Iterator[tuple[str, ...]]:
     bad = f"{batch.n_bad:,} bad" if batch.n_bad else ""
     found = f"{batch.n_found:,} from an earlier run" if batch.n_found else ""
     yield "rows", f"{batch.n_done:,} of {batch.n_rows:,}", bad, found

@@ -1,4 +1,8 @@
-"""The text of the samples, written to stdout as it comes.
+"""Generated texts on a terminal as they come, several samples one below another.
+
+A character in the last column leaves the cursor there, its move to the next line still to come. Not every terminal
+(tmux for one) remembers that when the cursor is saved and restored, and the next character would take the place of
+the last. So the move is finished at once: a space goes to the next line, and a backspace makes room for the text.
 
 To a pipe or a file goes the generated text and nothing else, byte for byte, ended by a newline. On a terminal the
 prompt stands before it, dimmed, and control characters are made visible.
@@ -10,9 +14,54 @@ import os
 from types import TracebackType
 from typing import Self, TextIO
 
-from gptfast_cli.core.events import Event, Finished, Prompt, Text
-from gptfast_cli.render.cursor import Cursor
+from rich.cells import cell_len
+
+from gptfast_cli.core.events import (
+    Event,
+    Finished,
+    Prompt,
+    TextChunk,
+)
 from gptfast_cli.render.terminal import printable, shows_escapes, styled
+
+_TAB_COLUMNS = 8
+_FINISH_MOVE = " \b"
+
+
+class Cursor:
+    """Follows text on lines of `columns` columns, from the start of a line."""
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        self._column = 0  # cells left of the cursor; `columns` while its move to the next line is still to come
+        self._has_moved = False  # ahead of the text: it stands in a line that no character has begun
+
+    def placed(self, text: str) -> str:
+        """What to write for printable text, so that the cursor never stays behind the last column."""
+        if not text:
+            return ""
+        if self._has_moved and text[0] == "\n":
+            text = text[1:]  # that move has been made
+        for character in text:
+            self._follow(character)
+        self._has_moved = self._column == self._columns
+        if not self._has_moved:
+            return text
+        self._column = 0
+        return text + _FINISH_MOVE
+
+    def _follow(self, character: str) -> None:
+        match character:
+            case "\n":
+                self._column = 0
+            case "\t":
+                stop = (self._column // _TAB_COLUMNS + 1) * _TAB_COLUMNS
+                self._column = min(stop, self._columns - 1)  # a tab stays in its line
+            case _:
+                width = cell_len(character)
+                fits = self._column + width <= self._columns
+                self._column = self._column + width if fits else width
+
 
 _DIM = "2"
 _SHOWN_PROMPT_CHARACTERS = 600
@@ -48,10 +97,10 @@ class SamplesView:
         match event:
             case Prompt():
                 self._prompt = event
-            case Text(sample, text) if sample == self._streamed:
+            case TextChunk(sample, text) if sample == self._streamed:
                 self._start()
                 self._write(text)
-            case Text(sample, text):
+            case TextChunk(sample, text):
                 self._waiting[sample] = self._waiting.get(sample, "") + text
             case Finished(sample):
                 self._finished.add(sample)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from gptfast_cli.core.measure.speculation import SpeculationReport
+from gptfast_cli.core.bench.throughput import SpeculationReport
 from gptfast_cli.render.numbers import digits
 
 _MOST_COUNTS = 7  # that fit into a line

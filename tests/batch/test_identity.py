@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from gptfast_cli.core.batch.identity import model_identity
+from gptfast_cli.core.batch.rows import model_identity
 from model_files import edit_tensors, saved
 
 

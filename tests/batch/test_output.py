@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.batch.output import Output, open_output
-from gptfast_cli.core.batch.record_file import RecordFile
+from gptfast_cli.core.batch.output import Output, RecordFile, open_output
 from gptfast_cli.core.errors import DiskFullError, NotFoundError, UsageError
 from gptfast_cli.core.events import Record
 
@@ -189,7 +188,7 @@ def test_a_full_disk_leaves_whole_records_and_a_way_to_go_on(path: Path, monkeyp
         room -= n_written
         return n_written
 
-    monkeypatch.setattr("gptfast_cli.core.batch.record_file.os.write", write_while_there_is_room)
+    monkeypatch.setattr("gptfast_cli.core.batch.output.os.write", write_while_there_is_room)
     with pytest.raises(DiskFullError, match="the records written before are kept") as raised:
         written(path, 1, 2, 4, 5)
     assert "goes on from there" in raised.value.hint
@@ -205,7 +204,7 @@ def test_an_interrupted_write_leaves_no_part_of_a_record(path: Path, monkeypatch
 
     file = RecordFile(path)
     file.append(record(1).fields)
-    monkeypatch.setattr("gptfast_cli.core.batch.record_file.os.write", interrupted)
+    monkeypatch.setattr("gptfast_cli.core.batch.output.os.write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         file.append(record(2).fields)
     monkeypatch.undo()

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from gptfast_cli.core.batch.options import AnswerOptions, check_defaults
-from gptfast_cli.core.batch.row_prompt import Messages
-from gptfast_cli.core.batch.rows import BadRow, Row, read_rows
-from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.batch.rows import BadRow, Messages, Row, read_rows
+from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.errors import NotFoundError, UsageError
 
 DEFAULTS = AnswerOptions(Sampling(temperature=0.5, top_k=7), max_new_tokens=50, stop=("END",), n_logprobs=2)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.loading import LoadedModel, load
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.load import LoadedModel, load
+from gptfast_cli.core.evals.divergence import Comparison
+from gptfast_cli.core.evals.held_out import bundled_texts
 from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
-from gptfast_cli.core.measure.divergence import Comparison
-from gptfast_cli.core.measure.held_out import bundled_texts
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quantize.allocation import AllocationOptions
 from model_files import drained, settings_in
 
 
@@ -33,7 +33,7 @@ def test_rounded_inputs_diverge_from_float_ones_by_less_than_a_thousandth(
     settings = settings_in(tmp_path)
     drained(run(QuantizeRequest(settings, model="tiny", storage=storage, fidelity=False)))
     rounded, exact = (
-        drained(load(None, settings, Placing("cpu", "bfloat16", backend="cpu", activations=activations)))[1]
+        drained(load(None, settings, RuntimeConfig("cpu", "bfloat16", backend="cpu", activations=activations)))[1]
         for activations in (None, "float")
     )
     assert rounded.tokenizer is not None

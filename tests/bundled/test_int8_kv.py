@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.loading import LoadedModel, load
-from gptfast_cli.core.measure.divergence import Comparison, Divergence
-from gptfast_cli.core.measure.held_out import bundled_documents
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.load import LoadedModel, load
+from gptfast_cli.core.evals.divergence import Comparison, Divergence
+from gptfast_cli.core.evals.held_out import bundled_documents
 from model_files import drained, settings_in
 
 
@@ -34,8 +34,8 @@ def divergence(models: list[LoadedModel]) -> Divergence:
 def test_they_diverge_from_the_whole_cache_by_next_to_nothing(
     tmp_path: Path, backend: str, dtype: str, bound: float
 ) -> None:
-    placings = [Placing("cpu", dtype, backend=backend, kv_dtype=kv_dtype) for kv_dtype in ("auto", "int8")]
-    models = [drained(load("tiny", settings_in(tmp_path), placing))[1] for placing in placings]
+    placings = [RuntimeConfig("cpu", dtype, backend=backend, kv_dtype=kv_dtype) for kv_dtype in ("auto", "int8")]
+    models = [drained(load("tiny", settings_in(tmp_path), runtime))[1] for runtime in placings]
     told = divergence(models)
     assert told.tokens == 4359
     assert 1e-8 < told.kld_mean <= bound

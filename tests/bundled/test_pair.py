@@ -11,11 +11,11 @@ import torch
 from gptfast_cli.bundled.recipe.grammar import Dice
 from gptfast_cli.bundled.recipe.texts import stories
 from gptfast_cli.core.checkpoints.manifest import read_manifest
-from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder
 from gptfast_cli.core.checkpoints.reader import open_stored
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.loading import LoadedModel, load
-from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.checkpoints.store import BUNDLED, bundled_folder
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.load import LoadedModel, load
+from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.jobs.generate import GenerateRequest, Sample, run
 from gptfast_cli.core.settings import Settings
 from model_files import drained, settings_in
@@ -31,12 +31,17 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def tiny(settings: Settings) -> LoadedModel:
-    return drained(load("tiny", settings, Placing(device="cpu", dtype="float32", backend="reference")))[1]
+    return drained(load("tiny", settings, RuntimeConfig(device="cpu", dtype="float32", backend="reference")))[1]
 
 
 def answer(prompt: str, settings: Settings, sampling: Sampling = GREEDY, **options: int) -> tuple[Sample, ...]:
     request = GenerateRequest(
-        prompt, settings, model="tiny", placing=Placing(device="cpu", dtype="float32"), sampling=sampling, **options
+        prompt,
+        settings,
+        model="tiny",
+        runtime=RuntimeConfig(device="cpu", dtype="float32"),
+        sampling=sampling,
+        **options,
     )
     return drained(run(request))[1].samples
 

@@ -13,7 +13,14 @@ import pytest
 
 from gptfast_cli.bundled.recipe import corpus
 from gptfast_cli.bundled.recipe.grammar import Dice, blocks, fill
-from gptfast_cli.bundled.recipe.texts import CATEGORIES, code, dialogue, recipes, stories, sums
+from gptfast_cli.bundled.recipe.texts import (
+    CATEGORIES,
+    code,
+    dialogue,
+    recipes,
+    stories,
+    sums,
+)
 
 BUNDLED = Path(corpus.__file__).parents[1]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.checkpoints.fingerprint import fingerprint
+from gptfast_cli.core.checkpoints.identity import fingerprint
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from model_files import converted, edit_json, edit_tensors, saved, settings_in
 

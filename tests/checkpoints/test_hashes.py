@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.checkpoints.hashes import sha256_of
+from gptfast_cli.core.checkpoints.manifest import sha256_of
 from gptfast_cli.core.checkpoints.shard import open_shard
-from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, tensor_sha256, write_shard
+from gptfast_cli.core.checkpoints.writer import PlannedTensor, tensor_sha256, write_shard
 
 PIECE = 1 << 24  # bytes that are read at once
 N_BYTES = 2 * PIECE + 13

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import foreign_files as foreign
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.models.weights import weight_shapes
 from llama_oracle import random_llama
 from model_files import converted, saved, settings_in
 from spoiling import UNHURRIED, bounded_memory, check

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.checkpoints.current import read_current, write_current
+from gptfast_cli.core.checkpoints.downloads import parse_bucket_path
 from gptfast_cli.core.checkpoints.inventory import find_entries, remove, take_inventory
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE
-from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder
-from gptfast_cli.core.checkpoints.s3_folder import parse_bucket_path
+from gptfast_cli.core.checkpoints.store import BUNDLED, bundled_folder, read_current, write_current
 from gptfast_cli.core.download_notes import write_note
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.settings import Settings

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from gptfast_cli.core.checkpoints.config_form import config_from_json, config_to_json
 from gptfast_cli.core.checkpoints.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -16,6 +15,8 @@ from gptfast_cli.core.checkpoints.manifest import (
     StoredPart,
     StoredWeight,
     TokenizerEntry,
+    config_from_json,
+    config_to_json,
     read_manifest,
 )
 from gptfast_cli.core.config import ModelConfig

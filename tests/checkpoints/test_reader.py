@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, tensor_name
 from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.shard import open_shard
-from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, header
+from gptfast_cli.core.checkpoints.writer import PlannedTensor, header
 from gptfast_cli.core.errors import CorruptError, NotFoundError
-from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.models.weights import weight_shapes
 from llama_oracle import SHAPES
 from model_files import converted, edit_header, edit_json, edit_tensors, saved, settings_in
 

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.checkpoints.current import write_current
-from gptfast_cli.core.checkpoints.hub_cache import cached_repos, find_snapshot, is_revision
-from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder, model_names
+from gptfast_cli.core.checkpoints.downloads import cached_repos, find_snapshot, is_revision
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
-from gptfast_cli.core.checkpoints.store import open_store
+from gptfast_cli.core.checkpoints.store import BUNDLED, bundled_folder, model_names, open_store, write_current
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.settings import Settings
 from model_files import cached_repo, converted, saved, settings_in

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptfast_cli.core.checkpoints.contents import Contents, planned
 from gptfast_cli.core.checkpoints.manifest import Provenance
 from gptfast_cli.core.checkpoints.reader import open_stored
 from gptfast_cli.core.checkpoints.resumable import BlockWriter, resumable_checkpoint
+from gptfast_cli.core.checkpoints.writer import Contents, planned
 from gptfast_cli.core.errors import DiskFullError, UsageError
 from gptfast_cli.core.families import families
-from gptfast_cli.core.formats import Weight
-from gptfast_cli.core.formats.plain import plain
-from gptfast_cli.core.model.weights import weight_blocks, weight_shapes
+from gptfast_cli.core.models.weights import weight_blocks, weight_shapes
+from gptfast_cli.core.schemes import Weight
+from gptfast_cli.core.schemes.plain import plain
 from llama_oracle import random_llama
 
 CONFIG = families["llama"].config(random_llama().config.to_dict())

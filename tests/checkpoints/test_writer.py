@@ -11,17 +11,23 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, TokenizerFiles
 from gptfast_cli.core.checkpoints.manifest import Manifest, Provenance
 from gptfast_cli.core.checkpoints.reader import open_stored
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
 from gptfast_cli.core.checkpoints.shard import DTYPES, open_shard
-from gptfast_cli.core.checkpoints.shard_writer import PlannedTensor, header, write_shard
+from gptfast_cli.core.checkpoints.writer import (
+    Contents,
+    PlannedTensor,
+    PlannedWeight,
+    TokenizerFiles,
+    header,
+    write_shard,
+)
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.families import families
-from gptfast_cli.core.formats import Weight, quantized
-from gptfast_cli.core.formats.plain import plain
-from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.models.weights import weight_shapes
+from gptfast_cli.core.schemes import Weight, quantized
+from gptfast_cli.core.schemes.plain import plain
 from llama_oracle import random_llama
 from model_files import drained
 

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 
 from gptfast_cli.core.checkpoints.sources import Source, sources
+from gptfast_cli.core.evals.protocols import Windowing, protocols
+from gptfast_cli.core.evals.tasks.sources import Source as TaskSource
+from gptfast_cli.core.evals.tasks.sources import sources as task_sources
 from gptfast_cli.core.families import Family, families
-from gptfast_cli.core.formats import Scheme, schemes
-from gptfast_cli.core.measure.perplexity.protocols import Windowing, protocols
-from gptfast_cli.core.measure.tasks.sources import Source as TaskSource
-from gptfast_cli.core.measure.tasks.sources import sources as task_sources
-from gptfast_cli.core.quant.rounding import Rounding, roundings
+from gptfast_cli.core.quantize.quantizers import Quantizer, quantizers
 from gptfast_cli.core.registry import Plugs
+from gptfast_cli.core.schemes import Scheme, schemes
 from gptfast_cli.core.tokenizers.formats import TokenizerFormat, formats
 
 FOLDERS: dict[str, tuple[Plugs[Any], type]] = {
     "families": (families, Family),
     "protocols": (protocols, Windowing),
-    "roundings": (roundings, Rounding),
+    "roundings": (quantizers, Quantizer),
     "schemes": (schemes, Scheme),
     "sources": (sources, Source),
     "sources of tasks": (task_sources, TaskSource),

@@ -14,17 +14,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cli.fake_gptfast import ChatOptions, Compiling, Metrics, Placing, Sampling, SpeculationReport
+from cli.fake_gptfast import ChatOptions, Compiling, Metrics, RuntimeConfig, Sampling, SpeculationReport
 from gptfast_cli import core
 from gptfast_cli.app import main
-from gptfast_cli.core.events import Event, Job, Measured, Note, Progress, Record
+from gptfast_cli.core.events import (
+    Event,
+    Job,
+    Measured,
+    Note,
+    Progress,
+    Record,
+)
 
 N_ROWS = int(os.environ.get("FAKE_ROWS", "12"))
 DELAY_SECONDS = float(os.environ.get("FAKE_DELAY", "0"))
 BAD, STUCK = (int(os.environ.get(name, "0")) for name in ("FAKE_BAD", "FAKE_STUCK"))
 PLACES = 4
 METRICS = Metrics(compile_s=4.2)
-DECODE = Path(core.__file__).parent / "decode"
+DECODE = Path(core.__file__).parent / "engine"
 
 
 class AnswerOptions:
@@ -40,7 +47,7 @@ class BatchRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BatchResult:
     n_rows: int
     n_done: int
     n_found: int
@@ -54,7 +61,7 @@ class Batch:
     speculation: SpeculationReport | None = None
 
 
-def run(request: BatchRequest) -> Job[Batch]:
+def run(request: BatchRequest) -> Job[BatchResult]:
     from gptfast_cli.core.batch.output import open_output
 
     yield Note("Model: tiny (bundled)")
@@ -74,7 +81,9 @@ def run(request: BatchRequest) -> Job[Batch]:
         except KeyboardInterrupt:
             is_interrupted = True
             yield from output.unsaved()
-    return Batch(N_ROWS, done, len(output.found), int(BAD > 0), 4 * done, 30 * done, 42, 1.5, METRICS, is_interrupted)
+    return BatchResult(
+        N_ROWS, done, len(output.found), int(BAD > 0), 4 * done, 30 * done, 42, 1.5, METRICS, is_interrupted
+    )
 
 
 def finishing(lines: Iterator[int]) -> Iterator[int]:
@@ -107,22 +116,21 @@ def check(sampling: Sampling) -> None:
 
 def replace_modules() -> None:
     fakes: dict[str, tuple[Any, ...]] = {
-        "jobs.generate_batch": (BatchRequest, Batch, run),
-        "measure": (),
-        "measure.throughput": (Metrics,),
-        "measure.speculation": (SpeculationReport,),
-        "decode": (),
-        "decode.compiled": (Compiling,),
-        "decode.building": (Placing,),
-        "decode.prompter": (ChatOptions,),
-        "decode.sampling": (Sampling, check),
+        "jobs.generate_batch": (BatchRequest, BatchResult, run),
+        "bench": (),
+        "bench.throughput": (Metrics, SpeculationReport),
+        "engine": (),
+        "engine.compiled": (Compiling,),
+        "engine.build": (RuntimeConfig,),
+        "engine.chat": (ChatOptions,),
+        "engine.sampling": (Sampling, check),
         "batch.options": (AnswerOptions,),
     }
     for name, contents in fakes.items():
         module = ModuleType(f"gptfast_cli.core.{name}")
         vars(module).update({content.__name__: content for content in contents})
         sys.modules[module.__name__] = module
-    sys.modules["gptfast_cli.core.decode"].__path__ = [str(DECODE)]  # what loads no PyTorch is the real thing
+    sys.modules["gptfast_cli.core.engine"].__path__ = [str(DECODE)]  # what loads no PyTorch is the real thing
 
 
 if __name__ == "__main__":

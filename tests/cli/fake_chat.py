@@ -23,7 +23,13 @@ from typing import Any, Self
 from gptfast_cli import app
 from gptfast_cli.commands import Command
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.events import Finished, Job, Measured, Note, Text
+from gptfast_cli.core.events import (
+    Finished,
+    Job,
+    Measured,
+    Note,
+    TextChunk,
+)
 from gptfast_cli.core.settings import Settings, load_settings
 
 
@@ -96,7 +102,7 @@ class Chat:
         try:
             for piece in _pieces(message, self.conversation):
                 text += piece
-                yield Text(0, piece)
+                yield TextChunk(0, piece)
         except KeyboardInterrupt:
             yield Finished(0)
             return Turn(text, "interrupted")
@@ -128,8 +134,8 @@ def open_chat(_: ChatRequest) -> Job[Chat]:
 def replace_modules() -> None:
     fakes: dict[str, tuple[Any, ...]] = {
         "jobs.chat": (Chat, ChatRequest, Turn, open_chat),
-        "decode": (),
-        "decode.conversation": (ContextFullError,),
+        "engine": (),
+        "engine.chat": (ContextFullError,),
     }
     for name, contents in fakes.items():
         module = ModuleType(f"gptfast_cli.core.{name}")

@@ -15,9 +15,17 @@ from types import ModuleType
 from typing import Any
 
 from gptfast_cli.app import main
-from gptfast_cli.core.decode.drafts import Drafting, parse_depth
+from gptfast_cli.core.engine.speculative.draft_length import DraftOptions, parse_draft_length
 from gptfast_cli.core.errors import NotFoundError
-from gptfast_cli.core.events import Finished, Job, Measured, Note, Progress, Prompt, Text
+from gptfast_cli.core.events import (
+    Finished,
+    Job,
+    Measured,
+    Note,
+    Progress,
+    Prompt,
+    TextChunk,
+)
 
 PIECES = ("A small", " fox\tran", " home.\n", "It was ", "wärm\x1b[31m", " there")
 
@@ -32,7 +40,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Placing:
+class RuntimeConfig:
     device: str
     dtype: str | None
     threads: int | None
@@ -40,7 +48,7 @@ class Placing:
     activations: str | None
     verify: bool
     kv_dtype: str
-    together: object  # which is not a thing to be told
+    group: object  # which is not a thing to be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +116,7 @@ class SpeculationReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class GenerateResult:
     model: str
     seed: int
     samples: tuple[Sample, ...]
@@ -117,14 +125,14 @@ class Generation:
     ranks: None = None
 
 
-def finished(request: GenerateRequest, finish_reason: str = "length", n_pieces: int = len(PIECES)) -> Generation:
+def finished(request: GenerateRequest, finish_reason: str = "length", n_pieces: int = len(PIECES)) -> GenerateResult:
     text = "".join(PIECES[:n_pieces])
     ids = tuple(range(n_pieces))
     samples = tuple(Sample(i, text, ids, 4, finish_reason) for i in range(request.num_samples))
-    return Generation("tiny", 42, samples, Metrics(), SpeculationReport() if request.drafting else None)
+    return GenerateResult("tiny", 42, samples, Metrics(), SpeculationReport() if request.drafting else None)
 
 
-def streams(request: GenerateRequest) -> Job[Generation]:
+def streams(request: GenerateRequest) -> Job[GenerateResult]:
     """All samples of a batch side by side, one piece of each at a time."""
     yield Note("model: tiny (bundled)")
     yield Progress("loading", 10, 10, "bytes")
@@ -134,7 +142,7 @@ def streams(request: GenerateRequest) -> Job[Generation]:
     for first in range(0, request.num_samples, batch_size):
         for piece in PIECES:
             for sample in range(first, min(first + batch_size, request.num_samples)):
-                yield Text(sample, piece)
+                yield TextChunk(sample, piece)
             yield Measured("decode", batch_size, 0.001, n_sequences=batch_size)
             time.sleep(float(os.environ.get("FAKE_DELAY", "0")))
         for sample in range(first, min(first + batch_size, request.num_samples)):
@@ -142,12 +150,12 @@ def streams(request: GenerateRequest) -> Job[Generation]:
     return finished(request)
 
 
-def waits_for_interrupt(request: GenerateRequest) -> Job[Generation]:
+def waits_for_interrupt(request: GenerateRequest) -> Job[GenerateResult]:
     """Stops for Ctrl-C as the real job does, keeping what it has."""
     n_pieces = 0
     try:
         for piece in PIECES[:3]:
-            yield Text(0, piece)
+            yield TextChunk(0, piece)
             n_pieces += 1
         time.sleep(30)
     except KeyboardInterrupt:
@@ -155,21 +163,21 @@ def waits_for_interrupt(request: GenerateRequest) -> Job[Generation]:
     return finished(request)
 
 
-def waits_for_termination(request: GenerateRequest) -> Job[Generation]:
+def waits_for_termination(request: GenerateRequest) -> Job[GenerateResult]:
     """Has a partial output that must be gone after SIGTERM."""
     partial = Path(os.environ["FAKE_PARTIAL"])
     partial.write_text("half")
     try:
-        yield Text(0, PIECES[0])
+        yield TextChunk(0, PIECES[0])
         time.sleep(30)
     finally:
         partial.unlink()
     return finished(request)
 
 
-def streams_for_ever(request: GenerateRequest) -> Job[Generation]:
+def streams_for_ever(request: GenerateRequest) -> Job[GenerateResult]:
     while True:
-        yield Text(0, "and on ")
+        yield TextChunk(0, "and on ")
 
 
 def _told(field: Any) -> Any:
@@ -178,21 +186,21 @@ def _told(field: Any) -> Any:
     return {name: value for name, value in asdict(field).items() if name != "together"}
 
 
-def echoes_the_request(request: GenerateRequest) -> Job[Generation]:
+def echoes_the_request(request: GenerateRequest) -> Job[GenerateResult]:
     """Generates the request, as JSON."""
-    yield Text(0, json.dumps(vars(request), default=_told))
+    yield TextChunk(0, json.dumps(vars(request), default=_told))
     return finished(request)
 
 
-def fails_with(error: Exception) -> Callable[[GenerateRequest], Job[Generation]]:
-    def fails(request: GenerateRequest) -> Job[Generation]:
-        yield Text(0, "Once")
+def fails_with(error: Exception) -> Callable[[GenerateRequest], Job[GenerateResult]]:
+    def fails(request: GenerateRequest) -> Job[GenerateResult]:
+        yield TextChunk(0, "Once")
         raise error
 
     return fails
 
 
-SCENARIOS: dict[str, Callable[[GenerateRequest], Job[Generation]]] = {
+SCENARIOS: dict[str, Callable[[GenerateRequest], Job[GenerateResult]]] = {
     "streams": streams,
     "waits-for-interrupt": waits_for_interrupt,
     "waits-for-termination": waits_for_termination,
@@ -209,18 +217,17 @@ SCENARIOS: dict[str, Callable[[GenerateRequest], Job[Generation]]] = {
 }
 
 
-def replace_modules(run: Callable[[GenerateRequest], Job[Generation]]) -> None:
+def replace_modules(run: Callable[[GenerateRequest], Job[GenerateResult]]) -> None:
     fakes = {
-        "jobs.generate": (GenerateRequest, Generation, Metrics, run),
-        "measure": (),
-        "measure.throughput": (Metrics,),
-        "measure.speculation": (SpeculationReport,),
-        "decode": (),
-        "decode.compiled": (Compiling,),
-        "decode.drafts": (Drafting, parse_depth),
-        "decode.building": (Placing,),
-        "decode.prompter": (ChatOptions,),
-        "decode.sampling": (Sampling,),
+        "jobs.generate": (GenerateRequest, GenerateResult, Metrics, run),
+        "bench": (),
+        "bench.throughput": (Metrics, SpeculationReport),
+        "engine": (),
+        "engine.compiled": (Compiling,),
+        "engine.speculative.draft_length": (DraftOptions, parse_draft_length),
+        "engine.build": (RuntimeConfig,),
+        "engine.chat": (ChatOptions,),
+        "engine.sampling": (Sampling,),
     }
     for name, contents in fakes.items():
         module = ModuleType(f"gptfast_cli.core.{name}")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gptfast_cli.render.cursor import Cursor
+from gptfast_cli.render.samples import Cursor
 
 FINISHED = " \b"
 

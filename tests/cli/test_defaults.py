@@ -69,4 +69,4 @@ def test_a_flag_beats_the_environment_the_environment_the_file_and_the_file_the_
 
 def options_of(command_line: CommandLine, *arguments: str) -> tuple[str, float]:
     request = json.loads(command_line.run("generate", "x", *arguments).stdout)
-    return request["placing"]["device"], request["sampling"]["temperature"]
+    return request["runtime"]["device"], request["sampling"]["temperature"]

@@ -37,7 +37,7 @@ def test_the_block_tells_tokens_a_round_and_where_the_time_went(fake: Callable[[
 
 
 def test_a_long_histogram_fits_into_a_line() -> None:
-    from gptfast_cli.core.measure.speculation import SpeculationReport
+    from gptfast_cli.core.bench.throughput import SpeculationReport
     from gptfast_cli.render.speculation import speculation_rows
 
     report = SpeculationReport(

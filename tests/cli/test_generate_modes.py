@@ -50,7 +50,7 @@ def test_the_options_of_one_prompt_reach_its_job(fake: Callable[[str], CommandLi
     request = json.loads(outcome.stdout)
     assert request["chat"] == {"chat": False, "system": "Be brief.", "template": "rag"}
     assert request["compiling"] == {"decode": True, "prefill": True}
-    assert request["placing"]["kv_dtype"] == "int8"
+    assert request["runtime"]["kv_dtype"] == "int8"
     assert (request["show_prompt"], request["prompt_cache"]) == (True, "c.st")
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from gptfast_cli.bundled import __file__ as bundled
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import resolve
-from gptfast_cli.core.decode.sequence import Limits
+from gptfast_cli.core.engine.request import Limits
 from gptfast_cli.core.errors import CorruptError, GptFastError, UsageError
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
 from gptfast_cli.core.settings import Settings

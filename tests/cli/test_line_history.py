@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gptfast_cli.render.line_history import LineHistory
+from gptfast_cli.render.chat import LineHistory
 
 
 def test_entries_come_back_in_their_order_whatever_is_in_them(tmp_path: Path) -> None:

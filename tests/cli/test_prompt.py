@@ -49,7 +49,7 @@ def test_a_pipe_that_nobody_writes_into_is_not_waited_for_without_end(
     reading, writing = os.pipe()
     with os.fdopen(reading) as pipe, os.fdopen(writing, "w"):
         monkeypatch.setattr(sys, "stdin", pipe)
-        assert PromptSources(None, None, None, None).read(patience=0.01) == DEFAULT
+        assert PromptSources(None, None, None, None).read(retry_policy=0.01) == DEFAULT
     assert "Give - as PROMPT" in capsys.readouterr().err
 
 

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.commands.slash import COMMANDS, Call, Message, completions, help_lines, parse
+from gptfast_cli.commands.slash import (
+    COMMANDS,
+    Call,
+    Message,
+    completions,
+    help_lines,
+    parse,
+)
 from gptfast_cli.core.errors import UsageError
 
 

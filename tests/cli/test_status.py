@@ -3,14 +3,14 @@
 import pytest
 
 from gptfast_cli.core.events import Measured, Progress
-from gptfast_cli.render.status import Status
+from gptfast_cli.render.progress import Status
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that stands still until its one number is changed."""
     now = [0.0]
-    monkeypatch.setattr("gptfast_cli.render.status.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("gptfast_cli.render.progress.time.monotonic", lambda: now[0])
     return now
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gptfast_cli.core.jobs.chat import Turn
-from gptfast_cli.render.turn import write_turn
+from gptfast_cli.render.chat import write_turn
 
 
 def written(**changes: Any) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.private_folder import private_folder, why_untrusted
+from gptfast_cli.core.files import private_folder, why_untrusted
 
 
 def test_a_missing_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:

@@ -6,12 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.decode.sampler import Draw, Sampler, draw_tokens, most_probable
-from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.decode.shapes import read_shape
-from gptfast_cli.core.model.collective import Collective
-from gptfast_cli.core.model.logits import Logits
-from gptfast_cli.core.model.share import Share
+from gptfast_cli.core.engine.sampling import (
+    Sampler,
+    Sampling,
+    SamplingContext,
+    draw_tokens,
+    most_probable,
+)
+from gptfast_cli.core.engine.shapes import read_shape
+from gptfast_cli.core.models.decoder import Logits
+from gptfast_cli.core.models.sharding import ModelShard, ProcessGroup
 
 SAMPLINGS = {
     "greedy": Sampling(temperature=0),
@@ -32,9 +36,9 @@ VOCABULARIES = (38, 5)  # tokens: neither divides among 4 ranks, and of 5 the la
 class Counting:
     """A collective that counts the numbers that each rank tells the others."""
 
-    def __init__(self, together: Collective) -> None:
-        self._together = together
-        self.rank, self.size = together.rank, together.size
+    def __init__(self, group: ProcessGroup) -> None:
+        self._together = group
+        self.rank, self.size = group.rank, group.size
         self.n_told = 0
 
     def gather(self, x: Tensor) -> Tensor:
@@ -52,20 +56,20 @@ def rows_of_logits(vocab_size: int) -> dict[str, Tensor]:
     return {DISTINCT: distinct, EQUALS: equals}
 
 
-def choices(together: Collective) -> dict[str, Any]:
+def choices(group: ProcessGroup) -> dict[str, Any]:
     """The tokens of every row by vocabulary, logits and sampling, and how many numbers they took."""
     chosen: dict[str, Any] = {}
     for vocab_size, kind in itertools.product(VOCABULARIES, (DISTINCT, EQUALS)):
         whole = rows_of_logits(vocab_size)[kind]
         config = read_shape(f"layers=1,dim=8,heads=4,ffn=8,vocab={vocab_size}").config
-        share = Share(config, together.rank, together.size)
+        share = ModelShard(config, group.rank, group.size)
         for name, sampling in SAMPLINGS.items():
-            draws = [Draw(Sampler(sampling, 7, row), (row % vocab_size,), [1, 1]) for row in range(N_ROWS)]
-            counting = Counting(together)
+            draws = [SamplingContext(Sampler(sampling, 7, row), (row % vocab_size,), [1, 1]) for row in range(N_ROWS)]
+            counting = Counting(group)
             logits = Logits(whole[:, share.tokens], share, counting)  # type: ignore[arg-type]  # that part of it
             chosen[f"{name}, {kind} {vocab_size}"] = draw_tokens(logits, draws), counting.n_told
         whole[1, -1] = torch.nan
-        logits = Logits(whole[:, share.tokens], share, together)
+        logits = Logits(whole[:, share.tokens], share, group)
         nothing = torch.empty(0, dtype=torch.int64)
         chosen[f"verified, {kind} {vocab_size}"] = most_probable(logits, draws[0], nothing).tolist(), 0
     return chosen

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
-from gptfast_cli.core.formats import Block
-from gptfast_cli.core.model.share import Share
-from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.models.sharding import ModelShard
+from gptfast_cli.core.models.weights import weight_shapes
+from gptfast_cli.core.schemes import Block
 from model_files import converted, saved, settings_in
 
 WIDE = {
@@ -51,7 +51,7 @@ def test_a_rank_reads_its_own_part_of_the_files(tmp_path: Path, layout: str) -> 
     forget(file)
     if cached_bytes(file) > 100_000:
         pytest.skip("the system keeps this file in memory, as it does one of a tmpfs")
-    share = Share(checkpoint.config, 1, 4)
+    share = ModelShard(checkpoint.config, 1, 4)
     own = 0
     for name in weight_shapes(checkpoint.config):
         weight = checkpoint.weight(name, share.block(name) or Block())

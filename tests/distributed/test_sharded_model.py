@@ -11,16 +11,21 @@ from distributed.choices import DISTINCT, EQUALS, N_ROWS, VOCABULARIES, choices
 from distributed.ranks import on_ranks
 from distributed.texts import TARGET, THREE_HEADS, cached, refusal, texts
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
-from gptfast_cli.core.decode.building import Parts, Placing, build
+from gptfast_cli.core.engine.build import ModelSource, RuntimeConfig, build
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.formats import WHOLE, Block, Weight, quantized, schemes
 from gptfast_cli.core.jobs.quantize import QuantizeRequest
 from gptfast_cli.core.jobs.quantize import run as quantize
-from gptfast_cli.core.model.collective import ALONE, Collective
-from gptfast_cli.core.model.logits import Logits
-from gptfast_cli.core.model.share import Share, check_divides
-from gptfast_cli.core.quant.allocation import AllocationOptions
-from gptfast_cli.core.quant.rounding import roundings
+from gptfast_cli.core.models.decoder import Logits
+from gptfast_cli.core.models.sharding import ALONE, ModelShard, ProcessGroup, check_divides
+from gptfast_cli.core.quantize.allocation import AllocationOptions
+from gptfast_cli.core.quantize.quantizers import quantizers
+from gptfast_cli.core.schemes import (
+    WHOLE,
+    Block,
+    Weight,
+    quantized,
+    schemes,
+)
 from gptfast_cli.core.stopwatch import Stopwatch
 from model_files import drained, saved, settings_in
 
@@ -41,14 +46,14 @@ CASES = [
 PROMPTS = [[1, 5, 99, 100, 7], [3], [42, 17, 42]]
 
 
-def computed(together: Collective, root: Path) -> list[tuple[Tensor, list[int]]]:
+def computed(group: ProcessGroup, root: Path) -> list[tuple[Tensor, list[int]]]:
     """Logits of some prompts side by side, and a greedy continuation of one, for each case."""
     with torch.inference_mode():
-        return [_computed(together, root, *case) for case in CASES]
+        return [_computed(group, root, *case) for case in CASES]
 
 
 def _computed(
-    together: Collective, root: Path, shape: str, scheme: str, group_size: int | None, backend: str
+    group: ProcessGroup, root: Path, shape: str, scheme: str, group_size: int | None, backend: str
 ) -> tuple[Tensor, list[int]]:
     checkpoint = open_checkpoint(root / shape)
     storages = AllocationOptions(scheme, group_size).allocation(checkpoint.config).of(checkpoint.config)
@@ -58,15 +63,15 @@ def _computed(
             return checkpoint.weight(name, block)
         matrix = schemes["plain"].dense(checkpoint.weight(name), torch.float32)
         at = storages[name]
-        whole = roundings["nearest"].quantize(matrix, quantized(at.scheme), at.group_size)
+        whole = quantizers["nearest"].quantize(matrix, quantized(at.scheme), at.group_size)
         return whole if block is None else whole.block(block)
 
-    parts = Parts(checkpoint.config, read, lambda: storages, checkpoint.n_bytes, CPU, torch.float32)
-    placing = Placing(backend=backend, activations="float", together=together)
-    model = drained(build(parts, placing, settings=settings_in(root), watch=Stopwatch(CPU)))[1]
+    parts = ModelSource(checkpoint.config, read, lambda: storages, checkpoint.n_bytes, CPU, torch.float32)
+    runtime = RuntimeConfig(backend=backend, activations="float", group=group)
+    model = drained(build(parts, runtime, settings=settings_in(root), watch=Stopwatch(CPU)))[1]
 
     def whole(own: Tensor) -> Tensor:
-        return Logits(own, model.share, together).whole
+        return Logits(own, model.share, group).whole
 
     cache = model.new_cache(len(PROMPTS))
     cache.reserve(32)
@@ -92,13 +97,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def everything(together: Collective, root: Path) -> dict[str, Any]:
+def everything(group: ProcessGroup, root: Path) -> dict[str, Any]:
     return {
-        "models": computed(together, root),
-        "choices": choices(together),
-        "texts": texts(together, root),
-        "cached": cached(together, root),
-        "refusal": refusal(together, root),
+        "models": computed(group, root),
+        "choices": choices(group),
+        "texts": texts(group, root),
+        "cached": cached(group, root),
+        "refusal": refusal(group, root),
     }
 
 
@@ -171,7 +176,7 @@ def test_a_model_whose_groups_cannot_be_cut_says_so_before_anything_is_read(rank
 def test_all_parts_together_are_the_model(root: Path) -> None:
     checkpoint = open_checkpoint(root / "grouped heads, biases")
     for size in (2, 4, 8):
-        shares = [Share(checkpoint.config, rank, size) for rank in range(size)]
+        shares = [ModelShard(checkpoint.config, rank, size) for rank in range(size)]
         for name in ("layers.1.down", "layers.0.attention_output"):
             parts = [checkpoint.weight(name, share.block(name) or WHOLE).parts["weight"] for share in shares]
             assert torch.equal(torch.cat(parts, dim=1), checkpoint.weight(name).parts["weight"])

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.drafts import Drafting
-from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.sampling import Sampling
+from gptfast_cli.core.engine.speculative.draft_length import DraftOptions
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Measured, Progress
 from gptfast_cli.core.jobs.generate import GenerateRequest, run
-from gptfast_cli.core.model.collective import Collective
+from gptfast_cli.core.models.sharding import ProcessGroup
 from model_files import drained, settings_in
 
 GREEDY, DRAWN = Sampling(temperature=0), Sampling(temperature=1.0, top_k=9)
@@ -31,16 +31,16 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def texts(together: Collective, root: Path) -> dict[str, Any]:
+def texts(group: ProcessGroup, root: Path) -> dict[str, Any]:
     """Samples and rounds by case."""
-    return {name: _text(together, root, **case) for name, case in CASES.items()}
+    return {name: _text(group, root, **case) for name, case in CASES.items()}
 
 
-def cached(together: Collective, root: Path) -> list[tuple[int, Any]]:
+def cached(group: ProcessGroup, root: Path) -> list[tuple[int, Any]]:
     """Tokens fed of a prompt, and samples: no cache, as one is kept, from it, and as a rank has an old file or none."""
-    request = replace(_request(together, root), prompt_cache=root / f"cache of {together.size}")
-    own = root / f"cache of {together.size}.{together.rank + 1}-of-{together.size}"
-    is_last = together.rank == together.size - 1 > 0
+    request = replace(_request(group, root), prompt_cache=root / f"cache of {group.size}")
+    own = root / f"cache of {group.size}.{group.rank + 1}-of-{group.size}"
+    is_last = group.rank == group.size - 1 > 0
     outcomes = [_fed(replace(request, prompt_cache=None)), _fed(request), _fed(request)]
     old = own.read_bytes() if is_last else b""
     _fed(replace(request, prompt=(9, 8, 7, 6, 5, 4)))
@@ -52,9 +52,9 @@ def cached(together: Collective, root: Path) -> list[tuple[int, Any]]:
     return [*outcomes, _fed(request)]
 
 
-def refusal(together: Collective, root: Path) -> tuple[str, int]:
+def refusal(group: ProcessGroup, root: Path) -> tuple[str, int]:
     """What is told of an int4 model that cannot be cut, and how many of its weights had been read by then."""
-    request, n_read = replace(_request(together, root), model=str(root / "int4")), 0
+    request, n_read = replace(_request(group, root), model=str(root / "int4")), 0
     try:
         for event in run(request):
             n_read += isinstance(event, Progress) and event.task == "load"
@@ -63,12 +63,12 @@ def refusal(together: Collective, root: Path) -> tuple[str, int]:
     return "", n_read
 
 
-def _request(together: Collective, root: Path, backend: str = CPU) -> GenerateRequest:
+def _request(group: ProcessGroup, root: Path, backend: str = CPU) -> GenerateRequest:
     return GenerateRequest(
         prompt=(1, 5, 99, 100, 7),
         settings=settings_in(root),
         model=str(root / TARGET),
-        placing=Placing("cpu", "float32", 1, backend, together=together),
+        runtime=RuntimeConfig("cpu", "float32", 1, backend, group=group),
         max_new_tokens=8,
         seed=3,
         num_samples=3,
@@ -76,10 +76,10 @@ def _request(together: Collective, root: Path, backend: str = CPU) -> GenerateRe
     )
 
 
-def _text(together: Collective, root: Path, *, backend: str, draft: str | None = None, **options: Any) -> Any:
+def _text(group: ProcessGroup, root: Path, *, backend: str, draft: str | None = None, **options: Any) -> Any:
     if draft is not None:
-        options["drafting"] = Drafting(str(root / draft) if draft == THREE_HEADS else draft, 3)
-    result = drained(run(replace(_request(together, root, backend), **options)))[1]
+        options["drafting"] = DraftOptions(str(root / draft) if draft == THREE_HEADS else draft, 3)
+    result = drained(run(replace(_request(group, root, backend), **options)))[1]
     rounds = result.speculation
     return {
         "tokens": [(sample.token_ids, sample.finish_reason) for sample in result.samples],

@@ -4,13 +4,17 @@ import pytest
 import torch
 
 from cpu_engine import reference, weights_of
-from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampler import Sampler
-from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.measure.divergence import Comparison
-from gptfast_cli.core.measure.drafts.chances import AssumedAgreement, ModelAgreement, NGramAgreement, Reader
-from gptfast_cli.core.measure.drafts.texts import Prompt, Text
-from gptfast_cli.core.model.decoder import Decoder
+from gptfast_cli.core.drafts.acceptance import (
+    AssumedAcceptance,
+    ModelAcceptance,
+    NGramAcceptance,
+    ProbsReader,
+)
+from gptfast_cli.core.drafts.texts import JudgePrompt, TargetText
+from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.sampling import Sampler, Sampling
+from gptfast_cli.core.evals.divergence import Comparison
+from gptfast_cli.core.models.decoder import Decoder
 
 SHAPE = "grouped heads, odd sizes"
 PROMPT, TOKENS = (5, 9, 30), (7, 7, 12, 80, 3, 7, 12)
@@ -22,14 +26,14 @@ def models() -> tuple[Decoder, Decoder]:
     return reference(config, weights), reference(config, weights_of(SHAPE, "int4-32")[1])
 
 
-def text(temperature: float, *, given: bool = False) -> Text:
-    prompt = Prompt(PROMPT, completion=TOKENS if given else None)
-    return Text(prompt, TOKENS, 50, Sampler(Sampling(temperature, top_k=0), 0))
+def text(temperature: float, *, given: bool = False) -> TargetText:
+    prompt = JudgePrompt(PROMPT, completion=TOKENS if given else None)
+    return TargetText(prompt, TOKENS, 50, Sampler(Sampling(temperature, top_k=0), 0))
 
 
-def read(models: tuple[Decoder, Decoder], one: Text) -> tuple[ModelAgreement, torch.Tensor, torch.Tensor]:
+def read(models: tuple[Decoder, Decoder], one: TargetText) -> tuple[ModelAcceptance, torch.Tensor, torch.Tensor]:
     target, draft = models
-    agreement, reader = ModelAgreement(Runner(draft, 1)), Reader(Runner(target, 1))
+    agreement, reader = ModelAcceptance(Runner(draft, 1)), ProbsReader(Runner(target, 1))
     agreement.read(one, reader.laws(one))
     ids = torch.tensor([[*PROMPT, *TOKENS[:-1]]])
     p, q = (model.logits(model.forward(ids, model.new_cache(1)))[0, len(PROMPT) - 1 :] for model in models)
@@ -65,8 +69,8 @@ def test_where_the_most_probable_token_is_taken_a_token_stays_or_not(models: tup
         ids_tensor = torch.tensor([ids])
         tokens.append(int(target.logits(target.forward(ids_tensor, target.new_cache(1)))[0, -1].argmax()))
         ids.append(tokens[-1])
-    one = Text(Prompt(PROMPT), tuple(tokens), 50, Sampler(Sampling(temperature=0), 0))
-    agreement, reader = ModelAgreement(Runner(draft, 1)), Reader(Runner(target, 1))
+    one = TargetText(JudgePrompt(PROMPT), tuple(tokens), 50, Sampler(Sampling(temperature=0), 0))
+    agreement, reader = ModelAcceptance(Runner(draft, 1)), ProbsReader(Runner(target, 1))
     agreement.read(one, reader.laws(one))
     whole = torch.tensor([ids[:-1]])
     said = draft.logits(draft.forward(whole, draft.new_cache(1)))[0, len(PROMPT) - 1 :].argmax(-1)
@@ -81,9 +85,9 @@ def test_given_text_counts_by_the_overlap_of_both_laws(models: tuple[Decoder, De
 
 
 def test_looked_up_tokens_stay_where_the_text_has_them_too() -> None:
-    prompt = Prompt((1, 2, 3, 4, 5))
-    one = Text(prompt, (9, 1, 2, 3, 4, 8), 50, Sampler(Sampling(temperature=0), 0))
-    agreement = NGramAgreement(4)
+    prompt = JudgePrompt((1, 2, 3, 4, 5))
+    one = TargetText(prompt, (9, 1, 2, 3, 4, 8), 50, Sampler(Sampling(temperature=0), 0))
+    agreement = NGramAcceptance(4)
     agreement.read(one, torch.eye(10)[list(one.tokens)])
     chances = agreement.chances(4)
     # after 9 1 2 the prompt goes on with 3 4 5 9: two are right
@@ -93,6 +97,6 @@ def test_looked_up_tokens_stay_where_the_text_has_them_too() -> None:
 
 
 def test_an_assumed_chance_is_that_of_every_token() -> None:
-    agreement = AssumedAgreement(0.75)
+    agreement = AssumedAcceptance(0.75)
     agreement.read(text(0.0), torch.empty(0))
     assert agreement.chances(2).stays.unique().tolist() == [0.75]

@@ -6,20 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.depth import FixedDepth
-from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.prompter import ChatOptions
-from gptfast_cli.core.decode.proposers.ngram import NGram
-from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.decode.sequence import Limits, Sequence
-from gptfast_cli.core.decode.speculation import Speculation
-from gptfast_cli.core.measure.drafts.chances import Reader
-from gptfast_cli.core.measure.drafts.contestants import Contestant, Means, Target, open_contestant, open_target
-from gptfast_cli.core.measure.drafts.expectation import Chances, expected
-from gptfast_cli.core.measure.drafts.prompts import read_prompts
-from gptfast_cli.core.measure.drafts.texts import Text, write_texts
+from gptfast_cli.core.drafts.acceptance import AcceptanceProbs, ProbsReader, expected
+from gptfast_cli.core.drafts.candidates import (
+    DraftCandidate,
+    JudgeOptions,
+    JudgeTarget,
+    open_candidate,
+    open_target,
+)
+from gptfast_cli.core.drafts.texts import TargetText, read_prompts, write_texts
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.chat import ChatOptions
+from gptfast_cli.core.engine.engine import Engine
+from gptfast_cli.core.engine.request import Limits, Request
+from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.sampling import Sampling
+from gptfast_cli.core.engine.speculative.draft_length import FixedDraftLength
+from gptfast_cli.core.engine.speculative.proposers.ngram import NGram
+from gptfast_cli.core.engine.speculative.speculation import Speculation
 from model_files import drained, settings_in
 
 DEEPEST, N_PROMPTS = 8, 6
@@ -29,17 +33,17 @@ class Pair:
     """The bundled target, its greedy texts, and a draft's chances along them."""
 
     def __init__(self, folder: Path, backend: str, draft: str) -> None:
-        means = Means(settings_in(folder), Placing("cpu", "float32", backend=backend), None, 1, DEEPEST)
-        self.target: Target = drained(open_target("tiny", means))[1]
-        opening = open_contestant(draft, self.target, means, n_tokens=200)
-        self.contestant: Contestant = drained(opening)[1]
+        means = JudgeOptions(settings_in(folder), RuntimeConfig("cpu", "float32", backend=backend), None, 1, DEEPEST)
+        self.target: JudgeTarget = drained(open_target("tiny", means))[1]
+        opening = open_candidate(draft, self.target, means, n_tokens=200)
+        self.candidate: DraftCandidate = drained(opening)[1]
         self.limits: Limits = self.target.limits(60, ChatOptions())
         prompts = read_prompts(self.target.loaded, None, 60, ChatOptions())[0][:: 60 // N_PROMPTS]
         writing = write_texts(Runner(self.target.model, 4), prompts, Sampling(temperature=0), 0, self.limits)
-        self.texts: list[Text] = drained(writing)[1][0]
+        self.texts: list[TargetText] = drained(writing)[1][0]
 
-    def chances(self) -> Chances:
-        agreement, reader = self.contestant.new_agreement(), Reader(Runner(self.target.model, 1))
+    def chances(self) -> AcceptanceProbs:
+        agreement, reader = self.candidate.new_agreement(), ProbsReader(Runner(self.target.model, 1))
         for text in self.texts:
             agreement.read(text, reader.laws(text))
         return agreement.chances(DEEPEST)
@@ -47,10 +51,10 @@ class Pair:
     def decoded(self, k: int) -> Iterator[tuple[list[int], Speculation]]:
         """Each text again, as the engine decodes it with the draft, and its rounds."""
         for text in self.texts:
-            proposer = NGram(1) if isinstance(self.contestant.proposer, NGram) else self.contestant.proposer
-            speculation = Speculation(proposer, FixedDepth(k))
-            generator = Generator(Runner(self.target.model, 1), speculation)
-            sequence = Sequence(0, text.prompt.ids, text.sampler, self.limits)
+            proposer = NGram(1) if isinstance(self.candidate.proposer, NGram) else self.candidate.proposer
+            speculation = Speculation(proposer, FixedDraftLength(k))
+            generator = Engine(Runner(self.target.model, 1), speculation)
+            sequence = Request(0, text.prompt.ids, text.sampler, self.limits)
             drained(generator.admit(sequence))
             while generator.active:
                 drained(generator.step(1))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.measure.drafts.expectation import Chances, expected
+from gptfast_cli.core.drafts.acceptance import AcceptanceProbs, expected
 
 VOCAB, LENGTH = 3, 5
 Prefix = tuple[int, ...]
@@ -55,7 +55,7 @@ class Pair:
         chances = [torch.stack([self.p(text[:n])[text[n]] for n in range(1, LENGTH)]).prod() for text in texts]
         return torch.tensor(texts), torch.stack(chances)
 
-    def chances(self, texts: Tensor, deepest: int) -> Chances:
+    def chances(self, texts: Tensor, deepest: int) -> AcceptanceProbs:
         stays = torch.zeros(len(texts), LENGTH + deepest, dtype=torch.float64)
         for row, text in enumerate(texts.tolist()):
             for n in range(1, LENGTH):
@@ -63,7 +63,7 @@ class Pair:
                 stays[row, n] = (q / p).clamp(max=1)[text[n]]
         lengths = torch.full((len(texts),), LENGTH)
         proposed = torch.full((len(texts), LENGTH), deepest)
-        return Chances(stays.unfold(1, deepest, 1)[:, :LENGTH], proposed, lengths, lengths, stays[:, :LENGTH])
+        return AcceptanceProbs(stays.unfold(1, deepest, 1)[:, :LENGTH], proposed, lengths, lengths, stays[:, :LENGTH])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -76,12 +76,16 @@ def test_rounds_of_all_texts_are_those_of_the_process(seed: int, k: int) -> None
     assert float(probabilities @ counts.n_rounds) == pytest.approx(pair.rounds((0,), k), abs=1e-12)
 
 
-def of(stays: list[float], *, most: int | None = None, n_proposed: list[int] | None = None, k: int = 4) -> Chances:
+def of(
+    stays: list[float], *, most: int | None = None, n_proposed: list[int] | None = None, k: int = 4
+) -> AcceptanceProbs:
     """A single text whose token n stays with chance stays[n]."""
     n = len(stays)
     padded = torch.tensor([[*stays, *[0.0] * k]], dtype=torch.float64)
     proposed = torch.tensor([n_proposed or [k] * n])
-    return Chances(padded.unfold(1, k, 1)[:, :n], proposed, torch.tensor([n]), torch.tensor([most or n]), padded[:, :n])
+    return AcceptanceProbs(
+        padded.unfold(1, k, 1)[:, :n], proposed, torch.tensor([n]), torch.tensor([most or n]), padded[:, :n]
+    )
 
 
 @pytest.mark.parametrize(

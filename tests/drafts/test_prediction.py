@@ -5,39 +5,43 @@ import math
 import pytest
 import torch
 
-from gptfast_cli.core.decode.sampler import Sampler
-from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.measure.drafts.costs import Costs, Setting, Spot
-from gptfast_cli.core.measure.drafts.expectation import Chances
-from gptfast_cli.core.measure.drafts.judgement import RoundCost
-from gptfast_cli.core.measure.drafts.prediction import Bootstrap, Prediction, break_even, interval
-from gptfast_cli.core.measure.drafts.texts import Prompt, Text
+from gptfast_cli.core.drafts.acceptance import AcceptanceProbs
+from gptfast_cli.core.drafts.costs import BenchPoint, CostCell, Costs
+from gptfast_cli.core.drafts.prediction import (
+    Bootstrap,
+    Prediction,
+    break_even,
+    interval,
+)
+from gptfast_cli.core.drafts.report import RoundCost
+from gptfast_cli.core.drafts.texts import JudgePrompt, TargetText
+from gptfast_cli.core.engine.sampling import Sampler, Sampling
 
 STEP = 0.01
 K = 4
 
 
-def alike(alpha: float, *, n_texts: int = 20, length: int = 200) -> Chances:
+def alike(alpha: float, *, n_texts: int = 20, length: int = 200) -> AcceptanceProbs:
     """Texts whose every token stays with the same chance."""
     return chances(torch.full((n_texts,), alpha), length)
 
 
-def chances(alphas: torch.Tensor, length: int) -> Chances:
+def chances(alphas: torch.Tensor, length: int) -> AcceptanceProbs:
     n = len(alphas)
     stays = alphas.double().view(n, 1, 1).expand(n, length, K)
     overlap = alphas.double().view(n, 1).expand(n, length).clone()
     overlap[:, 0] = torch.nan
     counts = torch.full((n,), length)
-    return Chances(stays, torch.full((n, length), K), counts, counts + 9, overlap)
+    return AcceptanceProbs(stays, torch.full((n, length), K), counts, counts + 9, overlap)
 
 
-def predicted(of: Chances, seed: int = 0) -> Prediction:
+def predicted(of: AcceptanceProbs, seed: int = 0) -> Prediction:
     return Prediction(of, Bootstrap.of(len(of.lengths), seed))
 
 
-def costs(batch_size: int, *ratios: float) -> tuple[Costs, Spot]:
-    setting = Setting(0.0, batch_size)
-    spot = Spot("draft", K, setting)
+def costs(batch_size: int, *ratios: float) -> tuple[Costs, CostCell]:
+    setting = BenchPoint(0.0, batch_size)
+    spot = CostCell("draft", K, setting)
     parts = [RoundCost(0.25 * r * STEP, 0.5 * r * STEP, 0.15 * r * STEP, 0.1 * r * STEP) for r in ratios]
     return Costs({setting: [STEP]}, {setting: 1}, {spot: [(each, STEP) for each in parts]}), spot
 
@@ -64,10 +68,10 @@ def test_a_speed_up_is_tau_over_the_rounds_cost_in_steps(batch_size: int) -> Non
 def test_where_nothing_is_proposed_a_batch_waits_for_those_who_verify() -> None:
     some = alike(0.5, n_texts=8)
     proposed = torch.where(torch.arange(200) % 2 == 0, K, 0).expand(8, 200)
-    partly = Chances(some.stays, proposed, some.lengths, some.most, some.overlap)
+    partly = AcceptanceProbs(some.stays, proposed, some.lengths, some.most, some.overlap)
     (known, spot), (many, at_eight) = costs(1, 3.0), costs(8, 3.0)
-    alone, together = predicted(partly).cell(spot, known), predicted(partly).cell(at_eight, many)
-    assert together.predicted.value < 0.9 * alone.predicted.value
+    alone, group = predicted(partly).cell(spot, known), predicted(partly).cell(at_eight, many)
+    assert group.predicted.value < 0.9 * alone.predicted.value
 
 
 def test_break_even_is_where_the_predicted_speed_up_is_one() -> None:
@@ -98,7 +102,10 @@ def test_drafts_are_compared_on_the_same_prompts() -> None:
 
 def test_slices_stand_for_their_own_tokens() -> None:
     alphas = torch.tensor([0.2, 0.2, 0.8, 0.8])
-    texts = [Text(Prompt((1,), "odd" if n < 2 else "even"), (1,) * 50, 50, Sampler(Sampling(), 0)) for n in range(4)]
+    texts = [
+        TargetText(JudgePrompt((1,), "odd" if n < 2 else "even"), (1,) * 50, 50, Sampler(Sampling(), 0))
+        for n in range(4)
+    ]
     slices = {each.name: each for each in predicted(chances(alphas, 50)).slices(texts)}
     assert slices["odd"].alpha.value == pytest.approx(0.2) and slices["even"].alpha.value == pytest.approx(0.8)
     assert slices["odd"].n_tokens == 2 * 49

@@ -4,16 +4,23 @@ from dataclasses import replace
 
 import pytest
 
-from gptfast_cli.core.measure.drafts.judgement import Interval, Noise, Pick, Proof
-from gptfast_cli.core.measure.drafts.verdict import median_error, picks_of, verdict_of
+from gptfast_cli.core.drafts.recommendation import median_error, recommendations_of, verdict_of
+from gptfast_cli.core.drafts.report import (
+    Interval,
+    Noise,
+    Recommendation,
+    ValidationRun,
+)
 from sample_judgement import judgement
 
 
-def pick(batch_size: int, draft: str | None = None, k: int | None = None, value: float = 0, t: float = 0.0) -> Pick:
-    return Pick(t, batch_size, draft, k, Interval(value, value - 0.05, value + 0.05) if draft else None)
+def pick(
+    batch_size: int, draft: str | None = None, k: int | None = None, value: float = 0, t: float = 0.0
+) -> Recommendation:
+    return Recommendation(t, batch_size, draft, k, Interval(value, value - 0.05, value + 0.05) if draft else None)
 
 
-UNCLEAR = Pick(0.0, 4, None, None, None, is_unclear=True)
+UNCLEAR = Recommendation(0.0, 4, None, None, None, is_unclear=True)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +44,7 @@ UNCLEAR = Pick(0.0, 4, None, None, None, is_unclear=True)
         ),
     ],
 )
-def test_a_line_for_each_temperature_says_what_to_use(picks: list[Pick], says: str) -> None:
+def test_a_line_for_each_temperature_says_what_to_use(picks: list[Recommendation], says: str) -> None:
     assert verdict_of(picks) == says
     assert verdict_of(picks, Noise(0.97, 1.03)) == says
 
@@ -49,19 +56,19 @@ def test_a_noisy_machine_is_named_before_all_else() -> None:
 
 
 def test_errors_count_without_their_signs_and_without_plain_decoding() -> None:
-    def proof(draft: str | None, error: float) -> Proof:
-        return Proof(draft, 0.0, 1, 1, 1, 1.0, Interval(1, 1, 1), error)
+    def proof(draft: str | None, error: float) -> ValidationRun:
+        return ValidationRun(draft, 0.0, 1, 1, 1, 1.0, Interval(1, 1, 1), error)
 
     assert median_error([proof("a", -0.04), proof("b", 0.01), proof(None, 0.9), proof("c", 0.02)]) == 0.02
     assert median_error([proof("a", -0.04), proof("b", 0.01)]) == pytest.approx(0.025)
     assert median_error([proof(None, 0.9)]) is None
 
 
-def picked(speedups: dict[int, Interval]) -> Pick:
+def picked(speedups: dict[int, Interval]) -> Recommendation:
     """From a draft with these speed-ups by k."""
     sample = judgement().drafts[0]
     grid = tuple(replace(sample.grid[0], k=k, batch_size=1, predicted=speedup) for k, speedup in speedups.items())
-    return picks_of([replace(sample, grid=grid)])[0]
+    return recommendations_of([replace(sample, grid=grid)])[0]
 
 
 def narrow(value: float) -> Interval:

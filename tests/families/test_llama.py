@@ -9,7 +9,7 @@ from gptfast_cli.core.config import LinearScaling, Llama3Scaling, ModelConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.families import families
 from gptfast_cli.core.families.llama import Llama
-from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.models.weights import weight_shapes
 from llama_oracle import SHAPES, random_llama
 
 SMALLEST = {

@@ -2,12 +2,12 @@
 
 import torch
 
+from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.families import families
-from gptfast_cli.core.formats import schemes
-from gptfast_cli.core.formats.plain import plain
-from gptfast_cli.core.kernels.reference import Reference
-from gptfast_cli.core.model.transformer import Transformer
-from gptfast_cli.core.model.weights import assemble, weight_shapes
+from gptfast_cli.core.models.transformer import Transformer
+from gptfast_cli.core.models.weights import assemble, weight_shapes
+from gptfast_cli.core.schemes import schemes
+from gptfast_cli.core.schemes.plain import plain
 from llama_oracle import random_llama
 
 

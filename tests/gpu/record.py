@@ -22,25 +22,24 @@ from typing import Any
 
 import torch
 
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.compiled import Compiling
-from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.shapes import read_shape
-from gptfast_cli.core.decode.synthetic import RandomWeights
+from gptfast_cli.core.backends.reference import Reference
+from gptfast_cli.core.bench.environment import device_clock, environment
+from gptfast_cli.core.bench.workload import CaseOptions
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.compiled import Compiling
+from gptfast_cli.core.engine.load import RandomWeights
+from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.shapes import read_shape
 from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.events import result_of
 from gptfast_cli.core.files import write_whole
-from gptfast_cli.core.formats import Weight, schemes
 from gptfast_cli.core.jobs.bench import BenchRequest, run
-from gptfast_cli.core.kernels.reference import Reference
-from gptfast_cli.core.measure.cases import CaseOptions
-from gptfast_cli.core.measure.clock import device_clock
-from gptfast_cli.core.measure.environment import environment
-from gptfast_cli.core.model.transformer import Transformer
-from gptfast_cli.core.model.weights import ModelWeights, assemble
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.models.transformer import Transformer
+from gptfast_cli.core.models.weights import ModelWeights, assemble
+from gptfast_cli.core.quantize.allocation import AllocationOptions
+from gptfast_cli.core.schemes import Weight, schemes
 from gptfast_cli.core.settings import Settings
-from gptfast_cli.render.bench_document import document
+from gptfast_cli.render.bench import document
 
 SMALL = "layers=2,dim=64,heads=4,kv_heads=2,ffn=160,vocab=300"
 CORRECTNESS = "layers=4,dim=256,heads=8,kv_heads=2,ffn=640,vocab=2000"
@@ -155,7 +154,7 @@ def speed(options: Options, shape: str, mode: str) -> dict[str, Any]:
         Settings(home=options.out / "home", hf_cache=options.out / "hub"),
         arch=shape,
         allocation=AllocationOptions(mode),
-        placing=Placing(device=str(options.device), dtype="bfloat16"),
+        runtime=RuntimeConfig(device=str(options.device), dtype="bfloat16"),
         compiling=Compiling(decode=True, backend="eager" if options.small else "inductor"),
         cases=CaseOptions((), (4,), (0,), (1, 2)) if options.small else CaseOptions((512,), (128,), (0,), (1, 8)),
         n_rounds=1 if options.small else 5,

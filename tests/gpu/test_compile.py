@@ -6,8 +6,8 @@ import pytest
 import torch
 from on_gpu import tiny_llama
 
-from gptfast_cli.core.decode.compiled import Compiling, compile_steps
-from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.engine.compiled import Compiling, compile_steps
+from gptfast_cli.core.engine.runner import Runner
 from model_files import drained, settings_in
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")

@@ -6,14 +6,13 @@ import pytest
 import torch
 from on_gpu import tiny_llama
 
-from gptfast_cli.core.decode.depth import FixedDepth
-from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.proposers.draft_model import DraftModel
-from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampler import Sampler
-from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.decode.sequence import Limits, Sequence
-from gptfast_cli.core.decode.speculation import Speculation
+from gptfast_cli.core.engine.engine import Engine
+from gptfast_cli.core.engine.request import Limits, Request
+from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.sampling import Sampler, Sampling
+from gptfast_cli.core.engine.speculative.draft_length import FixedDraftLength
+from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
+from gptfast_cli.core.engine.speculative.speculation import Speculation
 from model_files import drained
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
@@ -21,13 +20,11 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 SAMPLINGS = [Sampling(temperature=0), Sampling(top_k=20, top_p=0.9, min_p=0.01), Sampling(repetition_penalty=1.2)]
 
 
-def generator(
-    sampling: Sampling, n_rows: int, draft: DraftModel | None, k: int = 4
-) -> tuple[Generator, list[Sequence]]:
-    speculation = None if draft is None else Speculation(draft, FixedDepth(k))
-    made = Generator(Runner(tiny_llama(), n_rows), speculation)
+def generator(sampling: Sampling, n_rows: int, draft: DraftModel | None, k: int = 4) -> tuple[Engine, list[Request]]:
+    speculation = None if draft is None else Speculation(draft, FixedDraftLength(k))
+    made = Engine(Runner(tiny_llama(), n_rows), speculation)
     limits = Limits(40, 200, frozenset())
-    sequences = [Sequence(n, (1, 5 + n, 9), Sampler(sampling, 3, n), limits) for n in range(n_rows)]
+    sequences = [Request(n, (1, 5 + n, 9), Sampler(sampling, 3, n), limits) for n in range(n_rows)]
     for sequence in sequences:
         drained(made.admit(sequence))
     return made, sequences

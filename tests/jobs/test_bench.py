@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from fake_machine import BYTES_PER_SECOND, EMBED_SECONDS, HEAD_SECONDS, KEY_SECONDS, Machine
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.compiled import Compiling
-from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.runner import Runner
+from gptfast_cli.core.bench.record import Bench, BenchRow
+from gptfast_cli.core.bench.repetitions import Spread
+from gptfast_cli.core.bench.workload import Case, CaseOptions
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.compiled import Compiling
+from gptfast_cli.core.engine.engine import Engine
+from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.errors import OutOfMemoryError, UsageError
 from gptfast_cli.core.events import Measured
 from gptfast_cli.core.jobs import bench as job
 from gptfast_cli.core.jobs.bench import BenchRequest, Instruments, run
-from gptfast_cli.core.measure.cases import Case, CaseOptions
-from gptfast_cli.core.measure.record import Bench, BenchRow
-from gptfast_cli.core.measure.repetitions import Spread
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quantize.allocation import AllocationOptions
 from model_files import drained, settings_in
 
 SHAPE = "layers=2,dim=8,heads=2,kv_heads=1,ffn=12,vocab=10,context=2000"
@@ -35,9 +35,9 @@ ROW_BYTES, KV_BYTES = 4 * 8, 4 * 16
 
 def request(**changes: Any) -> BenchRequest:
     cases = CaseOptions((700, 8), (3,), (0, 600), (1, 4))
-    placing = Placing(device="cpu", dtype="float32", threads=1, backend="reference")
+    runtime = RuntimeConfig(device="cpu", dtype="float32", threads=1, backend="reference")
     return replace(
-        BenchRequest(settings_in(Path("unused")), arch=SHAPE, cases=cases, placing=placing, n_rounds=2), **changes
+        BenchRequest(settings_in(Path("unused")), arch=SHAPE, cases=cases, runtime=runtime, n_rounds=2), **changes
     )
 
 
@@ -68,7 +68,7 @@ def measured() -> Bench:
 
 def test_a_row_tells_what_keys_and_values_are_kept_in(measured: Bench) -> None:
     assert {row.kv_dtype for row in measured.rows} == {measured.kv_dtype} == {"float32"}
-    coded = bench(Machine(), placing=replace(request().placing, kv_dtype="int8"))
+    coded = bench(Machine(), runtime=replace(request().runtime, kv_dtype="int8"))
     assert {row.kv_dtype for row in coded.rows} == {coded.kv_dtype} == {"int8"}
 
 
@@ -190,15 +190,15 @@ def test_compiled_rows_run_the_compiled_step_and_give_the_tokens_of_the_plain_on
 
         return counted
 
-    step = Generator.step
+    step = Engine.step
 
-    def noted(generator: Generator, most: int) -> Any:
+    def noted(generator: Engine, most: int) -> Any:
         done = yield from step(generator, most)
         for n in range(done.counts[0], 0, -1):
             answers[compiling] += [sequence.generated[-n] for sequence in done.advanced]
         return done
 
-    monkeypatch.setattr(Generator, "step", noted)
+    monkeypatch.setattr(Engine, "step", noted)
     cases = CaseOptions((), (4,), (0, 5), (1, 3))
     shape = "layers=2,dim=32,heads=2,ffn=48,vocab=200"
     torch.compiler.reset()
@@ -221,7 +221,7 @@ def test_a_compiled_runner_has_room_for_the_longest_of_its_cases_that_fit(monkey
         yield from ()
         return 0.5
 
-    monkeypatch.setattr("gptfast_cli.core.measure.workload.compile_steps", compile_steps)
+    monkeypatch.setattr("gptfast_cli.core.bench.workload.compile_steps", compile_steps)
     cases = CaseOptions((8, 3000), (3,), (0, 600), (1, 4))
     measured = bench(Machine(), cases=cases, compiling=Compiling(decode=True, prefill=True))
     assert asked == [(1, True, False, 608), (4, True, False, 608), (1, False, True, 603), (4, False, True, 603)]
@@ -238,7 +238,7 @@ def test_a_batch_that_cannot_be_compiled_for_lack_of_memory_is_a_row_without_num
             raise MemoryError
         return 0.5
 
-    monkeypatch.setattr("gptfast_cli.core.measure.workload.compile_steps", compile_steps)
+    monkeypatch.setattr("gptfast_cli.core.bench.workload.compile_steps", compile_steps)
     measured = bench(Machine(), cases=CaseOptions((), (3,), (0,), (1, 4)), compiling=Compiling(decode=True))
     assert [row.error for row in measured.rows] == [None, "OOM"]
 
@@ -270,7 +270,9 @@ def test_a_shape_larger_than_memory_is_refused_before_it_is_made(monkeypatch: py
 
 def test_a_checkpoint_is_measured_as_it_is_stored(tmp_path: Path) -> None:
     cases = CaseOptions((8,), (2,))
-    asked = BenchRequest(settings_in(tmp_path), model="tiny", cases=cases, n_rounds=1, placing=Placing(device="cpu"))
+    asked = BenchRequest(
+        settings_in(tmp_path), model="tiny", cases=cases, n_rounds=1, runtime=RuntimeConfig(device="cpu")
+    )
     measured = drained(run(asked))[1]
     assert (measured.model, measured.scheme, measured.head_scheme) == ("tiny", "plain", "plain")
     assert [row.error for row in measured.rows] == [None, None]

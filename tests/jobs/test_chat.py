@@ -8,19 +8,27 @@ from typing import Any
 import pytest
 import tokenizers
 
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.compiled import Compiling
-from gptfast_cli.core.decode.conversation import ContextFullError, Exchange
-from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.loading import LoadedModel, load
-from gptfast_cli.core.decode.prompter import ChatOptions
-from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampler import Sampler
-from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.decode.sequence import Limits, Sequence
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.chat import ChatOptions, ContextFullError, Exchange
+from gptfast_cli.core.engine.compiled import Compiling
+from gptfast_cli.core.engine.engine import Engine
+from gptfast_cli.core.engine.load import LoadedModel, load
+from gptfast_cli.core.engine.request import Limits, Request
+from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.sampling import Sampler, Sampling
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
-from gptfast_cli.core.events import Measured, Note, Progress, Text
-from gptfast_cli.core.jobs.chat import Chat, ChatRequest, Turn, open_chat
+from gptfast_cli.core.events import (
+    Measured,
+    Note,
+    Progress,
+    TextChunk,
+)
+from gptfast_cli.core.jobs.chat import (
+    Chat,
+    ChatRequest,
+    Turn,
+    open_chat,
+)
 from llama_oracle import random_llama
 from model_files import drained, saved, settings_in
 
@@ -34,7 +42,7 @@ ChatWith = Callable[..., Chat]
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A base model; with --chat it talks in Llama-2's form."""
-    return drained(load("tiny", settings_in(tmp_path_factory.mktemp("home")), Placing("cpu", "float32")))[1]
+    return drained(load("tiny", settings_in(tmp_path_factory.mktemp("home")), RuntimeConfig("cpu", "float32")))[1]
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +95,8 @@ def interrupted(chat: Chat, message: str, *, at: type, n_events: int = 1) -> Tur
 def fresh_answer(tiny: LoadedModel, prompt: tuple[int, ...], *, stream: int, n_tokens: int) -> str:
     """What a model that has never seen the conversation answers to the whole of it."""
     limits = Limits(n_tokens, tiny.config.max_context, frozenset())
-    sequence = Sequence(0, prompt, Sampler(Sampling(), 7, stream), limits)
-    generator = Generator(Runner(tiny.model, 1))
+    sequence = Request(0, prompt, Sampler(Sampling(), 7, stream), limits)
+    generator = Engine(Runner(tiny.model, 1))
     drained(generator.admit(sequence))
     while generator.active:
         drained(generator.step())
@@ -134,7 +142,7 @@ def test_a_compiled_chat_is_compiled_before_its_first_turn_and_says_how_long_it_
 
 def test_an_interrupt_keeps_what_there_is_of_the_answer(chat_with: ChatWith, tiny: LoadedModel) -> None:
     chat = chat_with(AS_TEXT)
-    stopped = interrupted(chat, QUESTIONS[0], at=Text)
+    stopped = interrupted(chat, QUESTIONS[0], at=TextChunk)
     assert stopped.finish_reason == "interrupted" and stopped.is_kept
     assert 0 < stopped.n_generated < 12
     assert chat.conversation.exchanges == [Exchange(QUESTIONS[0], stopped.text)]

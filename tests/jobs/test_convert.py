@@ -8,10 +8,10 @@ import tokenizers
 import torch
 from safetensors.torch import load_file
 
-from gptfast_cli.core.checkpoints.current import read_current
 from gptfast_cli.core.checkpoints.manifest import read_manifest
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import resolve
+from gptfast_cli.core.checkpoints.store import read_current
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Note, Progress
 from gptfast_cli.core.families import families

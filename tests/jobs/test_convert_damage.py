@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptfast_cli.core.checkpoints.current import read_current
 from gptfast_cli.core.checkpoints.manifest import read_manifest
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
-from gptfast_cli.core.errors import CorruptError, GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.checkpoints.store import read_current
+from gptfast_cli.core.errors import (
+    CorruptError,
+    GptFastError,
+    NotFoundError,
+    UsageError,
+)
 from model_files import (
     INDEX,
     WEIGHTS,

@@ -9,9 +9,9 @@ import pytest
 
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
 from gptfast_cli.core.events import Note, Progress
-from gptfast_cli.core.formats import Weight
 from gptfast_cli.core.jobs import convert as convert_job
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
+from gptfast_cli.core.schemes import Weight
 from model_files import converted, drained, saved, settings_in
 
 SHARD_BYTES = 20_000

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.checkpoints.current import read_current
+from gptfast_cli.core.checkpoints.store import read_current
 from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.evals import conversion as oracle
 from gptfast_cli.core.events import Note
 from gptfast_cli.core.families import families
 from gptfast_cli.core.families.llama import Llama
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
-from gptfast_cli.core.measure import oracle
 from llama_oracle import SHAPES
 from model_files import drained, saved, settings_in
 

@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gptfast_cli.core.batch.options import AnswerOptions
-from gptfast_cli.core.checkpoints.names import bundled_folder
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.compiled import Compiling
-from gptfast_cli.core.decode.drafts import Drafting, parse_depth
-from gptfast_cli.core.decode.prompter import ChatOptions
-from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.checkpoints.store import bundled_folder
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.chat import ChatOptions
+from gptfast_cli.core.engine.compiled import Compiling
+from gptfast_cli.core.engine.sampling import Sampling
+from gptfast_cli.core.engine.speculative.draft_length import DraftOptions, parse_draft_length
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Measured, Note, Record
 from gptfast_cli.core.jobs import generate, generate_batch
 from gptfast_cli.core.jobs.chat import ChatRequest, open_chat
-from gptfast_cli.core.jobs.generate import GenerateRequest, Generation
+from gptfast_cli.core.jobs.generate import GenerateRequest, GenerateResult
 from gptfast_cli.core.jobs.generate_batch import BatchRequest
 from llama_oracle import random_llama
 from model_files import drained, edit_json, settings_in
@@ -32,14 +32,14 @@ DRAFTS = ["tiny-draft", "self:int8", "self:int4", "ngram"]
 
 @pytest.fixture
 def asked(tmp_path: Path) -> GenerateRequest:
-    placing = Placing(device="cpu", dtype="float32")
+    runtime = RuntimeConfig(device="cpu", dtype="float32")
     text = "Once upon a time, there was a fox. Once upon a time, there was"
     return GenerateRequest(
-        prompt=text, settings=settings_in(tmp_path), model="tiny", placing=placing, sampling=GREEDY, max_new_tokens=60
+        prompt=text, settings=settings_in(tmp_path), model="tiny", runtime=runtime, sampling=GREEDY, max_new_tokens=60
     )
 
 
-def generation(request: GenerateRequest, **changes: Any) -> Generation:
+def generation(request: GenerateRequest, **changes: Any) -> GenerateResult:
     return drained(generate.run(replace(request, **changes)))[1]
 
 
@@ -49,8 +49,8 @@ def generation(request: GenerateRequest, **changes: Any) -> Generation:
 def test_greedy_text_is_the_same_with_every_draft(
     asked: GenerateRequest, draft: str, depth: int | None, backend: str
 ) -> None:
-    asked = replace(asked, placing=replace(asked.placing, backend=backend))
-    plain, drafted = generation(asked), generation(asked, drafting=Drafting(draft, depth))
+    asked = replace(asked, runtime=replace(asked.runtime, backend=backend))
+    plain, drafted = generation(asked), generation(asked, drafting=DraftOptions(draft, depth))
     assert drafted.samples == plain.samples
     assert plain.speculation is None
     told = drafted.speculation
@@ -63,7 +63,7 @@ def test_greedy_text_is_the_same_with_every_draft(
 
 def test_the_bundled_draft_is_accepted_more_often_than_not(asked: GenerateRequest) -> None:
     for sampling in (GREEDY, Sampling()):
-        told = generation(asked, sampling=sampling, seed=3, drafting=Drafting("tiny-draft", 4)).speculation
+        told = generation(asked, sampling=sampling, seed=3, drafting=DraftOptions("tiny-draft", 4)).speculation
         assert told.tau > 2 and told.alpha > 0.6
         first, *_, last = told.acceptance
         assert first.conditional == first.unconditional
@@ -71,22 +71,27 @@ def test_the_bundled_draft_is_accepted_more_often_than_not(asked: GenerateReques
 
 
 def test_the_same_seed_gives_the_same_text_alone_and_side_by_side(asked: GenerateRequest) -> None:
-    changes: dict[str, Any] = {"sampling": Sampling(), "seed": 5, "num_samples": 3, "drafting": Drafting("tiny-draft")}
-    together = generation(asked, batch_size=3, **changes)
+    changes: dict[str, Any] = {
+        "sampling": Sampling(),
+        "seed": 5,
+        "num_samples": 3,
+        "drafting": DraftOptions("tiny-draft"),
+    }
+    group = generation(asked, batch_size=3, **changes)
     one_by_one = generation(asked, batch_size=1, **changes)
-    assert together.samples == one_by_one.samples
+    assert group.samples == one_by_one.samples
 
 
 def test_a_compiled_target_has_its_rounds_too(asked: GenerateRequest) -> None:
-    asked = replace(asked, placing=replace(asked.placing, backend="reference"), max_new_tokens=20)
+    asked = replace(asked, runtime=replace(asked.runtime, backend="reference"), max_new_tokens=20)
     compiling = Compiling(decode=True, backend="eager")
-    drafted = generation(asked, compiling=compiling, drafting=Drafting("tiny-draft", 3))
+    drafted = generation(asked, compiling=compiling, drafting=DraftOptions("tiny-draft", 3))
     assert drafted.samples == generation(asked).samples
     assert drafted.speculation.rounds > 0
 
 
 def test_events_tell_what_rounds_kept(asked: GenerateRequest) -> None:
-    events, told = drained(generate.run(replace(asked, drafting=Drafting("tiny-draft", 4))))
+    events, told = drained(generate.run(replace(asked, drafting=DraftOptions("tiny-draft", 4))))
     measured = [event for event in events if isinstance(event, Measured) and event.phase == "decode"]
     assert sum(event.n_rounds for event in measured) == told.speculation.rounds
     kept = sum(n * count for n, count in enumerate(told.speculation.accepted_histogram))
@@ -99,10 +104,10 @@ def test_rows_of_a_file_are_answered_alike(asked: GenerateRequest, tmp_path: Pat
     rows = [{"prompt": text, "max_new_tokens": n} for text, n in prompts]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     request = BatchRequest(
-        tmp_path / "x.jsonl", asked.settings, AnswerOptions(GREEDY), model="tiny", placing=asked.placing, batch_size=3
+        tmp_path / "x.jsonl", asked.settings, AnswerOptions(GREEDY), model="tiny", runtime=asked.runtime, batch_size=3
     )
     answers = []
-    for drafting in (None, Drafting("tiny-draft", 4), Drafting("ngram")):
+    for drafting in (None, DraftOptions("tiny-draft", 4), DraftOptions("ngram")):
         events, batch = drained(generate_batch.run(replace(request, drafting=drafting)))
         answers.append([event.fields["token_ids"] for event in events if isinstance(event, Record)])
         assert (batch.speculation is None) == (drafting is None)
@@ -111,11 +116,11 @@ def test_rows_of_a_file_are_answered_alike(asked: GenerateRequest, tmp_path: Pat
 
 def test_a_chat_says_the_same(asked: GenerateRequest) -> None:
     said = []
-    for drafting in (None, Drafting("tiny-draft", 3), Drafting("self:int8", None)):
+    for drafting in (None, DraftOptions("tiny-draft", 3), DraftOptions("self:int8", None)):
         request = ChatRequest(
             asked.settings,
             "tiny",
-            placing=asked.placing,
+            runtime=asked.runtime,
             sampling=GREEDY,
             chat=ChatOptions(),
             max_new_tokens=20,
@@ -157,7 +162,7 @@ def test_a_draft_that_does_not_fit_is_refused_with_what_differs(
     folder = other(tmp_path / "draft", eos_token_id=2, bos_token_id=1)
     change(folder)
     with pytest.raises(UsageError) as caught:
-        generation(asked, drafting=Drafting(str(folder)))
+        generation(asked, drafting=DraftOptions(str(folder)))
     assert says in str(caught.value)
     assert caught.value.hint
 
@@ -179,7 +184,7 @@ def test_a_draft_with_another_tokenizer_is_refused_with_a_token_that_shows_it(
         minloglevel=2,
     )
     with pytest.raises(UsageError, match=r"its token \d+ is '.*', the target's '.*'"):
-        generation(asked, drafting=Drafting(str(folder)))
+        generation(asked, drafting=DraftOptions(str(folder)))
 
 
 def padded(model: Path, folder: Path, n_rows: int) -> Path:
@@ -202,28 +207,28 @@ def test_padding_is_neither_drafted_nor_chosen_however_many_rows_target_and_draf
     sizes = {"hidden_size": 96, "tie_word_embeddings": tied}  # heads of 32, which the CPU engine runs
     plain = [other(tmp_path / name, **sizes) for name in ("target", "draft")]
     rows = [padded(model, tmp_path / f"{model.name}-padded", n) for model, n in zip(plain, (1600, 1544), strict=True)]
-    asked = replace(asked, placing=replace(asked.placing, backend=backend), seed=3, max_new_tokens=30)
+    asked = replace(asked, runtime=replace(asked.runtime, backend=backend), seed=3, max_new_tokens=30)
     drawn = Sampling(temperature=1.5, top_k=0)
     for sampling, draft in ((GREEDY, "model"), (drawn, "model"), (drawn, None), (GREEDY, "self:int8")):
         texts = []
         for target, model in (plain, rows):
-            drafting = None if draft is None else Drafting(str(model) if draft == "model" else draft, 3)
+            drafting = None if draft is None else DraftOptions(str(model) if draft == "model" else draft, 3)
             texts.append(generation(asked, model=str(target), sampling=sampling, drafting=drafting).samples)
         assert texts[0] == texts[1]
 
 
 def test_what_is_no_draft_is_refused(asked: GenerateRequest) -> None:
     with pytest.raises(UsageError, match="no quantised scheme of that name"):
-        generation(asked, drafting=Drafting("self:int3"))
+        generation(asked, drafting=DraftOptions("self:int3"))
     with pytest.raises(NotFoundError):
-        generation(asked, drafting=Drafting("no-such-draft"))
+        generation(asked, drafting=DraftOptions("no-such-draft"))
 
 
 @pytest.mark.parametrize("text", ["-1", "x", "2.5", ""])
 def test_what_is_no_depth_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--speculate-k must be"):
-        parse_depth(text)
+        parse_draft_length(text)
 
 
 def test_a_depth_is_a_number_or_adapted() -> None:
-    assert (parse_depth("0"), parse_depth("12"), parse_depth("auto")) == (0, 12, None)
+    assert (parse_draft_length("0"), parse_draft_length("12"), parse_draft_length("auto")) == (0, 12, None)

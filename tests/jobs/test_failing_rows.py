@@ -9,11 +9,11 @@ import pytest
 
 from chat_model import model_that_fails_at_q
 from gptfast_cli.core.batch.options import AnswerOptions
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.drafts import Drafting
-from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.sampling import Sampling
+from gptfast_cli.core.engine.speculative.draft_length import DraftOptions
 from gptfast_cli.core.jobs import generate, generate_batch
-from gptfast_cli.core.model.logits import NonFiniteLogitsError
+from gptfast_cli.core.models.decoder import NonFiniteLogitsError
 from model_files import drained, settings_in
 
 ROWS: list[dict[str, Any]] = [
@@ -37,9 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def request(folder: Path, home: Path, rows: list[dict[str, Any]]) -> generate_batch.BatchRequest:
     (home / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     defaults = AnswerOptions(Sampling(top_k=5), max_new_tokens=6, ignore_eos=True)
-    placing = Placing("cpu", "float32")
+    runtime = RuntimeConfig("cpu", "float32")
     return generate_batch.BatchRequest(
-        home / "x.jsonl", settings_in(home), defaults, home / "out.jsonl", model=str(folder), placing=placing, seed=7
+        home / "x.jsonl", settings_in(home), defaults, home / "out.jsonl", model=str(folder), runtime=runtime, seed=7
     )
 
 
@@ -52,7 +52,7 @@ def records(home: Path) -> list[dict[str, Any]]:
 def test_a_row_without_finite_logits_is_an_error_of_its_own(
     folder: Path, tmp_path: Path, draft: str | None, batch_size: int
 ) -> None:
-    drafting = None if draft is None else Drafting(str(folder) if draft == "itself" else draft)
+    drafting = None if draft is None else DraftOptions(str(folder) if draft == "itself" else draft)
     asked = replace(request(folder, tmp_path, ROWS), batch_size=batch_size, drafting=drafting)
     batch = drained(generate_batch.run(asked))[1]
     told = {record["line"]: record for record in records(tmp_path)}

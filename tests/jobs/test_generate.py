@@ -10,12 +10,25 @@ import torch
 from transformers import LlamaForCausalLM
 
 from chat_model import chat_model, chatml
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.prompter import ChatOptions
-from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.chat import ChatOptions
+from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.errors import CorruptError, UsageError
-from gptfast_cli.core.events import Finished, Job, Measured, Note, Progress, Prompt, Text
-from gptfast_cli.core.jobs.generate import GenerateRequest, Generation, Sample, run
+from gptfast_cli.core.events import (
+    Finished,
+    Job,
+    Measured,
+    Note,
+    Progress,
+    Prompt,
+    TextChunk,
+)
+from gptfast_cli.core.jobs.generate import (
+    GenerateRequest,
+    GenerateResult,
+    Sample,
+    run,
+)
 from llama_oracle import random_llama
 from model_files import drained, settings_in
 
@@ -43,18 +56,18 @@ def request_for(folder: Path) -> GenerateRequest:
         prompt="once upon a time",
         settings=settings_in(folder),
         model=str(folder),
-        placing=Placing(device="cpu"),
+        runtime=RuntimeConfig(device="cpu"),
         max_new_tokens=30,
         seed=7,
         ignore_eos=True,
     )
 
 
-def generation(request: GenerateRequest, **changes: Any) -> Generation:
+def generation(request: GenerateRequest, **changes: Any) -> GenerateResult:
     return drained(run(dataclasses.replace(request, **changes)))[1]
 
 
-def interrupted(job: Job[Generation]) -> Generation:
+def interrupted(job: Job[GenerateResult]) -> GenerateResult:
     """What a job returns when Ctrl-C comes while it waits for its event to be shown."""
     try:
         job.throw(KeyboardInterrupt())
@@ -85,7 +98,7 @@ def test_greedy_tokens_and_text_equal_those_of_transformers(request_for: Generat
 def test_the_text_of_the_events_is_the_text_of_the_result(request_for: GenerateRequest) -> None:
     events, result = drained(run(dataclasses.replace(request_for, num_samples=3, batch_size=2, sampling=WIDE)))
     for sample in result.samples:
-        streamed = [event.text for event in events if isinstance(event, Text) and event.sample == sample.id]
+        streamed = [event.text for event in events if isinstance(event, TextChunk) and event.sample == sample.id]
         assert "".join(streamed) == sample.text
         assert len(streamed) > 1
 
@@ -95,7 +108,7 @@ def test_every_sample_is_finished_once_and_after_its_text(request_for: GenerateR
     ends = {event.sample: index for index, event in enumerate(events) if isinstance(event, Finished)}
     assert sorted(ends) == [0, 1, 2]
     assert sum(isinstance(event, Finished) for event in events) == 3
-    assert all(ends[event.sample] > index for index, event in enumerate(events) if isinstance(event, Text))
+    assert all(ends[event.sample] > index for index, event in enumerate(events) if isinstance(event, TextChunk))
 
 
 def test_samples_of_one_prompt_feed_it_once(request_for: GenerateRequest) -> None:
@@ -253,7 +266,7 @@ def test_an_interrupt_keeps_the_text_and_the_numbers(request_for: GenerateReques
     job = run(dataclasses.replace(request_for, num_samples=2, batch_size=1))
     texts = 0
     while texts < 5:
-        texts += isinstance(next(job), Text)
+        texts += isinstance(next(job), TextChunk)
     result = interrupted(job)
     assert [sample.finish_reason for sample in result.samples] == ["interrupted", "interrupted"]
     assert result.samples[0].text
@@ -295,9 +308,9 @@ def test_a_model_without_a_tokenizer_takes_ids_and_gives_ids(tmp_path: Path, req
         ({"n_logprobs": -1}, "--logprobs must be at least 0"),
         ({"stop": ("",)}, "--stop needs at least one character"),
         ({"sampling": Sampling(top_p=2)}, "--top-p must be"),
-        ({"placing": Placing(device="tpu")}, "no device called 'tpu'"),
-        ({"placing": Placing(device="cpu", dtype="int3")}, "no dtype called 'int3'"),
-        ({"placing": Placing(device="cpu", threads=0)}, "--threads must be from 1 to"),
+        ({"runtime": RuntimeConfig(device="tpu")}, "no device called 'tpu'"),
+        ({"runtime": RuntimeConfig(device="cpu", dtype="int3")}, "no dtype called 'int3'"),
+        ({"runtime": RuntimeConfig(device="cpu", threads=0)}, "--threads must be from 1 to"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_reason(
@@ -316,5 +329,5 @@ def test_a_damaged_model_is_named(tmp_path: Path, request_for: GenerateRequest) 
 
 
 def test_bfloat16_computes_in_bfloat16(request_for: GenerateRequest) -> None:
-    events, _ = drained(run(dataclasses.replace(request_for, placing=Placing(device="cpu", dtype="bfloat16"))))
+    events, _ = drained(run(dataclasses.replace(request_for, runtime=RuntimeConfig(device="cpu", dtype="bfloat16"))))
     assert "bfloat16 on cpu" in events[0].text

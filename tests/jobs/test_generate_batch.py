@@ -10,14 +10,20 @@ from typing import Any
 import pytest
 
 from gptfast_cli.core.batch.options import AnswerOptions
-from gptfast_cli.core.checkpoints.names import bundled_folder
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.prompter import ChatOptions
-from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.checkpoints.store import bundled_folder
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.chat import ChatOptions
+from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.errors import NotFoundError, UsageError
-from gptfast_cli.core.events import Event, Measured, Note, Progress, Record
+from gptfast_cli.core.events import (
+    Event,
+    Measured,
+    Note,
+    Progress,
+    Record,
+)
 from gptfast_cli.core.jobs import generate, generate_batch
-from gptfast_cli.core.jobs.generate_batch import Batch, BatchRequest
+from gptfast_cli.core.jobs.generate_batch import BatchRequest, BatchResult
 from llama_oracle import random_llama
 from model_files import drained, settings_in
 
@@ -44,7 +50,7 @@ def request_for(tmp_path: Path, folder: Path) -> BatchRequest:
         settings=settings_in(tmp_path),
         defaults=AnswerOptions(WIDE),
         model=str(folder),
-        placing=Placing(device="cpu", dtype="float32"),
+        runtime=RuntimeConfig(device="cpu", dtype="float32"),
         seed=7,
         batch_size=3,
     )
@@ -54,7 +60,7 @@ def write_rows(request: BatchRequest, *rows: dict[str, Any]) -> None:
     request.prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def ran(request: BatchRequest, *rows: dict[str, Any], **changes: Any) -> tuple[list[Event], Batch]:
+def ran(request: BatchRequest, *rows: dict[str, Any], **changes: Any) -> tuple[list[Event], BatchResult]:
     if rows:
         write_rows(request, *rows)
     return drained(generate_batch.run(replace(request, **changes)))
@@ -70,13 +76,13 @@ def answers(request: BatchRequest, *rows: dict[str, Any], **changes: Any) -> lis
     return [{name: value for name, value in record.items() if name != "request"} for record in told]
 
 
-def alone(request: BatchRequest, row: dict[str, Any], **changes: Any) -> generate.Generation:
+def alone(request: BatchRequest, row: dict[str, Any], **changes: Any) -> generate.GenerateResult:
     """What `gptfast generate` makes of a row."""
     single = generate.GenerateRequest(
         prompt=row["prompt"],
         settings=request.settings,
         model=request.model,
-        placing=request.placing,
+        runtime=request.runtime,
         sampling=request.defaults.sampling,
         max_new_tokens=row["max_new_tokens"],
         seed=row.get("seed"),
@@ -220,9 +226,9 @@ def test_progress_counts_rows_to_the_last(request_for: BatchRequest) -> None:
     assert batch.n_prompt_tokens == sum(record["prompt_tokens"] for record in records(events))
 
 
-def interrupted_after(request: BatchRequest, n_records: int) -> tuple[list[Event], Batch]:
+def interrupted_after(request: BatchRequest, n_records: int) -> tuple[list[Event], BatchResult]:
     """A run that Ctrl-C ends when so many records are out."""
-    job: Run[Event, None, Batch] = generate_batch.run(request)
+    job: Run[Event, None, BatchResult] = generate_batch.run(request)
     events: list[Event] = []
     while len(records(events)) < n_records:
         events.append(next(job))
@@ -289,7 +295,7 @@ def test_rows_that_were_added_at_the_end_are_answered_too(request_for: BatchRequ
         ({"model": "tiny-draft"}, "its record of line 1"),
         ({"chat": ChatOptions(chat=True)}, "its record of line 1"),
         ({"max_context": 100}, "its record of line 1"),
-        ({"placing": Placing(device="cpu", dtype="float32", kv_dtype="int8")}, "its record of line 1"),
+        ({"runtime": RuntimeConfig(device="cpu", dtype="float32", kv_dtype="int8")}, "its record of line 1"),
         ({"seed": 8}, "was begun with --seed 7, not 8"),
     ],
 )

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from gptfast_cli.core.checkpoints.current import clear_current, read_current
-from gptfast_cli.core.checkpoints.names import bundled_folder
 from gptfast_cli.core.checkpoints.reader import open_stored
-from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.checkpoints.store import bundled_folder, clear_current, read_current
+from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Event, Note
 from gptfast_cli.core.jobs.allocating import Goal
@@ -19,7 +18,7 @@ from gptfast_cli.core.jobs.convert import Converted, ConvertRequest
 from gptfast_cli.core.jobs.convert import run as convert
 from gptfast_cli.core.jobs.quantize import Quantized, QuantizeRequest
 from gptfast_cli.core.jobs.quantize import run as quantize
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quantize.allocation import AllocationOptions
 from model_files import WEIGHTS, drained, edit_tensors, saved, settings_in
 
 INT4 = AllocationOptions("int4")
@@ -28,9 +27,9 @@ GPTQ = {"storage": INT4, "rounding": "gptq", "calibration": LITTLE}
 
 
 def quantised(root: Path, model: str | Path | None = "tiny-draft", **options: Any) -> tuple[list[Event], Quantized]:
-    placing = Placing("cpu", "float32", 1)
+    runtime = RuntimeConfig("cpu", "float32", 1)
     name = None if model is None else str(model)
-    return drained(quantize(QuantizeRequest(settings_in(root), model=name, placing=placing, **options)))
+    return drained(quantize(QuantizeRequest(settings_in(root), model=name, runtime=runtime, **options)))
 
 
 def converted(root: Path, source: Path, **options: Any) -> tuple[list[Event], Converted]:

@@ -8,16 +8,27 @@ import pytest
 import torch
 
 from fake_machine import BYTES_PER_SECOND, Machine
+from gptfast_cli.core.bench.environment import Clock
+from gptfast_cli.core.bench.plan import (
+    COMPILED,
+    LINK_LATENCY,
+    NATIVE,
+    Efficiency,
+    Hardware,
+)
+from gptfast_cli.core.bench.workload import CaseOptions
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
-from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.jobs import quantize
 from gptfast_cli.core.jobs.bench import Instruments
-from gptfast_cli.core.jobs.plan import HardwareOptions, Plan, PlanRequest, run
-from gptfast_cli.core.measure.cases import CaseOptions
-from gptfast_cli.core.measure.clock import Clock
-from gptfast_cli.core.measure.step_time import COMPILED, LINK_LATENCY, NATIVE, Hardware, Reach
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.jobs.plan import (
+    BenchPlan,
+    HardwareOptions,
+    PlanRequest,
+    run,
+)
+from gptfast_cli.core.quantize.allocation import AllocationOptions
 from model_files import cached_repo, drained, settings_in
 
 A100 = HardwareOptions(bandwidth=1700, memory=80, link_bandwidth=200)
@@ -28,12 +39,12 @@ def no_probe(device: torch.device, now: Clock) -> Machine:
     raise AssertionError("nothing is to be measured")
 
 
-def plan(model: str, instruments: Instruments = Instruments(probe=no_probe), **changes: Any) -> Plan:
-    request = PlanRequest(SETTINGS, model, hardware=A100, placing=Placing(threads=1))
+def plan(model: str, instruments: Instruments = Instruments(probe=no_probe), **changes: Any) -> BenchPlan:
+    request = PlanRequest(SETTINGS, model, hardware=A100, runtime=RuntimeConfig(threads=1))
     return drained(run(replace(request, **changes), instruments))[1]
 
 
-def contexts(planned: Plan) -> list[int]:
+def contexts(planned: BenchPlan) -> list[int]:
     return [row.context for row in planned.rows]
 
 
@@ -50,7 +61,7 @@ def test_a_described_machine_is_taken_at_its_word() -> None:
 
 def test_this_machine_is_measured_where_no_other_is_described() -> None:
     planned = plan(
-        "tiny", Machine().instruments(), hardware=HardwareOptions(), placing=Placing(device="cpu", threads=1)
+        "tiny", Machine().instruments(), hardware=HardwareOptions(), runtime=RuntimeConfig(device="cpu", threads=1)
     )
     assert planned.hardware.bandwidth == BYTES_PER_SECOND and planned.is_measured
     assert planned.hardware.memory_bytes is not None and planned.hardware.memory_bytes > 0
@@ -60,7 +71,7 @@ def test_this_machine_is_measured_where_no_other_is_described() -> None:
 
 
 def test_keys_and_values_are_planned_in_the_dtype_that_they_would_be_kept_in() -> None:
-    usual, in_int8 = (plan("llama-2-7b", placing=Placing(threads=1, kv_dtype=kv)) for kv in ("auto", "int8"))
+    usual, in_int8 = (plan("llama-2-7b", runtime=RuntimeConfig(threads=1, kv_dtype=kv)) for kv in ("auto", "int8"))
     assert (usual.kv_dtype, in_int8.kv_dtype) == ("bfloat16", "int8")
     assert in_int8.rows[0].kv_bytes < 0.75 * usual.rows[0].kv_bytes
     assert in_int8.rows[0].step_bytes < usual.rows[0].step_bytes
@@ -68,7 +79,7 @@ def test_keys_and_values_are_planned_in_the_dtype_that_they_would_be_kept_in() -
 
 def test_a_share_that_was_measured_replaces_all_that_is_assumed() -> None:
     planned = plan("llama-2-7b", allocation=AllocationOptions("int4"), efficiency=0.5)
-    assert planned.reach == Reach({"plain": 0.5})
+    assert planned.reach == Efficiency({"plain": 0.5})
     assert planned.rows[0].mbu == pytest.approx(0.5)
 
 
@@ -100,7 +111,7 @@ def test_a_repository_in_the_cache_is_planned_in_place(tmp_path: Path) -> None:
     planned = plan("org/name", settings=settings, cases=CaseOptions((8,), ()))
     assert (planned.model, planned.scheme, planned.dtype) == ("org/name", "plain", "float32")
     assert planned.rows[0].weight_bytes == 4 * planned.n_params
-    halved = plan("org/name", settings=settings, cases=CaseOptions((8,), ()), placing=Placing(dtype="bfloat16"))
+    halved = plan("org/name", settings=settings, cases=CaseOptions((8,), ()), runtime=RuntimeConfig(dtype="bfloat16"))
     assert 2 * halved.rows[0].weight_bytes == planned.rows[0].weight_bytes
 
 
@@ -118,7 +129,7 @@ def test_a_repository_in_the_cache_is_planned_in_place(tmp_path: Path) -> None:
         ({"hardware": HardwareOptions(link_bandwidth=float("inf"))}, "--link-bandwidth must be above 0"),
         ({"hardware": HardwareOptions(link_latency=-1.0)}, "--link-latency must be 0 or more"),
         ({"efficiency": 1.5}, "--efficiency is a share from 0 to 1"),
-        ({"placing": Placing(dtype="int3")}, "no dtype called"),
+        ({"runtime": RuntimeConfig(dtype="int3")}, "no dtype called"),
         ({"allocation": AllocationOptions("int3")}, "no scheme called"),
     ],
 )

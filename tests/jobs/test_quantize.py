@@ -8,32 +8,37 @@ import pytest
 import torch
 
 from chat_model import chat_model
-from gptfast_cli.core.checkpoints.current import read_current
 from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.loading import LoadedModel, load
-from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.errors import CorruptError, DiskFullError, NotFoundError, UsageError
+from gptfast_cli.core.checkpoints.store import read_current
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.load import LoadedModel, load
+from gptfast_cli.core.engine.sampling import Sampling
+from gptfast_cli.core.errors import (
+    CorruptError,
+    DiskFullError,
+    NotFoundError,
+    UsageError,
+)
 from gptfast_cli.core.events import Note, Progress
-from gptfast_cli.core.formats import quantized
 from gptfast_cli.core.jobs import generate
 from gptfast_cli.core.jobs.quantize import Quantized, QuantizeRequest, run
-from gptfast_cli.core.quant.allocation import AllocationOptions
-from gptfast_cli.core.quant.rounding import roundings
+from gptfast_cli.core.quantize.allocation import AllocationOptions
+from gptfast_cli.core.quantize.quantizers import quantizers
+from gptfast_cli.core.schemes import quantized
 from gptfast_cli.core.settings import Settings
 from model_files import WEIGHTS, cached_repo, converted, drained, edit_tensors, saved, settings_in
 
-FLOAT32 = Placing(device="cpu", dtype="float32")
+FLOAT32 = RuntimeConfig(device="cpu", dtype="float32")
 INT4 = AllocationOptions("int4")
 
 
 def quantize(model: Path | str | None, settings: Settings, **options: Any) -> Quantized:
-    request = QuantizeRequest(settings, model=None if model is None else str(model), placing=FLOAT32, **options)
+    request = QuantizeRequest(settings, model=None if model is None else str(model), runtime=FLOAT32, **options)
     return drained(run(request))[1]
 
 
 def events(model: Path | str, settings: Settings, **options: Any) -> list[object]:
-    request = QuantizeRequest(settings, model=str(model), placing=FLOAT32, **options)
+    request = QuantizeRequest(settings, model=str(model), runtime=FLOAT32, **options)
     return list(drained(run(request))[0])
 
 
@@ -72,7 +77,7 @@ def test_each_weight_is_what_the_rounding_makes_of_the_original(tmp_path: Path, 
         if at.scheme == "plain":
             assert torch.equal(found.parts["weight"], matrix)
         else:
-            expected = roundings["nearest"].quantize(matrix, quantized(at.scheme), at.group_size)
+            expected = quantizers["nearest"].quantize(matrix, quantized(at.scheme), at.group_size)
             assert all(torch.equal(found.parts[part], tensor) for part, tensor in expected.parts.items())
 
 
@@ -88,11 +93,11 @@ def test_the_manifest_tells_where_it_came_from_and_how_it_was_made(tmp_path: Pat
 def test_a_quantised_model_is_loaded_as_it_is_stored_and_generates(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     quantised = quantize("tiny", settings, storage=INT4, fidelity=False)
-    loaded: LoadedModel = drained(load(None, settings, Placing(device="cpu", dtype="bfloat16")))[1]
+    loaded: LoadedModel = drained(load(None, settings, RuntimeConfig(device="cpu", dtype="bfloat16")))[1]
     assert loaded.name == "tiny:int4-g32"
     assert loaded.model.weight_bytes == quantised.n_bytes  # no copy of more bits
     request = generate.GenerateRequest(
-        "7 + 5 =", settings, placing=FLOAT32, sampling=Sampling(temperature=0), max_new_tokens=3
+        "7 + 5 =", settings, runtime=FLOAT32, sampling=Sampling(temperature=0), max_new_tokens=3
     )
     assert drained(generate.run(request))[1].samples[0].text.startswith(" 12")
 
@@ -199,7 +204,7 @@ def test_fidelity_is_measured_on_a_text_of_ones_own(tmp_path: Path) -> None:
         ({"storage": AllocationOptions("plain")}, "leaves every weight as it is"),
         ({"rounding": "up"}, "no rounding called 'up'"),
         ({"fidelity_text": Path("/no/such/file")}, "cannot be read"),
-        ({"placing": Placing(threads=0)}, "--threads"),
+        ({"runtime": RuntimeConfig(threads=0)}, "--threads"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(

@@ -10,11 +10,11 @@ import pytest
 
 from cli.command_line import CommandLine, environment_of
 from gptfast_cli.core.checkpoints.reader import open_stored
-from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.jobs.allocating import Goal
 from gptfast_cli.core.jobs.quantize import Quantized, QuantizeRequest, run
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.render import allocation as rendered
 from model_files import drained, settings_in
 
@@ -40,7 +40,7 @@ def test_a_size_is_kept_and_goes_to_the_layers_that_need_it(tmp_path: Path) -> N
     smallest = quantize(tmp_path / "a", storage=AllocationOptions("int4"), fidelity=False)
     largest = quantize(tmp_path / "b", storage=AllocationOptions("int8"), fidelity=False)
     budget = (smallest.n_bytes + largest.n_bytes) // 2
-    quantized = quantize(tmp_path / "c", Goal(n_bytes=budget), placing=Placing(dtype="float32"))
+    quantized = quantize(tmp_path / "c", Goal(n_bytes=budget), runtime=RuntimeConfig(dtype="float32"))
     assert smallest.n_bytes < quantized.n_bytes <= budget
     chosen = quantized.chosen
     assert chosen is not None

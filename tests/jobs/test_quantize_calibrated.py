@@ -14,22 +14,22 @@ import pytest
 
 from gptfast_cli.bundled.recipe import corpus
 from gptfast_cli.core.checkpoints.reader import open_stored
-from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import NetworkError, UsageError
+from gptfast_cli.core.evals.held_out import measured_content
 from gptfast_cli.core.events import Note, Progress
 from gptfast_cli.core.jobs.calibration_text import CalibrationOptions
 from gptfast_cli.core.jobs.quantize import Quantized, QuantizeRequest, run
-from gptfast_cli.core.measure.held_out import measured_content
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
 from model_files import drained, saved, settings_in
 
-FLOAT32 = Placing("cpu", "float32", 1)
+FLOAT32 = RuntimeConfig("cpu", "float32", 1)
 INT4 = AllocationOptions("int4")
 
 
 def request(settings: Settings, model: str = "tiny-draft", **options: Any) -> QuantizeRequest:
-    options = {"storage": INT4, "rounding": "gptq", "placing": FLOAT32} | options
+    options = {"storage": INT4, "rounding": "gptq", "runtime": FLOAT32} | options
     return QuantizeRequest(settings, model=model, **options)
 
 
@@ -174,19 +174,19 @@ def test_blocks_of_another_calibration_are_not_built_upon(tmp_path: Path, other:
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
-from gptfast_cli.core.quant import rounder
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quantize import rounder
+from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 settings = Settings(home=Path(sys.argv[1]) / "home", hf_cache=Path(sys.argv[1]) / "hub")
-storage, placing = AllocationOptions("int4"), Placing("cpu", "float32", 1)
-job = run(QuantizeRequest(settings, "tiny-draft", storage, "gptq", placing=placing))
+storage, runtime = AllocationOptions("int4"), RuntimeConfig("cpu", "float32", 1)
+job = run(QuantizeRequest(settings, "tiny-draft", storage, "gptq", runtime=runtime))
 for event in job:
     if event == Progress("quantize", 2, 4, "blocks"):
         rounder.output_error = die  # in the middle of the second layer

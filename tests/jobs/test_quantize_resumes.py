@@ -12,21 +12,21 @@ import pytest
 from torch import Tensor
 
 from gptfast_cli.core.checkpoints.reader import open_stored
-from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.events import Note, Progress
-from gptfast_cli.core.formats import QuantizedScheme, Weight
 from gptfast_cli.core.jobs import quantize as quantize_job
 from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
-from gptfast_cli.core.quant.allocation import AllocationOptions
-from gptfast_cli.core.quant.rounding import roundings
+from gptfast_cli.core.quantize.allocation import AllocationOptions
+from gptfast_cli.core.quantize.quantizers import quantizers
+from gptfast_cli.core.schemes import QuantizedScheme, Weight
 from model_files import drained, saved, settings_in
 
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
 
 source, root, *deaths = sys.argv[1:]
@@ -34,7 +34,7 @@ source, root, *deaths = sys.argv[1:]
 def quantize(root):
     settings = Settings(home=Path(root) / "home", hf_cache=Path(root) / "hub")
     storage = AllocationOptions("int4")
-    for _ in run(QuantizeRequest(settings, model=source, storage=storage, placing=Placing("cpu", "float32", 1))):
+    for _ in run(QuantizeRequest(settings, model=source, storage=storage, runtime=RuntimeConfig("cpu", "float32", 1))):
         pass
 
 def die_at(n):  # of the calls that change what is on the disk
@@ -75,7 +75,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 def quantised(source: Path, root: Path, *, force: bool = False) -> dict[str, bytes]:
     """Quantise to the end, here; the files that come out, and nothing else may be left beside them."""
     request = QuantizeRequest(
-        settings_in(root), model=str(source), storage=INT4, placing=Placing("cpu", "float32", 1), force=force
+        settings_in(root), model=str(source), storage=INT4, runtime=RuntimeConfig("cpu", "float32", 1), force=force
     )
     place = drained(run(request))[1].path
     assert list(open_stored(place).verify())
@@ -125,7 +125,7 @@ def test_runs_that_die_one_after_another_build_on_what_each_of_them_left(tmp_pat
 
 
 def test_an_interrupt_says_that_finished_blocks_are_kept(tmp_path: Path) -> None:
-    job = run(QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4, placing=Placing(device="cpu")))
+    job = run(QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4, runtime=RuntimeConfig(device="cpu")))
     while next(job) != Progress("quantize", 3, 6, "blocks"):
         pass
     assert job.throw(KeyboardInterrupt()) == Note(
@@ -151,14 +151,14 @@ def stopped_after(n_blocks: int, root: Path, out: Path, *, model: str = "tiny", 
 def test_a_finished_block_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped_after(4, tmp_path, tmp_path / "out")
     made: list[tuple[int, ...]] = []
-    rounding = roundings["nearest"]
+    rounding = quantizers["nearest"]
 
     class Watched:
         def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
             made.append(tuple(matrix.shape))
             return rounding.quantize(matrix, scheme, group_size)
 
-    monkeypatch.setattr(quantize_job, "roundings", {"nearest": Watched()})
+    monkeypatch.setattr(quantize_job, "quantizers", {"nearest": Watched()})
     drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4, out=tmp_path / "out")))
     assert len(made) == 4  # the matrices of the last layer; after it comes a norm
 
@@ -172,13 +172,15 @@ def test_what_is_left_of_other_work_for_the_same_place_is_not_built_upon(tmp_pat
 
 
 def test_a_run_that_goes_on_measures_the_same_fidelity(tmp_path: Path) -> None:
-    request = QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4, placing=Placing("cpu", "float32"))
+    request = QuantizeRequest(
+        settings_in(tmp_path), model="tiny", storage=INT4, runtime=RuntimeConfig("cpu", "float32")
+    )
     job = run(request)
     while next(job) != Progress("quantize", 4, 6, "blocks"):
         pass
     job.close()
     resumed = drained(run(request))[1]
-    fresh = drained(run(QuantizeRequest(settings_in(tmp_path / "b"), "tiny", INT4, placing=request.placing)))[1]
+    fresh = drained(run(QuantizeRequest(settings_in(tmp_path / "b"), "tiny", INT4, runtime=request.runtime)))[1]
     assert resumed.fidelity == fresh.fidelity
 
 
@@ -215,9 +217,9 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
 source, root, rounding = sys.argv[1:]
 settings = Settings(home=Path(root) / "home", hf_cache=Path(root) / "hub")
@@ -227,8 +229,8 @@ def peak():  # not ru_maxrss, which a child takes over from its parent
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 before = peak()
-placing = Placing("cpu", "float32")
-list(run(QuantizeRequest(settings, source, storage=AllocationOptions("int4"), rounding=rounding, placing=placing)))
+runtime = RuntimeConfig("cpu", "float32")
+list(run(QuantizeRequest(settings, source, storage=AllocationOptions("int4"), rounding=rounding, runtime=runtime)))
 print(peak() - before)
 """
 
@@ -260,7 +262,7 @@ def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path, rounding
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_sigterm_keeps_finished_blocks_too(tmp_path: Path) -> None:
-    job = run(QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4, placing=Placing(device="cpu")))
+    job = run(QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4, runtime=RuntimeConfig(device="cpu")))
     while next(job) != Progress("quantize", 3, 6, "blocks"):
         pass
     with pytest.raises(SystemExit):

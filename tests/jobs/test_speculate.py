@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from chat_model import model_that_fails_at_q
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.drafts import Drafting
-from gptfast_cli.core.decode.sampling import Sampling
+from gptfast_cli.core.drafts.costs import CostMeter, Costs
+from gptfast_cli.core.drafts.report import DraftReport, Noise
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.sampling import Sampling
+from gptfast_cli.core.engine.speculative.draft_length import DraftOptions
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.events import Note, Progress
 from gptfast_cli.core.jobs import generate
 from gptfast_cli.core.jobs.generate import GenerateRequest
 from gptfast_cli.core.jobs.speculate import SpeculateRequest, run
-from gptfast_cli.core.measure.drafts.costs import CostMeter, Costs
-from gptfast_cli.core.measure.drafts.judgement import Judgement, Noise
 from gptfast_cli.core.settings import Settings
 from model_files import drained, settings_in
 
@@ -30,7 +30,7 @@ def asked(tmp_path: Path) -> SpeculateRequest:
     return SpeculateRequest(
         settings=settings_in(tmp_path),
         model="tiny",
-        placing=Placing("cpu", "float32"),
+        runtime=RuntimeConfig("cpu", "float32"),
         depths=(1, 3),
         batch_sizes=(1, 2),
         temperatures=(0.0, 0.8),
@@ -40,7 +40,7 @@ def asked(tmp_path: Path) -> SpeculateRequest:
     )
 
 
-def judged(request: SpeculateRequest, **changes: Any) -> Judgement:
+def judged(request: SpeculateRequest, **changes: Any) -> DraftReport:
     return drained(run(replace(request, **changes)))[1]
 
 
@@ -141,7 +141,7 @@ def test_a_prompt_that_fails_is_left_out_alone(tmp_path: Path, completion: str |
     rows = [*prompts, {"prompt": "a" * 600}, {"prompt": "b q"}, {"prompt": "c"}]
     file.write_text("\n".join(json.dumps(row | ({"completion": completion} if completion else {})) for row in rows))
     request = SpeculateRequest(
-        settings_in(tmp_path), str(folder), drafts=(str(folder),), placing=Placing("cpu", "float32"), prompts=file
+        settings_in(tmp_path), str(folder), drafts=(str(folder),), runtime=RuntimeConfig("cpu", "float32"), prompts=file
     )
     told = judged(
         request, depths=(2,), batch_sizes=(1, 2), temperatures=(0.0, 0.8), max_new_tokens=8, n_times=1, certify=True
@@ -216,10 +216,10 @@ def test_advice_is_what_generate_then_takes(asked: SpeculateRequest, tmp_path: P
         prompt="Once upon a time",
         settings=settings,
         model="tiny",
-        placing=asked.placing,
+        runtime=asked.runtime,
         sampling=Sampling(temperature=0),
         max_new_tokens=30,
-        drafting=Drafting("auto", has_own_depth=False),
+        drafting=DraftOptions("auto", has_own_depth=False),
     )
     with pytest.raises(UsageError, match="no drafts have been judged for tiny here"):
         drained(generate.run(wanted))
@@ -257,11 +257,11 @@ def test_advice_from_a_noisy_machine_is_kept_by_force_alone(
 
 
 def test_advice_of_the_nearest_temperature_and_batch_size_counts(tmp_path: Path) -> None:
-    from gptfast_cli.core.decode.advice import Advice, find_advice, save_advice
-    from gptfast_cli.core.decode.loading import load
+    from gptfast_cli.core.engine.load import load
+    from gptfast_cli.core.engine.speculative.drafting import Advice, find_advice, save_advice
     from gptfast_cli.core.errors import CorruptError
 
-    target = drained(load("tiny", settings_in(tmp_path), Placing("cpu", "float32")))[1]
+    target = drained(load("tiny", settings_in(tmp_path), RuntimeConfig("cpu", "float32")))[1]
     kept = [Advice(0.0, 1, "a", 4), Advice(0.0, 4, "b", 2), Advice(0.8, 2, None, None)]
     assert find_advice(tmp_path, target, 0.0, 1) is None
     file = save_advice(tmp_path, target, kept)

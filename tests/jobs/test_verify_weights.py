@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 
 from gptfast_cli.core.checkpoints.reader import open_stored
-from gptfast_cli.core.decode.building import Placing
+from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Event, Progress
 from gptfast_cli.core.jobs.generate import GenerateRequest, run
 from gptfast_cli.core.jobs.quantize import QuantizeRequest
 from gptfast_cli.core.jobs.quantize import run as quantize
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.quantize.allocation import AllocationOptions
 from model_files import WEIGHTS, cached_repo, converted, drained, saved, settings_in
 
 SHARD = "weights-00001.safetensors"
 
 
 def generated(model: Path | str, root: Path, *, verify: bool = True) -> list[Event]:
-    placing = Placing(device="cpu", backend="reference", verify=verify)
-    request = GenerateRequest((1, 2), settings_in(root), model=str(model), placing=placing, max_new_tokens=2)
+    runtime = RuntimeConfig(device="cpu", backend="reference", verify=verify)
+    request = GenerateRequest((1, 2), settings_in(root), model=str(model), runtime=runtime, max_new_tokens=2)
     return drained(run(request))[0]
 
 

@@ -27,10 +27,10 @@ from peer_models import PRECISIONS, SHAPES, Models, prepare
 from peer_table import Circumstances, Line, document, markdown
 from shared_machine import Machine, others_cpu_s
 
+from gptfast_cli.core.bench.environment import environment
+from gptfast_cli.core.bench.workload import Case
 from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.files import write_whole
-from gptfast_cli.core.measure.cases import Case
-from gptfast_cli.core.measure.environment import environment
 
 CASES = (Case("decode", 200, 0, 1), Case("prefill", 512, 0, 1))
 SHORTEST = Case("decode", 1, 0, 1)

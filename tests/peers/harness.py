@@ -29,16 +29,16 @@ from peer_models import SHAPES, write_checkpoint
 from shared_machine import Machine, others_cpu_s
 
 import tokenizer_samples
+from gptfast_cli.core.bench.environment import environment
 from gptfast_cli.core.checkpoints.staging import staged_folder
 from gptfast_cli.core.cpus import computing_cpus
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.loading import load
 from gptfast_cli.core.device import DTYPES, peak_memory_bytes
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.load import load
+from gptfast_cli.core.evals.tasks.bos_rules import bos_rules_of
+from gptfast_cli.core.evals.tasks.harness_model import HarnessModel
+from gptfast_cli.core.evals.tasks.request_runner import RequestRunner
 from gptfast_cli.core.events import result_of
-from gptfast_cli.core.measure.environment import environment
-from gptfast_cli.core.measure.tasks.answering import Answering
-from gptfast_cli.core.measure.tasks.beginnings import beginnings_of
-from gptfast_cli.core.measure.tasks.harness.language_model import HarnessModel
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.render.machine import machine_line
 
@@ -116,9 +116,9 @@ def _timed(side: dict[str, Answers], kind: str, asked: Sequence[Instance]) -> Ca
 
 
 def _ours(model: Path, dtype: str, n_threads: int) -> dict[str, Answers]:
-    loaded = result_of(load(str(model), load_settings(), Placing("cpu", dtype, n_threads)))
+    loaded = result_of(load(str(model), load_settings(), RuntimeConfig("cpu", dtype, n_threads)))
     assert loaded.tokenizer is not None
-    answering = Answering(loaded, beginnings_of(loaded, loaded.tokenizer), _BATCH_SIZE, seed=0)
+    answering = RequestRunner(loaded, bos_rules_of(loaded, loaded.tokenizer), _BATCH_SIZE, seed=0)
     # one that knows no answers yet, each time
     return {kind: lambda asked, kind=kind: getattr(HarnessModel(answering), kind)(list(asked)) for kind in _KINDS}
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptfast_cli.core.bench.workload import Case
 from gptfast_cli.core.checkpoints.staging import staged_folder
-from gptfast_cli.core.measure.cases import Case
 
 VERSION = "0.3.36"
 """Of llama-cpp-python: it fixes the llama.cpp inside."""

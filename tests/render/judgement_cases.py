@@ -4,15 +4,20 @@ from dataclasses import replace
 from io import StringIO, TextIOWrapper
 from typing import Any
 
-from gptfast_cli.core.measure.drafts.judgement import DraftJudgement, Interval, Judgement, Place
-from gptfast_cli.core.measure.drafts.texts import FailedPrompt
+from gptfast_cli.core.drafts.report import (
+    DraftReport,
+    DraftResult,
+    Interval,
+    PositionAcceptance,
+)
+from gptfast_cli.core.drafts.texts import FailedPrompt
 from sample_judgement import judgement
 
 LONG = "/data/" + "a" * 40 + "/drafts/" + "b" * 40 + "/step-1000"
 WILD = "a|b\x1b[31m\n`c`\t<d>_e_*f*"
 
 
-def renamed(names: dict[str, str]) -> Judgement:
+def renamed(names: dict[str, str]) -> DraftReport:
     """The sample with other names of its drafts, wherever they stand."""
 
     def other(part: Any) -> Any:
@@ -25,7 +30,7 @@ def renamed(names: dict[str, str]) -> Judgement:
     )
 
 
-def of_one() -> Judgement:
+def of_one() -> DraftReport:
     """One draft, one k, one batch size, one temperature."""
     whole = judgement()
     first = whole.drafts[0]
@@ -39,7 +44,7 @@ def of_one() -> Judgement:
     return replace(whole, drafts=(draft,), picks=whole.picks[:1], proofs=whole.proofs[:1], plain=whole.plain[:1])
 
 
-def interrupted() -> Judgement:
+def interrupted() -> DraftReport:
     """Nothing but the verdict."""
     return replace(
         judgement(),
@@ -54,24 +59,28 @@ def interrupted() -> Judgement:
     )
 
 
-def without_costs() -> Judgement:
+def without_costs() -> DraftReport:
     """Interrupted between agreement and the time of rounds."""
     whole = judgement()
     drafts = tuple(replace(draft, grid=()) for draft in whole.drafts)
     return replace(whole, drafts=drafts, plain=(), picks=(), proofs=(), certificates=(), is_interrupted=True)
 
 
-def with_gaps() -> Judgement:
+def with_gaps() -> DraftReport:
     """Numbers that are not there, and numbers that are none."""
     whole = judgement()
     first = whole.drafts[0]
     cells = tuple(replace(cell, break_even=None, measured=None, ceiling=float("inf")) for cell in first.grid)
-    places = (Place(0.0, 0.0), Place(None, 0.0), Place(float("nan"), float("nan")))
+    places = (
+        PositionAcceptance(0.0, 0.0),
+        PositionAcceptance(None, 0.0),
+        PositionAcceptance(float("nan"), float("nan")),
+    )
     draft = replace(first, grid=cells, places=places, alpha=Interval(float("nan"), 0.0, 1.0))
     return replace(whole, drafts=(draft, *whole.drafts[1:]), median_error=None)
 
 
-def with_failed_prompts() -> Judgement:
+def with_failed_prompts() -> DraftReport:
     """57 prompts judged, and three that failed for two reasons, one by a name that would make markup."""
     failed = (
         FailedPrompt("rows.jsonl:3", "Token id 9999 has no embedding."),
@@ -81,14 +90,14 @@ def with_failed_prompts() -> Judgement:
     return replace(judgement(), n_prompts=57, failed_prompts=failed)
 
 
-def of_many() -> Judgement:
+def of_many() -> DraftReport:
     """12 drafts of long names, k up to 16, 10 batch sizes up to 1024."""
     whole = judgement()
     drafts = tuple(_large(whole.drafts[0], f"{LONG}/{n}/{LONG}") for n in range(12))
     return replace(whole, drafts=drafts)
 
 
-def _large(draft: DraftJudgement, name: str) -> DraftJudgement:
+def _large(draft: DraftResult, name: str) -> DraftResult:
     first = draft.grid[0]
     grid = tuple(
         replace(
@@ -102,7 +111,7 @@ def _large(draft: DraftJudgement, name: str) -> DraftJudgement:
         for k in range(1, 17)
     )
     tau = {k: Interval(1.0 + k, 1.0, 17.0) for k in range(1, 17)}
-    return replace(draft, draft=name, grid=grid, tau=tau, places=(Place(0.5, 0.25),) * 16)
+    return replace(draft, draft=name, grid=grid, tau=tau, places=(PositionAcceptance(0.5, 0.25),) * 16)
 
 
 CASES = {

@@ -4,14 +4,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gptfast_cli.core.measure.drafts.judgement import Cell, DraftJudgement, Interval, Judgement, Place, Proof
-from gptfast_cli.core.measure.drafts.texts import FailedPrompt
+from gptfast_cli.core.drafts.report import (
+    DraftReport,
+    DraftResult,
+    GridCell,
+    Interval,
+    PositionAcceptance,
+    ValidationRun,
+)
+from gptfast_cli.core.drafts.texts import FailedPrompt
 from sample_judgement import judgement
 
 NASTY = """</title><script>alert('&"1"')</script>\x1b[31m\udc80"""
 
 
-def cases() -> dict[str, Judgement]:
+def cases() -> dict[str, DraftReport]:
     whole = judgement()
     return {
         "whole": whole,
@@ -25,7 +32,7 @@ def cases() -> dict[str, Judgement]:
         "ragged grid": replace(
             whole, drafts=tuple(replace(draft, grid=draft.grid[:-3]) for draft in whole.drafts), is_interrupted=True
         ),
-        "never accepted": _changed(whole, places=tuple(Place(None if n else 0.0, 0.0) for n in range(8))),
+        "never accepted": _changed(whole, places=tuple(PositionAcceptance(None if n else 0.0, 0.0) for n in range(8))),
         "no gain": replace(
             _changed(whole, cell=_with_speedup(0.5)),
             picks=tuple(replace(pick, draft=None, k=None, speedup=None) for pick in whole.picks),
@@ -58,7 +65,7 @@ def cases() -> dict[str, Judgement]:
     }
 
 
-def one_of_each(whole: Judgement) -> Judgement:
+def one_of_each(whole: DraftReport) -> DraftReport:
     draft = whole.drafts[0]
     return replace(
         whole,
@@ -70,7 +77,7 @@ def one_of_each(whole: Judgement) -> Judgement:
     )
 
 
-def twelve(whole: Judgement) -> Judgement:
+def twelve(whole: DraftReport) -> DraftReport:
     """Drafts whose names are long and whose costs and agreement lie close to one another."""
     drafts = tuple(
         _deep(replace(draft, draft=f"organisation/a-draft-model-{n + 1}-of-twelve-instruct:int4-g32"), n)
@@ -80,14 +87,16 @@ def twelve(whole: Judgement) -> Judgement:
     best = max(drafts[0].grid, key=lambda cell: cell.predicted.value)
     picks = tuple(replace(pick, draft=drafts[0].draft, k=best.k, speedup=best.predicted) for pick in whole.picks)
     proofs = tuple(
-        Proof(draft.draft, 0.0, k, 1, 60, 1 + 0.1 * n, Interval(1.02 + 0.1 * n, 1 + 0.1 * n, 1.04 + 0.1 * n), -0.02)
+        ValidationRun(
+            draft.draft, 0.0, k, 1, 60, 1 + 0.1 * n, Interval(1.02 + 0.1 * n, 1 + 0.1 * n, 1.04 + 0.1 * n), -0.02
+        )
         for n, draft in enumerate(drafts[:12])
         for k in (2, 4)
     )
     return replace(whole, drafts=drafts, picks=picks, proofs=proofs)
 
 
-def nasty(whole: Judgement) -> Judgement:
+def nasty(whole: DraftReport) -> DraftReport:
     return replace(
         whole,
         target=NASTY,
@@ -105,19 +114,19 @@ def nasty(whole: Judgement) -> Judgement:
     )
 
 
-def _deep(draft: DraftJudgement, n: int) -> DraftJudgement:
+def _deep(draft: DraftResult, n: int) -> DraftResult:
     alpha = 0.4 + 0.045 * n
     tau = {k: Interval(value := sum(alpha**i for i in range(k + 1)), value * 0.97, value * 1.03) for k in range(1, 17)}
     return replace(
         draft,
         alpha=Interval(alpha, alpha - 0.02, alpha + 0.02),
         tau=tau,
-        places=tuple(Place(alpha, alpha ** (i + 1)) for i in range(16)),
+        places=tuple(PositionAcceptance(alpha, alpha ** (i + 1)) for i in range(16)),
         grid=tuple(_at(cell, k, tau[k], 0.02 * n) for cell in draft.grid if cell.k == 1 for k in range(1, 17)),
     )
 
 
-def _at(cell: Cell, k: int, tau: Interval, token_steps: float) -> Cell:
+def _at(cell: GridCell, k: int, tau: Interval, token_steps: float) -> GridCell:
     step = 0.010 * (1 + cell.batch_size / 50)
     cost = replace(cell.cost, draft=k * token_steps * step, verify=step * (1 + 0.02 * k * cell.batch_size))
     speedup = step / cost.total
@@ -125,10 +134,12 @@ def _at(cell: Cell, k: int, tau: Interval, token_steps: float) -> Cell:
     return replace(cell, k=k, cost=cost, predicted=predicted, ceiling=(k + 1) * speedup)
 
 
-def _changed(whole: Judgement, *, cell: Callable[[Cell], Cell] = lambda cell: cell, **fields: Any) -> Judgement:
+def _changed(
+    whole: DraftReport, *, cell: Callable[[GridCell], GridCell] = lambda cell: cell, **fields: Any
+) -> DraftReport:
     changed = (replace(draft, grid=tuple(map(cell, draft.grid))) for draft in whole.drafts)
     return replace(whole, drafts=tuple(replace(draft, **fields) for draft in changed))
 
 
-def _with_speedup(speedup: float) -> Callable[[Cell], Cell]:
+def _with_speedup(speedup: float) -> Callable[[GridCell], GridCell]:
     return lambda cell: replace(cell, predicted=Interval(speedup, speedup * 0.9, speedup * 1.1))

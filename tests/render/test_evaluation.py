@@ -7,14 +7,12 @@ import math
 import pytest
 import torch
 
+from gptfast_cli.core.bench.environment import environment
+from gptfast_cli.core.evals.comparison import Compared, ModelSummary
+from gptfast_cli.core.evals.divergence import Divergence
+from gptfast_cli.core.evals.perplexity import Perplexity
 from gptfast_cli.core.jobs.eval import Evaluation
-from gptfast_cli.core.measure.comparison.comparing import Compared
-from gptfast_cli.core.measure.comparison.contestants import Side
-from gptfast_cli.core.measure.divergence import Divergence
-from gptfast_cli.core.measure.environment import environment
-from gptfast_cli.core.measure.perplexity.results import Perplexity
-from gptfast_cli.render.evaluation_document import document
-from gptfast_cli.render.evaluation_table import write_evaluation
+from gptfast_cli.render.evaluation import document, write_evaluation
 
 PERPLEXITY = Perplexity("llamacpp-512", 12.3456, "token", 0.0789, 0.0512, 5100, 20, 20)
 DIVERGENCE = Divergence(
@@ -22,8 +20,10 @@ DIVERGENCE = Divergence(
     ppl_other=1.3587, ppl_ratio=1.00033, ppl_ratio_low=1.000147, ppl_ratio_high=1.000513, rms_p_change=0.006,
     flips=0.01,
 )  # fmt: skip
-SIDE = Side("tiny:int4-g32", "int4", "float32", "cpu", "cpu", 8, ("activations float",))
-COMPARED = Compared(SIDE, Side("tiny", "plain", "float32", "cpu", "cpu", 8, ()), None, DIVERGENCE, 437, 437, False)
+SIDE = ModelSummary("tiny:int4-g32", "int4", "float32", "cpu", "cpu", 8, ("activations float",))
+COMPARED = Compared(
+    SIDE, ModelSummary("tiny", "plain", "float32", "cpu", "cpu", 8, ()), None, DIVERGENCE, 437, 437, False
+)
 
 
 def evaluation(perplexity: Perplexity | None, comparison: Compared | None) -> Evaluation:

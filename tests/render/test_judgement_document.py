@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from judgement_cases import CASES, LONG, WILD, interrupted, with_gaps
 
-from gptfast_cli.core.measure.drafts.judgement import Judgement
+from gptfast_cli.core.drafts.report import DraftReport
 from gptfast_cli.render.judgement_document import write_json
 from sample_judgement import judgement
 
 
-def text(of: Judgement) -> str:
+def text(of: DraftReport) -> str:
     stream = StringIO()
     write_json(of, "gptfast speculate", stream)
     return stream.getvalue()
 
 
-def document(of: Judgement) -> dict[str, Any]:
+def document(of: DraftReport) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from report_cases import NASTY, cases
 
-from gptfast_cli.core.measure.drafts.judgement import Judgement
+from gptfast_cli.core.drafts.report import DraftReport
 from gptfast_cli.render.judgement_html import write_html
 from sample_judgement import judgement
 
@@ -50,7 +50,7 @@ class Page(HTMLParser):
         return " ".join("".join(self.texts).split())
 
 
-def written(judged: Judgement, command: str = COMMAND) -> str:
+def written(judged: DraftReport, command: str = COMMAND) -> str:
     stream = io.StringIO()
     write_html(judged, command, stream)
     return stream.getvalue()

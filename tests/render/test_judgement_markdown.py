@@ -6,14 +6,14 @@ from io import StringIO
 import pytest
 from judgement_cases import CASES, interrupted
 
-from gptfast_cli.core.measure.drafts.judgement import Judgement
+from gptfast_cli.core.drafts.report import DraftReport
 from gptfast_cli.render.judgement_markdown import write_markdown
 from sample_judgement import judgement
 
 COMMAND = "gptfast speculate --draft tiny-draft"
 
 
-def text(of: Judgement) -> str:
+def text(of: DraftReport) -> str:
     stream = StringIO()
     write_markdown(of, COMMAND, stream)
     return stream.getvalue()

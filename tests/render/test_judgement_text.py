@@ -7,12 +7,17 @@ from io import BytesIO, StringIO
 import pytest
 from judgement_cases import CASES, LONG, Terminal, Written, interrupted, of_many, of_one, with_gaps, without_costs
 
-from gptfast_cli.core.measure.drafts.judgement import Interval, Judgement, Noise, Pick
+from gptfast_cli.core.drafts.report import (
+    DraftReport,
+    Interval,
+    Noise,
+    Recommendation,
+)
 from gptfast_cli.render.judgement_text import write_judgement
 from sample_judgement import judgement
 
 
-def text(of: Judgement) -> str:
+def text(of: DraftReport) -> str:
     stream = StringIO()
     write_judgement(of, stream)
     return stream.getvalue()
@@ -188,7 +193,7 @@ def test_each_line_of_the_verdict_is_wrapped_by_itself() -> None:
 
 
 def test_a_batch_size_without_a_clear_gain_says_so() -> None:
-    unclear = replace(judgement(), picks=(Pick(0.0, 1, None, None, None, is_unclear=True),))
+    unclear = replace(judgement(), picks=(Recommendation(0.0, 1, None, None, None, is_unclear=True),))
     assert section(text(unclear), "Best picks")[-1].split() == ["0", "1", "no", "clear", "gain", "-", "-"]
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from gptfast_cli.render.page import COLUMNS, folded
-from gptfast_cli.render.table import Table, aligned
+from gptfast_cli.render.tables import COLUMNS, Table, aligned, folded
 
 
 @pytest.mark.parametrize(("last", "n_pieces"), [(30, 1), (31, 2)])

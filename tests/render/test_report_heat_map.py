@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from gptfast_cli.core.measure.drafts.judgement import Interval
+from gptfast_cli.core.drafts.report import Interval
 from gptfast_cli.render.charts.heat_map import break_even_edges, heat_map
 from sample_judgement import judgement
 

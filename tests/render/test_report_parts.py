@@ -6,16 +6,15 @@ from dataclasses import replace
 import pytest
 from report_cases import cases
 
-from gptfast_cli.core.measure.drafts.judgement import Interval, RoundCost
-from gptfast_cli.render.charts.axes import round_axis
-from gptfast_cli.render.charts.labels import Box, placed
+from gptfast_cli.core.drafts.report import Interval, RoundCost
+from gptfast_cli.render.charts.canvas import Box, placed, round_axis
 from gptfast_cli.render.charts.scatter import keys
 from gptfast_cli.render.report.compared import contenders, contours
-from gptfast_cli.render.report.losses import Case, best_case, waterfall_bars
+from gptfast_cli.render.report.losses import LossCase, best_case, waterfall_bars
 from sample_judgement import judgement
 
 
-def case() -> Case:
+def case() -> LossCase:
     found = best_case(judgement())
     assert found is not None
     return found
@@ -46,7 +45,7 @@ def test_a_part_that_costs_twice_as_much_takes_more() -> None:
     found = case()
     cost = replace(found.cell.cost, draft=2 * found.cell.cost.draft)
     taken = [bar.start - bar.end for bar in waterfall_bars(found) if bar.name == "Drafting"]
-    dearer = Case(found.judged, replace(found.cell, cost=cost), found.step_seconds)
+    dearer = LossCase(found.judged, replace(found.cell, cost=cost), found.step_seconds)
     assert [bar.start - bar.end for bar in waterfall_bars(dearer) if bar.name == "Drafting"] > taken
 
 
@@ -55,7 +54,7 @@ def test_a_verification_of_one_step_and_nothing_else_loses_nothing() -> None:
     free = replace(
         found.cell, cost=RoundCost(0.0, found.step_seconds, 0.0, 0.0), predicted=found.judged.tau[found.cell.k]
     )
-    bars = waterfall_bars(Case(found.judged, free, found.step_seconds))
+    bars = waterfall_bars(LossCase(found.judged, free, found.step_seconds))
     assert all(math.isclose(bar.start, bar.end) for bar in bars if bar.kind == "change")
 
 
@@ -63,7 +62,7 @@ def test_what_the_parts_do_not_explain_is_shown_as_such_and_the_measured_last() 
     found = case()
     real = Interval(2.0, 1.9, 2.1)
     cell = replace(found.cell, predicted=Interval(2.2, 2.1, 2.3), measured=real)
-    *_, other, predicted, measured = waterfall_bars(Case(found.judged, cell, found.step_seconds))
+    *_, other, predicted, measured = waterfall_bars(LossCase(found.judged, cell, found.step_seconds))
     assert (other.name, other.end) == ("Other", 2.2)
     assert (predicted.end, measured.end, measured.interval) == (2.2, 2.0, real)
 

@@ -23,9 +23,8 @@ from pathlib import Path
 import torch
 
 from cli.command_line import CommandLine, environment_of
-from gptfast_cli.core.measure.bandwidth import Probe
-from gptfast_cli.core.measure.clock import device_clock
-from gptfast_cli.core.measure.environment import environment
+from gptfast_cli.core.bench.bandwidth import Probe
+from gptfast_cli.core.bench.environment import device_clock, environment
 from gptfast_cli.render.machine import machine_line
 
 WIDTH = 80

@@ -19,24 +19,23 @@ from typing import Any
 
 import torch
 
+from gptfast_cli.core.bench.environment import environment
 from gptfast_cli.core.cpus import computing_cpus
-from gptfast_cli.core.decode.building import Parts, Placing, build
-from gptfast_cli.core.decode.depth import AdaptiveDepth, Depth, FixedDepth
-from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.proposers.draft_model import DraftModel
-from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampler import Sampler
-from gptfast_cli.core.decode.sampling import Sampling
-from gptfast_cli.core.decode.sequence import Limits, Sequence
-from gptfast_cli.core.decode.shapes import read_shape
-from gptfast_cli.core.decode.speculation import Speculation
-from gptfast_cli.core.decode.synthetic import RandomWeights
 from gptfast_cli.core.device import set_threads
+from gptfast_cli.core.drafts.candidates import SimulatedDraft
+from gptfast_cli.core.engine.build import ModelSource, RuntimeConfig, build
+from gptfast_cli.core.engine.engine import Engine
+from gptfast_cli.core.engine.load import RandomWeights
+from gptfast_cli.core.engine.request import Limits, Request
+from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.sampling import Sampler, Sampling
+from gptfast_cli.core.engine.shapes import read_shape
+from gptfast_cli.core.engine.speculative.draft_length import AdaptiveDraftLength, DraftLengthPolicy, FixedDraftLength
+from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
+from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.events import result_of
-from gptfast_cli.core.measure.drafts.agreeing import Agreeing
-from gptfast_cli.core.measure.environment import environment
-from gptfast_cli.core.model.decoder import Decoder
-from gptfast_cli.core.quant.allocation import AllocationOptions
+from gptfast_cli.core.models.decoder import Decoder
+from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.core.stopwatch import Stopwatch
 
@@ -69,8 +68,8 @@ def main() -> int:
     for _ in range(given.pairs):
         for name, depth in depths.items():
             _, plain, _ = decode(target, given.tokens, None)
-            policy: Depth = AdaptiveDepth() if depth is None else FixedDepth(depth)
-            proposer = Agreeing(DraftModel(draft, 1), given.alpha)
+            policy: DraftLengthPolicy = AdaptiveDraftLength() if depth is None else FixedDraftLength(depth)
+            proposer = SimulatedDraft(DraftModel(draft, 1), given.alpha)
             proposer.know({PROMPT: answer})
             speculation = Speculation(proposer, policy)
             text, seconds, tau = decode(target, given.tokens, speculation)
@@ -140,14 +139,14 @@ def model(shape: str, mode: str) -> Decoder:
     weights = RandomWeights(
         config, AllocationOptions(mode).allocation(config), device=CPU, dtype=torch.bfloat16, seed=0
     )
-    parts = Parts(config, weights.read, dict, 1, CPU, torch.bfloat16)
-    return result_of(build(parts, Placing(), settings=load_settings(), watch=Stopwatch(CPU)))
+    parts = ModelSource(config, weights.read, dict, 1, CPU, torch.bfloat16)
+    return result_of(build(parts, RuntimeConfig(), settings=load_settings(), watch=Stopwatch(CPU)))
 
 
 def decode(target: Decoder, n_tokens: int, speculation: Speculation | None) -> tuple[list[int], float, float]:
     """The text, the seconds after its first token, and tokens per round."""
-    generator = Generator(Runner(target, 1), speculation)
-    sequence = Sequence(0, PROMPT, Sampler(GREEDY, 0), Limits(n_tokens, 2048, frozenset()))
+    generator = Engine(Runner(target, 1), speculation)
+    sequence = Request(0, PROMPT, Sampler(GREEDY, 0), Limits(n_tokens, 2048, frozenset()))
     result_of(generator.admit(sequence))
     began = time.perf_counter()
     while generator.active:
@@ -168,7 +167,7 @@ def measured_costs(target: Decoder, draft: Decoder, depths: list[int]) -> dict[A
             began = time.perf_counter()
             runner.extend([torch.tensor([7] * (1 if isinstance(name, str) else name + 1))], needs_laws=True)
             seconds.append(time.perf_counter() - began)
-            runner.settle(0, PROMPT * 2, (7,))
+            runner.truncate_to(0, PROMPT * 2, (7,))
     return {name: statistics.median(seconds) for name, seconds in samples.items()}
 
 

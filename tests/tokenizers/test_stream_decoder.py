@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptfast_cli.core.tokenizers import Tokenizer
-from gptfast_cli.core.tokenizers.byte_alphabet import spelled
 from gptfast_cli.core.tokenizers.byte_ranks import ByteRankVocabulary
 from gptfast_cli.core.tokenizers.formats.sentencepiece import SentencePieceStream
+from gptfast_cli.core.tokenizers.tokenizer import spelled
 from tokenizer_samples import JSON_SAMPLES, MODELS, RANKED, TEXTS, real_model
 
 TokenizerOf = Callable[[str], Tokenizer]

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from gptfast_cli.core.tokenizers import library, word_cuts
+from gptfast_cli.core.tokenizers import library
+from gptfast_cli.core.tokenizers import library as word_cuts
 from tokenizer_samples import TEXTS, byte_level, metaspaced, rewritten
 
 LLAMA_3 = (

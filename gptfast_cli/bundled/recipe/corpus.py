@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gptfast_cli.bundled.recipe.grammar import Dice
 from gptfast_cli.bundled.recipe.texts import CATEGORIES
-from gptfast_cli.core.measure.overlap import runs
+from gptfast_cli.core.evals.held_out import runs
 
 HELD_OUT_BYTES = 16_000  # of each category
 PROMPTS_PER_CATEGORY = 12

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from gptfast_cli.core.decode.ranges import check_at_least, check_samples, check_stops
-from gptfast_cli.core.decode.sampling import Sampling, check
+from gptfast_cli.core.engine.ranges import check_at_least, check_samples, check_stops
+from gptfast_cli.core.engine.sampling import Sampling, check
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,227 @@
-"""The rows of a file of prompts: a JSON object on each line, in our own form or in that of an OpenAI batch file.
+"""Rows of a file of prompts: their fields, options and identity.
+
+Our names and those of the OpenAI API both stand for the same thing: `max_new_tokens`, `max_tokens` and
+`max_completion_tokens`; `num_samples` and `n`.
+Source: https://platform.openai.com/docs/api-reference/batch
 
 A line that is no row spoils nothing else: it becomes a BadRow, which knows what is wrong with it. Blank lines are
 skipped, but counted, so that a row's line is the one that an editor shows.
 """
 
+import difflib
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from gptfast_cli.core.batch.options import AnswerOptions
-from gptfast_cli.core.batch.row_fields import check_names, own_options, row_body
-from gptfast_cli.core.batch.row_prompt import Prompt, own_prompt
-from gptfast_cli.core.errors import CorruptError, GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.checkpoints.identity import fingerprint
+from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.engine.ranges import LARGEST_SEED, MOST_SAMPLES
+from gptfast_cli.core.engine.sampling import check
+from gptfast_cli.core.errors import (
+    CorruptError,
+    GptFastError,
+    NotFoundError,
+    UsageError,
+)
 from gptfast_cli.core.fields import Fields, parse_fields
-from gptfast_cli.core.model.collective import ALONE, Collective
+from gptfast_cli.core.models.sharding import ALONE, ProcessGroup
+
+_MAX_NEW_TOKENS = ("max_new_tokens", "max_tokens", "max_completion_tokens")
+_NUM_SAMPLES = ("num_samples", "n")
+_SAMPLING_NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
+_KNOWN: Final = (
+    *("id", "prompt", "prompt_ids", "messages", "system", "stop", "seed", "logprobs", "top_logprobs", "ignore_eos"),
+    *("top_k", *_SAMPLING_NUMBERS, *_MAX_NEW_TOKENS, *_NUM_SAMPLES),
+)
+# for a person's own use, or for a service that is not here: the answer is the same without them
+_LABELS: Final = (
+    *("category", "metadata", "model", "parallel_tool_calls", "prompt_cache_key", "safety_identifier"),
+    *("service_tier", "store", "stream_options", "user"),
+)
+# wishes that gptfast cannot grant, and the values that ask for nothing; null does too
+_UNGRANTED: Final[Mapping[str, tuple[object, ...]]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "stream": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+}
+_ENVELOPE: Final = ("custom_id", "method", "url", "body")
+_URLS: Final = ("/v1/chat/completions", "/v1/completions")
+
+
+def row_body(row: Fields) -> Fields:
+    """Where a row's fields are: the row itself, or the body of an OpenAI request.
+
+    Raises CorruptError for a request that is not for an answer.
+    """
+    if "body" not in row:
+        return row
+    for name in row:
+        if name not in _ENVELOPE:
+            raise row.corrupt(name, "stands beside a body; its place is in it")
+    if (method := row.text("method", "POST")) != "POST":
+        raise row.corrupt("method", f"{method} is not POST")
+    if (url := row.text("url", _URLS[0])) not in _URLS:
+        raise row.corrupt("url", f"{url} is not {' or '.join(_URLS)}")
+    return Fields(row.section("body").values, row.where)
+
+
+def check_names(body: Fields) -> None:
+    """Raise CorruptError for a field that is unknown, or that asks for what gptfast cannot do."""
+    for name in body:
+        value = body.values[name]
+        if name in _UNGRANTED:
+            if value is not None and value not in _UNGRANTED[name]:
+                raise body.corrupt(name, f"{json.dumps(value)[:60]} is more than gptfast can do")
+        elif name not in _KNOWN and name not in _LABELS:
+            nearest = difflib.get_close_matches(name, _KNOWN, n=1)
+            raise body.corrupt(name, "no row has such a field" + (f"; {nearest[0]}?" if nearest else ""))
+
+
+def own_options(body: Fields, defaults: AnswerOptions) -> AnswerOptions:
+    """The defaults, and over them what the row says itself.
+
+    Raises CorruptError or UsageError for a value that cannot be meant.
+    """
+    sampling: dict[str, Any] = {name: body.number(name, minimum=0) for name in _SAMPLING_NUMBERS if name in body}
+    if "top_k" in body:
+        sampling["top_k"] = body.integer("top_k", minimum=0)
+    options = AnswerOptions(
+        sampling=replace(defaults.sampling, **sampling),
+        max_new_tokens=body.integer(_spelling(body, _MAX_NEW_TOKENS), defaults.max_new_tokens),
+        stop=_stop(body, defaults.stop),
+        ignore_eos=body.flag("ignore_eos", defaults.ignore_eos),
+        num_samples=body.integer(_spelling(body, _NUM_SAMPLES), defaults.num_samples, maximum=MOST_SAMPLES),
+        n_logprobs=_n_logprobs(body, defaults.n_logprobs),
+        seed=body.integer("seed", minimum=0, maximum=LARGEST_SEED) if "seed" in body else defaults.seed,
+        system=body.text("system") if "system" in body else defaults.system,
+    )
+    check(options.sampling)
+    return options
+
+
+def _spelling(body: Fields, names: tuple[str, ...]) -> str:
+    """The one of several names for a thing that the row uses; the first where it uses none."""
+    used = [name for name in names if name in body]
+    if len(used) > 1:
+        raise body.corrupt(used[1], f"means the same as {used[0]}; give one of them")
+    return used[0] if used else names[0]
+
+
+def _stop(body: Fields, default: tuple[str, ...]) -> tuple[str, ...]:
+    if "stop" not in body:
+        return default
+    stops = (body.text("stop"),) if isinstance(body.values["stop"], str) else body.texts("stop")
+    if "" in stops:
+        raise UsageError("stop: needs at least one character")
+    return stops
+
+
+def _n_logprobs(body: Fields, default: int | None) -> int | None:
+    """`logprobs` is a number of alternatives, or true, and that number is then in `top_logprobs`."""
+    wanted = body.values.get("logprobs")
+    if wanted is False:
+        return None
+    if "top_logprobs" in body:
+        return body.integer("top_logprobs", minimum=0)
+    if wanted is True:
+        return 0
+    return default if wanted is None else body.integer("logprobs", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Messages such as `{"role": "user", "content": "..."}`.
+
+    The content is a text or a list of parts `{"type": "text", "text": "..."}`; it may be null where a tool is called.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+
+    @property
+    def has_system_message(self) -> bool:
+        """Whether it begins with a system message of its own."""
+        return str(self.messages[0]["role"]) == "system"
+
+
+Prompt: TypeAlias = str | tuple[int, ...] | Messages
+
+_NAMES = ("prompt", "prompt_ids", "messages")
+
+
+def own_prompt(body: Fields) -> Prompt:
+    """The prompt of a row; raises CorruptError where there is none, more than one, or an empty one."""
+    given = [name for name in _NAMES if name in body]
+    if len(given) != 1:
+        there = " and ".join(given) or "none"
+        raise body.corrupt("prompt", f"a row has one of {', '.join(_NAMES)}; here is {there}")
+    (name,) = given
+    prompt = _read(body, name)
+    if prompt in ("", ()):
+        raise body.corrupt(name, "is empty")
+    if "system" in body and not isinstance(prompt, str):
+        if isinstance(prompt, tuple):
+            raise body.corrupt("system", "token ids take no system message")
+        if prompt.has_system_message:
+            raise body.corrupt("system", "the messages begin with one already")
+    return prompt
+
+
+def _read(body: Fields, name: str) -> Prompt:
+    if name == "messages":
+        return _conversation(body)
+    return body.text(name) if isinstance(body.values[name], str) else body.integers(name)
+
+
+def _conversation(body: Fields) -> Messages:
+    messages = body.values["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise body.corrupt("messages", "is not a list of messages")
+    return Messages(tuple(_message(body, message) for message in messages))
+
+
+def _message(body: Fields, message: object) -> Mapping[str, Any]:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise body.corrupt("messages", 'a message is an object with a role and a content, {"role": "user", ...}')
+    _check_content(body, message)
+    return message
+
+
+def _check_content(body: Fields, message: Mapping[str, Any]) -> None:
+    """Raise CorruptError where the content of a message is anything but text."""
+    match message.get("content"):
+        case str():
+            return
+        case None if message.get("tool_calls"):
+            return
+        case [*parts]:
+            for part in parts:
+                _check_part(body, part)
+        case _:
+            raise body.corrupt("messages", "the content of a message is not text")
+
+
+def _check_part(body: Fields, part: object) -> None:
+    match part:
+        case {"type": "text", "text": str()}:
+            return
+        case {"type": str(kind)}:
+            raise body.corrupt("messages", f"a part of type {kind} is not text")
+        case _:
+            raise body.corrupt("messages", "the content of a message is not text")
+
 
 RowId: TypeAlias = str | int | float
 
@@ -48,15 +251,15 @@ class BadRow:
     reason: str
 
 
-def read_rows(path: Path, defaults: AnswerOptions, together: Collective = ALONE) -> list[Row | BadRow]:
+def read_rows(path: Path, defaults: AnswerOptions, group: ProcessGroup = ALONE) -> list[Row | BadRow]:
     """All rows of a file, what they leave open being filled in from the defaults. Rank 0 reads it for all.
 
     Raises NotFoundError where there is no file, UsageError where it holds no row or nothing but bad ones.
     """
     rows: list[Row | BadRow] = []
     lines_by_id: dict[str, int] = {}
-    content: list[Any] = [[n, line.decode(_BYTES)] for n, line in _lines(path)] if together.rank == 0 else []
-    for number, text in together.agree(content):
+    content: list[Any] = [[n, line.decode(_BYTES)] for n, line in _lines(path)] if group.rank == 0 else []
+    for number, text in group.broadcast(content):
         line = text.encode(_BYTES)
         row = _parse(line, f"{path.name}:{number}", number=number, index=len(rows), defaults=defaults)
         if isinstance(row, Row) and (first := lines_by_id.setdefault(json.dumps(row.id), number)) != number:
@@ -116,3 +319,23 @@ def _id(fields: Fields, *, default: RowId) -> RowId:
 
 def _is_finite(row_id: RowId) -> bool:
     return not isinstance(row_id, float) or math.isfinite(row_id)
+
+
+_HEX_DIGITS = 16
+_LARGEST_OTHER_BYTES = 64_000_000
+
+
+def model_identity(folder: Path) -> str:
+    """A hash of a model: of its weights the fingerprint, of its tokenizer and templates all that is in their files."""
+    digest = hashlib.sha256(fingerprint(open_checkpoint(folder)).encode())
+    files = (path for path in folder.iterdir() if path.is_file())
+    for path in sorted(path for path in files if path.stat().st_size <= _LARGEST_OTHER_BYTES):
+        content = path.read_bytes()
+        digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def row_identity(row: Row | BadRow, run: str) -> str:
+    """A hash of a row, of its place, and of what all rows of a run share: `run`, as one text."""
+    index = row.index if isinstance(row, Row) else None
+    return hashlib.sha256(f"{row.digest} {index} {run}".encode()).hexdigest()[:_HEX_DIGITS]

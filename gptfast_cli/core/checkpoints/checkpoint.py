@@ -12,7 +12,7 @@ from gptfast_cli.core.checkpoints.manifest import CalibrationText, TokenizerEntr
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.events import Progress
-from gptfast_cli.core.formats import Block, Weight
+from gptfast_cli.core.schemes import Block, Weight
 
 
 @dataclass(frozen=True, slots=True)

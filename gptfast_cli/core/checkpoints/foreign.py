@@ -1,11 +1,12 @@
-"""A model in the files of another program: which of their tensors make each weight of ours, and how they are read.
+"""Checkpoints of other programs: their weight files, and their tensors as the weights of our layers.
 
 Nothing is read before it is asked for, and what is brought into our order is a copy of one weight and no more.
 """
 
 import math
+import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,16 +14,80 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.checkpoints.checkpoint import Piece
-from gptfast_cli.core.checkpoints.download_source import downloaded_checksum, fetch_command
-from gptfast_cli.core.checkpoints.shard import DTYPES, Shard, touched_in_part
+from gptfast_cli.core.checkpoints.downloads import FETCH_AGAIN, downloaded_checksum, fetch_command
+from gptfast_cli.core.checkpoints.pickles import open_pickle
+from gptfast_cli.core.checkpoints.shard import DTYPES, Shard, open_shard, touched_in_part
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.digest import can_compute
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Progress
-from gptfast_cli.core.formats import Block, Weight
-from gptfast_cli.core.formats.plain import NAME as PLAIN
-from gptfast_cli.core.formats.plain import plain
-from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.fields import Fields, read_fields
+from gptfast_cli.core.models.weights import weight_shapes
+from gptfast_cli.core.schemes import Block, Weight
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
+from gptfast_cli.core.schemes.plain import plain
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFiles:
+    """How a kind of weight files is called and opened."""
+
+    single: str
+    index: str
+    open: Callable[[Path], Shard]
+
+    @property
+    def suffix(self) -> str:
+        """What the name of a shard ends in."""
+        return Path(self.single).suffix
+
+    def are_in(self, folder: Path) -> bool:
+        """Whether a folder has such files."""
+        return (folder / self.single).is_file() or (folder / self.index).is_file()
+
+    def read(self, folder: Path) -> dict[str, Shard]:
+        """The shard of every tensor in the folder, by the tensor's name.
+
+        Raises CorruptError where files are missing or the index and the shards contradict each other.
+        """
+        if (folder / self.single).is_file():  # as transformers has it: the single file before the index
+            shard = self.open(folder / self.single)
+            return dict.fromkeys(shard.tensors, shard)
+        return self._indexed(folder)
+
+    def _indexed(self, folder: Path) -> dict[str, Shard]:
+        weight_map = read_fields(folder / self.index).section("weight_map")
+        files = {tensor: self._plain_name(weight_map, tensor) for tensor in weight_map}
+        missing = {file for file in files.values() if not (folder / file).is_file()}
+        refuse(str(folder), missing, f"missing, and {self.index} names it")
+        shards = {file: self.open(folder / file) for file in sorted(set(files.values()))}
+        for file, shard in shards.items():
+            self._check_against_index(file, shard, files)
+        return {tensor: shards[file] for tensor, file in files.items()}
+
+    def _check_against_index(self, file: str, shard: Shard, files: Mapping[str, str]) -> None:
+        promised = {tensor for tensor, place in files.items() if place == file}
+        refuse(file, promised - set(shard.tensors), f"not in the file, and {self.index} says it is")
+        refuse(file, set(shard.tensors) - promised, f"in the file, and {self.index} does not say so")
+
+    def _plain_name(self, weight_map: Fields, tensor: str) -> str:
+        file = weight_map.text(tensor)
+        if not re.fullmatch(rf"[\w.-]+{re.escape(self.suffix)}", file):
+            kind = self.suffix.removeprefix(".")
+            raise weight_map.corrupt(tensor, f"{file!r} is not the name of a {kind} file in the folder")
+        return file
+
+
+SAFETENSORS = WeightFiles("model.safetensors", "model.safetensors.index.json", open_shard)
+PICKLES = WeightFiles("pytorch_model.bin", "pytorch_model.bin.index.json", open_pickle)
+
+
+def refuse(where: str, names: Collection[str], what: str) -> None:
+    """Raise CorruptError that names the first few of `names`, and how many there are, if there are any."""
+    if names:
+        shown = ", ".join(sorted(names)[:3]) + (f" … ({len(names)} in all)" if len(names) > 3 else "")
+        raise CorruptError(f"{where}: {shown}: {what}", FETCH_AGAIN)
+
 
 CONFIG_FILE = "config.json"
 
@@ -30,7 +95,7 @@ _FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WeightPart:
     """Some rows of a weight: their place, `file: tensor`, what they are, and how to read them in our order."""
 
     place: str
@@ -59,7 +124,7 @@ class ForeignCheckpoint:
     config: ModelConfig
     declared_by: str
     files: tuple[Path, ...]
-    parts: Mapping[str, tuple[Part, ...]]
+    parts: Mapping[str, tuple[WeightPart, ...]]
     remarks: tuple[str, ...] = ()
 
     @property
@@ -140,7 +205,7 @@ class ForeignCheckpoint:
                 f"Fetch it again: {fetch_command(self.path, list(damaged))}",
             )
 
-    def _all(self) -> Iterator[Part]:
+    def _all(self) -> Iterator[WeightPart]:
         return (part for parts in self.parts.values() for part in parts)
 
 
@@ -150,20 +215,20 @@ def fetch_config(folder: Path) -> str:
     return f"Put its {CONFIG_FILE} there: gptfast download org/name --include {CONFIG_FILE} --local-dir {place}"
 
 
-def stored_part(shard: Shard, tensor: str) -> Part:
+def stored_part(shard: Shard, tensor: str) -> WeightPart:
     """A tensor of a file as it stands there."""
     stored = shard.tensors[tensor]
     place = f"{shard.path.name}: {tensor}"
-    return Part(place, DTYPES[stored.dtype], stored.shape, lambda: shard.tensor(tensor))
+    return WeightPart(place, DTYPES[stored.dtype], stored.shape, lambda: shard.tensor(tensor))
 
 
-def some_rows(part: Part, rows: slice) -> Part:
+def some_rows(part: WeightPart, rows: slice) -> WeightPart:
     """Some rows of a part."""
     n_rows = len(range(*rows.indices(part.shape[0])))
     return replace(part, shape=(n_rows, *part.shape[1:]), read=lambda: part.read()[rows])
 
 
-def joined(parts: Sequence[Part], axis: int) -> Part:
+def joined(parts: Sequence[WeightPart], axis: int) -> WeightPart:
     """Matrices side by side along an axis, under the place of the first; CorruptError where they do not fit."""
     first = parts[0]
     for part in parts:
@@ -178,7 +243,7 @@ def joined(parts: Sequence[Part], axis: int) -> Part:
     return replace(first, shape=shape, read=lambda: torch.cat([part.read() for part in parts], dim=axis))
 
 
-def half_split(part: Part, head_dim: int) -> Part:
+def half_split(part: WeightPart, head_dim: int) -> WeightPart:
     """Query or key rows whose RoPE pairs stand side by side, as rows whose pairs stand half a head apart.
 
     Row 2i of a head becomes row i, and row 2i + 1 row i + head_dim / 2: Meta's form, of Su et al. 2021, becomes that
@@ -187,7 +252,7 @@ def half_split(part: Part, head_dim: int) -> Part:
     return replace(part, read=lambda: _half_split(part.read(), head_dim))
 
 
-def check_parts(config: ModelConfig, parts: Mapping[str, Sequence[Part]], said_by: str) -> None:
+def check_parts(config: ModelConfig, parts: Mapping[str, Sequence[WeightPart]], said_by: str) -> None:
     """Raise CorruptError where a shape is not what `said_by` makes it, UsageError where a dtype is not floating."""
     for weight, shape in weight_shapes(config).items():
         for part, n_rows in zip(parts[weight], _rows(config, weight, n_parts=len(parts[weight])), strict=True):
@@ -230,3 +295,38 @@ def _rows(config: ModelConfig, weight: str, *, n_parts: int) -> tuple[int | None
             return config.ffn_dim, config.ffn_dim
         case _:
             return (None,)
+
+
+EMBEDDING, NORM, HEAD = "tok_embeddings.weight", "norm.weight", "output.weight"
+QUERY, KEY, VALUE = (f"attention.{name}.weight" for name in ("wq", "wk", "wv"))
+GATE, UP = (f"feed_forward.{name}.weight" for name in ("w1", "w3"))
+OUTPUT, DOWN = "attention.wo.weight", "feed_forward.w2.weight"
+ATTENTION_NORM, FFN_NORM = "attention_norm.weight", "ffn_norm.weight"
+
+IN_LAYER = (ATTENTION_NORM, QUERY, KEY, VALUE, OUTPUT, FFN_NORM, GATE, UP, DOWN)
+
+
+def meta_names(config: ModelConfig) -> list[str]:
+    """The name of every tensor that a model of this shape has."""
+    layers = [f"layers.{layer}.{name}" for layer in range(config.n_layers) for name in IN_LAYER]
+    return [EMBEDDING, *layers, NORM, *([] if config.tied_embeddings else [HEAD])]
+
+
+def meta_parts(config: ModelConfig, tensor: Callable[[str], WeightPart]) -> dict[str, tuple[WeightPart, ...]]:
+    """What each of our weights is stacked from, given Meta's tensors by their names."""
+    parts: dict[str, tuple[WeightPart, ...]] = {"embedding": (tensor(EMBEDDING),)}
+    for layer in (f"layers.{layer}." for layer in range(config.n_layers)):
+        parts[f"{layer}attention_norm"] = (tensor(layer + ATTENTION_NORM),)
+        parts[f"{layer}qkv"] = (
+            half_split(tensor(layer + QUERY), config.head_dim),
+            half_split(tensor(layer + KEY), config.head_dim),
+            tensor(layer + VALUE),
+        )
+        parts[f"{layer}attention_output"] = (tensor(layer + OUTPUT),)
+        parts[f"{layer}ffn_norm"] = (tensor(layer + FFN_NORM),)
+        parts[f"{layer}gate_up"] = (tensor(layer + GATE), tensor(layer + UP))
+        parts[f"{layer}down"] = (tensor(layer + DOWN),)
+    parts["norm"] = (tensor(NORM),)
+    if not config.tied_embeddings:
+        parts["head"] = (tensor(HEAD),)
+    return parts

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gptfast_cli.core.checkpoints.current import clear_current, read_current
-from gptfast_cli.core.checkpoints.hub_cache import cached_repos, repo_folder, revisions
+from gptfast_cli.core.checkpoints.downloads import bucket_paths, cached_repos, repo_folder, revisions
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, read_manifest
-from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder
-from gptfast_cli.core.checkpoints.s3_folder import bucket_paths
 from gptfast_cli.core.checkpoints.staging import remove_folder
-from gptfast_cli.core.checkpoints.store import open_store
+from gptfast_cli.core.checkpoints.store import BUNDLED, bundled_folder, clear_current, open_store, read_current
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.fields import read_fields
 from gptfast_cli.core.files import is_file

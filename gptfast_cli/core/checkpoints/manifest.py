@@ -1,21 +1,98 @@
-"""The manifest, `gptfast.json`: what a checkpoint folder holds, so that nothing is ever inferred from a path.
+"""The manifest of a checkpoint, `gptfast.json`: the model's config, each tensor with its hash, and the source.
 
 It names the model's shape, every weight with its scheme and the tensors that store it, each with its SHA-256, the
 tokenizer's files and special tokens, and where all of it came from. It is written last: a folder with a manifest
 is whole.
 """
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from gptfast_cli.core.checkpoints.config_form import config_from_json, config_to_json
-from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.config import (
+    LinearScaling,
+    Llama3Scaling,
+    ModelConfig,
+    RopeConfig,
+)
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.fields import Fields, read_fields
+
+
+def config_to_json(config: ModelConfig) -> dict[str, Any]:
+    """The config as JSON values; `config_from_json` reads them back to an equal config."""
+    form = asdict(config)
+    match config.rope.scaling:
+        case LinearScaling():
+            form["rope"]["scaling"] = {"type": "linear"} | form["rope"]["scaling"]
+        case Llama3Scaling():
+            form["rope"]["scaling"] = {"type": "llama3"} | form["rope"]["scaling"]
+    return form
+
+
+def config_from_json(fields: Fields) -> ModelConfig:
+    """The config that a manifest's `config` object describes; raises CorruptError with the field that is wrong."""
+    n_heads, n_kv_heads = fields.integer("n_heads"), fields.integer("n_kv_heads")
+    if n_heads % n_kv_heads:
+        raise fields.corrupt("n_kv_heads", f"{n_heads} query heads cannot share {n_kv_heads}")
+    return ModelConfig(
+        family=fields.text("family"),
+        n_layers=fields.integer("n_layers", maximum=10_000),
+        dim=fields.integer("dim"),
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=fields.integer("head_dim"),
+        ffn_dim=fields.integer("ffn_dim"),
+        vocab_size=fields.integer("vocab_size"),
+        max_context=fields.integer("max_context"),
+        norm_eps=fields.number("norm_eps"),
+        rope=_rope(fields.section("rope")),
+        tied_embeddings=fields.flag("tied_embeddings"),
+        attention_bias=fields.flag("attention_bias"),
+        ffn_bias=fields.flag("ffn_bias"),
+    )
+
+
+def _rope(rope: Fields) -> RopeConfig:
+    theta = rope.number("theta")
+    if "scaling" not in rope:
+        return RopeConfig(theta)
+    scaling = rope.section("scaling")
+    match scaling.text("type"):
+        case "linear":
+            return RopeConfig(theta, LinearScaling(scaling.number("factor")))
+        case "llama3":
+            return RopeConfig(
+                theta,
+                Llama3Scaling(
+                    factor=scaling.number("factor"),
+                    low_freq_factor=scaling.number("low_freq_factor"),
+                    high_freq_factor=scaling.number("high_freq_factor"),
+                    original_context=scaling.integer("original_context"),
+                ),
+            )
+        case other:
+            raise scaling.corrupt("type", f"{other!r} is no RoPE scaling that this version knows")
+
+
+_CHUNK_BYTES = 1 << 24
+
+
+def sha256_of(path: Path, start: int = 0, end: int | None = None) -> str:
+    """The SHA-256 in hexadecimal of the bytes of a file from `start` to `end`, or to its own."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        left = (path.stat().st_size if end is None else end) - file.seek(start)
+        while left > 0 and (chunk := file.read(min(_CHUNK_BYTES, left))):
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.hexdigest()
+
 
 MANIFEST_FILE = "gptfast.json"
 FORMAT = 1

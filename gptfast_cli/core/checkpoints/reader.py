@@ -11,15 +11,20 @@ from pathlib import Path
 import torch
 
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
-from gptfast_cli.core.checkpoints.download_source import FETCH_AGAIN, MAKE_AGAIN, fetch_command, with_command
+from gptfast_cli.core.checkpoints.downloads import (
+    FETCH_AGAIN,
+    MAKE_AGAIN,
+    fetch_command,
+    with_command,
+)
 from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE
-from gptfast_cli.core.checkpoints.hashes import sha256_of
 from gptfast_cli.core.checkpoints.manifest import (
     MANIFEST_FILE,
     CalibrationText,
     Manifest,
     TokenizerEntry,
     read_manifest,
+    sha256_of,
     tensor_name,
 )
 from gptfast_cli.core.checkpoints.resolve import NO_GGUF, is_gguf
@@ -30,8 +35,8 @@ from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import DTYPES
 from gptfast_cli.core.errors import CorruptError, NotFoundError, UsageError
 from gptfast_cli.core.events import Progress
-from gptfast_cli.core.formats import Block, Weight, schemes
-from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.models.weights import weight_shapes
+from gptfast_cli.core.schemes import Block, Weight, schemes
 
 _OTHER_BYTES = "its bytes are not those that were written (SHA-256 differs)"
 

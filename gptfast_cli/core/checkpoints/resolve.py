@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gptfast_cli.core.checkpoints.current import read_current
-from gptfast_cli.core.checkpoints.hub_cache import find_snapshot, parse_repo
+from gptfast_cli.core.checkpoints.downloads import S3, find_bucket_path, find_snapshot, parse_repo
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE
-from gptfast_cli.core.checkpoints.names import BUNDLED, bundled_folder, model_names
-from gptfast_cli.core.checkpoints.s3_folder import S3, find_bucket_path
-from gptfast_cli.core.checkpoints.store import open_store
+from gptfast_cli.core.checkpoints.store import BUNDLED, bundled_folder, model_names, open_store, read_current
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.files import is_file
 from gptfast_cli.core.settings import Settings

@@ -10,18 +10,31 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight
-from gptfast_cli.core.checkpoints.manifest import Manifest, StoredWeight, read_manifest, tensor_name
+from gptfast_cli.core.checkpoints.manifest import (
+    Manifest,
+    StoredWeight,
+    read_manifest,
+    tensor_name,
+)
 from gptfast_cli.core.checkpoints.shard import Shard, open_shard
-from gptfast_cli.core.checkpoints.shard_writer import tensor_sha256
 from gptfast_cli.core.checkpoints.staging import staged_folder
-from gptfast_cli.core.checkpoints.weights_writer import planned_tensors, stored_weights, weights_file, write_weights
-from gptfast_cli.core.checkpoints.writer import check_place, check_space, complete
+from gptfast_cli.core.checkpoints.writer import (
+    Contents,
+    PlannedWeight,
+    check_place,
+    check_space,
+    complete,
+    planned_tensors,
+    stored_weights,
+    tensor_sha256,
+    weights_file,
+    write_weights,
+)
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.fields import read_fields
 from gptfast_cli.core.files import write_synced
-from gptfast_cli.core.formats import Weight
+from gptfast_cli.core.schemes import Weight
 
 SHARD_BYTES = 4_000_000_000
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.checkpoints.download_source import FETCH_AGAIN
+from gptfast_cli.core.checkpoints.downloads import FETCH_AGAIN
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.fields import Fields, parse_fields
 

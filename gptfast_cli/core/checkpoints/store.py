@@ -1,16 +1,22 @@
-"""The store: the folder in which checkpoints are kept under names, `org/name[:variant]`.
+"""The store of models below `$GPTFAST_HOME`, the current model, and every name that stands for a model.
 
 A name becomes one folder, `org--name@variant` in small letters: the same on every file system, whether it tells
 `Org` from `org` or not, and never outside of the store. The name as it was given stands in the manifest.
+
+`$GPTFAST_HOME/current` holds one line: a name in the store, or the absolute path of a folder.
 """
 
+import importlib.resources
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from gptfast_cli.core.checkpoints.downloads import cached_repos
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, read_manifest
 from gptfast_cli.core.errors import GptFastError, UsageError
-from gptfast_cli.core.files import is_file, is_folder
+from gptfast_cli.core.events import Job, Note
+from gptfast_cli.core.files import is_file, is_folder, why_not_writable, write_whole
 from gptfast_cli.core.settings import Settings
 
 DAMAGED = "damaged"
@@ -92,3 +98,56 @@ def _entry(folder: Path) -> StoreEntry:
     if _folder_name(manifest.name) == folder.name:  # not so where a person copied or renamed the folder
         name = manifest.name
     return StoreEntry(name, folder, manifest.n_bytes, manifest.scheme, manifest.n_params)
+
+
+OTHER_HOME: Final = "GPTFAST_HOME can name another folder."
+
+_FILE = "current"
+
+
+def read_current(home: Path) -> str | None:
+    """The name or absolute path of the current model; None where there is none yet."""
+    try:
+        text = (home / _FILE).read_text(encoding="utf-8").rstrip("\r\n")  # a prefix in S3 may end with a space
+    except OSError:  # there is none, or the home is not for this person
+        return None
+    return text if text.strip() else None
+
+
+def make_current(home: Path, model: str | Path) -> Job[bool]:
+    """Make a model the current one; where the home cannot be written, say so and return False: the model is made."""
+    reason = why_not_writable(home)
+    if reason is not None:
+        yield Note(f"{home} cannot be written ({reason}), so the current model stays as it was. {OTHER_HOME}")
+        return False
+    write_current(home, model)
+    return True
+
+
+def write_current(home: Path, model: str | Path) -> None:
+    """Make a model the current one: a name in the store, or a folder's path."""
+    write_whole(home / _FILE, f"{model.resolve() if isinstance(model, Path) else model}\n")
+
+
+def clear_current(home: Path) -> None:
+    """Have no current model."""
+    (home / _FILE).unlink(missing_ok=True)
+
+
+BUNDLED = ("tiny", "tiny-draft")
+
+
+def model_names(settings: Settings) -> list[str]:
+    """Every name that stands for a model here and now, without repetition; folders have no names."""
+    stored = [entry.name for entry in open_store(settings).entries()]
+    return list(dict.fromkeys([*BUNDLED, *stored, *cached_repos(settings.hf_cache)]))
+
+
+def free_name(name: str) -> str:
+    """A name for a folder's model: its own, or one beside it, since a bundled name always means the bundled model."""
+    return f"model-{name}" if name in BUNDLED else name
+
+
+def bundled_folder(name: str) -> Path:
+    """The folder of a bundled checkpoint inside the installed package."""
+    return Path(str(importlib.resources.files("gptfast_cli"))) / "bundled" / name

@@ -1,17 +1,203 @@
-"""What every way of writing a checkpoint begins and ends with: a free place, room on the disk; the manifest, last."""
+"""Writing a checkpoint: what it is going to hold, its safetensors file, and the manifest that completes it."""
 
 import hashlib
+import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from gptfast_cli.core.checkpoints.contents import Contents, TokenizerFiles
-from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Manifest, StoredWeight, TokenizerEntry
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.checkpoints.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    Provenance,
+    StoredPart,
+    StoredWeight,
+    TokenizerEntry,
+    tensor_name,
+)
+from gptfast_cli.core.checkpoints.shard import CODES, LENGTH_BYTES
+from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.errors import DiskFullError, UsageError
 from gptfast_cli.core.files import sync_folder, write_synced
 from gptfast_cli.core.quantities import size
+from gptfast_cli.core.schemes import Weight
+
+_ALIGNMENT = 64  # the first tensor starts on a cache line
+_CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """A tensor that is to be written."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def code(self) -> str:
+        """The dtype as safetensors spells it."""
+        return CODES[self.dtype]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_shard(
+    path: Path, planned: Mapping[str, PlannedTensor], tensors: Iterator[tuple[str, Tensor]]
+) -> Iterator[tuple[str, str]]:
+    """Write a file of the planned tensors, which come by name in the planned order, and sync it to the disk.
+
+    Yields the name of each tensor when it is written, and the SHA-256 of its bytes.
+    """
+    with path.open("wb") as file:
+        file.write(header(planned))
+        for name, plan in planned.items():
+            given, tensor = next(tensors)  # zip would keep the one before while the next is made
+            assert (given, tensor.dtype, tuple(tensor.shape)) == (name, plan.dtype, plan.shape), given
+            sha256 = _write_bytes(file, tensor)
+            del tensor
+            yield name, sha256
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def header(planned: Mapping[str, PlannedTensor]) -> bytes:
+    """The length and the header of a file of these tensors, one straight after the other."""
+    entries: dict[str, object] = {}
+    end = 0
+    for name, plan in planned.items():
+        start, end = end, end + plan.n_bytes
+        entries[name] = {"dtype": plan.code, "shape": plan.shape, "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(LENGTH_BYTES + len(text)) % _ALIGNMENT)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """The SHA-256 of a tensor's bytes as they stand in a file."""
+    digest = hashlib.sha256()
+    for chunk in _chunks(tensor):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write_bytes(file: BinaryIO, tensor: Tensor) -> str:
+    digest = hashlib.sha256()
+    for chunk in _chunks(tensor):
+        file.write(chunk)
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _chunks(tensor: Tensor) -> Iterator[memoryview]:
+    """A tensor's bytes without a copy of them."""
+    content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    for start in range(0, len(content), _CHUNK_BYTES):
+        yield content[start : start + _CHUNK_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWeight:
+    """How a weight is going to be stored: scheme, logical shape, and the tensor of each part."""
+
+    scheme: str
+    shape: tuple[int, ...]
+    parts: Mapping[str, PlannedTensor]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.n_bytes for part in self.parts.values())
+
+
+def planned(outline: Weight) -> PlannedWeight:
+    """The plan to store a weight like this one, which may be without its numbers."""
+    parts = {name: PlannedTensor(part.dtype, tuple(part.shape)) for name, part in outline.parts.items()}
+    return PlannedWeight(outline.scheme, outline.shape, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """A tokenizer to be copied into the checkpoint, and its special tokens as token ids.
+
+    All files are in one folder, or in a folder inside of it, which is kept.
+    """
+
+    files: tuple[Path, ...]
+    bos_id: int | None
+    stop_ids: tuple[int, ...]
+    add_bos: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a checkpoint is going to hold; the weights stand in the order in which they are written."""
+
+    name: str
+    config: ModelConfig
+    dtype: torch.dtype
+    weights: Mapping[str, PlannedWeight]
+    tokenizer: TokenizerFiles | None
+    provenance: Provenance
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(weight.n_bytes for weight in self.weights.values())
+
+
+def weights_file(number: int) -> str:
+    """The name of a file of weights, counted from 1."""
+    return f"weights-{number:05}.safetensors"
+
+
+def write_weights(
+    path: Path, weights: Mapping[str, PlannedWeight], read: Callable[[str], Weight]
+) -> Iterator[tuple[str, str, int]]:
+    """Write a file of weights, each as `read` gives it by its name when its turn comes, and sync it to the disk.
+
+    Yields name, SHA-256 and bytes of each tensor when it is written.
+    """
+    plan = planned_tensors(weights)
+    for tensor, sha256 in write_shard(path, plan, _tensors(weights, read)):
+        yield tensor, sha256, plan[tensor].n_bytes
+
+
+def planned_tensors(weights: Mapping[str, PlannedWeight]) -> dict[str, PlannedTensor]:
+    """The tensors of a file of weights by name, in their order."""
+    return {tensor_name(name, part): plan for name, weight in weights.items() for part, plan in weight.parts.items()}
+
+
+def stored_weights(
+    file: str, weights: Mapping[str, PlannedWeight], digests: Mapping[str, str]
+) -> dict[str, StoredWeight]:
+    """What a manifest says of the weights of a file; `digests` has the SHA-256 of each tensor by name."""
+    stored = {}
+    for name, weight in weights.items():
+        parts = {
+            part: StoredPart(file, plan.code, plan.shape, digests[tensor_name(name, part)])
+            for part, plan in weight.parts.items()
+        }
+        stored[name] = StoredWeight(weight.scheme, weight.shape, parts)
+    return stored
+
+
+def _tensors(weights: Mapping[str, PlannedWeight], read: Callable[[str], Weight]) -> Iterator[tuple[str, Tensor]]:
+    for name, plan in weights.items():
+        weight = read(name)
+        for part in plan.parts:
+            yield tensor_name(name, part), weight.parts[part]
+        del weight  # before the next one is made
 
 
 def complete(folder: Path, contents: Contents, stored: Mapping[str, StoredWeight]) -> Manifest:

@@ -1,8 +1,17 @@
-"""Which rank of a job this process is, as `torchrun` and our own launcher tell it, and what it leaves when it fails."""
+"""Who this process is among the ranks of a run, how failures reach the launcher, and how ranks end with it.
 
+On Linux the kernel sees to it (prctl(2), PR_SET_PDEATHSIG); elsewhere a thread looks once a second whether the parent
+is still the same.
+"""
+
+import ctypes
 import json
 import os
-from collections.abc import Mapping
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -106,3 +115,30 @@ def as_error(message: str, hint: str, exit_code: int) -> GptFastError:
     """An error of the kind that an exit code stands for."""
     kinds = (kind for kind in GptFastError.__subclasses__() if kind.exit_code == exit_code != ExitCode.FAILURE)
     return next(kinds, GptFastError)(message, hint)
+
+
+_PR_SET_PDEATHSIG = 1
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def end_with_parent(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let a rank or a replica end with its parent; the variable is removed, so that no other child inherits it."""
+    named = environment.pop(PARENT, None)
+    if named is not None:
+        _follow(int(named))
+    elif TORCHRUN in environment:
+        _follow(os.getppid())
+
+
+def _follow(parent: int) -> None:
+    if sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0:
+        if os.getppid() != parent:  # it ended before that
+            os.kill(os.getpid(), signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -7,7 +7,12 @@ transformers 5 with `rope_parameters`. What a file leaves out is what transforme
 from collections.abc import Mapping
 from typing import Any
 
-from gptfast_cli.core.config import LinearScaling, Llama3Scaling, ModelConfig, RopeConfig
+from gptfast_cli.core.config import (
+    LinearScaling,
+    Llama3Scaling,
+    ModelConfig,
+    RopeConfig,
+)
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.fields import Fields
 

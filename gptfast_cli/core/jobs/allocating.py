@@ -6,26 +6,27 @@ from typing import Final
 
 import torch
 
+from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.evals.divergence import BlockwiseKLD, Sensitivity
+from gptfast_cli.core.evals.held_out import first_positions
 from gptfast_cli.core.events import Job, Progress
-from gptfast_cli.core.formats import Weight
-from gptfast_cli.core.formats.plain import NAME as PLAIN
-from gptfast_cli.core.kernels.reference import Reference
-from gptfast_cli.core.measure.fidelity import Fidelity
-from gptfast_cli.core.measure.held_out import first_positions
-from gptfast_cli.core.measure.sensitivity import Sensitivity
-from gptfast_cli.core.model.weights import layer_of, weight_blocks, weight_shapes
-from gptfast_cli.core.quant.allocation import (
+from gptfast_cli.core.models.weights import layer_of, weight_blocks, weight_shapes
+from gptfast_cli.core.quantize.allocation import (
     USUAL_ENDS,
     Allocation,
     AllocationOptions,
+    Choice,
+    Option,
     Storage,
     allocation_of,
+    frontier,
     storage_of,
 )
-from gptfast_cli.core.quant.budget import Choice, Option, frontier
-from gptfast_cli.core.quant.rounder import Rounder
+from gptfast_cli.core.quantize.rounder import Rounder
+from gptfast_cli.core.schemes import Weight
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
 
 N_POSITIONS = 1024
 """Positions to measure at: enough to tell layers apart; every layer goes through all of them, once for each scheme."""
@@ -57,7 +58,7 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class AllocationContext:
     """What it is measured with.
 
     texts:    token ids, two or more each, of which the first N_POSITIONS positions are taken
@@ -70,7 +71,7 @@ class Means:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenAllocation:
     """An allocation, and why.
 
     options:       what each layer could have got, and what that costs by itself
@@ -88,7 +89,9 @@ class Chosen:
     n_tokens: int
 
 
-def choose(checkpoint: Checkpoint, options: AllocationOptions, goal: Goal, means: Means) -> Job[Chosen]:
+def choose(
+    checkpoint: Checkpoint, options: AllocationOptions, goal: Goal, means: AllocationContext
+) -> Job[ChosenAllocation]:
     """Measure what each layer costs in each scheme, choose, and measure what the choice costs as a whole.
 
     Of `options` it takes the size of groups and the ends. Where the parts together cost more than a goal allows, though
@@ -114,7 +117,7 @@ def choose(checkpoint: Checkpoint, options: AllocationOptions, goal: Goal, means
         measured = yield from _measured(checkpoint, allocation, means)
         if goal.kld is None or measured <= goal.kld:
             n_tokens = sum(len(text) - 1 for text in means.texts)
-            return Chosen(allocation, ways, ends_kld, choice.kld, measured, n_tokens)
+            return ChosenAllocation(allocation, ways, ends_kld, choice.kld, measured, n_tokens)
         allowed = _MARGIN * choice.kld * goal.kld / measured
 
 
@@ -139,12 +142,12 @@ def _best(choices: Sequence[Choice], goal: Goal, allowed: float | None) -> Choic
 
 
 def _sensitivity(
-    checkpoint: Checkpoint, of_ends: Allocation, candidates: Sequence[Storage], means: Means
+    checkpoint: Checkpoint, of_ends: Allocation, candidates: Sequence[Storage], means: AllocationContext
 ) -> Job[tuple[Mapping[tuple[int, Storage], float], float]]:
     """The KLD of each layer in each storage, and that of both ends."""
     config, texts, backend = checkpoint.config, means.texts, Reference()
     sensitivity = Sensitivity(config, texts, backend=backend, device=means.device, dtype=_DTYPE)
-    fidelity = Fidelity(config, texts, backend=backend, device=means.device, dtype=_DTYPE)
+    fidelity = BlockwiseKLD(config, texts, backend=backend, device=means.device, dtype=_DTYPE)
     storages = [storage for storage in candidates if storage.scheme != PLAIN]
     blocks = weight_blocks(config)
     klds: Mapping[tuple[int, Storage], float] = {}
@@ -165,9 +168,9 @@ def _sensitivity(
     return klds, ends.kld_mean
 
 
-def _measured(checkpoint: Checkpoint, allocation: Allocation, means: Means) -> Job[float]:
+def _measured(checkpoint: Checkpoint, allocation: Allocation, means: AllocationContext) -> Job[float]:
     """The KLD of a whole allocation."""
-    fidelity = Fidelity(checkpoint.config, means.texts, backend=Reference(), device=means.device, dtype=_DTYPE)
+    fidelity = BlockwiseKLD(checkpoint.config, means.texts, backend=Reference(), device=means.device, dtype=_DTYPE)
     blocks = weight_blocks(checkpoint.config)
     result = None
     for number, names in enumerate(blocks):
@@ -179,7 +182,7 @@ def _measured(checkpoint: Checkpoint, allocation: Allocation, means: Means) -> J
     return result.kld_mean
 
 
-def _stored(block: Mapping[str, Weight], allocation: Allocation, means: Means) -> dict[str, Weight]:
+def _stored(block: Mapping[str, Weight], allocation: Allocation, means: AllocationContext) -> dict[str, Weight]:
     def stored(name: str, weight: Weight) -> Weight:
         storage = allocation.storage(name, weight.shape)
         if storage.scheme == PLAIN:

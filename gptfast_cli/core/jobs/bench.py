@@ -11,31 +11,31 @@ from typing import Protocol
 
 import torch
 
+from gptfast_cli.core.backends import Backend
+from gptfast_cli.core.bench.bandwidth import Bandwidth, Probe
+from gptfast_cli.core.bench.environment import Clock, PeakMemory, device_clock, environment
+from gptfast_cli.core.bench.record import Bench, bench_row, memory_bandwidth
+from gptfast_cli.core.bench.repetitions import TimedRow, Work, measured
+from gptfast_cli.core.bench.throughput import RankSubset, rank_subset_of
+from gptfast_cli.core.bench.workload import Case, CaseOptions, Workload
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import resolve
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.compiled import Compiling
-from gptfast_cli.core.decode.dealing import Storages, check_dealt
-from gptfast_cli.core.decode.ranges import check_at_least, check_seed
-from gptfast_cli.core.decode.shapes import Shape, read_shape
-from gptfast_cli.core.decode.subject import RANDOM_DTYPE, Subject, loaded_subject, random_subject
-from gptfast_cli.core.decode.synthetic import planned_bytes
-from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype
+from gptfast_cli.core.device import available_memory_bytes, check_fits, dtype_name, pick_device, pick_dtype
+from gptfast_cli.core.engine.build import RuntimeConfig, Storages, check_sharded
+from gptfast_cli.core.engine.compiled import Compiling
+from gptfast_cli.core.engine.load import (
+    RANDOM_DTYPE,
+    BenchModel,
+    loaded_bench_model,
+    planned_bytes,
+    random_bench_model,
+)
+from gptfast_cli.core.engine.ranges import check_at_least, check_seed
+from gptfast_cli.core.engine.shapes import Shape, read_shape
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, without_notes
-from gptfast_cli.core.kernels import Backend
-from gptfast_cli.core.measure.bandwidth import Bandwidth, Probe
-from gptfast_cli.core.measure.cases import Case, CaseOptions
-from gptfast_cli.core.measure.clock import Clock, device_clock
-from gptfast_cli.core.measure.environment import environment
-from gptfast_cli.core.measure.memory import PeakMemory
-from gptfast_cli.core.measure.ranks import Crew, crew_of
-from gptfast_cli.core.measure.record import Bench, bench_row, memory_bandwidth
-from gptfast_cli.core.measure.repetitions import Row, Work, measured
-from gptfast_cli.core.measure.workload import Workload
-from gptfast_cli.core.memory import available_memory_bytes, check_fits
-from gptfast_cli.core.quant.allocation import AllocationOptions
-from gptfast_cli.core.quant.stored import stored
+from gptfast_cli.core.quantize.allocation import AllocationOptions
+from gptfast_cli.core.quantize.sizes import stored
 from gptfast_cli.core.settings import Settings
 
 
@@ -52,7 +52,7 @@ class BenchRequest:
     model: str | None = None
     arch: str | None = None
     allocation: AllocationOptions = AllocationOptions("plain")
-    placing: Placing = Placing()
+    runtime: RuntimeConfig = RuntimeConfig()
     compiling: Compiling = Compiling()
     cases: CaseOptions = CaseOptions()
     tps: tuple[int, ...] = ()
@@ -62,7 +62,7 @@ class BenchRequest:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Numbers of ranks, each a contender."""
-        return self.tps or (self.placing.together.size,)
+        return self.tps or (self.runtime.group.size,)
 
 
 class MemoryReader(Protocol):
@@ -88,8 +88,8 @@ class Instruments:
 class _Contender:
     """A model on some ranks; subject and workload are None on one that stands by."""
 
-    crew: Crew
-    subject: Subject | None
+    crew: RankSubset
+    subject: BenchModel | None
     workload: Workload | None
 
     @property
@@ -97,9 +97,9 @@ class _Contender:
         """That its weights take on this rank."""
         return 0 if self.subject is None else self.subject.model.weight_bytes
 
-    def row(self, case: Case, besides: int) -> Row:
+    def row(self, case: Case, besides: int) -> TimedRow:
         """What it does of a case; see Row."""
-        row = Row(case.title, case.phase, case.total_tokens, _nothing)
+        row = TimedRow(case.title, case.phase, case.total_tokens, _nothing)
         if self.workload is not None:
             row = self.workload.row(case)
         name = row.name if self.crew.everyone.size == 1 else f"{row.name}, tp {self.crew.size}"
@@ -114,7 +114,7 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
     and the others go on.
     """
     cases = _cases(request)
-    device = pick_device(request.placing.device)
+    device = pick_device(request.runtime.device)
     now = instruments.clock(device)
     shape = None if request.arch is None else read_shape(request.arch)
     _check_dealt(request, shape)
@@ -135,7 +135,7 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
     with widest.crew.threads():
         around = environment(device, subject.model.dtype, widest.crew.size)
     held = sum(contender.n_bytes for contender in contenders)
-    n_bytes = sum(request.placing.together.exchange(widest.n_bytes))
+    n_bytes = sum(request.runtime.group.exchange(widest.n_bytes))
     entries = [(case, contender) for case in cases for contender in contenders]
     bandwidths: list[float] = []
 
@@ -196,29 +196,29 @@ def _check_dealt(request: BenchRequest, shape: Shape | None) -> None:
     else:
         config, storages = shape.config, partial(request.allocation.allocation(shape.config).of, shape.config)
     for n_ranks in request.sizes:
-        check_dealt(config, storages, n_ranks)
+        check_sharded(config, storages, n_ranks)
 
 
 def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> None:
     """Raise OutOfMemoryError where a CPU's memory cannot hold the weights: the system would end the process instead."""
-    dtype = pick_dtype(request.placing.dtype, RANDOM_DTYPE, device)
+    dtype = pick_dtype(request.runtime.dtype, RANDOM_DTYPE, device)
     whole = planned_bytes(shape.config, request.allocation.allocation(shape.config), dtype)
-    needed = sum(whole * min(size, request.placing.together.n_here) / size for size in request.sizes)
+    needed = sum(whole * min(size, request.runtime.group.n_here) / size for size in request.sizes)
     if device.type == "cpu":
         hint = "Take a smaller shape, or fewer bits: int4"
         check_fits(int(needed), f"The weights of {shape.name}", hint, available_memory_bytes())
 
 
 def _contender(request: BenchRequest, size: int, shape: Shape | None, backend: Backend | None) -> Job[_Contender]:
-    crew = crew_of(request.placing.together, size, request.placing.threads)
-    if crew.together is None:
+    crew = rank_subset_of(request.runtime.group, size, request.runtime.threads)
+    if crew.group is None:
         return _Contender(crew, None, None)
-    placing = replace(request.placing, threads=crew.n_threads, together=crew.together)
+    runtime = replace(request.runtime, threads=crew.n_threads, group=crew.group)
     if shape is None:
-        subject = yield from loaded_subject(request.model, request.settings, placing, backend)
+        subject = yield from loaded_bench_model(request.model, request.settings, runtime, backend)
     else:
-        subject = yield from random_subject(
-            shape, request.allocation, placing, seed=request.seed, settings=request.settings, torch_backend=backend
+        subject = yield from random_bench_model(
+            shape, request.allocation, runtime, seed=request.seed, settings=request.settings, torch_backend=backend
         )
     return _Contender(crew, subject, Workload(subject.model, request.seed))
 

@@ -13,26 +13,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.compiled import Compiling, compile_steps
-from gptfast_cli.core.decode.conversation import Conversation, Exchange
-from gptfast_cli.core.decode.drafting import open_draft
-from gptfast_cli.core.decode.drafts import Drafted, Drafting
-from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.loading import LoadedModel, load
-from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
-from gptfast_cli.core.decode.ranges import check_at_least, check_seed, check_stops
-from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampler import Sampler
-from gptfast_cli.core.decode.sampling import Sampling, check
-from gptfast_cli.core.decode.sequence import FinishReason, Sequence
-from gptfast_cli.core.decode.stopping import unmatched_stops
-from gptfast_cli.core.decode.transcript import Transcript
+from gptfast_cli.core.bench.throughput import Timings
 from gptfast_cli.core.device import peak_memory_bytes
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.chat import ChatOptions, Conversation, Exchange, open_prompter
+from gptfast_cli.core.engine.compiled import Compiling, compile_steps
+from gptfast_cli.core.engine.engine import Engine
+from gptfast_cli.core.engine.load import LoadedModel, load
+from gptfast_cli.core.engine.ranges import check_at_least, check_seed, check_stops
+from gptfast_cli.core.engine.request import FinishReason, Request, Transcript, unmatched_stops
+from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.sampling import Sampler, Sampling, check
+from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts, DraftOptions
+from gptfast_cli.core.engine.speculative.drafting import open_draft
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.files import write_whole
-from gptfast_cli.core.measure.throughput import Timings
 from gptfast_cli.core.settings import Settings
 
 
@@ -42,7 +38,7 @@ class ChatRequest:
 
     settings: Settings
     model: str | None = None
-    placing: Placing = Placing()
+    runtime: RuntimeConfig = RuntimeConfig()
     compiling: Compiling = Compiling()
     chat: ChatOptions = ChatOptions()
     sampling: Sampling = Sampling()
@@ -51,7 +47,7 @@ class ChatRequest:
     ignore_eos: bool = False
     max_context: int | None = None
     seed: int | None = None
-    drafting: Drafting | None = None
+    drafting: DraftOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +92,7 @@ class Chat:
         self._request = request
         self._n_turns = 0  # ever taken: each draws from a stream of its own
         self._own_files: set[Path] = set()
-        self._generator: Generator | None = None
+        self._generator: Engine | None = None
         self.prompter = open_prompter(loaded, request.chat)
         self._limits = loaded.limits(
             request.max_new_tokens,
@@ -125,7 +121,7 @@ class Chat:
         generator = yield from self.start()
         sampler = Sampler(self._request.sampling, self.seed, self._n_turns)
         self._n_turns += 1
-        sequence = Sequence(0, prompt, sampler, self._limits)
+        sequence = Request(0, prompt, sampler, self._limits)
         transcript = Transcript(sequence, self._loaded.tokenizer, self._request.stop)
         timings = Timings()
         try:
@@ -156,7 +152,7 @@ class Chat:
         write_whole(path, json.dumps(self.conversation.row) + "\n")
         self._own_files.add(path)
 
-    def start(self) -> Job[Generator]:
+    def start(self) -> Job[Engine]:
         """Make ready what decodes, unless it is."""
         if self._generator is None:
             runner = Runner(self._loaded.model, 1)
@@ -165,15 +161,15 @@ class Chat:
             speculation = yield from open_draft(
                 request.drafting,
                 self._loaded,
-                Drafted(1, n_tokens, request.sampling.temperature),
+                DraftedTexts(1, n_tokens, request.sampling.temperature),
                 settings=settings,
-                placing=request.placing,
+                runtime=request.runtime,
             )
             compiling = request.compiling
             seconds = yield from compile_steps(runner, compiling, n_tokens=n_tokens, settings=settings)
             if seconds is not None:
                 yield Note(f"Compiled in {seconds:.1f} s")
-            self._generator = Generator(runner, speculation)
+            self._generator = Engine(runner, speculation)
         return self._generator
 
     def _turn(self, transcript: Transcript, timings: Timings) -> Turn:
@@ -193,7 +189,7 @@ class Chat:
         )
 
 
-def _decode(transcript: Transcript, generator: Generator, timings: Timings) -> Job[None]:
+def _decode(transcript: Transcript, generator: Engine, timings: Timings) -> Job[None]:
     timings.add_admission((yield from generator.admit(transcript.sequence)))
     yield from transcript.follow()
     while generator.active:
@@ -208,7 +204,7 @@ def open_chat(request: ChatRequest) -> Job[Chat]:
     loading and chat templates do.
     """
     _check(request)
-    loaded = yield from load(request.model, request.settings, request.placing)
+    loaded = yield from load(request.model, request.settings, request.runtime)
     if loaded.tokenizer is None:
         raise UsageError(f"{loaded.name} has no tokenizer, and a chat is made of text.")
     with contextlib.ExitStack() as unless_opened:

@@ -12,28 +12,30 @@ from torch import Tensor
 
 from gptfast_cli import __version__
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
-from gptfast_cli.core.checkpoints.contents import Contents, PlannedWeight, TokenizerFiles, planned
-from gptfast_cli.core.checkpoints.current import make_current
+from gptfast_cli.core.checkpoints.downloads import S3, find_bucket_path, find_snapshot, parse_repo
 from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint
-from gptfast_cli.core.checkpoints.hub_cache import find_snapshot, parse_repo
+from gptfast_cli.core.checkpoints.identity import made_already, with_recipe
 from gptfast_cli.core.checkpoints.manifest import Provenance
-from gptfast_cli.core.checkpoints.names import BUNDLED, free_name
 from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
-from gptfast_cli.core.checkpoints.recipe import made_already, with_recipe
 from gptfast_cli.core.checkpoints.resolve import as_path, resolve
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
-from gptfast_cli.core.checkpoints.s3_folder import S3, find_bucket_path
-from gptfast_cli.core.checkpoints.store import open_store, store_name
-from gptfast_cli.core.checkpoints.writer import check_place
+from gptfast_cli.core.checkpoints.store import BUNDLED, free_name, make_current, open_store, store_name
+from gptfast_cli.core.checkpoints.writer import (
+    Contents,
+    PlannedWeight,
+    TokenizerFiles,
+    check_place,
+    planned,
+)
 from gptfast_cli.core.device import DTYPES, dtype_name
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.evals.conversion import LARGEST_DIFFERENCE, logit_difference, why_not
 from gptfast_cli.core.events import Job, Note
-from gptfast_cli.core.formats import Weight
-from gptfast_cli.core.formats.plain import NAME as PLAIN
-from gptfast_cli.core.formats.plain import plain
 from gptfast_cli.core.jobs.tokenizer_copy import tokenizer_copy
-from gptfast_cli.core.measure.oracle import LARGEST_DIFFERENCE, logit_difference, why_not
-from gptfast_cli.core.model.weights import weight_shapes
+from gptfast_cli.core.models.weights import weight_shapes
+from gptfast_cli.core.schemes import Weight
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
+from gptfast_cli.core.schemes.plain import plain
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.tokenizers import disagreements
 

@@ -7,26 +7,40 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from gptfast_cli.core.checkpoints.current import make_current
-from gptfast_cli.core.checkpoints.hub_cache import RepoName, find_snapshot, parse_repo
+from gptfast_cli.core.checkpoints.downloads import (
+    S3,
+    BucketPath,
+    RepoName,
+    find_snapshot,
+    parse_bucket_path,
+    parse_repo,
+)
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
-from gptfast_cli.core.checkpoints.s3_folder import S3, BucketPath, parse_bucket_path
-from gptfast_cli.core.errors import DiskFullError, GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.checkpoints.store import make_current
+from gptfast_cli.core.errors import (
+    DiskFullError,
+    GptFastError,
+    NotFoundError,
+    UsageError,
+)
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.families import family_of
 from gptfast_cli.core.fields import parse_fields
-from gptfast_cli.core.jobs.origins import Origin, Terms, hub_origin, s3_origin
-from gptfast_cli.core.quant.memory_need import MemoryNeed, memory_need
+from gptfast_cli.core.hub.fetching import Fetched
+from gptfast_cli.core.hub.parallel import sweep
+from gptfast_cli.core.hub.remote import RemoteFile, read_small
+from gptfast_cli.core.hub.selection import check_file_name, is_file_name, matching
+from gptfast_cli.core.hub.sources.hub import is_offline
+from gptfast_cli.core.hub.target_paths import Layout
+from gptfast_cli.core.jobs.origins import (
+    DownloadOptions,
+    Origin,
+    hub_origin,
+    s3_origin,
+)
 from gptfast_cli.core.quantities import size
+from gptfast_cli.core.quantize.sizes import MemoryNeed, memory_need
 from gptfast_cli.core.settings import Settings
-from gptfast_cli.core.transfer.fetching import Fetched
-from gptfast_cli.core.transfer.file_names import check_file_name, is_file_name
-from gptfast_cli.core.transfer.place import Layout
-from gptfast_cli.core.transfer.remote import RemoteFile
-from gptfast_cli.core.transfer.selection import matching
-from gptfast_cli.core.transfer.small_file import read_small
-from gptfast_cli.core.transfer.sources.hub import is_offline
-from gptfast_cli.core.transfer.sweeping import sweep
 
 _CONFIG_FILE: Final = "config.json"
 _SLACK_BYTES = 1_000_000  # notes, links and locks beside the files
@@ -51,7 +65,7 @@ class DownloadRequest:
     local_dir: Path | None = None
     dry_run: bool = False
     endpoint: str | None = None
-    terms: Terms = Terms()
+    terms: DownloadOptions = DownloadOptions()
 
     @property
     def folder(self) -> Path | None:

@@ -6,24 +6,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gptfast_cli.core.batch.identity import model_identity
-from gptfast_cli.core.checkpoints.current import OTHER_HOME
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.loading import LoadedModel, load, open_model
+from gptfast_cli.core.batch.rows import model_identity
+from gptfast_cli.core.bench.environment import Environment, environment
+from gptfast_cli.core.checkpoints.store import OTHER_HOME
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.load import LoadedModel, load, open_model
+from gptfast_cli.core.evals.comparison import (
+    AgainstOptions,
+    Compared,
+    ComparedModel,
+    compare,
+    load_reference,
+    text_of_both,
+)
+from gptfast_cli.core.evals.held_out import measured_content, read_text, refuse_overlap
+from gptfast_cli.core.evals.perplexity import Perplexity, TextOptions, measure_perplexity, protocol_text
+from gptfast_cli.core.evals.protocols import ProtocolText
+from gptfast_cli.core.evals.tasks.evaluate import evaluate
+from gptfast_cli.core.evals.tasks.requests import TaskOptions
+from gptfast_cli.core.evals.tasks.results import TaskResults
+from gptfast_cli.core.evals.tasks.sources import TaskSet, open_tasks
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.files import why_not_writable
-from gptfast_cli.core.measure.comparison.comparing import Compared, compare, text_of_both
-from gptfast_cli.core.measure.comparison.contestants import AgainstOptions, Contestant, load_reference
-from gptfast_cli.core.measure.environment import Environment, environment
-from gptfast_cli.core.measure.held_out import measured_content, read_text
-from gptfast_cli.core.measure.overlap import refuse_overlap
-from gptfast_cli.core.measure.perplexity.measuring import measure, protocol_text
-from gptfast_cli.core.measure.perplexity.protocols import ProtocolText
-from gptfast_cli.core.measure.perplexity.results import Perplexity, TextOptions
-from gptfast_cli.core.measure.tasks.asking import ask
-from gptfast_cli.core.measure.tasks.options import TaskOptions
-from gptfast_cli.core.measure.tasks.results import TaskResults
-from gptfast_cli.core.measure.tasks.sources import TaskSet, open_tasks
 from gptfast_cli.core.settings import Settings
 
 T = TypeVar("T", TaskResults, Perplexity, Compared)
@@ -43,7 +47,7 @@ class EvalRequest:
 
     settings: Settings
     model: str | None = None
-    placing: Placing = Placing()
+    runtime: RuntimeConfig = RuntimeConfig()
     tasks: TaskOptions = TaskOptions()
     text: TextOptions | None = None
     against: AgainstOptions | None = None
@@ -80,17 +84,17 @@ def run(request: EvalRequest) -> Job[Evaluation]:
             options.check()
     asked = yield from _asked(request)  # before the model: a wrong name is told at once
     loaded = yield from load(
-        open_model(request.model, request.settings, with_padding=True), request.settings, request.placing
+        open_model(request.model, request.settings, with_padding=True), request.settings, request.runtime
     )
     text = None if request.text is None else _text(request.text, loaded)
     tasks = None if asked is None else _answers(request, asked, loaded)
-    prediction = None if text is None else measure(loaded, text)
+    prediction = None if text is None else measure_perplexity(loaded, text)
     pair = None if request.against is None else (yield from _pair(request, request.against, loaded, text))
     answers, is_interrupted = yield from _in_turn(tasks, is_interrupted=False)
     perplexity, is_interrupted = yield from _in_turn(prediction, is_interrupted=is_interrupted)
     comparison, is_interrupted = yield from _in_turn(pair, is_interrupted=is_interrupted)
     return Evaluation(
-        environment=environment(loaded.model.device, loaded.model.dtype, request.placing.together.size),
+        environment=environment(loaded.model.device, loaded.model.dtype, request.runtime.group.size),
         model=loaded.name,
         scheme=loaded.checkpoint.scheme,
         n_params=loaded.checkpoint.n_params,
@@ -114,7 +118,7 @@ def _answers(request: EvalRequest, asked: TaskSet, loaded: LoadedModel) -> Job[T
     reason = why_not_writable(path.parent)
     if reason is not None:
         yield Note(f"{path.parent} cannot be written ({reason}), so a run that is stopped starts anew. {OTHER_HOME}")
-    return (yield from ask(loaded, asked, request.tasks, None if reason else path, request.placing.together))
+    return (yield from evaluate(loaded, asked, request.tasks, None if reason else path, request.runtime.group))
 
 
 def _text(options: TextOptions, loaded: LoadedModel) -> ProtocolText:
@@ -128,7 +132,7 @@ def _pair(
     request: EvalRequest, against: AgainstOptions, loaded: LoadedModel, text: ProtocolText | None
 ) -> Job[Job[Compared | None]]:
     """Load the reference; returns the comparison that is to be made."""
-    measured = Contestant(loaded, request.placing, request.tasks.batch_size)
+    measured = ComparedModel(loaded, request.runtime, request.tasks.batch_size)
     reference = yield from load_reference(measured, against, request.settings)
     if request.text is None:
         content, what = measured_content(None), "The bundled held-out text"
@@ -149,10 +153,10 @@ def _in_turn(part: Job[T | None] | None, *, is_interrupted: bool) -> Job[tuple[T
 
 def _memory_path(request: EvalRequest, options: TaskOptions, loaded: LoadedModel) -> Path:
     """Where the answers of a run are kept until it is over: of this model, run so, for these tasks."""
-    placing = {name: getattr(request.placing, name) for name in _ANSWERS_DEPEND_ON}
+    runtime = {name: getattr(request.runtime, name) for name in _ANSWERS_DEPEND_ON}
     tasks = asdict(options) | {"include_path": None if options.include_path is None else str(options.include_path)}
     for name in ("limit", "output_path"):  # more questions, or another place for results, ask nothing else
         del tasks[name]
-    content = f"{model_identity(loaded.path)} {json.dumps([placing, tasks], sort_keys=True)}"
+    content = f"{model_identity(loaded.path)} {json.dumps([runtime, tasks], sort_keys=True)}"
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
     return request.settings.home / "answers" / f"{name}.jsonl"

@@ -5,30 +5,35 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.compiled import Compiling, compile_steps
-from gptfast_cli.core.decode.drafting import open_draft
-from gptfast_cli.core.decode.drafts import Drafted, Drafting
-from gptfast_cli.core.decode.generator import Generator
-from gptfast_cli.core.decode.loading import LoadedModel, load
-from gptfast_cli.core.decode.logprobs import TokenLogprobs
-from gptfast_cli.core.decode.prompt_cache import PromptCache
-from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
-from gptfast_cli.core.decode.randomness import uniform
-from gptfast_cli.core.decode.ranges import check_at_least, check_samples, check_seed, check_stops
-from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampler import Sampler
-from gptfast_cli.core.decode.sampling import Sampling, check
-from gptfast_cli.core.decode.sequence import FinishReason, Sequence
-from gptfast_cli.core.decode.stopping import unmatched_stops
-from gptfast_cli.core.decode.transcript import Transcript
+from gptfast_cli.core.bench.throughput import (
+    Metrics,
+    RankNumbers,
+    SpeculationReport,
+    Timings,
+    rank_numbers,
+    speculation_report,
+)
 from gptfast_cli.core.device import dtype_name, peak_memory_bytes
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.chat import ChatOptions, open_prompter
+from gptfast_cli.core.engine.compiled import Compiling, compile_steps
+from gptfast_cli.core.engine.engine import Engine
+from gptfast_cli.core.engine.load import LoadedModel, load
+from gptfast_cli.core.engine.prompt_cache import PromptCache
+from gptfast_cli.core.engine.ranges import (
+    check_at_least,
+    check_samples,
+    check_seed,
+    check_stops,
+)
+from gptfast_cli.core.engine.request import FinishReason, Request, Transcript, unmatched_stops
+from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.sampling import Sampler, Sampling, TokenLogprobs, check, uniform
+from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts, DraftOptions
+from gptfast_cli.core.engine.speculative.drafting import open_draft
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Prompt
-from gptfast_cli.core.measure.ranks import RankNumbers, rank_numbers
-from gptfast_cli.core.measure.speculation import SpeculationReport, speculation_report
-from gptfast_cli.core.measure.throughput import Metrics, Timings
-from gptfast_cli.core.model.collective import ALONE
+from gptfast_cli.core.models.sharding import ALONE
 from gptfast_cli.core.settings import Settings
 
 _SYNTHETIC_SEED = 0  # synthetic prompts are the same in every run, so that their speeds compare
@@ -51,7 +56,7 @@ class GenerateRequest:
     settings: Settings
     prompt_length: int | None = None
     model: str | None = None
-    placing: Placing = Placing()
+    runtime: RuntimeConfig = RuntimeConfig()
     compiling: Compiling = Compiling()
     sampling: Sampling = Sampling()
     max_new_tokens: int = 200
@@ -65,7 +70,7 @@ class GenerateRequest:
     chat: ChatOptions = ChatOptions()
     show_prompt: bool = False
     prompt_cache: Path | None = None
-    drafting: Drafting | None = None
+    drafting: DraftOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class GenerateResult:
     """All continuations of a prompt and what they cost.
 
     kv_dtype: that keys and values were kept in
@@ -98,14 +103,14 @@ class Generation:
     ranks: tuple[RankNumbers, ...] | None = None
 
 
-def run(request: GenerateRequest) -> Job[Generation]:
+def run(request: GenerateRequest) -> Job[GenerateResult]:
     """Generate; an interrupt once the model runs ends it early, with all that is there.
 
     Raises UsageError for a value out of range or a prompt that does not fit; NotFoundError and CorruptError as
     loading and chat templates do.
     """
     _check(request)
-    loaded = yield from load(request.model, request.settings, request.placing)
+    loaded = yield from load(request.model, request.settings, request.runtime)
     yield from (Note(sentence) for sentence in unmatched_stops(request.stop, loaded.tokenizer))
     prompt, turn_end = yield from _prompt_ids(request, loaded)
     limits = loaded.limits(
@@ -116,9 +121,9 @@ def run(request: GenerateRequest) -> Job[Generation]:
         turn_end_ids=turn_end,
     )
     limits.check_prompt(len(prompt))
-    seed = request.placing.together.agree(secrets.randbits(31) if request.seed is None else request.seed)
+    seed = request.runtime.group.broadcast(secrets.randbits(31) if request.seed is None else request.seed)
     sequences = [
-        Sequence(sample, prompt, Sampler(request.sampling, seed, sample), limits, request.n_logprobs)
+        Request(sample, prompt, Sampler(request.sampling, seed, sample), limits, request.n_logprobs)
         for sample in range(request.num_samples)
     ]
     transcripts = [Transcript(sequence, loaded.tokenizer, request.stop) for sequence in sequences]
@@ -128,9 +133,9 @@ def run(request: GenerateRequest) -> Job[Generation]:
     speculation = yield from open_draft(
         request.drafting,
         loaded,
-        Drafted(runner.n_rows, n_tokens, request.sampling.temperature),
+        DraftedTexts(runner.n_rows, n_tokens, request.sampling.temperature),
         settings=request.settings,
-        placing=request.placing,
+        runtime=request.runtime,
     )
     prompt_cache = PromptCache(request.prompt_cache, loaded, prompt) if request.prompt_cache else None
     if prompt_cache is not None:
@@ -138,18 +143,18 @@ def run(request: GenerateRequest) -> Job[Generation]:
     timings.compile_seconds = yield from compile_steps(
         runner, request.compiling, n_tokens=n_tokens, settings=request.settings
     )
-    together, began = request.placing.together, request.placing.together.seconds
+    group, began = request.runtime.group, request.runtime.group.seconds
     try:
-        yield from _decode(transcripts, Generator(runner, speculation), timings)
+        yield from _decode(transcripts, Engine(runner, speculation), timings)
     except KeyboardInterrupt:
-        together = ALONE  # the others are left in the middle of a step
+        group = ALONE  # the others are left in the middle of a step
         for transcript in transcripts:
             yield from transcript.interrupt()
     if prompt_cache is not None and timings.ttft_seconds is not None:  # the prompt has been fed
         yield from prompt_cache.save(runner)
     seconds = timings.seconds + (speculation.rounds.draft_prefill_seconds if speculation else 0.0)
     metrics = timings.metrics(load_seconds=loaded.seconds, peak_memory_bytes=peak_memory_bytes(loaded.model.device))
-    return Generation(
+    return GenerateResult(
         model=loaded.name,
         kv_dtype=dtype_name(loaded.model.kv_dtype),
         kv_cache_bytes=runner.cache_bytes,
@@ -157,11 +162,11 @@ def run(request: GenerateRequest) -> Job[Generation]:
         samples=tuple(_sample(transcript) for transcript in transcripts),
         metrics=metrics,
         speculation=speculation_report(speculation),
-        ranks=rank_numbers(together, metrics, seconds=seconds, began=began),
+        ranks=rank_numbers(group, metrics, seconds=seconds, began=began),
     )
 
 
-def _decode(transcripts: list[Transcript], generator: Generator, timings: Timings) -> Job[None]:
+def _decode(transcripts: list[Transcript], generator: Engine, timings: Timings) -> Job[None]:
     waiting = deque(transcripts)
     under_way: dict[int, Transcript] = {}
     while waiting or generator.active:

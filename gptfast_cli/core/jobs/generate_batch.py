@@ -8,29 +8,38 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gptfast_cli.core.batch.answer import Setting
-from gptfast_cli.core.batch.answering import Answering
-from gptfast_cli.core.batch.identity import model_identity, row_identity
+from gptfast_cli.core.batch.answering import Answering, BatchContext
 from gptfast_cli.core.batch.options import AnswerOptions, check_defaults
-from gptfast_cli.core.batch.output import Found, Output, open_output
-from gptfast_cli.core.batch.records import line_of, reason_of, refusal, tokens_of
+from gptfast_cli.core.batch.output import (
+    Found,
+    Output,
+    line_of,
+    open_output,
+    reason_of,
+    refusal,
+    tokens_of,
+)
 from gptfast_cli.core.batch.replica import ReplicaPart
-from gptfast_cli.core.batch.rows import BadRow, Row, read_rows
+from gptfast_cli.core.batch.rows import BadRow, Row, model_identity, read_rows, row_identity
+from gptfast_cli.core.bench.throughput import Metrics, SpeculationReport, speculation_report
 from gptfast_cli.core.checkpoints.resolve import resolve
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.compiled import Compiling
-from gptfast_cli.core.decode.drafting import open_draft
-from gptfast_cli.core.decode.drafts import Drafted, Drafting
-from gptfast_cli.core.decode.loading import load
-from gptfast_cli.core.decode.prompter import ChatOptions, open_prompter
-from gptfast_cli.core.decode.ranges import check_at_least, check_seed
-from gptfast_cli.core.decode.stopping import unmatched_stops
 from gptfast_cli.core.device import AUTO
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.chat import ChatOptions, open_prompter
+from gptfast_cli.core.engine.compiled import Compiling
+from gptfast_cli.core.engine.load import load
+from gptfast_cli.core.engine.ranges import check_at_least, check_seed
+from gptfast_cli.core.engine.request import unmatched_stops
+from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts, DraftOptions
+from gptfast_cli.core.engine.speculative.drafting import open_draft
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.events import Job, Note, Progress, Record
+from gptfast_cli.core.events import (
+    Job,
+    Note,
+    Progress,
+    Record,
+)
 from gptfast_cli.core.jobs.replicas import Replicas, answered
-from gptfast_cli.core.measure.speculation import SpeculationReport, speculation_report
-from gptfast_cli.core.measure.throughput import Metrics
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.tokenizers import Tokenizer
 
@@ -55,19 +64,19 @@ class BatchRequest:
     output: Path | None = None
     in_order: bool = True
     model: str | None = None
-    placing: Placing = Placing()
+    runtime: RuntimeConfig = RuntimeConfig()
     compiling: Compiling = Compiling()
     chat: ChatOptions = ChatOptions()
     seed: int | None = None
     max_context: int | None = None
     batch_size: int = 8
-    drafting: Drafting | None = None
+    drafting: DraftOptions | None = None
     replicas: Replicas | None = None
     part: ReplicaPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BatchResult:
     """What became of a file of prompts, and what it cost.
 
     n_rows:          rows in the file; `n_done` have a record by now, of which `n_found` were there before
@@ -90,7 +99,7 @@ class Batch:
     speculation: SpeculationReport | None = None
 
 
-def run(request: BatchRequest) -> Job[Batch]:
+def run(request: BatchRequest) -> Job[BatchResult]:
     """Answer the rows of a file; an interrupt ends it early, and what is finished by then is kept.
 
     A row that cannot be answered gets a record that says why, and a note. Raises UsageError for an option or an
@@ -98,9 +107,9 @@ def run(request: BatchRequest) -> Job[Batch]:
     """
     started = time.monotonic()
     _check(request)
-    together = request.placing.together
-    is_first = together.rank == 0  # which alone reads and writes files
-    rows = read_rows(request.prompts, request.defaults, together)
+    group = request.runtime.group
+    is_first = group.rank == 0  # which alone reads and writes files
+    rows = read_rows(request.prompts, request.defaults, group)
     shared = _shared(request)
     if request.part is not None:
         lines = set(request.part.lines)
@@ -109,15 +118,15 @@ def run(request: BatchRequest) -> Job[Batch]:
     is_interrupted = False
     with open_output(request.output if is_first else None, identities, in_order=request.in_order) as output:
         there: list[Any] = [[line, each.seed, each.is_bad] for line, each in output.found.items()]
-        found = {line: Found(seed, is_bad) for line, seed, is_bad in together.agree(there)}
+        found = {line: Found(seed, is_bad) for line, seed, is_bad in group.broadcast(there)}
         desk = _Desk(request.prompts.name, output, identities, found)
-        seed = together.agree(_seed(request, rows, found))
+        seed = group.broadcast(_seed(request, rows, found))
         try:
             yield from _work_through([row for row in rows if row.line not in found], request, desk, seed)
         except KeyboardInterrupt:
             is_interrupted = True
             yield from output.unsaved()
-    return Batch(
+    return BatchResult(
         n_rows=len(rows),
         n_done=desk.n_done,
         n_found=len(found),
@@ -175,21 +184,21 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
         yield desk.progress
         yield from _take_all(answered([row.line for row in good], request.replicas, seed), desk)
         return
-    loaded = yield from load(request.model, request.settings, request.placing)
+    loaded = yield from load(request.model, request.settings, request.runtime)
     loaded.limits(1, request.max_context)  # out of reach, it is no row's fault
     with open_prompter(loaded, request.chat) as prompter:
         yield from prompter.notes()
         yield from (Note(sentence) for sentence in unmatched_stops(request.defaults.stop, loaded.tokenizer))
         yield from _stops_of_rows(good, request, loaded.tokenizer)
-        setting = Setting(loaded, prompter, request.max_context, request.compiling, request.settings, seed)
+        setting = BatchContext(loaded, prompter, request.max_context, request.compiling, request.settings, seed)
         n_places = min(request.batch_size, sum(row.options.num_samples for row in good))
         n_tokens = loaded.limits(1, request.max_context).max_context
         speculation = yield from open_draft(
             request.drafting,
             loaded,
-            Drafted(n_places, n_tokens, request.defaults.sampling.temperature),
+            DraftedTexts(n_places, n_tokens, request.defaults.sampling.temperature),
             settings=request.settings,
-            placing=request.placing,
+            runtime=request.runtime,
         )
         desk.answering = Answering(good, setting, desk.identities, n_places=n_places, speculation=speculation)
         yield desk.progress
@@ -239,13 +248,13 @@ def _shared(request: BatchRequest) -> str:
     dependencies = {
         "model": model_identity(resolve(request.model, request.settings).path),
         "defaults": asdict(request.defaults),
-        "dtype": request.placing.dtype,
+        "dtype": request.runtime.dtype,
         "chat": asdict(request.chat),
         "template": file.read_text(errors="replace") if file.is_file() else None,
         "max_context": request.max_context,
     }
-    if request.placing.kv_dtype != AUTO:
-        dependencies["kv_dtype"] = request.placing.kv_dtype
+    if request.runtime.kv_dtype != AUTO:
+        dependencies["kv_dtype"] = request.runtime.kv_dtype
     if request.drafting is not None:  # it changes which of the tokens that are as probable are drawn
         dependencies["draft"] = asdict(request.drafting)
     return json.dumps(dependencies, sort_keys=True)

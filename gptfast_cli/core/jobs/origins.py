@@ -6,33 +6,29 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from gptfast_cli.core.checkpoints.hub_cache import RepoName
-from gptfast_cli.core.checkpoints.s3_folder import BucketPath
+from gptfast_cli.core.checkpoints.downloads import BucketPath, RepoName
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Progress
+from gptfast_cli.core.hub.fetching import Fetched
+from gptfast_cli.core.hub.parallel import TASK, fetch_all
+from gptfast_cli.core.hub.remote import RemoteFile, RetryPolicy, with_retries
+from gptfast_cli.core.hub.sources.hub import Listing, list_repo
+from gptfast_cli.core.hub.target_paths import HubCacheLayout, Layout, LocalLayout
 from gptfast_cli.core.settings import Settings
-from gptfast_cli.core.transfer.fetching import Fetched
-from gptfast_cli.core.transfer.hub_cache_layout import HubCacheLayout
-from gptfast_cli.core.transfer.local_layout import LocalLayout
-from gptfast_cli.core.transfer.parallel import TASK, fetch_all
-from gptfast_cli.core.transfer.patience import Patience, patiently
-from gptfast_cli.core.transfer.place import Layout
-from gptfast_cli.core.transfer.remote import RemoteFile
-from gptfast_cli.core.transfer.sources.hub import Listing, list_repo
 
 if TYPE_CHECKING:
-    from gptfast_cli.core.transfer.sources.s3 import S3File
+    from gptfast_cli.core.hub.sources.s3 import S3File
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class DownloadOptions:
     """How to ask a server: so many files side by side, and for how long.
 
     force: compare the files that are here with their hashes, and fetch those that differ
     """
 
     n_workers: int = 8
-    patience: Patience = Patience()
+    retry_policy: RetryPolicy = RetryPolicy()
     force: bool = False
 
 
@@ -82,7 +78,7 @@ class HubOrigin:
     layout: Layout
     settings: Settings
     local_dir: Path | None
-    terms: Terms
+    terms: DownloadOptions
 
     @property
     def name(self) -> str:
@@ -114,7 +110,9 @@ class HubOrigin:
         """See Origin; what is kept in Xet storage alone is left to huggingface_hub."""
         for_library = {file.name: file for file in self.listing.files if file.needs_library}
         ours = [file for file in files if file.name not in for_library]
-        fetched = yield from fetch_all(ours, self.layout, n_workers=self.terms.n_workers, patience=self.terms.patience)
+        fetched = yield from fetch_all(
+            ours, self.layout, n_workers=self.terms.n_workers, retry_policy=self.terms.retry_policy
+        )
         for name in (file.name for file in files if file.name in for_library):
             yield Note(f"{name}: is kept in Xet storage; huggingface_hub fetches it")
             file = for_library[name]
@@ -134,7 +132,7 @@ class S3Origin:
     name: str
     files: Sequence["S3File"]
     layout: Layout
-    terms: Terms
+    terms: DownloadOptions
     version: None = None
 
     @property
@@ -144,41 +142,43 @@ class S3Origin:
 
     def described(self, names: Iterable[str]) -> Job[Sequence[RemoteFile]]:
         """See Origin; a listing tells no checksum, so each file is asked about."""
-        from gptfast_cli.core.transfer.sources import s3  # noqa: PLC0415  # boto3 is an extra
+        from gptfast_cli.core.hub.sources import s3  # noqa: PLC0415  # boto3 is an extra
 
         wanted = set(names)
         chosen = [file for file in self.files if file.name in wanted]
         return (
-            yield from patiently(self.name, self.terms.patience, lambda: s3.described(chosen, self.terms.n_workers))
+            yield from with_retries(
+                self.name, self.terms.retry_policy, lambda: s3.described(chosen, self.terms.n_workers)
+            )
         )
 
     def fetch(self, files: Sequence[RemoteFile]) -> Job[dict[str, Fetched]]:
         """See Origin."""
-        return fetch_all(files, self.layout, n_workers=self.terms.n_workers, patience=self.terms.patience)
+        return fetch_all(files, self.layout, n_workers=self.terms.n_workers, retry_policy=self.terms.retry_policy)
 
 
 def hub_origin(
-    repo: RepoName, settings: Settings, local_dir: Path | None, endpoint: str | None, terms: Terms
+    repo: RepoName, settings: Settings, local_dir: Path | None, endpoint: str | None, terms: DownloadOptions
 ) -> Job[HubOrigin]:
     """A repository of the Hub, in the Hugging Face cache or in `local_dir`; raises what `list_repo` raises."""
     revision = repo.revision or "main"
-    listing = yield from list_repo(repo.repo, revision, endpoint=endpoint, patience=terms.patience)
+    listing = yield from list_repo(repo.repo, revision, endpoint=endpoint, retry_policy=terms.retry_policy)
     layout: Layout = HubCacheLayout(settings.hf_cache.absolute(), repo.repo, listing.commit, revision, terms.force)
     if local_dir is not None:
         layout = LocalLayout(local_dir.absolute(), repo.repo, terms.force)
     return HubOrigin(repo, listing, layout, settings, local_dir, terms)
 
 
-def s3_origin(path: BucketPath, settings: Settings, local_dir: Path | None, terms: Terms) -> Job[S3Origin]:
+def s3_origin(path: BucketPath, settings: Settings, local_dir: Path | None, terms: DownloadOptions) -> Job[S3Origin]:
     """What a bucket holds, in a folder of its name below the home or in `local_dir`.
 
     Raises UsageError without boto3, NotFoundError, NotAuthorisedError, NetworkError.
     """
     if find_spec("boto3") is None:
         raise UsageError(f"{path}: S3 takes boto3.", "Install it: pip install 'boto3[crt]'")
-    from gptfast_cli.core.transfer.sources import s3  # noqa: PLC0415  # boto3 is an extra
+    from gptfast_cli.core.hub.sources import s3  # noqa: PLC0415  # boto3 is an extra
 
     bucket = s3.open_bucket(path.bucket, path.prefix)
-    files = yield from patiently(str(path), terms.patience, lambda: s3.list_bucket(bucket))
+    files = yield from with_retries(str(path), terms.retry_policy, lambda: s3.list_bucket(bucket))
     folder = (local_dir or path.folder(settings.home)).absolute()
     return S3Origin(str(path), files, LocalLayout(folder, str(path), terms.force), terms)

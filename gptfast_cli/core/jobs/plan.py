@@ -8,28 +8,42 @@ from dataclasses import dataclass
 
 import torch
 
+from gptfast_cli.core.bench.plan import (
+    COMPILED,
+    LINK_LATENCY,
+    NATIVE,
+    Efficiency,
+    Hardware,
+    ModelOutline,
+    PlanRow,
+    plan_rows,
+    portion,
+)
+from gptfast_cli.core.bench.workload import CaseOptions
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.known_shapes import KNOWN_SHAPES
-from gptfast_cli.core.decode.ranges import check_at_least
-from gptfast_cli.core.decode.shapes import is_shape, read_shape
-from gptfast_cli.core.decode.subject import RANDOM_DTYPE
-from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype, pick_kv_dtype, set_threads
+from gptfast_cli.core.device import (
+    available_memory_bytes,
+    dtype_name,
+    pick_device,
+    pick_dtype,
+    pick_kv_dtype,
+    set_threads,
+)
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.load import RANDOM_DTYPE
+from gptfast_cli.core.engine.ranges import check_at_least
+from gptfast_cli.core.engine.shapes import KNOWN_SHAPES, is_shape, read_shape
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note
-from gptfast_cli.core.formats.plain import NAME as PLAIN
 from gptfast_cli.core.jobs.bench import Instruments
-from gptfast_cli.core.measure.cases import CaseOptions
-from gptfast_cli.core.measure.planning import Outline, PlanRow, plan_rows, portion
-from gptfast_cli.core.measure.step_time import COMPILED, LINK_LATENCY, NATIVE, Hardware, Reach
-from gptfast_cli.core.memory import available_memory_bytes
-from gptfast_cli.core.model.weights import weight_shapes
-from gptfast_cli.core.quant.allocation import AllocationOptions, Storage
-from gptfast_cli.core.quant.stored import stored
+from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantities import count
+from gptfast_cli.core.quantize.allocation import AllocationOptions, Storage
+from gptfast_cli.core.quantize.sizes import stored
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
 
 
@@ -66,13 +80,13 @@ class PlanRequest:
     allocation: AllocationOptions | None = None
     tps: tuple[int, ...] = (1,)
     cases: CaseOptions = CaseOptions()
-    placing: Placing = Placing()
+    runtime: RuntimeConfig = RuntimeConfig()
     hardware: HardwareOptions = HardwareOptions()
     efficiency: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """What came out, and what it rests on; `is_measured`: the bandwidth is this machine's, as it was read just now."""
 
     model: str
@@ -83,7 +97,7 @@ class Plan:
     kv_dtype: str
     hardware: Hardware
     is_measured: bool
-    reach: Reach
+    reach: Efficiency
     rows: tuple[PlanRow, ...]
 
 
@@ -93,18 +107,18 @@ class _Named:
 
     name: str
     scheme: str
-    outline: Outline
+    outline: ModelOutline
 
 
-def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[Plan]:
+def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[BenchPlan]:
     """Count, and measure no more than this machine's bandwidth, where it is this machine that is planned for.
 
     Raises UsageError for values out of range and for what does not divide, before anything is measured, and what
     finding a model or reading a shape raises.
     """
     _check_ranges(request)
-    set_threads(request.placing.threads)
-    here = None if request.hardware.is_described else pick_device(request.placing.device)
+    set_threads(request.runtime.threads)
+    here = None if request.hardware.is_described else pick_device(request.runtime.device)
     model = _model(request, here)
     contexts = _contexts(request.cases, model)
     portions = [portion(model.outline, tp) for tp in request.tps]
@@ -112,7 +126,7 @@ def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[P
     yield Note(f"Model: {model.name}, {count(n_params)} parameters, {model.scheme}; nothing of it is loaded")
     hardware = _described(request.hardware) if here is None else _this_machine(request.hardware, here, instruments)
     reach = _reach(request.efficiency, here)
-    return Plan(
+    return BenchPlan(
         model=model.name,
         scheme=model.scheme,
         head_scheme=storages.get("head", storages["embedding"]).scheme,
@@ -155,10 +169,10 @@ def _check_positive(values: Mapping[str, float | None]) -> None:
 def _model(request: PlanRequest, here: torch.device | None) -> _Named:
     """The model without its numbers, in the dtypes that it would have on a device; None is another machine's."""
 
-    def outline(config: ModelConfig, storages: Mapping[str, Storage], stored_in: torch.dtype) -> Outline:
+    def outline(config: ModelConfig, storages: Mapping[str, Storage], stored_in: torch.dtype) -> ModelOutline:
         # what another machine computes in is not held against what this one can
-        dtype = pick_dtype(request.placing.dtype, stored_in, here or torch.device("meta"))
-        return Outline(config, storages, dtype, pick_kv_dtype(request.placing.kv_dtype, dtype))
+        dtype = pick_dtype(request.runtime.dtype, stored_in, here or torch.device("meta"))
+        return ModelOutline(config, storages, dtype, pick_kv_dtype(request.runtime.kv_dtype, dtype))
 
     if is_shape(request.model):
         shape = read_shape(request.model)
@@ -209,7 +223,7 @@ def _contexts(cases: CaseOptions, model: _Named) -> tuple[int, ...]:
     return tuple(contexts)
 
 
-def _n_params(outline: Outline) -> int:
+def _n_params(outline: ModelOutline) -> int:
     return sum(math.prod(shape) for shape in weight_shapes(outline.config).values())
 
 
@@ -229,7 +243,7 @@ def _this_machine(options: HardwareOptions, device: torch.device, instruments: I
     return Hardware(reads.bytes_per_second, memory, link.link_bandwidth, link.link_latency)
 
 
-def _reach(efficiency: float | None, here: torch.device | None) -> Reach:
+def _reach(efficiency: float | None, here: torch.device | None) -> Efficiency:
     if efficiency is not None:
-        return Reach({PLAIN: efficiency})
+        return Efficiency({PLAIN: efficiency})
     return NATIVE if here is not None and here.type == "cpu" else COMPILED

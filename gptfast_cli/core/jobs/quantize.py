@@ -8,40 +8,46 @@ from pathlib import Path
 import torch
 
 from gptfast_cli import __version__
+from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
-from gptfast_cli.core.checkpoints.contents import Contents, planned
-from gptfast_cli.core.checkpoints.current import make_current
-from gptfast_cli.core.checkpoints.hub_cache import find_snapshot
+from gptfast_cli.core.checkpoints.downloads import find_snapshot
+from gptfast_cli.core.checkpoints.identity import made_already, with_recipe
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
-from gptfast_cli.core.checkpoints.names import free_name
 from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
-from gptfast_cli.core.checkpoints.recipe import made_already, with_recipe
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
-from gptfast_cli.core.checkpoints.store import open_store, store_name
-from gptfast_cli.core.checkpoints.writer import check_place, check_space
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.loading import special_tokens_of
-from gptfast_cli.core.device import dtype_name, peak_memory_bytes, pick_device, pick_dtype, set_threads
+from gptfast_cli.core.checkpoints.store import free_name, make_current, open_store, store_name
+from gptfast_cli.core.checkpoints.writer import Contents, check_place, check_space, planned
+from gptfast_cli.core.device import (
+    dtype_name,
+    peak_memory_bytes,
+    pick_device,
+    pick_dtype,
+    set_threads,
+)
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.load import special_tokens_of
 from gptfast_cli.core.errors import DiskFullError, GptFastError, UsageError
+from gptfast_cli.core.evals.divergence import BlockwiseKLD, Divergence
+from gptfast_cli.core.evals.held_out import bundled_texts, measured_content, refuse_overlap, texts_of_file
 from gptfast_cli.core.events import Job, Note
-from gptfast_cli.core.formats.plain import NAME as PLAIN
-from gptfast_cli.core.jobs.allocating import Chosen, Goal, Means, choose
+from gptfast_cli.core.jobs.allocating import (
+    AllocationContext,
+    ChosenAllocation,
+    Goal,
+    choose,
+)
 from gptfast_cli.core.jobs.calibration_text import Calibrating, CalibrationOptions, read_calibration
-from gptfast_cli.core.jobs.quantize_blocks import Plan, compare_blocks, write_blocks
+from gptfast_cli.core.jobs.quantize_blocks import QuantizePlan, compare_blocks, write_blocks
 from gptfast_cli.core.jobs.tokenizer_copy import tokenizer_copy
-from gptfast_cli.core.kernels.reference import Reference
-from gptfast_cli.core.measure.divergence import Divergence
-from gptfast_cli.core.measure.fidelity import Fidelity
-from gptfast_cli.core.measure.held_out import bundled_texts, measured_content, texts_of_file
-from gptfast_cli.core.measure.overlap import refuse_overlap
-from gptfast_cli.core.model.weights import weight_shapes
-from gptfast_cli.core.quant.allocation import Allocation, AllocationOptions
-from gptfast_cli.core.quant.calibration import Calibration
-from gptfast_cli.core.quant.mode import NEAREST
-from gptfast_cli.core.quant.rounder import FALLBACK, Rounder
-from gptfast_cli.core.quant.rounding import CalibratedRounding, roundings
-from gptfast_cli.core.quant.sizes import PartSize, part_sizes
+from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantities import count
+from gptfast_cli.core.quantize.allocation import Allocation, AllocationOptions
+from gptfast_cli.core.quantize.calibration import Calibration
+from gptfast_cli.core.quantize.mode import NEAREST
+from gptfast_cli.core.quantize.quantizers import CalibratedQuantizer, quantizers
+from gptfast_cli.core.quantize.rounder import FALLBACK, Rounder
+from gptfast_cli.core.quantize.sizes import PartSize, part_sizes
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 from gptfast_cli.core.token_ids import TokenIdError
@@ -60,7 +66,7 @@ class QuantizeRequest:
     force:         replace a checkpoint that is there already
     dry_run:       tell the sizes and write nothing
     fidelity:      measure what was lost, on the bundled text or on `fidelity_text`
-    placing:       where and in what to measure that; the dtype is the one that the model would run in
+    runtime:       where and in what to measure that; the dtype is the one that the model would run in
     """
 
     settings: Settings
@@ -74,7 +80,7 @@ class QuantizeRequest:
     dry_run: bool = False
     fidelity: bool = True
     fidelity_text: Path | None = None
-    placing: Placing = Placing()
+    runtime: RuntimeConfig = RuntimeConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ class Quantized:
     is_written: bool
     is_current: bool
     was_there: bool
-    chosen: Chosen | None
+    chosen: ChosenAllocation | None
     fidelity: Divergence | None
     fidelity_dtype: str
     seconds: float
@@ -131,14 +137,14 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     where something is in the place; CorruptError with file and tensor where weights are NaN or infinite;
     NotFoundError, DiskFullError.
     """
-    set_threads(request.placing.threads)
-    device = pick_device(request.placing.device)
+    set_threads(request.runtime.threads)
+    device = pick_device(request.runtime.device)
     watch = Stopwatch(device)
     found = resolve(request.model, request.settings)
     checkpoint = open_checkpoint(found.path)
     yield Note(f"Model: {found.name} ({found.origin}), {count(checkpoint.n_params)} parameters")
     named, (found, checkpoint) = found, _source(request, found, checkpoint)
-    dtype = pick_dtype(request.placing.dtype, checkpoint.dtype, device)
+    dtype = pick_dtype(request.runtime.dtype, checkpoint.dtype, device)
     tokenizer = open_tokenizer(
         checkpoint.path, special_tokens_of(checkpoint), n_embeddings=checkpoint.config.vocab_size
     )
@@ -148,7 +154,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     if request.goal is not None:
         assert calibrating is not None
         with watch:
-            means = Means(calibrating.texts, device, _rounder(request))
+            means = AllocationContext(calibrating.texts, device, _rounder(request))
             chosen = yield from choose(checkpoint, request.storage, request.goal, means)
     allocation = request.storage.allocation(checkpoint.config) if chosen is None else chosen.allocation
     plan = _plan(request, found, checkpoint, allocation, calibrating)
@@ -163,7 +169,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
         texts = yield from _texts(request, checkpoint, tokenizer, calibrating)
         fidelity, calibration = None, None
         if texts is not None:
-            fidelity = Fidelity(checkpoint.config, texts, backend=Reference(), device=device, dtype=dtype)
+            fidelity = BlockwiseKLD(checkpoint.config, texts, backend=Reference(), device=device, dtype=dtype)
         if made is not None:
             divergence = yield from compare_blocks(plan, made, fidelity, watch)
         else:
@@ -190,9 +196,9 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
 
 def _calibrating(request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> Calibrating | None:
     """What the rounding learns from and a goal is measured on; None where neither is."""
-    if request.rounding not in roundings:
+    if request.rounding not in quantizers:
         raise UsageError(
-            f"--rounding: there is no rounding called {request.rounding!r}.", f"Roundings: {', '.join(roundings)}."
+            f"--rounding: there is no rounding called {request.rounding!r}.", f"Roundings: {', '.join(quantizers)}."
         )
     if not _is_calibrated(request) and request.goal is None:
         if request.calibration != CalibrationOptions():
@@ -213,11 +219,11 @@ def _calibrating(request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: To
 
 
 def _is_calibrated(request: QuantizeRequest) -> bool:
-    return isinstance(roundings[request.rounding], CalibratedRounding)
+    return isinstance(quantizers[request.rounding], CalibratedQuantizer)
 
 
 def _rounder(request: QuantizeRequest, calibration: Calibration | None = None) -> Rounder:
-    return Rounder(roundings[request.rounding], calibration, request.calibration.compensation)
+    return Rounder(quantizers[request.rounding], calibration, request.calibration.compensation)
 
 
 def _check_plain(found: Resolved, checkpoint: Checkpoint) -> None:
@@ -254,7 +260,7 @@ def _plan(
     checkpoint: Checkpoint,
     allocation: Allocation,
     calibrating: Calibrating | None,
-) -> Plan:
+) -> QuantizePlan:
     storages = allocation.of(checkpoint.config)
     if all(storage.scheme == PLAIN for storage in storages.values()):
         raise UsageError("--mode plain leaves every weight as it is.", "Take --mode int8 or --mode int4.")
@@ -279,7 +285,7 @@ def _plan(
             "as it is.",
             "Its matrices have too few columns to fill groups: take --mode int8.",
         )
-    return Plan(checkpoint, storages, contents, request.out or open_store(request.settings).place(name))
+    return QuantizePlan(checkpoint, storages, contents, request.out or open_store(request.settings).place(name))
 
 
 def _options(request: QuantizeRequest, allocation: Allocation, device: torch.device, dtype: torch.dtype) -> str:
@@ -300,7 +306,7 @@ def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tupl
     return free_name(store_name(found.path.resolve().name)), None
 
 
-def _made_already(request: QuantizeRequest, plan: Plan, named: Resolved) -> Job[StoredCheckpoint | None]:
+def _made_already(request: QuantizeRequest, plan: QuantizePlan, named: Resolved) -> Job[StoredCheckpoint | None]:
     """What an earlier run of the same work has made; UsageError where something else is in the place.
 
     `named` is the model that the command means: where that is not the source but what was made from it, it must be
@@ -319,7 +325,7 @@ def _made_already(request: QuantizeRequest, plan: Plan, named: Resolved) -> Job[
     return made
 
 
-def _obstacles(plan: Plan, *, force: bool) -> Iterator[Note]:
+def _obstacles(plan: QuantizePlan, *, force: bool) -> Iterator[Note]:
     """What would keep the plan from being carried out."""
     for check in (
         partial(check_place, plan.place, force=force),

@@ -6,21 +6,20 @@ from functools import partial
 from pathlib import Path
 
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
-from gptfast_cli.core.checkpoints.contents import Contents
 from gptfast_cli.core.checkpoints.resumable import resumable_checkpoint
+from gptfast_cli.core.checkpoints.writer import Contents
+from gptfast_cli.core.evals.divergence import BlockwiseKLD, Divergence
 from gptfast_cli.core.events import Job, Note, Progress
-from gptfast_cli.core.formats import Weight
-from gptfast_cli.core.formats.plain import NAME as PLAIN
-from gptfast_cli.core.measure.divergence import Divergence
-from gptfast_cli.core.measure.fidelity import Fidelity
-from gptfast_cli.core.model.weights import weight_blocks
-from gptfast_cli.core.quant.allocation import Storage
-from gptfast_cli.core.quant.rounder import FALLBACK, OutputError, Rounder
+from gptfast_cli.core.models.weights import weight_blocks
+from gptfast_cli.core.quantize.allocation import Storage
+from gptfast_cli.core.quantize.rounder import FALLBACK, OutputError, Rounder
+from gptfast_cli.core.schemes import Weight
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class QuantizePlan:
     """What is going to be done; the provenance of the contents has their recipe."""
 
     checkpoint: Checkpoint
@@ -37,7 +36,7 @@ class Plan:
 
 
 def write_blocks(
-    plan: Plan, rounder: Rounder, fidelity: Fidelity | None, watch: Stopwatch, *, force: bool
+    plan: QuantizePlan, rounder: Rounder, fidelity: BlockwiseKLD | None, watch: Stopwatch, *, force: bool
 ) -> Job[Divergence | None]:
     """Quantise and write what an earlier run has not, and go through all of it for what it cost.
 
@@ -71,7 +70,9 @@ def write_blocks(
     return divergence
 
 
-def compare_blocks(plan: Plan, made: Checkpoint, fidelity: Fidelity | None, watch: Stopwatch) -> Job[Divergence | None]:
+def compare_blocks(
+    plan: QuantizePlan, made: Checkpoint, fidelity: BlockwiseKLD | None, watch: Stopwatch
+) -> Job[Divergence | None]:
     """Go through what an earlier run of the same plan has made, for what it cost."""
     if fidelity is None:
         return None
@@ -89,7 +90,7 @@ def _read(checkpoint: Checkpoint, block: tuple[str, ...]) -> dict[str, Weight]:
     return {name: checkpoint.weight(name) for name in block}
 
 
-def _quantised(plan: Plan, rounder: Rounder, name: str) -> Weight:
+def _quantised(plan: QuantizePlan, rounder: Rounder, name: str) -> Weight:
     _check_finite(plan.checkpoint, name)
     weight, storage = plan.checkpoint.weight(name), plan.storages[name]
     if storage.scheme == PLAIN:

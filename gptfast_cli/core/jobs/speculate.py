@@ -4,35 +4,45 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gptfast_cli.core.checkpoints.names import BUNDLED
-from gptfast_cli.core.decode.advice import Advice, save_advice
-from gptfast_cli.core.decode.building import Placing
-from gptfast_cli.core.decode.drafting import NGRAM, SELF
-from gptfast_cli.core.decode.loading import LoadedModel
-from gptfast_cli.core.decode.prompter import ChatOptions
-from gptfast_cli.core.decode.ranges import check_at_least, check_seed
-from gptfast_cli.core.decode.runner import Runner
-from gptfast_cli.core.decode.sampling import Sampling, check
-from gptfast_cli.core.decode.sequence import Limits
+from gptfast_cli.core.bench.bandwidth import Probe
+from gptfast_cli.core.bench.environment import device_clock, environment
+from gptfast_cli.core.checkpoints.store import BUNDLED
+from gptfast_cli.core.drafts.acceptance import ProbsReader
+from gptfast_cli.core.drafts.candidates import (
+    JudgeOptions,
+    JudgeTarget,
+    SimulatedDraft,
+    open_candidate,
+    open_target,
+)
+from gptfast_cli.core.drafts.costs import BenchPoint, CostMeter
+from gptfast_cli.core.drafts.judge_state import JudgeState
+from gptfast_cli.core.drafts.losslessness import CheckSize, certify
+from gptfast_cli.core.drafts.recommendation import noise_warning
+from gptfast_cli.core.drafts.report import DraftReport
+from gptfast_cli.core.drafts.texts import (
+    FailedPrompt,
+    JudgePrompt,
+    TargetText,
+    given_texts,
+    read_prompts,
+    synthetic_prompts,
+    write_texts,
+)
+from gptfast_cli.core.drafts.validation import speedup, validation_run_of, validations_of
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.chat import ChatOptions
+from gptfast_cli.core.engine.load import LoadedModel
+from gptfast_cli.core.engine.ranges import check_at_least, check_seed
+from gptfast_cli.core.engine.request import Limits
+from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.sampling import Sampling, check
+from gptfast_cli.core.engine.speculative.drafting import NGRAM, SELF, Advice, save_advice
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress
-from gptfast_cli.core.formats.plain import NAME as PLAIN
-from gptfast_cli.core.measure.bandwidth import Probe
-from gptfast_cli.core.measure.clock import device_clock
-from gptfast_cli.core.measure.drafts.agreeing import Agreeing
-from gptfast_cli.core.measure.drafts.certificate import Extent, certify
-from gptfast_cli.core.measure.drafts.chances import Reader
-from gptfast_cli.core.measure.drafts.contestants import Means, Target, open_contestant, open_target
-from gptfast_cli.core.measure.drafts.costs import CostMeter, Setting
-from gptfast_cli.core.measure.drafts.findings import Findings
-from gptfast_cli.core.measure.drafts.judgement import Judgement
-from gptfast_cli.core.measure.drafts.prompts import read_prompts, synthetic_prompts
-from gptfast_cli.core.measure.drafts.proof import proof_of, speedup, trials_of
-from gptfast_cli.core.measure.drafts.texts import FailedPrompt, Prompt, Text, given_texts, write_texts
-from gptfast_cli.core.measure.drafts.verdict import noise_warning
-from gptfast_cli.core.measure.environment import environment
-from gptfast_cli.core.model.collective import Collective
-from gptfast_cli.core.model.logits import NonFiniteLogitsError
+from gptfast_cli.core.models.decoder import NonFiniteLogitsError
+from gptfast_cli.core.models.sharding import ProcessGroup
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
 
 _TINY, _TINY_DRAFT = BUNDLED
@@ -60,7 +70,7 @@ class SpeculateRequest:
     settings: Settings
     model: str | None = None
     drafts: tuple[str, ...] = ()
-    placing: Placing = Placing()
+    runtime: RuntimeConfig = RuntimeConfig()
     depths: tuple[int, ...] = tuple(range(1, 9))
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
     temperatures: tuple[float, ...] = (0.0, 0.8)
@@ -77,7 +87,7 @@ class SpeculateRequest:
     seed: int = 0
 
 
-def run(request: SpeculateRequest) -> Job[Judgement]:
+def run(request: SpeculateRequest) -> Job[DraftReport]:
     """Judge; an interrupt once the models are there ends it early, with all that is known by then.
 
     A prompt that the target cannot be given, or after which its logits are not finite, is left out, and told. Raises
@@ -85,14 +95,16 @@ def run(request: SpeculateRequest) -> Job[Judgement]:
     models raises.
     """
     _check(request)
-    means = Means(request.settings, request.placing, request.alpha, max(request.batch_sizes), max(request.depths))
+    means = JudgeOptions(
+        request.settings, request.runtime, request.alpha, max(request.batch_sizes), max(request.depths)
+    )
     target = yield from open_target(request.model, means)
     if request.save_advice and target.loaded is None:
         raise UsageError(f"There is no model {target.name} to keep advice for.", "Leave out --save-advice.")
     limits = target.limits(request.max_new_tokens, request.chat)
     prompts, failed = _prompts(request, target, limits)
-    findings = Findings(
-        environment=environment(target.model.device, target.model.dtype, request.placing.together.size),
+    findings = JudgeState(
+        environment=environment(target.model.device, target.model.dtype, request.runtime.group.size),
         target=target,
         prompts=prompts,
         depths=request.depths,
@@ -103,27 +115,27 @@ def run(request: SpeculateRequest) -> Job[Judgement]:
     yield from _leave_out(findings, failed)
     n_tokens = max(limits.most_tokens(len(prompt.ids)) for prompt in prompts)
     for name in _drafts(request, target):
-        findings.contestants.append((yield from open_contestant(name, target, means, n_tokens=n_tokens)))
+        findings.candidates.append((yield from open_candidate(name, target, means, n_tokens=n_tokens)))
     runner = Runner(target.model, max(request.batch_sizes))
-    meter = CostMeter(runner, findings.contestants, request.depths, request.placing.together)
+    meter = CostMeter(runner, findings.candidates, request.depths, request.runtime.group)
     findings.costs = meter.costs
     try:
         yield from _check_noise(findings, meter, request, limits)
         yield from _agree(findings, runner, request, limits)
         yield from _measure(findings, meter, request)
-        yield from _prove(findings, meter, runner, limits, request.placing.together)
+        yield from _prove(findings, meter, runner, limits, request.runtime.group)
         if request.certify:
             yield from _certify(findings, runner, request)
     except KeyboardInterrupt:
         yield Note("Interrupted: this is what was known by then.")
         return findings.judgement(is_interrupted=True)
     judgement = findings.judgement()
-    if request.save_advice and target.loaded is not None and request.placing.together.rank == 0:
+    if request.save_advice and target.loaded is not None and request.runtime.group.rank == 0:
         yield _save_advice(judgement, target.loaded, request)
     return judgement
 
 
-def _check_noise(findings: Findings, meter: CostMeter, request: SpeculateRequest, limits: Limits) -> Job[None]:
+def _check_noise(findings: JudgeState, meter: CostMeter, request: SpeculateRequest, limits: Limits) -> Job[None]:
     """Warn of a noisy machine before minutes are spent on it; raises GptFastError where advice was to be kept."""
     for prompt in findings.prompts:
         try:
@@ -139,7 +151,7 @@ def _check_noise(findings: Findings, meter: CostMeter, request: SpeculateRequest
     yield Note(f"{noise_warning(noise)}.")
 
 
-def _save_advice(judgement: Judgement, target: LoadedModel, request: SpeculateRequest) -> Note:
+def _save_advice(judgement: DraftReport, target: LoadedModel, request: SpeculateRequest) -> Note:
     if judgement.is_noisy and not request.force:
         return Note(f"Advice is not kept: the machine is noisy. {_WHEN_QUIET}")
     advice = [Advice(each.temperature, each.batch_size, each.draft, each.k) for each in judgement.picks]
@@ -147,9 +159,9 @@ def _save_advice(judgement: Judgement, target: LoadedModel, request: SpeculateRe
     return Note(f"Advice: {path}, for generate --draft auto")
 
 
-def _agree(findings: Findings, runner: Runner, request: SpeculateRequest, limits: Limits) -> Job[None]:
+def _agree(findings: JudgeState, runner: Runner, request: SpeculateRequest, limits: Limits) -> Job[None]:
     """Texts of each temperature, and how far the drafts agree with the target along them."""
-    reader = Reader(Runner(runner.model, 1))
+    reader = ProbsReader(Runner(runner.model, 1))
     for temperature in request.temperatures:
         sampling = replace(request.sampling, temperature=temperature)
         # a text of one token is the prefill's alone
@@ -162,7 +174,7 @@ def _agree(findings: Findings, runner: Runner, request: SpeculateRequest, limits
         if not texts:
             raise UsageError(f"{findings.target.name} says nothing after these prompts.", _OTHER_PROMPTS)
         findings.texts[temperature], findings.n_read[temperature] = texts, 0
-        agreements = {each.name: each.new_agreement() for each in findings.contestants}
+        agreements = {each.name: each.new_agreement() for each in findings.candidates}
         findings.agreements |= {(name, temperature): each for name, each in agreements.items()}
         for n, text in enumerate(texts):
             laws = reader.laws(text)
@@ -174,19 +186,19 @@ def _agree(findings: Findings, runner: Runner, request: SpeculateRequest, limits
 
 
 def _texts(
-    findings: Findings, runner: Runner, sampling: Sampling, limits: Limits
-) -> Job[tuple[list[Text], list[FailedPrompt]]]:
+    findings: JudgeState, runner: Runner, sampling: Sampling, limits: Limits
+) -> Job[tuple[list[TargetText], list[FailedPrompt]]]:
     if any(prompt.completion is None for prompt in findings.prompts):
         return (yield from write_texts(runner, findings.prompts, sampling, findings.seed, limits))
     texts = given_texts(findings.prompts, sampling, findings.seed, limits)
-    reader = Reader(Runner(runner.model, 1))
+    reader = ProbsReader(Runner(runner.model, 1))
     failures = [text.prompt for text in texts if not bool(reader.laws(text).any(dim=-1).all())]
     error = NonFiniteLogitsError(runner.model.dtype, "along this text")
     failed = [FailedPrompt(prompt.name, error.message) for prompt in failures]
     return [text for text in texts if text.prompt not in failures], failed
 
 
-def _leave_out(findings: Findings, failed: Sequence[FailedPrompt]) -> Iterator[Note]:
+def _leave_out(findings: JudgeState, failed: Sequence[FailedPrompt]) -> Iterator[Note]:
     """Remember prompts that are left out, and tell each once."""
     for each in failed:
         if each.name not in findings.failed_prompts:
@@ -194,7 +206,7 @@ def _leave_out(findings: Findings, failed: Sequence[FailedPrompt]) -> Iterator[N
             yield Note(f"{each.name}: {each.reason}")
 
 
-def _measure(findings: Findings, meter: CostMeter, request: SpeculateRequest) -> Job[None]:
+def _measure(findings: JudgeState, meter: CostMeter, request: SpeculateRequest) -> Job[None]:
     """What rounds and plain steps take."""
     device = findings.target.model.device
     probe = Probe(device, device_clock(device))
@@ -203,9 +215,9 @@ def _measure(findings: Findings, meter: CostMeter, request: SpeculateRequest) ->
     findings.bandwidths.append(probe.measure().bytes_per_second)
 
 
-def _prove(findings: Findings, meter: CostMeter, runner: Runner, limits: Limits, together: Collective) -> Job[None]:
+def _prove(findings: JudgeState, meter: CostMeter, runner: Runner, limits: Limits, group: ProcessGroup) -> Job[None]:
     """Run some of what was predicted, and look at its costs once more: the machine may be another one by now."""
-    trials = list(trials_of(findings, seconds=_PROOF_SECONDS, n_pairs=_PAIRS))
+    trials = list(validations_of(findings, seconds=_PROOF_SECONDS, n_pairs=_PAIRS))
     spots = [trial.spot for trial in trials if trial.spot is not None]
     measured: list[list[float]] = [[] for _ in trials]
     for turn in range(_PAIRS):
@@ -213,23 +225,27 @@ def _prove(findings: Findings, meter: CostMeter, runner: Runner, limits: Limits,
             pass
         for n, trial in enumerate(trials):
             yield Progress("prove", turn * len(trials) + n, _PAIRS * len(trials), "runs")
-            measured[n].append(together.agree(speedup(runner, trial, limits.stop_ids)))
-            findings.proofs = [proof_of(*each, findings) for each in zip(trials, measured, strict=True) if each[1]]
+            measured[n].append(group.broadcast(speedup(runner, trial, limits.stop_ids)))
+            findings.proofs = [
+                validation_run_of(*each, findings) for each in zip(trials, measured, strict=True) if each[1]
+            ]
 
 
-def _certify(findings: Findings, runner: Runner, request: SpeculateRequest) -> Job[None]:
+def _certify(findings: JudgeState, runner: Runner, request: SpeculateRequest) -> Job[None]:
     texts = next(iter(findings.texts.values()))
     drawn = replace(request.sampling, temperature=max(request.temperatures) or 1.0)
-    setting = Setting(max(request.temperatures), runner.n_rows)
-    extent = Extent.of(findings.costs.step(setting) / runner.n_rows, max(text.most for text in texts))
-    for contestant in findings.contestants:
-        if isinstance(contestant.proposer, Agreeing):
-            yield Note(f"{contestant.name} is not certified: what it says is made up.")
+    setting = BenchPoint(max(request.temperatures), runner.n_rows)
+    extent = CheckSize.of(findings.costs.step(setting) / runner.n_rows, max(text.most for text in texts))
+    for candidate in findings.candidates:
+        if isinstance(candidate.proposer, SimulatedDraft):
+            yield Note(f"{candidate.name} is not certified: what it says is made up.")
             continue
-        findings.certificates.append((yield from certify(runner, contestant, texts, drawn, extent)))
+        findings.certificates.append((yield from certify(runner, candidate, texts, drawn, extent)))
 
 
-def _prompts(request: SpeculateRequest, target: Target, limits: Limits) -> tuple[list[Prompt], list[FailedPrompt]]:
+def _prompts(
+    request: SpeculateRequest, target: JudgeTarget, limits: Limits
+) -> tuple[list[JudgePrompt], list[FailedPrompt]]:
     """The prompts, and those that the target cannot be given; raises UsageError where none is left."""
     failed: list[FailedPrompt] = []
     if target.loaded is None:
@@ -249,7 +265,7 @@ def _prompts(request: SpeculateRequest, target: Target, limits: Limits) -> tuple
     return fitting, failed
 
 
-def _drafts(request: SpeculateRequest, target: Target) -> list[str]:
+def _drafts(request: SpeculateRequest, target: JudgeTarget) -> list[str]:
     """Those that were asked for, or that suggest themselves; a shape says nothing that could be looked up."""
     asked = list(request.drafts)
     if not asked and target.name.partition(":")[0] == _TINY:

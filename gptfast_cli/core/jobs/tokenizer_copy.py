@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from gptfast_cli.core.checkpoints.contents import TokenizerFiles
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, read_manifest
+from gptfast_cli.core.checkpoints.writer import TokenizerFiles
 from gptfast_cli.core.tokenizers import open_tokenizer, special_tokens, tokenizer_files
 
 

@@ -3,9 +3,15 @@
 from pathlib import Path
 
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.tokenizers.agreement import Disagreement, disagreements
-from gptfast_cli.core.tokenizers.chat.template_files import template_files
-from gptfast_cli.core.tokenizers.comparison import Difference, vocabulary_difference
+from gptfast_cli.core.tokenizers.agreement import (
+    Difference,
+    Disagreement,
+    disagreements,
+    read_vocabulary,
+    vocabulary_difference,
+    vocabulary_files,
+)
+from gptfast_cli.core.tokenizers.chat.styles import template_files
 from gptfast_cli.core.tokenizers.declarations import (
     ADDED_TOKENS,
     GENERATION_CONFIG,
@@ -14,11 +20,7 @@ from gptfast_cli.core.tokenizers.declarations import (
     Declarations,
     read_declarations,
 )
-from gptfast_cli.core.tokenizers.files import read_vocabulary, vocabulary_files
-from gptfast_cli.core.tokenizers.special_tokens import SpecialTokens, resolve
-from gptfast_cli.core.tokenizers.stream import StreamDecoder
-from gptfast_cli.core.tokenizers.tokenizer import Tokenizer
-from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+from gptfast_cli.core.tokenizers.tokenizer import SpecialTokens, StreamDecoder, Tokenizer, Vocabulary, resolve
 
 __all__ = [
     "Difference",

@@ -14,10 +14,8 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from gptfast_cli.core.tokenizers import library
-from gptfast_cli.core.tokenizers.byte_alphabet import spelled
 from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations
-from gptfast_cli.core.tokenizers.stream import ByteStream, StreamDecoder
-from gptfast_cli.core.tokenizers.vocabulary import Definition
+from gptfast_cli.core.tokenizers.tokenizer import ByteStream, Definition, StreamDecoder, spelled
 from gptfast_cli.core.tokenizers.written_out import WrittenOut
 
 _MAX_TOKENS = 2**20

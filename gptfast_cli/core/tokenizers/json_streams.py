@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptfast_cli.core.tokenizers.byte_alphabet import unspelled
-from gptfast_cli.core.tokenizers.stream import ByteStream, StreamDecoder
+from gptfast_cli.core.tokenizers.tokenizer import ByteStream, StreamDecoder, unspelled
 
 TokenOf = Callable[[int], str | None]  # a token as written in the vocabulary; None where it has no text
 

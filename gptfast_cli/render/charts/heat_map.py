@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from gptfast_cli.core.measure.drafts.judgement import Cell
-from gptfast_cli.render.charts.canvas import canvas, marked, text
-from gptfast_cli.render.charts.colour import shade
+from gptfast_cli.core.drafts.report import GridCell
+from gptfast_cli.render.charts.canvas import canvas, marked, shade, text
 from gptfast_cli.render.intervals import spoken
 from gptfast_cli.render.markup import Element, tag
 
@@ -20,7 +19,7 @@ _RIGHT: Final = 2
 _HEAD: Final = 170  # of what the columns are called
 
 
-def heat_map(label: str, cells: Sequence[Cell]) -> Element:
+def heat_map(label: str, cells: Sequence[GridCell]) -> Element:
     """A column for each k, a row for each batch size, a number in each cell; one that was never reached stays empty."""
     depths = sorted({cell.k for cell in cells})
     batch_sizes = sorted({cell.batch_size for cell in cells})
@@ -51,7 +50,7 @@ def break_even_edges(speedups: Mapping[tuple[int, int], float]) -> list[Edge]:
     return sorted(edges)
 
 
-def _drawn(column: int, row: int, cell: Cell) -> Element:
+def _drawn(column: int, row: int, cell: GridCell) -> Element:
     x, y, middle = _x(column), _y(row), _x(column + 0.5)
     hue = shade(cell.predicted.value)
     tile = tag("rect", x=x, y=y, width=_CELL_WIDTH - 1, height=_CELL_HEIGHT - 1, class_=hue)
@@ -75,7 +74,7 @@ def _line(edges: list[Edge]) -> list[Element]:
     return [tag("path", d=strokes, class_="break-even-halo"), tag("path", d=strokes, class_="break-even")]
 
 
-def _told(cell: Cell) -> str:
+def _told(cell: GridCell) -> str:
     parts = [f"k {cell.k}, batch {cell.batch_size}: predicted {spoken(cell.predicted)}"]
     if cell.measured is not None:
         parts.append(f"measured {spoken(cell.measured)}")

@@ -4,8 +4,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
-from gptfast_cli.render.charts.axes import Axis, frame, round_axis, whole_axis
-from gptfast_cli.render.charts.canvas import WIDTH, canvas, marked, path, text
+from gptfast_cli.render.charts.canvas import (
+    WIDTH,
+    Axis,
+    canvas,
+    frame,
+    marked,
+    path,
+    round_axis,
+    text,
+    whole_axis,
+)
 from gptfast_cli.render.markup import Element, tag
 
 _HEIGHT: Final = 232

@@ -1,12 +1,86 @@
-"""Points in a plane with their intervals and names, and curves to hold them against."""
+"""Scatter and dot charts with intervals."""
 
 from dataclasses import dataclass
 from typing import Final
 
-from gptfast_cli.render.charts.axes import Axis, frame
-from gptfast_cli.render.charts.canvas import WIDTH, canvas, marked, path, text
-from gptfast_cli.render.charts.labels import Box, placed
+from gptfast_cli.core.drafts.report import Interval
+from gptfast_cli.render.charts.canvas import (
+    WIDTH,
+    Axis,
+    Box,
+    canvas,
+    frame,
+    marked,
+    path,
+    placed,
+    round_axis,
+    shortened,
+    text,
+)
+from gptfast_cli.render.intervals import spoken
 from gptfast_cli.render.markup import Element, tag
+
+_LEFT: Final = 112
+_RIGHT: Final = WIDTH - 40
+_ROW: Final = 22
+_HEAD: Final = 26
+_NAME: Final = 17  # letters
+
+
+@dataclass(frozen=True, slots=True)
+class DotRow:
+    """A value under a name; `note` is told under the pointer."""
+
+    name: str
+    value: Interval
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class DotGroup:
+    """Rows of one kind."""
+
+    name: str
+    rows: tuple[DotRow, ...]
+
+
+def dot_chart(label: str, groups: tuple[DotGroup, ...], mark: Interval, mark_label: str) -> Element:
+    """The rows of all groups on one scale, with a line at the value of the whole."""
+    values = [row.value for group in groups for row in group.rows]
+    axis = round_axis("", [each for v in (mark, *values) for each in (v.low, v.high)], _LEFT, _RIGHT, 4)
+    bottom = sum(_HEAD + _ROW * len(group.rows) for group in groups)
+    at = axis.scale(mark.value)
+    marks: list[Element] = []
+    top = 0
+    for group in groups:
+        marks += [text(group.name, 0, top + 18, "axis"), *_rows(group, top + _HEAD, axis)]
+        top += _HEAD + _ROW * len(group.rows)
+    return canvas(
+        label,
+        WIDTH,
+        bottom + 40,
+        *(tag("line", x1=axis.scale(t), x2=axis.scale(t), y1=8, y2=bottom, class_="rule") for t in axis.ticks),
+        *(text(f"{t:.{axis.decimals}f}", axis.scale(t), bottom + 16, "tick", "middle") for t in axis.ticks),
+        tag("line", x1=at, x2=at, y1=8, y2=bottom, class_="break-even-dash"),
+        text(mark_label, at, bottom + 34, "tick", "middle"),
+        *marks,
+    )
+
+
+def _rows(group: DotGroup, top: float, axis: Axis) -> list[Element]:
+    return [_drawn_row(row, top + (n + 0.5) * _ROW, axis) for n, row in enumerate(group.rows)]
+
+
+def _drawn_row(row: DotRow, y: float, axis: Axis) -> Element:
+    at = axis.scale
+    return marked(
+        f"{row.name}: {spoken(row.value)}; {row.note}",
+        text(shortened(row.name, _NAME), 0, y + 4, "key"),
+        tag("line", x1=at(row.value.low), x2=at(row.value.high), y1=y, y2=y, class_="line first"),
+        tag("circle", cx=at(row.value.value), cy=y, r=4, class_="dot first"),
+        text(f"{row.value.value:.2f}", WIDTH, y + 4, "key", "end"),
+    )
+
 
 HEIGHT: Final = 320
 LEFT: Final = 34
@@ -19,7 +93,7 @@ _MOST: Final = 8  # names
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class ScatterPoint:
     """A point: where y may lie, how large it is drawn, and what it tells; one off the front is drawn hollow."""
 
     name: str
@@ -47,7 +121,7 @@ def keys(names: list[str]) -> list[str]:
     return names if is_fitting else [str(n) for n in range(1, len(names) + 1)]
 
 
-def scatter(label: str, spots: tuple[Spot, ...], x: Axis, y: Axis, curves: tuple[Curve, ...] = ()) -> Element:
+def scatter(label: str, spots: tuple[ScatterPoint, ...], x: Axis, y: Axis, curves: tuple[Curve, ...] = ()) -> Element:
     """The plane; names that find no room are left to the table beside it and to the pointer."""
     boxes = [_box(spot, x, y) for spot in spots]
     names = [spot.name for spot in spots]
@@ -81,16 +155,16 @@ def _curve(curve: Curve, x: Axis, y: Axis) -> Element:
     return tag("g", tag("path", d=path(points), class_=curve.class_), name if curve.name else None)
 
 
-def _whisker(spot: Spot, x: Axis, y: Axis) -> Element:
+def _whisker(spot: ScatterPoint, x: Axis, y: Axis) -> Element:
     at = x.scale(spot.x)
     return tag("line", x1=at, x2=at, y1=y.scale(spot.low), y2=y.scale(spot.high), class_="line first")
 
 
-def _drawn(spot: Spot, x: Axis, y: Axis) -> Element:
+def _drawn(spot: ScatterPoint, x: Axis, y: Axis) -> Element:
     class_ = "spot hollow" if spot.is_hollow else "spot"
     return marked(spot.told, tag("circle", cx=x.scale(spot.x), cy=y.scale(spot.y), r=spot.radius, class_=class_))
 
 
-def _box(spot: Spot, x: Axis, y: Axis) -> Box:
+def _box(spot: ScatterPoint, x: Axis, y: Axis) -> Box:
     at, height, r = x.scale(spot.x), y.scale(spot.y), spot.radius
     return Box(at - r, height - r, at + r, height + r)

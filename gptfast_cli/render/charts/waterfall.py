@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gptfast_cli.core.measure.drafts.judgement import Interval
+from gptfast_cli.core.drafts.report import Interval
 from gptfast_cli.render.charts.canvas import marked, text
 from gptfast_cli.render.markup import Element, tag
 

@@ -4,12 +4,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gptfast_cli.core.measure.drafts.judgement import Cell, DraftJudgement, Judgement
-from gptfast_cli.render.charts.axes import Axis, Scale, round_axis
-from gptfast_cli.render.charts.scatter import BOTTOM, LEFT, RIGHT, TOP, Curve, Spot, keys, scatter
+from gptfast_cli.core.drafts.report import DraftReport, DraftResult, GridCell
+from gptfast_cli.render.charts.canvas import Axis, Scale, round_axis
+from gptfast_cli.render.charts.scatter import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    Curve,
+    ScatterPoint,
+    keys,
+    scatter,
+)
 from gptfast_cli.render.intervals import shown, spoken
 from gptfast_cli.render.markup import Child, Element, tag
-from gptfast_cli.render.report.tables import figure, numbered, paragraph, section, table
+from gptfast_cli.render.report.tables import (
+    figure,
+    numbered,
+    paragraph,
+    section,
+    table,
+)
 from gptfast_cli.render.report.temperatures import at_temperature
 
 _LEVELS: Final = (1.0, 1.5, 2.0, 3.0, 5.0)
@@ -17,16 +32,16 @@ _DEEPEST: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class ComparedDraft:
     """A draft at a temperature, at its best depth for the smallest batch; `cost` is in plain steps."""
 
-    judged: DraftJudgement
-    best: Cell
+    judged: DraftResult
+    best: GridCell
     cost: float
     is_beaten: bool
 
 
-def compared(judgement: Judgement, choices: Sequence[float]) -> Element | None:
+def compared(judgement: DraftReport, choices: Sequence[float]) -> Element | None:
     """A plane for each temperature, with a table beside it."""
     steps = {(plain.temperature, plain.batch_size): plain.step_seconds for plain in judgement.plain}
     by_temperature = [(t, contenders([d for d in judgement.drafts if d.temperature == t], steps)) for t in choices]
@@ -49,7 +64,7 @@ def compared(judgement: Judgement, choices: Sequence[float]) -> Element | None:
     )
 
 
-def contenders(drafts: Sequence[DraftJudgement], steps: Mapping[tuple[float, int], float]) -> list[Contender]:
+def contenders(drafts: Sequence[DraftResult], steps: Mapping[tuple[float, int], float]) -> list[ComparedDraft]:
     """Those whose costs are known, the fastest first."""
     found = []
     for judged in drafts:
@@ -60,16 +75,16 @@ def contenders(drafts: Sequence[DraftJudgement], steps: Mapping[tuple[float, int
         best = max((c for c in judged.grid if c.batch_size == smallest), key=lambda cell: cell.predicted.value)
         found.append((judged, best, best.cost.draft / best.k / step))
     ranked = sorted(found, key=lambda each: -each[1].predicted.value)
-    return [Contender(j, b, c, is_beaten=any(_beats(o, (j, b, c)) for o in found)) for j, b, c in ranked]
+    return [ComparedDraft(j, b, c, is_beaten=any(_beats(o, (j, b, c)) for o in found)) for j, b, c in ranked]
 
 
-def _beats(one: tuple[DraftJudgement, Cell, float], other: tuple[DraftJudgement, Cell, float]) -> bool:
+def _beats(one: tuple[DraftResult, GridCell, float], other: tuple[DraftResult, GridCell, float]) -> bool:
     (a, _, a_cost), (b, _, b_cost) = one, other
     is_no_worse = a_cost <= b_cost and a.alpha.value >= b.alpha.value
     return is_no_worse and (a_cost < b_cost or a.alpha.value > b.alpha.value)
 
 
-def _panel(temperature: float, found: list[Contender]) -> list[Element]:
+def _panel(temperature: float, found: list[ComparedDraft]) -> list[Element]:
     x = round_axis("cost of a drafted token, in plain steps", [0.0, *(each.cost for each in found)], LEFT, RIGHT)
     x = replace(x, scale=replace(x.scale, low=-0.05 * x.scale.high))  # room for a point that costs nothing
     y = Axis(Scale(0, 1, BOTTOM, TOP), "α, agreement", (0, 0.2, 0.4, 0.6, 0.8, 1.0), 1)
@@ -118,17 +133,17 @@ def _ideal(alpha: float, cost: float) -> float:
     return max(sum(alpha**n for n in range(k + 1)) / (1 + k * cost) for k in range(1, _DEEPEST + 1))
 
 
-def _spot(name: str, each: Contender) -> Spot:
+def _spot(name: str, each: ComparedDraft) -> ScatterPoint:
     speedup = each.best.predicted
     alpha = each.judged.alpha
     told = (
         f"{each.judged.draft}: alpha {spoken(alpha)}, a token costs {each.cost:.2f} steps, best {spoken(speedup, '×')}"
     )
     radius = min(4 + 3 * max(speedup.value - 0.5, 0), 14)
-    return Spot(name, told, each.cost, alpha.value, alpha.low, alpha.high, radius, each.is_beaten)
+    return ScatterPoint(name, told, each.cost, alpha.value, alpha.low, alpha.high, radius, each.is_beaten)
 
 
-def _row(number: int | None, each: Contender) -> tuple[Child, ...]:
+def _row(number: int | None, each: ComparedDraft) -> tuple[Child, ...]:
     return (
         numbered(number, tag("span", each.judged.draft, class_="name")),
         shown(each.judged.alpha),

@@ -2,10 +2,20 @@
 
 from collections.abc import Sequence
 
-from gptfast_cli.core.measure.drafts.judgement import Cell, DraftJudgement, Judgement, Plain
+from gptfast_cli.core.drafts.report import (
+    DraftReport,
+    DraftResult,
+    GridCell,
+    PlainDecoding,
+)
 from gptfast_cli.render.intervals import shown
 from gptfast_cli.render.markup import Child, Element, tag
-from gptfast_cli.render.numbers import count, digits, duration, size
+from gptfast_cli.render.numbers import (
+    count,
+    digits,
+    duration,
+    size,
+)
 from gptfast_cli.render.report.tables import paragraph, section, table
 from gptfast_cli.render.report.temperatures import at_temperature
 
@@ -17,7 +27,7 @@ _ROUND = (
 _PLAIN = ("Temperature", "Batch", "Step", "tok/s", "GB/s", "MBU")
 
 
-def costs(judgement: Judgement, choices: Sequence[float]) -> Element | None:
+def costs(judgement: DraftReport, choices: Sequence[float]) -> Element | None:
     """The drafts themselves, then their rounds, folded up."""
     if not judgement.drafts:
         return None
@@ -34,7 +44,7 @@ def costs(judgement: Judgement, choices: Sequence[float]) -> Element | None:
     )
 
 
-def plain(judgement: Judgement) -> Element:
+def plain(judgement: DraftReport) -> Element:
     """What speed-ups are ratios over."""
     if not judgement.plain:
         return section("plain", "Plain decoding", paragraph("It was not reached."))
@@ -52,7 +62,7 @@ def plain(judgement: Judgement) -> Element:
     )
 
 
-def _model(judged: DraftJudgement) -> tuple[Child, ...]:
+def _model(judged: DraftResult) -> tuple[Child, ...]:
     return (
         tag("span", judged.draft, class_="name"),
         count(judged.n_params),
@@ -62,7 +72,7 @@ def _model(judged: DraftJudgement) -> tuple[Child, ...]:
     )
 
 
-def _rounds(judged: DraftJudgement) -> Element:
+def _rounds(judged: DraftResult) -> Element:
     about = f"{judged.draft}, temperature {judged.temperature:g}"
     rows = [_round(cell) for cell in sorted(judged.grid, key=lambda cell: (cell.batch_size, cell.k))]
     return tag(
@@ -78,7 +88,7 @@ def _rounds(judged: DraftJudgement) -> Element:
     )
 
 
-def _round(cell: Cell) -> tuple[Child, ...]:
+def _round(cell: GridCell) -> tuple[Child, ...]:
     parts = (cell.cost.draft, cell.cost.verify, cell.cost.sample, cell.cost.host, cell.cost.total)
     return (
         str(cell.batch_size),
@@ -93,7 +103,7 @@ def _round(cell: Cell) -> tuple[Child, ...]:
     )
 
 
-def _step(each: Plain) -> tuple[Child, ...]:
+def _step(each: PlainDecoding) -> tuple[Child, ...]:
     return (
         f"{each.temperature:g}",
         str(each.batch_size),

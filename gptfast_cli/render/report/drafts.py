@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from gptfast_cli.core.measure.drafts.judgement import DraftJudgement, Judgement, Place
-from gptfast_cli.render.charts.colour import legend
+from gptfast_cli.core.drafts.report import DraftReport, DraftResult, PositionAcceptance
+from gptfast_cli.render.charts.canvas import legend
 from gptfast_cli.render.charts.heat_map import heat_map
 from gptfast_cli.render.charts.lines import Line, Point, line_chart
 from gptfast_cli.render.intervals import shown
@@ -14,7 +14,7 @@ from gptfast_cli.render.report.temperatures import at_temperature
 _N_OPEN = 4  # more than so many drafts are folded up
 
 
-def drafts(judgement: Judgement, choices: Sequence[float]) -> Element:
+def drafts(judgement: DraftReport, choices: Sequence[float]) -> Element:
     """A card for each; a folded one shows its figures in short."""
     if not judgement.drafts:
         return section("drafts", "Draft by draft", paragraph("No draft was reached."))
@@ -38,7 +38,7 @@ def drafts(judgement: Judgement, choices: Sequence[float]) -> Element:
     )
 
 
-def _card(judged: DraftJudgement, *, is_open: bool) -> Element:
+def _card(judged: DraftResult, *, is_open: bool) -> Element:
     about = f"{judged.draft} at temperature {judged.temperature:g}"
     return tag(
         "details",
@@ -55,7 +55,7 @@ def _card(judged: DraftJudgement, *, is_open: bool) -> Element:
     )
 
 
-def _summary(judged: DraftJudgement) -> list[Child]:
+def _summary(judged: DraftResult) -> list[Child]:
     best = max(judged.grid, key=lambda cell: cell.predicted.value, default=None)
     best_words: list[Child] = []
     if best is not None:
@@ -73,7 +73,7 @@ def _summary(judged: DraftJudgement) -> list[Child]:
     ]
 
 
-def _grid(judged: DraftJudgement, about: str) -> Element:
+def _grid(judged: DraftResult, about: str) -> Element:
     speedups = [cell.predicted.value for cell in judged.grid]
     note = "Faster than plain decoding everywhere." if min(speedups) >= 1 else ""
     note = "Slower than plain decoding everywhere." if max(speedups) < 1 else note
@@ -82,7 +82,7 @@ def _grid(judged: DraftJudgement, about: str) -> Element:
     return figure("Speed-up", heat_map(label, judged.grid), *([note] if note else []), is_broad=is_broad)
 
 
-def _acceptance(places: tuple[Place, ...], about: str) -> Element:
+def _acceptance(places: tuple[PositionAcceptance, ...], about: str) -> Element:
     conditional = tuple(
         Point(n, place.conditional, place.conditional, place.conditional)
         for n, place in enumerate(places, start=1)
@@ -105,7 +105,7 @@ def _acceptance(places: tuple[Place, ...], about: str) -> Element:
     return figure("Accepted, by position", chart, *notes)
 
 
-def _tokens_per_round(judged: DraftJudgement, about: str) -> Element:
+def _tokens_per_round(judged: DraftResult, about: str) -> Element:
     points = tuple(Point(k, tau.value, tau.low, tau.high) for k, tau in sorted(judged.tau.items()))
     chart = line_chart(
         f"Tokens per round of {about}: {points[0].y:.2f} at k {points[0].x}, {points[-1].y:.2f} at k {points[-1].x}",

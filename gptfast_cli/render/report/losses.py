@@ -6,7 +6,7 @@ in the time of one: a speed-up of τ. Every part adds its seconds to the round, 
 
 from dataclasses import dataclass
 
-from gptfast_cli.core.measure.drafts.judgement import Cell, DraftJudgement, Judgement
+from gptfast_cli.core.drafts.report import DraftReport, DraftResult, GridCell
 from gptfast_cli.render.charts.waterfall import Bar, waterfall
 from gptfast_cli.render.markup import Element, tag
 from gptfast_cli.render.numbers import duration
@@ -16,15 +16,15 @@ _SEEN = 0.005  # of a speed-up that is shown in hundredths
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class LossCase:
     """A cell with all that its speed-up is made of."""
 
-    judged: DraftJudgement
-    cell: Cell
+    judged: DraftResult
+    cell: GridCell
     step_seconds: float
 
 
-def losses(judgement: Judgement) -> Element | None:
+def losses(judgement: DraftReport) -> Element | None:
     """The waterfall of the best pick, or of the best that there is where none is faster than plain decoding."""
     case = best_case(judgement)
     if case is None:
@@ -48,10 +48,10 @@ def losses(judgement: Judgement) -> Element | None:
     )
 
 
-def best_case(judgement: Judgement) -> Case | None:
+def best_case(judgement: DraftReport) -> LossCase | None:
     """The pick that gains most, else the cell that is predicted to; None where a part of it was not measured."""
     cases = [
-        Case(judged, cell, plain.step_seconds)
+        LossCase(judged, cell, plain.step_seconds)
         for judged in judgement.drafts
         for cell in judged.grid
         for plain in judgement.plain
@@ -62,7 +62,7 @@ def best_case(judgement: Judgement) -> Case | None:
     return max(picked or cases, key=lambda case: case.cell.predicted.value, default=None)
 
 
-def waterfall_bars(case: Case) -> tuple[Bar, ...]:
+def waterfall_bars(case: LossCase) -> tuple[Bar, ...]:
     """From τ through each part of the round to the predicted speed-up, and the measured one where there is one."""
     cell, step, tau = case.cell, case.step_seconds, case.judged.tau[case.cell.k]
     bars = [Bar("Ideal", f"τ = {tau.value:.2f} tokens in the time of a step", "ideal", 0.0, tau.value)]

@@ -1,12 +1,12 @@
 """The best draft and depth for each temperature and batch size."""
 
-from gptfast_cli.core.measure.drafts.judgement import Judgement, Pick
+from gptfast_cli.core.drafts.report import DraftReport, Recommendation
 from gptfast_cli.render.intervals import shown
 from gptfast_cli.render.markup import Child, Element, tag
 from gptfast_cli.render.report.tables import paragraph, section, table
 
 
-def picks(judgement: Judgement) -> Element:
+def picks(judgement: DraftReport) -> Element:
     """One table, a row for each batch size at each temperature."""
     if not judgement.picks:
         return section("picks", "Best picks", paragraph("Nothing was reached to pick from."))
@@ -25,7 +25,7 @@ def picks(judgement: Judgement) -> Element:
     )
 
 
-def _row(pick: Pick) -> tuple[Child, ...]:
+def _row(pick: Recommendation) -> tuple[Child, ...]:
     where = (f"{pick.temperature:g}", str(pick.batch_size))
     if pick.draft is None or pick.k is None:
         why = "no clear gain" if pick.is_unclear else "none: plain decoding is fastest"

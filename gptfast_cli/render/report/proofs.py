@@ -1,16 +1,31 @@
 """Predictions held against real runs, and speculation held against the target alone."""
 
-from gptfast_cli.core.measure.drafts.judgement import Certificate, Judgement, Proof
-from gptfast_cli.render.charts.axes import round_axis
-from gptfast_cli.render.charts.scatter import BOTTOM, LEFT, RIGHT, TOP, Curve, Spot, keys, scatter
+from gptfast_cli.core.drafts.report import DraftReport, LosslessnessCheck, ValidationRun
+from gptfast_cli.render.charts.canvas import round_axis
+from gptfast_cli.render.charts.scatter import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    Curve,
+    ScatterPoint,
+    keys,
+    scatter,
+)
 from gptfast_cli.render.intervals import shown, spoken
 from gptfast_cli.render.markup import Child, Element, tag
-from gptfast_cli.render.report.tables import figure, numbered, paragraph, section, table
+from gptfast_cli.render.report.tables import (
+    figure,
+    numbered,
+    paragraph,
+    section,
+    table,
+)
 
 _PLAIN = "plain against itself"
 
 
-def proofs(judgement: Judgement) -> Element:
+def proofs(judgement: DraftReport) -> Element:
     """The runs in a plane and in a table, with the median of their errors."""
     if not judgement.proofs:
         return section("proofs", "Predicted and measured", paragraph("Nothing was run for real."))
@@ -38,7 +53,7 @@ def proofs(judgement: Judgement) -> Element:
     )
 
 
-def certificates(judgement: Judgement) -> Element:
+def certificates(judgement: DraftReport) -> Element:
     """Whether the texts are the target's own, with the numbers that say so."""
     intro = paragraph(
         "Speculation must not change what the target says. Greedy texts must be equal token by token; drawn ones must "
@@ -59,7 +74,7 @@ def certificates(judgement: Judgement) -> Element:
     )
 
 
-def _plane(runs: tuple[Proof, ...]) -> Element:
+def _plane(runs: tuple[ValidationRun, ...]) -> Element:
     values = [1.0, *(each for p in runs for each in (p.predicted, p.measured.value, p.measured.low, p.measured.high))]
     x = round_axis("predicted", values, LEFT, RIGHT)
     y = round_axis("measured", values, BOTTOM, TOP)
@@ -73,17 +88,17 @@ def _plane(runs: tuple[Proof, ...]) -> Element:
     )
 
 
-def _name(run: Proof) -> str:
+def _name(run: ValidationRun) -> str:
     return "plain" if run.draft is None else f"{run.draft}, k {run.k}"
 
 
-def _spot(key: str, run: Proof) -> Spot:
+def _spot(key: str, run: ValidationRun) -> ScatterPoint:
     told = f"{_name(run)}, batch {run.batch_size}: predicted {run.predicted:.2f}, measured {spoken(run.measured)}"
     low, high = run.measured.low, run.measured.high
-    return Spot(key, told, run.predicted, run.measured.value, low, high, is_hollow=run.draft is None)
+    return ScatterPoint(key, told, run.predicted, run.measured.value, low, high, is_hollow=run.draft is None)
 
 
-def _row(number: int | None, run: Proof) -> tuple[Child, ...]:
+def _row(number: int | None, run: ValidationRun) -> tuple[Child, ...]:
     is_plain = run.draft is None
     return (
         numbered(number, tag("span", run.draft or _PLAIN, class_="soft" if is_plain else "name")),
@@ -97,7 +112,7 @@ def _row(number: int | None, run: Proof) -> tuple[Child, ...]:
     )
 
 
-def _certified(certificate: Certificate) -> tuple[Child, ...]:
+def _certified(certificate: LosslessnessCheck) -> tuple[Child, ...]:
     holds = certificate.holds
     return (
         tag("span", certificate.draft, class_="name"),

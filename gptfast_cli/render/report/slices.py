@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from gptfast_cli.core.measure.drafts.judgement import DraftJudgement, Judgement
-from gptfast_cli.render.charts.dots import Group, Row, dot_chart
+from gptfast_cli.core.drafts.report import DraftReport, DraftResult
+from gptfast_cli.render.charts.scatter import DotGroup, DotRow, dot_chart
 from gptfast_cli.render.markup import Element, tag
 from gptfast_cli.render.report.tables import figure, paragraph, section
 from gptfast_cli.render.report.temperatures import at_temperature
@@ -11,7 +11,7 @@ from gptfast_cli.render.report.temperatures import at_temperature
 _KINDS = {"category": "by category", "context": "by context"}
 
 
-def slices(judgement: Judgement, choices: Sequence[float]) -> Element | None:
+def slices(judgement: DraftReport, choices: Sequence[float]) -> Element | None:
     """A chart for each draft and temperature."""
     charts = [
         at_temperature(choices, judged.temperature, [_chart(judged)]) for judged in judgement.drafts if judged.slices
@@ -28,9 +28,11 @@ def slices(judgement: Judgement, choices: Sequence[float]) -> Element | None:
     )
 
 
-def _chart(judged: DraftJudgement) -> Element:
+def _chart(judged: DraftResult) -> Element:
     groups = tuple(
-        Group(words, tuple(Row(s.name, s.alpha, f"{s.n_tokens:,} tokens") for s in judged.slices if s.kind == kind))
+        DotGroup(
+            words, tuple(DotRow(s.name, s.alpha, f"{s.n_tokens:,} tokens") for s in judged.slices if s.kind == kind)
+        )
         for kind, words in _KINDS.items()
         if any(s.kind == kind for s in judged.slices)
     )

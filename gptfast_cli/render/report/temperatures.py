@@ -5,11 +5,11 @@ It needs no script: a style rule looks at which button is pressed. A browser tha
 
 from collections.abc import Iterable, Sequence
 
-from gptfast_cli.core.measure.drafts.judgement import Judgement
+from gptfast_cli.core.drafts.report import DraftReport
 from gptfast_cli.render.markup import Child, Element, tag
 
 
-def temperatures(judgement: Judgement) -> list[float]:
+def temperatures(judgement: DraftReport) -> list[float]:
     """All that something was measured at, the lowest first."""
     drafts = {each.temperature for each in judgement.drafts}
     return sorted(drafts | {each.temperature for each in judgement.plain})

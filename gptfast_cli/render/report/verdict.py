@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from gptfast_cli.core.measure.drafts.judgement import Judgement
-from gptfast_cli.core.measure.environment import Environment
+from gptfast_cli.core.bench.environment import Environment
+from gptfast_cli.core.drafts.report import DraftReport
 from gptfast_cli.render.markup import Child, Element, tag
 from gptfast_cli.render.numbers import count, digits, size
 from gptfast_cli.render.report.tables import paragraph, section, table
@@ -18,7 +18,7 @@ BASES = {
 }
 
 
-def head(judgement: Judgement) -> Element:
+def head(judgement: DraftReport) -> Element:
     """The verdict, and that a run was cut short where it was."""
     return tag(
         "header",
@@ -39,7 +39,7 @@ def head(judgement: Judgement) -> Element:
     )
 
 
-def about(judgement: Judgement, command: str) -> Element:
+def about(judgement: DraftReport, command: str) -> Element:
     """Target, drafts, machine, versions and the command: what a number needs beside it."""
     items = [part for name, text in _facts(judgement) for part in (tag("dt", name), tag("dd", text))]
     return tag(
@@ -50,7 +50,7 @@ def about(judgement: Judgement, command: str) -> Element:
     )
 
 
-def failed(judgement: Judgement) -> Element | None:
+def failed(judgement: DraftReport) -> Element | None:
     """Prompts that were left out, those with one reason together; None where there are none."""
     if not judgement.failed_prompts:
         return None
@@ -71,7 +71,7 @@ def _unbroken(verdict: str) -> list[Child]:
     return [tag("span", part, class_="whole") if n % 2 else part for n, part in enumerate(parts)]
 
 
-def _facts(judgement: Judgement) -> Iterator[tuple[str, Child]]:
+def _facts(judgement: DraftReport) -> Iterator[tuple[str, Child]]:
     environment = judgement.environment
     names = list(dict.fromkeys(each.draft for each in judgement.drafts))
     yield (

@@ -13,7 +13,7 @@ import pytest
 from chat_samples import user
 
 from gptfast_cli.core.errors import CorruptError, GptFastError
-from gptfast_cli.core.tokenizers.chat import worker_process
+from gptfast_cli.core.tokenizers.chat import template as worker_process
 from gptfast_cli.core.tokenizers.chat.template import ChatTemplate, TemplateSource
 
 SOMETIMES_ENDLESS = (

@@ -10,7 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gptfast_cli.bundled.recipe.grammar import Dice
-from gptfast_cli.bundled.recipe.texts import code, dialogue, recipes, stories, sums
+from gptfast_cli.bundled.recipe.texts import (
+    code,
+    dialogue,
+    recipes,
+    stories,
+    sums,
+)
 
 
 @dataclass(frozen=True, slots=True)

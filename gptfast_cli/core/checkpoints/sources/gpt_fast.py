@@ -9,18 +9,24 @@ from pathlib import Path
 
 from gptfast_cli.core.checkpoints.foreign import (
     CONFIG_FILE,
+    EMBEDDING,
+    HEAD,
+    KEY,
+    QUERY,
+    VALUE,
     ForeignCheckpoint,
-    Part,
+    WeightPart,
     check_parts,
     fetch_config,
+    meta_names,
+    meta_parts,
+    refuse,
     some_rows,
     stored_part,
 )
-from gptfast_cli.core.checkpoints.meta_names import EMBEDDING, HEAD, KEY, QUERY, VALUE, meta_names, meta_parts
 from gptfast_cli.core.checkpoints.pickles import open_pickle, refuse_pickle
 from gptfast_cli.core.checkpoints.shard import Shard
 from gptfast_cli.core.checkpoints.sources.huggingface import check_identical, read_config
-from gptfast_cli.core.checkpoints.weight_files import refuse
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import UsageError
 
@@ -89,7 +95,7 @@ def _stored_name(shard: Shard, name: str) -> str:
     return fused if f"attention.{in_layer}" in (QUERY, KEY, VALUE) and fused in shard.tensors else name
 
 
-def _part(config: ModelConfig, shard: Shard, name: str) -> Part:
+def _part(config: ModelConfig, shard: Shard, name: str) -> WeightPart:
     stored = _stored_name(shard, name)
     part = stored_part(shard, stored)
     if stored == name:

@@ -10,9 +10,15 @@ from pathlib import Path
 
 import torch
 
-from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE, ForeignCheckpoint, check_parts, stored_part
+from gptfast_cli.core.checkpoints.foreign import (
+    CONFIG_FILE,
+    SAFETENSORS,
+    ForeignCheckpoint,
+    check_parts,
+    refuse,
+    stored_part,
+)
 from gptfast_cli.core.checkpoints.shard import Shard
-from gptfast_cli.core.checkpoints.weight_files import SAFETENSORS, refuse
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.families import Family, family_of

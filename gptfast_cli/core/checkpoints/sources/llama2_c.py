@@ -11,9 +11,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from gptfast_cli.core.checkpoints.download_source import FETCH_AGAIN
-from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint, check_parts, stored_part
-from gptfast_cli.core.checkpoints.meta_names import (
+from gptfast_cli.core.checkpoints.downloads import FETCH_AGAIN
+from gptfast_cli.core.checkpoints.foreign import (
     ATTENTION_NORM,
     DOWN,
     EMBEDDING,
@@ -26,7 +25,10 @@ from gptfast_cli.core.checkpoints.meta_names import (
     QUERY,
     UP,
     VALUE,
+    ForeignCheckpoint,
+    check_parts,
     meta_parts,
+    stored_part,
 )
 from gptfast_cli.core.checkpoints.shard import Shard, StoredTensor
 from gptfast_cli.core.config import ModelConfig, RopeConfig

@@ -10,18 +10,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from gptfast_cli.core.checkpoints.download_source import FETCH_AGAIN
+from gptfast_cli.core.checkpoints.downloads import FETCH_AGAIN
 from gptfast_cli.core.checkpoints.foreign import (
-    CONFIG_FILE,
-    ForeignCheckpoint,
-    Part,
-    check_parts,
-    fetch_config,
-    joined,
-    stored_part,
-)
-from gptfast_cli.core.checkpoints.meta_names import (
     ATTENTION_NORM,
+    CONFIG_FILE,
     DOWN,
     EMBEDDING,
     FFN_NORM,
@@ -29,13 +21,19 @@ from gptfast_cli.core.checkpoints.meta_names import (
     HEAD,
     NORM,
     OUTPUT,
+    ForeignCheckpoint,
+    WeightPart,
+    check_parts,
+    fetch_config,
+    joined,
     meta_names,
     meta_parts,
+    refuse,
+    stored_part,
 )
 from gptfast_cli.core.checkpoints.pickles import open_pickle, refuse_pickle
 from gptfast_cli.core.checkpoints.shard import Shard
 from gptfast_cli.core.checkpoints.sources.huggingface import check_identical, read_config
-from gptfast_cli.core.checkpoints.weight_files import refuse
 from gptfast_cli.core.config import ModelConfig, RopeConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.fields import Fields, read_fields
@@ -178,7 +176,7 @@ def _check_names(config: ModelConfig, shards: Sequence[Shard], said_by: str) -> 
         refuse(shard.path.name, extra, "none of this model's tensors")
 
 
-def _part(config: ModelConfig, shards: Sequence[Shard], name: str) -> Part:
+def _part(config: ModelConfig, shards: Sequence[Shard], name: str) -> WeightPart:
     parts = [stored_part(shard, name) for shard in shards]
     if len(parts) == 1 or name.endswith((ATTENTION_NORM, FFN_NORM)) or name == NORM:
         return parts[0]

@@ -5,10 +5,9 @@ They are pickles: see `checkpoints.pickles`. The tensors have the names that the
 
 from pathlib import Path
 
-from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE, ForeignCheckpoint
+from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE, PICKLES, ForeignCheckpoint
 from gptfast_cli.core.checkpoints.pickles import refuse_pickle
 from gptfast_cli.core.checkpoints.sources.huggingface import from_shards, read_config
-from gptfast_cli.core.checkpoints.weight_files import PICKLES
 
 
 class PytorchModel:

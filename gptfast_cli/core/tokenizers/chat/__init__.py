@@ -4,8 +4,7 @@ The program is code from a stranger. It runs in a sandbox, in a process of its o
 and output, and gives the text that transformers gives.
 """
 
-from gptfast_cli.core.tokenizers.chat.llama_2 import llama_2_template
-from gptfast_cli.core.tokenizers.chat.opening import open_chat_template, read_chat_template
+from gptfast_cli.core.tokenizers.chat.styles import llama_2_template, open_chat_template, read_chat_template
 from gptfast_cli.core.tokenizers.chat.template import ChatTemplate
 
 __all__ = ["ChatTemplate", "llama_2_template", "open_chat_template", "read_chat_template"]

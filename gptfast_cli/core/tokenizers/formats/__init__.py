@@ -5,7 +5,7 @@ from typing import Protocol
 
 from gptfast_cli.core.registry import Plugs
 from gptfast_cli.core.tokenizers.declarations import Declarations
-from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+from gptfast_cli.core.tokenizers.tokenizer import Vocabulary
 
 
 class TokenizerFormat(Protocol):

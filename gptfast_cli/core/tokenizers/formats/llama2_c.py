@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gptfast_cli.core.tokenizers.declarations import Declarations, damaged
 from gptfast_cli.core.tokenizers.formats.sentencepiece import SentencePieceVocabulary
-from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+from gptfast_cli.core.tokenizers.tokenizer import Vocabulary
 
 _ENTRY = struct.Struct("<fi")  # score, bytes of the piece
 _LONGEST = struct.Struct("<i")

@@ -15,8 +15,7 @@ from sentencepiece import SentencePieceProcessor
 
 from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations, damaged
 from gptfast_cli.core.tokenizers.limits import MAX_GROWTH, longest_replacement
-from gptfast_cli.core.tokenizers.stream import StreamDecoder
-from gptfast_cli.core.tokenizers.vocabulary import Definition, Vocabulary
+from gptfast_cli.core.tokenizers.tokenizer import Definition, StreamDecoder, Vocabulary
 from gptfast_cli.core.tokenizers.written_out import WrittenOut
 
 # normalizer_spec { add_dummy_prefix: false } as protobuf writes it; appended to a model, it overrides the model's own

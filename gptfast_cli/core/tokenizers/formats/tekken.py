@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gptfast_cli.core.tokenizers.byte_ranks import ByteRanks, ByteRankVocabulary, decode_base64
 from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations, damaged
-from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+from gptfast_cli.core.tokenizers.tokenizer import Vocabulary
 
 _BOS, _EOS = "<s>", "</s>"
 _MAX_SPECIAL = 100_000

@@ -1,4 +1,7 @@
-"""Llama 3's own format, tokenizer.model: each line a token in base64 and its rank, as the tiktoken library has it.
+"""tiktoken's files of base64 ranks, as Meta's Llama 3 has them.
+
+Wherever a text is cut, no token spans the cut: the cuts belong to the format, and another place gives other ids.
+Source: https://github.com/meta-llama/llama-models, models/llama3/tokenizer.py.
 
 The file holds neither the pattern that cuts a text into words nor the special tokens: those are Llama 3's, for every
 file, and 256 special tokens follow the ranks. Their names are those of Llama 3.1 to 3.3; Llama 3 calls by the name of
@@ -7,13 +10,31 @@ tokenizer_config.json lists them, its names count.
 Source: https://github.com/meta-llama/llama-models, models/llama3/tokenizer.py, and tokenizer.json of Llama 3.1.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gptfast_cli.core.tokenizers.byte_ranks import ByteRanks, ByteRankVocabulary, decode_base64
 from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations, damaged
-from gptfast_cli.core.tokenizers.long_runs import pieces
-from gptfast_cli.core.tokenizers.vocabulary import Vocabulary
+from gptfast_cli.core.tokenizers.tokenizer import Vocabulary
+
+MAX_CHARACTERS = 400_000
+"""The longest piece."""
+
+MAX_RUN = 25_000
+"""The most characters of a piece that follow one another and are all whitespace, or all none."""
+
+# as many whole runs as follow one another, then the beginning of a run that is too long; nothing is tried twice
+_PIECE = re.compile(
+    rf"(?:\S{{1,{MAX_RUN}}}+(?!\S)|\s{{1,{MAX_RUN}}}+(?!\s))*+(?:\S{{{MAX_RUN}}}|\s{{{MAX_RUN}}})?", re.DOTALL
+)
+
+
+def pieces(text: str) -> Iterator[str]:
+    """The pieces of a text, from left to right."""
+    for start in range(0, len(text), MAX_CHARACTERS):
+        yield from filter(None, _PIECE.findall(text[start : start + MAX_CHARACTERS]))
+
 
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"

@@ -18,8 +18,7 @@ from gptfast_cli.core.tokenizers import library
 from gptfast_cli.core.tokenizers.declarations import Declarations, Matching, damaged
 from gptfast_cli.core.tokenizers.json_streams import json_stream
 from gptfast_cli.core.tokenizers.limits import check_limits
-from gptfast_cli.core.tokenizers.stream import StreamDecoder
-from gptfast_cli.core.tokenizers.vocabulary import Definition, Vocabulary
+from gptfast_cli.core.tokenizers.tokenizer import Definition, StreamDecoder, Vocabulary
 
 
 class JsonVocabulary:

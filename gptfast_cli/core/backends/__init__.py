@@ -1,0 +1,138 @@
+"""The few fused operations that a decoder layer is made of, as every backend offers them.
+
+A layer is five operations; embedding and head stand around them:
+
+    project_qkv     norm, query/key/value projection, RoPE, cache write
+    attend          attention of the queries over the cache
+    project_output  output projection plus residual
+    gate_up         norm, gate and up projection, activation
+    down            down projection plus residual
+
+`reference` states each in plain PyTorch and is the oracle for every other backend.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.schemes import Weight
+
+KEY_BLOCK = 128
+"""Attention is given a number of cached keys that is a multiple of this; so many share the scales of an int8 cache."""
+
+KEY_TILE, QUAD = 16, 4
+"""Keys, and bytes of each, that stand together in an int8 cache, as kernels read them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+    weight: Weight  # [dim]
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """An affine map, x W^T + b; most models have no b."""
+
+    weight: Weight  # [out_features, in_features]
+    bias: Weight | None = None  # [out_features]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the weight and the bias."""
+        return self.weight.n_bytes + (0 if self.bias is None else self.bias.n_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """Heads of an attention layer; `n_heads // n_kv_heads` query heads share a key head."""
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class RopePositions:
+    """Where the tokens of a step stand in their sequences, and the rotation that belongs there.
+
+    positions: [batch, time] int64; a row's own, so the rows of a batch may stand at different places
+    cos, sin:  [batch, time, head_dim / 2] float32
+    """
+
+    positions: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class FloatCache:
+    """Keys and values of one layer as they were computed, [batch, kv_heads, n_keys, head_dim], written in place.
+
+    Slots at and past a row's position hold stale but finite numbers; `n_keys` is a multiple of KEY_BLOCK.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Cache:
+    """Keys and values of one layer in int8; see `int8_cache`, and FloatCache for the rest.
+
+    key_codes:    [batch, kv_heads, n_keys / KEY_TILE, quads, KEY_TILE, QUAD] int8; quads = head_dim / QUAD, rounded up
+    key_scales:   [batch, kv_heads, n_keys / KEY_BLOCK, head_dim] float32
+    recent_keys:  [batch, kv_heads, 2 KEY_BLOCK, head_dim], as they were computed: position p at p % (2 KEY_BLOCK)
+    value_codes:  [batch, kv_heads, n_keys / QUAD, head_dim, QUAD] int8
+    value_scales: [batch, kv_heads, n_keys] float32
+    """
+
+    key_codes: Tensor
+    key_scales: Tensor
+    recent_keys: Tensor
+    value_codes: Tensor
+    value_scales: Tensor
+
+
+LayerCache = FloatCache | Int8Cache
+
+
+class Backend(Protocol):
+    """The operations of a layer; x is [batch, time, dim] in the compute dtype throughout."""
+
+    def embed(self, tokens: Tensor, embedding: Weight, dtype: torch.dtype) -> Tensor:
+        """Embedding rows of tokens [batch, time] int64: x."""
+        ...
+
+    def project_qkv(
+        self, x: Tensor, qkv: Linear, *, norm: Norm, place: RopePositions, cache: LayerCache, spec: AttentionSpec
+    ) -> Tensor:
+        """Write the rotated keys and the values of x into the cache; return rotated queries.
+
+        Returns [batch, time, n_heads, head_dim].
+        """
+        ...
+
+    def attend(self, q: Tensor, cache: LayerCache, *, place: RopePositions, spec: AttentionSpec) -> Tensor:
+        """Causal attention: each query sees the keys at its own position and before. Returns [batch, time, q_dim]."""
+        ...
+
+    def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
+        """Residual plus the projection of heads [batch, time, q_dim]: x."""
+        ...
+
+    def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm) -> Tensor:
+        """silu(gate) * up of the normalised x, [batch, time, ffn_dim] (SwiGLU, Shazeer 2020, arXiv:2002.05202)."""
+        ...
+
+    def down(self, hidden: Tensor, down: Linear, *, residual: Tensor) -> Tensor:
+        """Residual plus the projection of hidden [batch, time, ffn_dim]: x."""
+        ...
+
+    def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:
+        """Logits of x [..., dim]: [..., vocab_size] float32."""
+        ...

@@ -1,0 +1,122 @@
+"""The native library, compiled by the machine's own C++ compiler the first time that it is needed.
+
+The library's name is a hash of the sources, the flags, the compiler and the processor: another machine or version
+finds nothing under its own name, and compiles. Its SHA-256 is kept beside it, in a file of its own, and is compared
+before the library is loaded: code that was cut short or altered is compiled again, never run.
+"""
+
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.files import PARTIAL, staged_file, why_untrusted, write_synced
+
+if sys.platform != "win32":
+    import fcntl
+
+_SOURCES = Path(__file__).parent / "native"
+_MAIN = "library.cpp"
+_FLAGS = ("-O3", "-std=c++20", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
+_COMPILERS = ("g++", "clang++", "c++")
+_CPU_INFO = Path("/proc/cpuinfo")
+_MODE = 0o700
+
+ARCH_VARIABLE = "GPTFAST_CPU_ARCH"
+"""Names the processor to compile for, as -march= does; `native` where it is not set."""
+
+
+class NoCompilerError(GptFastError):
+    """There is no C++ compiler, or it cannot compile the library."""
+
+
+def library_file(folder: Path) -> Path:
+    """Where the library of this machine is kept, once it has been compiled."""
+    return folder / f"cpu-{_key(_compiler())}.so"
+
+
+def is_whole(file: Path) -> bool:
+    """Whether the library is there as it was compiled, in a folder and files that no other user can write."""
+    digest = _digest_file(file)
+    try:
+        if any(map(why_untrusted, (file.parent, file, digest))):
+            return False
+        return digest.read_text(encoding="ascii").strip() == sha256(file.read_bytes()).hexdigest()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def compile_library(file: Path) -> None:
+    """Compile the library, unless it `is_whole`; raises NoCompilerError, with the compiler's first complaint.
+
+    The folder is one of `private_folder`: in one that others can write, no library is whole.
+    """
+    file.parent.mkdir(mode=_MODE, parents=True, exist_ok=True)
+    with _alone(file.with_suffix(".lock")):
+        if is_whole(file):  # another process has just done it
+            return
+        for stale in file.parent.glob(f".{file.name}*{PARTIAL}"):  # of a process that was killed
+            stale.unlink(missing_ok=True)
+        with staged_file(file) as partial:
+            command = [_compiler(), *_flags(), str(_SOURCES / _MAIN), "-o", str(partial)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+            if done.returncode != 0:
+                complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+                raise NoCompilerError(f"{command[0]} could not compile the CPU engine: {complaint}")
+            compiled = partial.read_bytes()
+            partial.chmod(_MODE)
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+        # the library first: with the digest of the one before it is not whole, whenever this is interrupted
+        with staged_file(_digest_file(file)) as partial:
+            write_synced(partial, f"{sha256(compiled).hexdigest()}\n")
+            partial.chmod(_MODE)
+
+
+def _digest_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.sha256")
+
+
+def _compiler() -> str:
+    named = os.environ.get("CXX")
+    for name in (named,) if named else _COMPILERS:
+        if (path := shutil.which(name)) is not None:
+            return path
+    raise NoCompilerError(f"There is no C++ compiler (looked for {named or ', '.join(_COMPILERS)}).")
+
+
+def _flags() -> tuple[str, ...]:
+    return (*_FLAGS, f"-march={os.environ.get(ARCH_VARIABLE, 'native')}")
+
+
+def _key(compiler: str) -> str:
+    digest = sha256()
+    for source in sorted(_SOURCES.iterdir()):
+        digest.update(source.read_bytes())
+    status = Path(compiler).stat()
+    machine = (platform.machine(), _processor(), compiler, status.st_size, status.st_mtime_ns, _flags())
+    digest.update(repr(machine).encode())
+    return digest.hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What the processor can do; a home may be shared by machines that differ in it."""
+    if _CPU_INFO.exists():
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return platform.processor()
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let one process after the other in; on Windows all of them, each of which then does the same work."""
+    with lock.open("w") as handle:
+        if sys.platform != "win32":
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,162 @@
+"""The operations of a layer in plain PyTorch: the oracle for every other backend, and the one that runs anywhere.
+
+In float32 on a CPU the result of a token is the same to the last bit whatever else is in the batch and in the
+call, so that batching, chunked prefill and speculation agree exactly with decoding alone. Three habits make it so:
+matrix products get a whole number of row tiles, because the vendor's kernel for a ragged edge adds up in another
+order; values are summed over key blocks of one size, whose masked tail adds exact zeros; and the activation is
+spelled out in operations that round alike wherever in a tensor an element stands.
+(Products under 12 columns wide escape the first habit; no head or layer of a real model is that narrow.)
+"""
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
+from torch import Tensor
+
+from gptfast_cli.core.backends import (
+    KEY_BLOCK,
+    AttentionSpec,
+    FloatCache,
+    Int8Cache,
+    LayerCache,
+    Linear,
+    Norm,
+    RopePositions,
+    int8_cache,
+)
+from gptfast_cli.core.schemes import Scheme, Weight, schemes
+
+ROW_TILE = 16
+SCHEMES: Mapping[str, Scheme] = dict(schemes)  # a plain one: a compiler cannot look behind the import of a plug
+
+
+class Reference:
+    """See Backend."""
+
+    def __init__(self, product: "Callable[[Tensor, Linear], Tensor] | None" = None) -> None:
+        """`product` takes the place of `linear`: whatever a model multiplies with a matrix passes through it."""
+        self._product = linear if product is None else product
+
+    def embed(self, tokens: Tensor, embedding: Weight, dtype: torch.dtype) -> Tensor:
+        """See Backend."""
+        return SCHEMES[embedding.scheme].rows(embedding, tokens, dtype)
+
+    def project_qkv(
+        self, x: Tensor, qkv: Linear, *, norm: Norm, place: RopePositions, cache: LayerCache, spec: AttentionSpec
+    ) -> Tensor:
+        """See Backend."""
+        # [batch, time, all heads, head_dim]
+        heads = torch.unflatten(self._product(rms_norm(x, norm), qkv), -1, (-1, spec.head_dim))
+        q, k, v = heads.split_with_sizes([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads], dim=2)
+        write(cache, rotate(k, place), v, place.positions)
+        return rotate(q, place)
+
+    def attend(self, q: Tensor, cache: LayerCache, *, place: RopePositions, spec: AttentionSpec) -> Tensor:
+        """See Backend."""
+        # query heads that share a key head become rows of one product: nothing of the cache is repeated
+        q = torch.unflatten(q, 2, (spec.n_kv_heads, -1))  # [batch, time, kv_heads, group, head_dim]
+        q = q.permute(0, 2, 3, 1, 4)
+        group, time = q.shape[2:4]
+        values = cache.values if isinstance(cache, FloatCache) else int8_cache.values(cache, q.dtype)
+        keys = torch.arange(values.shape[2], device=q.device)
+        scores = torch.unflatten(score(q.flatten(2, 3), cache, keys, place.positions), 2, (group, time))
+        future = keys > place.positions.unsqueeze(-1)  # [batch, time, n_keys]
+        scores = (scores.float() * spec.head_dim**-0.5).masked_fill(future[:, None, None], -torch.inf)
+        weights = scores.softmax(dim=-1).to(q.dtype).flatten(2, 3)
+        heads = torch.unflatten(weighted_sum(weights, values), 2, (group, time))
+        return heads.permute(0, 3, 1, 2, 4).flatten(2)
+
+    def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
+        """See Backend."""
+        return residual + self._product(heads, output)
+
+    def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm) -> Tensor:
+        """See Backend."""
+        gate, up = self._product(rms_norm(x, norm), gate_up).chunk(2, dim=-1)
+        return silu(gate) * up
+
+    def down(self, hidden: Tensor, down: Linear, *, residual: Tensor) -> Tensor:
+        """See Backend."""
+        return residual + self._product(hidden, down)
+
+    def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:
+        """See Backend."""
+        return self._product(rms_norm(x, norm), head).float()
+
+
+def write(cache: LayerCache, k: Tensor, v: Tensor, positions: Tensor) -> None:
+    """Put k and v [batch, time, kv_heads, head_dim] into a cache, at positions [batch, time]."""
+    if isinstance(cache, Int8Cache):
+        int8_cache.write(cache, k, v, positions)
+        return
+    rows = torch.arange(len(k), device=k.device).unsqueeze(-1)  # [batch, 1], against positions [batch, time]
+    cache.keys[rows, :, positions] = k
+    cache.values[rows, :, positions] = v
+
+
+def score(q: Tensor, cache: LayerCache, keys: Tensor, positions: Tensor) -> Tensor:
+    """Products of q [batch, kv_heads, group * time, head_dim], at positions [batch, time], with keys 0 to n_keys.
+
+    Returns [batch, kv_heads, group * time, n_keys].
+    """
+    if isinstance(cache, FloatCache):
+        return matmul(q, cache.keys.transpose(-1, -2))
+    coded = matmul(q, int8_cache.coded_keys(cache, q.dtype).transpose(-1, -2))
+    recent = matmul(q, cache.recent_keys.transpose(-1, -2))[..., keys % (2 * KEY_BLOCK)]
+    own = keys // KEY_BLOCK == (positions // KEY_BLOCK).unsqueeze(-1)  # [batch, time, n_keys]
+    return torch.where(own.repeat(1, q.shape[2] // positions.shape[1], 1).unsqueeze(1), recent, coded)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x / (1 + exp(-x)), elementwise."""
+    # PyTorch's own rounds the ragged end of a tensor differently; its exp does not
+    return x / (1 + torch.exp(-x)) if is_exact(x) else F.silu(x)
+
+
+def rms_norm(x: Tensor, norm: Norm) -> Tensor:
+    """x over its root mean square along the last axis, times the weight; the statistics are float32."""
+    wide = x.float()
+    scaled = wide * torch.rsqrt((wide * wide).mean(dim=-1, keepdim=True) + norm.eps)
+    return scaled.to(x.dtype) * SCHEMES[norm.weight.scheme].dense(norm.weight, x.dtype)
+
+
+def linear(x: Tensor, layer: Linear) -> Tensor:
+    """x W^T + b for x [..., in_features]: [..., out_features]."""
+    weight = SCHEMES[layer.weight.scheme].dense(layer.weight, x.dtype)
+    y = matmul(x.reshape(-1, x.shape[-1]), weight.t()).view(*x.shape[:-1], weight.shape[0])
+    if layer.bias is None:
+        return y
+    return y + SCHEMES[layer.bias.scheme].dense(layer.bias, x.dtype)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a [..., rows, k] times b [..., k, n]; where it is exact, a row's result does not depend on the other rows."""
+    rows = a.shape[-2]
+    if is_exact(a) and rows % ROW_TILE:
+        return (F.pad(a, (0, 0, 0, -rows % ROW_TILE)) @ b)[..., :rows, :]
+    return a @ b
+
+
+def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """weights [..., rows, n_keys] times values [..., n_keys, d]; where it is exact, added up key block by key block.
+
+    One product would do, but the vendor's kernel cuts a long sum into equal parts, so elsewhere for every length.
+    """
+    if not is_exact(weights):
+        return weights @ values
+    blocks = zip(torch.split(weights, KEY_BLOCK, dim=-1), torch.split(values, KEY_BLOCK, dim=-2), strict=True)
+    return reduce(torch.add, (matmul(*block) for block in blocks))
+
+
+def is_exact(x: Tensor) -> bool:
+    """Whether the promise of equal bits in any company holds for work on x."""
+    return x.dtype is torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def rotate(x: Tensor, place: RopePositions) -> Tensor:
+    """Turn the pairs (x_i, x_{i + head_dim / 2}) of x [batch, time, heads, head_dim] by the angles of their place."""
+    cos, sin = place.cos.unsqueeze(2), place.sin.unsqueeze(2)  # the same for all heads
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

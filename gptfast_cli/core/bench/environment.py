@@ -1,0 +1,160 @@
+"""The machine that a measurement is of: CPU, memory, versions, clock and peak memory."""
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import torch
+
+import gptfast_cli
+from gptfast_cli.core.cpus import available_cpus
+from gptfast_cli.core.device import dtype_name, memory_bytes, peak_memory_bytes, reset_peak_memory, synchronize
+
+_CPUS = Path("/sys/devices/system/cpu")
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def cpu_model() -> str | None:
+    """The name of the processor as its maker wrote it into the chip."""
+    return _entry(_CPU_INFO, "model name") or platform.processor() or None
+
+
+def last_level_cache_bytes() -> int:
+    """Bytes of the largest caches, all of them together: the threads of a program may run on any CPU."""
+    caches: dict[str, int] = {}  # by the CPUs that share one
+    for cache in _CPUS.glob("cpu[0-9]*/cache/index3"):
+        size = _line(cache / "size").removesuffix("K")
+        if size.isdecimal():
+            caches[_line(cache / "shared_cpu_list")] = int(size) * 1024
+    return sum(caches.values())
+
+
+def _entry(file: Path, name: str) -> str | None:
+    """The value of the first line `name : value`."""
+    for line in _text(file).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def _line(file: Path) -> str:
+    return _text(file).strip()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+_CHECKOUT = Path(gptfast_cli.__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Program, machine and moment; None where the machine does not say. It names no host, user or folder.
+
+    commit:           of the checkout that runs, with `-dirty` where files of it were changed since
+    instruction_sets: of the CPU, that PyTorch knows of
+    gpu:              name of the device where it is no CPU
+    ranks:            processes that hold the model together
+    threads:          CPU threads that PyTorch uses in each, of the `n_cpus` that the process may run on
+    date:             UTC, ISO 8601
+    """
+
+    gptfast: str
+    commit: str | None
+    python: str
+    torch: str
+    os: str
+    cpu: str | None
+    n_cpus: int
+    instruction_sets: tuple[str, ...]
+    memory_bytes: int | None
+    device: str
+    gpu: str | None
+    ranks: int
+    threads: int
+    dtype: str
+    date: str
+
+
+def environment(device: torch.device, dtype: torch.dtype, n_ranks: int = 1) -> Environment:
+    """The environment of a measurement that is about to begin, on a device and in the dtype that it computes in."""
+    return Environment(
+        gptfast=gptfast_cli.__version__,
+        commit=_commit(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        os=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=cpu_model(),
+        n_cpus=available_cpus(),
+        instruction_sets=tuple(sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)),
+        memory_bytes=memory_bytes(),
+        device=device.type,
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        ranks=n_ranks,
+        threads=torch.get_num_threads(),
+        dtype=dtype_name(dtype),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _commit() -> str | None:
+    """Only the package's own checkout is asked: it may be installed somewhere inside of a stranger's."""
+    git = ["git", "--no-optional-locks", f"--git-dir={_CHECKOUT / '.git'}", f"--work-tree={_CHECKOUT}"]
+    describe = [*git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        described = subprocess.run(describe, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+class PeakMemoryReader(Protocol):
+    """What repetitions ask about memory."""
+
+    def reset(self) -> None:
+        """Begin anew."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """Most bytes used at once since then."""
+        ...
+
+
+class PeakMemory:
+    """The peak of a device, or of the process for a CPU, less `besides` bytes that are no part of the work."""
+
+    def __init__(self, device: torch.device, besides: int) -> None:
+        self._device = device
+        self._besides = besides
+
+    def reset(self) -> None:
+        """See PeakMemoryReader."""
+        reset_peak_memory(self._device)
+
+    def peak_bytes(self) -> int:
+        """See PeakMemoryReader."""
+        return max(0, peak_memory_bytes(self._device) - self._besides)
+
+
+Clock: TypeAlias = Callable[[], float]
+"""Tells the seconds since some moment, once all that was begun is done."""
+
+
+def device_clock(device: torch.device) -> Clock:
+    """The clock of work on a device: it waits until that is done."""
+
+    def now() -> float:
+        synchronize(device)
+        return time.perf_counter()
+
+    return now

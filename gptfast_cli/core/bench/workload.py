@@ -1,0 +1,179 @@
+"""Cases of a benchmark (prefill, decode, depth, batch) and the work that each measures.
+
+Prompts are random, and no two are alike: what the runner knows already it would not feed again. Without compiled steps
+every repetition has a runner of its own. With them the runners stay, one for each phase and batch size, with room for
+the longest of their cases: a compiled step runs over all the room that there is.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gptfast_cli.core.bench.repetitions import TimedRow, Work
+from gptfast_cli.core.engine.compiled import Compiling, compile_steps
+from gptfast_cli.core.engine.engine import Engine
+from gptfast_cli.core.engine.request import Limits
+from gptfast_cli.core.engine.request import Request as TokenSequence
+from gptfast_cli.core.engine.runner import PREFILL_CHUNK, Runner
+from gptfast_cli.core.engine.sampling import Sampler, Sampling, uniform
+from gptfast_cli.core.errors import OutOfMemoryError, UsageError, is_out_of_memory
+from gptfast_cli.core.events import Job, result_of
+from gptfast_cli.core.models.decoder import Decoder
+from gptfast_cli.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Work on `batch_size` sequences, `n_tokens` of each, with `depth` tokens before them in the cache."""
+
+    phase: Literal["prefill", "decode"]
+    n_tokens: int
+    depth: int
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        """Short, without the batch size: `pp512`, `tg128@d4096`."""
+        kind = {"prefill": "pp", "decode": "tg"}[self.phase]
+        return f"{kind}{self.n_tokens}" + (f"@d{self.depth}" if self.depth else "")
+
+    @property
+    def title(self) -> str:
+        """The name with the batch size: `tg128@d4096, batch 4`."""
+        return f"{self.name}, batch {self.batch_size}"
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of all sequences together."""
+        return self.batch_size * self.n_tokens
+
+    @property
+    def n_before(self) -> int:
+        """Tokens that each sequence has before the timed work: decoding needs one to go on from."""
+        return max(self.depth, 1) if self.phase == "decode" else self.depth
+
+    @property
+    def n_context(self) -> int:
+        """Tokens that each sequence comes to."""
+        return self.n_before + self.n_tokens
+
+    def check_context(self, max_context: int) -> None:
+        """Raise UsageError where a model cannot hold a sequence."""
+        if self.n_context > max_context:
+            raise UsageError(f"needs {self.n_context} tokens of context, and the model has {max_context}")
+
+
+@dataclass(frozen=True, slots=True)
+class CaseOptions:
+    """Cases as a person asks for them: every length at every depth and batch size."""
+
+    prompt_lens: tuple[int, ...] = (512,)
+    gen_lens: tuple[int, ...] = (128,)
+    depths: tuple[int, ...] = (0,)
+    batch_sizes: tuple[int, ...] = (1,)
+
+    def cases(self) -> tuple[Case, ...]:
+        """In the order of a table: prompts before generation, then by length, depth and batch size."""
+        return (*self._of("prefill", self.prompt_lens), *self._of("decode", self.gen_lens))
+
+    def _of(self, phase: Literal["prefill", "decode"], lengths: Sequence[int]) -> tuple[Case, ...]:
+        return tuple(
+            Case(phase, length, depth, batch_size)
+            for length in lengths
+            for depth in self.depths
+            for batch_size in self.batch_sizes
+        )
+
+
+_GREEDY = Sampling(temperature=0)
+
+
+class Workload:
+    """Makes cases of one model ready to be timed; the same seed gives the same prompts in the same order."""
+
+    def __init__(self, model: Decoder, seed: int) -> None:
+        self._model = model
+        self._seed = seed
+        self._streams = itertools.count()  # one for each prompt
+        self._kept: dict[tuple[Literal["prefill", "decode"], int], Runner | None] = {}  # None: there was no memory
+
+    def row(self, case: Case) -> TimedRow:
+        """The row of a case; to make it ready raises UsageError where the model cannot hold it."""
+
+        def prepare() -> Work:
+            case.check_context(self._model.config.max_context)
+            runner = self._runner(case)
+            return self._prefill(case, runner) if case.phase == "prefill" else self._decode(case, runner)
+
+        return TimedRow(case.title, case.phase, case.total_tokens, prepare)
+
+    def compile(self, cases: Sequence[Case], compiling: Compiling, settings: Settings) -> Job[dict[int, float] | None]:
+        """Compile the steps of cases, each runner's once; seconds by batch size, None where none is asked for.
+
+        Raises GptFastError as `compile_steps` does.
+        """
+        seconds: dict[int, float] = {}
+        phases = {"prefill": compiling.prefill, "decode": compiling.decode}
+        fitting = [case for case in cases if case.n_context <= self._model.config.max_context and phases[case.phase]]
+        for phase, batch_size in dict.fromkeys((case.phase, case.batch_size) for case in fitting):
+            alike = [case.n_context for case in fitting if (case.phase, case.batch_size) == (phase, batch_size)]
+            only = replace(compiling, prefill=phase == "prefill", decode=phase == "decode")
+            self._kept[phase, batch_size] = None
+            try:
+                runner = Runner(self._model, batch_size)
+                took = yield from compile_steps(runner, only, n_tokens=max(alike), settings=settings)
+            except (OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                continue
+            self._kept[phase, batch_size] = runner
+            seconds[batch_size] = seconds.get(batch_size, 0.0) + (took or 0.0)
+        return seconds if any(phases.values()) else None
+
+    def _runner(self, case: Case) -> Runner:
+        key = case.phase, case.batch_size
+        if key not in self._kept:
+            return Runner(self._model, case.batch_size)
+        runner = self._kept[key]
+        if runner is None:
+            raise OutOfMemoryError("Not enough memory.")
+        runner.clear()
+        return runner
+
+    def _prefill(self, case: Case, runner: Runner) -> Work:
+        for row in range(case.batch_size):
+            for piece in _pieces(self._prompt(case.depth)):
+                runner.prefill(row, piece)
+        pieces = [(row, piece) for row in range(case.batch_size) for piece in _pieces(self._prompt(case.n_tokens))]
+
+        def work() -> None:
+            for row, piece in pieces:
+                runner.prefill(row, piece)
+
+        return work
+
+    def _decode(self, case: Case, runner: Runner) -> Work:
+        generator = Engine(runner)
+        limits = Limits(case.n_tokens + 2, case.n_context + 2, frozenset())  # no sequence is over before the work is
+        for n in range(case.batch_size):
+            prompt = self._prompt(case.n_before)
+            result_of(generator.admit(TokenSequence(n, prompt, Sampler(_GREEDY, self._seed), limits)))
+
+        def work() -> int:
+            n_left, n_bytes = case.n_tokens, 0
+            while n_left:
+                stride = result_of(generator.step(n_left))
+                n_left -= stride.counts[0]
+                n_bytes += stride.n_bytes
+            return n_bytes
+
+        return work
+
+    def _prompt(self, n_tokens: int) -> tuple[int, ...]:
+        stream, vocab_size = next(self._streams), self._model.config.vocab_size
+        return tuple(int(uniform(self._seed, stream, position) * vocab_size) for position in range(n_tokens))
+
+
+def _pieces(prompt: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [prompt[first : first + PREFILL_CHUNK] for first in range(0, len(prompt), PREFILL_CHUNK)]

@@ -1,0 +1,63 @@
+"""Hashes that identify a model, and what a checkpoint was made from, so that the same work is not done twice.
+
+Of each stored tensor it covers the name, the dtype, the shape and some of the bytes, taken evenly from all over it:
+training touches every matrix everywhere, so two models that differ differ there. It is no proof against forgery.
+"""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, config_to_json, sha256_of
+from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_stored
+from gptfast_cli.core.checkpoints.writer import Contents
+from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.models.weights import weight_shapes
+
+_BLOCKS = 16
+_BLOCK_BYTES = 1024
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """SHA-256 in hexadecimal over a model's shape and a sample of its weights as stored."""
+    digest = hashlib.sha256(json.dumps(config_to_json(checkpoint.config), sort_keys=True).encode())
+    for name in weight_shapes(checkpoint.config):
+        for piece in checkpoint.pieces(name):
+            tensor = piece.tensor
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            content = tensor.contiguous().view(-1).view(torch.uint8)
+            stride = max(len(content) // _BLOCKS, _BLOCK_BYTES)
+            for start in range(0, len(content), stride):
+                digest.update(content[start : start + _BLOCK_BYTES].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def with_recipe(contents: Contents, source: Checkpoint, options: str = "") -> Contents:
+    """The same contents with the hash of what they are made from; `options` are those that they do not show."""
+    tokenizer = contents.tokenizer
+    files = () if tokenizer is None else tuple((file.name, sha256_of(file)) for file in tokenizer.files)
+    ids = None if tokenizer is None else (tokenizer.bos_id, tokenizer.stop_ids, tokenizer.add_bos)
+    shown = (contents.name, contents.config, contents.dtype, contents.weights, contents.provenance)
+    text = f"{fingerprint(source)} {shown} {files} {ids} {options}"
+    recipe = hashlib.sha256(text.encode()).hexdigest()
+    return replace(contents, provenance=replace(contents.provenance, recipe=recipe))
+
+
+def made_already(folder: Path, contents: Contents, source: Checkpoint) -> StoredCheckpoint | None:
+    """The checkpoint in a folder, if it was made by the same recipe and no file of its source has changed since.
+
+    A fingerprint is of some of the bytes: a source that was damaged and fetched again may have the same.
+    """
+    if not (folder / MANIFEST_FILE).is_file():
+        return None
+    try:
+        made = open_stored(folder)
+    except GptFastError:  # damaged, or of a later gptfast
+        return None
+    made_at = (folder / MANIFEST_FILE).stat().st_mtime_ns
+    is_older = all(file.stat().st_mtime_ns <= made_at for file in source.files)
+    return made if is_older and made.manifest.provenance == contents.provenance else None

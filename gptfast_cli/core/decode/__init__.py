@@ -1,1 +1,0 @@
-"""From logits to text: loading, the runner, sampling, the generator and when it stops."""

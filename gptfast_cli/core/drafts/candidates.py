@@ -1,0 +1,207 @@
+"""Drafts that are to be judged: models, prompt lookup, and a simulated draft of known acceptance.
+
+So a draft can be run, and its speed-up be seen, before it is trained: what it costs does not depend on its words.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from gptfast_cli.core.drafts.acceptance import (
+    AcceptanceReader,
+    AssumedAcceptance,
+    ModelAcceptance,
+    NGramAcceptance,
+)
+from gptfast_cli.core.engine import shapes
+from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.chat import ChatOptions, turn_end_ids
+from gptfast_cli.core.engine.load import LoadedModel, load, open_model, random_bench_model
+from gptfast_cli.core.engine.request import Limits
+from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.sampling import SamplingContext, uniform
+from gptfast_cli.core.engine.speculative.drafting import NGRAM, SELF, open_draft_model
+from gptfast_cli.core.engine.speculative.proposers import Proposal, Proposer
+from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
+from gptfast_cli.core.engine.speculative.proposers.ngram import NGram
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import Job
+from gptfast_cli.core.models.decoder import Decoder
+from gptfast_cli.core.models.weights import weight_shapes
+from gptfast_cli.core.quantize.allocation import AllocationOptions
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
+from gptfast_cli.core.settings import Settings
+
+
+class SimulatedDraft:
+    """See Proposer; for targets that take the most probable token, of texts that are known beforehand."""
+
+    def __init__(self, draft: DraftModel, alpha: float) -> None:
+        """`alpha`: chance that a drafted token stays where those before it did."""
+        self._draft, self._alpha = draft, alpha
+        self._answers: Mapping[tuple[int, ...], Sequence[int]] = {}
+        self._n_asked = 0
+        self.bytes_per_step = draft.bytes_per_step
+
+    def know(self, answers: Mapping[tuple[int, ...], Sequence[int]]) -> None:
+        """What the target says after each prompt; after another one it is what the draft says."""
+        self._answers = answers
+
+    def begin(self, row: int, prompt: Sequence[int]) -> None:
+        """See Proposer."""
+        self._draft.begin(row, prompt)
+
+    def move(self, source: int, target: int) -> None:
+        """See Proposer."""
+        self._draft.move(source, target)
+
+    def propose(self, draws: Sequence[SamplingContext], depths: Sequence[int]) -> list[Proposal]:
+        """See Proposer."""
+        proposals = self._draft.propose(draws, depths)
+        self._n_asked += 1
+        return [self._exchanged(row, draw, each) for row, (draw, each) in enumerate(zip(draws, proposals, strict=True))]
+
+    def _exchanged(self, row: int, draw: SamplingContext, proposal: Proposal) -> Proposal:
+        answer = self._answers.get(tuple(draw.prompt))
+        if answer is None:
+            return proposal
+        tokens, n = proposal.tokens.clone(), len(draw.generated)
+        for place, own in enumerate(answer[n : n + len(tokens)]):
+            is_right = uniform(row, self._n_asked, place) < self._alpha
+            tokens[place] = own if is_right else int(own == 0)  # any other token
+        return Proposal(tokens, None)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeOptions:
+    """What it takes to open models; `alpha` is the agreement to assume of drafts, None where it is measured.
+
+    n_rows: texts side by side, at most; deepest: tokens of a round, at most
+    """
+
+    settings: Settings
+    runtime: RuntimeConfig
+    alpha: float | None
+    n_rows: int
+    deepest: int
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTarget:
+    """The model that drafts are for; `loaded` is None for a shape."""
+
+    name: str
+    scheme: str
+    model: Decoder
+    loaded: LoadedModel | None
+    seconds: float
+
+    @property
+    def n_params(self) -> int:
+        """Parameters of the model."""
+        return _n_params(self.model)
+
+    def limits(self, max_new_tokens: int, chat: ChatOptions) -> Limits:
+        """Of its texts; raises UsageError as `LoadedModel.limits` and `open_prompter` do."""
+        if self.loaded is not None:
+            return self.loaded.limits(max_new_tokens, None, turn_end_ids=turn_end_ids(self.loaded, chat))
+        return Limits(max_new_tokens, self.model.config.max_context, frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCandidate:
+    """A draft: what it proposes, and how its agreement with a target is found out, anew for each set of texts.
+
+    n_params, load_seconds: of its model; 0 where it has none
+    """
+
+    name: str
+    proposer: Proposer
+    new_agreement: Callable[[], AcceptanceReader]
+    n_params: int = 0
+    load_seconds: float = 0.0
+
+
+def is_shape(name: str) -> bool:
+    """Whether a name means a SHAPE, such as `llama-2-7b`, or one with its scheme, such as `llama-2-7b:int4`."""
+    return shapes.is_shape(name) or shapes.is_shape(name.rpartition(":")[0])
+
+
+def shape_and_storage(name: str) -> tuple[str, AllocationOptions]:
+    """The two parts of a SHAPE, or of one with its scheme, such as `llama-2-7b:int4-g64`."""
+    shape, _, storage = name.rpartition(":")
+    return (shape, AllocationOptions(storage)) if shapes.is_shape(shape) else (name, AllocationOptions(PLAIN))
+
+
+def open_target(name: str | None, means: JudgeOptions) -> Job[JudgeTarget]:
+    """Make the target ready; raises what loading a model or reading a shape raises."""
+    if name is not None and is_shape(name):
+        model, scheme, seconds = yield from _random(name, means)
+        return JudgeTarget(name, scheme, model, None, seconds)
+    loaded = yield from load(name, means.settings, means.runtime)
+    return JudgeTarget(loaded.name, loaded.checkpoint.scheme, loaded.model, loaded, loaded.seconds)
+
+
+def open_candidate(name: str, target: JudgeTarget, means: JudgeOptions, *, n_tokens: int) -> Job[DraftCandidate]:
+    """Make a draft ready for a target and texts of up to `n_tokens`.
+
+    Raises UsageError for one that does not fit, telling the difference, and for one whose agreement can neither be
+    measured nor was assumed; else what loading a model or reading a shape raises.
+    """
+    if name == NGRAM:
+        return DraftCandidate(NGRAM, NGram(means.n_rows), partial(NGramAcceptance, means.deepest))
+    is_random = target.loaded is None or is_shape(name)
+    if is_random and means.alpha is None:
+        raise UsageError(
+            f"{name if is_shape(name) else target.name} is a shape without weights, and so agrees with nothing.",
+            "Say how often a drafted token is to stay: --assume-alpha 0.8",
+        )
+    if is_shape(name):
+        model, _, seconds = yield from _random(name, means)
+        _check_vocabulary(name, model, target)
+    elif target.loaded is None:
+        model, seconds = yield from _loaded_for_a_shape(name, target, means)
+    else:
+        model, seconds = yield from open_draft_model(
+            name, target.loaded, n_tokens=n_tokens, settings=means.settings, runtime=means.runtime
+        )
+    draft = DraftModel(model, means.n_rows)
+    n_params = _n_params(model)
+    if means.alpha is not None:
+        return DraftCandidate(
+            name, SimulatedDraft(draft, means.alpha), partial(AssumedAcceptance, means.alpha), n_params, seconds
+        )
+    return DraftCandidate(name, draft, partial(ModelAcceptance, Runner(model, 1)), n_params, seconds)
+
+
+def _loaded_for_a_shape(name: str, target: JudgeTarget, means: JudgeOptions) -> Job[tuple[Decoder, float]]:
+    if name.startswith(SELF):
+        # a shape in another scheme is that shape once more
+        model, _, seconds = yield from _random(f"{shape_and_storage(target.name)[0]}:{name.removeprefix(SELF)}", means)
+        return model, seconds
+    opened = open_model(name, means.settings, with_padding=True)  # a shape does not say which of its tokens are that
+    loaded = yield from load(opened, means.settings, means.runtime, role="Draft")
+    _check_vocabulary(loaded.name, loaded.model, target)
+    return loaded.model, loaded.seconds
+
+
+def _random(name: str, means: JudgeOptions) -> Job[tuple[Decoder, str, float]]:
+    shape, storage = shape_and_storage(name)
+    subject = yield from random_bench_model(
+        shapes.read_shape(shape), storage, means.runtime, seed=0, settings=means.settings, torch_backend=None
+    )
+    return subject.model, subject.scheme, subject.seconds
+
+
+def _n_params(model: Decoder) -> int:
+    return sum(math.prod(shape) for shape in weight_shapes(model.config).values())
+
+
+def _check_vocabulary(name: str, draft: Decoder, target: JudgeTarget) -> None:
+    ours, theirs = target.model.config.vocab_size, draft.config.vocab_size
+    if ours != theirs:
+        raise UsageError(
+            f"{name} cannot draft for {target.name}: it has {theirs:,} tokens, and the target {ours:,}.",
+            "Give it the target's vocabulary, as in vocab=32000.",
+        )

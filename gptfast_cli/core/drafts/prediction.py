@@ -1,0 +1,186 @@
+"""From agreement and costs to speed-ups, with intervals: what a draft gains at each depth and batch size.
+
+With rounds and plain steps that a text of T tokens takes as `expectation` counts them, and seconds as `costs` has them,
+
+    S(k, B) = T x step(B) / (rounds(k) x round(k, B) + plain x step(B))
+
+which without plain steps between the rounds is tau_k x step / round. Intervals are bootstrapped (Efron 1979): prompts
+are drawn anew, the same ones for every draft, and so are repetitions of the costs.
+"""
+
+import statistics
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.drafts.acceptance import AcceptanceProbs, Expected, expected
+from gptfast_cli.core.drafts.costs import CostCell, Costs
+from gptfast_cli.core.drafts.report import (
+    GridCell,
+    Interval,
+    PositionAcceptance,
+    Slice,
+)
+from gptfast_cli.core.drafts.texts import TargetText
+from gptfast_cli.core.engine.engine import MOST_UNDRAFTED
+from gptfast_cli.core.engine.runner import AHEAD_SECONDS
+
+_SAMPLES = 1000
+_CONTEXT_SLICES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """How often each prompt is in each sample, [samples + 1, prompts] float64; the first one has each prompt once."""
+
+    weights: Tensor
+    generator: torch.Generator
+
+    @classmethod
+    def of(cls, n_prompts: int, seed: int) -> "Bootstrap":
+        """Samples of so many prompts, the same for the same seed."""
+        generator = torch.Generator().manual_seed(seed % (1 << 63))
+        drawn = torch.randint(n_prompts, (_SAMPLES, n_prompts), generator=generator)
+        counts = torch.zeros(_SAMPLES, n_prompts).scatter_add_(1, drawn, torch.ones(_SAMPLES, n_prompts))
+        return cls(torch.cat([torch.ones(1, n_prompts), counts]).double(), generator)
+
+    def ratio(self, above: Tensor, below: Tensor) -> Tensor:
+        """The sum of one count over that of another, each [prompts], in each sample."""
+        return (self.weights @ above) / (self.weights @ below)
+
+    def repetitions(self, values: Rows[float]) -> Tensor:
+        """The median of repetitions, and then medians of as many drawn from them, [samples + 1]."""
+        measured = torch.tensor(values, dtype=torch.float64)
+        drawn = torch.randint(len(measured), (_SAMPLES, len(measured)), generator=self.generator)
+        return torch.cat([measured.quantile(0.5).reshape(1), measured[drawn].quantile(0.5, dim=1)])
+
+
+def interval(samples: Tensor) -> Interval:
+    """The first of the samples, and where 95 of 100 of the others lie."""
+    others = samples[1:][samples[1:].isfinite()]
+    if not len(others):
+        return Interval(float(samples[0]), float(samples[0]), float(samples[0]))
+    low, high = torch.quantile(others, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(float(samples[0]), low, high)
+
+
+class Prediction:
+    """What is expected of one draft along the texts of one temperature."""
+
+    def __init__(self, chances: AcceptanceProbs, bootstrap: Bootstrap) -> None:
+        self.chances = chances
+        self._bootstrap = bootstrap
+        self._n_tokens = (chances.lengths - 1).double()  # the first token needs no step
+        self._expected: dict[tuple[int, int], Expected] = {}
+
+    def rounds(self, k: int, *, n_undrafted: int = 1) -> Expected:
+        """See `expected`."""
+        if (k, n_undrafted) not in self._expected:
+            self._expected[k, n_undrafted] = expected(self.chances, k, n_undrafted=n_undrafted)
+        return self._expected[k, n_undrafted]
+
+    def alpha(self) -> Interval:
+        """Mean of the sum of min(p, q), over all tokens that a draft could propose."""
+        return self._mean_overlap(torch.ones_like(self.chances.overlap, dtype=torch.bool))
+
+    def tau(self, k: int) -> Interval:
+        """Tokens per round."""
+        rounds = self.rounds(k)
+        return interval(self._bootstrap.ratio(self._n_tokens - rounds.n_plain, rounds.n_rounds))
+
+    def places(self, k: int) -> tuple[PositionAcceptance, ...]:
+        """Acceptance by the place of a token in its round."""
+        rounds = self.rounds(k)
+        sums = [counts.sum(dim=0).tolist() for counts in (rounds.n_drafted, rounds.n_reached, rounds.n_accepted)]
+        return tuple(
+            PositionAcceptance(accepted / reached if reached else None, accepted / drafted)
+            for drafted, reached, accepted in zip(*sums, strict=True)
+            if drafted
+        )
+
+    def slices(self, texts: Rows[TargetText]) -> tuple[Slice, ...]:
+        """Agreement by category of the prompts, and by the place of a token in the text."""
+        slices = (*self._by_category(texts), *self._by_context())
+        return tuple(each for each in slices if each.n_tokens)
+
+    def speedups(self, spot: CostCell, costs: Costs) -> Tensor:
+        """Samples of a speed-up."""
+        ratio = self._bootstrap.repetitions(costs.ratios(spot))
+        batch_size, step = spot.setting.batch_size, costs.step(spot.setting)
+        if batch_size == 1:
+            # a model that chooses by itself takes a few steps where nothing is proposed
+            n_undrafted = max(1, min(MOST_UNDRAFTED, int(AHEAD_SECONDS / step)))
+            rounds = self.rounds(spot.k, n_undrafted=n_undrafted)
+            weights = self._bootstrap.weights
+            n_idle = (weights @ rounds.n_plain) * costs.idle(spot)
+            return (weights @ self._n_tokens) / ((weights @ rounds.n_rounds) * ratio + n_idle)
+        rounds = self.rounds(spot.k)
+        n_events = rounds.n_rounds + rounds.n_plain
+        is_round = self._bootstrap.ratio(rounds.n_rounds, n_events)
+        # all rows take part in a round where one of them has something to verify
+        is_round = 1 - (1 - is_round) ** batch_size
+        event = is_round * ratio + (1 - is_round) * costs.idle(spot)
+        return self._bootstrap.ratio(self._n_tokens, n_events) / event
+
+    def cell(self, spot: CostCell, costs: Costs, *, draft_bytes: int = 0) -> GridCell:
+        """All that is predicted of a depth at a batch size, of a draft that reads so many bytes for a token."""
+        speedup, batch_size = interval(self.speedups(spot, costs)), spot.setting.batch_size
+        ratio, step = statistics.median(costs.ratios(spot)), costs.step(spot.setting)
+        cost = costs.round(spot)
+        n_bytes = costs.step_bytes[spot.setting] + spot.k * draft_bytes
+        return GridCell(
+            k=spot.k,
+            batch_size=batch_size,
+            cost=cost,
+            predicted=speedup,
+            ceiling=(spot.k + 1) / ratio,
+            break_even=break_even(spot.k, ratio),
+            token_seconds=step / speedup.value,
+            tok_s=batch_size * speedup.value / step,
+            gbps=n_bytes / cost.total / 1e9,
+        )
+
+    def _by_category(self, texts: Rows[TargetText]) -> list[Slice]:
+        categories = [text.prompt.category for text in texts]
+        if len(set(categories)) < 2:
+            return []
+        return [
+            self._slice("category", name, torch.tensor([each == name for each in categories]).unsqueeze(-1))
+            for name in dict.fromkeys(categories)
+        ]
+
+    def _by_context(self) -> list[Slice]:
+        n_most = int(self.chances.most.max())
+        edges = [1 + n * n_most // _CONTEXT_SLICES for n in range(_CONTEXT_SLICES + 1)]
+        token = torch.arange(self.chances.overlap.shape[1])
+        return [
+            self._slice("context", f"tokens {first + 1}-{min(last, n_most)}", (token >= first) & (token < last))
+            for first, last in pairwise(edges)
+            if last > first
+        ]
+
+    def _slice(self, kind: str, name: str, is_in: Tensor) -> Slice:
+        is_counted = is_in & self.chances.overlap.isfinite()
+        return Slice(kind, name, int(is_counted.sum()), self._mean_overlap(is_in))  # type: ignore[arg-type]
+
+    def _mean_overlap(self, is_in: Tensor) -> Interval:
+        is_counted = (is_in & self.chances.overlap.isfinite()).double()
+        sums = (self.chances.overlap.nan_to_num(0) * is_counted).sum(dim=1)
+        return interval(self._bootstrap.ratio(sums, is_counted.sum(dim=1)))
+
+
+def break_even(k: int, ratio: float) -> float | None:
+    """The alpha at which rounds that take `ratio` plain steps gain nothing, were it the same at every token.
+
+    It solves 1 + a + ... + a^k = ratio; 0 where they cost no more than a step, None where even a = 1 is too little.
+    """
+    if ratio > k + 1:
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if sum(middle**n for n in range(k + 1)) > ratio else (middle, high)
+    return high if ratio > 1 else 0.0

@@ -1,0 +1,262 @@
+"""Prompts as a model's chat template writes them, and conversations that keep within the context."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from gptfast_cli.core.engine.load import LoadedModel
+from gptfast_cli.core.engine.request import Limits
+from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
+from gptfast_cli.core.events import Note
+from gptfast_cli.core.tokenizers.chat import (
+    ChatTemplate,
+    llama_2_template,
+    open_chat_template,
+    read_chat_template,
+)
+
+Message: TypeAlias = Mapping[str, Any]
+"""One message of a conversation as in the OpenAI API: `{"role": "user", "content": "..."}`."""
+
+
+_ANSWERED = ({"role": "user", "content": "Question"}, {"role": "assistant", "content": "An-answer-of-one-word"})
+_STAND_IN = "Llama-2's [INST] form can stand in: --chat"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """Whether and how to chat.
+
+    chat:     None chats where the model has a template; True without a template takes Llama-2's [INST] form
+    system:   the system message
+    template: a name among the model's own templates, or a file
+    """
+
+    chat: bool | None = None
+    system: str | None = None
+    template: str | None = None
+
+
+class Prompter:
+    """Turns texts and conversations into a model's token ids; leaving it ends the template's process."""
+
+    def __init__(
+        self, loaded: LoadedModel, template: ChatTemplate | None, *, system: str | None, stands_in: bool
+    ) -> None:
+        self._name = loaded.name
+        self._tokenizer = loaded.tokenizer
+        self._template = template
+        self._system = system
+        self.stands_in = stands_in  # Llama-2's form is taken for want of a template; `notes` says so
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._template is not None:
+            self._template.close()
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether a text is a message to answer rather than a beginning to continue."""
+        return self._template is not None
+
+    def notes(self) -> Iterator[Note]:
+        """What a person should know of the format that is used."""
+        if self.stands_in:
+            yield Note(f"{self._name} has no chat template: Llama-2's [INST] form stands in.")
+
+    def opening(self) -> list[Message]:
+        """The messages that a conversation begins with: the system message, where there is one."""
+        return [] if self._system is None else [{"role": "system", "content": self._system}]
+
+    def text(self, prompt: str) -> str:
+        """What the model is given for a prompt: the prompt itself, or a conversation that it opens."""
+        return self.render([*self.opening(), {"role": "user", "content": prompt}]) if self.is_chat else prompt
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The text of a conversation up to where the model's answer begins, or without the words that open it.
+
+        Raises UsageError where the model has no chat format or its template refuses the messages; CorruptError for a
+        template that is broken or unsafe.
+        """
+        if self._template is None:
+            raise UsageError(f"{self._name} has no chat template, so it takes a prompt and no messages.", _STAND_IN)
+        return self._template.render(messages, add_generation_prompt=add_generation_prompt)
+
+    @cached_property
+    def turn_end_ids(self) -> frozenset[int]:
+        """The token by which the chat template closes an answer, such as <|im_end|>, where it is a single one.
+
+        It is read off a conversation that ends in an answer. Empty where there is no such token, or no template.
+        """
+        if self._template is None or self._tokenizer is None:
+            return frozenset()
+        try:
+            text = self._template.render(_ANSWERED, add_generation_prompt=False)
+        except GptFastError:  # the template takes no such conversation; its own is told of when it is rendered
+            return frozenset()
+        _, is_there, after = text.rpartition(_ANSWERED[-1]["content"])
+        added = self._tokenizer.vocabulary.added_tokens
+        closing = [token for token in added if after.lstrip().startswith(token)] if is_there else []
+        return frozenset({added[max(closing, key=len)]} if closing else ())
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of what `text` or `render` gave; raises UsageError where the model has no tokenizer."""
+        if self._tokenizer is None:
+            raise UsageError(f"{self._name} has no tokenizer.", "Give token ids instead: --prompt-ids 1,2,3")
+        # a template writes its own BOS, or leaves it out on purpose
+        return tuple(self._tokenizer.encode(text, bos=not self.is_chat))
+
+
+def turn_end_ids(loaded: LoadedModel, options: ChatOptions) -> frozenset[int]:
+    """The token that closes an answer where prompts are messages; raises as `open_prompter` does."""
+    with open_prompter(loaded, options) as prompter:
+        return prompter.turn_end_ids
+
+
+def open_prompter(loaded: LoadedModel, options: ChatOptions) -> Prompter:
+    """The prompter of a model.
+
+    Raises UsageError for a template that is not there and for options that need one; CorruptError for one that cannot
+    be read.
+    """
+    template = None if options.chat is False else _own_template(loaded.path, options)
+    stands_in = template is None and options.chat is True
+    if stands_in:
+        template = llama_2_template(loaded.path, loaded.tokenizer)
+    if template is None and options.system is not None:
+        if options.chat is False:
+            raise UsageError("--system and --no-chat exclude each other.")
+        raise UsageError(f"--system needs a chat, and {loaded.name} has no chat template.", _STAND_IN)
+    return Prompter(loaded, template, system=options.system, stands_in=stands_in)
+
+
+def _own_template(folder: Path, options: ChatOptions) -> ChatTemplate | None:
+    if options.template is not None and (file := Path(options.template).expanduser()).is_file():
+        return read_chat_template(file, folder)
+    return open_chat_template(folder, options.template)
+
+
+_LEAST_ANSWER_TOKENS = 16  # with room for fewer, an answer would be cut before it says anything
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A message and its answer."""
+
+    message: str
+    answer: str
+
+
+class ContextFullError(UsageError):
+    """A message that leaves the context no room for an answer."""
+
+
+class Conversation:
+    """Exchanges under a system message, within the limits of a context.
+
+    With a model that has no chat format it is a text that grows: each message begins a new line of it, as on the
+    screen, and the model continues it.
+    """
+
+    def __init__(self, prompter: Prompter, limits: Limits) -> None:
+        self.exchanges: list[Exchange] = []
+        self._prompter = prompter
+        self._limits = limits
+        self._opening = prompter.opening()
+
+    @property
+    def system(self) -> str | None:
+        """The system message."""
+        return self._opening[0]["content"] if self._opening else None
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        if not self._prompter.is_chat:
+            raise UsageError(
+                "This model has no chat template, so it takes no system message.",
+                "Start with --chat to talk in Llama-2's [INST] form.",
+            )
+        self._opening = [] if text is None else [{"role": "system", "content": text}]
+
+    @property
+    def messages(self) -> list[Message]:
+        """All messages so far, the system message first."""
+        return self._messages(self.exchanges)
+
+    @property
+    def row(self) -> dict[str, object]:
+        """The conversation as a row of a file of prompts: `{"messages": [...]}`, or `{"prompt": "..."}` for a text."""
+        return {"messages": self.messages} if self._prompter.is_chat else {"prompt": _text(self.exchanges)}
+
+    @property
+    def oldest_tokens(self) -> int:
+        """Tokens of the oldest exchange, which dropping it frees; 0 where there is none."""
+        if not self.exchanges:
+            return 0
+        again = self.exchanges[-1].message  # some message has to stand at the end, and this one the template takes
+        return len(self._encode(self.exchanges, again)) - len(self._encode(self.exchanges[1:], again))
+
+    def drop_oldest(self) -> None:
+        """Forget the oldest exchange; raises NotFoundError where there is none."""
+        if not self.exchanges:
+            raise NotFoundError("There is no exchange to forget yet.")
+        del self.exchanges[0]
+
+    def prompt(self, message: str) -> tuple[int, ...]:
+        """The token ids of the conversation with one message more, up to where its answer begins.
+
+        Raises ContextFullError where they leave no room for an answer, and what Prompter.render raises.
+        """
+        prompt = self._encode(self.exchanges, message)
+        if self._has_room(prompt):
+            return prompt
+        alone, holds = self._encode([], message), self._limits.max_context
+        if not self._has_room(alone):
+            raise ContextFullError(
+                f"The context holds {holds:,} tokens: this message has {len(alone):,} by itself,\n"
+                f"and an answer needs {self._least_answer}.",
+                f"Shorten it, or {self._limits.more_room}.",
+            )
+        raise ContextFullError(
+            f"The context is full: {len(prompt):,} of {holds:,} tokens with this message,\n"
+            f"and an answer needs {self._least_answer}.",
+            f"/drop the oldest exchange ({self.oldest_tokens:,} tokens) or /reset all, and it is sent.",
+        )
+
+    @property
+    def _least_answer(self) -> int:
+        return min(_LEAST_ANSWER_TOKENS, self._limits.max_new_tokens)
+
+    def _has_room(self, prompt: tuple[int, ...]) -> bool:
+        return len(prompt) + self._least_answer <= self._limits.max_context
+
+    def _encode(self, exchanges: Sequence[Exchange], message: str) -> tuple[int, ...]:
+        if self._prompter.is_chat:
+            messages = [*self._messages(exchanges), {"role": "user", "content": message}]
+            return self._prompter.encode(self._prompter.render(messages))
+        return self._prompter.encode(_on_a_new_line(_text(exchanges), message))
+
+    def _messages(self, exchanges: Sequence[Exchange]) -> list[Message]:
+        messages = list(self._opening)
+        for exchange in exchanges:
+            messages.append({"role": "user", "content": exchange.message})
+            messages.append({"role": "assistant", "content": exchange.answer})
+        return messages
+
+
+def _text(exchanges: Sequence[Exchange]) -> str:
+    text = ""
+    for exchange in exchanges:
+        text = _on_a_new_line(text, exchange.message) + exchange.answer
+    return text
+
+
+def _on_a_new_line(text: str, line: str) -> str:
+    return f"{text}{line}" if not text or text.endswith("\n") else f"{text}\n{line}"

@@ -1,0 +1,360 @@
+"""From a MODEL as a person names it, or a shape with random weights, to a decoder in memory.
+
+A quantised weight is made in blocks of rows, straight into its parts: no model of full precision is ever in memory. Its
+elements have mean 0, or half a step of its grid, and variance 1 / in_features, so that activations keep their size.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.backends import Backend
+from gptfast_cli.core.backends.phases import phase
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
+from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.device import (
+    computing_name,
+    pick_device,
+    pick_dtype,
+    pick_kv_dtype,
+    set_threads,
+)
+from gptfast_cli.core.engine.build import ModelSource, RuntimeConfig, build
+from gptfast_cli.core.engine.request import Limits, stop_token_ids
+from gptfast_cli.core.engine.sampling import uniform
+from gptfast_cli.core.engine.shapes import Shape
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.events import Job, Note
+from gptfast_cli.core.models.decoder import Decoder
+from gptfast_cli.core.models.weights import VOCABULARY_WEIGHTS, weight_shapes
+from gptfast_cli.core.quantities import count
+from gptfast_cli.core.quantize.allocation import Allocation, AllocationOptions, Storage
+from gptfast_cli.core.quantize.sizes import stored
+from gptfast_cli.core.schemes import (
+    WHOLE,
+    Block,
+    QuantizedScheme,
+    Weight,
+    quantized,
+)
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
+from gptfast_cli.core.schemes.plain import plain
+from gptfast_cli.core.settings import Settings
+from gptfast_cli.core.stopwatch import Stopwatch
+from gptfast_cli.core.token_ids import check_token_ids
+from gptfast_cli.core.tokenizers import (
+    SpecialTokens,
+    Tokenizer,
+    open_tokenizer,
+    special_tokens,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model that was found; of its weights no number has been read yet.
+
+    config:  its shape, without the padding of its vocabulary unless that was asked for
+    seconds: that opening it took
+    """
+
+    found: Resolved
+    checkpoint: Checkpoint
+    special: SpecialTokens
+    tokenizer: Tokenizer | None
+    config: ModelConfig
+    seconds: float
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all weights as stored, without the rows of padding."""
+        if self.config == self.checkpoint.config:
+            return self.checkpoint.n_bytes
+        names = [name for name in VOCABULARY_WEIGHTS if name in weight_shapes(self.config)]
+        return self.checkpoint.n_bytes - sum(
+            self.checkpoint.weight(name).n_bytes - self.read(name).n_bytes for name in names
+        )
+
+    def read(self, name: str, block: Block | None = None) -> Weight:
+        """A weight, or a block of it, without the rows of padding."""
+        n_tokens = self.config.vocab_size
+        if name not in VOCABULARY_WEIGHTS or n_tokens == self.checkpoint.config.vocab_size:
+            return self.checkpoint.weight(name, block)
+        without_padding = Block(rows=(slice(0, n_tokens),))
+        if block is None:
+            return self.checkpoint.weight(name).block(without_padding)
+        return self.checkpoint.weight(name, without_padding if block == WHOLE else block)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory."""
+
+    opened: OpenedModel
+    model: Decoder
+    seconds: float  # that opening and loading took
+
+    @property
+    def name(self) -> str:
+        """What it was asked for by, or found under."""
+        return self.opened.found.name
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Its files."""
+        return self.opened.checkpoint
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What its texts are read and written with, where it has one."""
+        return self.opened.tokenizer
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end a text of its own."""
+        return self.opened.special.stop_ids
+
+    @property
+    def path(self) -> Path:
+        """The folder that it was loaded from."""
+        return self.checkpoint.path
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        return self.model.config
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise TokenIdError for the first id that has no row in the model's embedding."""
+        check_token_ids(ids, self.config.vocab_size, self.tokenizer.vocabulary.token_of if self.tokenizer else None)
+
+    def limits(
+        self,
+        max_new_tokens: int,
+        max_context: int | None,
+        *,
+        ignore_eos: bool = False,
+        stop: Sequence[str] = (),
+        turn_end_ids: frozenset[int] = frozenset(),
+    ) -> Limits:
+        """Limits of a sequence; `max_context` None is the model's own.
+
+        It ends with the model's end tokens and, in a chat, those that close a turn, unless `ignore_eos`; and with
+        special tokens that stand among the stop strings. Raises UsageError where `max_context` is beyond the model's.
+        """
+        longest = self.config.max_context
+        if max_context is not None and max_context > longest:
+            raise UsageError(f"--max-context {max_context} is beyond the {longest} tokens that {self.name} can hold.")
+        possible = range(self.config.vocab_size)  # ids beyond it never come, and may be of any size
+        end_ids = frozenset() if ignore_eos else (self.stop_ids | turn_end_ids).intersection(possible)
+        named = stop_token_ids(stop, self.tokenizer).intersection(possible)
+        return Limits(max_new_tokens, max_context or longest, end_ids | named, named - end_ids, longest)
+
+
+def open_model(name: str | None, settings: Settings, *, with_padding: bool = False) -> OpenedModel:
+    """Find a MODEL and open its files.
+
+    Output layers are often padded to a round number of tokens. What the tokenizer does not know has no text, and was
+    never trained to be said: those rows of the embedding and the head are left out, unless `with_padding`, so that no
+    backend ever gives them a probability. Raises NotFoundError, CorruptError or UsageError like the parts that it is
+    made of.
+    """
+    watch = Stopwatch(torch.device("cpu"))
+    with watch, phase("load"):
+        found = resolve(name, settings)
+        checkpoint = open_checkpoint(found.path)
+        special = special_tokens_of(checkpoint)
+        tokenizer = open_tokenizer(found.path, special, n_embeddings=checkpoint.config.vocab_size)
+    config = checkpoint.config
+    if tokenizer is not None and not with_padding:
+        config = replace(config, vocab_size=min(config.vocab_size, _n_known_tokens(tokenizer)))
+    return OpenedModel(found, checkpoint, special, tokenizer, config, watch.seconds)
+
+
+def _n_known_tokens(tokenizer: Tokenizer) -> int:
+    """One more than the largest id that the tokenizer, or a file beside it, gives a meaning."""
+    return 1 + max(tokenizer.vocab_size - 1, tokenizer.bos_id or 0, *tokenizer.stop_ids)
+
+
+def load(
+    model: str | OpenedModel | None,
+    settings: Settings,
+    runtime: RuntimeConfig,
+    torch_backend: Backend | None = None,
+    *,
+    role: str = "Model",
+) -> Job[LoadedModel]:
+    """Find a MODEL unless it is opened, and bring it to its device, telling which one was taken and in which role.
+
+    `torch_backend` is as in `build`. Raises NotFoundError, CorruptError or UsageError like the parts that it is made
+    of.
+    """
+    set_threads(runtime.threads)
+    device = pick_device(runtime.device)
+    opened = model if isinstance(model, OpenedModel) else open_model(model, settings)
+    checkpoint = opened.checkpoint
+    dtype = pick_dtype(runtime.dtype, checkpoint.dtype, device)
+    stored_as = checkpoint.stored_as if checkpoint.stored_as == checkpoint.scheme else f"{checkpoint.stored_as};"
+    yield Note(
+        f"{role}: {opened.found.name} ({opened.found.origin}), {count(checkpoint.n_params)} parameters, "
+        f"{stored_as} {computing_name(dtype, pick_kv_dtype(runtime.kv_dtype, dtype))} on {device}"
+    )
+    if runtime.verify:
+        yield from checkpoint.verify()
+    parts = ModelSource(opened.config, opened.read, partial(stored, checkpoint), opened.n_bytes, device, dtype)
+    watch = Stopwatch(device)
+    built = yield from build(parts, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
+    return LoadedModel(opened, built, opened.seconds + watch.seconds)
+
+
+def special_tokens_of(checkpoint: Checkpoint) -> SpecialTokens:
+    """What the manifest says of special tokens; for a folder without one, what its JSON files say."""
+    entry = checkpoint.special_tokens
+    if entry is None:
+        return special_tokens(checkpoint.path)
+    return SpecialTokens(entry.bos_id, entry.add_bos, frozenset(entry.stop_ids))
+
+
+_BLOCK_ELEMENTS = 1 << 23
+_BIAS_SIZE = 0.02
+
+
+class RandomWeights:
+    """Weights of a shape on a device, plain ones in `dtype`; the same seed gives the same ones on the same device."""
+
+    def __init__(
+        self, config: ModelConfig, allocation: Allocation, *, device: torch.device, dtype: torch.dtype, seed: int
+    ) -> None:
+        self._shapes = weight_shapes(config)
+        self._seeds = {name: int(uniform(seed, index, 0) * 2**32) for index, name in enumerate(self._shapes)}
+        self._allocation, self._device, self._dtype = allocation, device, dtype
+
+    def read(self, name: str, block: Block | None = None) -> Weight:
+        """Make a weight, or a part of it; whenever it is asked for it is the same one."""
+        shape, generator = self._shapes[name], torch.Generator(self._device).manual_seed(self._seeds[name])
+        if len(shape) == 1:
+            vector = plain(_vector(shape, generator, dtype=self._dtype, is_norm=not name.endswith("_bias")))
+            return vector if block is None else vector.block(block)
+        storage = self._allocation.storage(name, shape)
+        matrix = random_matrix(storage, shape, generator, dtype=self._dtype)
+        return matrix if block is None else matrix.block(block)
+
+
+def planned_bytes(config: ModelConfig, allocation: Allocation, dtype: torch.dtype) -> int:
+    """Bytes of the weights that `RandomWeights` makes."""
+    storages = allocation.of(config)
+    return sum(storages[name].n_bytes(shape, dtype.itemsize) for name, shape in weight_shapes(config).items())
+
+
+def random_matrix(
+    storage: Storage, shape: tuple[int, ...], generator: torch.Generator, *, dtype: torch.dtype
+) -> Weight:
+    """A random matrix [out_features, in_features] on the generator's device, stored so."""
+    out_features, in_features = shape
+    reach = math.sqrt(3 / in_features)  # a uniform distribution over -reach..reach has variance 1 / in_features
+    if storage.scheme == PLAIN:
+        matrix = torch.empty(shape, dtype=dtype, device=generator.device)
+        return plain(matrix.uniform_(-reach, reach, generator=generator))
+    scheme, group_size = quantized(storage.scheme), storage.group_size or in_features
+    outline = storage.outline(shape)
+    parts = {name: torch.empty_like(part, device=generator.device) for name, part in outline.parts.items()}
+    n_rows = max(1, _BLOCK_ELEMENTS // in_features)
+    for first in range(0, out_features, n_rows):
+        rows = slice(first, min(first + n_rows, out_features))
+        block = _quantized_rows(scheme, (rows.stop - first, in_features), group_size, generator, reach=reach)
+        for name, part in block.parts.items():
+            parts[name][rows] = part
+    return Weight(storage.scheme, shape, parts)
+
+
+def _quantized_rows(
+    scheme: QuantizedScheme, shape: tuple[int, int], group_size: int, generator: torch.Generator, *, reach: float
+) -> Weight:
+    n_rows, in_features = shape
+    n_groups = -(-in_features // group_size)
+    high = torch.full((n_rows, n_groups), reach, device=generator.device)
+    grid = scheme.grid(-high, high)
+    codes = torch.randint(
+        grid.lowest,
+        grid.highest + 1,
+        (n_rows, n_groups, group_size),
+        dtype=torch.int8,
+        generator=generator,
+        device=generator.device,
+    )
+    if n_over := n_groups * group_size - in_features:
+        codes[:, -1, -n_over:] = grid.zeros[:, -1:]
+    return scheme.pack(codes, grid, in_features)
+
+
+def _vector(shape: tuple[int, ...], generator: torch.Generator, *, dtype: torch.dtype, is_norm: bool) -> Tensor:
+    """A norm's weights around 1, or a bias around 0."""
+    values = torch.empty(shape, device=generator.device)
+    values.uniform_(0.9, 1.1, generator=generator) if is_norm else values.normal_(std=_BIAS_SIZE, generator=generator)
+    return values.to(dtype)
+
+
+RANDOM_DTYPE = torch.bfloat16
+"""What a shape counts as stored in, where nobody says in what to compute: nearly every model is."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchModel:
+    """A model in memory; `scheme` is that of most parameters, `seconds` what loading or making it took."""
+
+    name: str
+    scheme: str
+    head_scheme: str
+    model: Decoder
+    seconds: float
+
+    @property
+    def n_params(self) -> int:
+        """Parameters of the model; a tied head counts once."""
+        return sum(math.prod(shape) for shape in weight_shapes(self.model.config).values())
+
+
+def loaded_bench_model(
+    name: str | None, settings: Settings, runtime: RuntimeConfig, torch_backend: Backend | None
+) -> Job[BenchModel]:
+    """A checkpoint, found and loaded as `load` does it, with its errors."""
+    loaded = yield from load(name, settings, runtime, torch_backend)
+    checkpoint = loaded.checkpoint
+    head = checkpoint.weight("embedding" if loaded.config.tied_embeddings else "head")
+    return BenchModel(loaded.name, checkpoint.scheme, head.scheme, loaded.model, loaded.seconds)
+
+
+def random_bench_model(
+    shape: Shape,
+    options: AllocationOptions,
+    runtime: RuntimeConfig,
+    *,
+    seed: int,
+    settings: Settings,
+    torch_backend: Backend | None,
+) -> Job[BenchModel]:
+    """A model of a shape with random weights; raises UsageError for schemes, devices and dtypes that are none."""
+    set_threads(runtime.threads)
+    device = pick_device(runtime.device)
+    dtype = pick_dtype(runtime.dtype, RANDOM_DTYPE, device)
+    allocation = options.allocation(shape.config)
+    n_params = sum(math.prod(sizes) for sizes in weight_shapes(shape.config).values())
+    yield Note(
+        f"Model: {shape.name} (random weights), {count(n_params)} parameters, "
+        f"{allocation} {computing_name(dtype, pick_kv_dtype(runtime.kv_dtype, dtype))} on {device}"
+    )
+    weights = RandomWeights(shape.config, allocation, device=device, dtype=dtype, seed=seed)
+    storages = partial(allocation.of, shape.config)
+    parts = ModelSource(
+        shape.config, weights.read, storages, planned_bytes(shape.config, allocation, dtype), device, dtype
+    )
+    watch = Stopwatch(device)
+    model = yield from build(parts, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
+    return BenchModel(shape.name, str(allocation), allocation.head.scheme, model, watch.seconds)

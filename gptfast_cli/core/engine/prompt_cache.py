@@ -1,0 +1,109 @@
+"""A prompt's keys and values in a file, so that another run starts behind the prompt instead of feeding it again.
+
+The file is in safetensors: `model` [32] uint8 is the hash of the model and dtype that it belongs to, `tokens` the
+prompt, `keys.N` and `values.N` [kv_heads, tokens, head_dim] what layer N made of it; in int8 they are the parts of an
+Int8Cache, for whole blocks of tokens. `sha256` [32] uint8 is the SHA-256 of all these tensors: altered keys would give
+another text, and nobody would notice. A prompt takes from the file the tokens that both begin with. Each of several
+ranks has a file of its own, with its heads: `FILE.1-of-2` and `FILE.2-of-2`.
+"""
+
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.backends import KEY_BLOCK
+from gptfast_cli.core.checkpoints.identity import fingerprint
+from gptfast_cli.core.checkpoints.shard import CODES, open_shard
+from gptfast_cli.core.checkpoints.writer import PlannedTensor, tensor_sha256, write_shard
+from gptfast_cli.core.engine.load import LoadedModel
+from gptfast_cli.core.engine.runner import Runner, common_prefix
+from gptfast_cli.core.errors import CorruptError, UsageError
+from gptfast_cli.core.events import Note
+from gptfast_cli.core.files import staged_file
+from gptfast_cli.core.quantities import size
+
+_ROW = 0
+_OTHER_FILE = "Name another file with --prompt-cache, or delete this one."
+_HEADING = {"model": (torch.uint8, 1), "tokens": (torch.int64, 1), "sha256": (torch.uint8, 1)}  # dtype, number of axes
+
+
+class PromptCache:
+    """The file for one prompt of one model: `load` before it is fed, `save` after."""
+
+    def __init__(self, file: Path, loaded: LoadedModel, prompt: tuple[int, ...]) -> None:
+        model = loaded.model
+        self._together = model.group
+        self._file = file
+        if self._together.size > 1:
+            self._file = file.with_name(f"{file.name}.{self._together.rank + 1}-of-{self._together.size}")
+        dtypes = dict.fromkeys((model.dtype, model.kv_dtype))  # one, where both are the same
+        place = (self._together.rank, self._together.size) if self._together.size > 1 else ()
+        key = " ".join(map(str, (fingerprint(loaded.checkpoint), *dtypes, *place)))
+        self._model = torch.frombuffer(bytearray(sha256(key.encode()).digest()), dtype=torch.uint8)
+        self._prompt = prompt
+        self._n_shared = 0  # tokens of the prompt that the file holds
+
+    def load(self, runner: Runner) -> Iterator[Note]:
+        """Let the runner hold what the file holds; nothing where there is no file, or not the same one on each rank.
+
+        Raises UsageError where it belongs to another model or dtype, CorruptError where it is no prompt cache.
+        """
+        if not all(self._together.exchange(self._file.exists())):
+            return
+        saved = self._read()
+        if not torch.equal(saved.pop("model"), self._model):
+            raise UsageError(f"{self._file}: is the prompt cache of another model, or of another dtype.", _OTHER_FILE)
+        tokens = saved["tokens"].tolist()
+        if any(other != tokens for other in self._together.exchange(tokens)):
+            return  # a run was ended between them
+        try:
+            runner.restore(_ROW, saved)
+        except ValueError as error:
+            raise CorruptError(f"{self._file}: holds {error}.", _OTHER_FILE) from error
+        self._n_shared = common_prefix(tokens, self._prompt)
+        yield Note(f"Prompt cache: {self._file} holds {self._n_shared:,} of the prompt's {len(self._prompt):,} tokens")
+
+    def _read(self) -> dict[str, Tensor]:
+        try:
+            shard = open_shard(self._file)
+        except CorruptError as error:
+            raise CorruptError(
+                f"{self._file}: is damaged, or no prompt cache.\n{error.message}", _OTHER_FILE
+            ) from error
+        for name, (dtype, n_axes) in _HEADING.items():
+            stored = shard.tensors.get(name)
+            if stored is None or (stored.dtype, len(stored.shape)) != (CODES[dtype], n_axes):
+                raise CorruptError(f"{self._file}: is no prompt cache: {name!r} is missing or malformed.", _OTHER_FILE)
+        saved = {name: shard.tensor(name) for name in shard.tensors}
+        if not torch.equal(saved.pop("sha256"), _sha256_of(saved)):
+            raise CorruptError(f"{self._file}: has been altered or damaged (SHA-256 differs).", _OTHER_FILE)
+        return saved
+
+    def save(self, runner: Runner) -> Iterator[Note]:
+        """Write the prompt, which the runner has been fed, unless the file held most of it already.
+
+        So a file goes on serving a long beginning that many prompts share, and is replaced by a prompt of its own.
+        """
+        if 2 * self._n_shared >= len(self._prompt):
+            return
+        tensors: dict[str, Tensor] = {"model": self._model, **runner.save(_ROW, len(self._prompt))}
+        tensors["sha256"] = _sha256_of(tensors)
+        n_kept = len(tensors["tokens"])
+        if n_kept == 0:
+            yield Note(f"Prompt cache: not kept, because a prompt in int8 needs {KEY_BLOCK} tokens for it")
+            return
+        planned = {name: PlannedTensor(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        with staged_file(self._file) as sibling:
+            for _ in write_shard(sibling, planned, iter(tensors.items())):
+                pass
+        n_bytes = sum(plan.n_bytes for plan in planned.values())
+        yield Note(f"Prompt cache: kept {n_kept:,} tokens in {self._file} ({size(n_bytes)})")
+
+
+def _sha256_of(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Of tensors, their names, dtypes and shapes: [32] uint8."""
+    lines = [f"{name} {each.dtype} {tuple(each.shape)} {tensor_sha256(each)}" for name, each in sorted(tensors.items())]
+    return torch.frombuffer(bytearray(sha256("\n".join(lines).encode()).digest()), dtype=torch.uint8)

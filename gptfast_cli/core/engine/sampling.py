@@ -1,0 +1,253 @@
+"""Sampling: temperature, top-k, top-p, min-p, penalties, and uniforms keyed by seed, sequence and position.
+
+A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") has no state to
+hand round: the number is a hash of its key, here three rounds of the SplitMix64 finaliser (Steele et al. 2014).
+
+The order is that of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
+from torch import Tensor
+
+from gptfast_cli.core.device import to_device, widest
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.models.decoder import Logits
+
+_MASK = (1 << 64) - 1
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+
+
+TOKEN, PROPOSAL, ACCEPTANCE = range(3)
+"""What a number decides: the model's own token, the one that a draft proposes, or whether that one is accepted."""
+
+
+def uniform(seed: int, sequence: int, position: int, purpose: int = TOKEN) -> float:
+    """A number in [0, 1), one of 2^32 evenly spaced ones, all exact in float64; those of two purposes are unrelated."""
+    state = 0
+    for part in (seed, sequence, position) if purpose == TOKEN else (seed, sequence, position, purpose):
+        state = _mix((state ^ part) + _GOLDEN_GAMMA & _MASK)
+    return (state >> 32) / 2**32
+
+
+def _mix(z: int) -> int:
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
+    return z ^ (z >> 31)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen; temperature 0 takes the most probable one."""
+
+    temperature: float = 0.8
+    top_k: int = 200  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the token is the most probable one rather than drawn."""
+        return self.temperature == 0
+
+
+_FLOAT32 = torch.finfo(torch.float32)
+"""Logits are float32: a smaller number than its `tiny` would be 0 there, a larger one than its `max` infinite."""
+
+_MOST_TOP_K = 2**31 - 1
+
+_MOST_PENALTY = 1e6
+"""Logits up to 3e32 stay finite under this penalty, and under 1 / it."""
+
+
+def check(sampling: Sampling) -> None:
+    """Raise UsageError for a value outside its range, in the precision that computes with it."""
+    temperature, penalty = sampling.temperature, sampling.repetition_penalty
+    ranges = {
+        "--temperature": (
+            temperature,
+            temperature == 0 or _FLOAT32.tiny <= temperature <= _FLOAT32.max,
+            f"0, or from {_FLOAT32.tiny:.2g} to {_FLOAT32.max:.2g}",
+        ),
+        "--top-k": (sampling.top_k, 0 <= sampling.top_k <= _MOST_TOP_K, f"from 0 (off) to {_MOST_TOP_K}"),
+        "--top-p": (sampling.top_p, _FLOAT32.tiny <= sampling.top_p <= 1, f"from {_FLOAT32.tiny:.2g} to 1"),
+        "--min-p": (sampling.min_p, 0 <= sampling.min_p <= 1, "from 0 to 1"),
+        "--repetition-penalty": (
+            penalty,
+            1 / _MOST_PENALTY <= penalty <= _MOST_PENALTY,
+            f"from {1 / _MOST_PENALTY:g} to {_MOST_PENALTY:g}",
+        ),
+    }
+    for option, (value, fits, allowed) in ranges.items():
+        if not fits:
+            raise UsageError(f"{option} must be {allowed}, not {value}.")
+
+
+def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Make tokens marked in `seen` [rows, vocab] bool less likely (CTRL, Keskar et al. 2019, arXiv:1909.05858)."""
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """What a token is drawn from, [rows, vocab] float32, for a temperature above 0; float64 stays that."""
+    assert not sampling.is_greedy
+    wide = logits if logits.dtype is torch.float64 else logits.float()
+    # the maximum goes first, so that the smallest temperature cannot overflow
+    logits = (wide - wide.amax(dim=-1, keepdim=True)) / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits = _keep_top_k(logits, sampling.top_k)
+    if sampling.top_p < 1:
+        logits = _keep_top_p(logits, sampling.top_p)
+    if sampling.min_p > 0:
+        logits = _keep_min_p(logits, sampling.min_p)
+    return logits.softmax(dim=-1)
+
+
+def _keep_top_k(logits: Tensor, k: int) -> Tensor:
+    smallest = logits.topk(k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < smallest, -torch.inf)
+
+
+def _keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the fewest tokens that together reach p (nucleus sampling, Holtzman et al. 2020, arXiv:1904.09751)."""
+    ascending, order = logits.sort(dim=-1)
+    dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
+    dropped[..., -1] = False  # the most probable token stays, however small p is
+    return logits.masked_fill(dropped.scatter(-1, order, dropped), -torch.inf)
+
+
+def _keep_min_p(logits: Tensor, fraction: float) -> Tensor:
+    """Keep tokens at least `fraction` as probable as the most probable one (Nguyen et al. 2024, arXiv:2407.01082)."""
+    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + math.log(fraction), -torch.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural logarithms of probabilities; `top` holds the likeliest tokens, the likeliest first, as (id, logprob)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+def token_logprobs(logits: Tensor, token: int, n_top: int) -> TokenLogprobs:
+    """Of a token drawn from logits [vocab] float32, and of the `n_top` likeliest ones."""
+    logprobs = logits.log_softmax(dim=-1)
+    values, ids = logprobs.topk(min(n_top, len(logprobs)))
+    return TokenLogprobs(token, logprobs[token].item(), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """How the tokens of one sequence are drawn; `stream` tells sequences of one seed apart."""
+
+    sampling: Sampling
+    seed: int
+    stream: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingContext:
+    """The next draw of a sequence, and the tokens before it."""
+
+    sampler: Sampler
+    prompt: Sequence[int]
+    generated: Sequence[int]
+
+    def uniform(self, later: int = 0, purpose: int = TOKEN) -> float:
+        """The number in [0, 1) that decides it, or the draw so many tokens later.
+
+        Each seed, stream, position and purpose has its own.
+        """
+        position = len(self.prompt) + len(self.generated) + later
+        return uniform(self.sampler.seed, self.sampler.stream, position, purpose)
+
+
+def draw_tokens(logits: Logits, draws: Sequence[SamplingContext]) -> list[int]:
+    """A token for each row of logits, each row by its own sampler; the same on all ranks.
+
+    It is `vocab_size`, which is no token, where the logits are not finite.
+    """
+    rows_by_sampling: dict[Sampling, list[int]] = {}
+    for row, draw in enumerate(draws):
+        rows_by_sampling.setdefault(draw.sampler.sampling, []).append(row)
+    if len(rows_by_sampling) == 1:
+        return _draw_alike(logits, draws, draws[0].sampler.sampling)
+    tokens = [-1] * len(draws)
+    for sampling, rows in rows_by_sampling.items():
+        drawn = _draw_alike(logits.rows(rows), [draws[row] for row in rows], sampling)
+        for row, token in zip(rows, drawn, strict=True):
+            tokens[row] = token
+    return tokens
+
+
+def _draw_alike(logits: Logits, draws: Sequence[SamplingContext], sampling: Sampling) -> list[int]:
+    if sampling.repetition_penalty != 1:
+        logits = _penalised(logits, _seen(logits, draws), sampling.repetition_penalty)
+    chosen = logits.best() if sampling.is_greedy else _drawn(logits, draws, sampling)
+    return list(chosen.tolist())
+
+
+def _drawn(logits: Logits, draws: Sequence[SamplingContext], sampling: Sampling) -> Tensor:
+    """The tokens that the numbers of these draws stand for, [rows] int64."""
+    device = logits.own.device
+    uniforms = to_device([draw.uniform() for draw in draws], widest(device), device)
+    candidates = logits.largest(sampling.top_k) if sampling.top_k else None
+    if candidates is None:
+        return sample_inverse_cdf(probabilities(logits.whole, sampling), uniforms)
+    values, tokens = candidates
+    place = sample_inverse_cdf(probabilities(values, sampling), uniforms).unsqueeze(-1)
+    return F.pad(tokens, (0, 1), value=logits.vocab_size).gather(-1, place).squeeze(-1)  # behind them: no token
+
+
+def sample_inverse_cdf(p: Tensor, uniforms: Tensor) -> Tensor:
+    """The token at which the distribution function of p [rows, vocab] passes each row's number in [0, 1), [rows].
+
+    p need not sum to 1. A token of probability 0 is never taken: its step has no height. NaN gives `vocab`, which is no
+    token.
+    """
+    cumulative = p.to(widest(p.device)).cumsum(dim=-1)  # float32 would lose the steps of rare tokens in a sum near 1
+    thresholds = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, thresholds, right=True).squeeze(-1)
+
+
+def distribution(logits: Logits, draw: SamplingContext, drafted: Tensor) -> Tensor:
+    """What drawn tokens are from as others are drafted [drafted] int64 after those of a draw, [tokens, vocab] float32.
+
+    Of so many rows are the logits, the last of them after all drafted tokens, the one before it after all but one.
+    """
+    return probabilities(_as_drafted(logits, draw, drafted).whole, draw.sampler.sampling)
+
+
+def most_probable(logits: Logits, draw: SamplingContext, drafted: Tensor) -> Tensor:
+    """The token with the largest logit in place of each law, [tokens] int64; `vocab` where one is no number."""
+    return _as_drafted(logits, draw, drafted).best()
+
+
+def _as_drafted(logits: Logits, draw: SamplingContext, drafted: Tensor) -> Logits:
+    penalty = draw.sampler.sampling.repetition_penalty
+    if penalty == 1:
+        return logits
+    seen = torch.zeros(len(drafted) + 1, logits.vocab_size, device=logits.own.device)
+    seen[1:].scatter_(1, drafted.unsqueeze(-1), 1.0)
+    after = seen.cumsum(dim=0)[-len(logits.own) :] > 0  # the tokens drafted before each
+    return _penalised(logits, after | _seen(logits, [draw]), penalty)
+
+
+def _seen(logits: Logits, draws: Sequence[SamplingContext]) -> Tensor:
+    """Tokens that each draw has had before it, [draws, vocab] bool."""
+    device = logits.own.device
+    seen = torch.zeros(len(draws), logits.vocab_size, dtype=torch.bool, device=device)
+    for row, draw in enumerate(draws):
+        seen[row].index_fill_(0, to_device([*draw.prompt, *draw.generated], torch.int64, device), 1)
+    return seen
+
+
+def _penalised(logits: Logits, seen: Tensor, penalty: float) -> Logits:
+    """Each rank's own logits as `seen` [rows, vocab] bool makes them less likely."""
+    return replace(logits, own=penalise(logits.own, seen[:, logits.tokens], penalty))

@@ -1,0 +1,193 @@
+"""Shapes of models: known names, `config.json` files, and `layers=..,dim=..` lists."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from gptfast_cli.core.config import Llama3Scaling, ModelConfig, RopeConfig
+from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.families import family_of
+from gptfast_cli.core.fields import read_fields
+
+_LLAMA_2_7B = ModelConfig(
+    family="llama",
+    n_layers=32,
+    dim=4096,
+    n_heads=32,
+    n_kv_heads=32,
+    head_dim=128,
+    ffn_dim=11008,
+    vocab_size=32000,
+    max_context=4096,
+    norm_eps=1e-5,
+    rope=RopeConfig(10_000.0),
+)
+_LLAMA_2_13B = replace(_LLAMA_2_7B, n_layers=40, dim=5120, n_heads=40, n_kv_heads=40, ffn_dim=13824)
+_LLAMA_2_70B = replace(_LLAMA_2_7B, n_layers=80, dim=8192, n_heads=64, n_kv_heads=8, ffn_dim=28672)
+_CODELLAMA_7B = replace(_LLAMA_2_7B, vocab_size=32016, max_context=16384, rope=RopeConfig(1_000_000.0))
+
+_LLAMA_3_8B = replace(
+    _LLAMA_2_7B, n_kv_heads=8, ffn_dim=14336, vocab_size=128256, max_context=8192, rope=RopeConfig(500_000.0)
+)
+_LLAMA_3_70B = replace(_LLAMA_2_70B, vocab_size=128256, max_context=8192, rope=_LLAMA_3_8B.rope)
+
+_LLAMA_3_1_CONTEXT = 131_072
+_LLAMA_3_1_ROPE = RopeConfig(500_000.0, Llama3Scaling(8.0, 1.0, 4.0, 8192))
+_LLAMA_3_2_1B = replace(
+    _LLAMA_3_8B,
+    n_layers=16,
+    dim=2048,
+    head_dim=64,
+    ffn_dim=8192,
+    max_context=_LLAMA_3_1_CONTEXT,
+    rope=RopeConfig(500_000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192)),
+    tied_embeddings=True,
+)
+
+KNOWN_SHAPES: Final = {
+    "codellama-7b": _CODELLAMA_7B,
+    "codellama-13b": replace(
+        _LLAMA_2_13B, vocab_size=32016, max_context=_CODELLAMA_7B.max_context, rope=_CODELLAMA_7B.rope
+    ),
+    "llama-7b": replace(_LLAMA_2_7B, max_context=2048, norm_eps=1e-6),
+    "llama-2-7b": _LLAMA_2_7B,
+    "llama-2-13b": _LLAMA_2_13B,
+    "llama-2-70b": _LLAMA_2_70B,
+    "llama-3-8b": _LLAMA_3_8B,
+    "llama-3-70b": _LLAMA_3_70B,
+    "llama-3.1-8b": replace(_LLAMA_3_8B, max_context=_LLAMA_3_1_CONTEXT, rope=_LLAMA_3_1_ROPE),
+    "llama-3.1-70b": replace(_LLAMA_3_70B, max_context=_LLAMA_3_1_CONTEXT, rope=_LLAMA_3_1_ROPE),
+    "llama-3.2-1b": _LLAMA_3_2_1B,
+    "llama-3.2-3b": replace(_LLAMA_3_2_1B, n_layers=28, dim=3072, n_heads=24, head_dim=128),
+    "openllama-3b": replace(
+        _LLAMA_2_7B, n_layers=26, dim=3200, head_dim=100, ffn_dim=8640, max_context=2048, norm_eps=1e-6
+    ),
+    "tinyllama-1.1b": replace(
+        _LLAMA_2_7B, n_layers=22, dim=2048, n_kv_heads=4, head_dim=64, ffn_dim=5632, max_context=2048
+    ),
+}
+"""By the name that `--arch` takes."""
+
+
+_CONTEXT = 131_072  # of a shape whose sizes are given: the cache grows with what is used, not with this
+_MOST_LAYERS = 10_000  # as for a config.json
+_REQUIRED = ("layers", "dim", "heads", "ffn", "vocab")
+_OPTIONAL = ("kv_heads", "head_dim", "context", "theta", "tied")
+_EXAMPLE = "layers=4,dim=768,heads=12,kv_heads=12,ffn=3072,vocab=32000"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A model without weights; `name` is what it was asked for as."""
+
+    name: str
+    config: ModelConfig
+
+
+def is_shape(text: str) -> bool:
+    """Whether a text means a SHAPE rather than a MODEL: a known name, a config.json, or sizes."""
+    return text in KNOWN_SHAPES or text.endswith(".json") or "=" in text
+
+
+def read_shape(text: str) -> Shape:
+    """The shape that a text means.
+
+    Raises UsageError for a name or a size that means none, NotFoundError for a file that is not there, and CorruptError
+    and UsageError for a config.json as its family does.
+    """
+    if text in KNOWN_SHAPES:
+        return Shape(text, KNOWN_SHAPES[text])
+    if text.endswith(".json"):
+        return Shape(text, _from_file(Path(text).expanduser()))
+    if "=" in text:
+        return Shape(text, _from_sizes(text))
+    raise UsageError(f"There is no shape called {text!r}.", f"{_meant(text, KNOWN_SHAPES)}Or give sizes: {_EXAMPLE}")
+
+
+def _from_file(path: Path) -> ModelConfig:
+    if not path.is_file():
+        raise NotFoundError(f"{path}: there is no such file.", "Name a config.json, or a known shape: llama-2-7b")
+    fields = read_fields(path)
+    return family_of(fields).config(fields.values)
+
+
+def _from_sizes(text: str) -> ModelConfig:
+    sizes = _pairs(text)
+    dim, n_heads = _whole(sizes, "dim"), _whole(sizes, "heads")
+    n_kv_heads = _whole(sizes, "kv_heads", n_heads)
+    if n_heads % n_kv_heads:
+        raise _refused(f"{n_heads} query heads cannot share kv_heads={n_kv_heads}")
+    if "head_dim" not in sizes and dim % n_heads:
+        raise _refused(f"dim={dim} cannot be cut into heads={n_heads}")
+    head_dim = _whole(sizes, "head_dim", dim // n_heads)
+    if head_dim % 2 or head_dim == 0:
+        raise _refused(f"a head of {head_dim} elements cannot be rotated in pairs")
+    config = ModelConfig(
+        family="llama",
+        n_layers=_layers(sizes),
+        dim=dim,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        ffn_dim=_whole(sizes, "ffn"),
+        vocab_size=_whole(sizes, "vocab"),
+        max_context=_whole(sizes, "context", _CONTEXT),
+        norm_eps=1e-5,
+        rope=RopeConfig(float(_whole(sizes, "theta", 10_000))),
+        tied_embeddings=_flag(sizes, "tied"),
+    )
+    if (why := config.why_too_large()) is not None:
+        raise _refused(why)
+    return config
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Sizes by their keys, each known and there once, the required ones among them."""
+    pairs: dict[str, str] = {}
+    for item in text.split(","):
+        key, _, value = (part.strip() for part in item.partition("="))
+        if key not in (*_REQUIRED, *_OPTIONAL):
+            known = ", ".join((*_REQUIRED, *_OPTIONAL))
+            raise UsageError(
+                f"--arch: a shape has no {key!r}.", f"{_meant(key, (*_REQUIRED, *_OPTIONAL))}Sizes: {known}."
+            )
+        if key in pairs:
+            raise _refused(f"{key} is given twice")
+        pairs[key] = value
+    if missing := [key for key in _REQUIRED if key not in pairs]:
+        raise _refused(f"a shape needs {', '.join(missing)} too")
+    return pairs
+
+
+def _whole(sizes: Mapping[str, str], key: str, default: int | None = None) -> int:
+    value = sizes.get(key)
+    if value is None and default is not None:
+        return default
+    if value is None or not (value.isascii() and value.isdecimal() and len(value) < 20 and 0 < int(value) < 2**31):
+        raise _refused(f"{key} must be a whole number above 0, not {value!r}")
+    return int(value)
+
+
+def _layers(sizes: Mapping[str, str]) -> int:
+    n_layers = _whole(sizes, "layers")
+    if n_layers > _MOST_LAYERS:
+        raise _refused(f"layers must be at most {_MOST_LAYERS:,}, not {n_layers}")
+    return n_layers
+
+
+def _flag(sizes: Mapping[str, str], key: str) -> bool:
+    value = sizes.get(key, "no")
+    if value not in ("yes", "no"):
+        raise _refused(f"{key} must be yes or no, not {value!r}")
+    return value == "yes"
+
+
+def _refused(why: str) -> UsageError:
+    return UsageError(f"--arch: {why}.", f"Such as {_EXAMPLE}")
+
+
+def _meant(text: str, names: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(text, list(names), n=3)
+    return f"Did you mean {' or '.join(nearest)}? " if nearest else ""

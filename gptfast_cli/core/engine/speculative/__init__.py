@@ -1,0 +1,1 @@
+"""Speculative decoding: proposers, verification, and the draft length of each round."""

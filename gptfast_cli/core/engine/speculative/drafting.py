@@ -1,0 +1,258 @@
+"""Opening a draft: a model, the target itself in another scheme, prompt lookup, or what earlier advice recommends.
+
+`$GPTFAST_HOME/advice` holds a JSON file for each target, named by a hash of its weights, with the device and the dtype:
+what pays on one machine may not on another.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from gptfast_cli.core.backends import KEY_BLOCK
+from gptfast_cli.core.checkpoints.identity import fingerprint
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.device import dtype_name
+from gptfast_cli.core.engine.build import ModelSource, RuntimeConfig, Storages, build, check_sharded
+from gptfast_cli.core.engine.load import (
+    LoadedModel,
+    OpenedModel,
+    load,
+    open_model,
+)
+from gptfast_cli.core.engine.speculative.draft_length import (
+    ADVISED,
+    AdaptiveDraftLength,
+    BroadcastDraftLength,
+    DraftedTexts,
+    DraftLengthPolicy,
+    DraftOptions,
+    FixedDraftLength,
+)
+from gptfast_cli.core.engine.speculative.proposers import Proposer
+from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
+from gptfast_cli.core.engine.speculative.proposers.ngram import NGram
+from gptfast_cli.core.engine.speculative.speculation import Speculation
+from gptfast_cli.core.errors import CorruptError, UsageError
+from gptfast_cli.core.events import Job, Note
+from gptfast_cli.core.fields import Fields, read_fields
+from gptfast_cli.core.files import is_file, write_whole
+from gptfast_cli.core.models.decoder import Decoder
+from gptfast_cli.core.models.sharding import ALONE
+from gptfast_cli.core.quantize.allocation import AllocationOptions
+from gptfast_cli.core.quantize.quantizers import quantizers
+from gptfast_cli.core.quantize.sizes import stored
+from gptfast_cli.core.schemes import (
+    Block,
+    Weight,
+    quantized,
+    schemes,
+)
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
+from gptfast_cli.core.settings import Settings
+from gptfast_cli.core.stopwatch import Stopwatch
+from gptfast_cli.core.tokenizers import vocabulary_difference
+
+_SCHEMA = "gptfast.advice/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """For a temperature and a batch size; `draft` and `k` are None where no draft is faster than none."""
+
+    temperature: float
+    batch_size: int
+    draft: str | None
+    k: int | None
+
+
+def save_advice(home: Path, target: LoadedModel, advice: Sequence[Advice]) -> Path:
+    """Keep advice for a model, in place of what was kept before; returns the file."""
+    path = _path(home, target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries = [asdict(each) for each in advice]
+    write_whole(path, json.dumps({"schema": _SCHEMA, "target": target.name, "advice": entries}, indent=1) + "\n")
+    return path
+
+
+def find_advice(home: Path, target: LoadedModel, temperature: float, batch_size: int) -> Advice | None:
+    """That of the nearest temperature, and of the largest batch that is no larger; None where nothing was kept.
+
+    Raises CorruptError for a file that does not hold advice.
+    """
+    path = _path(home, target)
+    if not is_file(path):
+        return None
+    try:
+        kept = _read(read_fields(path))
+    except CorruptError as error:
+        raise CorruptError(
+            error.message, f"Judge drafts anew: gptfast speculate -m {target.name} --save-advice"
+        ) from error
+    nearest = min(abs(each.temperature - temperature) for each in kept)
+    near = [each for each in kept if abs(each.temperature - temperature) == nearest]
+    smaller = [each for each in near if each.batch_size <= batch_size]
+    if smaller:
+        return max(smaller, key=lambda each: each.batch_size)
+    return min(near, key=lambda each: each.batch_size)
+
+
+def _read(fields: Fields) -> list[Advice]:
+    entries = fields.values.get("advice")
+    if fields.values.get("schema") != _SCHEMA or not isinstance(entries, list) or not entries:
+        raise fields.corrupt("advice", "is none of this version")
+    return [_entry(Fields({"entry": entry}, fields.where).section("entry")) for entry in entries]
+
+
+def _entry(entry: Fields) -> Advice:
+    temperature, batch_size = entry.number("temperature", minimum=0), entry.integer("batch_size", minimum=1)
+    if entry.values.get("draft") is None:
+        return Advice(temperature, batch_size, None, None)
+    return Advice(temperature, batch_size, entry.text("draft"), entry.integer("k", minimum=1))
+
+
+def _path(home: Path, target: LoadedModel) -> Path:
+    where = f"{target.model.device.type}-{dtype_name(target.model.dtype)}"
+    return home / "advice" / f"{fingerprint(target.checkpoint)[:16]}-{where}.json"
+
+
+NGRAM, SELF = "ngram", "self:"
+_ROUNDING = "nearest"
+
+
+def open_draft(
+    drafting: DraftOptions | None,
+    target: LoadedModel,
+    drafted: DraftedTexts,
+    *,
+    settings: Settings,
+    runtime: RuntimeConfig,
+) -> Job[Speculation | None]:
+    """Make a draft ready for texts of the target; None where none is asked for, or advised.
+
+    Raises UsageError for a draft that does not fit, saying where it differs, and for advice that nobody has asked for
+    yet; else what loading a model raises.
+    """
+    if drafting is not None and drafting.draft == ADVISED:
+        drafting = yield from _advised(drafting, target, drafted, settings)
+    if drafting is None:
+        return None
+    if target.model.kv_dtype is torch.int8 and (drafting.depth or 0) > KEY_BLOCK:
+        raise UsageError(f"--speculate-k may be up to {KEY_BLOCK} with int8 keys and values, not {drafting.depth}.")
+    if drafting.draft == NGRAM:
+        proposer: Proposer = NGram(drafted.n_rows)
+        seconds, is_replicated = 0.0, False
+    else:
+        model, seconds = yield from open_draft_model(
+            drafting.draft, target, n_tokens=drafted.n_tokens, settings=settings, runtime=runtime
+        )
+        proposer = DraftModel(model, drafted.n_rows)
+        is_replicated = model.group.size < runtime.group.size
+    depth: DraftLengthPolicy = BroadcastDraftLength(AdaptiveDraftLength(), runtime.group)
+    if drafting.depth is not None:
+        depth = FixedDraftLength(drafting.depth)
+    return Speculation(proposer, depth, drafting=drafting, load_seconds=seconds, is_replicated=is_replicated)
+
+
+def _advised(
+    drafting: DraftOptions, target: LoadedModel, drafted: DraftedTexts, settings: Settings
+) -> Job[DraftOptions | None]:
+    advice = find_advice(settings.home, target, drafted.temperature, drafted.n_rows)
+    if advice is None:
+        raise UsageError(
+            f"--draft {ADVISED}: no drafts have been judged for {target.name} here.",
+            f"gptfast speculate -m {target.name} --save-advice",
+        )
+    if advice.draft is None:
+        yield Note(f"Draft: none, as advised at batch {advice.batch_size}, temperature {advice.temperature:g}")
+        return None
+    return DraftOptions(advice.draft, drafting.depth if drafting.has_own_depth else advice.k)
+
+
+def open_draft_model(
+    name: str, target: LoadedModel, *, n_tokens: int, settings: Settings, runtime: RuntimeConfig
+) -> Job[tuple[Decoder, float]]:
+    """The model of a MODEL or `self:SCHEME` that is to draft for texts of up to `n_tokens`, and the seconds it took.
+
+    It is dealt out to the ranks of the target where it can be; else each of them has all of it, and they draft alike.
+    Raises as `open_draft` does.
+    """
+    if name.startswith(SELF):
+        return (yield from _requantized(name.removeprefix(SELF), target, settings, runtime))
+    opened = open_model(name, settings)
+    if target.tokenizer is None or opened.tokenizer is None:
+        opened = _padded_alike(opened, target)
+    _check_vocabulary(opened, target)  # before anything large is read
+    _check_context(opened, target, n_tokens)
+    own = _dealt_out_or_replicated(opened.config, partial(stored, opened.checkpoint), runtime)
+    draft = yield from load(opened, settings, own, role="Draft")
+    return draft.model, draft.seconds
+
+
+def _requantized(
+    scheme: str, target: LoadedModel, settings: Settings, runtime: RuntimeConfig
+) -> Job[tuple[Decoder, float]]:
+    """The target once more, its matrices quantised as they are read, and the seconds that this took."""
+    if scheme not in schemes or scheme == PLAIN:
+        known = ", ".join(f"{SELF}{each}" for each in schemes if each != PLAIN)
+        raise UsageError(f"--draft {SELF}{scheme}: there is no quantised scheme of that name.", f"There are {known}.")
+    config, checkpoint = target.config, target.checkpoint
+    as_stored = target.opened.read
+    storages = AllocationOptions(scheme).allocation(config).of(config)
+
+    def read(name: str, block: Block | None) -> Weight:
+        storage = storages[name]
+        if storage.scheme in (PLAIN, checkpoint.weight(name).scheme):
+            return as_stored(name, block)
+        weight = as_stored(name)  # whole: a row has one scale, whoever holds which part of it
+        matrix = schemes[weight.scheme].dense(weight, torch.float32)
+        whole = quantizers[_ROUNDING].quantize(matrix, quantized(storage.scheme), storage.group_size)
+        return whole if block is None else whole.block(block)
+
+    yield Note(f"Draft: {target.name} itself, quantised to {scheme} as it is read")
+    parts = ModelSource(config, read, lambda: storages, checkpoint.n_bytes, target.model.device, target.model.dtype)
+    watch = Stopwatch(target.model.device)
+    own = _dealt_out_or_replicated(config, parts.storages, runtime)
+    model = yield from build(parts, own, settings=settings, watch=watch)
+    return model, watch.seconds
+
+
+def _dealt_out_or_replicated(config: ModelConfig, storages: Storages, runtime: RuntimeConfig) -> RuntimeConfig:
+    try:
+        check_sharded(config, storages, runtime.group.size)
+    except UsageError:
+        return replace(runtime, group=ALONE)
+    return runtime
+
+
+def _padded_alike(draft: OpenedModel, target: LoadedModel) -> OpenedModel:
+    """The draft with as many tokens as the target, where one of them does not say which of as many rows are padding."""
+    if draft.checkpoint.config.vocab_size != target.checkpoint.config.vocab_size:
+        return draft
+    return replace(draft, config=replace(draft.config, vocab_size=target.config.vocab_size))
+
+
+def _check_vocabulary(draft: OpenedModel, target: LoadedModel) -> None:
+    pair = f"{draft.found.name} cannot draft for {target.name}"
+    if target.tokenizer is not None and draft.tokenizer is not None:
+        other = vocabulary_difference(target.tokenizer, draft.tokenizer)
+        if other is not None:
+            raise UsageError(f"{pair}: its {other.what} {other.theirs}, the target's {other.ours}.", _ANOTHER)
+    ours, theirs = target.config.vocab_size, draft.config.vocab_size
+    if ours != theirs:  # padding is left out of both where their tokenizers tell what is padding
+        raise UsageError(f"{pair}: it has {theirs:,} tokens, and the target {ours:,}.", _ANOTHER)
+
+
+def _check_context(draft: OpenedModel, target: LoadedModel, n_tokens: int) -> None:
+    if draft.config.max_context < n_tokens:
+        raise UsageError(
+            f"{draft.found.name} cannot draft for {target.name} here: it holds {draft.config.max_context:,} tokens, "
+            f"and the text may reach {n_tokens:,}.",
+            f"Add --max-context {draft.config.max_context}, or lower --max-new-tokens.",
+        )
+
+
+_ANOTHER = "A draft has the very vocabulary of its target; --draft ngram and --draft self:int8 go with every model."

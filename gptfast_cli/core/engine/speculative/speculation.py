@@ -1,0 +1,285 @@
+"""Speculative decoding: rounds of one proposal and one verification, natively where both models can.
+
+What comes out has the target's own law: token for token that of plain decoding where the most probable ones are taken,
+in distribution where tokens are drawn. Rows accept as much as each of them can, and wait for none.
+"""
+
+import math
+import time
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.backends.cpu.rounds import (
+    NativeRounds,
+    RoundLimits,
+    RoundRow,
+    run_rounds,
+)
+from gptfast_cli.core.backends.phases import phase
+from gptfast_cli.core.device import to_device, widest
+from gptfast_cli.core.engine.request import Request
+from gptfast_cli.core.engine.runner import AHEAD_SECONDS, Runner, native_choice
+from gptfast_cli.core.engine.sampling import ACCEPTANCE, SamplingContext, distribution, most_probable, token_logprobs
+from gptfast_cli.core.engine.speculative.draft_length import (
+    MOST_ROUNDS,
+    DraftLengthPolicy,
+    DraftOptions,
+    InitialEstimate,
+    RoundPlan,
+    RoundStats,
+)
+from gptfast_cli.core.engine.speculative.proposers import Proposer
+from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
+from gptfast_cli.core.engine.speculative.verification import Rounds, Verification, verify, verify_greedy
+from gptfast_cli.core.models.decoder import Decoder, Logits, NonFiniteLogitsError
+from gptfast_cli.core.stopwatch import Splits, Stopwatch
+
+_IN_ONE_PASS = 7  # drafted tokens that are verified, after the one before them, while weights are read once: TILE - 1
+
+
+def native_draft(proposer: Proposer, target: Runner, sequences: Rows[Request]) -> Runner | None:
+    """The rows of a draft that can play: both models choose by themselves, and no more is asked of their logits."""
+    if not isinstance(proposer, DraftModel) or not (proposer.runner.runs_ahead and target.runs_ahead):
+        return None
+    return proposer.runner if all(sequence.wants_tokens_alone for sequence in sequences) else None
+
+
+def round_limits(plan: RoundPlan, n_left: int, n_rounds: int) -> RoundLimits:
+    """Up to so many of the planned rounds, one at least, of sequences of which one has `n_left` tokens to come.
+
+    A round that ends for doubt may go on for longer than what pays on average while the draft is sure.
+    """
+    depth = plan.depth if math.isinf(plan.max_uncertainty) else max(plan.depth, _IN_ONE_PASS)
+    return RoundLimits(max(1, min(n_rounds, plan.n_rounds)), min(depth, n_left - 1), plan.max_uncertainty)
+
+
+def run_rounds_native(target: Runner, draft: Runner, sequences: Rows[Request], extent: RoundLimits) -> NativeRounds:
+    """Rounds of sequences that have the first rows of both; they are not told of it yet.
+
+    The round after which one of them is over is the last.
+    """
+    texts = [_text(row, sequence, draft) for row, sequence in enumerate(sequences)]
+    stops = frozenset().union(*(sequence.limits.stop_ids for sequence in sequences))
+    longest = max(text.n_held + len(text.rest) for text in texts) + (extent.n_rounds + 1) * (extent.depth + 1)
+    with target.alone():
+        played = run_rounds(
+            target.side(len(texts), longest), draft.side(len(texts), longest), texts, extent, tuple(stops)
+        )
+    for row, (text, n_held) in enumerate(zip(texts, played.n_held, strict=True)):
+        given = [token for each in played.rounds for token in each[row].tokens]
+        target.hold(row, [text.rest[-1], *given[:-1]])
+        draft.hold(row, [*text.rest, *given][: n_held - text.n_held])
+    return played
+
+
+def _text(row: int, sequence: Request, draft: Runner) -> RoundRow:
+    rest, sampler = draft.truncate_to(row, sequence.prompt, sequence.generated), sequence.sampler
+    return RoundRow(
+        row, sequence.n_left, draft.n_held(row), rest, sampler.seed, sampler.stream, native_choice(sampler.sampling)
+    )
+
+
+Seconds = tuple[float, float, float]  # of drafting, verifying and sampling
+
+_HOST_SECONDS, _PLAYED_SECONDS = 300e-6, 50e-6  # of the first rounds, beside the models: step by step, or in one call
+
+
+@dataclass(slots=True)
+class RoundOutput:
+    """What decoding gave: tokens to each sequence, bytes that were read for them, and what rounds came to."""
+
+    counts: list[int]
+    n_bytes: int
+    tally: RoundStats = field(default_factory=RoundStats)
+
+
+class Speculation:
+    """A proposer beside a target; the generator's runner holds the target's rows, which are the proposer's too."""
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        depth: DraftLengthPolicy,
+        *,
+        drafting: DraftOptions | None = None,
+        load_seconds: float = 0.0,
+        is_replicated: bool = False,
+    ) -> None:
+        """`is_replicated`: each rank of the target has the whole proposer, and all propose the same."""
+        self.rounds = Rounds()
+        self.drafting = drafting  # what it was made for, where a person asked for it
+        self.load_seconds = load_seconds  # of the proposer
+        self.is_replicated = is_replicated
+        self._proposer = proposer
+        self._depth = depth
+        self._plan = RoundPlan(0, 1)
+        self._may_draft = False  # the planned round is not of last tokens alone
+        self._round_seconds: float | None = None  # of the last round
+
+    def begin(self, runner: Runner, row: int, prompt: Rows[int]) -> None:
+        """A sequence with this prompt takes a row."""
+        watch = Stopwatch(runner.model.device)
+        with watch, phase("draft"), runner.alone():
+            self._proposer.begin(row, prompt)
+        self.rounds.draft_prefill_seconds += watch.seconds
+
+    def move(self, source: int, target: int) -> None:
+        """The sequence of a row goes on in another."""
+        self._proposer.move(source, target)
+
+    def depths(self, runner: Runner, sequences: Rows[Request]) -> list[int]:
+        """How many tokens to draft for each sequence; where it is 0 for all, a plain step is as good."""
+        plays = native_draft(self._proposer, runner, sequences) is not None
+        outset = InitialEstimate(
+            max(sequence.n_left for sequence in sequences),
+            self._proposer.bytes_per_step / runner.step_bytes(len(sequences)),
+            _PLAYED_SECONDS if plays else _HOST_SECONDS,
+        )
+        self._plan = self._depth.next(outset)
+        depths = [min(self._plan.depth, sequence.n_left - 1) for sequence in sequences]
+        self._may_draft = any(depths)
+        return depths
+
+    def tell_steps(self, counts: Rows[int], seconds: float) -> None:
+        """Plain steps gave each sequence so many tokens, as planned or because nothing was drafted."""
+        self.rounds.n_plain_tokens += sum(counts)
+        if self._plan.depth == 0:
+            self._depth.tell_steps(counts[0], seconds)
+        elif self._may_draft:
+            depth, each = self._plan.depth, seconds / counts[0]
+            self._depth.tell_rounds(depth, each, RoundStats(n_rounds=len(counts), n_sequences=len(counts)))
+
+    def run(self, runner: Runner, sequences: Rows[Request], depths: Rows[int]) -> RoundOutput | None:
+        """A round, or as many as two native models play by themselves in a moment; None where nothing was drafted."""
+        draft = native_draft(self._proposer, runner, sequences)
+        began = time.perf_counter()
+        if draft is None:
+            outcome = self._round(runner, sequences, depths)
+        else:
+            outcome = self._play(runner, draft, sequences, max(depths))
+        if outcome is None:
+            return None
+        gain, seconds = outcome
+        host = max(0.0, time.perf_counter() - began - sum(seconds))  # all is done: its tokens are here
+        self.rounds.draft_seconds += seconds[0]
+        self.rounds.verify_seconds += seconds[1]
+        self.rounds.sample_seconds += seconds[2]
+        self.rounds.host_seconds += host
+        n_rounds = gain.tally.n_rounds / len(sequences)
+        self._round_seconds = sum(seconds) / n_rounds
+        # what a call costs beside its rounds is shared by as many as there will be in one
+        most = min(MOST_ROUNDS, AHEAD_SECONDS / self._round_seconds)
+        each_host = host / (n_rounds if draft is None else max(n_rounds, most))
+        gain.tally.n_sequences = len(sequences)
+        self._depth.tell_rounds(
+            max(depths), self._round_seconds + each_host, gain.tally, once=host - each_host * n_rounds
+        )
+        return gain
+
+    def _round(self, runner: Runner, sequences: Rows[Request], depths: Rows[int]) -> tuple[RoundOutput, Seconds] | None:
+        """Draft, verify and choose on the device, and only then look at what came of it."""
+        device, draws = runner.model.device, [sequence.next_draw for sequence in sequences]
+        splits = Splits(device)
+        with phase("draft"), runner.alone():
+            proposals = self._proposer.propose(draws, depths)
+            drafted = [proposal.tokens.to(device, non_blocking=True) for proposal in proposals]
+        if not any(map(len, drafted)):
+            return None
+        splits.mark()
+        last = torch.split(to_device([draw.generated[-1] for draw in draws], torch.int64, device), 1)
+        gain = RoundOutput([], runner.step_bytes(len(draws)) + self._plan.depth * self._proposer.bytes_per_step)
+        fed = [torch.cat(each) for each in zip(last, drafted, strict=True)]
+        needs_laws = not all(draw.sampler.sampling.is_greedy for draw in draws)
+        logits = runner.extend(fed, needs_laws=needs_laws)
+        splits.mark()
+        with phase("sample"), runner.alone():
+            laws = [proposal.probabilities for proposal in proposals]
+            outcomes = [_verified(*each) for each in zip(logits, draws, drafted, laws, strict=True)]
+            splits.mark()
+            told = _told(outcomes, drafted)
+        for row, (sequence, (tokens, overlap)) in enumerate(zip(sequences, told, strict=True)):
+            gain.counts.append(_give(sequence, tokens, runner.model, logits[row]))
+            self._count(gain, len(drafted[row]), len(tokens) - 1, gain.counts[-1], overlap)
+            runner.truncate_to(row, sequence.prompt, sequence.generated)
+        drafting, verifying, sampling = splits.seconds
+        return gain, (drafting, verifying, sampling)
+
+    def _play(self, runner: Runner, draft: Runner, sequences: Rows[Request], depth: int) -> tuple[RoundOutput, Seconds]:
+        each = self._round_seconds or runner.guessed_seconds + depth * draft.guessed_seconds
+        before = runner.step_bytes(len(sequences))
+        n_left = max(sequence.n_left for sequence in sequences)
+        played = run_rounds_native(
+            runner, draft, sequences, round_limits(self._plan, n_left, int(AHEAD_SECONDS / each))
+        )
+        each_bytes = (before + runner.step_bytes(len(sequences))) // 2
+        gain = RoundOutput([0] * len(sequences), len(played.rounds) * each_bytes)
+        for rounds in played.rounds:
+            for row, (sequence, told) in enumerate(zip(sequences, rounds, strict=True)):
+                n_given = _give(sequence, told.tokens, runner.model)
+                gain.counts[row] += n_given
+                self._count(gain, told.n_drafted, len(told.tokens) - 1, n_given, told.overlap)
+                gain.tally.uncertainty += told.uncertainty
+        gain.n_bytes += gain.tally.n_drafted // len(sequences) * self._proposer.bytes_per_step
+        return gain, played.seconds
+
+    def _count(self, gain: RoundOutput, n_drafted: int, n_accepted: int, n_given: int, overlap: float) -> None:
+        tally = gain.tally
+        tally.n_rounds += 1
+        tally.n_drafted += n_drafted
+        tally.n_accepted += n_accepted
+        tally.n_verified += min(n_accepted + 1, n_drafted)
+        self.rounds.add(n_drafted, n_accepted, n_given, overlap)
+
+
+def _give(sequence: Request, tokens: Rows[int], model: Decoder, logits: Logits | None = None) -> int:
+    """Let a sequence take tokens until it is over; returns how many it took, the end token with them."""
+    for place, token in enumerate(tokens):
+        if token == model.config.vocab_size:
+            sequence.fail(NonFiniteLogitsError(model.dtype, f"after {sequence.n_tokens:,} tokens"))
+            return place
+        sequence.take(token)
+        is_kept = len(sequence.generated) > len(sequence.logprobs)  # no end token
+        if logits is not None and sequence.n_logprobs is not None and is_kept:
+            sequence.logprobs.append(token_logprobs(logits.whole[place], token, sequence.n_logprobs))
+        if sequence.finish_reason is not None:
+            return place + 1
+    return len(tokens)
+
+
+def _verified(logits: Logits, draw: SamplingContext, drafted: Tensor, q: Tensor | None) -> Verification:
+    """The verification of one row, which has logits before each drafted token and after all; its draft drew from q."""
+    device, n_drafted = drafted.device, len(drafted)
+    depth = torch.full((1,), n_drafted, device=device)
+    if draw.sampler.sampling.is_greedy:
+        return verify_greedy(most_probable(logits, draw, drafted).unsqueeze(0), drafted.unsqueeze(0), depth)
+    if q is None:
+        q = torch.zeros(n_drafted, logits.vocab_size, device=device).scatter_(1, drafted.unsqueeze(-1), 1.0)
+    return verify(
+        distribution(logits, draw, drafted).unsqueeze(0),
+        q.to(device).unsqueeze(0),
+        drafted.unsqueeze(0),
+        depth,
+        acceptance_uniforms=_uniforms([draw.uniform(n, ACCEPTANCE) for n in range(n_drafted)], device),
+        token_uniforms=_uniforms([draw.uniform(n) for n in range(n_drafted + 1)], device),
+    )
+
+
+def _told(outcomes: Rows[Verification], drafted: Rows[Tensor]) -> list[tuple[list[int], float]]:
+    """The tokens that each row is given and its overlap, all fetched from the device at once."""
+    # in float32 the number of a token is exact up to 16 million
+    rows = [torch.cat([each.n_accepted, each.tokens, each.overlap]).float() for each in outcomes]
+    fetched = torch.cat([*rows, *drafted]).tolist()
+    told, place = [], 3 * len(outcomes)
+    for row, tokens in enumerate(drafted):
+        n_accepted, token, overlap = fetched[3 * row : 3 * row + 3]
+        accepted = fetched[place : place + int(n_accepted)]
+        told.append(([int(each) for each in (*accepted, token)], overlap))
+        place += len(tokens)
+    return told
+
+
+def _uniforms(numbers: list[float], device: torch.device) -> Tensor:
+    return to_device(numbers, widest(device), device).unsqueeze(0)

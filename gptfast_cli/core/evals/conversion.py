@@ -1,0 +1,106 @@
+"""What was converted beside transformers with the source's own tensors: an independent judge, where it is installed.
+
+Both compute in float32, from the weights in the dtype in which they were written. A model goes through here block by
+block, but transformers has all of it in memory. Where a source keeps the rows of RoPE pairs in another order, the judge
+is given them in ours: it has no other.
+"""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.backends.reference import Reference
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
+from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE, ForeignCheckpoint
+from gptfast_cli.core.device import available_memory_bytes
+from gptfast_cli.core.engine.sampling import uniform
+from gptfast_cli.core.families import families
+from gptfast_cli.core.models.streaming import Stream
+from gptfast_cli.core.models.weights import assemble_layer, weight_blocks
+from gptfast_cli.core.quantities import size
+from gptfast_cli.core.schemes import Weight, schemes
+
+LARGEST_DIFFERENCE = 1e-3
+"""Of the largest logit; float32 gives about 1e-6, and a weight in the wrong place 0.1 and more."""
+
+_CPU = torch.device("cpu")
+_N_TOKENS = 32
+
+
+def why_not(source: ForeignCheckpoint) -> str | None:
+    """Why transformers cannot judge this model here, in a few words; None where it can."""
+    if importlib.util.find_spec("transformers") is None:
+        return "transformers is not installed"
+    needed, free = 5 * source.n_params, available_memory_bytes()  # 4 bytes each, and room to compute
+    if free is not None and needed > free:
+        return f"transformers would need {size(needed)}, and {size(free)} are free"
+    return None
+
+
+@torch.inference_mode()
+def logit_difference(source: ForeignCheckpoint, written: Checkpoint) -> float:
+    """The largest difference between the logits of both, as a share of the largest of transformers'."""
+    n_tokens = min(_N_TOKENS, written.config.max_context)
+    tokens = [int(uniform(0, 0, position) * written.config.vocab_size) for position in range(n_tokens)]
+    theirs, ours = _theirs(source, written, tokens), _ours(written, tokens)
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def _theirs(source: ForeignCheckpoint, written: Checkpoint, tokens: list[int]) -> Tensor:
+    """Logits of transformers, [tokens, vocab_size]."""
+    import transformers  # noqa: PLC0415  # optional, and takes seconds
+
+    config = _their_config(source)
+    config.dtype = torch.float32
+    model = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        config, trust_remote_code=False, attn_implementation="eager"
+    ).float()
+    parameters = dict(model.named_parameters())
+    for weight, names in families[source.config.family].sources(source.config).items():
+        (stored,) = written.dtypes(weight)
+        for name, piece in zip(names, source.pieces(weight), strict=True):
+            parameters[name].copy_(piece.tensor.to(stored))
+    logits: Tensor = model.eval()(torch.tensor([tokens])).logits[0]
+    return logits
+
+
+def _their_config(source: ForeignCheckpoint) -> Any:  # noqa: ANN401  # transformers is untyped here
+    import transformers  # noqa: PLC0415
+
+    if source.declared_by == CONFIG_FILE:
+        return transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+    config = source.config
+    assert config.rope.scaling is None, source.declared_by  # only config.json declares that
+    return transformers.LlamaConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.dim,
+        intermediate_size=config.ffn_dim,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        num_key_value_heads=config.n_kv_heads,
+        head_dim=config.head_dim,
+        max_position_embeddings=config.max_context,
+        rms_norm_eps=config.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope.theta},
+        tie_word_embeddings=config.tied_embeddings,
+    )
+
+
+def _ours(written: Checkpoint, tokens: list[int]) -> Tensor:
+    """Logits of the checkpoint, [tokens, vocab_size]."""
+    config = written.config
+    stream = Stream(config, [tokens], backend=Reference(), device=_CPU)
+    embedding, *layers, ends = weight_blocks(config)
+    (table,) = _read(written, embedding).values()
+    stream.embed(table, torch.float32)
+    for block in layers:
+        stream.layer(assemble_layer(_read(written, block)))
+    last = _read(written, ends)
+    return torch.cat(list(stream.logits(last["norm"], last.get("head", table), block_tokens=len(tokens))))
+
+
+def _read(written: Checkpoint, block: tuple[str, ...]) -> dict[str, Weight]:
+    weights = {name: written.weight(name) for name in block}
+    return {name: schemes[weight.scheme].to(weight, _CPU, torch.float32) for name, weight in weights.items()}

@@ -1,0 +1,341 @@
+"""KL divergence between two models, on whole texts or block by block, with batch-means intervals.
+
+The values are cut, in the order of the text, into a few long batches. The batches' means know little of one another,
+so that their spread tells that of the whole mean, and with it Student's t an interval (Schmeiser 1982, "Batch size
+effects in the analysis of simulation output": 10 to 30 batches, however many values there are). An error that takes
+every token as a witness of its own is too small: a hard passage is hard for many tokens.
+
+With p the reference's distribution at a position and q the other's, both at temperature 1 with nothing cut off:
+
+    KLD   = sum p (log p - log q), in nats
+    alpha = sum min(p, q) = 1 - sum |p - q| / 2, the chance that p accepts a token drawn from q
+            (Leviathan et al. 2023, arXiv:2211.17192, Corollary 3.6)
+
+With t the text's own next token, a position flips where one of both puts t first and the other does not (Dutta et al.
+2024, arXiv:2407.09141), and q(t) - p(t) is the change of its probability, whose root mean square llama.cpp prints.
+Both models predict the same tokens, so their perplexities are compared token by token: most of what makes a text hard
+is hard for both, and drops out of the mean of log p(t) - log q(t).
+
+Good quantisation moves them by less than float32 resolves, so each position is computed in float64. A logit of -inf
+rules its token out; where q rules out what p does not, KLD is infinite.
+
+Both go through the texts together, block by block, so that this can be had while a model is being quantised and
+larger than the memory. Each text stands for itself, with a beginning-of-sequence token where the model expects one:
+across the border of two texts both models would only guess, and alike.
+
+One pass over the blocks: beside the original's hidden states go those of one model for each layer and way to store it,
+which parts from the original at its layer. Memory holds one block and, for each of these, [tokens, dim].
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.backends import Backend
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.errors import GptFastError, UsageError
+from gptfast_cli.core.models.streaming import Stream
+from gptfast_cli.core.models.weights import assemble_layer
+from gptfast_cli.core.quantize.allocation import Storage
+from gptfast_cli.core.schemes import Weight, schemes
+
+N_BATCHES: Final = 20
+_T: Final = 2.093
+"""Student's t at 19 degrees of freedom: 95 % lie within so many standard errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchedMean:
+    """A mean and its standard error."""
+
+    value: float
+    stderr: float
+
+    @property
+    def interval(self) -> Tensor:
+        """Its two ends [2] float64: 95 of 100 such intervals hold the mean of all texts of this kind."""
+        reach = _T * self.stderr
+        return torch.tensor([self.value - reach, self.value + reach], dtype=torch.float64)
+
+
+def batched_mean(values: Tensor) -> BatchedMean | None:
+    """Of values [n] float64 in the order of the text; None where they are too few, or not all finite."""
+    if len(values) < N_BATCHES or not values.isfinite().all():
+        return None
+    value = values.mean()
+    spread = sum((len(batch) * (batch.mean() - value)) ** 2 for batch in values.tensor_split(N_BATCHES))
+    stderr = (spread * N_BATCHES / (N_BATCHES - 1)) ** 0.5 / len(values)
+    return BatchedMean(value.item(), float(stderr))
+
+
+_BLOCK_LOGITS = 2**20
+"""Logits of a model that stand in float64 at once: 8 MB, four times over, or one position where that is more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The other model beside the reference, over `tokens` positions.
+
+    kld_mean, kld_p99, kld_max: in nats, 0 where both are the same; p99 is the smallest KLD that at least 99 % of the
+                                positions do not exceed (nearest rank)
+    same_top1:                  0..1, positions where both put the same token first, the lowest id among equals
+    alpha:                      0..1, the mean over the positions
+    ppl_reference, ppl_other:   perplexity, exp of the mean -log p of the text's own tokens
+    ppl_ratio:                  the other's perplexity ÷ the reference's; NaN where both are infinite
+    ppl_ratio_low, ppl_ratio_high: the 95 % interval of it, over batches of positions; None where it cannot be told
+    rms_p_change:               0..1, root mean square of q(t) - p(t)
+    flips:                      0..1, positions where just one of both puts the text's token first
+    """
+
+    tokens: int
+    kld_mean: float
+    kld_p99: float
+    kld_max: float
+    same_top1: float
+    alpha: float
+    ppl_reference: float
+    ppl_other: float
+    ppl_ratio: float
+    ppl_ratio_low: float | None
+    ppl_ratio_high: float | None
+    rms_p_change: float
+    flips: float
+
+    @property
+    def better(self) -> Literal["reference", "other"] | None:
+        """Which one predicts the text better, beyond the noise of its interval; None where that cannot be told."""
+        if self.ppl_ratio_low is None or self.ppl_ratio_high is None:
+            return None
+        if self.ppl_ratio_low > 1:
+            return "reference"
+        return "other" if self.ppl_ratio_high < 1 else None
+
+
+class Comparison:
+    """Collects what two models say about the same positions, in as many pieces as it comes."""
+
+    def __init__(self) -> None:
+        self._values: list[Tensor] = []  # each [positions, 7] float64, as _position_values returns them
+        self._places: list[Tensor] = []
+        self._n_positions = 0
+        self._kld_sum = 0.0
+
+    @property
+    def n_positions(self) -> int:
+        """Positions taken in so far."""
+        return self._n_positions
+
+    @property
+    def kld_mean(self) -> float:
+        """Of all positions so far; NaN where there is none."""
+        return self._kld_sum / self._n_positions if self._n_positions else math.nan
+
+    def add(self, reference: Tensor, other: Tensor, targets: Tensor, places: Tensor | None = None) -> None:
+        """Take in logits [positions, vocab] of both, of any float dtype, and the tokens that came next [positions].
+
+        places: [positions] int64, growing along the text; None where the positions follow one another as they come
+
+        Raises UsageError where the vocabularies differ in size, GptFastError where logits make no distribution.
+        """
+        assert len(reference) == len(other) == len(targets)
+        self._check(reference, other)
+        n = max(1, _BLOCK_LOGITS // reference.shape[-1])
+        device = "cpu" if reference.device.type == "mps" else reference.device  # Metal has no float64
+        # made once for all blocks: the pages of new memory cost more than the arithmetic
+        room = torch.empty(4, min(n, len(reference)), reference.shape[-1], dtype=torch.float64, device=device)
+        blocks = (torch.split(whole, n) for whole in (reference, other, targets))
+        for block in zip(*blocks, strict=True):
+            p_logits, q_logits, tokens = (part.to(device) for part in block)
+            self._values.append(_position_values(p_logits, q_logits, tokens, room=room[:, : len(tokens)]).cpu())
+            self._kld_sum += self._values[-1][:, 0].sum().item()
+        first = self._n_positions
+        self._n_positions += len(targets)
+        self._places.append(torch.arange(first, self._n_positions) if places is None else places)
+
+    def result(self) -> Divergence:
+        """The numbers over all positions so far, of which there must be one."""
+        assert self._n_positions
+        values = torch.cat(self._values)[torch.cat(self._places).argsort(stable=True)]
+        kld, alpha, same_top1, is_right, is_right_other, nll_reference, nll_other = values.unbind(dim=-1)
+        log_ratio = batched_mean(nll_other - nll_reference)
+        ends = [None, None] if log_ratio is None else log_ratio.interval.exp().tolist()
+        rank = -(-self._n_positions * 99 // 100)
+        return Divergence(
+            tokens=self._n_positions,
+            kld_mean=kld.mean().item(),
+            kld_p99=kld.kthvalue(rank).values.item(),
+            kld_max=kld.max().item(),
+            same_top1=same_top1.mean().item(),
+            alpha=alpha.mean().item(),
+            ppl_reference=nll_reference.mean().exp().item(),
+            ppl_other=nll_other.mean().exp().item(),
+            ppl_ratio=(nll_other.mean() - nll_reference.mean()).exp().item(),
+            ppl_ratio_low=ends[0],
+            ppl_ratio_high=ends[1],
+            rms_p_change=((-nll_other).exp() - (-nll_reference).exp()).square().mean().sqrt().item(),
+            flips=(is_right != is_right_other).double().mean().item(),
+        )
+
+    def _check(self, reference: Tensor, other: Tensor) -> None:
+        assert reference.ndim == other.ndim == 2
+        n_reference, n_other = reference.shape[-1], other.shape[-1]
+        if n_reference != n_other:
+            raise UsageError(
+                f"The reference gives logits for {n_reference} tokens and the other model for {n_other}.",
+                "Compare models of one vocabulary, padded to the same size.",
+            )
+        for whose, logits in (("reference", reference), ("other model", other)):
+            broken = logits.amax(dim=-1).isfinite().logical_not()  # amax lets NaN through
+            if broken.any():
+                position = self._n_positions + int(broken.nonzero()[0])
+                raise GptFastError(
+                    f"The {whose}'s logits at position {position} are NaN, infinite or all ruled out.",
+                    "Its weights may be damaged (--verify-weights), or overflow in float16 (--dtype float32).",
+                )
+
+
+def _position_values(reference: Tensor, other: Tensor, targets: Tensor, *, room: Tensor) -> Tensor:
+    """KLD, alpha, whether the first token is the same, for each model whether it is the target: [positions, 7].
+
+    The last two are each model's -log p of the target. All four planes of `room` [4, positions, vocab] float64 are
+    written over.
+    """
+    p, log_p, q, log_q = room
+    _distribution(reference, p, log_p)
+    _distribution(other, q, log_q)
+    nll_p, nll_q = (-logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1) for logprobs in (log_p, log_q))
+    top_p, top_q = reference.argmax(dim=-1), other.argmax(dim=-1)
+    # 0 log 0 = 0, which float arithmetic calls NaN; rounding may leave a KLD of 0 just below it
+    kld = log_p.sub_(log_q).mul_(p).nan_to_num_(nan=0, posinf=torch.inf).sum(dim=-1).clamp(min=0)
+    # exactly 1 where p = q, as sum min(p, q) is not
+    alpha = (1 - p.sub_(q).abs_().sum(dim=-1) / 2).clamp(min=0)
+    return torch.stack([kld, alpha, top_p == top_q, top_p == targets, top_q == targets, nll_p, nll_q], dim=-1)
+
+
+def _distribution(logits: Tensor, p: Tensor, log_p: Tensor) -> None:
+    """Write probabilities and their logarithms, each [positions, vocab] float64."""
+    log_p.copy_(logits).sub_(logits.amax(dim=-1, keepdim=True))
+    total = torch.exp(log_p, out=p).sum(dim=-1, keepdim=True)
+    p.div_(total)
+    log_p.sub_(total.log())
+
+
+_FIDELITY_LOGITS = 1 << 25
+"""Logits of a model that are held at once: 128 MB in float32."""
+
+
+class BlockwiseKLD:
+    """Takes in both models' blocks, as `weight_blocks` cuts them; the last one gives the result."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        texts: Sequence[Sequence[int]],
+        *,
+        backend: Backend,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """`texts` are token ids, two or more each; the numbers are of every position that has a next token."""
+        self._config = config
+        self._device, self._dtype = device, dtype
+        self._targets = torch.tensor([token for text in texts for token in text[1:]])
+        inputs = [text[:-1] for text in texts]
+        self._original, self._quantised = (
+            Stream(config, inputs, backend=backend, device=device) for _ in ("original", "quantised")
+        )
+        self._embeddings: tuple[Weight, Weight] | None = None  # which are the heads too, where they are tied
+
+    def add(self, original: Mapping[str, Weight], quantised: Mapping[str, Weight]) -> Divergence | None:
+        """Go through the next block; None until it was the last one."""
+        first, second = self._placed(original), self._placed(quantised)
+        if "embedding" in first:
+            self._original.embed(first["embedding"], self._dtype)
+            self._quantised.embed(second["embedding"], self._dtype)
+            if self._config.tied_embeddings:
+                self._embeddings = first["embedding"], second["embedding"]
+            return None
+        if "norm" in first:
+            return self._compare(first, second)
+        self._original.layer(assemble_layer(first))
+        self._quantised.layer(assemble_layer(second))
+        return None
+
+    def _compare(self, original: Mapping[str, Weight], quantised: Mapping[str, Weight]) -> Divergence:
+        heads = self._embeddings or (original["head"], quantised["head"])
+        n = max(1, _FIDELITY_LOGITS // self._config.vocab_size)
+        comparison = Comparison()
+        reference = self._original.logits(original["norm"], heads[0], block_tokens=n)
+        other = self._quantised.logits(quantised["norm"], heads[1], block_tokens=n)
+        for targets in torch.split(self._targets, n):  # zip would keep logits while the next ones are made
+            comparison.add(next(reference), next(other), targets)
+        return comparison.result()
+
+    def _placed(self, block: Mapping[str, Weight]) -> Mapping[str, Weight]:
+        """The weights on the device; on a CPU they stay as they are, or a mapped one would be copied."""
+        if self._device.type == "cpu":
+            return block
+        return {name: schemes[weight.scheme].to(weight, self._device, self._dtype) for name, weight in block.items()}
+
+
+_SENSITIVITY_LOGITS = 1 << 22
+"""Logits of a model that are held at once: 16 MB in float32."""
+
+
+class Sensitivity:
+    """Takes in a model's blocks, as `weight_blocks` cuts them, and then has the KLD of each layer and storage."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        texts: Sequence[Sequence[int]],
+        *,
+        backend: Backend,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """`texts` are token ids, two or more each; the numbers are of every position that has a next token."""
+        self._config = config
+        self._device, self._dtype = device, dtype
+        self._targets = torch.tensor([token for text in texts for token in text[1:]])
+        self._original = Stream(config, [text[:-1] for text in texts], backend=backend, device=device)
+        self._others: dict[tuple[int, Storage], Stream] = {}
+        self._embedding: Weight | None = None  # which is the head too, where they are tied
+
+    def embed(self, embedding: Weight) -> None:
+        """Begin with the embedding."""
+        self._embedding = self._placed(embedding)
+        self._original.embed(self._embedding, self._dtype)
+
+    def layer(self, number: int, block: Mapping[str, Weight], stored: Mapping[Storage, Mapping[str, Weight]]) -> None:
+        """Go through the next layer, and once for each way to store it; its weights then are in `stored`."""
+        weights = assemble_layer({name: self._placed(weight) for name, weight in block.items()})
+        for other in self._others.values():
+            other.layer(weights)
+        for storage, otherwise in stored.items():
+            other = self._others[number, storage] = self._original.copy()
+            other.layer(assemble_layer({name: self._placed(weight) for name, weight in otherwise.items()}))
+        self._original.layer(weights)
+
+    def klds(self, ends: Mapping[str, Weight]) -> dict[tuple[int, Storage], float]:
+        """Mean KLD in nats by layer and storage, from the last block: the norm, and the head unless it is tied."""
+        norm, head = self._placed(ends["norm"]), self._embedding
+        if "head" in ends:
+            head = self._placed(ends["head"])
+        assert head is not None, "embed comes first"
+        n = max(1, _SENSITIVITY_LOGITS // self._config.vocab_size)
+        comparisons = {key: Comparison() for key in self._others}
+        others = {key: other.logits(norm, head, block_tokens=n) for key, other in self._others.items()}
+        reference = self._original.logits(norm, head, block_tokens=n)
+        for logits, targets in zip(reference, torch.split(self._targets, n), strict=True):
+            for key, comparison in comparisons.items():
+                comparison.add(logits, next(others[key]), targets)
+        return {key: comparison.result().kld_mean for key, comparison in comparisons.items()}
+
+    def _placed(self, weight: Weight) -> Weight:
+        """The weight on the device; on a CPU it stays as it is, or a mapped one would be copied."""
+        return weight if self._device.type == "cpu" else schemes[weight.scheme].to(weight, self._device, self._dtype)

@@ -1,0 +1,179 @@
+"""Answers to the requests of tasks: log-likelihoods, rolling log-likelihoods, and generations."""
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Final
+
+from gptfast_cli.core.engine.engine import Engine
+from gptfast_cli.core.engine.load import LoadedModel
+from gptfast_cli.core.engine.request import Request, StopStrings
+from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.sampling import Sampler, check
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.evals.passages import Passage
+from gptfast_cli.core.evals.scoring import scores
+from gptfast_cli.core.evals.tasks.bos_rules import BosRules
+from gptfast_cli.core.evals.tasks.requests import (
+    Answer,
+    Failure,
+    GenerationRequest,
+    Likelihood,
+    LikelihoodAnswer,
+    Rolling,
+    TaskRequest,
+    key_of,
+)
+from gptfast_cli.core.events import result_of
+from gptfast_cli.core.models.decoder import NonFiniteLogitsError
+from gptfast_cli.core.tokenizers import Tokenizer
+
+
+class _Answer:
+    """An answer under way; its text stands alone, as if nothing had come before it."""
+
+    def __init__(self, number: int, sequence: Request, tokenizer: Tokenizer, until: Rows[str]) -> None:
+        self.number = number
+        self.sequence = sequence
+        self.text = ""
+        self._stream = tokenizer.stream()
+        self._stops = StopStrings([stop for stop in until if stop])
+        self._n_read = 0
+
+    @property
+    def result(self) -> str | Failure:
+        """The text, once the answer is over."""
+        failure = self.sequence.failure
+        return self.text if failure is None else Failure(failure.message)
+
+    def read(self) -> bool:
+        """Take in what was generated since the last call; whether the answer is over."""
+        for token in self.sequence.generated[self._n_read :]:
+            self._n_read += 1
+            self.text += self._stops.push(self._stream.push(token))
+            if self._stops.found:
+                self.sequence.finish_reason = "stop"
+                break
+        if self.sequence.finish_reason is None:
+            return False
+        if not self._stops.found:
+            self.text += self._stops.push(self._stream.finish()) + self._stops.finish()
+        return True
+
+
+def generated(
+    loaded: LoadedModel, beginnings: BosRules, requests: Rows[GenerationRequest], *, batch_size: int, seed: int
+) -> Iterator[tuple[int, str | Failure]]:
+    """The answer to each request beside its number, as they are finished.
+
+    A prompt is cut off from the left where it leaves no room for the answer. What is drawn for a request is the same
+    whatever else is asked. There is a Failure in place of an answer where one may be as long as the context, where
+    sampling options are out of their ranges, and where the model's logits are not finite.
+    """
+    waiting = deque(sorted(range(len(requests)), key=lambda number: requests[number].prompt))  # alike side by side
+    generator = Engine(Runner(loaded.model, min(batch_size, len(requests))), isolates_failures=True)
+    answers: list[_Answer] = []
+    while waiting or answers:
+        while waiting and generator.has_room:
+            number = waiting.popleft()
+            try:
+                sequence = _sequence(number, requests[number], loaded, beginnings, seed)
+            except UsageError as error:
+                yield number, Failure(error.message)
+                continue
+            result_of(generator.admit(sequence))
+            answers.append(_Answer(number, sequence, beginnings.tokenizer, requests[number].until))
+        over = [answer for answer in answers if answer.read()]
+        answers = [answer for answer in answers if answer not in over]
+        yield from ((answer.number, answer.result) for answer in over)
+        if answers and not (waiting and generator.has_room):
+            result_of(generator.step())
+
+
+def _sequence(number: int, request: GenerationRequest, loaded: LoadedModel, beginnings: BosRules, seed: int) -> Request:
+    check(request.sampling)
+    most = loaded.config.max_context
+    n_given = most - request.max_tokens
+    if n_given < 1:
+        raise UsageError(
+            f"Answers of up to {request.max_tokens} tokens are beyond the {most} that {loaded.name} can hold.",
+            "Take a model with a longer context, or a task with shorter answers (max_gen_toks).",
+        )
+    prompt = tuple(beginnings.prompt(request.prompt)[-n_given:])
+    sampler = Sampler(request.sampling, seed, stream=int(key_of(request)[:16], 16))
+    return Request(number, prompt, sampler, loaded.limits(request.max_tokens, None, stop=request.until))
+
+
+_BLOCK: Final = 2048
+"""Requests whose tokens are in memory at once; enough of them to find such as begin alike, and of about one length."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRunner:
+    """A model, how texts begin for it, and how it generates: so many answers side by side, drawn by this seed."""
+
+    loaded: LoadedModel
+    beginnings: BosRules
+    batch_size: int
+    seed: int
+
+    def answers(self, requests: Sequence[TaskRequest]) -> Iterator[tuple[int, Answer | Failure]]:
+        """The answer to each request beside its number, block by block in any order.
+
+        It is a Failure where a request cannot have one, such as a continuation without a token.
+        """
+        numbered = list(enumerate(requests))
+        for first in range(0, len(numbered), _BLOCK):
+            block = numbered[first : first + _BLOCK]
+            yield from self._likelihoods([(n, each) for n, each in block if isinstance(each, Likelihood)])
+            yield from self._rollings([(n, each) for n, each in block if isinstance(each, Rolling)])
+            yield from self._generations([(n, each) for n, each in block if isinstance(each, GenerationRequest)])
+
+    def _likelihoods(self, requests: Sequence[tuple[int, Likelihood]]) -> Iterator[tuple[int, Answer | Failure]]:
+        passages: list[Passage] = []
+        owners: list[int] = []
+        for number, request in requests:
+            try:
+                passages.append(self.beginnings.pair(request.context, request.continuation))
+            except UsageError as error:
+                yield number, Failure(error.message)
+            else:
+                owners.append(number)
+        for at, score in scores(self.loaded.model, passages):
+            yield owners[at], LikelihoodAnswer(score.logprob, score.is_greedy) if score.is_defined else self._failure
+
+    def _rollings(self, requests: Sequence[tuple[int, Rolling]]) -> Iterator[tuple[int, Answer | Failure]]:
+        windows: list[Passage] = []
+        owners: list[int] = []
+        for number, request in requests:
+            try:
+                own = list(self.beginnings.rolling(request.text))
+            except UsageError as error:
+                yield number, Failure(error.message)
+                continue
+            windows += own
+            owners += [number] * len(own)
+            if not own:
+                yield number, 0.0
+        totals: dict[int, list[float]] = {}
+        n_windows = Counter(owners)
+        for at, score in scores(self.loaded.model, windows):
+            number = owners[at]
+            totals.setdefault(number, []).append(score.logprob)
+            if len(totals[number]) == n_windows[number]:
+                total = math.fsum(totals.pop(number))
+                yield number, self._failure if math.isnan(total) else total
+
+    @property
+    def _failure(self) -> Failure:
+        """Of a request for which the model gives no finite numbers."""
+        return Failure(NonFiniteLogitsError(self.loaded.model.dtype, "along this text").message)
+
+    def _generations(self, requests: Sequence[tuple[int, GenerationRequest]]) -> Iterator[tuple[int, Answer | Failure]]:
+        if not requests:
+            return
+        asked = [request for _, request in requests]
+        for at, text in generated(self.loaded, self.beginnings, asked, batch_size=self.batch_size, seed=self.seed):
+            yield requests[at][0], text

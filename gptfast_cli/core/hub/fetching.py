@@ -1,0 +1,294 @@
+"""Fetching one file: a partial file that a later run continues, and its checksum along the way.
+
+The name stays the same from run to run, so the next one goes on where the last was stopped, by whatever. Nothing is
+believed that the note beside it does not say, and the hash of the whole decides in the end.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+from gptfast_cli.core.digest import Digest
+from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.fields import read_fields
+from gptfast_cli.core.files import (
+    PARTIAL,
+    disk_full_named,
+    is_own_file,
+    open_plain,
+    remove_plain,
+    sync_folder,
+    write_whole,
+)
+from gptfast_cli.core.hub.lock import held
+from gptfast_cli.core.hub.remote import (
+    Body,
+    RemoteFile,
+    RetryPolicy,
+    TransientError,
+    WrongBytesError,
+    given_up,
+)
+from gptfast_cli.core.hub.target_paths import Layout, TargetPaths
+
+_NOTE: Final = ".json"
+
+
+class Partial:
+    """The beginning of one file, at a path that ends in `.gptfast-partial`."""
+
+    def __init__(self, path: Path, remote: RemoteFile) -> None:
+        assert path.name.endswith(PARTIAL), path
+        self.path = path
+        self._note = note_of(path)
+        self._remote = remote
+        self.validator: str | None = None
+
+    def resume(self) -> int:
+        """How many bytes to go on from; 0 after clearing away what belongs to another file or version."""
+        try:
+            if not (is_own_file(self.path) and is_own_file(self._note)):
+                raise FileNotFoundError(self.path)
+            fields = read_fields(self._note)
+            size = self.path.stat().st_size
+            self.validator = fields.text("etag", "") or None
+            identity = {name: fields.values.get(name) for name in self._identity()}
+        except (OSError, CorruptError):
+            self.discard()
+            return 0
+        known = self._remote.checksum is not None or self.validator is not None
+        too_long = size > self._remote.size
+        if not known or too_long or identity != self._identity():
+            self.discard()
+            return 0
+        return size
+
+    def begin(self, validator: str | None) -> None:
+        """Note what is beginning here, before the first byte of it is written."""
+        self.validator = validator
+        note = {"name": self._remote.name, "commit": self._remote.version, "etag": validator, **self._identity()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._note, json.dumps(note))
+
+    def open(self) -> BinaryIO:
+        """The beginning itself, to be read and appended to."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return os.fdopen(open_plain(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b")
+
+    def publish(self, final: Path) -> None:
+        """Give the whole file its final name; it is on the disk already."""
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.replace(final)
+        except IsADirectoryError as error:
+            raise CorruptError(f"{final}: is a folder, where a file belongs.", "Remove it first.") from error
+        self._note.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Begin anew."""
+        self.validator = None
+        remove_plain(self.path)
+        remove_plain(self._note)
+
+    def _identity(self) -> dict[str, object]:
+        """What must be equal for the bytes to count: the hash where there is one, else the version they are of."""
+        checksum = self._remote.checksum
+        algorithm, of = (checksum.algorithm, checksum.value) if checksum else (None, self._remote.version)
+        return {"size": self._remote.size, "hash": algorithm, "of": of}
+
+
+def note_of(partial: Path) -> Path:
+    """The file that says what a beginning is the beginning of."""
+    return partial.with_name(f"{partial.name}{_NOTE}")
+
+
+_CHUNK_BYTES = 1 << 20
+
+
+class Watch(Protocol):
+    """Who looks on while a file is fetched, and may call it off."""
+
+    def at(self, done: int) -> None:
+        """So many bytes of the file are here."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Wait; raises CancelledError where the work was called off, as `at` does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file that is in its place now.
+
+    verified_by: the hash that it was verified by; None where the source offers none
+    n_received:  bytes that came over the network for it, those in vain included
+    was_there:   another process brought it meanwhile
+    """
+
+    name: str
+    n_bytes: int
+    verified_by: str | None
+    n_received: int = 0
+    was_there: bool = False
+
+
+def fetch(remote: RemoteFile, layout: Layout, *, watch: Watch, retry_policy: RetryPolicy) -> Fetched:
+    """Fetch a file into its place and make it findable.
+
+    Raises NetworkError where nothing arrives any more, CorruptError where it arrived twice with another length or
+    hash than it should have, DiskFullError, and what the source raises for good.
+    """
+    place = layout.place(remote)
+    when_taken = _told_once(watch, f"{remote.name}: another process is fetching it; waiting.")
+    with held(place.lock, when_taken=when_taken, pause=watch.pause):
+        if layout.is_there(remote):
+            layout.publish(remote)
+            watch.at(remote.size)
+            return Fetched(remote.name, remote.size, None, was_there=True)
+        named = place.final.with_name(remote.name.rpartition("/")[2])  # in the cache it is called by its hash
+        with disk_full_named(named, "what arrived is kept"):
+            fetched = _Fetch(remote, place, watch, retry_policy).run()
+            layout.publish(remote)
+            sync_folder(place.final.parent)
+        return fetched
+
+
+def _told_once(watch: Watch, text: str) -> Callable[[], None]:
+    return lambda: watch.note(text)
+
+
+class _Fetch:
+    """The work on one file, under its lock."""
+
+    def __init__(self, remote: RemoteFile, place: TargetPaths, watch: Watch, retry_policy: RetryPolicy) -> None:
+        self._remote = remote
+        self._place = place
+        self._watch = watch
+        self._patience = retry_policy
+        self._partial = Partial(place.partial, remote)
+        self._n_received = 0
+
+    def run(self) -> Fetched:
+        """Receive, verify and publish; once more from the beginning where the bytes are not the ones promised."""
+        try:
+            n_bytes = self._once()
+        except WrongBytesError as error:
+            self._partial.discard()
+            self._watch.note(f"{self._remote.name}: {error}; fetching it anew.")
+            try:
+                n_bytes = self._once()
+            except WrongBytesError as again:
+                self._partial.discard()
+                raise CorruptError(
+                    f"{self._remote.name}: {again}, twice.",
+                    "The server sends another file than it lists: try again later, or another version.",
+                ) from again
+        self._partial.publish(self._place.final)
+        algorithm = self._remote.checksum.algorithm if self._remote.checksum else None
+        return Fetched(self._remote.name, n_bytes, algorithm, self._n_received)
+
+    def _once(self) -> int:
+        n_bytes = self._partial.resume()
+        with self._partial.open() as file:
+            intake = _Intake(file, n_bytes, self._remote, self._watch)
+            self._receive(intake)
+            file.flush()
+            os.fsync(file.fileno())
+            intake.check()
+        return intake.n_bytes
+
+    def _receive(self, intake: "_Intake") -> None:
+        """Ask again and again, until all is there; raises NetworkError where attempts bring nothing new."""
+        n_failed, furthest = 0, intake.n_bytes
+        while intake.n_bytes != self._remote.size:
+            try:
+                self._receive_once(intake)
+                return
+            except TransientError as fault:
+                n_failed = 1 if intake.n_bytes > furthest else n_failed + 1
+                furthest = max(furthest, intake.n_bytes)
+                seconds = self._patience.wait_seconds(n_failed, fault)
+                if seconds is None:
+                    raise given_up(self._remote.name, fault) from None  # its cause may tell a secret
+                if seconds >= 1:
+                    self._watch.note(f"{self._remote.name}: {fault.reason}; again in {seconds:.0f} s.")
+                self._watch.pause(seconds)
+
+    def _receive_once(self, intake: "_Intake") -> None:
+        with self._remote.open(intake.n_bytes, self._partial.validator) as body:
+            self._check_size(body)
+            changed = self._partial.validator != body.validator and self._partial.validator is not None
+            if body.start not in (0, intake.n_bytes) or (changed and body.start):
+                self._begin_anew(intake, None)
+                raise TransientError("the server sent another part than it was asked for")
+            if body.start != intake.n_bytes or intake.n_bytes == 0:
+                self._begin_anew(intake, body.validator)
+            for chunk in body.chunks():
+                self._n_received += len(chunk)
+                intake.add(chunk)
+        if intake.n_bytes < self._remote.size:
+            raise TransientError("the connection was closed early")
+
+    def _check_size(self, body: Body) -> None:
+        sent, listed = body.size, self._remote.size
+        if sent is not None and sent != listed:
+            raise WrongBytesError(f"the server sends {sent:,} bytes, and lists {listed:,}")
+
+    def _begin_anew(self, intake: "_Intake", validator: str | None) -> None:
+        intake.clear()
+        self._partial.begin(validator)
+
+
+class _Intake:
+    """Bytes on their way into a file, hashed as they pass."""
+
+    def __init__(self, file: BinaryIO, n_bytes: int, remote: RemoteFile, watch: Watch) -> None:
+        self._file = file
+        self._remote = remote
+        self._watch = watch
+        self.n_bytes = n_bytes
+        self._digest = self._new_digest()
+        watch.at(n_bytes)
+        self._read_beginning()
+
+    def add(self, chunk: bytes) -> None:
+        """Append bytes; raises WrongBytesError where there are more than there should be."""
+        if self.n_bytes + len(chunk) > self._remote.size:
+            raise WrongBytesError(f"the server sends more than the {self._remote.size:,} bytes that it lists")
+        self._file.write(chunk)
+        self._file.flush()  # so that a kill loses none of it
+        if self._digest is not None:
+            self._digest.update(chunk)
+        self.n_bytes += len(chunk)
+        self._watch.at(self.n_bytes)
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self._file.truncate(0)
+        self._digest = self._new_digest()
+        self.n_bytes = 0
+
+    def check(self) -> None:
+        """Raise WrongBytesError where the bytes have another checksum than the source offers."""
+        checksum = self._remote.checksum
+        if checksum and self._digest and not checksum.is_of(self._digest):
+            raise WrongBytesError(f"its bytes are damaged (their {checksum.algorithm} differs)")
+
+    def _new_digest(self) -> Digest | None:
+        checksum = self._remote.checksum
+        return checksum.begin(self._remote.size) if checksum else None
+
+    def _read_beginning(self) -> None:
+        self._file.flush()
+        self._file.seek(0)
+        while self._digest is not None and (chunk := self._file.read(_CHUNK_BYTES)):
+            self._digest.update(chunk)
+            self._watch.pause(0)

@@ -1,0 +1,176 @@
+"""Fetching many files at once, and sweeping away what interrupted downloads left."""
+
+import queue
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from gptfast_cli.core.errors import CorruptError
+from gptfast_cli.core.events import Job, Note, Progress
+from gptfast_cli.core.fields import read_fields
+from gptfast_cli.core.hub.fetching import Fetched, fetch, note_of
+from gptfast_cli.core.hub.lock import held_if_free
+from gptfast_cli.core.hub.remote import RemoteFile, RetryPolicy
+from gptfast_cli.core.hub.target_paths import Layout, TargetPaths
+
+TASK: Final = "download"
+
+_SECONDS_BETWEEN_EVENTS = 0.1
+_SECONDS_TO_STOP = 0.5  # a thread that waits for a silent server is left to end with the process
+_SMALL_BYTES = 1_000_000
+
+
+class CancelledError(Exception):
+    """The work was called off."""
+
+
+def fetch_all(
+    files: Sequence[RemoteFile], layout: Layout, *, n_workers: int, retry_policy: RetryPolicy
+) -> Job[dict[str, Fetched]]:
+    """Fetch files, at most `n_workers` at a time; yields Progress for each file under way and for all of them.
+
+    The first that fails for good ends the others too: what has arrived of them is kept. Raises what `fetch` raises.
+    """
+    board = _Board(files)
+    waiting: queue.SimpleQueue[RemoteFile] = queue.SimpleQueue()
+    for file in sorted(files, key=_turn):
+        waiting.put(file)
+    threads = [
+        threading.Thread(target=_work, args=(waiting, layout, board, retry_policy), daemon=True)
+        for _ in range(min(n_workers, len(files)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        while any(thread.is_alive() for thread in threads):
+            yield from board.events()
+            board.changed.wait(_SECONDS_BETWEEN_EVENTS)
+        yield from board.events()
+    finally:
+        board.cancelled.set()
+        stop_at = time.monotonic() + _SECONDS_TO_STOP
+        for thread in threads:
+            thread.join(max(0.0, stop_at - time.monotonic()))
+    if board.failures:
+        raise board.failures[0]
+    return board.fetched
+
+
+def _turn(file: RemoteFile) -> tuple[bool, int]:
+    """The small ones first, as they tell early what is wrong; then the largest, so that none is left at the end."""
+    return file.size > _SMALL_BYTES, -file.size
+
+
+def _work(waiting: "queue.SimpleQueue[RemoteFile]", layout: Layout, board: "_Board", retry_policy: RetryPolicy) -> None:
+    while not board.cancelled.is_set():
+        try:
+            file = waiting.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            board.fetched[file.name] = fetch(
+                file, layout, watch=_FileWatch(file.name, board), retry_policy=retry_policy
+            )
+        except CancelledError:
+            return
+        except Exception as error:  # noqa: BLE001  # it is raised where the job is
+            board.failures.append(error)
+            board.cancelled.set()
+        board.changed.set()
+
+
+class _Board:
+    """Where the threads write how far they are, and the job reads it; each entry has one writer."""
+
+    def __init__(self, files: Sequence[RemoteFile]) -> None:
+        self._sizes: Mapping[str, int] = {file.name: file.size for file in files}
+        self.done: dict[str, int] = {}
+        self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.fetched: dict[str, Fetched] = {}
+        self.failures: list[Exception] = []
+        self.cancelled = threading.Event()
+        self.changed = threading.Event()
+        self._told: dict[str, int] = {}
+
+    def events(self) -> Iterator[Note | Progress]:
+        """What is new since the last call."""
+        self.changed.clear()
+        while not self.notes.empty():
+            yield Note(self.notes.get())
+        before = dict(self._told)
+        for name, n_bytes in self.done.copy().items():
+            is_whole = n_bytes == self._sizes[name]
+            if self._told.get(name) != n_bytes and (not is_whole or name in self.fetched):  # whole is what is verified
+                self._told[name] = n_bytes
+                yield Progress(TASK, n_bytes, self._sizes[name], "bytes", part=name)
+        if self._told != before:
+            yield Progress(TASK, sum(self._told.values()), sum(self._sizes.values()), "bytes")
+
+
+class _FileWatch:
+    """See Watch."""
+
+    def __init__(self, name: str, board: _Board) -> None:
+        self._name = name
+        self._board = board
+
+    def at(self, done: int) -> None:
+        """See Watch."""
+        self._board.done[self._name] = done
+        self.pause(0)
+
+    def note(self, text: str) -> None:
+        """See Watch."""
+        self._board.notes.put(text)
+        self._board.changed.set()
+
+    def pause(self, seconds: float) -> None:
+        """See Watch."""
+        if self._board.cancelled.is_set() or (seconds and self._board.cancelled.wait(seconds)):
+            raise CancelledError
+
+
+_KEPT_SECONDS = 14 * 24 * 3600.0
+
+
+def sweep(layout: Layout, *, names: Collection[str], going_on: Collection[Path]) -> int:
+    """Delete beginnings of other contents under one of `names`, and those left for two weeks; how many they were.
+
+    going_on: beginnings that this download goes on with; what another process holds stays too
+    """
+    n_swept = 0
+    for place in list(_given_up(layout, names, going_on)):
+        with held_if_free(place.lock) as is_free:
+            if is_free:
+                place.partial.unlink(missing_ok=True)
+                note_of(place.partial).unlink(missing_ok=True)
+                n_swept += 1
+    for left in list(layout.left_by_others()):
+        if _is_old(left):
+            left.unlink(missing_ok=True)
+            n_swept += 1
+    return n_swept
+
+
+def _given_up(layout: Layout, names: Collection[str], going_on: Collection[Path]) -> Iterator[TargetPaths]:
+    for place in layout.beginnings():
+        if place.partial in going_on:
+            continue
+        if place.final.exists() or _name_noted(place.partial) in names or _is_old(place.partial):
+            yield place
+
+
+def _name_noted(partial: Path) -> str | None:
+    try:
+        return read_fields(note_of(partial)).text("name")
+    except (OSError, CorruptError):
+        return None
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _KEPT_SECONDS
+    except OSError:
+        return True

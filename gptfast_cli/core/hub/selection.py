@@ -1,0 +1,114 @@
+"""Which files of a repository are downloaded, and whether their names are safe to write.
+
+They are held to the rules of every system alike: what is fetched on one may be read on another.
+"""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from gptfast_cli.core.errors import CorruptError
+
+_MOST_BYTES = 255  # of one part, on nearly every file system
+_DRIVE: Final = re.compile(r"[A-Za-z]:")
+_WINDOWS_DEVICE: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_NOT_IN_WINDOWS: Final = frozenset('<>:"|?*')
+
+
+def check_file_name(name: str, source: str) -> None:
+    """Raise CorruptError where a file of that name would land outside of its folder, or nowhere on some system."""
+    reason = _against(name)
+    if reason is not None:
+        raise CorruptError(
+            f"{source}: holds a file whose name is not safe: {reason}.\n{_shown(name)}",
+            "Nothing was written. Leave it out with --exclude, or tell the owner.",
+        )
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file of that name can be written on every system, inside of its folder."""
+    return _against(name) is None
+
+
+def _against(name: str) -> str | None:
+    """What stands against a name; None where nothing does."""
+    parts = name.replace("\\", "/").split("/")
+    reasons = {
+        "it is an absolute path": name.startswith(("/", "\\")) or _DRIVE.match(name),
+        "it leads out of the folder": ".." in parts,
+        "it is no plain path": "\\" in name or any(part in ("", ".") for part in parts),
+        "Windows reserves it for a device": any(_WINDOWS_DEVICE.fullmatch(part) for part in parts),
+        "it has characters that not every system takes": any(
+            not char.isprintable() or char in _NOT_IN_WINDOWS for char in name
+        )
+        or any(part.endswith((".", " ")) for part in parts),
+        "it is too long": any(len(part.encode(errors="replace")) > _MOST_BYTES for part in parts),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _shown(name: str) -> str:
+    shown = ascii(name)
+    return shown if len(shown) <= 120 else f"{shown[:120]} …"
+
+
+_NEEDED: Final = (
+    "*.json",
+    "*.jinja",
+    "*.tiktoken",
+    "additional_chat_templates/*.jinja",
+    "merges.txt",
+    "tokenizer.model",
+    "tokenizer.model.v*",
+    "vocab.txt",
+)
+"""Beside the weights: configuration, tokenizer, chat templates."""
+
+_WEIGHTS: Final = (
+    ("model.safetensors",),
+    ("model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("gptfast.json", "weights-*.safetensors"),
+    ("*.safetensors.index.json", "*.safetensors"),
+    ("*.safetensors",),
+    ("pytorch_model.bin",),
+    ("pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+    ("consolidated*.pth",),
+    ("*.pth",),
+    ("*.bin",),
+)
+"""Ways to keep weights, the best first: one of them is taken, by its first file and then by all its files."""
+
+_INDEX: Final = re.compile(r".*\.index\.json(\..*)?")
+
+
+def model_files(names: Iterable[str]) -> list[str]:
+    """The files that a model needs: one set of its weights, configuration, tokenizer, chat templates."""
+    names = list(names)
+    for way in _WEIGHTS:
+        weights = [name for name in names if _fits(name, way)]
+        if any(fnmatch.fnmatchcase(name, way[0]) for name in weights):
+            break
+    else:
+        weights = []
+    beside = [name for name in names if _fits(name, _NEEDED) and not _INDEX.fullmatch(name)]
+    return sorted({*weights, *beside})
+
+
+def matching(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """The files that fit a pattern of `include`, or without any those that a model needs, and none of `exclude`.
+
+    A pattern is a shell's, `*` stands for slashes too, and `folder/` for all that is in it.
+    """
+    names = list(names)
+    chosen = [name for name in names if _matches(name, include)] if include else model_files(names)
+    return sorted(name for name in chosen if not _matches(name, exclude))
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, f"{each}*" if each.endswith("/") else each) for each in patterns)
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a file fits a pattern that names its folder, which for most is the repository itself."""
+    return any(fnmatch.fnmatchcase(name, each) and name.count("/") == each.count("/") for each in patterns)

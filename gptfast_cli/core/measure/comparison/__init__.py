@@ -1,1 +1,0 @@
-"""A model beside another one, the reference, on the same text."""

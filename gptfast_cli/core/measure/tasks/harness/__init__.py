@@ -1,1 +1,0 @@
-"""Tasks of lm-evaluation-harness, which the `eval` extra installs: nothing else imports what is in here."""

@@ -1,1 +1,0 @@
-"""The decoder: its weights by name, its KV cache, and the forward pass in the words of `kernels`."""

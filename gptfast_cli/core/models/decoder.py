@@ -1,0 +1,170 @@
+"""What every decoder offers, and logits that may be sharded over ranks.
+
+To know the most probable token, or the few that top-k leaves, each rank tells the others its own candidates; all logits
+are put together only where all of them count.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
+from torch import Tensor
+
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.models.kv_cache import KVCache
+from gptfast_cli.core.models.sharding import ALONE, ModelShard, ProcessGroup
+
+
+class NonFiniteLogitsError(GptFastError):
+    """Logits with NaN or infinity, from which no token can be chosen; `where` ends the sentence that says so."""
+
+    def __init__(self, dtype: torch.dtype, where: str) -> None:
+        super().__init__(
+            f"The model's logits are NaN or infinite {where}.",
+            "float16 ends at 65,504: add --dtype bfloat16 or --dtype float32."
+            if dtype is torch.float16
+            else "Its weights may be damaged: --verify-weights compares them with their hashes.",
+        )
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Logits of the tokens to come, whose rows all ranks ask the same of, in the same order.
+
+    own:   [rows, tokens] float32, of the tokens that this rank has
+    share: that these tokens are of; None where they are all
+    """
+
+    own: Tensor
+    share: ModelShard | None = None
+    group: ProcessGroup = ALONE
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens all ranks have."""
+        return self.own.shape[-1] if self.share is None else self.share.whole.vocab_size
+
+    @property
+    def tokens(self) -> slice:
+        """The tokens that this rank has, the first of which come first."""
+        return slice(0, self.vocab_size) if self.share is None else self.share.tokens
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """Those of all tokens, [rows, vocab_size] float32."""
+        if self.group.size == 1:
+            return self.own
+        return self.group.gather(self._padded())[..., : self.vocab_size]
+
+    def put_together(self) -> "Logits":
+        """The same, with all of them on every rank."""
+        return Logits(self.whole)
+
+    def rows(self, rows: slice | Sequence[int]) -> "Logits":
+        """Some rows."""
+        return replace(self, own=self.own[rows])
+
+    def split(self, lengths: list[int]) -> list["Logits"]:
+        """So many rows at a time."""
+        return [replace(self, own=part) for part in torch.split(self.own, lengths)]
+
+    def best(self) -> Tensor:
+        """The most probable token of each row, the lowest of several equals, [rows] int64.
+
+        It is `vocab_size` where a logit is NaN or positive infinity, or all are negative infinity.
+        """
+        if self.group.size == 1:
+            values, tokens = self.own.max(dim=-1)
+        else:
+            own, at = self._padded().max(dim=-1, keepdim=True)
+            told, tokens_told = self._exchanged(own, at)
+            values, rank = told.max(dim=-1, keepdim=True)  # the first of equals, and so of the lowest tokens
+            values, tokens = values.squeeze(-1), tokens_told.gather(-1, rank).squeeze(-1)
+        return torch.where(values.isfinite(), tokens, self.vocab_size)
+
+    def largest(self, n: int) -> tuple[Tensor, Tensor] | None:
+        """The n largest of each row, with all that equal the last of these and some that are smaller.
+
+        Returns [rows, candidates] float32 and their tokens int64, in the order of tokens. None where that is not less
+        than all of them, or where equals are so many that a rank could not tell all of its own.
+        """
+        if self.share is None or self.group.size == 1 or n >= self.share.n_tokens:
+            return None
+        own, at = self._padded().topk(n + 1)  # one more: where it is as large, others may be too
+        at, order = at.sort()
+        values, tokens = self._exchanged(own.gather(-1, order), at)
+        least_taken = values.topk(n).values[:, -1:]
+        least_told = values.view(-1, self.group.size, n + 1).amin(dim=-1)
+        return None if (least_told >= least_taken).any() else (values, tokens)
+
+    def _exchanged(self, values: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """What each rank tells of its own, [rows, n], and at which of its tokens: [rows, size * n], rank after rank."""
+        tokens = at + self.tokens.start
+        told = self.group.gather(torch.cat([values, tokens.float()], dim=-1))  # exact up to 16 million
+        told = told.view(len(values), self.group.size, 2, -1)
+        return told[:, :, 0].flatten(1), told[:, :, 1].flatten(1).long()
+
+    def _padded(self) -> Tensor:
+        """As many on every rank: the last ones may have fewer tokens."""
+        assert self.share is not None
+        return F.pad(self.own, (0, self.share.n_tokens - self.own.shape[-1]), value=-torch.inf)
+
+
+class Decoder(Protocol):
+    """A model in memory."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    """In which it computes."""
+    kv_dtype: torch.dtype
+    """In which it keeps keys and values: the same, or int8."""
+    device: torch.device
+    has_own_threads: bool
+    """Whether a step is done by threads that stand ready for the next one: PyTorch's would be in their way."""
+    group: ProcessGroup
+    """The ranks that each have a part of it; logits are those of a rank's own tokens, see Logits."""
+    share: ModelShard
+    """That part."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as stored; a tied head counts once."""
+        ...
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Of these, the embedding's."""
+        ...
+
+    def new_cache(self, n_rows: int) -> KVCache:
+        """An empty cache for `n_rows` sequences of this model."""
+        ...
+
+    def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        """Feed tokens [batch, time] to rows of a cache, each going on where its row ends; room has been made.
+
+        They are written, but not yet counted. Returns the logits of the tokens to come, [batch, own tokens] float32.
+        """
+        ...
+
+    def feed(
+        self, tokens: Sequence[Tensor], cache: KVCache, rows: slice, wanted: Sequence[int] | None = None
+    ) -> Tensor:
+        """The same for rows of any length, each int64 on the model's device, so that what it has just drawn can be fed.
+
+        There is room for the longest of them in every row. Returns the logits after every token, row after row, or
+        after the wanted ones, which are counted so: [wanted, own tokens] float32.
+        """
+        ...
+
+    def logsumexp_argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What rows of logits [rows, vocab_size] say of the token to come.
+
+        Returns the logarithm of the sum of exponentials of each, [rows], which is not finite where a logit is no
+        number, and the likeliest token, the lowest id among equals, [rows] int64.
+        """
+        ...

@@ -1,0 +1,197 @@
+"""A decoder of the Llama class on the CPU engine: one native call a step, whatever the step is.
+
+Decoding, batches, prefill and verification go through the same kernels and add up in the same order, so that they agree
+to the bit in every dtype. In bfloat16 the residual stream is float32 all the same; only what products read is narrow.
+"""
+
+import ctypes
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.backends import (
+    FloatCache,
+    Int8Cache,
+    LayerCache,
+    Linear,
+)
+from gptfast_cli.core.backends.cpu.engine import (
+    ATTENTION_NORM,
+    DOWN,
+    FFN_NORM,
+    GATE_UP,
+    OUTPUT,
+    QKV,
+    CachePointers,
+    ComputeOptions,
+    NativeEngine,
+    StepsAhead,
+    TokenBatch,
+    pointers,
+)
+from gptfast_cli.core.backends.cpu.library import Choice
+from gptfast_cli.core.backends.cpu.rounds import EngineHandle
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.models.kv_cache import KVCache
+from gptfast_cli.core.models.sharding import ALONE, ModelShard, ProcessGroup
+from gptfast_cli.core.models.transformer import frequencies, rotation
+from gptfast_cli.core.models.weights import assemble_layer
+from gptfast_cli.core.schemes import Block, Weight
+
+_LARGEST_HEAD = 256
+_LARGEST_SIZE = 1 << 26  # of any other dimension: products of some are C's int
+
+
+def can_run(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the engine has what a model needs: on a CPU, in float32 or bfloat16, whole vectors in a head."""
+    vector = {torch.float32: 16, torch.bfloat16: 32}.get(dtype)
+    return (
+        device.type == "cpu"
+        and vector is not None
+        and config.head_dim % vector == 0
+        and config.head_dim <= _LARGEST_HEAD
+        and max(config.dim, config.qkv_dim, config.ffn_dim, config.vocab_size) <= _LARGEST_SIZE
+    )
+
+
+class NativeModel:
+    """See Decoder; it takes over weights block by block, as `weight_blocks` cuts them, and keeps packed copies."""
+
+    has_own_threads = True
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        config: ModelConfig,
+        computing: ComputeOptions,
+        *,
+        n_threads: int,
+        group: ProcessGroup = ALONE,
+    ) -> None:
+        """Of the embedding every rank has all, of which it reads single rows; of all else its share."""
+        assert can_run(config, computing.dtype, torch.device("cpu"))
+        self.config = config
+        self.share = ModelShard(config, group.rank, group.size)
+        self.group = group
+        self.dtype, self.kv_dtype = computing.dtype, computing.kv_dtype
+        self.device = torch.device("cpu")
+        self.weight_bytes = self.embedding_bytes = 0
+        self._engine = NativeEngine(library, self.share.config, computing, n_threads=n_threads)
+        if group.size > 1:
+            self._engine.set_sum(group.sum, is_first=group.rank == 0)
+        self._frequencies = frequencies(config.head_dim, config.rope)
+        self._rotation = rotation(torch.arange(0), self._frequencies)  # of the positions that a cache had room for
+        self._embedding: Weight | None = None
+        self._n_layers = 0  # taken over so far
+        self._place: tuple[KVCache, int, CachePointers] | None = (
+            None  # of the cache that was used last, at its capacity then
+        )
+
+    def take(self, block: Mapping[str, Weight]) -> None:
+        """Take over the weights of the next block; it may be forgotten then, but for the embedding."""
+        self.weight_bytes += sum(weight.n_bytes for weight in block.values())
+        if "embedding" in block:
+            self._embedding = block["embedding"]
+            self.embedding_bytes = self._embedding.n_bytes
+            self._engine.set_embedding(self._embedding)
+        elif "norm" in block:
+            assert self._embedding is not None
+            self._engine.set_norm(self._n_layers, 0, block["norm"])
+            head = block["head"] if "head" in block else self._embedding.block(Block(rows=(self.share.tokens,)))
+            self._engine.set_linear(self._n_layers, 0, Linear(head))
+        else:
+            self._take_layer(block)
+
+    def new_cache(self, n_rows: int) -> KVCache:
+        """See Decoder."""
+        return KVCache(self.share.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether it can choose tokens and go on with them: the logits of all are here."""
+        return self.group.size == 1
+
+    def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        """See Decoder."""
+        return self._run(_batch(tokens, cache, rows), cache)
+
+    def feed(
+        self, tokens: Sequence[Tensor], cache: KVCache, rows: slice, wanted: Sequence[int] | None = None
+    ) -> Tensor:
+        """See Decoder."""
+        batch = _batch([row.tolist() for row in tokens], cache, rows)
+        batch.outputs = list(range(len(batch.tokens)) if wanted is None else wanted)
+        return self._run(batch, cache)
+
+    def logsumexp_argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See Decoder."""
+        return self._engine.logsumexp_argmax(logits)
+
+    def run_ahead(
+        self,
+        tokens: Sequence[Sequence[int]],
+        cache: KVCache,
+        choices: Sequence[Choice],
+        uniforms: Sequence[Sequence[float]],
+        stops: Sequence[int],
+        *,
+        keep_logits: bool = False,
+    ) -> StepsAhead:
+        """Feed tokens to the first rows of a cache, and then, step by step, what each row chose; see Engine.
+
+        Keys and values are written, but not yet counted.
+        """
+        batch = _batch(tokens, cache, slice(0, len(tokens)))
+        return self._engine.run_ahead(batch, self._place_of(cache), choices, uniforms, stops, keep_logits=keep_logits)
+
+    def side(self, cache: KVCache) -> EngineHandle:
+        """The engine, and where a cache stands, for rounds of speculation with another model."""
+        return EngineHandle(self._engine, self._place_of(cache))
+
+    def _run(self, batch: TokenBatch, cache: KVCache) -> Tensor:
+        return self._engine.run(batch, self._place_of(cache))
+
+    def _take_layer(self, block: Mapping[str, Weight]) -> None:
+        layer, weights = self._n_layers, assemble_layer(block)
+        self._engine.set_norm(layer, ATTENTION_NORM, weights.attention_norm)
+        self._engine.set_norm(layer, FFN_NORM, weights.ffn_norm)
+        for which, linear in (
+            (QKV, weights.qkv),
+            (OUTPUT, weights.attention_output),
+            (GATE_UP, weights.gate_up),
+            (DOWN, weights.down),
+        ):
+            self._engine.set_linear(layer, which, linear)
+        self._n_layers += 1
+
+    def _place_of(self, cache: KVCache) -> CachePointers:
+        """Pointers into a cache; they hold until it grows."""
+        if self._place is None or self._place[0] is not cache or self._place[1] != cache.capacity:
+            if cache.capacity > len(self._rotation[0]):
+                self._rotation = rotation(torch.arange(cache.capacity), self._frequencies)
+            self._place = cache, cache.capacity, _place(cache.whole(), cache.capacity, self._rotation)
+        return self._place[2]
+
+
+def _place(layers: Sequence[LayerCache], capacity: int, rotation: tuple[Tensor, Tensor]) -> CachePointers:
+    coded = [layer for layer in layers if isinstance(layer, Int8Cache)]
+    plain = [layer for layer in layers if isinstance(layer, FloatCache)]
+    if plain:
+        keys, values = ([layer.keys for layer in plain], [layer.values for layer in plain])
+        return CachePointers(pointers(keys), pointers(values), None, capacity, *rotation)
+    keys, values = ([layer.key_codes for layer in coded], [layer.value_codes for layer in coded])
+    scales = [layer.key_scales for layer in coded], [layer.value_scales for layer in coded]
+    coding = (*map(pointers, scales), pointers([layer.recent_keys for layer in coded]))
+    return CachePointers(pointers(keys), pointers(values), coding, capacity, *rotation)
+
+
+def _batch(tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> TokenBatch:
+    batch = TokenBatch()
+    for slot, row in zip(range(*rows.indices(cache.n_rows)), tokens, strict=True):
+        length = cache.lengths[slot]
+        batch.tokens += row
+        batch.positions += range(length, length + len(row))
+        batch.slots += [slot] * len(row)
+        batch.outputs.append(len(batch.tokens) - 1)
+    return batch

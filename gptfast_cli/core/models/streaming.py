@@ -1,0 +1,163 @@
+"""Texts on their way through a model, one block at a time: only that block's weights have to be in memory.
+
+What stays is the hidden state of each token, [tokens, dim]. So the numbers of a model larger than the memory can be
+had, and those of a model that is only being made.
+
+They are one tensor that each operation writes over. Many small ones that are made anew each time would come to lie
+among what an operation needs for a moment, and the allocator could not give that back: as much again, or more.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.backends import (
+    KEY_BLOCK,
+    Backend,
+    FloatCache,
+    LayerCache,
+    Linear,
+    Norm,
+    RopePositions,
+)
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.models.transformer import decoder_layer, frequencies, rotation
+from gptfast_cli.core.models.weights import LayerWeights
+from gptfast_cli.core.schemes import Weight
+
+_BATCH_TOKENS = 1024
+"""Tokens that go through a layer at once: enough to keep the arithmetic busy, few enough to bound its memory."""
+
+_SLICE_ELEMENTS = 1 << 24
+"""Elements of the head that are multiplied at once, and so may have to be had as dense numbers: 64 MB in float32."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Texts of about one length, side by side."""
+
+    texts: Sequence[int]  # which they are, in the order of the stream
+    lengths: Sequence[int]
+    tokens: Tensor  # [batch, time] int64, filled up with 0
+    x: Tensor  # [batch, time, dim], a view of the states
+
+
+class Operation(Protocol):
+    """A layer or a part of one: x [batch, time, dim] becomes x, beginning with an empty cache."""
+
+    def __call__(self, x: Tensor, *, place: RopePositions, cache: LayerCache) -> Tensor:
+        """What comes out of it."""
+        ...
+
+
+class Stream:
+    """The hidden states of texts, each at its own beginning: `embed`, `layer` once for each, then `logits`."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        texts: Sequence[Sequence[int]],
+        *,
+        backend: Backend,
+        device: torch.device,
+        filled_up: bool = True,
+    ) -> None:
+        """`filled_up`: texts of different lengths go side by side, the shorter ones filled up with other tokens."""
+        self._config = config
+        self._backend = backend
+        self._layer = decoder_layer(config, backend)
+        self._frequencies = frequencies(config.head_dim, config.rope).to(device)
+        self._device = device
+        self._batches = [self._batch(texts, numbers) for numbers in _alike(texts, filled_up=filled_up)]
+
+    @torch.inference_mode()
+    def embed(self, embedding: Weight, dtype: torch.dtype) -> None:
+        """Begin with the embedding of every token, in the dtype to compute in."""
+        for batch, x in zip(self._batches, self.room(self._config.dim, dtype), strict=True):
+            batch.x = x.copy_(self._backend.embed(batch.tokens, embedding, dtype))
+
+    def layer(self, weights: LayerWeights) -> None:
+        """Go through the next layer."""
+        self.run(partial(self._layer, layer=weights))
+
+    @torch.inference_mode()
+    def run(self, operation: Operation) -> None:
+        """Put what an operation makes of the states of each batch in their place."""
+        for batch in self._batches:
+            n_rows, time = batch.tokens.shape
+            at = torch.arange(time, device=self._device).expand(n_rows, time)
+            place = RopePositions(at, *rotation(at, self._frequencies))
+            n_keys = -(-time // KEY_BLOCK) * KEY_BLOCK
+            shape = (n_rows, self._config.n_kv_heads, n_keys, self._config.head_dim)
+            cache = FloatCache(batch.x.new_zeros(shape), batch.x.new_zeros(shape))
+            batch.x.copy_(operation(batch.x, place=place, cache=cache))
+
+    def room(self, width: int, dtype: torch.dtype) -> list[Tensor]:
+        """Room for `width` numbers of each token: [batch, time, width] for each batch in turn, all of one tensor."""
+        shapes = [batch.tokens.shape for batch in self._batches]
+        whole = torch.empty(sum(shape.numel() for shape in shapes), width, dtype=dtype, device=self._device)
+        rows = torch.split(whole, [shape.numel() for shape in shapes])
+        return [part.view(*shape, width) for part, shape in zip(rows, shapes, strict=True)]
+
+    def copy(self) -> "Stream":
+        """Another one that stands where this one does, and goes its own way from here."""
+        other = copy.copy(self)
+        states = self.room(self._config.dim, self._batches[0].x.dtype)
+        pairs = zip(self._batches, states, strict=True)
+        other._batches = [replace(batch, x=x.copy_(batch.x)) for batch, x in pairs]  # noqa: SLF001  # of its own class
+        return other
+
+    def end(self) -> None:
+        """Let go of the states."""
+        for batch in self._batches:
+            batch.x = batch.x.new_empty(0)
+
+    def hidden(self) -> Tensor:
+        """The states now, text after text, [tokens, dim]."""
+        rows = {
+            text: batch.x[row, :length]
+            for batch in self._batches
+            for row, (text, length) in enumerate(zip(batch.texts, batch.lengths, strict=True))
+        }
+        return torch.cat([rows[text] for text in sorted(rows)])
+
+    def logits(self, norm: Weight, head: Weight, *, block_tokens: int) -> Iterator[Tensor]:
+        """Logits of the token that comes after each, [up to block_tokens, vocab_size] float32 at a time, in order."""
+        # no generator, which would keep what it has given while it makes the next
+        return map(partial(self._logits, norm=norm, head=head), torch.split(self.hidden(), block_tokens))
+
+    @torch.inference_mode()
+    def _logits(self, x: Tensor, *, norm: Weight, head: Weight) -> Tensor:
+        logits = torch.empty(len(x), self._config.vocab_size, device=self._device)
+        n_rows = max(1, _SLICE_ELEMENTS // self._config.dim)
+        for first in range(0, self._config.vocab_size, n_rows):
+            rows = slice(first, first + n_rows)
+            part = Linear(head.row_block(rows))
+            logits[:, rows] = self._backend.head(x, part, norm=Norm(norm, self._config.norm_eps))
+        return logits
+
+    def _batch(self, texts: Sequence[Sequence[int]], numbers: Sequence[int]) -> _Batch:
+        lengths = [len(texts[number]) for number in numbers]
+        tokens = torch.zeros(len(numbers), max(lengths), dtype=torch.int64)
+        for row, number in enumerate(numbers):
+            tokens[row, : lengths[row]] = torch.tensor(texts[number])
+        return _Batch(numbers, lengths, tokens.to(self._device), torch.empty(0, device=self._device))
+
+
+def _alike(texts: Sequence[Sequence[int]], *, filled_up: bool) -> Iterator[list[int]]:
+    """Batches of texts whose lengths are near one another, so that little is filled up; or are the same."""
+    batch: list[int] = []
+    for number in sorted(range(len(texts)), key=lambda number: len(texts[number])):
+        assert texts[number]
+        is_full = len(texts[number]) * (len(batch) + 1) > _BATCH_TOKENS
+        if batch and (is_full or (len(texts[number]) > len(texts[batch[0]]) and not filled_up)):
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch

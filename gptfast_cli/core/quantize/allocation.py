@@ -1,0 +1,273 @@
+"""Which scheme and group size each weight is stored in, and the mixed allocations that fit a budget of bits.
+
+Norms and biases stay as they are: they are a thousandth of the bytes, and every activation passes through them. The
+embedding and the head are 8 bits wide unless told otherwise, also where the layers have 4: a head's errors go
+straight into the logits.
+
+The cost of a choice is the sum of what its layers cost alone, each measured with all others as they were: KLD grows
+with the square of small errors, and those of different layers hardly know of one another (HAWQ-V3, Yao et al. 2021,
+arXiv:2011.10680, chooses by such a sum). What the chosen model loses as a whole is measured afterwards.
+"""
+
+import difflib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.models.weights import layer_of, weight_shapes
+from gptfast_cli.core.schemes import (
+    QuantizedScheme,
+    Weight,
+    quantized,
+    schemes,
+)
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
+
+DEFAULT_GROUP_SIZE = 32
+USUAL_ENDS = "int8"
+_CHOICE: Final = re.compile(r"\s*(?:\*|(?P<first>\d+)(?:-(?P<last>\d+))?)\s*=\s*(?P<storage>\S+)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a matrix is to be stored; `group_size` is one of the scheme's, or None where it has none."""
+
+    scheme: str
+    group_size: int | None = None
+
+    def __str__(self) -> str:
+        return self.scheme if self.group_size is None else f"{self.scheme}-g{self.group_size}"
+
+    def fitted(self, shape: tuple[int, ...]) -> "Storage":
+        """The same with the group size, no larger than its own, at which a matrix of this shape takes fewest bytes.
+
+        Columns that do not fill their last group are stored all the same: 320 columns in groups of 128 take 384.
+        """
+        if self.group_size is None:
+            return self
+        sizes = [size for size in quantized(self.scheme).group_sizes if size <= self.group_size]
+        choices = [replace(self, group_size=size) for size in sorted(sizes, reverse=True)]
+        return min(choices, key=lambda storage: storage.outline(shape).n_bytes)
+
+    def outline(self, shape: tuple[int, ...]) -> Weight:
+        """A matrix of this shape without its numbers, on the meta device; of a quantised scheme."""
+        return quantized(self.scheme).outline(shape, self.group_size)
+
+    def n_bytes(self, shape: tuple[int, ...], itemsize: int) -> int:
+        """Bytes of a weight of this shape; `itemsize` is that of the dtype of plain ones."""
+        return itemsize * math.prod(shape) if self.scheme == PLAIN else self.outline(shape).n_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """The storage of a model's matrices; with tied embeddings `embedding` and `head` are the same.
+
+    layers: that of all decoder layers but those in `others`
+    others: that of single layers, by their number from 0
+    """
+
+    layers: Storage
+    embedding: Storage
+    head: Storage
+    others: Mapping[int, Storage] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Short, as in the name of a checkpoint: `int4-g32`, `int4-g32-4-layers-int8`, `int4-g32-head-plain`."""
+        usual = Storage(_usual_ends(self.layers.scheme))
+        ends = (("embeddings", self.embedding), ("head", self.head))
+        counts = Counter(self.others[layer] for layer in sorted(self.others))
+        some = (f"{n}-layer{'s' if n > 1 else ''}-{at}" for at, n in counts.items())
+        return "-".join([str(self.layers), *some, *(f"{end}-{at}" for end, at in ends if at != usual)])
+
+    def of_layer(self, layer: int) -> Storage:
+        """The storage of a decoder layer's matrices."""
+        return self.others.get(layer, self.layers)
+
+    def storage(self, name: str, shape: tuple[int, ...]) -> Storage:
+        """The storage of a weight by its name, as in `weight_shapes`, its groups fitted to the shape."""
+        return Storage(PLAIN) if len(shape) == 1 else self._wanted(name).fitted(shape)
+
+    def of(self, config: ModelConfig) -> dict[str, Storage]:
+        """The storage of every weight of a model, in reading order."""
+        return {name: self.storage(name, shape) for name, shape in weight_shapes(config).items()}
+
+    def smaller_groups(self, config: ModelConfig) -> dict[int, Storage]:
+        """What matrices get whose columns do not fill the groups that were asked for, by the number of columns."""
+        shapes = {name: shape for name, shape in weight_shapes(config).items() if len(shape) > 1}
+        fitted = {name: self.storage(name, shape) for name, shape in shapes.items()}
+        return {shapes[name][1]: at for name, at in fitted.items() if at != self._wanted(name)}
+
+    def _wanted(self, name: str) -> Storage:
+        """What was asked for."""
+        ends = {"embedding": self.embedding, "head": self.head}
+        return ends[name] if name in ends else self.of_layer(layer_of(name))
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationOptions:
+    """An allocation as a person asks for it.
+
+    mode:       scheme of the layers
+    group_size: None takes 32, where the scheme has groups
+    head, embeddings: their schemes; None takes int8, or `mode` where that is plain
+    layers:     those of single layers, as `choices` reads them
+    """
+
+    mode: str
+    group_size: int | None = None
+    head: str | None = None
+    embeddings: str | None = None
+    layers: str | None = None
+
+    def allocation(self, config: ModelConfig) -> Allocation:
+        """What that means for a model; raises UsageError for what cannot be."""
+        mode = storage_of("--mode", self.mode, self.group_size)
+        by_layer = [mode] * config.n_layers
+        if self.layers is not None:
+            by_layer = choices(self.layers, by_layer, self.group_size)
+        embedding, head = self.ends(config, _usual_ends(_most(by_layer).scheme))
+        if self.group_size is not None and all(at.group_size is None for at in (*by_layer, embedding, head)):
+            raise UsageError(f"{mode} has no groups, so --groupsize says nothing.", "Leave out --groupsize.")
+        return allocation_of(by_layer, embedding, head)
+
+    def ends(self, config: ModelConfig, usual: str) -> tuple[Storage, Storage]:
+        """The storages of the embedding and the head; `usual` is the scheme of one that nothing is said of."""
+        wanted = self._tied() if config.tied_embeddings else self
+        named = {"--embeddings": wanted.embeddings or usual, "--head": wanted.head or usual}
+        embedding, head = (storage_of(option, name, self.group_size) for option, name in named.items())
+        return embedding, head
+
+    def _tied(self) -> "AllocationOptions":
+        """Both ends alike, as they are one matrix."""
+        if self.head and self.embeddings and self.head != self.embeddings:
+            raise UsageError(
+                f"--head {self.head} and --embeddings {self.embeddings} contradict each other: the model has one "
+                "matrix for both.",
+                "Give one of them.",
+            )
+        either = self.head or self.embeddings
+        return replace(self, head=either, embeddings=either)
+
+
+def _usual_ends(mode: str) -> str:
+    """Scheme of the embedding and the head where nobody chose one."""
+    return PLAIN if mode == PLAIN else USUAL_ENDS
+
+
+def allocation_of(by_layer: Sequence[Storage], embedding: Storage, head: Storage) -> Allocation:
+    """The allocation with these storages of the decoder layers and the ends."""
+    layers = _most(by_layer)
+    others = {layer: storage for layer, storage in enumerate(by_layer) if storage != layers}
+    return Allocation(layers, embedding, head, others)
+
+
+def _most(by_layer: Sequence[Storage]) -> Storage:
+    """The storage that most layers have, the first among equals."""
+    return Counter(by_layer).most_common(1)[0][0]
+
+
+def storage_of(option: str, text: str, group_size: int | None) -> Storage:
+    """The storage that a text names, `int4` or `int4-g64`; raises UsageError that begins with the option.
+
+    group_size: of a text that says none; None takes 32, where the scheme has groups
+    """
+    scheme, dash, own_size = text.partition("-g")
+    if scheme not in schemes or (dash and not own_size.isdecimal()):
+        nearest = difflib.get_close_matches(scheme, schemes)
+        meant = f"Did you mean {nearest[0]}? " if nearest else ""
+        raise UsageError(f"{option}: there is no scheme called {text!r}.", f"{meant}Schemes: {', '.join(schemes)}.")
+    plug = schemes[scheme]
+    sizes = plug.group_sizes if isinstance(plug, QuantizedScheme) else ()
+    if not sizes:
+        if dash:
+            raise UsageError(f"{option}: {scheme} has no groups, so {text!r} says too much.", f"Write {scheme}.")
+        return Storage(scheme)
+    size = int(own_size) if dash else DEFAULT_GROUP_SIZE if group_size is None else group_size
+    if size not in sizes:
+        raise UsageError(
+            f"--groupsize {size}: {scheme} has groups of {_listed(sizes)} elements.", f"Take --groupsize {sizes[0]}."
+        )
+    return Storage(scheme, size)
+
+
+def choices(text: str, usual: Sequence[Storage], group_size: int | None) -> list[Storage]:
+    """The storage of each layer, as a person writes it: `0-3=int8,*=int4`, where `*` is every layer not named.
+
+    usual: that of the layers which the text says nothing of
+    Raises UsageError where it is of another form, names a layer twice or one that the model does not have.
+    """
+    by_layer: dict[int, Storage] = {}
+    rest = None
+    for entry in text.split(","):
+        match = _CHOICE.fullmatch(entry)
+        if match is None:
+            raise UsageError(f"--layers: {entry!r} is no choice.", "Write --layers '0-3=int8,*=int4'.")
+        storage = storage_of("--layers", match["storage"], group_size)
+        if match["first"] is None:
+            if rest is not None:
+                raise UsageError("--layers: * is named twice.", "Name it once.")
+            rest = storage
+            continue
+        first, last = int(match["first"]), int(match["last"] or match["first"])
+        if not first <= last < len(usual):
+            raise UsageError(
+                f"--layers: {entry!r} names layers that the model does not have.",
+                f"It has {len(usual)} layers, from 0 to {len(usual) - 1}.",
+            )
+        for layer in range(first, last + 1):
+            if layer in by_layer:
+                raise UsageError(f"--layers: layer {layer} is named twice.", "Name each layer once.")
+            by_layer[layer] = storage
+    return [by_layer.get(layer, rest or usual[layer]) for layer in range(len(usual))]
+
+
+def _listed(sizes: tuple[int, ...]) -> str:
+    *first, last = map(str, sizes)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to store a layer: what it weighs, and what it costs (KLD in nats, with every other layer as it was)."""
+
+    storage: Storage
+    n_bytes: int
+    kld: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One option for each layer, and the sums of what they weigh and cost."""
+
+    options: tuple[Option, ...]
+    n_bytes: int
+    kld: float
+
+
+def frontier(layers: Sequence[Sequence[Option]]) -> list[Choice]:
+    """Every choice that no other beats in bytes and KLD, from the smallest to the most faithful; exact.
+
+    Layers of one shape weigh alike, so that there are few different sums of bytes, and few choices are kept on the way.
+    """
+    kept = [Choice((), 0, 0.0)]
+    for options in layers:
+        grown = (
+            Choice((*choice.options, option), choice.n_bytes + option.n_bytes, choice.kld + option.kld)
+            for choice in kept
+            for option in options
+        )
+        kept = list(_unbeaten(grown))
+    return kept
+
+
+def _unbeaten(choices: Iterable[Choice]) -> Iterable[Choice]:
+    lowest = float("inf")
+    for choice in sorted(choices, key=lambda choice: (choice.n_bytes, choice.kld)):
+        if choice.kld < lowest:
+            lowest = choice.kld
+            yield choice

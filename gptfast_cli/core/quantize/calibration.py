@@ -1,0 +1,184 @@
+"""Calibration: second moments of the inputs of every matrix, collected block by block.
+
+The text reaches a layer through all that came before as it has become: quantised layers, and inside of the layer the
+quantised matrices ahead. So the codes of a matrix can make good for what theirs lost (the "true sequential" order of
+GPTQ's authors). One layer is in memory at a time. What stays is the hidden state of each token; and what the layer's
+attention has made of it, until that is joined to it.
+
+The arithmetic is that of the model itself, run on the reference backend whose products pass through a `_Tap`: it
+adds up the moments of what arrives at the matrix in question, and ends the pass there. The states go on by the parts
+of a layer, so that only what lies between a matrix and the beginning of its part is computed twice.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.backends import LayerCache, Linear, RopePositions
+from gptfast_cli.core.backends.reference import Reference, linear
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.models.streaming import Operation, Stream
+from gptfast_cli.core.models.transformer import decoder_layer
+from gptfast_cli.core.models.weights import assemble_layer
+from gptfast_cli.core.quantize.quantizers import Inputs
+from gptfast_cli.core.schemes import Weight, schemes
+from gptfast_cli.core.schemes.plain import plain
+
+_TILE = 512
+"""Rows of the moments that are computed at once, from the diagonal on: half of a symmetric matrix is enough."""
+
+
+class Moments:
+    """Takes in inputs [..., in_features] as they come."""
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        self._sums = torch.zeros(in_features, in_features, device=device)
+        self._n_tokens = 0
+
+    def add(self, x: Tensor) -> None:
+        """Add the inputs of some tokens, of any float dtype."""
+        rows = x.reshape(-1, x.shape[-1]).float()
+        for tile, onward in self._tiles():
+            self._sums[tile, onward].addmm_(rows[:, tile].t(), rows[:, onward])
+        self._n_tokens += len(rows)
+
+    def mean(self) -> Inputs:
+        """The mean over all tokens so far; of none it is zero. Ends the adding up."""
+        for tile, onward in self._tiles():
+            self._sums[onward, tile] = self._sums[tile, onward].t().clone()
+        return Inputs(self._sums.div_(max(1, self._n_tokens)), self._n_tokens)
+
+    def _tiles(self) -> Iterator[tuple[slice, slice]]:
+        """Rows at a time, and the columns from there on."""
+        for first in range(0, len(self._sums), _TILE):
+            yield slice(first, first + _TILE), slice(first, None)
+
+
+_AROUND_LAYERS = ("embedding", "norm")
+"""Names that only the first and the last block have."""
+
+_PART_OF = {"qkv": 0, "attention_output": 1, "gate_up": 2, "down": 2}
+"""The part of a layer that each matrix belongs to."""
+
+_N_PARTS = 3
+
+
+class Calibration:
+    """Texts, as token ids, at the block that is being quantised: for each `enter`, `inputs`, `replace`, `leave`."""
+
+    def __init__(
+        self, config: ModelConfig, texts: Sequence[Sequence[int]], *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._tap = _Tap()
+        backend = Reference(self._tap)
+        # no token is filled in: it would count like one of the text
+        self._stream = Stream(config, texts, backend=backend, device=device, filled_up=False)
+        self._decoder_layer = decoder_layer(config, backend)
+        self._q_dim = config.q_dim
+        self._device, self._dtype = device, dtype
+        self._block: dict[str, Weight] = {}
+        self._part = _N_PARTS  # the one that the states stand before; this many is behind the layer
+        self._heads: list[Tensor] = []  # of each batch, from the first part for the second
+
+    def enter(self, block: Mapping[str, Weight]) -> None:
+        """Come to the next block, as `weight_blocks` cuts them; weights by their full names."""
+        is_layer = block.keys().isdisjoint(_AROUND_LAYERS)
+        self._block = {name: self._dense(weight) if is_layer else weight for name, weight in block.items()}
+        self._part = 0 if is_layer else _N_PARTS
+        if is_layer:
+            self._heads = self._stream.room(self._q_dim, self._dtype)
+        if "norm" in block:
+            self._stream.end()  # behind the layers nothing asks for inputs
+
+    def inputs(self, name: str) -> Inputs | None:
+        """What a matrix of the block is multiplied with, once all before it have been replaced.
+
+        None for the embedding, which is a table, and the head, which may be the same matrix.
+        """
+        if self._part == _N_PARTS:
+            return None
+        while self._part < _PART_OF[name.split(".")[2]]:
+            self._go_on()
+        self._tap.await_inputs(self._block[name], self._device)
+        self._stream.run(partial(_until_reached, self._operation()))
+        return self._tap.taken_in().mean()
+
+    def replace(self, name: str, weight: Weight) -> None:
+        """Go on with what a weight of the block has become."""
+        self._block[name] = weight if self._part == _N_PARTS else self._dense(weight)
+
+    def leave(self) -> None:
+        """Go through what is left of the block as it is now."""
+        while self._part < _N_PARTS:
+            self._go_on()
+        if "embedding" in self._block:
+            embedding = self._block["embedding"]
+            on_device = schemes[embedding.scheme].to(embedding, self._device, self._dtype)
+            self._stream.embed(on_device, self._dtype)
+        self._block = {}
+
+    def _go_on(self) -> None:
+        self._stream.run(self._operation())
+        self._part += 1
+        if self._part == _PART_OF["gate_up"]:
+            self._heads = []  # they take as much as the states, and what comes takes the most beside them
+
+    def _operation(self) -> Operation:
+        """The part that comes next, with the weights as they are now."""
+        layer, weights = self._decoder_layer, assemble_layer(self._block)
+        heads = iter(self._heads)
+
+        def attend(x: Tensor, *, place: RopePositions, cache: LayerCache) -> Tensor:
+            next(heads).copy_(layer.heads(x, weights, place=place, cache=cache))
+            return x
+
+        def join(x: Tensor, *, place: RopePositions, cache: LayerCache) -> Tensor:  # noqa: ARG001  (an Operation's)
+            return layer.join(x, next(heads), weights)
+
+        def feed_forward(x: Tensor, *, place: RopePositions, cache: LayerCache) -> Tensor:  # noqa: ARG001
+            return layer.feed_forward(x, weights)
+
+        return (attend, join, feed_forward)[self._part]
+
+    def _dense(self, weight: Weight) -> Weight:
+        """As the backend would have it for each product, made once for all texts."""
+        on_device = schemes[weight.scheme].to(weight, self._device, self._dtype)
+        return plain(schemes[weight.scheme].dense(on_device, self._dtype))
+
+
+def _until_reached(part: Operation, x: Tensor, *, place: RopePositions, cache: LayerCache) -> Tensor:
+    """Run a part of a layer for what the tap takes in, and leave x as it was."""
+    with contextlib.suppress(_ReachedError):
+        part(x, place=place, cache=cache)
+    return x
+
+
+class _ReachedError(Exception):
+    """The matrix that was awaited has been reached: nothing after it is needed."""
+
+
+class _Tap:
+    """The product of the reference, but what arrives at the awaited weight is taken in and goes no further."""
+
+    def __init__(self) -> None:
+        self._awaited: Weight | None = None
+        self._moments: Moments | None = None
+
+    def await_inputs(self, weight: Weight, device: torch.device) -> None:
+        """Add up what is multiplied with a matrix from now on."""
+        self._awaited, self._moments = weight, Moments(weight.shape[1], device)
+
+    def taken_in(self) -> Moments:
+        """What has been added up, which is the caller's from here on; nothing is awaited any more."""
+        moments, self._awaited, self._moments = self._moments, None, None
+        assert moments is not None
+        return moments
+
+    def __call__(self, x: Tensor, layer: Linear) -> Tensor:
+        if layer.weight is not self._awaited or self._moments is None:
+            return linear(x, layer)
+        self._moments.add(x)
+        raise _ReachedError

@@ -1,0 +1,98 @@
+"""Bytes of a quantised model by part, and the memory that running it needs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
+from gptfast_cli.core.checkpoints.writer import Contents
+from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.device import DTYPES
+from gptfast_cli.core.models.weights import weight_shapes
+from gptfast_cli.core.quantize.allocation import AllocationOptions, Storage
+from gptfast_cli.core.schemes import Weight, is_like, quantized
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class PartSize:
+    """The embedding, the layers' matrices, the head, or the norms and biases; `scheme` is what they get."""
+
+    part: str
+    scheme: str
+    n_params: int
+    n_bytes_before: int
+    n_bytes: int
+
+
+def part_sizes(checkpoint: Checkpoint, contents: Contents, storages: Mapping[str, Storage]) -> tuple[PartSize, ...]:
+    """The sizes of a model's parts, before and as they are planned, in the order in which a step reads them.
+
+    Where layers have several schemes, those of each are a part.
+    """
+    sizes: dict[tuple[str, str], PartSize] = {}
+    for name, shape in weight_shapes(checkpoint.config).items():
+        part = _part(name, shape)
+        n_params, n_bytes_before = 0, 0
+        for piece in checkpoint.pieces(name):
+            n_params += piece.tensor.numel()
+            n_bytes_before += piece.tensor.nbytes
+        scheme = str(storages[name])
+        so_far = sizes.get((part, scheme), PartSize(part, scheme, 0, 0, 0))
+        sizes[part, scheme] = PartSize(
+            part,
+            scheme,
+            so_far.n_params + n_params,
+            so_far.n_bytes_before + n_bytes_before,
+            so_far.n_bytes + contents.weights[name].n_bytes,
+        )
+    return tuple(sizes.values())
+
+
+def _part(name: str, shape: tuple[int, ...]) -> str:
+    if len(shape) == 1:
+        return "norms and biases"
+    return name if name in ("embedding", "head") else "layers"
+
+
+_BFLOAT16_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes of the weights by form, `bfloat16` and the schemes; and of keys and values for each token of context."""
+
+    weight_bytes: Mapping[str, int]
+    kv_bytes_per_token: int
+
+
+def memory_need(config: ModelConfig, schemes: Iterable[str] = ("int8", "int4")) -> MemoryNeed:
+    """What a model of this shape needs, in bfloat16 and quantised as `gptfast quantize --mode` does it."""
+    forms = {"bfloat16": PLAIN, **{scheme: scheme for scheme in schemes}}
+    weight_bytes = {form: _weight_bytes(config, mode) for form, mode in forms.items()}
+    return MemoryNeed(weight_bytes, config.kv_bytes_per_token(_BFLOAT16_BYTES))
+
+
+def _weight_bytes(config: ModelConfig, mode: str) -> int:
+    storages = AllocationOptions(mode).allocation(config).of(config)
+    return sum(storages[name].n_bytes(shape, _BFLOAT16_BYTES) for name, shape in weight_shapes(config).items())
+
+
+def stored(checkpoint: Checkpoint) -> dict[str, Storage]:
+    """The storage of every weight by its name, in reading order."""
+    return {name: _storage(checkpoint, name) for name in weight_shapes(checkpoint.config)}
+
+
+def _storage(checkpoint: Checkpoint, name: str) -> Storage:
+    # a plain weight is told by its dtypes: another program's would have to be read and put together
+    if set(checkpoint.dtypes(name)) <= set(DTYPES.values()):
+        return Storage(PLAIN)
+    weight = checkpoint.weight(name)
+    return Storage(weight.scheme, _group_size(weight))
+
+
+def _group_size(weight: Weight) -> int | None:
+    scheme = quantized(weight.scheme)
+    return next(
+        (size for size in scheme.group_sizes if is_like(weight, scheme.outline(weight.shape, size))),
+        None,
+    )

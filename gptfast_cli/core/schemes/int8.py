@@ -1,0 +1,79 @@
+"""The int8 scheme: a signed byte a weight and a bfloat16 scale a row, symmetric about zero.
+
+    codes   int8      [out_features, in_features]   -127..127
+    scales  bfloat16  [out_features]
+
+    weight[o, i] = codes[o, i] * scales[o]
+
+Every weight is exact in float32. What was measured on normal weights: codes that are chosen after the scale was
+rounded make good for it, so that a float32 scale has the same error to three digits.
+"""
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.schemes import Grid, Weight, is_like
+
+NAME = "int8"
+_HIGHEST = 127
+_SCALE_DTYPE = torch.bfloat16
+_CODES, _SCALES = "codes", "scales"
+
+
+class Int8:
+    """Every row is one group."""
+
+    group_sizes: tuple[int, ...] = ()
+
+    def part_names(self) -> tuple[str, ...]:
+        """See Scheme."""
+        return (_CODES, _SCALES)
+
+    def is_whole(self, weight: Weight) -> bool:
+        """See Scheme."""
+        return len(weight.shape) == 2 and is_like(weight, self.outline(weight.shape, None))
+
+    def dense(self, weight: Weight, dtype: torch.dtype) -> Tensor:
+        """See Scheme."""
+        return _dense(weight.parts[_CODES], weight.parts[_SCALES], dtype)
+
+    def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """See Scheme."""
+        return _dense(weight.parts[_CODES][index], weight.parts[_SCALES][index], dtype)
+
+    def columns(self, weight: Weight, columns: slice) -> Weight:
+        """See Scheme; a row's scale goes with every part of it."""
+        codes = weight.parts[_CODES][:, columns].contiguous()
+        return Weight(NAME, tuple(codes.shape), {_CODES: codes, _SCALES: weight.parts[_SCALES]})
+
+    def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:  # noqa: ARG002  (it is fixed)
+        """See Scheme."""
+        return Weight(NAME, weight.shape, {name: part.to(device) for name, part in weight.parts.items()})
+
+    def outline(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
+        """See QuantizedScheme."""
+        assert group_size is None, group_size
+        out_features, in_features = shape
+        codes = torch.empty(out_features, in_features, dtype=torch.int8, device="meta")
+        scales = torch.empty(out_features, dtype=_SCALE_DTYPE, device="meta")
+        return Weight(NAME, shape, {_CODES: codes, _SCALES: scales})
+
+    def grid(self, low: Tensor, high: Tensor) -> Grid:
+        """See QuantizedScheme."""
+        limits = torch.finfo(_SCALE_DTYPE)
+        # wide enough to divide by, and no code stands for infinity; both are far from any real weight
+        scales = (torch.maximum(-low, high) / _HIGHEST).clamp(limits.tiny, limits.max / (_HIGHEST + 1)).to(_SCALE_DTYPE)
+        return Grid(scales, torch.zeros_like(scales, dtype=torch.int8), -_HIGHEST, _HIGHEST)
+
+    def pack(self, codes: Tensor, grid: Grid, in_features: int) -> Weight:
+        """See QuantizedScheme."""
+        shape = (len(codes), in_features)
+        return Weight(NAME, shape, {_CODES: codes.reshape(shape), _SCALES: grid.scales.reshape(-1)})
+
+
+def _dense(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Codes [..., in_features] times scales [...]; rounded once, where `dtype` is narrower than float32."""
+    return codes.float().mul_(scales.unsqueeze(-1)).to(dtype)
+
+
+PLUG = Int8()

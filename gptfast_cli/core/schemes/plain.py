@@ -1,0 +1,48 @@
+"""The plain scheme: a weight is one tensor in a floating dtype, as it was trained or rounded to bfloat16."""
+
+import torch
+from torch import Tensor
+
+from gptfast_cli.core.schemes import Weight
+
+NAME = "plain"
+_PART = "weight"
+
+
+def plain(tensor: Tensor) -> Weight:
+    """A tensor as a weight of the plain scheme."""
+    return Weight(NAME, tuple(tensor.shape), {_PART: tensor})
+
+
+class Plain:
+    """One part, which is the weight itself."""
+
+    def part_names(self) -> tuple[str, ...]:
+        """See Scheme."""
+        return (_PART,)
+
+    def is_whole(self, weight: Weight) -> bool:
+        """See Scheme."""
+        if set(weight.parts) != {_PART}:
+            return False
+        part = weight.parts[_PART]
+        return part.is_floating_point() and tuple(part.shape) == weight.shape
+
+    def dense(self, weight: Weight, dtype: torch.dtype) -> Tensor:
+        """See Scheme."""
+        return weight.parts[_PART].to(dtype)
+
+    def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """See Scheme."""
+        return weight.parts[_PART][index].to(dtype)
+
+    def columns(self, weight: Weight, columns: slice) -> Weight:
+        """See Scheme."""
+        return plain(weight.parts[_PART][:, columns].contiguous())
+
+    def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:
+        """See Scheme."""
+        return plain(weight.parts[_PART].to(device=device, dtype=dtype))
+
+
+PLUG = Plain()

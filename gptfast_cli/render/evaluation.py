@@ -1,0 +1,266 @@
+"""An evaluation as tables and as JSON."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Final, TextIO
+
+from gptfast_cli.core.evals.comparison import Compared, ModelSummary
+from gptfast_cli.core.evals.divergence import Divergence
+from gptfast_cli.core.evals.perplexity import Perplexity
+from gptfast_cli.core.evals.tasks.results import Metric, TaskResult, TaskResults
+from gptfast_cli.core.jobs.eval import Evaluation
+from gptfast_cli.render.json import finite
+from gptfast_cli.render.machine import machine_line
+from gptfast_cli.render.numbers import count, nats, share
+from gptfast_cli.render.tables import Table, aligned, wrapped
+from gptfast_cli.render.terminal import printable, styled
+
+_DIVERGENCE_HEADINGS: Final = ("divergence", "value", "")
+
+
+def divergence_table(found: Compared) -> Table:
+    """A row for each number."""
+    return Table(_DIVERGENCE_HEADINGS, tuple(_divergence_rows(found.divergence)), "<><")
+
+
+def divergence_sides(found: Compared) -> str:
+    """Who stands against whom, and on what."""
+    text = "the bundled text" if found.protocol is None else f"the text by {found.protocol}"
+    windows = f", {found.n_windows:,} of {found.n_windows_all:,} windows" if found.is_partial else ""
+    return (
+        f"{_told(found.model)}, against the reference, {_told(found.reference)}: {found.divergence.tokens:,} tokens of "
+        f"{text}{windows}"
+    )
+
+
+def divergence_verdict(found: Compared) -> str:
+    """Which one predicts the text better, where that can be told."""
+    divergence, model, reference = found.divergence, found.model.name, found.reference.name
+    if found.is_itself:
+        return f"{model} was compared with itself."
+    if divergence.ppl_ratio_low is None or divergence.ppl_ratio_high is None:
+        return "Which one predicts the text better cannot be told from this."
+    low, high = divergence.ppl_ratio_low, divergence.ppl_ratio_high
+    decimals = _decimals(high - low)
+    ratio = f"x {divergence.ppl_ratio:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+    match divergence.better:
+        case None:
+            return f"No difference in perplexity beyond the noise: {ratio}."
+        case "reference":
+            return f"The reference, {reference}, predicts the text better: perplexity {ratio}."
+        case "other":
+            return f"{model} predicts the text better than the reference: perplexity {ratio}."
+
+
+def _divergence_rows(found: Divergence) -> Iterator[tuple[str, str, str]]:
+    yield "KLD", nats(found.kld_mean), "mean, in nats"
+    yield "KLD p99", nats(found.kld_p99), ""
+    yield "KLD max", nats(found.kld_max), ""
+    yield "same top", share(found.same_top1), "both put the same token first"
+    yield "flips", share(found.flips), "just one of both puts the text's token first"
+    yield "RMS change", share(found.rms_p_change), "of the probability of the text's token"
+    yield "alpha", f"{found.alpha:.4f}", "the share of tokens accepted as the reference's draft"
+    yield "perplexity", f"{found.ppl_other:.4f}", f"the reference {found.ppl_reference:.4f}"
+
+
+def _told(side: ModelSummary) -> str:
+    return ", ".join([f"{side.name} ({side.scheme} {side.dtype} on {side.device}", side.backend, *side.roundings]) + ")"
+
+
+def _decimals(width: float) -> int:
+    """Digits behind the point that show an interval of this width."""
+    return min(max(4, 2 - math.floor(math.log10(width))), 8) if 0 < width < math.inf else 4
+
+
+_PERPLEXITY_HEADINGS: Final = ("protocol", "perplexity", "± stderr", "tokens", "windows")
+
+
+def perplexity_table(found: Perplexity) -> Table:
+    """The table of one row."""
+    windows = f"{found.n_windows:,}" + (f" of {found.n_windows_all:,}" if found.is_partial else "")
+    row = (found.protocol, f"{found.value:,.4f}", _error(found.stderr), f"{found.n_tokens:,}", windows)
+    return Table(_PERPLEXITY_HEADINGS, (row,), "<" + ">" * (len(_PERPLEXITY_HEADINGS) - 1))
+
+
+def perplexity_notes(found: Perplexity) -> Iterator[str]:
+    """What belongs to the number."""
+    yield f"perplexity of a {found.unit}"
+    if found.stderr is not None:
+        yield "± from 20 batches of tokens in a row"
+    if found.stderr_tokens is not None:
+        yield f"± {_error(found.stderr_tokens)} if each token stood for itself"
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"{error:,.4f}"
+
+
+_DIM: Final = "2"
+_SHOWN_FAILURES: Final = 5
+_HEADINGS: Final = ("task", "shots", "n", "metric", "value", "± stderr")
+
+
+def write_evaluation(evaluation: Evaluation, stream: TextIO) -> None:
+    """Write it; a part that was interrupted says so."""
+    _write_dim(f"{evaluation.model}: {count(evaluation.n_params)} parameters, {evaluation.scheme}", stream)
+    if evaluation.tasks is not None:
+        _write_tasks(evaluation.tasks, stream)
+    if evaluation.perplexity is not None:
+        _write_perplexity(evaluation.perplexity, stream)
+    if evaluation.comparison is not None:
+        _write_comparison(evaluation.comparison, stream)
+    _write_dim(machine_line(evaluation.environment), stream)
+    stream.flush()
+
+
+def _write_tasks(tasks: TaskResults, stream: TextIO) -> None:
+    rows = [row for result in tasks.results for row in _rows(result)]
+    table = Table(_HEADINGS, tuple(rows), "<>><>>")
+    _write_table(table, stream)
+    if tasks.is_partial:
+        stream.write("PARTIAL: interrupted, these are the questions that had been answered.\n")
+    for line in _failures(tasks):
+        stream.write(f"{printable(line)}\n")
+    _write_dim("; ".join(_about(tasks)), stream)
+
+
+def _failures(tasks: TaskResults) -> Iterator[str]:
+    """Questions that could not be answered, those of a task with one reason together."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for failed in tasks.failures:
+        numbers.setdefault((failed.task, failed.reason), []).append(failed.number)
+    for (task, reason), own in numbers.items():
+        shown = ", ".join(map(str, own[:_SHOWN_FAILURES])) + (" …" if len(own) > _SHOWN_FAILURES else "")
+        questions = "question" if len(own) == 1 else f"{len(own):,} questions:"
+        yield from wrapped(f"FAILED: {task}, {questions} {shown}: {reason}")
+
+
+def _write_perplexity(found: Perplexity, stream: TextIO) -> None:
+    _write_table(perplexity_table(found), stream)
+    if found.is_partial:
+        stream.write("PARTIAL: interrupted, this is the perplexity of the windows that had been read.\n")
+    _write_dim("; ".join(perplexity_notes(found)), stream)
+
+
+def _write_comparison(found: Compared, stream: TextIO) -> None:
+    _write_table(divergence_table(found), stream)
+    if found.is_partial:
+        stream.write("PARTIAL: interrupted, this is what both had read.\n")
+    stream.write("".join(f"{line}\n" for line in wrapped(divergence_verdict(found))))
+    _write_dim(divergence_sides(found), stream)
+
+
+def _write_table(table: Table, stream: TextIO) -> None:
+    stream.write("\n" + "".join(f"{printable(line)}\n" for line in aligned(table)) + "\n")
+
+
+def _rows(result: TaskResult) -> Iterator[tuple[str, ...]]:
+    names = (result.task, "" if result.n_shots is None else str(result.n_shots), _n(result))
+    for metric in result.metrics:
+        yield (*names, metric.name, *_cells(metric))
+        names = ("", "", "")
+
+
+def _n(result: TaskResult) -> str:
+    """Questions that the numbers are of; where they are not all, also how many there are."""
+    if result.is_group:
+        return ""
+    return f"{result.n:,}" if result.n == result.n_all else f"{result.n:,} of {result.n_all:,}"
+
+
+def _cells(metric: Metric) -> tuple[str, str]:
+    return _figure(metric.value), "" if metric.stderr is None else _figure(metric.stderr)
+
+
+def _figure(value: float) -> str:
+    """Four decimals; of a large number as many digits as matter."""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.6g}"
+
+
+def _about(tasks: TaskResults) -> Iterator[str]:
+    yield tasks.beginnings
+    yield f"seed {tasks.seed}"
+    if tasks.n_found:
+        yield f"{tasks.n_found:,} answers from an earlier run"
+    yield from tasks.notes
+    if tasks.folder is not None:
+        yield f"results and samples are in {tasks.folder}"
+
+
+def _write_dim(sentence: str, stream: TextIO) -> None:
+    for line in wrapped(sentence):
+        stream.write(styled(line, _DIM, stream) + "\n")
+
+
+def document(evaluation: Evaluation) -> dict[str, Any]:
+    """Numbers that are none, such as the perplexity of what is impossible, become null."""
+    return {
+        "model": evaluation.model,
+        "scheme": evaluation.scheme,
+        "dtype": evaluation.environment.dtype,
+        "environment": asdict(evaluation.environment),
+        "load_s": evaluation.load_s,
+        "interrupted": evaluation.is_interrupted,
+        "results": None if evaluation.tasks is None else _results(evaluation.tasks),
+        "tasks": None if evaluation.tasks is None else _about_json(evaluation.tasks),
+        "perplexity": None if evaluation.perplexity is None else _perplexity(evaluation.perplexity),
+        "divergence": None if evaluation.comparison is None else _divergence(evaluation.comparison),
+    }
+
+
+def _results(tasks: TaskResults) -> dict[str, Any]:
+    """Metrics by task; a standard error stands beside its metric as `acc_stderr`."""
+    return {result.task: finite(dict(_values(result))) for result in tasks.results}
+
+
+def _values(result: TaskResult) -> list[tuple[str, float | None]]:
+    values: list[tuple[str, float | None]] = []
+    for metric in result.metrics:
+        values += [(metric.name, metric.value), (f"{metric.name}_stderr", metric.stderr)]
+    return values
+
+
+def _about_json(tasks: TaskResults) -> dict[str, Any]:
+    """How the results came about; of each task, how much of it they are about."""
+    return {
+        "beginnings": tasks.beginnings,
+        "seed": tasks.seed,
+        "partial": tasks.is_partial,
+        "notes": list(tasks.notes),
+        "failures": [
+            {"task": failed.task, "question": failed.number, "reason": failed.reason} for failed in tasks.failures
+        ],
+        "folder": None if tasks.folder is None else str(tasks.folder),
+        "each": {
+            result.task: {
+                "n": result.n,
+                "n_all": result.n_all,
+                "n_shots": result.n_shots,
+                "whole": result.is_whole,
+                "group": result.is_group,
+            }
+            for result in tasks.results
+        },
+    }
+
+
+def _perplexity(found: Perplexity) -> object:
+    return finite({**asdict(found), "partial": found.is_partial})
+
+
+def _divergence(found: Compared) -> object:
+    """The numbers, which model predicts the text better beyond the noise, and what was compared."""
+    return finite(
+        {
+            **asdict(found.divergence),
+            "better": found.divergence.better,
+            "model": asdict(found.model),
+            "reference": asdict(found.reference),
+            "protocol": found.protocol,
+            "n_windows": found.n_windows,
+            "n_windows_all": found.n_windows_all,
+            "itself": found.is_itself,
+            "partial": found.is_partial,
+        }
+    )

@@ -1,0 +1,132 @@
+"""A plan as a table and as JSON."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from gptfast_cli.core.bench.plan import RESERVE, PlanRow
+from gptfast_cli.core.engine.runner import PREFILL_CHUNK
+from gptfast_cli.core.jobs.plan import BenchPlan
+from gptfast_cli.render.bench import schemes_of
+from gptfast_cli.render.json import write_document
+from gptfast_cli.render.numbers import (
+    count,
+    digits,
+    duration,
+    gigabytes_per_second,
+    size,
+)
+from gptfast_cli.render.tables import Table, aligned, wrapped
+from gptfast_cli.render.terminal import styled
+
+_CASE = ("tp", "batch", "context")
+_MEMORY = (*_CASE, "weights", "KV", "buffers", "headroom", "max context", "max batch")
+_SPEED = (*_CASE, "step", "reads", "kernels", "all-reduce", "tok/s", "each", "MBU")
+_DIM = "2"
+
+
+def write_table(plan: BenchPlan, stream: TextIO) -> None:
+    """Write it; all bytes are those of one device."""
+    schemes = schemes_of(plan.scheme, plan.head_scheme)
+    kept = "" if plan.kv_dtype == plan.dtype else f"; {plan.kv_dtype} keys and values"
+    for line in wrapped(f"{plan.model}: {count(plan.n_params)} parameters, {schemes}, {plan.dtype}{kept}"):
+        stream.write(styled(line, _DIM, stream) + "\n")
+    for headings, cells in ((_MEMORY, _memory), (_SPEED, _speed)):
+        rows = tuple((*_case(row), *cells(row)) for row in plan.rows)
+        stream.write("\n" + "".join(f"{line}\n" for line in aligned(Table(headings, rows, ">" * len(headings)))))
+    stream.write("\n")
+    for line in (line for sentence in _grounds(plan) for line in wrapped(sentence)):
+        stream.write(styled(line, _DIM, stream) + "\n")
+    stream.flush()
+
+
+def _case(row: PlanRow) -> tuple[str, ...]:
+    return str(row.tp), str(row.batch_size), f"{row.context:,}"
+
+
+def _memory(row: PlanRow) -> Iterator[str]:
+    yield from (size(n_bytes) for n_bytes in (row.weight_bytes, row.kv_bytes, row.buffer_bytes))
+    if row.headroom_bytes is None or row.max_context is None or row.max_batch_size is None:
+        return
+    yield size(row.headroom_bytes) if row.headroom_bytes >= 0 else f"-{size(-row.headroom_bytes)}"
+    yield f"{row.max_context:,}"
+    yield f"{row.max_batch_size:,}"
+
+
+def _speed(row: PlanRow) -> Iterator[str]:
+    if row.fits is False:
+        yield "no room"
+        return
+    time = row.time
+    yield size(row.step_bytes)
+    yield "" if time.read_s is None else duration(time.read_s)
+    yield duration(time.layers_s) if time.layers_s else ""
+    yield duration(time.exchange_s) if time.exchange_s else ""
+    if row.tok_s is not None and row.mbu is not None:
+        yield digits(row.tok_s)
+        yield digits(row.tok_s / row.batch_size)
+        yield f"{row.mbu:.0%}"
+
+
+def _grounds(plan: BenchPlan) -> Iterator[str]:
+    """What the numbers rest on, and what is missing for those that are not there."""
+    hardware, reach = plan.hardware, plan.reach
+    has_links = any(row.tp > 1 for row in plan.rows)
+    yield f"a device: {'; '.join(_figures(plan, has_links=has_links))}"
+    names = {scheme: f" ({scheme})" if len(reach.shares) > 1 else "" for scheme in reach.shares}
+    shares = ", ".join(f"{share:.0%}{names[scheme]}" for scheme, share in reach.shares.items())
+    besides = f", and each layer takes {1e6 * reach.layer_seconds:.3g} us besides" if reach.layer_seconds else ""
+    yield f"decoding reads at {shares} of the bandwidth{besides}; tok/s are those at the end of the context"
+    yield f"buffers: activations of {PREFILL_CHUNK} tokens, logits; MBU: bytes of a step / its time / bandwidth"
+    if hardware.bandwidth is None:
+        yield "tok/s needs --device-bandwidth"
+    if hardware.memory_bytes is None:
+        yield "whether it fits needs --device-memory"
+    if has_links and hardware.link_bandwidth is None:
+        yield "tok/s with --tp above 1 needs --link-bandwidth"
+
+
+def _figures(plan: BenchPlan, *, has_links: bool) -> Iterator[str]:
+    hardware, read, free = plan.hardware, *((" (measured here, now)", " free") if plan.is_measured else ("", ""))
+    if hardware.bandwidth is not None:
+        yield f"{gigabytes_per_second(hardware.bandwidth / 1e9)}{read}"
+    if hardware.memory_bytes is not None:
+        yield f"{size(hardware.memory_bytes)}{free}, less a reserve of {RESERVE:.0%}"
+    if has_links and hardware.link_bandwidth is not None:
+        link = gigabytes_per_second(hardware.link_bandwidth / 1e9)
+        yield f"{link} to the others, {1e6 * hardware.link_latency:.3g} us a message"
+
+
+def write_json(plan: BenchPlan, command: str, stream: TextIO) -> None:
+    """Write it; `command` is what made it."""
+    write_document("gptfast.plan/1", document(plan, command), stream)
+
+
+def document(plan: BenchPlan, command: str) -> dict[str, Any]:
+    """The plan as JSON values."""
+    hardware = plan.hardware
+    return {
+        "command": command,
+        "model": plan.model,
+        "scheme": plan.scheme,
+        "head_scheme": plan.head_scheme,
+        "n_params": plan.n_params,
+        "dtype": plan.dtype,
+        "kv_dtype": plan.kv_dtype,
+        "hardware": {
+            "bandwidth_gbps": hardware.bandwidth and hardware.bandwidth / 1e9,
+            "bandwidth_is_measured": plan.is_measured,
+            "memory_bytes": hardware.memory_bytes,
+            "reserve": RESERVE,
+            "link_gbps": hardware.link_bandwidth and hardware.link_bandwidth / 1e9,
+            "link_latency_s": hardware.link_latency,
+        },
+        "efficiency": asdict(plan.reach),
+        "rows": [_row(row) for row in plan.rows],
+    }
+
+
+def _row(row: PlanRow) -> dict[str, Any]:
+    fields = asdict(row)
+    time = fields.pop("time")
+    return {**fields, "fits": row.fits, **time, "step_s": row.time.seconds}

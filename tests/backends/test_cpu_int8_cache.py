@@ -1,0 +1,147 @@
+"""The CPU engine codes keys and values as the reference does, and reads them alike; the same bits in any pieces."""
+
+import statistics
+
+import pytest
+import torch
+from torch import Tensor
+
+from cpu_engine import SHAPES, fed, filled_cache, native, reference, weights_of
+from gptfast_cli.core.backends import (
+    KEY_BLOCK,
+    QUAD,
+    FloatCache,
+    Int8Cache,
+    int8_cache,
+)
+from gptfast_cli.core.models.native import NativeModel
+
+DTYPES = [torch.float32, torch.bfloat16]
+INT8 = torch.int8
+# between what both make of one cache: the order of sums; the mantissa of bfloat16
+BOUNDS = {torch.float32: 5e-6, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> object:
+    with torch.inference_mode():
+        yield
+
+
+def some_tokens(vocab_size: int, n: int) -> list[int]:
+    return torch.randint(vocab_size, (n,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+def error(given: Tensor, expected: Tensor) -> float:
+    return float((given - expected).norm() / expected.norm())
+
+
+def in_int8(shape: str, dtype: torch.dtype, *, n_threads: int = 1) -> NativeModel:
+    return native(*weights_of(shape, "float32"), dtype, n_threads=n_threads, kv_dtype=INT8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+def test_a_cache_is_read_as_the_reference_reads_it(shape: str, dtype: torch.dtype) -> None:
+    config, weights = weights_of(shape, "float32")
+    model, oracle = in_int8(shape, dtype), reference(config, weights, kv_dtype=INT8)
+    tokens, errors = some_tokens(config.vocab_size, 300), []
+    ours, theirs = filled_cache(model, 1, 300), oracle.new_cache(1)
+    theirs.reserve(300)
+    for n, token in enumerate(tokens):
+        if n % 23 == 22:  # with what stands there now the reference makes the same step
+            for mine, its in zip(ours.tensors(), theirs.tensors(), strict=True):
+                its.copy_(mine)
+            theirs.lengths[0] = n
+            expected = oracle.step([[token]], theirs, slice(None))
+        given = model.step([[token]], ours, slice(None))
+        ours.advance(slice(None), 1)
+        if n % 23 == 22:
+            errors.append(error(given, expected))
+    # a value of the step itself may be on the border of two codes
+    assert statistics.median(errors) < BOUNDS[dtype]
+    assert max(errors) < 2e-2
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+def test_codes_and_scales_are_the_references(shape: str, dtype: torch.dtype) -> None:
+    model, n = in_int8(shape, dtype), 2 * KEY_BLOCK
+    tokens = some_tokens(model.config.vocab_size, n)
+    coded, exact = (filled_cache(each, 1, n) for each in (model, native(*weights_of(shape, "float32"), dtype)))
+    model.step([tokens], coded, slice(None))
+    for layer in coded.whole():
+        assert isinstance(layer, Int8Cache)
+        codes, scales = int8_cache.quantised(torch.unflatten(layer.recent_keys, 2, (2, KEY_BLOCK)), dim=-2)
+        assert torch.equal(layer.key_scales, scales)
+        keys = codes.float() * scales.unsqueeze(-2)
+        assert torch.equal(int8_cache.coded_keys(layer, torch.float32), keys.flatten(2, 3))
+    if dtype is torch.float32:  # in bfloat16 values are rounded before they can be seen
+        native(*weights_of(shape, "float32"), dtype).step([tokens], exact, slice(None))
+        first, plain = coded.whole()[0], exact.whole()[0]
+        assert isinstance(first, Int8Cache) and isinstance(plain, FloatCache)
+        codes, scales = int8_cache.quantised(plain.values, dim=-1)
+        assert torch.equal(first.value_scales, scales)
+        assert torch.equal(first.value_codes.transpose(3, 4).flatten(2, 3), codes)
+        assert first.value_codes.shape[2] == n / QUAD
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+def test_logits_are_near_the_references(shape: str, dtype: torch.dtype) -> None:
+    config, weights = weights_of(shape, "float32")
+    tokens = some_tokens(config.vocab_size, 300)
+    expected = fed(reference(config, weights, kv_dtype=INT8), tokens, [1] * 300)
+    assert error(fed(in_int8(shape, dtype), tokens, [1] * 300), expected) < (2e-3 if dtype is torch.float32 else 3e-2)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+def test_a_text_gives_the_same_bits_in_whatever_pieces_it_is_fed(shape: str, dtype: torch.dtype) -> None:
+    model = in_int8(shape, dtype)
+    tokens = some_tokens(model.config.vocab_size, 400)
+    alone = fed(model, tokens, [1] * 400)
+    for pieces in ([400], [1, 2, 5, 8, 17, 3, 16, 9, 130, 209], [126, 3, 1, 124, 6, 140]):
+        ends = torch.tensor(pieces).cumsum(0) - 1
+        assert torch.equal(fed(model, tokens, pieces, row=1, n_rows=2), alone[ends])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+def test_a_row_of_a_batch_has_the_bits_that_it_has_alone(dtype: torch.dtype) -> None:
+    model = in_int8("grouped heads, odd sizes", dtype)
+    texts, n_rows = [some_tokens(model.config.vocab_size, 300 + row)[row:] for row in range(9)], 9
+    cache = filled_cache(model, n_rows, 300)
+    for row, text in enumerate(texts):  # at unlike places, some of which come to the end of a block
+        n = 110 + 15 * row
+        model.step([text[:n]], cache, slice(row, row + 1))
+        cache.advance(slice(row, row + 1), n)
+    for step in range(30):
+        logits = model.step([[text[110 + 15 * row + step]] for row, text in enumerate(texts)], cache, slice(None))
+        cache.advance(slice(None), 1)
+    for row, text in enumerate(texts):
+        n = 140 + 15 * row
+        assert torch.equal(logits[row], fed(model, text[:n], [n])[-1])
+
+
+@pytest.mark.parametrize("shape", ["one key head, biases", "many queries a head"])  # threads share out chunks of keys
+def test_any_number_of_threads_gives_the_same_bits(shape: str) -> None:
+    for dtype in DTYPES:
+        results = []
+        for n_threads in (1, 3):
+            model = in_int8(shape, dtype, n_threads=n_threads)
+            tokens = some_tokens(model.config.vocab_size, 519)
+            results.append(fed(model, tokens, [250, 3, 1, 1, 1, 260, 1, 1, 1]))
+        assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("kept", [125, 127, 128, 129, 255])
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+def test_what_was_drafted_in_vain_leaves_no_trace(kept: int, dtype: torch.dtype) -> None:
+    model = in_int8("grouped heads, odd sizes", dtype)
+    tokens, others = some_tokens(model.config.vocab_size, 400), [7, 8, 9] * 50
+    cache = filled_cache(model, 1, 400)
+    model.step([tokens[:kept]], cache, slice(None))
+    cache.advance(slice(None), kept)
+    for n in (1, 6, KEY_BLOCK):
+        model.step([others[:n]], cache, slice(None))
+    assert torch.equal(model.step([tokens[kept:]], cache, slice(None)), fed(model, tokens, [400]))

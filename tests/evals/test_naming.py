@@ -1,0 +1,28 @@
+"""Names and patterns stand for tasks, and a name that is none is answered with those that may have been meant."""
+
+import pytest
+
+from gptfast_cli.core.errors import NotFoundError
+from gptfast_cli.core.evals.tasks.requests import resolved_task
+
+KNOWN = ("arc_challenge", "arc_easy", "hellaswag", "mmlu", "mmlu_anatomy", "mmlu_law", "winogrande")
+
+
+def test_patterns_stand_for_all_that_match_and_nothing_comes_twice() -> None:
+    assert resolved_task(["mmlu_*", "hellaswag", "*_law"], KNOWN) == ["mmlu_anatomy", "mmlu_law", "hellaswag"]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("helaswag", " Near it: hellaswag."),
+        ("mmlu_lore", " Near it: mmlu_law, mmlu."),
+        ("arc", " Near it: arc_challenge, arc_easy."),
+        ("zzz", ""),
+        ("", ""),
+    ],
+)
+def test_a_name_that_is_none_is_told_with_those_near_it(name: str, near: str) -> None:
+    with pytest.raises(NotFoundError) as error:
+        resolved_task([name], KNOWN)
+    assert error.value.message == f"There is no task called {name!r}.{near}"
