@@ -33,20 +33,18 @@ SCHEMES: Mapping[str, Scheme] = dict(schemes)  # a plain one: a compiler cannot 
 
 
 class Reference:
-    """See Backend."""
+    """The Backend that runs on every device that PyTorch has."""
 
-    def __init__(self, product: "Callable[[Tensor, Linear], Tensor] | None" = None) -> None:
-        """`product` takes the place of `linear`: whatever a model multiplies with a matrix passes through it."""
+    def __init__(self, product: Callable[[Tensor, Linear], Tensor] | None = None) -> None:
+        """`product` replaces `linear` for every matrix product of a model: calibration records the inputs there."""
         self._product = linear if product is None else product
 
     def embed(self, tokens: Tensor, embedding: Weight, dtype: torch.dtype) -> Tensor:
-        """See Backend."""
         return SCHEMES[embedding.scheme].rows(embedding, tokens, dtype)
 
     def project_qkv(
         self, x: Tensor, qkv: Linear, *, norm: Norm, place: RopePositions, cache: LayerCache, spec: AttentionSpec
     ) -> Tensor:
-        """See Backend."""
         # [batch, time, all heads, head_dim]
         heads = torch.unflatten(self._product(rms_norm(x, norm), qkv), -1, (-1, spec.head_dim))
         q, k, v = heads.split_with_sizes([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads], dim=2)
@@ -54,7 +52,6 @@ class Reference:
         return rotate(q, place)
 
     def attend(self, q: Tensor, cache: LayerCache, *, place: RopePositions, spec: AttentionSpec) -> Tensor:
-        """See Backend."""
         # query heads that share a key head become rows of one product: nothing of the cache is repeated
         q = torch.unflatten(q, 2, (spec.n_kv_heads, -1))  # [batch, time, kv_heads, group, head_dim]
         q = q.permute(0, 2, 3, 1, 4)
@@ -69,20 +66,16 @@ class Reference:
         return heads.permute(0, 3, 1, 2, 4).flatten(2)
 
     def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
-        """See Backend."""
         return residual + self._product(heads, output)
 
     def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm) -> Tensor:
-        """See Backend."""
         gate, up = self._product(rms_norm(x, norm), gate_up).chunk(2, dim=-1)
         return silu(gate) * up
 
     def down(self, hidden: Tensor, down: Linear, *, residual: Tensor) -> Tensor:
-        """See Backend."""
         return residual + self._product(hidden, down)
 
     def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:
-        """See Backend."""
         return self._product(rms_norm(x, norm), head).float()
 
 

@@ -62,7 +62,7 @@ class KVLayout(Protocol):
 
 
 class FloatKVLayout:
-    """See Form; in a floating dtype."""
+    """Keys and values in a floating dtype, as computed."""
 
     most_tokens = sys.maxsize
     block = 1
@@ -73,16 +73,14 @@ class FloatKVLayout:
         self._token_bytes = config.kv_bytes_per_token(dtype.itemsize)
 
     def layer(self, parts: Mapping[str, Tensor]) -> LayerCache:
-        """See KVLayout."""
         return FloatCache(**parts)
 
     def bytes_read(self, n_tokens: int) -> int:
-        """See KVLayout."""
         return n_tokens * self._token_bytes
 
 
 class Int8KVLayout:
-    """See Form and Int8Cache; `dtype` is that of keys which are not codes yet."""
+    """Keys and values as int8 codes and float32 scales (Int8Cache); `dtype` is that of `recent_keys`."""
 
     most_tokens = block = KEY_BLOCK
 
@@ -98,11 +96,9 @@ class Int8KVLayout:
         self._config, self._itemsize = config, dtype.itemsize
 
     def layer(self, parts: Mapping[str, Tensor]) -> LayerCache:
-        """See KVLayout."""
         return Int8Cache(**parts)
 
     def bytes_read(self, n_tokens: int) -> int:
-        """See KVLayout."""
         config, scale = self._config, torch.float32.itemsize
         n_recent = n_tokens % KEY_BLOCK
         blocks = (n_tokens - n_recent) // KEY_BLOCK * (KEY_BLOCK + scale) * config.kv_dim

@@ -56,7 +56,7 @@ def can_run(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> bo
 
 
 class NativeModel:
-    """See Decoder; it takes over weights block by block, as `weight_blocks` cuts them, and keeps packed copies."""
+    """A Decoder on the CPU engine; `take` is called once for each block of `weight_blocks`, and keeps packed copies."""
 
     has_own_threads = True
 
@@ -104,7 +104,6 @@ class NativeModel:
             self._take_layer(block)
 
     def new_cache(self, n_rows: int) -> KVCache:
-        """See Decoder."""
         return KVCache(self.share.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
 
     @property
@@ -113,19 +112,16 @@ class NativeModel:
         return self.group.size == 1
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
-        """See Decoder."""
         return self._run(_batch(tokens, cache, rows), cache)
 
     def feed(
         self, tokens: Sequence[Tensor], cache: KVCache, rows: slice, wanted: Sequence[int] | None = None
     ) -> Tensor:
-        """See Decoder."""
         batch = _batch([row.tolist() for row in tokens], cache, rows)
         batch.outputs = list(range(len(batch.tokens)) if wanted is None else wanted)
         return self._run(batch, cache)
 
     def logsumexp_argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See Decoder."""
         return self._engine.logsumexp_argmax(logits)
 
     def run_ahead(

@@ -71,7 +71,7 @@ class ProcessGroup(Protocol):
 
 
 class _Alone:
-    """See Collective; one rank that holds all of it."""
+    """A group of one rank, which holds the whole model."""
 
     rank = 0
     size = 1
@@ -79,27 +79,21 @@ class _Alone:
     seconds = 0.0
 
     def first(self, count: int) -> ProcessGroup:  # noqa: ARG002  (of one)
-        """See ProcessGroup."""
         return self
 
     def sum(self, x: "Tensor") -> "Tensor":
-        """See ProcessGroup."""
         return x
 
     def gather(self, x: "Tensor") -> "Tensor":
-        """See ProcessGroup."""
         return x
 
     def broadcast(self, value: T) -> T:
-        """See ProcessGroup."""
         return value
 
     def exchange(self, value: T) -> list[T]:
-        """See ProcessGroup."""
         return [value]
 
     def guarded(self) -> AbstractContextManager[None]:
-        """See ProcessGroup."""
         return nullcontext()
 
 

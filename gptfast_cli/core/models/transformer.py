@@ -61,7 +61,7 @@ _ROWS_AT_ONCE = 16
 
 
 def logsumexp_argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """See Decoder."""
+    """log(sum(exp(row))) and argmax of each row of logits [rows, vocab_size]: [rows] float32, [rows] int64."""
     return _log_totals(logits), logits.argmax(dim=-1)
 
 
@@ -186,23 +186,20 @@ class Transformer:
 
     @property
     def weight_bytes(self) -> int:
-        """See Decoder."""
         return self.weights.n_bytes
 
     @property
     def embedding_bytes(self) -> int:
-        """See Decoder."""
         return self.weights.embedding.n_bytes
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
-        """See Decoder."""
         batch, _ = self.inputs(tokens, cache, rows)
         return self._head(self._pieces(batch, cache, rows)[:, -1])
 
     def feed(
         self, tokens: Sequence[Tensor], cache: KVCache, rows: slice, wanted: Sequence[int] | None = None
     ) -> Tensor:
-        """See Decoder; shorter rows go on with zeros, past what will be counted."""
+        # shorter rows are padded with zeros, whose slots are past the length that is counted
         if max(map(len, tokens)) > cache.most_tokens:  # a short row is not to be written over so far past its end
             slots = range(*rows.indices(cache.n_rows))
             parts = [self._pieces(own[None], cache, slice(n, n + 1))[0] for n, own in zip(slots, tokens, strict=True)]
@@ -213,7 +210,6 @@ class Transformer:
         return self._head(x if wanted is None else x[to_device(wanted, torch.int64, self.device)])
 
     def logsumexp_argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See Decoder."""
         return logsumexp_argmax(logits)
 
     def inputs(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> tuple[Tensor, Tensor]:

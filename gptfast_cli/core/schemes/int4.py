@@ -37,27 +37,22 @@ class Int4:
     group_sizes: tuple[int, ...] = (32, 64, 128, 256)
 
     def part_names(self) -> tuple[str, ...]:
-        """See Scheme."""
         return (_CODES, _SCALES, _ZEROS)
 
     def is_whole(self, weight: Weight) -> bool:
-        """See Scheme."""
         if len(weight.shape) != 2 or _CODES not in weight.parts or weight.parts[_CODES].ndim != 3:
             return False
         group_size = 2 * weight.parts[_CODES].shape[-1]
         return group_size in self.group_sizes and is_like(weight, self.outline(weight.shape, group_size))
 
     def dense(self, weight: Weight, dtype: torch.dtype) -> Tensor:
-        """See Scheme."""
         return _dense(weight.parts[_CODES], weight.parts[_SCALES], weight.parts[_ZEROS], weight.shape[-1]).to(dtype)
 
     def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """See Scheme."""
         codes, scales, zeros = (weight.parts[name][index] for name in self.part_names())
         return _dense(codes, scales, zeros, weight.shape[-1]).to(dtype)
 
     def columns(self, weight: Weight, columns: slice) -> Weight:
-        """See Scheme."""
         start, stop, _ = columns.indices(weight.shape[-1])
         group_size = 2 * weight.parts[_CODES].shape[-1]
         size = self._common(group_size, start, stop, weight.shape[-1])
@@ -81,11 +76,9 @@ class Int4:
         )
 
     def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:  # noqa: ARG002  (it is fixed)
-        """See Scheme."""
         return Weight(NAME, weight.shape, {name: part.to(device) for name, part in weight.parts.items()})
 
     def outline(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
-        """See QuantizedScheme."""
         assert group_size in self.group_sizes, group_size
         out_features, in_features = shape
         n_groups = -(-in_features // group_size)
@@ -95,7 +88,6 @@ class Int4:
         return Weight(NAME, shape, {_CODES: codes, _SCALES: scales, _ZEROS: zeros})
 
     def grid(self, low: Tensor, high: Tensor) -> Grid:
-        """See QuantizedScheme."""
         limits = torch.finfo(_SCALE_DTYPE)
         # cut so that 15 steps are finite, and a step wide enough to divide by; both are far from any real weight
         low, high = low.double().clamp(-limits.max / 2, 0), high.double().clamp(0, limits.max / 2)
@@ -104,7 +96,6 @@ class Int4:
         return Grid(scales, zeros.to(torch.int8), 0, _HIGHEST)
 
     def pack(self, codes: Tensor, grid: Grid, in_features: int) -> Weight:
-        """See QuantizedScheme."""
         first, second = codes.view(torch.uint8).chunk(2, dim=-1)
         zeros = F.pad(grid.zeros, (0, grid.zeros.shape[-1] % 2)).view(torch.uint8)
         parts = {_CODES: first | second << 4, _SCALES: grid.scales, _ZEROS: zeros[:, ::2] | zeros[:, 1::2] << 4}

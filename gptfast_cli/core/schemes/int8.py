@@ -26,32 +26,26 @@ class Int8:
     group_sizes: tuple[int, ...] = ()
 
     def part_names(self) -> tuple[str, ...]:
-        """See Scheme."""
         return (_CODES, _SCALES)
 
     def is_whole(self, weight: Weight) -> bool:
-        """See Scheme."""
         return len(weight.shape) == 2 and is_like(weight, self.outline(weight.shape, None))
 
     def dense(self, weight: Weight, dtype: torch.dtype) -> Tensor:
-        """See Scheme."""
         return _dense(weight.parts[_CODES], weight.parts[_SCALES], dtype)
 
     def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """See Scheme."""
         return _dense(weight.parts[_CODES][index], weight.parts[_SCALES][index], dtype)
 
     def columns(self, weight: Weight, columns: slice) -> Weight:
-        """See Scheme; a row's scale goes with every part of it."""
+        # every part of a row keeps the scale of the whole row
         codes = weight.parts[_CODES][:, columns].contiguous()
         return Weight(NAME, tuple(codes.shape), {_CODES: codes, _SCALES: weight.parts[_SCALES]})
 
     def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:  # noqa: ARG002  (it is fixed)
-        """See Scheme."""
         return Weight(NAME, weight.shape, {name: part.to(device) for name, part in weight.parts.items()})
 
     def outline(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
-        """See QuantizedScheme."""
         assert group_size is None, group_size
         out_features, in_features = shape
         codes = torch.empty(out_features, in_features, dtype=torch.int8, device="meta")
@@ -59,14 +53,12 @@ class Int8:
         return Weight(NAME, shape, {_CODES: codes, _SCALES: scales})
 
     def grid(self, low: Tensor, high: Tensor) -> Grid:
-        """See QuantizedScheme."""
         limits = torch.finfo(_SCALE_DTYPE)
         # wide enough to divide by, and no code stands for infinity; both are far from any real weight
         scales = (torch.maximum(-low, high) / _HIGHEST).clamp(limits.tiny, limits.max / (_HIGHEST + 1)).to(_SCALE_DTYPE)
         return Grid(scales, torch.zeros_like(scales, dtype=torch.int8), -_HIGHEST, _HIGHEST)
 
     def pack(self, codes: Tensor, grid: Grid, in_features: int) -> Weight:
-        """See QuantizedScheme."""
         shape = (len(codes), in_features)
         return Weight(NAME, shape, {_CODES: codes.reshape(shape), _SCALES: grid.scales.reshape(-1)})
 

@@ -18,30 +18,24 @@ class Plain:
     """One part, which is the weight itself."""
 
     def part_names(self) -> tuple[str, ...]:
-        """See Scheme."""
         return (_PART,)
 
     def is_whole(self, weight: Weight) -> bool:
-        """See Scheme."""
         if set(weight.parts) != {_PART}:
             return False
         part = weight.parts[_PART]
         return part.is_floating_point() and tuple(part.shape) == weight.shape
 
     def dense(self, weight: Weight, dtype: torch.dtype) -> Tensor:
-        """See Scheme."""
         return weight.parts[_PART].to(dtype)
 
     def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """See Scheme."""
         return weight.parts[_PART][index].to(dtype)
 
     def columns(self, weight: Weight, columns: slice) -> Weight:
-        """See Scheme."""
         return plain(weight.parts[_PART][:, columns].contiguous())
 
     def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:
-        """See Scheme."""
         return plain(weight.parts[_PART].to(device=device, dtype=dtype))
 
 
