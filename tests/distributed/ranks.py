@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gptfast_cli.core.distributed.group import Group
+from gptfast_cli.core.distributed.group import TorchProcessGroup
 
 SECONDS = 300
 
@@ -36,6 +36,6 @@ def _rank(rank: int, n_ranks: int, folder: str, work: Callable[..., Any], argume
     dist.init_process_group("gloo", store=store, rank=rank, world_size=n_ranks)
     assert dist.group.WORLD is not None
     try:
-        torch.save(work(Group(dist.group.WORLD, n_ranks), *arguments), Path(folder) / str(rank))
+        torch.save(work(TorchProcessGroup(dist.group.WORLD, n_ranks), *arguments), Path(folder) / str(rank))
     finally:
         dist.destroy_process_group()

@@ -13,8 +13,8 @@ from gptfast_cli.core.errors import ExitCode
 PROGRAM = """
 import datetime, functools
 from gptfast_cli.__main__ import main
-from gptfast_cli.core.distributed import joining
-joining.joined = functools.partial(joining.joined, patience=datetime.timedelta(seconds=3))
+from gptfast_cli.core.distributed import group
+group.joined = functools.partial(group.joined, timeout=datetime.timedelta(seconds=3))
 main()
 """
 LINE = ("generate", "The goat", "-m", "tiny", "--dtype", "float32", "--threads", "1", "--max-new-tokens", "4")

@@ -259,4 +259,4 @@ def test_ranks_started_with_other_arguments_are_refused(gptfast: CommandLine) ->
     line = ("generate", "The goat", *TINY, "--max-new-tokens")
     (first, text, stderr), (second, _, _) = launched_nodes(gptfast, [(*line, "24"), (*line, "25")])
     assert first != 0 and second != 0 and text == ""
-    assert "Rank 1 was started otherwise than rank 0" in stderr
+    assert "Rank 1 was started with other arguments than rank 0" in stderr

@@ -9,7 +9,7 @@ import pytest
 
 from cli.command_line import CommandLine, environment_of
 from distributed.ranks import on_ranks
-from gptfast_cli.core.distributed.group import Group
+from gptfast_cli.core.distributed.group import TorchProcessGroup
 from gptfast_cli.core.evals.tasks.evaluate import open_response_cache
 from gptfast_cli.core.evals.tasks.requests import Rolling
 
@@ -81,7 +81,7 @@ def test_eval_comes_to_the_same_and_only_one_rank_writes(gptfast: CommandLine, t
     assert both["divergence"]["kld_mean"] == pytest.approx(alone["divergence"]["kld_mean"], rel=1e-3)
 
 
-def found_by(group: Group, path: Path) -> float | str | object:
+def found_by(group: TorchProcessGroup, path: Path) -> float | str | object:
     with open_response_cache(path, group) as memory:
         if group.rank == 0:
             memory.keep(Rolling("new"), -3.0)

@@ -246,7 +246,7 @@ def test_a_file_in_xet_storage_alone_is_left_to_huggingface_hub(
 ) -> None:
     hub.add(REPO, FILES)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("transfer.fake_hub.ONLY_IN_XET", {"config.json"})
+    monkeypatch.setattr("hub.fake_hub.ONLY_IN_XET", {"config.json"})
     events, downloaded = watched(hub, tmp_path)
     assert any(isinstance(event, Note) and event.text.startswith("config.json: is kept in Xet") for event in events)
     assert (downloaded.path / "config.json").read_bytes() == FILES["config.json"]

@@ -1,1 +1,1 @@
-"""One model on several ranks: processes of one machine or of many, each with a part of it."""
+"""Tensor parallelism over processes: launching ranks, and their process group."""

@@ -1,4 +1,4 @@
-"""A process group over torch.distributed, and joining it."""
+"""The process group of all ranks over torch.distributed: gloo on CPUs, NCCL on GPUs."""
 
 import contextlib
 import datetime as dt
@@ -16,8 +16,8 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore, Store  # whose public names mypy does not see
-from torch.distributed import _functional_collectives as functional  # those that can be compiled
+from torch._C._distributed_c10d import FileStore, Store  # mypy does not see the public names
+from torch.distributed import _functional_collectives as functional  # the variants that torch.compile supports
 from torch.distributed.rendezvous import rendezvous
 
 from gptfast_cli import __version__
@@ -26,11 +26,11 @@ from gptfast_cli.core.errors import NetworkError, UsageError
 from gptfast_cli.core.models.sharding import ALONE, ProcessGroup, T
 
 _SMALL_BYTES = 1 << 16
-"""That ranks on CPUs send to all others at once, and each adds up: gloo's all-reduce takes more turns."""
+"""Up to this size an all-reduce on CPUs is one all-gather and a local sum: fewer messages than gloo's all-reduce."""
 
 
-class Group:
-    """See Collective; processes that a launcher has started."""
+class TorchProcessGroup:
+    """A ProcessGroup of processes that a launcher has started."""
 
     def __init__(self, group: dist.ProcessGroup, n_here: int) -> None:
         self._group = group
@@ -38,17 +38,17 @@ class Group:
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
         self.seconds = 0.0
-        """Spent in collectives so far, waiting for the slowest rank included; on a GPU until they are queued."""
+        """Time spent in collectives, waiting for the slowest rank included; on a GPU only until they are queued."""
 
     def first(self, count: int) -> ProcessGroup | None:
-        """See ProcessGroup."""
         group = dist.new_group(range(count))
         if self.rank >= count:
             return None
-        return ALONE if count == 1 else Group(group, min(count, self.n_here))  # machines are filled in their order
+        return (
+            ALONE if count == 1 else TorchProcessGroup(group, min(count, self.n_here))
+        )  # ranks fill machines in order
 
     def sum(self, x: Tensor) -> Tensor:
-        """See ProcessGroup."""
         if torch.compiler.is_compiling():
             return cast("Tensor", functional.all_reduce(x, "sum", self._group))
         with self._timed():
@@ -58,12 +58,10 @@ class Group:
         return x
 
     def gather(self, x: Tensor) -> Tensor:
-        """See ProcessGroup."""
         with self._timed():
             return torch.cat(self._gathered(x), dim=-1)
 
     def broadcast(self, value: T) -> T:
-        """See ProcessGroup."""
         with self._timed():
             content = _encoded(value) if self.rank == 0 else torch.empty(0, dtype=torch.uint8)
             n_bytes = torch.tensor(len(content))
@@ -73,7 +71,6 @@ class Group:
         return cast("T", _decoded(content))
 
     def exchange(self, value: T) -> list[T]:
-        """See ProcessGroup."""
         content = _encoded(value)
         with self._timed():
             n_bytes = [int(n) for n in self._gathered(torch.tensor([len(content)]))]
@@ -83,14 +80,13 @@ class Group:
         return [cast("T", _decoded(each[:n])) for each, n in zip(contents, n_bytes, strict=True)]
 
     def _gathered(self, x: Tensor) -> list[Tensor]:
-        """What every rank has, in their order."""
+        """The tensors of all ranks, in rank order."""
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(self.size)]
         dist.all_gather(parts, x.contiguous(), group=self._group)
         return parts
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """See ProcessGroup."""
         try:
             yield
         except RuntimeError as error:
@@ -116,93 +112,91 @@ def _decoded(content: Tensor) -> Any:  # noqa: ANN401  (JSON)
     return json.loads(content.numpy().tobytes())
 
 
-_PATIENCE = dt.timedelta(minutes=10)  # with a rank that is there and does not come, as while it loads
-_MEETING = "store"
+_TIMEOUT = dt.timedelta(minutes=10)  # of a collective: another rank may still be loading its shard
+_STORE_FILE = "store"
 _SHOWN_CHARACTERS = 200
 
 
 @contextlib.contextmanager
-def joined(rank: Rank, arguments: Sequence[str], *, retry_policy: dt.timedelta = _PATIENCE) -> Iterator[Group]:
-    """The group of all ranks for the block; they wait for one another for `retry_policy`.
+def joined(rank: Rank, arguments: Sequence[str], *, timeout: dt.timedelta = _TIMEOUT) -> Iterator[TorchProcessGroup]:
+    """Join the process group of all ranks for the block; `timeout` limits rendezvous and each collective.
 
-    Raises UsageError where another was started with other arguments, NetworkError where the ranks of several machines
-    do not find one another, LostRankError where one of this machine has ended.
+    Raises UsageError if a rank was started with other arguments, NetworkError if the rendezvous of several machines
+    fails, LostRankError if a rank of this machine has ended.
     """
     if rank.number != 0:
-        _fall_silent()
+        _silence()
     torch.set_num_threads(max(1, torch.get_num_threads() // rank.n_local))
     if torch.cuda.is_available():
         torch.cuda.set_device(rank.local)
-    _meet(rank, os.environ, retry_policy)
+    _rendezvous(rank, os.environ, timeout)
     try:
         assert dist.group.WORLD is not None
-        group = Group(dist.group.WORLD, rank.n_local)
-        _check_alike(group, arguments)
+        group = TorchProcessGroup(dist.group.WORLD, rank.n_local)
+        _check_same_arguments(group, arguments)
         yield group
     finally:
         dist.destroy_process_group()
 
 
-def _meet(rank: Rank, environment: Mapping[str, str], retry_policy: dt.timedelta) -> None:
+def _rendezvous(rank: Rank, environment: Mapping[str, str], timeout: dt.timedelta) -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     folder = environment.get(FOLDER)
     try:
-        store = (
-            _store_of_launcher(retry_policy) if folder is None else FileStore(str(Path(folder) / _MEETING), rank.size)
-        )
-        dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.size, timeout=retry_policy)
-    except (RuntimeError, ValueError) as error:  # ValueError: a variable of torchrun's that is missing or no number
+        store = _store_of_launcher(timeout) if folder is None else FileStore(str(Path(folder) / _STORE_FILE), rank.size)
+        dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.size, timeout=timeout)
+    except (RuntimeError, ValueError) as error:  # ValueError: MASTER_PORT is missing or not a number
         reason = " ".join(str(error).split("\n")[0].split())[:_SHOWN_CHARACTERS]
         if folder is not None:
-            raise LostRankError(f"The ranks did not find one another: {reason}") from error
+            raise LostRankError(f"Rendezvous of the ranks failed: {reason}") from error
         place = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
         raise NetworkError(
             f"Rank {rank.number} of {rank.size} did not find the others by {place}.\n{reason}",
-            "The address is one of rank 0's machine, the port free there and open to the others? Another port, on all\n"
-            "machines: torchrun --master-port 29501. GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the interface\n"
-            "between the machines, such as eth0.",
+            "Check that MASTER_ADDR is rank 0's machine and that the port is free and reachable. Another port, on\n"
+            "all machines: torchrun --master-port 29501. GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME select the network\n"
+            "interface, such as eth0.",
         ) from error
 
 
-def _store_of_launcher(retry_policy: dt.timedelta) -> Store:
-    """The store at MASTER_ADDR and MASTER_PORT, as torchrun says; raises RuntimeError and ValueError.
+def _store_of_launcher(timeout: dt.timedelta) -> Store:
+    """The store at MASTER_ADDR:MASTER_PORT, set by torchrun. Raises RuntimeError and ValueError.
 
-    In a thread, as a program at that port that is no store and keeps silent would be waited for without end.
+    It is opened in a thread: torch waits without limit for another program that listens on the port and never answers.
     """
     found: queue.SimpleQueue[Store | RuntimeError | ValueError] = queue.SimpleQueue()
 
     def find() -> None:
         try:
-            store, _, _ = next(rendezvous("env://", timeout=2 * retry_policy))
-            store.set_timeout(retry_policy)
+            store, _, _ = next(rendezvous("env://", timeout=2 * timeout))
+            store.set_timeout(timeout)
             found.put(store)
         except (RuntimeError, ValueError) as error:
             found.put(error)
 
     threading.Thread(target=find, daemon=True).start()
     try:
-        store = found.get(timeout=retry_policy.total_seconds())
+        store = found.get(timeout=timeout.total_seconds())
     except queue.Empty:
-        raise RuntimeError(f"Not all of them were there within {retry_policy.total_seconds():,.0f} seconds.") from None
+        raise RuntimeError(f"Not all ranks joined within {timeout.total_seconds():,.0f} seconds.") from None
     if isinstance(store, Exception):
         raise store
     return store
 
 
-def _fall_silent() -> None:
-    """Say nothing, and leave a Ctrl-C to rank 0, which ends what is under way and with it all others."""
-    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # to the end
+def _silence() -> None:
+    """Discard output and ignore Ctrl-C: rank 0 handles it and ends all ranks."""
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # open until the process ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _check_alike(group: Group, arguments: Sequence[str]) -> None:
+def _check_same_arguments(group: TorchProcessGroup, arguments: Sequence[str]) -> None:
     everyone = group.exchange([__version__, *arguments])
     for rank, other in enumerate(everyone):
         if other != everyone[0]:
             raise UsageError(
-                f"Rank {rank} was started otherwise than rank 0:\n{_shown(other)}\n{_shown(everyone[0])}",
-                "Start all of them by the same command, and the same version.",
+                f"Rank {rank} was started with other arguments than rank 0:\n{_shown(other)}\n{_shown(everyone[0])}",
+                "Start all ranks with the same command and the same version.",
             )
 
 

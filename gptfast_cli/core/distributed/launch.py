@@ -1,8 +1,8 @@
-"""Starting the program once for each rank of this machine.
+"""Launcher of the ranks on this machine.
 
-Each rank is the same command line in a process and a session of its own. Ranks find one another through a file in a
-folder that only this user may enter, and talk over the loopback interface: nothing listens on the network. Rank 0
-speaks; a job that fails ends with one error, which names the rank that it arose on.
+Each rank runs the same command line in its own process and session. Rendezvous is a file in a folder of mode 0700, and
+collectives use the loopback interface: nothing listens on the network. Only rank 0 prints; a failed job ends with one
+error that names the failing rank.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from gptfast_cli.core.distributed.rank import (
 from gptfast_cli.core.errors import ExitCode, GptFastError
 
 _SECONDS_BETWEEN_LOOKS = 0.05
-_SECONDS_TO_FAIL = 1.0  # in which the other ranks find out by themselves that one has failed, or fail for its reason
-_SECONDS_TO_STOP = 5.0  # after which a rank that does not end when it is asked to is killed
+_SECONDS_TO_FAIL = 1.0  # grace period for the other ranks to fail by themselves
+_SECONDS_TO_STOP = 5.0  # from SIGTERM to SIGKILL
 _SHOWN_LINES = 3
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -35,12 +35,12 @@ _Ranks = list["subprocess.Popen[bytes]"]
 
 
 def launch(n_ranks: int, arguments: Sequence[str]) -> ExitCode:
-    """Run the program with these arguments on ranks of this machine, until all have ended.
+    """Run the program with these arguments on `n_ranks` ranks, until all have ended.
 
-    Returns the code that a signal to this process stands for, else 0. Raises GptFastError where a rank failed.
+    Returns the exit code for a received signal, else 0. Raises GptFastError if a rank failed.
     """
     command = (sys.executable, "-m", "gptfast_cli", *arguments)
-    with tempfile.TemporaryDirectory(prefix="gptfast-ranks-") as name, _noted_signals() as received:
+    with tempfile.TemporaryDirectory(prefix="gptfast-ranks-") as name, _recorded_signals() as received:
         folder = Path(name)  # mode 0700
         ranks: _Ranks = []
         try:
@@ -52,12 +52,12 @@ def launch(n_ranks: int, arguments: Sequence[str]) -> ExitCode:
         if received:
             return ExitCode.INTERRUPTED if received[0] == signal.SIGINT else ExitCode.TERMINATED
         codes = {number: rank.returncode for number, rank in enumerate(ranks) if rank.returncode != 0}
-        return _told(failures_left(folder), codes, folder) if codes else ExitCode.OK
+        return _outcome(failures_left(folder), codes, folder) if codes else ExitCode.OK
 
 
 @contextlib.contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    """The signals that ask this process to end, noted instead of obeyed for the block; those ignored stay so."""
+def _recorded_signals() -> Iterator[list[int]]:
+    """Record termination signals instead of obeying them for the block; ignored ones stay ignored."""
     received: list[int] = []
     former = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in former.items():
@@ -81,34 +81,34 @@ def _started(command: Sequence[str], number: int, n_ranks: int, folder: Path) ->
             stdin=None if number == 0 else subprocess.DEVNULL,
             stdout=None if number == 0 else subprocess.DEVNULL,
             stderr=log,
-            start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, which passes it on once
+            start_new_session=True,  # the terminal's Ctrl-C reaches the launcher only, which forwards it once
         )
 
 
 def _loopback() -> Mapping[str, str]:
-    """The variables that bind gloo and NCCL to the loopback interface, whatever they say for jobs of many machines."""
+    """Environment that binds gloo and NCCL to the loopback interface."""
     name = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     return {} if name is None else {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
 
 
 def _log_file(folder: Path, number: int) -> Path:
-    """What a rank that is to be silent writes to stderr all the same."""
+    """The stderr of a rank other than 0."""
     return folder / f"{number}.log"
 
 
 def _wait(ranks: _Ranks, received: Sequence[int]) -> None:
-    """Return when all ranks have ended, a signal has come, or one has failed and the others had time to follow."""
+    """Wait until all ranks have ended, a signal is received, or a rank failed and the grace period is over."""
     deadline = None
     while not received and any(rank.poll() is None for rank in ranks):
         if deadline is None and any(rank.returncode for rank in ranks):
             deadline = time.monotonic() + _SECONDS_TO_FAIL
         if deadline is not None and time.monotonic() > deadline:
             return
-        time.sleep(_SECONDS_BETWEEN_LOOKS)  # a signal that comes meanwhile is noted, and the rest of it slept
+        time.sleep(_SECONDS_BETWEEN_LOOKS)  # a signal does not interrupt the sleep
 
 
 def _stop(ranks: _Ranks, number: int) -> None:
-    """Send a signal to what still runs, and kill what does not end by it."""
+    """Send a signal to running ranks, and kill those that do not end in time."""
     for rank in ranks:
         if rank.poll() is None:
             rank.send_signal(number)
@@ -121,8 +121,8 @@ def _stop(ranks: _Ranks, number: int) -> None:
             rank.wait()
 
 
-def _told(left: Mapping[int, Failure], codes: Mapping[int, int], folder: Path) -> ExitCode:
-    """Raise the error of the rank that failed by itself; return the code of one that ended as it was meant to."""
+def _outcome(left: Mapping[int, Failure], codes: Mapping[int, int], folder: Path) -> ExitCode:
+    """Raise the error of the rank that failed first; return the exit code of an interrupted run."""
     own = {rank: failure for rank, failure in left.items() if not failure.is_lost}
     killed = {rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}
     if own:
@@ -143,6 +143,6 @@ def _told(left: Mapping[int, Failure], codes: Mapping[int, int], folder: Path) -
 
 
 def _last_words(log: Path) -> str:
-    """The last lines of a log, each on a line of its own."""
+    """The last lines of a log, each preceded by a newline."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
     return "".join(f"\n{line}" for line in [line for line in lines if line.strip()][-_SHOWN_LINES:])

@@ -1,7 +1,7 @@
-"""Who this process is among the ranks of a run, how failures reach the launcher, and how ranks end with it.
+"""The rank of this process, how its failure reaches the launcher, and its end with the launcher.
 
-On Linux the kernel sees to it (prctl(2), PR_SET_PDEATHSIG); elsewhere a thread looks once a second whether the parent
-is still the same.
+A rank ends when its parent does: by prctl(2) PR_SET_PDEATHSIG on Linux, elsewhere by a thread that polls the parent's
+process id once a second.
 """
 
 import ctypes
@@ -19,13 +19,13 @@ from typing import Final
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 
 FOLDER: Final = "GPTFAST_RANKS"
-"""The variable that names our own launcher's folder: ranks meet in it, and leave there what they fail with."""
+"""Environment variable: the folder of our launcher, for rendezvous and failures."""
 
 PARENT: Final = "GPTFAST_PARENT"
-"""The variable that holds the id of the gptfast process that started this one."""
+"""Environment variable: process id of the gptfast process that started this one."""
 
 TORCHRUN: Final = "TORCHELASTIC_RUN_ID"
-"""The variable by which a process knows that torchrun has started it: RANK alone may be set for other reasons."""
+"""Environment variable that torchrun sets; RANK alone may be set for other reasons."""
 
 
 _FAILURE = ".failure"
@@ -34,12 +34,12 @@ _LAUNCHERS = "torchrun sets these variables for each rank; on one machine --tp N
 
 
 class LostRankError(GptFastError):
-    """Another rank is gone, so that this one cannot go on: the other has the reason."""
+    """A collective failed because another rank has ended; that rank reports the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """One of `size` processes; on this machine it is number `local` of `n_local`."""
+    """Rank `number` of `size`; on this machine, `local` of `n_local`."""
 
     number: int
     size: int
@@ -49,7 +49,7 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a rank failed with; `is_lost` where the reason is another rank's."""
+    """The error of a rank; `is_lost` if another rank caused it."""
 
     message: str
     hint: str
@@ -58,9 +58,9 @@ class Failure:
 
 
 def this_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
-    """The rank of this process; None where no launcher has started it.
+    """The rank of this process; None if no launcher started it.
 
-    Raises UsageError where the launcher's variables are missing, no numbers, or contradict one another.
+    Raises UsageError if the launcher's variables are missing, not numbers, or contradictory.
     """
     if not is_rank(environment):
         return None
@@ -87,10 +87,10 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def leave_failure(error: GptFastError) -> bool:
-    """Leave an error for the launcher to tell; False where there is none that would, and this process speaks."""
+    """Pass an error to the launcher to report; False if there is none, and this process must report it."""
     try:
         rank = this_rank()
-    except UsageError:  # which is what is to be said
+    except UsageError:  # that error is itself reported
         return False
     if rank is None:
         return False
@@ -101,18 +101,18 @@ def leave_failure(error: GptFastError) -> bool:
     file = Path(folder) / f"{rank.number}{_FAILURE}"
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(failure)), encoding="utf-8")
-    partial.replace(file)  # a rank that is killed meanwhile leaves nothing
+    partial.replace(file)  # atomic: a killed rank leaves no partial file
     return True
 
 
 def failures_left(folder: Path) -> dict[int, Failure]:
-    """What ranks have left, by their numbers."""
+    """Failures by rank number."""
     files = sorted(folder.glob(f"*{_FAILURE}"), key=lambda file: int(file.stem))
     return {int(file.stem): Failure(**json.loads(file.read_text(encoding="utf-8"))) for file in files}
 
 
 def as_error(message: str, hint: str, exit_code: int) -> GptFastError:
-    """An error of the kind that an exit code stands for."""
+    """An error of the class that has this exit code."""
     kinds = (kind for kind in GptFastError.__subclasses__() if kind.exit_code == exit_code != ExitCode.FAILURE)
     return next(kinds, GptFastError)(message, hint)
 
@@ -122,7 +122,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def end_with_parent(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let a rank or a replica end with its parent; the variable is removed, so that no other child inherits it."""
+    """End this rank or replica with its parent; the variable is removed so that child processes do not inherit it."""
     named = environment.pop(PARENT, None)
     if named is not None:
         _follow(int(named))
@@ -132,7 +132,7 @@ def end_with_parent(environment: MutableMapping[str, str] = os.environ) -> None:
 
 def _follow(parent: int) -> None:
     if sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0:
-        if os.getppid() != parent:  # it ended before that
+        if os.getppid() != parent:  # it had ended already
             os.kill(os.getpid(), signal.SIGKILL)
     else:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()

@@ -1,7 +1,7 @@
-"""Fetching one file: a partial file that a later run continues, and its checksum along the way.
+"""Download of one file: resumable, and verified by its checksum.
 
-The name stays the same from run to run, so the next one goes on where the last was stopped, by whatever. Nothing is
-believed that the note beside it does not say, and the hash of the whole decides in the end.
+The partial file has the same name in every run, and a JSON note beside it records what it is a part of (size, hash,
+ETag). A later run continues only if the note matches; the hash of the whole file decides in the end.
 """
 
 import json
@@ -38,7 +38,7 @@ _NOTE: Final = ".json"
 
 
 class Partial:
-    """The beginning of one file, at a path that ends in `.gptfast-partial`."""
+    """A partially downloaded file, at a path that ends in `.gptfast-partial`."""
 
     def __init__(self, path: Path, remote: RemoteFile) -> None:
         assert path.name.endswith(PARTIAL), path
@@ -48,7 +48,7 @@ class Partial:
         self.validator: str | None = None
 
     def resume(self) -> int:
-        """How many bytes to go on from; 0 after clearing away what belongs to another file or version."""
+        """Bytes that can be reused; 0 after deleting a partial file of another file or version."""
         try:
             if not (is_own_file(self.path) and is_own_file(self._note)):
                 raise FileNotFoundError(self.path)
@@ -67,19 +67,19 @@ class Partial:
         return size
 
     def begin(self, validator: str | None) -> None:
-        """Note what is beginning here, before the first byte of it is written."""
+        """Write the note, before the first byte."""
         self.validator = validator
         note = {"name": self._remote.name, "commit": self._remote.version, "etag": validator, **self._identity()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self._note, json.dumps(note))
 
     def open(self) -> BinaryIO:
-        """The beginning itself, to be read and appended to."""
+        """The partial file, open for reading and appending."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return os.fdopen(open_plain(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b")
 
     def publish(self, final: Path) -> None:
-        """Give the whole file its final name; it is on the disk already."""
+        """Rename the complete file to its final name; it has been synced."""
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.path.replace(final)
@@ -88,20 +88,20 @@ class Partial:
         self._note.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Begin anew."""
+        """Delete the partial file and its note."""
         self.validator = None
         remove_plain(self.path)
         remove_plain(self._note)
 
     def _identity(self) -> dict[str, object]:
-        """What must be equal for the bytes to count: the hash where there is one, else the version they are of."""
+        """Fields that must match to resume: size, and the hash, or the version where there is no hash."""
         checksum = self._remote.checksum
         algorithm, of = (checksum.algorithm, checksum.value) if checksum else (None, self._remote.version)
         return {"size": self._remote.size, "hash": algorithm, "of": of}
 
 
 def note_of(partial: Path) -> Path:
-    """The file that says what a beginning is the beginning of."""
+    """Path of the note of a partial file."""
     return partial.with_name(f"{partial.name}{_NOTE}")
 
 
@@ -109,28 +109,28 @@ _CHUNK_BYTES = 1 << 20
 
 
 class Watch(Protocol):
-    """Who looks on while a file is fetched, and may call it off."""
+    """Receives the progress of a download, and may cancel it."""
 
     def at(self, done: int) -> None:
-        """So many bytes of the file are here."""
+        """`done` bytes have been written. Raises CancelledError if the download was cancelled."""
         ...
 
     def note(self, text: str) -> None:
-        """Something that a person should know."""
+        """Report a message to the user."""
         ...
 
     def pause(self, seconds: float) -> None:
-        """Wait; raises CancelledError where the work was called off, as `at` does."""
+        """Sleep. Raises CancelledError if the download was cancelled."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A file that is in its place now.
+    """A downloaded file.
 
-    verified_by: the hash that it was verified by; None where the source offers none
-    n_received:  bytes that came over the network for it, those in vain included
-    was_there:   another process brought it meanwhile
+    verified_by: hash algorithm; None if the source offers no checksum
+    n_received:  bytes received from the network, discarded ones included
+    was_there:   another process downloaded it in the meantime
     """
 
     name: str
@@ -141,19 +141,19 @@ class Fetched:
 
 
 def fetch(remote: RemoteFile, layout: Layout, *, watch: Watch, retry_policy: RetryPolicy) -> Fetched:
-    """Fetch a file into its place and make it findable.
+    """Download a file and publish it under its name.
 
-    Raises NetworkError where nothing arrives any more, CorruptError where it arrived twice with another length or
-    hash than it should have, DiskFullError, and what the source raises for good.
+    Raises NetworkError when the retry policy gives up, CorruptError if the file arrived twice with a wrong length or
+    hash, DiskFullError, and the errors of the source that a retry cannot cure.
     """
     place = layout.place(remote)
-    when_taken = _told_once(watch, f"{remote.name}: another process is fetching it; waiting.")
+    when_taken = _note_once(watch, f"{remote.name}: another process is fetching it; waiting.")
     with held(place.lock, when_taken=when_taken, pause=watch.pause):
         if layout.is_there(remote):
             layout.publish(remote)
             watch.at(remote.size)
             return Fetched(remote.name, remote.size, None, was_there=True)
-        named = place.final.with_name(remote.name.rpartition("/")[2])  # in the cache it is called by its hash
+        named = place.final.with_name(remote.name.rpartition("/")[2])  # in the Hub cache the final name is a hash
         with disk_full_named(named, "what arrived is kept"):
             fetched = _Fetch(remote, place, watch, retry_policy).run()
             layout.publish(remote)
@@ -161,23 +161,23 @@ def fetch(remote: RemoteFile, layout: Layout, *, watch: Watch, retry_policy: Ret
         return fetched
 
 
-def _told_once(watch: Watch, text: str) -> Callable[[], None]:
+def _note_once(watch: Watch, text: str) -> Callable[[], None]:
     return lambda: watch.note(text)
 
 
 class _Fetch:
-    """The work on one file, under its lock."""
+    """The download of one file, under its lock."""
 
     def __init__(self, remote: RemoteFile, place: TargetPaths, watch: Watch, retry_policy: RetryPolicy) -> None:
         self._remote = remote
         self._place = place
         self._watch = watch
-        self._patience = retry_policy
+        self._retry_policy = retry_policy
         self._partial = Partial(place.partial, remote)
         self._n_received = 0
 
     def run(self) -> Fetched:
-        """Receive, verify and publish; once more from the beginning where the bytes are not the ones promised."""
+        """Receive, verify and publish; restart once from the beginning if verification fails."""
         try:
             n_bytes = self._once()
         except WrongBytesError as error:
@@ -206,7 +206,7 @@ class _Fetch:
         return intake.n_bytes
 
     def _receive(self, intake: "_Intake") -> None:
-        """Ask again and again, until all is there; raises NetworkError where attempts bring nothing new."""
+        """Request until the file is complete. Raises NetworkError when attempts make no progress."""
         n_failed, furthest = 0, intake.n_bytes
         while intake.n_bytes != self._remote.size:
             try:
@@ -215,9 +215,9 @@ class _Fetch:
             except TransientError as fault:
                 n_failed = 1 if intake.n_bytes > furthest else n_failed + 1
                 furthest = max(furthest, intake.n_bytes)
-                seconds = self._patience.wait_seconds(n_failed, fault)
+                seconds = self._retry_policy.wait_seconds(n_failed, fault)
                 if seconds is None:
-                    raise given_up(self._remote.name, fault) from None  # its cause may tell a secret
+                    raise given_up(self._remote.name, fault) from None  # the cause may contain a secret
                 if seconds >= 1:
                     self._watch.note(f"{self._remote.name}: {fault.reason}; again in {seconds:.0f} s.")
                 self._watch.pause(seconds)
@@ -248,7 +248,7 @@ class _Fetch:
 
 
 class _Intake:
-    """Bytes on their way into a file, hashed as they pass."""
+    """Appends received bytes to the partial file and updates the hash."""
 
     def __init__(self, file: BinaryIO, n_bytes: int, remote: RemoteFile, watch: Watch) -> None:
         self._file = file
@@ -260,24 +260,24 @@ class _Intake:
         self._read_beginning()
 
     def add(self, chunk: bytes) -> None:
-        """Append bytes; raises WrongBytesError where there are more than there should be."""
+        """Append bytes. Raises WrongBytesError if the file grows larger than listed."""
         if self.n_bytes + len(chunk) > self._remote.size:
             raise WrongBytesError(f"the server sends more than the {self._remote.size:,} bytes that it lists")
         self._file.write(chunk)
-        self._file.flush()  # so that a kill loses none of it
+        self._file.flush()  # survives a kill of this process
         if self._digest is not None:
             self._digest.update(chunk)
         self.n_bytes += len(chunk)
         self._watch.at(self.n_bytes)
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Truncate to zero."""
         self._file.truncate(0)
         self._digest = self._new_digest()
         self.n_bytes = 0
 
     def check(self) -> None:
-        """Raise WrongBytesError where the bytes have another checksum than the source offers."""
+        """Raise WrongBytesError if the checksum differs from the listed one."""
         checksum = self._remote.checksum
         if checksum and self._digest and not checksum.is_of(self._digest):
             raise WrongBytesError(f"its bytes are damaged (their {checksum.algorithm} differs)")

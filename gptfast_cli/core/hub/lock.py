@@ -1,7 +1,7 @@
-"""A lock on a file against other processes, which the system lets go of with its holder, however that ends.
+"""File locks between processes, released by the operating system when their holder ends.
 
-It is the lock that huggingface_hub takes: `flock` on Unix, the first byte on Windows. A file system that knows no
-locks gives none; a file is then verified all the same.
+The lock is that of huggingface_hub: `flock` on Unix, the first byte on Windows. On a file system without locks none is
+taken; downloads are verified in any case.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ _SECONDS_BETWEEN_TRIES = 0.2
 
 @contextlib.contextmanager
 def held(path: Path, *, when_taken: Callable[[], None], pause: Callable[[float], None] = time.sleep) -> Iterator[None]:
-    """Hold the lock of that file for the block, waiting with `pause`; `when_taken` is called once if another has it."""
+    """Hold the lock for the block, waiting with `pause`; `when_taken` is called once if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = False
+    is_reported = False
     while (handle := _taken(path)) is None:
-        if not told:
+        if not is_reported:
             when_taken()
-            told = True
+            is_reported = True
         pause(_SECONDS_BETWEEN_TRIES)
     try:
         yield
@@ -39,7 +39,7 @@ def held(path: Path, *, when_taken: Callable[[], None], pause: Callable[[float],
 
 @contextlib.contextmanager
 def held_if_free(path: Path) -> Iterator[bool]:
-    """Hold the lock for the block where nobody has it, and say whether that is so."""
+    """Hold the lock for the block if it is free; yields whether it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = _taken(path)
     try:
@@ -50,19 +50,19 @@ def held_if_free(path: Path) -> Iterator[bool]:
 
 
 def _taken(path: Path) -> int | None:
-    """A handle that holds the lock; None where another has it."""
+    """A file descriptor that holds the lock; None if another process does."""
     try:
         handle = open_plain(path, os.O_RDWR | os.O_CREAT, 0o664)
-    except PermissionError:  # another user's, which can be locked all the same
+    except PermissionError:  # another user's file can be locked read-only
         handle = open_plain(path, os.O_RDONLY)
     try:
         _lock(handle)
     except (BlockingIOError, PermissionError):
         os.close(handle)
         return None
-    except OSError:  # the file system knows no locks
+    except OSError:  # the file system has no locks
         return handle
-    if os.fstat(handle).st_nlink == 0:  # its holder deleted it, and the next one locks another file
+    if os.fstat(handle).st_nlink == 0:  # deleted by its holder: the next process locks a new file
         os.close(handle)
         return None
     return handle

@@ -1,4 +1,4 @@
-"""Fetching many files at once, and sweeping away what interrupted downloads left."""
+"""Parallel download of many files, and removal of stale partial files."""
 
 import queue
 import threading
@@ -23,19 +23,19 @@ _SMALL_BYTES = 1_000_000
 
 
 class CancelledError(Exception):
-    """The work was called off."""
+    """The download was cancelled."""
 
 
 def fetch_all(
     files: Sequence[RemoteFile], layout: Layout, *, n_workers: int, retry_policy: RetryPolicy
 ) -> Job[dict[str, Fetched]]:
-    """Fetch files, at most `n_workers` at a time; yields Progress for each file under way and for all of them.
+    """Download files, at most `n_workers` at a time; yields Progress for each active file and for the total.
 
-    The first that fails for good ends the others too: what has arrived of them is kept. Raises what `fetch` raises.
+    The first failure cancels the others; their partial files are kept. Raises what `fetch` raises.
     """
     board = _Board(files)
     waiting: queue.SimpleQueue[RemoteFile] = queue.SimpleQueue()
-    for file in sorted(files, key=_turn):
+    for file in sorted(files, key=_priority):
         waiting.put(file)
     threads = [
         threading.Thread(target=_work, args=(waiting, layout, board, retry_policy), daemon=True)
@@ -58,8 +58,8 @@ def fetch_all(
     return board.fetched
 
 
-def _turn(file: RemoteFile) -> tuple[bool, int]:
-    """The small ones first, as they tell early what is wrong; then the largest, so that none is left at the end."""
+def _priority(file: RemoteFile) -> tuple[bool, int]:
+    """Sort key: small files first (they reveal errors early), then the largest (no long tail at the end)."""
     return file.size > _SMALL_BYTES, -file.size
 
 
@@ -75,14 +75,14 @@ def _work(waiting: "queue.SimpleQueue[RemoteFile]", layout: Layout, board: "_Boa
             )
         except CancelledError:
             return
-        except Exception as error:  # noqa: BLE001  # it is raised where the job is
+        except Exception as error:  # noqa: BLE001  # re-raised in the job's thread
             board.failures.append(error)
             board.cancelled.set()
         board.changed.set()
 
 
 class _Board:
-    """Where the threads write how far they are, and the job reads it; each entry has one writer."""
+    """Progress shared between the worker threads and the job; each entry has one writer."""
 
     def __init__(self, files: Sequence[RemoteFile]) -> None:
         self._sizes: Mapping[str, int] = {file.name: file.size for file in files}
@@ -92,42 +92,39 @@ class _Board:
         self.failures: list[Exception] = []
         self.cancelled = threading.Event()
         self.changed = threading.Event()
-        self._told: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
 
     def events(self) -> Iterator[Note | Progress]:
-        """What is new since the last call."""
+        """Events since the last call."""
         self.changed.clear()
         while not self.notes.empty():
             yield Note(self.notes.get())
-        before = dict(self._told)
+        before = dict(self._reported)
         for name, n_bytes in self.done.copy().items():
             is_whole = n_bytes == self._sizes[name]
-            if self._told.get(name) != n_bytes and (not is_whole or name in self.fetched):  # whole is what is verified
-                self._told[name] = n_bytes
+            if self._reported.get(name) != n_bytes and (
+                not is_whole or name in self.fetched
+            ):  # complete only once verified
+                self._reported[name] = n_bytes
                 yield Progress(TASK, n_bytes, self._sizes[name], "bytes", part=name)
-        if self._told != before:
-            yield Progress(TASK, sum(self._told.values()), sum(self._sizes.values()), "bytes")
+        if self._reported != before:
+            yield Progress(TASK, sum(self._reported.values()), sum(self._sizes.values()), "bytes")
 
 
 class _FileWatch:
-    """See Watch."""
-
     def __init__(self, name: str, board: _Board) -> None:
         self._name = name
         self._board = board
 
     def at(self, done: int) -> None:
-        """See Watch."""
         self._board.done[self._name] = done
         self.pause(0)
 
     def note(self, text: str) -> None:
-        """See Watch."""
         self._board.notes.put(text)
         self._board.changed.set()
 
     def pause(self, seconds: float) -> None:
-        """See Watch."""
         if self._board.cancelled.is_set() or (seconds and self._board.cancelled.wait(seconds)):
             raise CancelledError
 
@@ -136,12 +133,13 @@ _KEPT_SECONDS = 14 * 24 * 3600.0
 
 
 def sweep(layout: Layout, *, names: Collection[str], going_on: Collection[Path]) -> int:
-    """Delete beginnings of other contents under one of `names`, and those left for two weeks; how many they were.
+    """Delete partial files that no download will continue; returns their number.
 
-    going_on: beginnings that this download goes on with; what another process holds stays too
+    These are partial files of older versions of `names`, and any that are two weeks old. Partial files in `going_on`
+    and those that another process has locked are kept.
     """
     n_swept = 0
-    for place in list(_given_up(layout, names, going_on)):
+    for place in list(_stale(layout, names, going_on)):
         with held_if_free(place.lock) as is_free:
             if is_free:
                 place.partial.unlink(missing_ok=True)
@@ -154,7 +152,7 @@ def sweep(layout: Layout, *, names: Collection[str], going_on: Collection[Path])
     return n_swept
 
 
-def _given_up(layout: Layout, names: Collection[str], going_on: Collection[Path]) -> Iterator[TargetPaths]:
+def _stale(layout: Layout, names: Collection[str], going_on: Collection[Path]) -> Iterator[TargetPaths]:
     for place in layout.beginnings():
         if place.partial in going_on:
             continue

@@ -1,4 +1,4 @@
-"""A file at a remote source, its errors, and how transient ones are retried."""
+"""Remote files: the protocol that every source implements, transient errors, and the retry policy."""
 
 import random
 import time
@@ -13,9 +13,9 @@ from gptfast_cli.core.events import Job, Note
 
 
 class TransientError(Exception):
-    """A fault that may pass: the connection broke, or the server is busy.
+    """An error that a retry may cure: a broken connection, or a busy server.
 
-    wait_seconds: that the server asks to be left alone; None where it says nothing
+    wait_seconds: the server's Retry-After; None if it sent none
     """
 
     def __init__(self, reason: str, *, wait_seconds: float | None = None) -> None:
@@ -25,7 +25,7 @@ class TransientError(Exception):
 
 
 class UnreachableError(TransientError):
-    """No connection came about at all; `setting` names the variable that says where the server is."""
+    """The connection failed; `setting` is the environment variable that holds the server's address."""
 
     def __init__(self, reason: str, setting: str) -> None:
         super().__init__(reason)
@@ -33,29 +33,29 @@ class UnreachableError(TransientError):
 
 
 class WrongBytesError(Exception):
-    """What arrived is not the file that was promised: its length or its hash differs."""
+    """The received file differs from the listed one in length or hash."""
 
 
 class Body(Protocol):
-    """The bytes that a server has begun to send."""
+    """The body of an HTTP response."""
 
     @property
     def start(self) -> int:
-        """Where in the file they begin: the offset asked for, or 0 where the server sends all of it instead."""
+        """Offset of the first byte: the requested one, or 0 if the server ignored the range."""
         ...
 
     @property
     def size(self) -> int | None:
-        """Bytes of the whole file, as this server says; None where it does not."""
+        """Bytes of the whole file, as the server reports; None if it does not."""
         ...
 
     @property
     def validator(self) -> str | None:
-        """A strong ETag, by which the server knows this very version of the file again; None where it has none."""
+        """A strong ETag (RFC 9110, 8.8.3); None if the server sends none."""
         ...
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes as they arrive; raises TransientError where they break off or stall."""
+        """The bytes as they arrive. Raises TransientError if the transfer breaks off or stalls."""
         ...
 
 
@@ -64,44 +64,44 @@ class RemoteFile(Protocol):
 
     @property
     def name(self) -> str:
-        """Its path in the source, with slashes."""
+        """Path in the source, separated by slashes."""
         ...
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Size in bytes."""
         ...
 
     @property
     def version(self) -> str:
-        """What pins its contents, such as a commit."""
+        """Identifier of the contents, such as a commit."""
         ...
 
     @property
     def checksum(self) -> Checksum | None:
-        """The strongest checksum of its contents that the source offers and we can compute; None without any."""
+        """The strongest checksum that the source offers and this program can compute; None without any."""
         ...
 
     def open(self, start: int, validator: str | None) -> AbstractContextManager[Body]:
-        """Ask for the bytes from `start` on, if the file is still the one that `validator` stands for.
+        """Request the bytes from `start` on, provided that the file still matches `validator` (If-Range).
 
-        Raises TransientError for what may pass, GptFastError for what will not.
+        Raises TransientError for an error that a retry may cure, GptFastError for any other.
         """
         ...
 
 
 T = TypeVar("T")
 
-_AGAIN = "What arrived is kept: give the same command again, and it goes on from there."
+_AGAIN = "The received part is kept: run the same command again to continue."
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to go on where nothing arrives.
+    """Exponential backoff.
 
-    n_attempts:      in a row that bring nothing new, before it ends
-    first_seconds:   to wait after the first; doubled each time, up to `longest_seconds`
-    longest_asked_seconds: that a server may ask to wait; beyond, the person is told instead
+    n_attempts:      consecutive attempts without progress before the transfer fails
+    first_seconds:   wait after the first failure; doubled each time, up to `longest_seconds`
+    longest_asked_seconds: longest Retry-After that is obeyed; a longer one fails at once
     """
 
     n_attempts: int = 6
@@ -110,17 +110,17 @@ class RetryPolicy:
     longest_asked_seconds: float = 300.0
 
     def wait_seconds(self, n_failed: int, fault: TransientError) -> float | None:
-        """How long to wait after so many attempts in vain; None where it is time to give up."""
+        """Seconds to wait after `n_failed` attempts without progress; None to give up."""
         if n_failed >= self.n_attempts:
             return None
         if fault.wait_seconds is not None:
             return fault.wait_seconds if fault.wait_seconds <= self.longest_asked_seconds else None
         seconds = min(self.longest_seconds, self.first_seconds * 2.0 ** (n_failed - 1))
-        return seconds * random.uniform(0.75, 1.25)  # noqa: S311  # so that not all come back at once
+        return seconds * random.uniform(0.75, 1.25)  # noqa: S311  # jitter: clients do not retry in step
 
 
 def with_retries(what: str, retry_policy: RetryPolicy, call: Callable[[], T]) -> Job[T]:
-    """What a call gives, again after faults that may pass; raises NetworkError where they do not."""
+    """Call until it succeeds, retrying transient errors. Raises NetworkError when the policy gives up."""
     n_failed = 0
     while True:
         try:
@@ -136,12 +136,12 @@ def with_retries(what: str, retry_policy: RetryPolicy, call: Callable[[], T]) ->
 
 
 def given_up(what: str, fault: TransientError) -> NetworkError:
-    """The error that ends a series of faults."""
+    """The NetworkError to raise after the last attempt."""
     if isinstance(fault, UnreachableError):
         return NetworkError(f"{what}: {fault.reason}.", f"Check the network, the proxy settings and {fault.setting}.")
     if fault.wait_seconds is not None:
         return NetworkError(
-            f"{what}: {fault.reason}.", f"Give the same command again in {fault.wait_seconds:.0f} s: it goes on."
+            f"{what}: {fault.reason}.", f"Run the same command again in {fault.wait_seconds:.0f} s to continue."
         )
     return NetworkError(f"{what}: {fault.reason}.", _AGAIN)
 
@@ -150,7 +150,7 @@ _MOST_BYTES = 10_000_000
 
 
 def read_small(file: RemoteFile) -> bytes:
-    """The bytes of a small file; raises CorruptError where they are too many or their hash differs, NetworkError."""
+    """The contents of a small file. Raises CorruptError if it is over 10 MB or its hash differs, NetworkError."""
     content = b""
     try:
         with file.open(0, None) as body:

@@ -1,6 +1,6 @@
-"""Which files of a repository are downloaded, and whether their names are safe to write.
+"""Selection of the files of a repository, and validation of their names.
 
-They are held to the rules of every system alike: what is fetched on one may be read on another.
+A name must be valid on every operating system: files downloaded on one may be read on another.
 """
 
 import fnmatch
@@ -10,15 +10,15 @@ from typing import Final
 
 from gptfast_cli.core.errors import CorruptError
 
-_MOST_BYTES = 255  # of one part, on nearly every file system
+_MOST_BYTES = 255  # of a path component, on nearly every file system
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _WINDOWS_DEVICE: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _NOT_IN_WINDOWS: Final = frozenset('<>:"|?*')
 
 
 def check_file_name(name: str, source: str) -> None:
-    """Raise CorruptError where a file of that name would land outside of its folder, or nowhere on some system."""
-    reason = _against(name)
+    """Raise CorruptError if a file name escapes its folder or is invalid on some operating system."""
+    reason = _reason(name)
     if reason is not None:
         raise CorruptError(
             f"{source}: holds a file whose name is not safe: {reason}.\n{_shown(name)}",
@@ -27,12 +27,12 @@ def check_file_name(name: str, source: str) -> None:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a file of that name can be written on every system, inside of its folder."""
-    return _against(name) is None
+    """Whether a file name is valid on every operating system and stays inside its folder."""
+    return _reason(name) is None
 
 
-def _against(name: str) -> str | None:
-    """What stands against a name; None where nothing does."""
+def _reason(name: str) -> str | None:
+    """Why a name is invalid; None if it is valid."""
     parts = name.replace("\\", "/").split("/")
     reasons = {
         "it is an absolute path": name.startswith(("/", "\\")) or _DRIVE.match(name),
@@ -63,7 +63,7 @@ _NEEDED: Final = (
     "tokenizer.model.v*",
     "vocab.txt",
 )
-"""Beside the weights: configuration, tokenizer, chat templates."""
+"""Files beside the weights: configuration, tokenizer, chat templates."""
 
 _WEIGHTS: Final = (
     ("model.safetensors",),
@@ -77,13 +77,13 @@ _WEIGHTS: Final = (
     ("*.pth",),
     ("*.bin",),
 )
-"""Ways to keep weights, the best first: one of them is taken, by its first file and then by all its files."""
+"""File sets that hold the weights, in order of preference: the first whose first pattern matches is taken."""
 
 _INDEX: Final = re.compile(r".*\.index\.json(\..*)?")
 
 
 def model_files(names: Iterable[str]) -> list[str]:
-    """The files that a model needs: one set of its weights, configuration, tokenizer, chat templates."""
+    """The files that a model needs: one set of weights, configuration, tokenizer, chat templates."""
     names = list(names)
     for way in _WEIGHTS:
         weights = [name for name in names if _fits(name, way)]
@@ -96,9 +96,9 @@ def model_files(names: Iterable[str]) -> list[str]:
 
 
 def matching(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    """The files that fit a pattern of `include`, or without any those that a model needs, and none of `exclude`.
+    """Files that match a pattern of `include` (default: the files that a model needs) and none of `exclude`.
 
-    A pattern is a shell's, `*` stands for slashes too, and `folder/` for all that is in it.
+    Patterns are shell patterns in which `*` also matches slashes; `folder/` matches everything in a folder.
     """
     names = list(names)
     chosen = [name for name in names if _matches(name, include)] if include else model_files(names)
@@ -110,5 +110,5 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a file fits a pattern that names its folder, which for most is the repository itself."""
+    """Whether a file matches a pattern at the same folder depth."""
     return any(fnmatch.fnmatchcase(name, each) and name.count("/") == each.count("/") for each in patterns)

@@ -1,9 +1,8 @@
-"""Where downloaded files go: a plain folder, or the blob and snapshot layout of the Hugging Face cache.
+"""Target paths of downloaded files: a local folder, or the blobs and snapshots of the Hugging Face cache.
 
-Beside the files lie notes about them (`core.download_notes`). A file that was changed since counts as not there.
-
-As https://huggingface.co/docs/huggingface_hub/guides/manage-cache describes it. The branch in `refs` moves last, when
-all files are there: until then every program sees the old commit, or none.
+In a local folder each file has a note (`core.download_notes`); a file modified after its note is downloaded again.
+The cache follows https://huggingface.co/docs/huggingface_hub/guides/manage-cache. Its `refs/<branch>` is written last,
+when all files are complete: until then every program sees the old commit, or none.
 """
 
 import os
@@ -31,7 +30,7 @@ from gptfast_cli.core.hub.remote import RemoteFile
 
 @dataclass(frozen=True, slots=True)
 class TargetPaths:
-    """The paths of one file; `partial` is on the same disk as `final`, and has a name that stays the same."""
+    """The paths of one file; `partial` is on the file system of `final`, and has the same name in every run."""
 
     final: Path
     partial: Path
@@ -39,61 +38,60 @@ class TargetPaths:
 
 
 class Layout(Protocol):
-    """A folder with rules of its own: the Hugging Face cache, or a plain folder.
+    """Layout of a target folder: the Hugging Face cache, or a local folder.
 
-    One that `checks` reads a file to see whether it is whole, and compares its hash; otherwise size and notes do.
+    A layout with `checks` verifies existing files by their hash; otherwise size and note decide.
     """
 
     @property
     def root(self) -> Path:
-        """The folder that a model's files are found in at the end."""
+        """The folder that holds the files of the model."""
         ...
 
     def place(self, file: RemoteFile) -> TargetPaths:
-        """Where a file goes; its name has been checked."""
+        """Target paths of a file whose name has been checked (`check_file_name`)."""
         ...
 
     def is_there(self, file: RemoteFile) -> bool:
-        """Whether the file is there whole, from an earlier download or by another program."""
+        """Whether the complete file exists already."""
         ...
 
     def publish(self, file: RemoteFile) -> None:
-        """Make a file that is at its final place findable under its name."""
+        """Link a file at its final path under its name."""
         ...
 
     def finish(self) -> bool:
-        """Make the whole findable under the name that was asked for, once all its files are; whether that is so."""
+        """Publish the complete snapshot under the requested revision; returns whether that was possible."""
         ...
 
     def beginnings(self) -> Iterator[TargetPaths]:
-        """The places of all beginnings that lie here, wanted or not."""
+        """Target paths of all partial files in this folder."""
         ...
 
     def left_by_others(self) -> Iterator[Path]:
-        """Unfinished files of other programs, which nobody goes on with."""
+        """Unfinished files of other programs."""
         ...
 
 
-_CLOCK_SECONDS = 1.0  # by which a file may be younger than the note about it
+_CLOCK_SECONDS = 1.0  # tolerance between modification time and note
 
 
 @dataclass(frozen=True, slots=True)
 class LocalLayout:
-    """A folder of a person's choice, and the name of the source that its files come from; `checks`: see Layout."""
+    """A local folder, and the name of the source of its files; `checks`: see Layout."""
 
     root: Path
     source: str
     checks: bool = False
 
     def place(self, file: RemoteFile) -> TargetPaths:
-        """See Layout."""
         place = self._place(file.name)
         for path in (place.final, place.partial):
             check_inside(self.root, path.parent)
         return place
 
     def is_there(self, file: RemoteFile) -> bool:
-        """See Layout; a file that nothing is noted about is compared by its checksum, where one is offered."""
+        """A file without a note is compared by its checksum, if the source offers one."""
         path, checksum = self.root / file.name, file.checksum
         if not path.is_file() or file.size != path.stat().st_size:
             return False
@@ -103,24 +101,20 @@ class LocalLayout:
         return value == checksum.value or checksum.is_of_file(path)
 
     def publish(self, file: RemoteFile) -> None:
-        """See Layout."""
         write_note(self.root, file.name, version=file.version, checksum=file.checksum, source=self.source)
 
     def finish(self) -> bool:
-        """See Layout."""
         ignore = self.root / ".cache/huggingface/.gitignore"
         if not ignore.exists():
             write_whole(ignore, "*")
         return True
 
     def beginnings(self) -> Iterator[TargetPaths]:
-        """See Layout."""
         notes = self.root / NOTES
         for partial in sorted(notes.rglob(f"*{PARTIAL}")):
             yield self._place(partial.relative_to(notes).as_posix().removesuffix(PARTIAL))
 
     def left_by_others(self) -> Iterator[Path]:
-        """See Layout."""
         yield from sorted((self.root / NOTES).rglob("*.incomplete"))
 
     def _place(self, name: str) -> TargetPaths:
@@ -129,7 +123,7 @@ class LocalLayout:
         return TargetPaths(self.root / name, partial, note.with_suffix(".lock"))
 
     def _noted(self, name: str) -> tuple[str | None, str | None]:
-        """The version and the hash that were noted for a file, if it is as it was then."""
+        """Version and hash from the note, if the file was not modified since."""
         note = read_note(self.root, name)
         if note is None or (self.root / name).stat().st_mtime - _CLOCK_SECONDS > note.noted_at:
             return None, None
@@ -138,9 +132,9 @@ class LocalLayout:
 
 @dataclass(frozen=True, slots=True)
 class HubCacheLayout:
-    """One repository in the cache, at one commit.
+    """One repository of the Hugging Face cache at one commit.
 
-    revision: the branch or tag that it was asked for by
+    revision: the requested branch or tag
     checks:   see Layout
     """
 
@@ -152,19 +146,15 @@ class HubCacheLayout:
 
     @property
     def root(self) -> Path:
-        """See Layout."""
         return self._folder / "snapshots" / self.commit
 
     def place(self, file: RemoteFile) -> TargetPaths:
-        """See Layout."""
         return self._place(_key(file))
 
     def is_there(self, file: RemoteFile) -> bool:
-        """See Layout."""
         return any(self._is_whole(path, file) for path in (self.root / file.name, self.place(file).final))
 
     def publish(self, file: RemoteFile) -> None:
-        """See Layout."""
         name, blob = self.root / file.name, self.place(file).final
         if (name.exists() and blob.exists() and name.samefile(blob)) or self._is_whole(name, file):
             return
@@ -173,7 +163,7 @@ class HubCacheLayout:
         link = sibling(name, PARTIAL)
         try:
             link.symlink_to(os.path.relpath(blob, name.parent))
-        except (OSError, NotImplementedError):  # Windows, without the right to make links
+        except (OSError, NotImplementedError):  # Windows without the right to create links
             try:
                 link.hardlink_to(blob)
             except OSError:
@@ -181,7 +171,7 @@ class HubCacheLayout:
         link.replace(name)
 
     def finish(self) -> bool:
-        """See Layout; a revision may have no place in `refs`: `a/b` beside `a`, or a name that the system refuses."""
+        """A revision may have no path in `refs`: `a/b` beside `a`, or a name that the file system refuses."""
         if self.revision == self.commit:
             return True
         ref = self._folder / "refs" / self.revision
@@ -193,12 +183,10 @@ class HubCacheLayout:
         return True
 
     def beginnings(self) -> Iterator[TargetPaths]:
-        """See Layout."""
         for partial in sorted(self._blobs.glob(f"*{PARTIAL}")):
             yield self._place(partial.name.removesuffix(PARTIAL))
 
     def left_by_others(self) -> Iterator[Path]:
-        """See Layout."""
         yield from sorted(self._blobs.glob("*.incomplete"))  # huggingface_hub's
 
     def _is_whole(self, path: Path, file: RemoteFile) -> bool:
@@ -209,7 +197,7 @@ class HubCacheLayout:
             return False
 
     def _place(self, key: str) -> TargetPaths:
-        lock = self.hf_cache / ".locks" / self._folder.name / f"{key}.lock"  # that of huggingface_hub
+        lock = self.hf_cache / ".locks" / self._folder.name / f"{key}.lock"  # the lock of huggingface_hub
         return TargetPaths(self._blobs / key, self._blobs / f"{key}{PARTIAL}", lock)
 
     @property
@@ -222,6 +210,6 @@ class HubCacheLayout:
 
 
 def _key(file: RemoteFile) -> str:
-    """What the Hub sends as ETag: the SHA-256 of a large file, the git hash of a small one."""
+    """Blob name, the Hub's ETag: SHA-256 of an LFS file, git SHA-1 of any other."""
     assert file.checksum is not None, f"{file.name}: the Hub has a hash for every file"
     return file.checksum.value
