@@ -38,7 +38,7 @@ def rank(number: int, port: int, home: Path) -> "subprocess.Popen[bytes]":
     return own.start(*LINE)
 
 
-def check_told(process: "subprocess.Popen[bytes]", number: int, port: int, reason: str) -> None:
+def check_error(process: "subprocess.Popen[bytes]", number: int, port: int, reason: str) -> None:
     try:
         stdout, stderr = (written.decode() for written in process.communicate(timeout=60))
     finally:
@@ -54,14 +54,14 @@ def check_told(process: "subprocess.Popen[bytes]", number: int, port: int, reaso
 def test_ranks_at_a_port_that_is_taken_end_with_one_error_each(tmp_path: Path) -> None:
     with silent_port() as port:
         first, second = (rank(number, port, tmp_path / str(number)) for number in (0, 1))
-        check_told(first, 0, port, "EADDRINUSE")
-        check_told(second, 1, port, "Not all of them were there within 3 seconds.")
+        check_error(first, 0, port, "EADDRINUSE")
+        check_error(second, 1, port, "Not all ranks joined within 3 seconds.")
 
 
 def test_a_rank_that_nobody_waits_for_ends_with_an_error(tmp_path: Path) -> None:
     with silent_port() as port:
         pass
-    check_told(rank(1, port, tmp_path / "home"), 1, port, "Not all of them were there within 3 seconds.")
+    check_error(rank(1, port, tmp_path / "home"), 1, port, "Not all ranks joined within 3 seconds.")
 
 
 def test_a_port_that_is_no_number_is_an_error(tmp_path: Path) -> None:
