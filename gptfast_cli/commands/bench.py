@@ -42,7 +42,7 @@ from gptfast_cli.commands.bench_plan import (
 )
 from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.core.errors import ExitCode, UsageError
-from gptfast_cli.core.models.sharding import ALONE
+from gptfast_cli.core.models.process_group import ALONE
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.numbers import IntegerList
 from gptfast_cli.options import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptfast_cli.core.errors import NotFoundError, UsageError
-from gptfast_cli.core.models.sharding import ProcessGroup
+from gptfast_cli.core.models.process_group import ProcessGroup
 
 DEFAULT = "Once upon a time"
 SECONDS_TO_WAIT = 5.0

@@ -8,7 +8,7 @@ import typer
 
 from gptfast_cli.core.distributed.rank import this_rank
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.models.sharding import ALONE, ProcessGroup
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
 
 def is_dealt_out(n_ranks: int | None) -> bool:

@@ -25,7 +25,7 @@ from gptfast_cli.core.bench.throughput import (
 from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.device import torch_threads
 from gptfast_cli.core.errors import OutOfMemoryError, UsageError
-from gptfast_cli.core.models.sharding import ALONE, ProcessGroup
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 from model_files import drained
 
 

@@ -15,7 +15,8 @@ from gptfast_cli.core.engine.sampling import (
 )
 from gptfast_cli.core.engine.shapes import read_shape
 from gptfast_cli.core.models.decoder import Logits
-from gptfast_cli.core.models.sharding import ModelShard, ProcessGroup
+from gptfast_cli.core.models.process_group import ProcessGroup
+from gptfast_cli.core.models.sharding import ModelShard
 
 SAMPLINGS = {
     "greedy": Sampling(temperature=0),

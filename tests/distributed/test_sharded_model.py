@@ -16,7 +16,8 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.jobs.quantize import QuantizeRequest
 from gptfast_cli.core.jobs.quantize import run as quantize
 from gptfast_cli.core.models.decoder import Logits
-from gptfast_cli.core.models.sharding import ALONE, ModelShard, ProcessGroup, check_divides
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
+from gptfast_cli.core.models.sharding import ModelShard, check_divides
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.quantize.quantizers import quantizers
 from gptfast_cli.core.schemes import (

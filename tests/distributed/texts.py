@@ -12,7 +12,7 @@ from gptfast_cli.core.engine.speculative.draft_length import DraftOptions
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Measured, Progress
 from gptfast_cli.core.jobs.generate import GenerateRequest, run
-from gptfast_cli.core.models.sharding import ProcessGroup
+from gptfast_cli.core.models.process_group import ProcessGroup
 from model_files import drained, settings_in
 
 GREEDY, DRAWN = Sampling(temperature=0), Sampling(temperature=1.0, top_k=9)

@@ -30,7 +30,7 @@ from gptfast_cli.core.errors import (
     UsageError,
 )
 from gptfast_cli.core.fields import Fields, parse_fields
-from gptfast_cli.core.models.sharding import ALONE, ProcessGroup
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
 _MAX_NEW_TOKENS = ("max_new_tokens", "max_tokens", "max_completion_tokens")
 _NUM_SAMPLES = ("num_samples", "n")

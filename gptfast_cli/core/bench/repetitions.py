@@ -22,7 +22,7 @@ from gptfast_cli.core.events import (
     Note,
     Progress,
 )
-from gptfast_cli.core.models.sharding import ProcessGroup
+from gptfast_cli.core.models.process_group import ProcessGroup
 
 Work: TypeAlias = Callable[[], int | None]
 """Does what is to be timed; returns the bytes that it read, or None where bandwidth is not what limits it."""

@@ -13,7 +13,7 @@ from gptfast_cli.core.device import torch_threads
 from gptfast_cli.core.engine.engine import PrefillOutput, StepOutput
 from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.engine.speculative.verification import Position, Rounds
-from gptfast_cli.core.models.sharding import ALONE, ProcessGroup
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
 
 @dataclass(frozen=True, slots=True)

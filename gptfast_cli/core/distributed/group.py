@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from gptfast_cli import __version__
 from gptfast_cli.core.distributed.rank import FOLDER, LostRankError, Rank
 from gptfast_cli.core.errors import NetworkError, UsageError
-from gptfast_cli.core.models.sharding import ALONE, ProcessGroup, T
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup, T
 
 _SMALL_BYTES = 1 << 16
 """Up to this size an all-reduce on CPUs is one all-gather and a local sum: fewer messages than gloo's all-reduce."""

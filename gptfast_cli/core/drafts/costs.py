@@ -27,7 +27,7 @@ from gptfast_cli.core.engine.speculative.proposers import Proposal, Proposer
 from gptfast_cli.core.engine.speculative.proposers.ngram import NGram
 from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.events import Job, Progress, result_of
-from gptfast_cli.core.models.sharding import ALONE, ProcessGroup
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
 Texts: TypeAlias = Mapping[float, Rows[TargetText]]
 """By their temperature."""

@@ -25,7 +25,8 @@ from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.files import private_folder
 from gptfast_cli.core.models.decoder import Decoder
 from gptfast_cli.core.models.native import NativeModel, can_run
-from gptfast_cli.core.models.sharding import ALONE, ModelShard, ProcessGroup, check_divides
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
+from gptfast_cli.core.models.sharding import ModelShard, check_divides
 from gptfast_cli.core.models.transformer import Transformer
 from gptfast_cli.core.models.weights import assemble, weight_blocks, weight_shapes
 from gptfast_cli.core.quantize.allocation import Storage

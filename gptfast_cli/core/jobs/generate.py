@@ -33,7 +33,7 @@ from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts, Draft
 from gptfast_cli.core.engine.speculative.drafting import open_draft
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Prompt
-from gptfast_cli.core.models.sharding import ALONE
+from gptfast_cli.core.models.process_group import ALONE
 from gptfast_cli.core.settings import Settings
 
 _SYNTHETIC_SEED = 0  # synthetic prompts are the same in every run, so that their speeds compare

@@ -41,7 +41,7 @@ from gptfast_cli.core.engine.speculative.drafting import NGRAM, SELF, Advice, sa
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.models.decoder import NonFiniteLogitsError
-from gptfast_cli.core.models.sharding import ProcessGroup
+from gptfast_cli.core.models.process_group import ProcessGroup
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.models.kv_cache import KVCache
-from gptfast_cli.core.models.sharding import ALONE, ModelShard, ProcessGroup
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
+from gptfast_cli.core.models.sharding import ModelShard
 
 
 class NonFiniteLogitsError(GptFastError):

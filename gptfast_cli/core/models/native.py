@@ -34,7 +34,8 @@ from gptfast_cli.core.backends.cpu.library import Choice
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.models.kv_cache import KVCache
-from gptfast_cli.core.models.sharding import ALONE, ModelShard, ProcessGroup
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
+from gptfast_cli.core.models.sharding import ModelShard
 from gptfast_cli.core.models.transformer import frequencies, rotation
 from gptfast_cli.core.models.weights import assemble_layer
 from gptfast_cli.core.schemes import Block, Weight

@@ -24,7 +24,8 @@ from gptfast_cli.core.backends.phases import phase
 from gptfast_cli.core.config import LinearScaling, Llama3Scaling, ModelConfig, RopeConfig
 from gptfast_cli.core.device import to_device, torch_threads
 from gptfast_cli.core.models.kv_cache import KVCache
-from gptfast_cli.core.models.sharding import ALONE, ModelShard, ProcessGroup
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
+from gptfast_cli.core.models.sharding import ModelShard
 from gptfast_cli.core.models.weights import LayerWeights, ModelWeights
 
 

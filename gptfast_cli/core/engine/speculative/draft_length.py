@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Final, Protocol
 
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.models.sharding import ProcessGroup
+from gptfast_cli.core.models.process_group import ProcessGroup
 
 ADAPTIVE: Final = "auto"
 ADVISED: Final = "auto"

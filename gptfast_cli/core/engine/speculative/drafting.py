@@ -41,7 +41,7 @@ from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.fields import Fields, read_fields
 from gptfast_cli.core.files import is_file, write_whole
 from gptfast_cli.core.models.decoder import Decoder
-from gptfast_cli.core.models.sharding import ALONE
+from gptfast_cli.core.models.process_group import ALONE
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.quantize.quantizers import quantizers
 from gptfast_cli.core.quantize.sizes import stored

@@ -28,7 +28,7 @@ from gptfast_cli.core.evals.tasks.sources import TaskRun, TaskSet
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.files import disk_full_named
 from gptfast_cli.core.hub.lock import held_if_free
-from gptfast_cli.core.models.sharding import ALONE, ProcessGroup
+from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
 
 class ResponseCache:
