@@ -8,11 +8,11 @@ from torch import Tensor
 
 from gptfast_cli.core.device import peak_memory_bytes, reset_peak_memory
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.quantize.grid import search_grid
 from gptfast_cli.core.quantize.quantizers import Compensation, Inputs, UnusableInputsError
 from gptfast_cli.core.quantize.quantizers.gptq import PLUG as GPTQ
 from gptfast_cli.core.quantize.quantizers.gptq import inverse_factor
 from gptfast_cli.core.quantize.quantizers.search import PLUG as SEARCH
+from gptfast_cli.core.quantize.quantizers.search import search_params
 from gptfast_cli.core.schemes import Weight, quantized
 from quantized_cases import CASES
 
@@ -30,7 +30,7 @@ def inputs_of(in_features: int, *, n_tokens: int | None = None, seed: int = 0) -
 
 
 def rounded(matrix: Tensor, inputs: Inputs, name: str, group_size: int | None, **compensation: int) -> Weight:
-    rounding = GPTQ.given(inputs, Compensation(DAMPING, **compensation))
+    rounding = GPTQ.calibrated(inputs, Compensation(DAMPING, **compensation))
     return rounding.quantize(matrix, quantized(name), group_size)
 
 
@@ -58,10 +58,10 @@ def brute_force(matrix: Tensor, inputs: Inputs, name: str, group_size: int | Non
     for group in sorted(groups, key=lambda group: -float(diagonal[group].amax())):
         columns = sorted(group, key=lambda column: -float(diagonal[column]))
         now = weights[:, columns].float().unsqueeze(1)
-        grid = search_grid(now, damped.diagonal()[columns].float(), scheme)
+        params = search_params(now, damped.diagonal()[columns].float(), scheme.fitter(matrix))
         for column in columns:
-            code = grid.codes(weights[:, column].float().view(-1, 1, 1))
-            found[:, column] = grid.values(code).double().flatten()
+            code = params.encode(weights[:, column].float().view(-1, 1, 1))
+            found[:, column] = params.decode(code).double().flatten()
             step = (weights[:, column] - found[:, column]) / inverse[column, column]
             weights -= step.unsqueeze(1) * inverse[column]
             inverse -= inverse[:, column].unsqueeze(1) * inverse[column].unsqueeze(0) / inverse[column, column]

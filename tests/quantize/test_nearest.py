@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.quantize.grid import in_groups, ranges
-from gptfast_cli.core.quantize.quantizers import nearest
+from gptfast_cli.core.quantize.quantizers import in_groups, nearest
 from gptfast_cli.core.quantize.quantizers.nearest import PLUG as NEAREST
-from gptfast_cli.core.schemes import Grid, Weight, quantized
+from gptfast_cli.core.schemes import AffineParams, Weight, quantized
 from quantized_cases import CASES
 
 MAX = torch.finfo(torch.float32).max
@@ -24,9 +23,11 @@ def round_trip(name: str, group_size: int | None, matrix: Tensor) -> Tensor:
     return dense(name, NEAREST.quantize(matrix, quantized(name), group_size))
 
 
-def grid_of(name: str, group_size: int | None, matrix: Tensor) -> tuple[Tensor, Grid]:
+def fitted(name: str, group_size: int | None, matrix: Tensor) -> tuple[Tensor, AffineParams]:
     groups = in_groups(matrix, group_size)
-    return groups, quantized(name).grid(*ranges(groups))
+    params = quantized(name).fitter(matrix).fit(groups)
+    assert isinstance(params, AffineParams)
+    return groups, params
 
 
 @st.composite
@@ -55,12 +56,13 @@ def matrices(draw: st.DrawFn) -> Tensor:
 @settings(max_examples=40)
 @given(matrix=matrices())
 def test_no_other_code_on_the_grid_is_nearer(name: str, group_size: int | None, matrix: Tensor) -> None:
-    groups, grid = grid_of(name, group_size, matrix)
-    codes = torch.arange(grid.lowest, grid.highest + 1).double()
-    values = (codes - grid.zeros.double().unsqueeze(-1)) * grid.scales.double().unsqueeze(-1)  # [out, n_groups, codes]
+    groups, params = fitted(name, group_size, matrix)
+    codes = torch.arange(params.lowest, params.highest + 1).double()
+    # values has the shape [out, n_groups, codes]
+    values = (codes - params.zeros.double().unsqueeze(-1)) * params.scales.double().unsqueeze(-1)
     best = (groups.double().unsqueeze(-1) - values.unsqueeze(-2)).abs().amin(-1).flatten(1)[:, : matrix.shape[1]]
     found = (matrix.double() - round_trip(name, group_size, matrix).double()).abs()
-    step = grid.scales.double().repeat_interleave(groups.shape[-1], dim=-1)[:, : matrix.shape[1]]
+    step = params.scales.double().repeat_interleave(groups.shape[-1], dim=-1)[:, : matrix.shape[1]]
     assert bool((found <= best + 1e-5 * step).all())
 
 
@@ -72,9 +74,9 @@ def test_no_other_code_on_the_grid_is_nearer(name: str, group_size: int | None, 
 def test_no_element_is_further_off_than_half_a_step_and_what_rounding_the_step_costs(
     name: str, group_size: int | None, steps: float, matrix: Tensor
 ) -> None:
-    groups, grid = grid_of(name, group_size, matrix)
-    errors = (groups.double() - grid.values(grid.codes(groups)).double()).abs()
-    assert bool((errors <= (steps + 1e-5) * grid.scales.double().unsqueeze(-1)).all())
+    groups, params = fitted(name, group_size, matrix)
+    errors = (groups.double() - params.decode(params.encode(groups)).double()).abs()
+    assert bool((errors <= (steps + 1e-5) * params.scales.double().unsqueeze(-1)).all())
 
 
 @pytest.mark.parametrize(("name", "group_size"), CASES)
@@ -89,8 +91,8 @@ def test_quantising_what_was_quantised_changes_nothing(name: str, group_size: in
 
 @pytest.mark.parametrize(("name", "group_size"), CASES)
 def test_every_group_uses_its_grid_from_end_to_end(name: str, group_size: int | None) -> None:
-    groups, grid = grid_of(name, group_size, torch.randn(200, 512))
-    codes = grid.codes(groups)
+    groups, params = fitted(name, group_size, torch.randn(200, 512))
+    codes = params.encode(groups)
     if name == "int8":
         assert bool((codes.abs().amax(-1) == 127).all())
     else:
@@ -134,10 +136,10 @@ def test_the_smallest_and_largest_numbers_give_neither_nan_nor_infinity(
     name: str, group_size: int | None, largest: float, ends: tuple[float, float]
 ) -> None:
     matrix = torch.linspace(*ends, 256).repeat(2, 1).to(torch.float32) * largest
-    groups, grid = grid_of(name, group_size, matrix)
-    assert bool((grid.scales > 0).all()) and bool(grid.scales.isfinite().all())
-    assert bool((grid.zeros >= grid.lowest).all()) and bool((grid.zeros <= grid.highest).all())
-    found = grid.values(grid.codes(groups))
+    groups, params = fitted(name, group_size, matrix)
+    assert bool((params.scales > 0).all()) and bool(params.scales.isfinite().all())
+    assert bool((params.zeros >= params.lowest).all()) and bool((params.zeros <= params.highest).all())
+    found = params.decode(params.encode(groups))
     assert bool(found.isfinite().all()) and bool(found.bfloat16().isfinite().all())
 
 

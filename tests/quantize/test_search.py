@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.quantize.grid import grid_error, in_groups, magnitude_importance, ranges, search_grid
-from gptfast_cli.core.quantize.quantizers import quantizers
+from gptfast_cli.core.quantize.quantizers import in_groups, quantizers
 from gptfast_cli.core.quantize.quantizers.search import PLUG as SEARCH
-from gptfast_cli.core.schemes import Grid, Weight, quantized
+from gptfast_cli.core.quantize.quantizers.search import magnitude_importance, search_params, weighted_error
+from gptfast_cli.core.schemes import AffineParams, Weight, quantized
 from quantized_cases import CASES
 
 N_SCALES = 200
@@ -18,9 +18,21 @@ def dense(weight: Weight) -> Tensor:
     return quantized(weight.scheme).dense(weight, torch.float32)
 
 
+def range_params(groups: Tensor, name: str) -> AffineParams:
+    params = quantized(name).fitter(groups.flatten(1)).fit(groups)
+    assert isinstance(params, AffineParams)
+    return params
+
+
+def searched(groups: Tensor, importance: Tensor, name: str) -> AffineParams:
+    params = search_params(groups, importance, quantized(name).fitter(groups.flatten(1)))
+    assert isinstance(params, AffineParams)
+    return params
+
+
 def exhaustive_error(groups: Tensor, importance: Tensor, name: str) -> Tensor:
     """The least error of each group over every zero point and N_SCALES scales, in float64."""
-    usual = quantized(name).grid(*ranges(groups))
+    usual = range_params(groups, name)
     zeros = range(16) if name == "int4" else [0]
     least = torch.full(usual.scales.shape, torch.inf, dtype=torch.float64)
     codes = torch.arange(usual.lowest, usual.highest + 1).double()
@@ -41,9 +53,10 @@ def test_the_error_is_within_a_few_percent_of_what_a_search_through_everything_f
     generator = torch.Generator().manual_seed(0)
     groups = in_groups(torch.randn(rows, 256, generator=generator), group_size)
     importance = torch.rand(groups.shape, generator=generator) if weighted else torch.ones_like(groups)
-    grid = search_grid(groups, importance, quantized(name))
-    found, best = grid_error(groups, grid, importance).double().sum(), exhaustive_error(groups, importance, name).sum()
-    usual = grid_error(groups, quantized(name).grid(*ranges(groups)), importance).double().sum()
+    params = searched(groups, importance, name)
+    found = weighted_error(groups, params, importance).double().sum()
+    best = exhaustive_error(groups, importance, name).sum()
+    usual = weighted_error(groups, range_params(groups, name), importance).double().sum()
     assert float(found) <= (1.04 if name == "int4" else 1.08) * float(best)  # int8: it hardly matters where it is
     assert float(found) <= float(usual)
 
@@ -52,11 +65,11 @@ def test_the_error_is_within_a_few_percent_of_what_a_search_through_everything_f
 def test_no_group_is_worse_off_than_on_the_grid_of_its_range(name: str, group_size: int | None) -> None:
     groups = in_groups(torch.randn(50, 300) ** 3, group_size)
     importance = magnitude_importance(groups)
-    usual = quantized(name).grid(*ranges(groups))
-    grid = search_grid(groups, importance, quantized(name))
-    errors, usual_errors = (grid_error(groups, each, importance) for each in (grid, usual))
+    usual = range_params(groups, name)
+    params = searched(groups, importance, name)
+    errors, usual_errors = (weighted_error(groups, each, importance) for each in (params, usual))
     assert bool((errors <= usual_errors).all())
-    kept = (grid.scales == usual.scales) & (grid.zeros == usual.zeros)
+    kept = (params.scales == usual.scales) & (params.zeros == usual.zeros)
     assert bool((errors < usual_errors)[~kept].all())
 
 
@@ -64,8 +77,8 @@ def test_what_matters_most_is_met_best() -> None:
     groups = torch.randn(100, 1, 32)
     importance = torch.ones(32)
     importance[5] = 1e4
-    grid = search_grid(groups, importance, quantized("int4"))
-    errors = (grid.values(grid.codes(groups)) - groups).abs().mean(dim=(0, 1))
+    params = searched(groups, importance, "int4")
+    errors = (params.decode(params.encode(groups)) - groups).abs().mean(dim=(0, 1))
     assert float(errors[5]) < 0.3 * float(errors.mean())
 
 
@@ -107,7 +120,7 @@ def test_every_rounding_goes_with_every_scheme(name: str, scheme: str, group_siz
     assert float((dense(weight) - matrix).norm() / matrix.norm()) < (0.02 if scheme == "int8" else 0.2)
 
 
-def test_a_grid_is_one_that_the_scheme_can_store() -> None:
-    grid = search_grid(torch.randn(20, 3, 32), torch.ones(()), quantized("int4"))
-    assert isinstance(grid, Grid) and grid.scales.dtype == torch.bfloat16
-    assert bool(((grid.zeros >= 0) & (grid.zeros <= 15)).all())
+def test_the_params_found_are_some_that_the_scheme_can_store() -> None:
+    params = searched(torch.randn(20, 3, 32), torch.ones(()), "int4")
+    assert params.scales.dtype == torch.bfloat16
+    assert bool(((params.zeros >= 0) & (params.zeros <= 15)).all())

@@ -22,8 +22,8 @@ def element(weight: Weight, row: int, column: int) -> float:
 
 @given(group_size=st.sampled_from(PLUG.group_sizes), in_features=st.integers(1, 300), seed=st.integers(0, 1000))
 def test_every_element_is_where_the_layout_says(group_size: int, in_features: int, seed: int) -> None:
-    codes, grid = random_codes("int4", group_size, rows=2, in_features=in_features, seed=seed)
-    weight = PLUG.pack(codes, grid, in_features)
+    codes, params = random_codes("int4", group_size, rows=2, in_features=in_features, seed=seed)
+    weight = PLUG.pack(codes, params, in_features)
     by_hand = [[element(weight, row, column) for column in range(in_features)] for row in range(2)]
     assert torch.equal(PLUG.dense(weight, torch.float32), torch.tensor(by_hand))
 

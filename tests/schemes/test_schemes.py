@@ -15,8 +15,8 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def some_weight(name: str, group_size: int | None, *, rows: int = 7, in_features: int = 300) -> Weight:
-    codes, grid = random_codes(name, group_size, rows=rows, in_features=in_features)
-    return quantized(name).pack(codes, grid, in_features)
+    codes, params = random_codes(name, group_size, rows=rows, in_features=in_features)
+    return quantized(name).pack(codes, params, in_features)
 
 
 @pytest.mark.parametrize(("name", "group_size"), CASES)
@@ -24,9 +24,9 @@ def some_weight(name: str, group_size: int | None, *, rows: int = 7, in_features
 def test_what_is_packed_comes_back_as_the_numbers_that_its_codes_stand_for(
     name: str, group_size: int | None, rows: int, in_features: int, seed: int
 ) -> None:
-    codes, grid = random_codes(name, group_size, rows=rows, in_features=in_features, seed=seed)
-    weight = quantized(name).pack(codes, grid, in_features)
-    exact = (codes.double() - grid.zeros.double().unsqueeze(-1)) * grid.scales.double().unsqueeze(-1)
+    codes, params = random_codes(name, group_size, rows=rows, in_features=in_features, seed=seed)
+    weight = quantized(name).pack(codes, params, in_features)
+    exact = (codes.double() - params.zeros.double().unsqueeze(-1)) * params.scales.double().unsqueeze(-1)
     expected = exact.flatten(1)
     assert torch.equal(expected[:, in_features:], torch.zeros_like(expected[:, in_features:]))
     assert weight.shape == (rows, in_features)

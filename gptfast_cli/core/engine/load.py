@@ -279,19 +279,19 @@ def _quantized_rows(
 ) -> Weight:
     n_rows, in_features = shape
     n_groups = -(-in_features // group_size)
-    high = torch.full((n_rows, n_groups), reach, device=generator.device)
-    grid = scheme.grid(-high, high)
+    ends = torch.tensor([-reach, reach], device=generator.device).expand(n_rows, n_groups, 2)
+    params = scheme.fitter(ends.flatten(1)).fit(ends)
     codes = torch.randint(
-        grid.lowest,
-        grid.highest + 1,
+        params.lowest,
+        params.highest + 1,
         (n_rows, n_groups, group_size),
         dtype=torch.int8,
         generator=generator,
         device=generator.device,
     )
     if n_over := n_groups * group_size - in_features:
-        codes[:, -1, -n_over:] = grid.zeros[:, -1:]
-    return scheme.pack(codes, grid, in_features)
+        codes[:, -1, -n_over:] = params.encode(torch.zeros_like(ends[..., :1]))[:, -1]
+    return scheme.pack(codes, params, in_features)
 
 
 def _vector(shape: tuple[int, ...], generator: torch.Generator, *, dtype: torch.dtype, is_norm: bool) -> Tensor:

@@ -66,7 +66,7 @@ class Rounder:
             return rounding.quantize(matrix, scheme, size)
         fallback = None
         try:
-            weight = rounding.given(inputs, self._compensation).quantize(matrix, scheme, size)
+            weight = rounding.calibrated(inputs, self._compensation).quantize(matrix, scheme, size)
         except UnusableInputsError as error:
             fallback = str(error)
             weight = quantizers[FALLBACK].quantize(matrix, scheme, size)

@@ -5,9 +5,10 @@ scheme has a single part that is the matrix itself. A quantised one cuts each ro
 integer, the *code*, for each element, and a scale and a zero point for each group: the group's *grid*.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, fields, replace
+from itertools import product
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -64,31 +65,6 @@ class Block:
 WHOLE = Block()
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The numbers that the codes of each group stand for: (code - zero) * scale, lowest <= code <= highest.
-
-    scales: [..., n_groups], positive, in the dtype that stores them
-    zeros:  [..., n_groups] int8, the code that stands for exactly 0
-    """
-
-    scales: Tensor
-    zeros: Tensor
-    lowest: int
-    highest: int
-
-    def codes(self, values: Tensor) -> Tensor:
-        """The codes nearest to values [..., n_groups, group_size] float32; int8 of that shape."""
-        steps = values / self.scales.float().unsqueeze(-1)
-        # a tie goes away from zero: so do both ends of a range whose middle lies between two codes, and none is lost
-        steps = steps.add_(steps.sign(), alpha=0.5).trunc_()
-        return steps.add_(self.zeros.unsqueeze(-1)).clamp_(self.lowest, self.highest).to(torch.int8)
-
-    def values(self, codes: Tensor) -> Tensor:
-        """What codes [..., n_groups, group_size] stand for; float32 of that shape."""
-        return codes.float().sub_(self.zeros.unsqueeze(-1)).mul_(self.scales.float().unsqueeze(-1))
-
-
 class Scheme(Protocol):
     """How a weight is stored, and how to have it back as a dense tensor."""
 
@@ -120,9 +96,131 @@ class Scheme(Protocol):
         ...
 
 
+class GroupParams(Protocol):
+    """What a scheme stores beside the codes of groups: scales, and whatever else their values depend on.
+
+    An implementation is a frozen dataclass; each of its Tensor fields has the shape [..., n_groups], so that params can
+    be chosen and joined group by group (`select_params`, `concat_params`). Codes are int8, lowest <= code <= highest.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def lowest(self) -> int:
+        """The lowest code."""
+        ...
+
+    @property
+    def highest(self) -> int:
+        """The highest code."""
+        ...
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Codes of the nearest values that can be stored, int8; `values` is [..., n_groups, group_size] float32."""
+        ...
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Values of codes [..., n_groups, group_size]; float32 of that shape."""
+        ...
+
+
+class GroupFitter(Protocol):
+    """Finds the params of groups of one matrix: all that nearest, search and GPTQ need to know of a scheme.
+
+    Groups are [out_features, n_groups, group_size] float32, finite; any finite input gives finite params.
+    """
+
+    def fit(self, groups: Tensor) -> GroupParams:
+        """Params that cover the range of each group, [out_features, n_groups]; used by round-to-nearest."""
+        ...
+
+    def candidates(self, groups: Tensor, importance: Tensor) -> Iterator[GroupParams]:
+        """Other params that may have a smaller error sum_i h_i (w_i - decode(encode(w_i)))^2.
+
+        importance: h, not negative, of a shape that broadcasts to that of the groups
+        """
+        ...
+
+
+def select_params(mask: Tensor, params: GroupParams, other: GroupParams) -> GroupParams:
+    """For each group `params` where the mask [..., n_groups] is True, else `other`; both of one scheme."""
+    return replace(params, **{name: torch.where(mask, of, getattr(other, name)) for name, of in _tensors(params)})
+
+
+def concat_params(params: Sequence[GroupParams]) -> GroupParams:
+    """Params of consecutive groups, [..., n_groups] each, as those of all."""
+    first = params[0]
+    return replace(
+        first, **{name: torch.cat([getattr(each, name) for each in params], -1) for name, _ in _tensors(first)}
+    )
+
+
+def _tensors(params: GroupParams) -> list[tuple[str, Tensor]]:
+    by_name = ((field.name, getattr(params, field.name)) for field in fields(params))
+    return [(name, value) for name, value in by_name if isinstance(value, Tensor)]
+
+
+@dataclass(frozen=True, slots=True)
+class AffineParams:
+    """Params of integer schemes: value = (code - zero) * scale.
+
+    scales: [..., n_groups], positive, in the dtype that stores them
+    zeros:  [..., n_groups] int8, the code of exactly 0
+    """
+
+    scales: Tensor
+    zeros: Tensor
+    lowest: int
+    highest: int
+
+    def encode(self, values: Tensor) -> Tensor:
+        steps = values / self.scales.float().unsqueeze(-1)
+        # ties round away from zero: both ends of a range whose middle lies between two codes are kept
+        steps = steps.add_(steps.sign(), alpha=0.5).trunc_()
+        return steps.add_(self.zeros.unsqueeze(-1)).clamp_(self.lowest, self.highest).to(torch.int8)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return codes.float().sub_(self.zeros.unsqueeze(-1)).mul_(self.scales.float().unsqueeze(-1))
+
+    def refit(self, groups: Tensor, importance: Tensor) -> "AffineParams":
+        """The scales of least squares for the codes that these params give: sum h w c / sum h c^2, c = code - zero."""
+        steps = (self.encode(groups) - self.zeros.unsqueeze(-1)).float()
+        weighted = steps * importance
+        scales = (weighted * groups).sum(dim=-1) / weighted.mul_(steps).sum(dim=-1)
+        limits = torch.finfo(self.scales.dtype)
+        is_usable = (scales > limits.tiny) & (scales < limits.max / (self.highest - self.lowest + 1))
+        return replace(self, scales=torch.where(is_usable, scales, self.scales.float()).to(self.scales.dtype))
+
+
+_STRETCHES = (1.0, 0.93, 0.86, 0.79, 0.72)
+"""Factors of either end of a group's range. Below 0.72 the elements that are clipped cost more than the finer step
+saves. Factors above 1 lower the error by another 2 % in groups of 32, but not the KLD of the models that were measured:
+the largest weights then lie between two codes."""
+
+
+@dataclass(frozen=True, slots=True)
+class AffineFitter:
+    """Fits affine params by the range of each group.
+
+    grid: the finest params that can be stored which span low..high and 0, both [out_features, n_groups] float32.
+          A value of the range is within half a step; the ends may miss it by a little more where the scale is rounded.
+    """
+
+    grid: Callable[[Tensor, Tensor], AffineParams]
+
+    def fit(self, groups: Tensor) -> AffineParams:
+        return self.grid(*groups.aminmax(dim=-1))
+
+    def candidates(self, groups: Tensor, importance: Tensor) -> Iterator[AffineParams]:
+        """Both ends of the range shrunk separately, which moves scale and zero point; then the scale refitted."""
+        low, high = groups.aminmax(dim=-1)
+        for low_stretch, high_stretch in product(_STRETCHES, repeat=2):
+            yield self.grid(low * low_stretch, high * high_stretch).refit(groups, importance)
+
+
 @runtime_checkable
 class QuantizedScheme(Scheme, Protocol):
-    """A scheme of codes on a grid. It says which grids and codes can be stored; a rounding chooses among them."""
+    """A scheme that stores codes and group params: it says which can be stored, a quantizer chooses among them."""
 
     group_sizes: tuple[int, ...]
     """Elements a group can have; none where a group is always a whole row."""
@@ -134,18 +232,17 @@ class QuantizedScheme(Scheme, Protocol):
         """
         ...
 
-    def grid(self, low: Tensor, high: Tensor) -> Grid:
-        """The finest grid that can be stored which spans low..high and 0, of groups [out, n_groups] float32.
+    def fitter(self, matrix: Tensor) -> GroupFitter:
+        """The fitter for groups of a matrix [out_features, in_features] of any float dtype.
 
-        A number of the range is within half a step of the grid; the ends may miss it by a little more where the step
-        was rounded to be stored. Any finite input gives a grid of finite numbers.
+        A scheme whose groups are independent ignores the matrix; one with a scale per matrix takes that from it.
         """
         ...
 
-    def pack(self, codes: Tensor, grid: Grid, in_features: int) -> Weight:
-        """Codes [out, n_groups, group_size] int8 and their grid as a weight [out, in_features].
+    def pack(self, codes: Tensor, params: GroupParams, in_features: int) -> Weight:
+        """Codes [out, n_groups, group_size] int8 and the params of this scheme as a weight [out, in_features].
 
-        A last group that goes beyond `in_features` holds the zero point there, and so exact zeros.
+        Past `in_features` the last group holds the code of 0.
         """
         ...
 

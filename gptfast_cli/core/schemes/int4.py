@@ -23,7 +23,7 @@ import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.schemes import Grid, Weight, is_like
+from gptfast_cli.core.schemes import AffineFitter, AffineParams, GroupParams, Weight, is_like
 
 NAME = "int4"
 _HIGHEST = 15
@@ -57,11 +57,11 @@ class Int4:
         group_size = 2 * weight.parts[_CODES].shape[-1]
         size = self._common(group_size, start, stop, weight.shape[-1])
         groups = slice(start // group_size, -(-stop // group_size))
-        codes, grid = _unpacked(weight, groups)
+        codes, params = _unpacked(weight, groups)
         codes = torch.unflatten(codes.flatten(-2), -1, (-1, size))
         finer = slice((start - groups.start * group_size) // size, -(-(stop - groups.start * group_size) // size))
-        scales, zeros = (part.repeat_interleave(group_size // size, -1) for part in (grid.scales, grid.zeros))
-        cut = Grid(scales[:, finer].contiguous(), zeros[:, finer].contiguous(), 0, _HIGHEST)
+        scales, zeros = (part.repeat_interleave(group_size // size, -1) for part in (params.scales, params.zeros))
+        cut = AffineParams(scales[:, finer].contiguous(), zeros[:, finer].contiguous(), 0, _HIGHEST)
         return self.pack(codes[:, finer].contiguous(), cut, stop - start)
 
     def _common(self, group_size: int, start: int, stop: int, in_features: int) -> int:
@@ -87,23 +87,28 @@ class Int4:
         zeros = torch.empty(out_features, -(-n_groups // 2), dtype=torch.uint8, device="meta")
         return Weight(NAME, shape, {_CODES: codes, _SCALES: scales, _ZEROS: zeros})
 
-    def grid(self, low: Tensor, high: Tensor) -> Grid:
-        limits = torch.finfo(_SCALE_DTYPE)
-        # cut so that 15 steps are finite, and a step wide enough to divide by; both are far from any real weight
-        low, high = low.double().clamp(-limits.max / 2, 0), high.double().clamp(0, limits.max / 2)
-        scales = _rounded_down(((high - low) / _HIGHEST).clamp(min=limits.tiny))
-        zeros = (0.5 - low / scales).floor().clamp(0, _HIGHEST)
-        return Grid(scales, zeros.to(torch.int8), 0, _HIGHEST)
+    def fitter(self, matrix: Tensor) -> AffineFitter:  # noqa: ARG002  (groups are independent)
+        return AffineFitter(_grid)
 
-    def pack(self, codes: Tensor, grid: Grid, in_features: int) -> Weight:
+    def pack(self, codes: Tensor, params: GroupParams, in_features: int) -> Weight:
+        assert isinstance(params, AffineParams)
         first, second = codes.view(torch.uint8).chunk(2, dim=-1)
-        zeros = F.pad(grid.zeros, (0, grid.zeros.shape[-1] % 2)).view(torch.uint8)
-        parts = {_CODES: first | second << 4, _SCALES: grid.scales, _ZEROS: zeros[:, ::2] | zeros[:, 1::2] << 4}
+        zeros = F.pad(params.zeros, (0, params.zeros.shape[-1] % 2)).view(torch.uint8)
+        parts = {_CODES: first | second << 4, _SCALES: params.scales, _ZEROS: zeros[:, ::2] | zeros[:, 1::2] << 4}
         return Weight(NAME, (len(codes), in_features), parts)
 
 
-def _unpacked(weight: Weight, groups: slice) -> tuple[Tensor, Grid]:
-    """Codes [out_features, n_groups, G] of some groups, and their grid."""
+def _grid(low: Tensor, high: Tensor) -> AffineParams:
+    limits = torch.finfo(_SCALE_DTYPE)
+    # cut so that 15 steps are finite, and a step wide enough to divide by; both are far from any real weight
+    low, high = low.double().clamp(-limits.max / 2, 0), high.double().clamp(0, limits.max / 2)
+    scales = _rounded_down(((high - low) / _HIGHEST).clamp(min=limits.tiny))
+    zeros = (0.5 - low / scales).floor().clamp(0, _HIGHEST)
+    return AffineParams(scales, zeros.to(torch.int8), 0, _HIGHEST)
+
+
+def _unpacked(weight: Weight, groups: slice) -> tuple[Tensor, AffineParams]:
+    """Codes [out_features, n_groups, G] of some groups, and their params."""
     codes, scales, zeros = (weight.parts[name] for name in (_CODES, _SCALES, _ZEROS))
     first = groups.start // 2
     halves = zeros[:, first : -(-groups.stop // 2)]
@@ -111,14 +116,14 @@ def _unpacked(weight: Weight, groups: slice) -> tuple[Tensor, Grid]:
     codes = codes[:, groups]
     codes = torch.cat([codes & 15, codes >> 4], dim=-1)
     n_groups = codes.shape[1]
-    return codes.view(torch.int8), Grid(scales[:, groups], zeros[:, :n_groups].view(torch.int8), 0, _HIGHEST)
+    return codes.view(torch.int8), AffineParams(scales[:, groups], zeros[:, :n_groups].view(torch.int8), 0, _HIGHEST)
 
 
 def _dense(codes: Tensor, scales: Tensor, zeros: Tensor, in_features: int) -> Tensor:
     """Parts with rows [...] instead of [out_features] as [..., in_features] float32."""
     codes = torch.cat([codes & 15, codes >> 4], dim=-1)  # [..., n_groups, group_size]
     zeros = torch.stack([zeros & 15, zeros >> 4], dim=-1).flatten(-2)[..., : scales.shape[-1]]
-    return Grid(scales, zeros, 0, _HIGHEST).values(codes).flatten(-2)[..., :in_features].contiguous()
+    return AffineParams(scales, zeros, 0, _HIGHEST).decode(codes).flatten(-2)[..., :in_features].contiguous()
 
 
 def _rounded_down(scales: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ rounded make good for it, so that a float32 scale has the same error to three di
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.schemes import Grid, Weight, is_like
+from gptfast_cli.core.schemes import AffineFitter, AffineParams, GroupParams, Weight, is_like
 
 NAME = "int8"
 _HIGHEST = 127
@@ -52,15 +52,20 @@ class Int8:
         scales = torch.empty(out_features, dtype=_SCALE_DTYPE, device="meta")
         return Weight(NAME, shape, {_CODES: codes, _SCALES: scales})
 
-    def grid(self, low: Tensor, high: Tensor) -> Grid:
-        limits = torch.finfo(_SCALE_DTYPE)
-        # wide enough to divide by, and no code stands for infinity; both are far from any real weight
-        scales = (torch.maximum(-low, high) / _HIGHEST).clamp(limits.tiny, limits.max / (_HIGHEST + 1)).to(_SCALE_DTYPE)
-        return Grid(scales, torch.zeros_like(scales, dtype=torch.int8), -_HIGHEST, _HIGHEST)
+    def fitter(self, matrix: Tensor) -> AffineFitter:  # noqa: ARG002  (rows are independent)
+        return AffineFitter(_grid)
 
-    def pack(self, codes: Tensor, grid: Grid, in_features: int) -> Weight:
+    def pack(self, codes: Tensor, params: GroupParams, in_features: int) -> Weight:
+        assert isinstance(params, AffineParams)
         shape = (len(codes), in_features)
-        return Weight(NAME, shape, {_CODES: codes.reshape(shape), _SCALES: grid.scales.reshape(-1)})
+        return Weight(NAME, shape, {_CODES: codes.reshape(shape), _SCALES: params.scales.reshape(-1)})
+
+
+def _grid(low: Tensor, high: Tensor) -> AffineParams:
+    limits = torch.finfo(_SCALE_DTYPE)
+    # large enough to divide by, and no code stands for infinity; both are far from any real weight
+    scales = (torch.maximum(-low, high) / _HIGHEST).clamp(limits.tiny, limits.max / (_HIGHEST + 1)).to(_SCALE_DTYPE)
+    return AffineParams(scales, torch.zeros_like(scales, dtype=torch.int8), -_HIGHEST, _HIGHEST)
 
 
 def _dense(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:

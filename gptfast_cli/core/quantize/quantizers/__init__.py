@@ -1,19 +1,26 @@
-"""Roundings: how codes and grids are chosen for a matrix. One file each; any goes with any quantised scheme."""
+"""Quantizers: how codes and group params are chosen for a matrix. One file each; any works with any quantised scheme.
 
+A quantizer asks a scheme for its `GroupFitter` (which params can be stored) and its `GroupParams` (encode, decode).
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
+from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.registry import Plugs
 from gptfast_cli.core.schemes import QuantizedScheme, Weight
 
 
 class Quantizer(Protocol):
-    """A way to choose grids and codes."""
+    """Chooses the codes and params of a matrix."""
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
-        """A floating matrix [out_features, in_features] as a weight of the scheme.
+        """Quantise a floating matrix [out_features, in_features].
 
         `group_size` is one of the scheme's, or None where it has none. Raises CorruptError where the matrix holds NaN
         or infinity.
@@ -23,10 +30,10 @@ class Quantizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a matrix was multiplied with in a text.
+    """Second moments of a matrix's inputs on the calibration text.
 
-    moments:  [in_features, in_features] float32, the mean of x x^T over the tokens that reached the matrix
-    n_tokens: how many did
+    moments:  [in_features, in_features] float32, H = mean of x x^T over the tokens that reached the matrix
+    n_tokens: number of those tokens
     """
 
     moments: Tensor
@@ -35,10 +42,10 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Compensation:
-    """How a calibrated rounding goes about it.
+    """Settings of GPTQ.
 
-    damping:    what is added to the diagonal of the moments, as a share of its mean
-    block_size: columns after which what their errors ask for is passed on to all that follow
+    damping:    share of the mean of H's diagonal that is added to the diagonal
+    block_size: columns after which their errors are applied to all later columns, in one product
     """
 
     damping: float = 0.01
@@ -47,18 +54,61 @@ class Compensation:
 
 @runtime_checkable
 class CalibratedQuantizer(Quantizer, Protocol):
-    """A rounding that looks at what matrices are multiplied with; without that knowledge it does as `search` does."""
+    """A quantizer that uses the inputs of a matrix; without them its `quantize` is that of `search`."""
 
-    def given(self, inputs: Inputs, compensation: Compensation) -> Quantizer:
-        """The rounding of matrices that are multiplied with such inputs.
+    def calibrated(self, inputs: Inputs, compensation: Compensation) -> Quantizer:
+        """The quantizer for matrices with these inputs.
 
-        Its `quantize` raises UnusableInputsError where nothing can be learned from them.
+        Its `quantize` raises UnusableInputsError where the inputs are too few or their moments cannot be inverted.
         """
         ...
 
 
 class UnusableInputsError(Exception):
-    """Inputs that a rounding can make nothing of; says why."""
+    """Inputs that a calibrated quantizer cannot use; the message is the reason."""
 
 
 quantizers: Plugs[Quantizer] = Plugs(__name__)
+
+
+def in_groups(matrix: Tensor, group_size: int | None) -> Tensor:
+    """A matrix [out, in] as groups [out, n_groups, group_size] float32, the last one padded with zeros.
+
+    Where `group_size` is None a whole row is a group.
+    """
+    size = group_size or matrix.shape[-1]
+    padded = F.pad(matrix.float(), (0, -matrix.shape[-1] % size))
+    return torch.unflatten(padded, -1, (-1, size))
+
+
+def check_finite(values: Tensor) -> None:
+    """Raise CorruptError on NaN and infinity."""
+    low, high = values.aminmax()  # NaN propagates
+    if not bool(low.isfinite() & high.isfinite()):
+        raise CorruptError(
+            "A weight to be quantised holds NaN or infinite values.",
+            "The model is damaged: fetch it again, or tell its makers.",
+        )
+
+
+def in_row_blocks(
+    matrix: Tensor,
+    scheme: QuantizedScheme,
+    group_size: int | None,
+    quantize: Callable[[Tensor], Weight],
+    *,
+    block_elements: int,
+) -> Weight:
+    """Quantise a matrix with `quantize`, a block of rows at a time, which bounds the temporary memory.
+
+    block_elements: elements of a block; at least one row
+    """
+    shape = (matrix.shape[0], matrix.shape[1])
+    outline = scheme.outline(shape, group_size)
+    parts = {name: torch.empty_like(part, device=matrix.device) for name, part in outline.parts.items()}
+    n_rows = max(1, block_elements // matrix.shape[-1])
+    for first in range(0, len(matrix), n_rows):
+        rows = slice(first, first + n_rows)
+        for name, part in quantize(matrix[rows]).parts.items():
+            parts[name][rows] = part
+    return Weight(outline.scheme, shape, parts)

@@ -1,93 +1,91 @@
-"""Rounding by GPTQ: columns are rounded one after the other, and those still to come make good for what each one cost.
+"""GPTQ: columns are quantised one after the other, and the error of each is compensated in the columns after it.
 
-What counts is the error of a matrix's outputs, tr((W - Q) H (W - Q)^T), with H the moments of its inputs. Where column
-j has been rounded, the best that the columns after it can do is (Frantar et al. 2022, arXiv:2210.17323, equations 2
-and 3 in the form of its section 3.3)
+It minimises the error of the matrix's outputs, tr((W - Q) H (W - Q)^T), with H the second moments of its inputs. After
+column j has been quantised, the best update of the later columns k is (Frantar et al. 2022, arXiv:2210.17323, equations
+2 and 3 in the form of its section 3.3)
 
     W[:, k] -= (W[:, j] - Q[:, j]) / U[j, j] * U[j, k]     with H^-1 = U^T U, U upper triangular.
 
-Order: the elements that a grid covers are neighbours in the stored row and stay so. Groups come in the order of the
-largest moment of their columns, and so do the columns inside of a group: what matters most is rounded first, when the
-most columns are left to make good for it. A group's grid is searched for when its first column's turn comes, among the
-weights as all groups before it have left them, and not as they once were; so its scales are never stale, which a grid
-that is fixed at the beginning would make them. Each element counts there in proportion to the moment of its column.
+Order: groups by the largest moment of their columns, descending; columns by their moment inside a group. So the most
+important columns are quantised while most columns are left to compensate. Groups stay contiguous in the stored row.
+A group's params are searched when its first column is reached, from the weights as updated by all groups before it
+(the range of the original weights may differ by then); the importance of an element is the moment of its column.
 
 Damping: `damping` times the mean of H's diagonal is added to the diagonal, ten times as much for each time that the
 factor still does not exist. Columns without inputs are thereby rounded to nearest.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.quantize.grid import in_row_blocks, ranges, search_grid
 from gptfast_cli.core.quantize.quantizers import (
     Compensation,
     Inputs,
     Quantizer,
     UnusableInputsError,
+    check_finite,
+    in_row_blocks,
 )
 from gptfast_cli.core.quantize.quantizers.search import PLUG as SEARCH
-from gptfast_cli.core.schemes import Grid, QuantizedScheme, Weight
+from gptfast_cli.core.quantize.quantizers.search import search_params
+from gptfast_cli.core.schemes import GroupFitter, GroupParams, QuantizedScheme, Weight, concat_params
 
 _BLOCK_ELEMENTS = 1 << 23
-"""Elements that are worked on at a time: enough that a column of them is worth an operation."""
+"""Elements of a block of rows: large enough that an operation on one of its columns is not all overhead."""
 
 _COLUMNS = 512
-"""Columns of a matrix that are inverted at a time."""
+"""Columns of the inverse that are computed at a time."""
 
 _LARGEST_DAMPING = 10.0
 
 TOKENS_PER_COLUMN = 4
-"""From fewer it would learn what is particular to the text: at 2 it lost more on other texts than rounding to nearest
-did, at 4 a third less (mean KLD of bundled models at int4)."""
+"""Tokens needed for each column; with fewer it overfits the text: at 2 the loss on other texts was larger than that of
+round-to-nearest, at 4 a third smaller (mean KLD of the bundled models at int4)."""
 
 
 class Gptq:
-    """See CalibratedRounding."""
+    """GPTQ, and search where the inputs are unknown."""
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
-        """See CalibratedRounding."""
         return SEARCH.quantize(matrix, scheme, group_size)
 
-    def given(self, inputs: Inputs, compensation: Compensation) -> Quantizer:
-        """See CalibratedRounding."""
+    def calibrated(self, inputs: Inputs, compensation: Compensation) -> Quantizer:
         return _CalibratedGptq(inputs, compensation)
 
 
 @dataclass(frozen=True, slots=True)
 class _CalibratedGptq:
-    """GPTQ of matrices that have these inputs."""
-
     inputs: Inputs
     compensation: Compensation
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
-        """See CalibratedRounding."""
-        ranges(matrix)  # refuses NaN and infinity where they are, before they get into everything
+        check_finite(matrix)  # one NaN would spread to every later column
         if self.inputs.n_tokens < TOKENS_PER_COLUMN * matrix.shape[-1]:
             raise UnusableInputsError(f"only {self.inputs.n_tokens} tokens reached its {matrix.shape[-1]} columns")
-        turns = _turns(self.inputs, group_size or matrix.shape[-1], damping=self.compensation.damping)
+        order = _column_order(self.inputs, group_size or matrix.shape[-1], damping=self.compensation.damping)
+        on_device = matrix.to(self.inputs.moments.device)
+        fitter = scheme.fitter(on_device)
 
         def quantize(rows: Tensor) -> Weight:
-            return _quantize(rows, scheme, turns, block_size=self.compensation.block_size)
+            codes, params = _quantize(rows, fitter, order, block_size=self.compensation.block_size)
+            return scheme.pack(_whole_groups(codes, params, order.group_size), params, rows.shape[1])
 
-        on_device = matrix.to(self.inputs.moments.device)
         return in_row_blocks(on_device, scheme, group_size, quantize, block_elements=_BLOCK_ELEMENTS)
 
 
 @dataclass(frozen=True, slots=True)
-class _Turns:
-    """In which order the columns have their turn, and what is needed of H for it.
+class _ColumnOrder:
+    """The order in which columns are quantised, and the factor of H^-1 in that order.
 
-    group_size: columns of a group; the last one in a row may have fewer
-    order:      [in_features], the columns
-    groups:     for each group, by the place in `order` where its columns begin: its number in a row and its size
-    factor:     [in_features, in_features], U of H in that order
-    importance: [in_features], the diagonal of H in that order
+    group_size: columns of a group; the last one of a row may have fewer
+    order:      [in_features], column numbers
+    groups:     for each group, by the position in `order` of its first column: its number in a row and its size
+    factor:     [in_features, in_features], U of H with rows and columns in that order
+    importance: [in_features], the damped diagonal of H in that order
     """
 
     group_size: int
@@ -97,7 +95,7 @@ class _Turns:
     importance: Tensor
 
 
-def _turns(inputs: Inputs, group_size: int, *, damping: float) -> _Turns:
+def _column_order(inputs: Inputs, group_size: int, *, damping: float) -> _ColumnOrder:
     diagonal = inputs.moments.diagonal()
     cut = torch.split(torch.arange(len(diagonal), device=diagonal.device), group_size)
     groups = [columns[diagonal[columns].argsort(descending=True, stable=True)] for columns in cut]
@@ -105,7 +103,7 @@ def _turns(inputs: Inputs, group_size: int, *, damping: float) -> _Turns:
     numbers = largest.argsort(descending=True, stable=True).tolist()
     begins = accumulate((len(groups[number]) for number in numbers[:-1]), initial=0)
     order = torch.cat([groups[number] for number in numbers])
-    return _Turns(
+    return _ColumnOrder(
         group_size,
         order,
         {begin: (number, len(groups[number])) for begin, number in zip(begins, numbers, strict=True)},
@@ -115,11 +113,11 @@ def _turns(inputs: Inputs, group_size: int, *, damping: float) -> _Turns:
 
 
 def inverse_factor(moments: Tensor, order: Tensor, damping: float) -> Tensor:
-    """U of H^-1 = U^T U, upper triangular, H being damped moments [n, n] with rows and columns in an order.
+    """U of H^-1 = U^T U, upper triangular; H is the damped moments [n, n], rows and columns permuted by `order`.
 
-    The inverse itself is not made: with the rows and columns of H in reverse, its Cholesky factor is the reverse of an
-    upper triangular R with H = R R^T, and U is R^-1. One matrix of this size is held beside the moments, as each step
-    writes over what the one before has made. Raises UnusableInputsError where there is no factor.
+    The inverse is not computed: the Cholesky factor of H with rows and columns reversed is, reversed, an upper
+    triangular R with H = R R^T, and U = R^-1. All steps are in place: one matrix of this size is allocated. Raises
+    UnusableInputsError where no factor exists.
     """
     mean, reverse = moments.diagonal().mean(), order.flip(0)
     failed_at = torch.empty((), dtype=torch.int32, device=moments.device)
@@ -130,7 +128,7 @@ def inverse_factor(moments: Tensor, order: Tensor, damping: float) -> Tensor:
         if int(failed_at) == 0:
             _reverse(factor.t())
             _invert(factor)
-            low, high = factor.t().aminmax()  # NaN comes through
+            low, high = factor.t().aminmax()  # NaN propagates
             if bool(low.isfinite() & high.isfinite()):
                 return factor
         del factor  # before the next one is made
@@ -139,17 +137,17 @@ def inverse_factor(moments: Tensor, order: Tensor, damping: float) -> Tensor:
 
 
 def _reverse(matrix: Tensor) -> None:
-    """Bring the rows of a matrix and its columns into their reverse order, in its place."""
+    """Reverse the order of rows and of columns, in place."""
     last = len(matrix) - 1
     for row in range(last // 2 + 1):
         matrix[row], matrix[last - row] = matrix[last - row].flip(0), matrix[row].flip(0)
 
 
 def _invert(upper: Tensor) -> None:
-    """Put the inverse of an upper triangular matrix [n, n] in its place, some columns at a time, the last ones first.
+    """Invert an upper triangular matrix [n, n] in place, _COLUMNS columns at a time, the last ones first.
 
-    A column of the inverse is zero below the diagonal, so what stands in the place of the columns after it by then is
-    multiplied with zeros only.
+    A column of the inverse is zero below the diagonal, so the columns after it, already overwritten, are multiplied by
+    zeros only.
     """
     for first in reversed(range(0, len(upper), _COLUMNS)):
         columns = upper.new_zeros(len(upper), min(_COLUMNS, len(upper) - first))
@@ -158,45 +156,42 @@ def _invert(upper: Tensor) -> None:
         upper[:, first : first + _COLUMNS] = columns
 
 
-def _quantize(matrix: Tensor, scheme: QuantizedScheme, turns: _Turns, *, block_size: int) -> Weight:
-    in_features = matrix.shape[1]
-    columns = matrix.float().t()[turns.order]  # [in_features, out_features]: a column is contiguous
+def _quantize(
+    matrix: Tensor, fitter: GroupFitter, order: _ColumnOrder, *, block_size: int
+) -> tuple[Tensor, GroupParams]:
+    """Codes [out_features, in_features] int8 of a matrix, and the params of its groups."""
+    columns = matrix.float().t()[order.order]  # [in_features, out_features]: a column is contiguous
     codes = torch.empty(columns.shape, dtype=torch.int8, device=columns.device)
-    grids: dict[int, Grid] = {}
-    for begin, end in _blocks([size for _, size in turns.groups.values()], block_size):
+    params_of: dict[int, GroupParams] = {}
+    for begin, end in _blocks([size for _, size in order.groups.values()], block_size):
         errors = torch.empty_like(columns[begin:end])
-        factor = turns.factor[begin:end].contiguous()  # a row is read at a time
+        factor = order.factor[begin:end].contiguous()  # a row is read at a time
         for at in range(begin, end):
-            if at in turns.groups:
-                number, size = turns.groups[at]
+            if at in order.groups:
+                number, size = order.groups[at]
                 group = columns[at : at + size].t().unsqueeze(1).contiguous()  # [out_features, 1, size]
-                grid = grids[number] = search_grid(group, turns.importance[at : at + size], scheme)
-            of_column = grid.codes(columns[at].view(-1, 1, 1))
-            codes[at] = of_column.flatten()
-            errors[at - begin] = (columns[at] - grid.values(of_column).flatten()).div_(factor[at - begin, at])
+                params = params_of[number] = search_params(group, order.importance[at : at + size], fitter)
+            column_codes = params.encode(columns[at].view(-1, 1, 1))
+            codes[at] = column_codes.flatten()
+            errors[at - begin] = (columns[at] - params.decode(column_codes).flatten()).div_(factor[at - begin, at])
             columns[at + 1 : end].addr_(factor[at - begin, at + 1 : end], errors[at - begin], alpha=-1)
-        # what follows the block gets all of its errors at once, in one product
+        # the errors of the block are applied to all columns after it in one product
         columns[end:].addmm_(factor[:, end:].t(), errors, alpha=-1)
-    grid = _side_by_side([grids[number] for number in range(len(grids))])
-    in_place = torch.empty_like(codes).index_copy_(0, turns.order, codes).t()
-    return scheme.pack(_whole_groups(in_place, grid, turns.group_size), grid, in_features)
+    in_place = torch.empty_like(codes).index_copy_(0, order.order, codes).t()
+    return in_place, concat_params([params_of[number] for number in range(len(params_of))])
 
 
-def _side_by_side(grids: Sequence[Grid]) -> Grid:
-    """The grids of single groups, [out, 1] each, as that of all."""
-    scales, zeros = (torch.cat([getattr(grid, name) for grid in grids], dim=1) for name in ("scales", "zeros"))
-    return replace(grids[0], scales=scales, zeros=zeros)
-
-
-def _whole_groups(codes: Tensor, grid: Grid, group_size: int) -> Tensor:
-    """Codes [out, in_features] as [out, n_groups, group_size], the last group filled up with its zero point."""
-    n_over = -codes.shape[1] % group_size
-    filling = grid.zeros[:, -1:].expand(-1, n_over)
-    return torch.unflatten(torch.cat([codes, filling], dim=1), 1, (-1, group_size))
+def _whole_groups(codes: Tensor, params: GroupParams, group_size: int) -> Tensor:
+    """Codes [out, in_features] as [out, n_groups, group_size], the last group padded with its code of 0."""
+    out_features, in_features = codes.shape
+    n_groups = -(-in_features // group_size)
+    zero = params.encode(torch.zeros(out_features, n_groups, 1, device=codes.device))[:, -1]  # [out_features, 1]
+    padding = zero.expand(-1, n_groups * group_size - in_features)
+    return torch.unflatten(torch.cat([codes, padding], dim=1), 1, (-1, group_size))
 
 
 def _blocks(sizes: Iterable[int], block_size: int) -> Iterator[tuple[int, int]]:
-    """Columns that are finished together: some whole groups, or a piece of one that is larger than a block."""
+    """Ranges of columns that are finished together: some whole groups, or a piece of one larger than a block."""
     begin = end = 0
     for size in sizes:
         if end > begin and end - begin + size > block_size:
