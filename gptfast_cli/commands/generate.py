@@ -48,7 +48,7 @@ from gptfast_cli.commands.generate_options import (
 )
 from gptfast_cli.commands.prompt import PromptSources, shared_prompt
 from gptfast_cli.commands.ranks import is_dealt_out, ranks
-from gptfast_cli.core.engine.speculative.draft_length import DEFAULT_DEPTH
+from gptfast_cli.core.engine.speculative.draft_length import DEFAULT_DEPTH, DraftOptions, parse_draft_length
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
@@ -159,42 +159,33 @@ def generate(
         from gptfast_cli.core.engine.build import RuntimeConfig
         from gptfast_cli.core.engine.chat import ChatOptions
         from gptfast_cli.core.engine.compiled import Compiling
+        from gptfast_cli.core.engine.options import GenerationOptions
         from gptfast_cli.core.engine.sampling import Sampling
-        from gptfast_cli.core.engine.speculative.draft_length import DraftOptions, parse_draft_length
 
     settings = load_settings()
     chosen = backend or ("reference" if compile or compile_prefill else None)  # it is PyTorch that compiles
     runtime = RuntimeConfig(device, dtype, threads, chosen, activations, verify_weights, kv_dtype, group)
-    compiling = Compiling(decode=compile, prefill=compile_prefill)
-    chat_options = ChatOptions(chat, system, chat_template)
-    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    drafting = (
-        None
-        if draft is None
-        else DraftOptions(draft, parse_draft_length(speculate_k), _is_given(context, "speculate_k"))
+    options = GenerationOptions(
+        sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty),
+        max_new_tokens=max_new_tokens,
+        stop=tuple(stop or ()),
+        ignore_eos=ignore_eos,
+        num_samples=num_samples,
+        n_logprobs=logprobs,
+        seed=seed,
+        max_context=max_context,
+        batch_size=batch_size,
+        chat=ChatOptions(chat, system, chat_template),
+        drafting=_draft_options(draft, speculate_k, is_length_given=_is_given(context, "speculate_k")),
+        compiling=Compiling(decode=compile, prefill=compile_prefill),
     )
     if mode == _TALK:
         from gptfast_cli.commands.interactive import interact
         from gptfast_cli.core.jobs.chat import ChatRequest
 
-        chat_request = ChatRequest(
-            settings=settings,
-            model=model,
-            runtime=runtime,
-            compiling=compiling,
-            chat=chat_options,
-            sampling=sampling,
-            max_new_tokens=max_new_tokens,
-            stop=tuple(stop or ()),
-            ignore_eos=ignore_eos,
-            max_context=max_context,
-            seed=seed,
-            drafting=drafting,
-        )
-        interact(chat_request, prompt, quiet=quiet)
+        interact(ChatRequest(settings, model, runtime, options), prompt, quiet=quiet)
     elif prompts_file is not None:
         from gptfast_cli.commands.generate_batch import generate_batch
-        from gptfast_cli.core.batch.options import AnswerOptions
         from gptfast_cli.core.jobs.generate_batch import BatchRequest
 
         batch_request = BatchRequest(
@@ -202,22 +193,9 @@ def generate(
             settings=settings,
             model=model,
             runtime=runtime,
-            compiling=compiling,
-            chat=chat_options,
-            defaults=AnswerOptions(
-                sampling=sampling,
-                max_new_tokens=max_new_tokens,
-                stop=tuple(stop or ()),
-                ignore_eos=ignore_eos,
-                num_samples=num_samples,
-                n_logprobs=logprobs,
-            ),
+            options=options,
             output=output,
             in_order=not unordered,
-            seed=seed,
-            max_context=max_context,
-            batch_size=8 if batch_size is None else batch_size,
-            drafting=drafting,
         )
         generate_batch(batch_request, replicas, quiet=quiet)
     else:
@@ -231,20 +209,13 @@ def generate(
             settings=settings,
             model=model,
             runtime=runtime,
-            compiling=compiling,
-            chat=chat_options,
-            sampling=sampling,
-            max_new_tokens=max_new_tokens,
-            stop=tuple(stop or ()),
-            ignore_eos=ignore_eos,
-            max_context=max_context,
-            seed=seed,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            n_logprobs=logprobs,
-            drafting=drafting,
+            options=options,
         )
         _generate_one(request, profile if group.rank == 0 else None, json=json, quiet=quiet)
+
+
+def _draft_options(draft: str | None, speculate_k: str, *, is_length_given: bool) -> DraftOptions | None:
+    return None if draft is None else DraftOptions(draft, parse_draft_length(speculate_k), is_length_given)
 
 
 def _generate_one(request: "GenerateRequest", profile: Path | None, *, json: bool, quiet: bool) -> None:
@@ -258,7 +229,7 @@ def _generate_one(request: "GenerateRequest", profile: Path | None, *, json: boo
         job = profiled(job, profile)
     text: AbstractContextManager[View] = nullcontext(nothing)
     if not json:
-        text = SamplesView(sys.stdout, n_samples=request.num_samples)
+        text = SamplesView(sys.stdout, n_samples=request.options.num_samples)
     with progress_view(sys.stderr, quiet=quiet) as show_progress, text as show_text:
         generation = show(job, show_progress, show_text)
     if json:

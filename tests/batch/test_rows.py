@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from gptfast_cli.core.batch.options import AnswerOptions, check_defaults
 from gptfast_cli.core.batch.rows import BadRow, Messages, Row, read_rows
+from gptfast_cli.core.engine.options import GenerationOptions
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.errors import NotFoundError, UsageError
 
-DEFAULTS = AnswerOptions(Sampling(temperature=0.5, top_k=7), max_new_tokens=50, stop=("END",), n_logprobs=2)
+DEFAULTS = GenerationOptions(Sampling(temperature=0.5, top_k=7), max_new_tokens=50, stop=("END",), n_logprobs=2)
 GOOD = b'{"prompt": "good"}'
 
 
-def rows_of(folder: Path, *lines: bytes, defaults: AnswerOptions = DEFAULTS) -> list[Row | BadRow]:
+def rows_of(folder: Path, *lines: bytes, defaults: GenerationOptions = DEFAULTS) -> list[Row | BadRow]:
     path = folder / "x.jsonl"
     path.write_bytes(b"\n".join(lines))
     return read_rows(path, defaults)
@@ -45,7 +45,7 @@ def test_a_row_has_its_own_limits_sampling_and_seed(tmp_path: Path) -> None:
     sampling = {"temperature": 0, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1}
     others = {"max_new_tokens": 9, "stop": ["a", "b"], "ignore_eos": True, "num_samples": 3, "logprobs": 4}
     row = row_of(tmp_path, **sampling, **others, seed=2**64 - 1)
-    assert row.options == AnswerOptions(Sampling(0, 3, 0.9, 0.1, 1.1), 9, ("a", "b"), True, 3, 4, 2**64 - 1)
+    assert row.options == GenerationOptions(Sampling(0, 3, 0.9, 0.1, 1.1), 9, ("a", "b"), True, 3, 4, 2**64 - 1)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_an_openai_batch_row_is_read(tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path, json.dumps(request).encode())
     assert isinstance(row, Row) and row.id == "request-1"
     assert isinstance(row.prompt, Messages)
-    assert row.options == AnswerOptions(Sampling(1, 7, 0.5), 9, ("\n\n",), num_samples=2, n_logprobs=5, seed=3)
+    assert row.options == GenerationOptions(Sampling(1, 7, 0.5), 9, ("\n\n",), num_samples=2, n_logprobs=5, seed=3)
 
 
 @pytest.mark.parametrize(
@@ -219,13 +219,13 @@ def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "flag"),
     [
-        (AnswerOptions(Sampling(top_p=2)), "--top-p"),
-        (AnswerOptions(max_new_tokens=0), "--max-new-tokens"),
-        (AnswerOptions(num_samples=0), "--num-samples"),
-        (AnswerOptions(n_logprobs=-1), "--logprobs"),
-        (AnswerOptions(stop=("",)), "--stop"),
+        (GenerationOptions(Sampling(top_p=2)), "--top-p"),
+        (GenerationOptions(max_new_tokens=0), "--max-new-tokens"),
+        (GenerationOptions(num_samples=0), "--num-samples"),
+        (GenerationOptions(n_logprobs=-1), "--logprobs"),
+        (GenerationOptions(stop=("",)), "--stop"),
     ],
 )
-def test_a_default_out_of_range_names_its_flag(options: AnswerOptions, flag: str) -> None:
+def test_a_default_out_of_range_names_its_flag(options: GenerationOptions, flag: str) -> None:
     with pytest.raises(UsageError, match=flag):
-        check_defaults(options)
+        options.check()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from generation_requests import requested
 from gptfast_cli.bundled.recipe.grammar import Dice
 from gptfast_cli.bundled.recipe.texts import stories
 from gptfast_cli.core.checkpoints.manifest import read_manifest
@@ -35,7 +36,8 @@ def tiny(settings: Settings) -> LoadedModel:
 
 
 def answer(prompt: str, settings: Settings, sampling: Sampling = GREEDY, **options: int) -> tuple[Sample, ...]:
-    request = GenerateRequest(
+    request = requested(
+        GenerateRequest,
         prompt,
         settings,
         model="tiny",

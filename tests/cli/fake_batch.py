@@ -14,7 +14,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cli.fake_gptfast import ChatOptions, Compiling, Metrics, RuntimeConfig, Sampling, SpeculationReport
+from cli.fake_gptfast import (
+    ChatOptions,
+    Compiling,
+    GenerationOptions,
+    Metrics,
+    RuntimeConfig,
+    Sampling,
+    SpeculationReport,
+)
 from gptfast_cli import core
 from gptfast_cli.app import main
 from gptfast_cli.core.events import (
@@ -32,11 +40,6 @@ BAD, STUCK = (int(os.environ.get(name, "0")) for name in ("FAKE_BAD", "FAKE_STUC
 PLACES = 4
 METRICS = Metrics(compile_s=4.2)
 DECODE = Path(core.__file__).parent / "engine"
-
-
-class AnswerOptions:
-    def __init__(self, **fields: Any) -> None:
-        self.__dict__.update(fields)
 
 
 class BatchRequest:
@@ -124,7 +127,7 @@ def replace_modules() -> None:
         "engine.build": (RuntimeConfig,),
         "engine.chat": (ChatOptions,),
         "engine.sampling": (Sampling, check),
-        "batch.options": (AnswerOptions,),
+        "engine.options": (GenerationOptions,),
     }
     for name, contents in fakes.items():
         module = ModuleType(f"gptfast_cli.core.{name}")

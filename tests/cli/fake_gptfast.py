@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,6 +62,22 @@ class ChatOptions:
     chat: bool | None
     system: str | None
     template: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    sampling: Sampling
+    max_new_tokens: int
+    stop: tuple[str, ...]
+    ignore_eos: bool
+    num_samples: int
+    n_logprobs: int | None
+    seed: int | None
+    max_context: int | None
+    batch_size: int | None
+    chat: ChatOptions
+    drafting: DraftOptions | None
+    compiling: Compiling
 
 
 class GenerateRequest:
@@ -128,24 +144,24 @@ class GenerateResult:
 def finished(request: GenerateRequest, finish_reason: str = "length", n_pieces: int = len(PIECES)) -> GenerateResult:
     text = "".join(PIECES[:n_pieces])
     ids = tuple(range(n_pieces))
-    samples = tuple(Sample(i, text, ids, 4, finish_reason) for i in range(request.num_samples))
-    return GenerateResult("tiny", 42, samples, Metrics(), SpeculationReport() if request.drafting else None)
+    samples = tuple(Sample(i, text, ids, 4, finish_reason) for i in range(request.options.num_samples))
+    return GenerateResult("tiny", 42, samples, Metrics(), SpeculationReport() if request.options.drafting else None)
 
 
 def streams(request: GenerateRequest) -> Job[GenerateResult]:
     """All samples of a batch side by side, one piece of each at a time."""
     yield Note("model: tiny (bundled)")
     yield Progress("loading", 10, 10, "bytes")
-    yield Prompt(str(request.prompt), continues=request.chat.chat is not True)
+    yield Prompt(str(request.prompt), continues=request.options.chat.chat is not True)
     yield Measured("prefill", 4, 0.01)
-    batch_size = request.batch_size or request.num_samples
-    for first in range(0, request.num_samples, batch_size):
+    batch_size = request.options.batch_size or request.options.num_samples
+    for first in range(0, request.options.num_samples, batch_size):
         for piece in PIECES:
-            for sample in range(first, min(first + batch_size, request.num_samples)):
+            for sample in range(first, min(first + batch_size, request.options.num_samples)):
                 yield TextChunk(sample, piece)
             yield Measured("decode", batch_size, 0.001, n_sequences=batch_size)
             time.sleep(float(os.environ.get("FAKE_DELAY", "0")))
-        for sample in range(first, min(first + batch_size, request.num_samples)):
+        for sample in range(first, min(first + batch_size, request.options.num_samples)):
             yield Finished(sample)
     return finished(request)
 
@@ -187,8 +203,10 @@ def _told(field: Any) -> Any:
 
 
 def echoes_the_request(request: GenerateRequest) -> Job[GenerateResult]:
-    """Generates the request, as JSON."""
-    yield TextChunk(0, json.dumps(vars(request), default=_told))
+    """Generates the request, as JSON; its options stand beside its other fields."""
+    options = {each.name: getattr(request.options, each.name) for each in fields(request.options)}
+    others = {name: value for name, value in vars(request).items() if name != "options"}
+    yield TextChunk(0, json.dumps(others | options, default=_told))
     return finished(request)
 
 
@@ -227,6 +245,7 @@ def replace_modules(run: Callable[[GenerateRequest], Job[GenerateResult]]) -> No
         "engine.speculative.draft_length": (DraftOptions, parse_draft_length),
         "engine.build": (RuntimeConfig,),
         "engine.chat": (ChatOptions,),
+        "engine.options": (GenerationOptions,),
         "engine.sampling": (Sampling,),
     }
     for name, contents in fakes.items():

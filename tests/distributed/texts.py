@@ -1,11 +1,11 @@
 """What ranks generate together by the job that `generate` runs: several samples, with and without a draft."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from generation_requests import changed, requested
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.engine.speculative.draft_length import DraftOptions
@@ -38,12 +38,12 @@ def texts(group: ProcessGroup, root: Path) -> dict[str, Any]:
 
 def cached(group: ProcessGroup, root: Path) -> list[tuple[int, Any]]:
     """Tokens fed of a prompt, and samples: no cache, as one is kept, from it, and as a rank has an old file or none."""
-    request = replace(_request(group, root), prompt_cache=root / f"cache of {group.size}")
+    request = changed(_request(group, root), prompt_cache=root / f"cache of {group.size}")
     own = root / f"cache of {group.size}.{group.rank + 1}-of-{group.size}"
     is_last = group.rank == group.size - 1 > 0
-    outcomes = [_fed(replace(request, prompt_cache=None)), _fed(request), _fed(request)]
+    outcomes = [_fed(changed(request, prompt_cache=None)), _fed(request), _fed(request)]
     old = own.read_bytes() if is_last else b""
-    _fed(replace(request, prompt=(9, 8, 7, 6, 5, 4)))
+    _fed(changed(request, prompt=(9, 8, 7, 6, 5, 4)))
     if is_last:
         own.write_bytes(old)
     outcomes.append(_fed(request))
@@ -54,7 +54,7 @@ def cached(group: ProcessGroup, root: Path) -> list[tuple[int, Any]]:
 
 def refusal(group: ProcessGroup, root: Path) -> tuple[str, int]:
     """What is told of an int4 model that cannot be cut, and how many of its weights had been read by then."""
-    request, n_read = replace(_request(group, root), model=str(root / "int4")), 0
+    request, n_read = changed(_request(group, root), model=str(root / "int4")), 0
     try:
         for event in run(request):
             n_read += isinstance(event, Progress) and event.task == "load"
@@ -64,7 +64,8 @@ def refusal(group: ProcessGroup, root: Path) -> tuple[str, int]:
 
 
 def _request(group: ProcessGroup, root: Path, backend: str = CPU) -> GenerateRequest:
-    return GenerateRequest(
+    return requested(
+        GenerateRequest,
         prompt=(1, 5, 99, 100, 7),
         settings=settings_in(root),
         model=str(root / TARGET),
@@ -79,7 +80,7 @@ def _request(group: ProcessGroup, root: Path, backend: str = CPU) -> GenerateReq
 def _text(group: ProcessGroup, root: Path, *, backend: str, draft: str | None = None, **options: Any) -> Any:
     if draft is not None:
         options["drafting"] = DraftOptions(str(root / draft) if draft == THREE_HEADS else draft, 3)
-    result = drained(run(replace(_request(group, root, backend), **options)))[1]
+    result = drained(run(changed(_request(group, root, backend), **options)))[1]
     rounds = result.speculation
     return {
         "tokens": [(sample.token_ids, sample.finish_reason) for sample in result.samples],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from generation_requests import requested
 from gptfast_cli.core.backends.cpu.compiler import library_file
 from gptfast_cli.core.engine.build import RuntimeConfig, open_engine
 from gptfast_cli.core.engine.load import load
@@ -104,7 +105,8 @@ def test_a_name_that_is_none_is_a_usage_error(tmp_path: Path, option: str, value
 def test_float32_text_is_the_same_on_both_backends(tmp_path: Path) -> None:
     texts = []
     for backend in ("cpu", "reference"):
-        request = GenerateRequest(
+        request = requested(
+            GenerateRequest,
             "Once upon a time",
             settings_in(tmp_path),
             model="tiny",

@@ -136,12 +136,13 @@ def test_the_real_compiler_gives_the_same_tokens_in_float32(model: Transformer, 
 TWO_TOKENS = """
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.compiled import Compiling
+from gptfast_cli.core.engine.options import GenerationOptions
 from gptfast_cli.core.jobs.generate import GenerateRequest, run
 from gptfast_cli.core.settings import load_settings
 compiling = Compiling(decode=True)
 runtime = RuntimeConfig(backend="reference")
-options = {"model": "tiny", "max_new_tokens": 2, "runtime": runtime, "compiling": compiling}
-for _ in run(GenerateRequest((1, 2, 3), load_settings(), **options)):
+options = GenerationOptions(max_new_tokens=2, compiling=compiling)
+for _ in run(GenerateRequest((1, 2, 3), load_settings(), model="tiny", runtime=runtime, options=options)):
     pass
 from torch._dynamo.utils import counters
 print(counters["aot_autograd"]["autograd_cache_hit"])

@@ -1,12 +1,12 @@
 """Keys and values in int8 change no text for how it is made: drafted, in a batch, after another one, from a file."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from cpu_engine import native, reference, weights_of
+from generation_requests import changed, requested
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.compiled import Compiling, compile_steps, fixed_step
 from gptfast_cli.core.engine.engine import Engine
@@ -140,7 +140,8 @@ def test_a_free_row_that_runs_along_spoils_nothing() -> None:
 
 @pytest.fixture
 def request_for(tmp_path: Path) -> GenerateRequest:
-    return GenerateRequest(
+    return requested(
+        GenerateRequest,
         prompt=tuple(range(3, 99)) * 2,
         settings=settings_in(tmp_path),
         model=str(saved(tmp_path / "model")),
@@ -153,13 +154,13 @@ def request_for(tmp_path: Path) -> GenerateRequest:
 
 def outcome(request: GenerateRequest, **changes: object) -> tuple[int, GenerateResult, list[str]]:
     """Prompt tokens fed, the result, and what was told."""
-    events, result = drained(run(dataclasses.replace(request, **changes)))
+    events, result = drained(run(changed(request, **changes)))
     fed = sum(event.n_tokens for event in events if isinstance(event, Measured) and event.phase == "prefill")
     return fed, result, [event.text for event in events if isinstance(event, Note)]
 
 
 def test_a_file_keeps_the_whole_blocks_of_a_prompt_and_gives_the_same_text(request_for: GenerateRequest) -> None:
-    request = dataclasses.replace(request_for, prompt_cache=request_for.settings.home.parent / "prompt.safetensors")
+    request = changed(request_for, prompt_cache=request_for.settings.home.parent / "prompt.safetensors")
     fed, first, told = outcome(request)
     assert fed == 192 and "kept 128 tokens" in told[-1]
     fed, second, _ = outcome(request)

@@ -1,7 +1,6 @@
 """A prompt kept in a file gives the text that feeding it gives, to its own model only."""
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from generation_requests import changed, requested
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.prompt_cache import _sha256_of
 from gptfast_cli.core.engine.sampling import Sampling
@@ -39,7 +39,8 @@ def request_for(tmp_path: Path) -> GenerateRequest:
 
 
 def request_in(tmp_path: Path) -> GenerateRequest:
-    return GenerateRequest(
+    return requested(
+        GenerateRequest,
         prompt=(*PREFIX, *QUESTION),
         settings=settings_in(tmp_path),
         model=str(saved(tmp_path / "model")),
@@ -53,7 +54,7 @@ def request_in(tmp_path: Path) -> GenerateRequest:
 
 def outcome(request: GenerateRequest, **changes: object) -> tuple[int, GenerateResult, list[str]]:
     """Prompt tokens fed, the result, and what was told."""
-    events, result = drained(run(dataclasses.replace(request, **changes)))
+    events, result = drained(run(changed(request, **changes)))
     fed = sum(event.n_tokens for event in events if isinstance(event, Measured) and event.phase == "prefill")
     return fed, result, [event.text for event in events if isinstance(event, Note)]
 
@@ -94,7 +95,7 @@ def test_several_samples_start_from_the_same_file(request_for: GenerateRequest) 
 
 
 def test_an_interrupt_keeps_a_prompt_that_was_fed(request_for: GenerateRequest) -> None:
-    job = run(dataclasses.replace(request_for, max_new_tokens=50))
+    job = run(changed(request_for, max_new_tokens=50))
     while not (isinstance(event := next(job), Measured) and event.phase == "decode"):
         pass
     told = [job.throw(KeyboardInterrupt())]

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 
 from chat_model import chat_model
 from cpu_engine import native, weights_of
+from generation_requests import changed, requested
 from gptfast_cli.core.backends.cpu.library import Choice
 from gptfast_cli.core.backends.cpu.rounds import RoundLimits, RoundRow, run_rounds
-from gptfast_cli.core.batch.options import AnswerOptions
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
 from gptfast_cli.core.engine.load import load
@@ -58,8 +57,10 @@ def refused(job: Any) -> None:
 
 def generating(folder: Path, prompt: str | tuple[int, ...], **changes: Any) -> generate.GenerateRequest:
     runtime = RuntimeConfig(device="cpu", dtype="float32")
-    request = generate.GenerateRequest(prompt, settings_in(folder), model=str(folder), runtime=runtime, sampling=GREEDY)
-    return replace(request, max_new_tokens=4, **changes)
+    request = requested(
+        generate.GenerateRequest, prompt, settings_in(folder), model=str(folder), runtime=runtime, sampling=GREEDY
+    )
+    return changed(request, max_new_tokens=4, **changes)
 
 
 @pytest.mark.parametrize("prompt", ["a [PAD] b", (5, N_ROWS)])
@@ -99,10 +100,12 @@ def test_bos_is_refused_where_it_is_used_and_an_end_token_never(tmp_path: Path) 
 def test_a_chat_templates_own_text_is_refused_by_name(tmp_path: Path) -> None:
     folder = padded(chat_model(tmp_path / "model", template="[PAD]{{ messages[0].content }}"))
     refused(generate.run(generating(folder, "a")))
-    request = chat.ChatRequest(settings_in(folder), str(folder), runtime=RuntimeConfig(device="cpu", dtype="float32"))
+    request = requested(
+        chat.ChatRequest, settings_in(folder), str(folder), runtime=RuntimeConfig(device="cpu", dtype="float32")
+    )
     with drained(chat.open_chat(request))[1] as talk:
         refused(talk.say("a"))
-    with drained(chat.open_chat(replace(request, chat=ChatOptions(chat=False))))[1] as talk:
+    with drained(chat.open_chat(changed(request, chat=ChatOptions(chat=False))))[1] as talk:
         refused(talk.say("[PAD]"))
         assert drained(talk.say("a"))[1].n_generated > 0
 
@@ -110,11 +113,13 @@ def test_a_chat_templates_own_text_is_refused_by_name(tmp_path: Path) -> None:
 def test_in_a_file_of_prompts_such_a_row_fails_alone(folder: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "a"}, {"prompt": "a [PAD]"}, {"prompt_ids": [97, 2**30]}, {"prompt": "b"}]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    request = generate_batch.BatchRequest(
+    request = requested(
+        generate_batch.BatchRequest,
         tmp_path / "x.jsonl",
         settings_in(tmp_path),
-        AnswerOptions(GREEDY, max_new_tokens=3),
-        tmp_path / "out.jsonl",
+        sampling=GREEDY,
+        max_new_tokens=3,
+        output=tmp_path / "out.jsonl",
         model=str(folder),
     )
     assert drained(generate_batch.run(request))[1].n_bad == 2

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tokenizers
 
+from generation_requests import requested
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions, ContextFullError, Exchange
 from gptfast_cli.core.engine.compiled import Compiling
@@ -66,7 +67,7 @@ def chat_with(tiny: LoadedModel, tmp_path: Path) -> Iterator[ChatWith]:
 
     def begin(options: ChatOptions = AS_CHAT, **changes: Any) -> Chat:
         defaults: dict[str, Any] = {"max_new_tokens": 12, "ignore_eos": True, "seed": 7}
-        request = ChatRequest(settings_in(tmp_path), chat=options, **{**defaults, **changes})
+        request = requested(ChatRequest, settings_in(tmp_path), chat=options, **{**defaults, **changes})
         chats.append(Chat(tiny, request))
         return chats[-1]
 
@@ -115,7 +116,9 @@ def test_an_answer_is_the_one_that_a_fresh_prompt_of_the_conversation_gets(
 
 @pytest.mark.parametrize("options", [ChatOptions(chat=True), ChatOptions(chat=False)])
 def test_only_tokens_that_are_new_are_fed(word_model: Path, tmp_path: Path, options: ChatOptions) -> None:
-    request = ChatRequest(settings_in(tmp_path), str(word_model), chat=options, max_new_tokens=9, ignore_eos=True)
+    request = requested(
+        ChatRequest, settings_in(tmp_path), str(word_model), chat=options, max_new_tokens=9, ignore_eos=True
+    )
     with drained(open_chat(request))[1] as chat:
         first = said(chat, "w1 w2")
         assert first.n_fed == first.prompt_tokens
@@ -131,7 +134,7 @@ def test_a_compiled_chat_is_compiled_before_its_first_turn_and_says_how_long_it_
 ) -> None:
     compiling = Compiling(decode=True, backend="eager")
     limits = {"max_context": 64, "max_new_tokens": 4, "ignore_eos": True}
-    request = ChatRequest(settings_in(tmp_path), str(word_model), compiling=compiling, **limits)
+    request = requested(ChatRequest, settings_in(tmp_path), str(word_model), compiling=compiling, **limits)
     events, opened = drained(open_chat(request))
     assert any(isinstance(event, Note) and event.text.startswith("Compiled in ") for event in events)
     with opened as chat:
@@ -273,10 +276,10 @@ def test_what_cannot_be_meant_is_refused_before_the_chat_begins(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(GptFastError, match=message):
-        drained(open_chat(ChatRequest(settings_in(tmp_path), "tiny", **changes)))
+        drained(open_chat(requested(ChatRequest, settings_in(tmp_path), "tiny", **changes)))
 
 
 def test_a_model_without_a_tokenizer_cannot_chat(tmp_path: Path) -> None:
     random_llama().save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="no tokenizer"):
-        drained(open_chat(ChatRequest(settings_in(tmp_path), str(tmp_path))))
+        drained(open_chat(requested(ChatRequest, settings_in(tmp_path), str(tmp_path))))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gptfast_cli.core.batch.options import AnswerOptions
+from generation_requests import changed, requested
 from gptfast_cli.core.checkpoints.store import bundled_folder
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
@@ -34,13 +34,19 @@ DRAFTS = ["tiny-draft", "self:int8", "self:int4", "ngram"]
 def asked(tmp_path: Path) -> GenerateRequest:
     runtime = RuntimeConfig(device="cpu", dtype="float32")
     text = "Once upon a time, there was a fox. Once upon a time, there was"
-    return GenerateRequest(
-        prompt=text, settings=settings_in(tmp_path), model="tiny", runtime=runtime, sampling=GREEDY, max_new_tokens=60
+    return requested(
+        GenerateRequest,
+        prompt=text,
+        settings=settings_in(tmp_path),
+        model="tiny",
+        runtime=runtime,
+        sampling=GREEDY,
+        max_new_tokens=60,
     )
 
 
 def generation(request: GenerateRequest, **changes: Any) -> GenerateResult:
-    return drained(generate.run(replace(request, **changes)))[1]
+    return drained(generate.run(changed(request, **changes)))[1]
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -49,7 +55,7 @@ def generation(request: GenerateRequest, **changes: Any) -> GenerateResult:
 def test_greedy_text_is_the_same_with_every_draft(
     asked: GenerateRequest, draft: str, depth: int | None, backend: str
 ) -> None:
-    asked = replace(asked, runtime=replace(asked.runtime, backend=backend))
+    asked = changed(asked, runtime=replace(asked.runtime, backend=backend))
     plain, drafted = generation(asked), generation(asked, drafting=DraftOptions(draft, depth))
     assert drafted.samples == plain.samples
     assert plain.speculation is None
@@ -83,7 +89,7 @@ def test_the_same_seed_gives_the_same_text_alone_and_side_by_side(asked: Generat
 
 
 def test_a_compiled_target_has_its_rounds_too(asked: GenerateRequest) -> None:
-    asked = replace(asked, runtime=replace(asked.runtime, backend="reference"), max_new_tokens=20)
+    asked = changed(asked, runtime=replace(asked.runtime, backend="reference"), max_new_tokens=20)
     compiling = Compiling(decode=True, backend="eager")
     drafted = generation(asked, compiling=compiling, drafting=DraftOptions("tiny-draft", 3))
     assert drafted.samples == generation(asked).samples
@@ -91,7 +97,7 @@ def test_a_compiled_target_has_its_rounds_too(asked: GenerateRequest) -> None:
 
 
 def test_events_tell_what_rounds_kept(asked: GenerateRequest) -> None:
-    events, told = drained(generate.run(replace(asked, drafting=DraftOptions("tiny-draft", 4))))
+    events, told = drained(generate.run(changed(asked, drafting=DraftOptions("tiny-draft", 4))))
     measured = [event for event in events if isinstance(event, Measured) and event.phase == "decode"]
     assert sum(event.n_rounds for event in measured) == told.speculation.rounds
     kept = sum(n * count for n, count in enumerate(told.speculation.accepted_histogram))
@@ -103,12 +109,18 @@ def test_rows_of_a_file_are_answered_alike(asked: GenerateRequest, tmp_path: Pat
     prompts = (("A fox", 30), ("Once", 12), ("7 + 5 =", 4), ("One", 25))
     rows = [{"prompt": text, "max_new_tokens": n} for text, n in prompts]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    request = BatchRequest(
-        tmp_path / "x.jsonl", asked.settings, AnswerOptions(GREEDY), model="tiny", runtime=asked.runtime, batch_size=3
+    request = requested(
+        BatchRequest,
+        tmp_path / "x.jsonl",
+        asked.settings,
+        sampling=GREEDY,
+        model="tiny",
+        runtime=asked.runtime,
+        batch_size=3,
     )
     answers = []
     for drafting in (None, DraftOptions("tiny-draft", 4), DraftOptions("ngram")):
-        events, batch = drained(generate_batch.run(replace(request, drafting=drafting)))
+        events, batch = drained(generate_batch.run(changed(request, drafting=drafting)))
         answers.append([event.fields["token_ids"] for event in events if isinstance(event, Record)])
         assert (batch.speculation is None) == (drafting is None)
     assert answers[0] == answers[1] == answers[2]
@@ -117,7 +129,8 @@ def test_rows_of_a_file_are_answered_alike(asked: GenerateRequest, tmp_path: Pat
 def test_a_chat_says_the_same(asked: GenerateRequest) -> None:
     said = []
     for drafting in (None, DraftOptions("tiny-draft", 3), DraftOptions("self:int8", None)):
-        request = ChatRequest(
+        request = requested(
+            ChatRequest,
             asked.settings,
             "tiny",
             runtime=asked.runtime,
@@ -207,7 +220,7 @@ def test_padding_is_neither_drafted_nor_chosen_however_many_rows_target_and_draf
     sizes = {"hidden_size": 96, "tie_word_embeddings": tied}  # heads of 32, which the CPU engine runs
     plain = [other(tmp_path / name, **sizes) for name in ("target", "draft")]
     rows = [padded(model, tmp_path / f"{model.name}-padded", n) for model, n in zip(plain, (1600, 1544), strict=True)]
-    asked = replace(asked, runtime=replace(asked.runtime, backend=backend), seed=3, max_new_tokens=30)
+    asked = changed(asked, runtime=replace(asked.runtime, backend=backend), seed=3, max_new_tokens=30)
     drawn = Sampling(temperature=1.5, top_k=0)
     for sampling, draft in ((GREEDY, "model"), (drawn, "model"), (drawn, None), (GREEDY, "self:int8")):
         texts = []

@@ -1,14 +1,13 @@
 """A row whose logits are not finite becomes an error record; the others are answered as if it were not there."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chat_model import model_that_fails_at_q
-from gptfast_cli.core.batch.options import AnswerOptions
+from generation_requests import changed, requested
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.engine.speculative.draft_length import DraftOptions
@@ -36,10 +35,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def request(folder: Path, home: Path, rows: list[dict[str, Any]]) -> generate_batch.BatchRequest:
     (home / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    defaults = AnswerOptions(Sampling(top_k=5), max_new_tokens=6, ignore_eos=True)
     runtime = RuntimeConfig("cpu", "float32")
-    return generate_batch.BatchRequest(
-        home / "x.jsonl", settings_in(home), defaults, home / "out.jsonl", model=str(folder), runtime=runtime, seed=7
+    return requested(
+        generate_batch.BatchRequest,
+        home / "x.jsonl",
+        settings_in(home),
+        output=home / "out.jsonl",
+        model=str(folder),
+        runtime=runtime,
+        seed=7,
+        sampling=Sampling(top_k=5),
+        max_new_tokens=6,
+        ignore_eos=True,
     )
 
 
@@ -53,7 +60,7 @@ def test_a_row_without_finite_logits_is_an_error_of_its_own(
     folder: Path, tmp_path: Path, draft: str | None, batch_size: int
 ) -> None:
     drafting = None if draft is None else DraftOptions(str(folder) if draft == "itself" else draft)
-    asked = replace(request(folder, tmp_path, ROWS), batch_size=batch_size, drafting=drafting)
+    asked = changed(request(folder, tmp_path, ROWS), batch_size=batch_size, drafting=drafting)
     batch = drained(generate_batch.run(asked))[1]
     told = {record["line"]: record for record in records(tmp_path)}
     assert batch.n_bad == 5 and sorted(told) == list(range(1, 9))
@@ -64,8 +71,8 @@ def test_a_row_without_finite_logits_is_an_error_of_its_own(
     if draft is None:
         alone = [{**row, "seed": 7} for row in ROWS]
         sound = [alone[line - 1] for line in GOOD]
-        drained(generate_batch.run(replace(request(folder, tmp_path, alone), output=tmp_path / "a.jsonl")))
-        drained(generate_batch.run(replace(request(folder, tmp_path, sound), output=tmp_path / "b.jsonl")))
+        drained(generate_batch.run(changed(request(folder, tmp_path, alone), output=tmp_path / "a.jsonl")))
+        drained(generate_batch.run(changed(request(folder, tmp_path, sound), output=tmp_path / "b.jsonl")))
         beside, without = (
             [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("a.jsonl", "b.jsonl")
         )
@@ -88,6 +95,6 @@ def test_a_run_that_goes_on_keeps_the_error_of_such_a_row(folder: Path, tmp_path
 
 
 def test_a_prompt_alone_is_an_error(folder: Path) -> None:
-    asked = generate.GenerateRequest("a q", settings_in(folder), model=str(folder), num_samples=2)
+    asked = requested(generate.GenerateRequest, "a q", settings_in(folder), model=str(folder), num_samples=2)
     with pytest.raises(NonFiniteLogitsError, match="after 4 tokens"):
         drained(generate.run(asked))

@@ -1,6 +1,5 @@
 """The generate job, end to end: from a folder on disk to text, numbers and clear refusals."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from chat_model import chat_model, chatml
+from generation_requests import changed, requested
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
 from gptfast_cli.core.engine.sampling import Sampling
@@ -52,7 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def request_for(folder: Path) -> GenerateRequest:
-    return GenerateRequest(
+    return requested(
+        GenerateRequest,
         prompt="once upon a time",
         settings=settings_in(folder),
         model=str(folder),
@@ -64,7 +65,7 @@ def request_for(folder: Path) -> GenerateRequest:
 
 
 def generation(request: GenerateRequest, **changes: Any) -> GenerateResult:
-    return drained(run(dataclasses.replace(request, **changes)))[1]
+    return drained(run(changed(request, **changes)))[1]
 
 
 def interrupted(job: Job[GenerateResult]) -> GenerateResult:
@@ -96,7 +97,7 @@ def test_greedy_tokens_and_text_equal_those_of_transformers(request_for: Generat
 
 
 def test_the_text_of_the_events_is_the_text_of_the_result(request_for: GenerateRequest) -> None:
-    events, result = drained(run(dataclasses.replace(request_for, num_samples=3, batch_size=2, sampling=WIDE)))
+    events, result = drained(run(changed(request_for, num_samples=3, batch_size=2, sampling=WIDE)))
     for sample in result.samples:
         streamed = [event.text for event in events if isinstance(event, TextChunk) and event.sample == sample.id]
         assert "".join(streamed) == sample.text
@@ -104,7 +105,7 @@ def test_the_text_of_the_events_is_the_text_of_the_result(request_for: GenerateR
 
 
 def test_every_sample_is_finished_once_and_after_its_text(request_for: GenerateRequest) -> None:
-    events, _ = drained(run(dataclasses.replace(request_for, num_samples=3, batch_size=2, sampling=WIDE)))
+    events, _ = drained(run(changed(request_for, num_samples=3, batch_size=2, sampling=WIDE)))
     ends = {event.sample: index for index, event in enumerate(events) if isinstance(event, Finished)}
     assert sorted(ends) == [0, 1, 2]
     assert sum(isinstance(event, Finished) for event in events) == 3
@@ -112,7 +113,7 @@ def test_every_sample_is_finished_once_and_after_its_text(request_for: GenerateR
 
 
 def test_samples_of_one_prompt_feed_it_once(request_for: GenerateRequest) -> None:
-    events, result = drained(run(dataclasses.replace(request_for, num_samples=5, batch_size=2)))
+    events, result = drained(run(changed(request_for, num_samples=5, batch_size=2)))
     fed = [event.n_tokens for event in events if isinstance(event, Measured) and event.phase == "prefill"]
     assert fed == [result.samples[0].prompt_tokens, 0, 0, 0, 0]
 
@@ -120,7 +121,7 @@ def test_samples_of_one_prompt_feed_it_once(request_for: GenerateRequest) -> Non
 def test_a_sample_takes_the_place_of_one_that_is_over(request_for: GenerateRequest) -> None:
     # ten samples of very different lengths in three rows
     options = {"num_samples": 10, "batch_size": 3, "sampling": WIDE, "max_new_tokens": 60, "ignore_eos": False}
-    events, result = drained(run(dataclasses.replace(request_for, **options, stop=("sea", "a"))))
+    events, result = drained(run(changed(request_for, **options, stop=("sea", "a"))))
     lengths = [len(sample.token_ids) + (sample.finish_reason == "eos") for sample in result.samples]
     steps = [event.n_tokens for event in events if isinstance(event, Measured) and event.phase == "decode"]
     assert sum(steps) == sum(lengths) - 10
@@ -136,7 +137,7 @@ def test_the_prompt_is_told_before_its_text_as_what_the_text_goes_on_from(
 ) -> None:
     events, _ = drained(run(request_for))
     assert [event for event in events if isinstance(event, Prompt)] == [Prompt("once upon a time", continues=True)]
-    chat = dataclasses.replace(request_for, model=str(chat_model(tmp_path)))
+    chat = changed(request_for, model=str(chat_model(tmp_path)))
     events, _ = drained(run(chat))
     assert [event for event in events if isinstance(event, Prompt)] == [Prompt("once upon a time", continues=False)]
 
@@ -146,7 +147,7 @@ def test_a_chat_model_is_given_the_conversation_that_its_template_writes(
 ) -> None:
     model = str(chat_model(tmp_path))
     options = {"model": model, "chat": ChatOptions(system="Be brief."), "show_prompt": True}
-    events, result = drained(run(dataclasses.replace(request_for, **options)))
+    events, result = drained(run(changed(request_for, **options)))
     written = chatml(("system", "Be brief."), ("user", "once upon a time"))
     n_tokens = result.samples[0].prompt_tokens
     assert [event.text for event in events if isinstance(event, Note)][-1] == f"{written}\n({n_tokens} tokens)"
@@ -194,7 +195,7 @@ def test_a_stop_string_across_tokens_ends_the_text_before_it(request_for: Genera
 def test_a_stop_that_is_written_as_a_special_token_ends_a_sample_at_the_token(
     request_for: GenerateRequest, tmp_path: Path
 ) -> None:
-    chat = dataclasses.replace(request_for, model=str(chat_model(tmp_path)), num_samples=20, sampling=WIDE)
+    chat = changed(request_for, model=str(chat_model(tmp_path)), num_samples=20, sampling=WIDE)
     options = {"chat": ChatOptions(chat=False), "max_new_tokens": 40}
     free = generation(chat, **options).samples
     stopped = generation(chat, stop=("<|im_start|>", "never"), **options).samples
@@ -207,7 +208,7 @@ def test_a_stop_that_is_written_as_a_special_token_ends_a_sample_at_the_token(
 
 
 def test_in_a_chat_the_token_that_closes_a_turn_ends_the_answer(request_for: GenerateRequest, tmp_path: Path) -> None:
-    chat = dataclasses.replace(request_for, model=str(chat_model(tmp_path)), ignore_eos=False)
+    chat = changed(request_for, model=str(chat_model(tmp_path)), ignore_eos=False)
     options = {"num_samples": 30, "sampling": WIDE, "max_new_tokens": 40}
     answers = generation(chat, **options).samples
     texts = generation(chat, chat=ChatOptions(chat=False), **options).samples
@@ -217,8 +218,8 @@ def test_in_a_chat_the_token_that_closes_a_turn_ends_the_answer(request_for: Gen
 
 
 def test_a_stop_that_can_never_match_is_told(request_for: GenerateRequest, tmp_path: Path) -> None:
-    chat = dataclasses.replace(request_for, model=str(chat_model(tmp_path)), max_new_tokens=1)
-    events, _ = drained(run(dataclasses.replace(chat, stop=("<|im_end|>\n", "a", "bad", "ca", "</s>"))))
+    chat = changed(request_for, model=str(chat_model(tmp_path)), max_new_tokens=1)
+    events, _ = drained(run(changed(chat, stop=("<|im_end|>\n", "a", "bad", "ca", "</s>"))))
     told = [event.text for event in events if isinstance(event, Note) and event.text.startswith("--stop")]
     assert [text.partition(":")[0] for text in told] == [
         r"--stop '<|im_end|>\n' can never match",
@@ -240,7 +241,7 @@ def test_the_end_token_ends_a_sample_unless_it_is_ignored(request_for: GenerateR
 
 
 def test_metrics_count_every_token_once(request_for: GenerateRequest) -> None:
-    events, result = drained(run(dataclasses.replace(request_for, num_samples=2)))
+    events, result = drained(run(changed(request_for, num_samples=2)))
     drawn = [event for event in events if isinstance(event, Measured) and event.phase != "prefill"]
     steps = [event for event in drawn if event.phase == "decode"]
     assert sum(event.n_tokens for event in drawn) == sum(len(sample.token_ids) for sample in result.samples)
@@ -263,7 +264,7 @@ def test_bytes_of_a_step_are_the_weights_the_embedding_row_and_the_keys_and_valu
 
 
 def test_an_interrupt_keeps_the_text_and_the_numbers(request_for: GenerateRequest) -> None:
-    job = run(dataclasses.replace(request_for, num_samples=2, batch_size=1))
+    job = run(changed(request_for, num_samples=2, batch_size=1))
     texts = 0
     while texts < 5:
         texts += isinstance(next(job), TextChunk)
@@ -329,5 +330,5 @@ def test_a_damaged_model_is_named(tmp_path: Path, request_for: GenerateRequest) 
 
 
 def test_bfloat16_computes_in_bfloat16(request_for: GenerateRequest) -> None:
-    events, _ = drained(run(dataclasses.replace(request_for, runtime=RuntimeConfig(device="cpu", dtype="bfloat16"))))
+    events, _ = drained(run(changed(request_for, runtime=RuntimeConfig(device="cpu", dtype="bfloat16"))))
     assert "bfloat16 on cpu" in events[0].text

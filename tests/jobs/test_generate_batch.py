@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gptfast_cli.core.batch.options import AnswerOptions
+from generation_requests import changed, requested
 from gptfast_cli.core.checkpoints.store import bundled_folder
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
@@ -45,10 +45,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def request_for(tmp_path: Path, folder: Path) -> BatchRequest:
-    return BatchRequest(
+    return requested(
+        BatchRequest,
         prompts=tmp_path / "x.jsonl",
         settings=settings_in(tmp_path),
-        defaults=AnswerOptions(WIDE),
+        sampling=WIDE,
         model=str(folder),
         runtime=RuntimeConfig(device="cpu", dtype="float32"),
         seed=7,
@@ -63,7 +64,7 @@ def write_rows(request: BatchRequest, *rows: dict[str, Any]) -> None:
 def ran(request: BatchRequest, *rows: dict[str, Any], **changes: Any) -> tuple[list[Event], BatchResult]:
     if rows:
         write_rows(request, *rows)
-    return drained(generate_batch.run(replace(request, **changes)))
+    return drained(generate_batch.run(changed(request, **changes)))
 
 
 def records(events: list[Event]) -> list[dict[str, Any]]:
@@ -78,16 +79,17 @@ def answers(request: BatchRequest, *rows: dict[str, Any], **changes: Any) -> lis
 
 def alone(request: BatchRequest, row: dict[str, Any], **changes: Any) -> generate.GenerateResult:
     """What `gptfast generate` makes of a row."""
-    single = generate.GenerateRequest(
+    single = requested(
+        generate.GenerateRequest,
         prompt=row["prompt"],
         settings=request.settings,
         model=request.model,
         runtime=request.runtime,
-        sampling=request.defaults.sampling,
+        sampling=request.options.sampling,
         max_new_tokens=row["max_new_tokens"],
         seed=row.get("seed"),
     )
-    return drained(generate.run(replace(single, **changes)))[1]
+    return drained(generate.run(changed(single, **changes)))[1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
@@ -162,7 +164,7 @@ def test_a_stop_string_of_a_row_frees_its_place(request_for: BatchRequest) -> No
 
 def test_rows_are_encoded_when_their_turn_comes(request_for: BatchRequest) -> None:
     write_rows(request_for, *ROWS[:3], *[{"prompt_ids": [10**6]}] * 50)
-    job = generate_batch.run(replace(request_for, batch_size=1))
+    job = generate_batch.run(changed(request_for, batch_size=1))
     before_first = []
     while not isinstance(event := next(job), Record):
         before_first.append(event)
@@ -247,7 +249,7 @@ def test_an_interrupted_run_goes_on_to_the_same_records(
 ) -> None:
     rows = [*ROWS, {"nope": 1}, *ROWS, *ROWS]
     write_rows(request_for, *rows)
-    request = replace(request_for, output=tmp_path / "out.jsonl", in_order=in_order, seed=seed)
+    request = changed(request_for, output=tmp_path / "out.jsonl", in_order=in_order, seed=seed)
     for n_records in (1, 2):
         _, batch = interrupted_after(request, n_records)
         assert batch.is_interrupted and 0 < batch.n_done < batch.n_rows
@@ -272,7 +274,7 @@ def test_an_interrupt_tells_what_is_finished_and_waits_for_its_turn(request_for:
 
 
 def test_a_finished_output_is_left_alone_and_no_model_is_loaded(request_for: BatchRequest, tmp_path: Path) -> None:
-    request = replace(request_for, output=tmp_path / "out.jsonl", seed=None)
+    request = changed(request_for, output=tmp_path / "out.jsonl", seed=None)
     ran(request, *ROWS)
     before = (tmp_path / "out.jsonl").read_bytes()
     events, batch = ran(request)
@@ -282,7 +284,7 @@ def test_a_finished_output_is_left_alone_and_no_model_is_loaded(request_for: Bat
 
 
 def test_rows_that_were_added_at_the_end_are_answered_too(request_for: BatchRequest, tmp_path: Path) -> None:
-    request = replace(request_for, output=tmp_path / "out.jsonl")
+    request = changed(request_for, output=tmp_path / "out.jsonl")
     ran(request, *ROWS[:3])
     _, batch = ran(request, *ROWS)
     assert (batch.n_found, batch.n_done) == (3, len(ROWS))
@@ -291,7 +293,7 @@ def test_rows_that_were_added_at_the_end_are_answered_too(request_for: BatchRequ
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"defaults": AnswerOptions(Sampling(temperature=0))}, "its record of line 1 comes from another prompt"),
+        ({"sampling": Sampling(temperature=0)}, "its record of line 1 comes from another prompt"),
         ({"model": "tiny-draft"}, "its record of line 1"),
         ({"chat": ChatOptions(chat=True)}, "its record of line 1"),
         ({"max_context": 100}, "its record of line 1"),
@@ -302,14 +304,14 @@ def test_rows_that_were_added_at_the_end_are_answered_too(request_for: BatchRequ
 def test_other_options_are_not_mixed_into_an_output(
     request_for: BatchRequest, tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
-    request = replace(request_for, output=tmp_path / "out.jsonl")
+    request = changed(request_for, output=tmp_path / "out.jsonl")
     ran(request, *ROWS[:3])
     with pytest.raises(UsageError, match=says):
         ran(request, *ROWS, **changes)
 
 
 def test_an_edited_row_is_not_mixed_into_an_output(request_for: BatchRequest, tmp_path: Path) -> None:
-    request = replace(request_for, output=tmp_path / "out.jsonl")
+    request = changed(request_for, output=tmp_path / "out.jsonl")
     ran(request, *ROWS[:3])
     with pytest.raises(UsageError, match="its record of line 2 comes from another prompt"):
         ran(request, ROWS[0], ROWS[1] | {"prompt": "Tim was"}, ROWS[2])
@@ -318,7 +320,7 @@ def test_an_edited_row_is_not_mixed_into_an_output(request_for: BatchRequest, tm
 
 
 def test_a_batch_size_and_an_order_may_change_on_the_way(request_for: BatchRequest, tmp_path: Path) -> None:
-    request = replace(request_for, output=tmp_path / "out.jsonl")
+    request = changed(request_for, output=tmp_path / "out.jsonl")
     write_rows(request, *ROWS)
     interrupted_after(request, 2)
     _, batch = ran(request, batch_size=1, in_order=False)
@@ -341,7 +343,7 @@ def test_rows_of_ids_need_no_tokenizer(request_for: BatchRequest, tmp_path: Path
         ({"max_context": 0}, "--max-context must be at least 1"),
         ({"max_context": 10**6}, "--max-context 1000000 is beyond"),
         ({"seed": -1}, "--seed must be from 0"),
-        ({"defaults": AnswerOptions(Sampling(top_p=2))}, "--top-p must be"),
+        ({"sampling": Sampling(top_p=2)}, "--top-p must be"),
     ],
 )
 def test_an_option_that_cannot_be_meant_is_no_rows_fault(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from chat_model import chat_model
+from generation_requests import requested
 from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.store import read_current
 from gptfast_cli.core.engine.build import RuntimeConfig
@@ -96,8 +97,13 @@ def test_a_quantised_model_is_loaded_as_it_is_stored_and_generates(tmp_path: Pat
     loaded: LoadedModel = drained(load(None, settings, RuntimeConfig(device="cpu", dtype="bfloat16")))[1]
     assert loaded.name == "tiny:int4-g32"
     assert loaded.model.weight_bytes == quantised.n_bytes  # no copy of more bits
-    request = generate.GenerateRequest(
-        "7 + 5 =", settings, runtime=FLOAT32, sampling=Sampling(temperature=0), max_new_tokens=3
+    request = requested(
+        generate.GenerateRequest,
+        "7 + 5 =",
+        settings,
+        runtime=FLOAT32,
+        sampling=Sampling(temperature=0),
+        max_new_tokens=3,
     )
     assert drained(generate.run(request))[1].samples[0].text.startswith(" 12")
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chat_model import model_that_fails_at_q
+from generation_requests import changed, requested
 from gptfast_cli.core.drafts.costs import CostMeter, Costs
 from gptfast_cli.core.drafts.report import DraftReport, Noise
 from gptfast_cli.core.engine.build import RuntimeConfig
@@ -212,7 +213,8 @@ def test_what_cannot_be_judged_is_refused(asked: SpeculateRequest, changes: dict
 
 def test_advice_is_what_generate_then_takes(asked: SpeculateRequest, tmp_path: Path) -> None:
     settings: Settings = asked.settings
-    wanted = GenerateRequest(
+    wanted = requested(
+        GenerateRequest,
         prompt="Once upon a time",
         settings=settings,
         model="tiny",
@@ -230,7 +232,7 @@ def test_advice_is_what_generate_then_takes(asked: SpeculateRequest, tmp_path: P
         assert any(isinstance(event, Note) and "Draft: none, as advised" in event.text for event in events)
     else:
         assert (generation.speculation.draft, generation.speculation.k) == (pick.draft, pick.k)
-    plain = drained(generate.run(replace(wanted, drafting=None)))[1]
+    plain = drained(generate.run(changed(wanted, drafting=None)))[1]
     assert generation.samples == plain.samples
 
 

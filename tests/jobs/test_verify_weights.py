@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from generation_requests import requested
 from gptfast_cli.core.checkpoints.reader import open_stored
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
@@ -22,7 +23,7 @@ SHARD = "weights-00001.safetensors"
 
 def generated(model: Path | str, root: Path, *, verify: bool = True) -> list[Event]:
     runtime = RuntimeConfig(device="cpu", backend="reference", verify=verify)
-    request = GenerateRequest((1, 2), settings_in(root), model=str(model), runtime=runtime, max_new_tokens=2)
+    request = requested(GenerateRequest, (1, 2), settings_in(root), model=str(model), runtime=runtime, max_new_tokens=2)
     return drained(run(request))[0]
 
 

@@ -90,7 +90,7 @@ def _stream(row: Row, sample: int) -> int:
 def _prompt_ids(row: Row, setting: BatchContext) -> tuple[int, ...]:
     prompter = setting.prompter
     match row.prompt:
-        case str(text) if row.options.system is None:
+        case str(text) if row.system is None:
             return prompter.encode(prompter.text(text))
         case str(text):
             return prompter.encode(prompter.render([*_opening(row, prompter), {"role": "user", "content": text}]))
@@ -104,7 +104,7 @@ def _prompt_ids(row: Row, setting: BatchContext) -> tuple[int, ...]:
 
 
 def _opening(row: Row, prompter: Prompter) -> list[Message]:
-    system = row.options.system
+    system = row.system
     return prompter.opening() if system is None else [{"role": "system", "content": system}]
 
 

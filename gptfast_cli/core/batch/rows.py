@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from gptfast_cli.core.batch.options import AnswerOptions
 from gptfast_cli.core.checkpoints.identity import fingerprint
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.engine.options import GenerationOptions
 from gptfast_cli.core.engine.ranges import LARGEST_SEED, MOST_SAMPLES
 from gptfast_cli.core.engine.sampling import check
 from gptfast_cli.core.errors import (
@@ -90,7 +90,7 @@ def check_names(body: Fields) -> None:
             raise body.corrupt(name, "no row has such a field" + (f"; {nearest[0]}?" if nearest else ""))
 
 
-def own_options(body: Fields, defaults: AnswerOptions) -> AnswerOptions:
+def own_options(body: Fields, defaults: GenerationOptions) -> GenerationOptions:
     """The defaults, and over them what the row says itself.
 
     Raises CorruptError or UsageError for a value that cannot be meant.
@@ -98,7 +98,8 @@ def own_options(body: Fields, defaults: AnswerOptions) -> AnswerOptions:
     sampling: dict[str, Any] = {name: body.number(name, minimum=0) for name in _SAMPLING_NUMBERS if name in body}
     if "top_k" in body:
         sampling["top_k"] = body.integer("top_k", minimum=0)
-    options = AnswerOptions(
+    options = replace(
+        defaults,
         sampling=replace(defaults.sampling, **sampling),
         max_new_tokens=body.integer(_spelling(body, _MAX_NEW_TOKENS), defaults.max_new_tokens),
         stop=_stop(body, defaults.stop),
@@ -106,7 +107,6 @@ def own_options(body: Fields, defaults: AnswerOptions) -> AnswerOptions:
         num_samples=body.integer(_spelling(body, _NUM_SAMPLES), defaults.num_samples, maximum=MOST_SAMPLES),
         n_logprobs=_n_logprobs(body, defaults.n_logprobs),
         seed=body.integer("seed", minimum=0, maximum=LARGEST_SEED) if "seed" in body else defaults.seed,
-        system=body.text("system") if "system" in body else defaults.system,
     )
     check(options.sampling)
     return options
@@ -231,14 +231,15 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A prompt and how it is to be answered; `index` counts the rows before it, bad ones too."""
+    """A prompt and its options; `index` is the number of rows before it, bad rows included."""
 
     line: int  # from 1
     digest: str  # SHA-256 of the line
     index: int
     id: RowId
     prompt: Prompt
-    options: AnswerOptions
+    options: GenerationOptions
+    system: str | None = None  # system message; None: that of the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,7 @@ class BadRow:
     reason: str
 
 
-def read_rows(path: Path, defaults: AnswerOptions, group: ProcessGroup = ALONE) -> list[Row | BadRow]:
+def read_rows(path: Path, defaults: GenerationOptions, group: ProcessGroup = ALONE) -> list[Row | BadRow]:
     """All rows of a file, what they leave open being filled in from the defaults. Rank 0 reads it for all.
 
     Raises NotFoundError where there is no file, UsageError where it holds no row or nothing but bad ones.
@@ -288,7 +289,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise NotFoundError(f"There is no file of prompts {str(path)!r}.") from error
 
 
-def _parse(line: bytes, where: str, *, number: int, index: int, defaults: AnswerOptions) -> Row | BadRow:
+def _parse(line: bytes, where: str, *, number: int, index: int, defaults: GenerationOptions) -> Row | BadRow:
     digest = hashlib.sha256(line.strip()).hexdigest()
     row_id: RowId | None = None
     try:
@@ -296,7 +297,8 @@ def _parse(line: bytes, where: str, *, number: int, index: int, defaults: Answer
         row_id = _id(fields, default=number)
         body = row_body(fields)
         check_names(body)
-        return Row(number, digest, index, row_id, own_prompt(body), own_options(body, defaults))
+        system = body.text("system") if "system" in body else None
+        return Row(number, digest, index, row_id, own_prompt(body), own_options(body, defaults), system)
     except (CorruptError, UsageError) as error:
         return BadRow(number, digest, row_id, _reason(error, where))
 

@@ -16,15 +16,15 @@ from typing import Self
 from gptfast_cli.core.bench.throughput import Timings
 from gptfast_cli.core.device import peak_memory_bytes
 from gptfast_cli.core.engine.build import RuntimeConfig
-from gptfast_cli.core.engine.chat import ChatOptions, Conversation, Exchange, open_prompter
-from gptfast_cli.core.engine.compiled import Compiling, compile_steps
+from gptfast_cli.core.engine.chat import Conversation, Exchange, open_prompter
+from gptfast_cli.core.engine.compiled import compile_steps
 from gptfast_cli.core.engine.engine import Engine
 from gptfast_cli.core.engine.load import LoadedModel, load
-from gptfast_cli.core.engine.ranges import check_at_least, check_seed, check_stops
+from gptfast_cli.core.engine.options import GenerationOptions
 from gptfast_cli.core.engine.request import FinishReason, Request, Transcript, unmatched_stops
 from gptfast_cli.core.engine.runner import Runner
-from gptfast_cli.core.engine.sampling import Sampler, Sampling, check
-from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts, DraftOptions
+from gptfast_cli.core.engine.sampling import Sampler
+from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts
 from gptfast_cli.core.engine.speculative.drafting import open_draft
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note
@@ -34,20 +34,12 @@ from gptfast_cli.core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """With which model to talk, and how; the fields mean what they mean in GenerateRequest."""
+    """A model to chat with. Of the options, `num_samples`, `n_logprobs` and `batch_size` have no effect here."""
 
     settings: Settings
     model: str | None = None
     runtime: RuntimeConfig = RuntimeConfig()
-    compiling: Compiling = Compiling()
-    chat: ChatOptions = ChatOptions()
-    sampling: Sampling = Sampling()
-    max_new_tokens: int = 200
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    max_context: int | None = None
-    seed: int | None = None
-    drafting: DraftOptions | None = None
+    options: GenerationOptions = GenerationOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +80,22 @@ class Chat:
     """A conversation with a loaded model; leaving it ends its prompter."""
 
     def __init__(self, loaded: LoadedModel, request: ChatRequest) -> None:
+        options = request.options
         self._loaded = loaded
         self._request = request
         self._n_turns = 0  # ever taken: each draws from a stream of its own
         self._own_files: set[Path] = set()
         self._generator: Engine | None = None
-        self.prompter = open_prompter(loaded, request.chat)
+        self.prompter = open_prompter(loaded, options.chat)
         self._limits = loaded.limits(
-            request.max_new_tokens,
-            request.max_context,
-            ignore_eos=request.ignore_eos,
-            stop=request.stop,
+            options.max_new_tokens,
+            options.max_context,
+            ignore_eos=options.ignore_eos,
+            stop=options.stop,
             turn_end_ids=self.prompter.turn_end_ids,
         )
         self.conversation = Conversation(self.prompter, self._limits)
-        self.seed = secrets.randbits(31) if request.seed is None else request.seed
+        self.seed = secrets.randbits(31) if options.seed is None else options.seed
 
     def __enter__(self) -> Self:
         return self
@@ -119,10 +112,10 @@ class Chat:
         """
         prompt = self.conversation.prompt(message)
         generator = yield from self.start()
-        sampler = Sampler(self._request.sampling, self.seed, self._n_turns)
+        sampler = Sampler(self._request.options.sampling, self.seed, self._n_turns)
         self._n_turns += 1
         sequence = Request(0, prompt, sampler, self._limits)
-        transcript = Transcript(sequence, self._loaded.tokenizer, self._request.stop)
+        transcript = Transcript(sequence, self._loaded.tokenizer, self._request.options.stop)
         timings = Timings()
         try:
             yield from _decode(transcript, generator, timings)
@@ -159,13 +152,13 @@ class Chat:
             request = self._request
             n_tokens, settings = self._limits.max_context, request.settings
             speculation = yield from open_draft(
-                request.drafting,
+                request.options.drafting,
                 self._loaded,
-                DraftedTexts(1, n_tokens, request.sampling.temperature),
+                DraftedTexts(1, n_tokens, request.options.sampling.temperature),
                 settings=settings,
                 runtime=request.runtime,
             )
-            compiling = request.compiling
+            compiling = request.options.compiling
             seconds = yield from compile_steps(runner, compiling, n_tokens=n_tokens, settings=settings)
             if seconds is not None:
                 yield Note(f"Compiled in {seconds:.1f} s")
@@ -203,7 +196,7 @@ def open_chat(request: ChatRequest) -> Job[Chat]:
     Raises UsageError for a value out of range and for a model that has no tokenizer; NotFoundError and CorruptError as
     loading and chat templates do.
     """
-    _check(request)
+    request.options.check()
     loaded = yield from load(request.model, request.settings, request.runtime)
     if loaded.tokenizer is None:
         raise UsageError(f"{loaded.name} has no tokenizer, and a chat is made of text.")
@@ -212,15 +205,7 @@ def open_chat(request: ChatRequest) -> Job[Chat]:
         yield from chat.start()
         unless_opened.pop_all()
     yield from chat.prompter.notes()
-    yield from (Note(sentence) for sentence in unmatched_stops(request.stop, loaded.tokenizer))
+    yield from (Note(sentence) for sentence in unmatched_stops(request.options.stop, loaded.tokenizer))
     if not chat.prompter.is_chat:
         yield Note(f"{loaded.name} is no chat model: it continues the text that you write line by line.")
     return chat
-
-
-def _check(request: ChatRequest) -> None:
-    """Raise UsageError for whatever can be seen to be wrong before a model is loaded."""
-    check(request.sampling)
-    check_seed(request.seed)
-    check_stops(request.stop)
-    check_at_least(1, {"--max-new-tokens": request.max_new_tokens, "--max-context": request.max_context})

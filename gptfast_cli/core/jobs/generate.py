@@ -15,21 +15,17 @@ from gptfast_cli.core.bench.throughput import (
 )
 from gptfast_cli.core.device import dtype_name, peak_memory_bytes
 from gptfast_cli.core.engine.build import RuntimeConfig
-from gptfast_cli.core.engine.chat import ChatOptions, open_prompter
-from gptfast_cli.core.engine.compiled import Compiling, compile_steps
+from gptfast_cli.core.engine.chat import open_prompter
+from gptfast_cli.core.engine.compiled import compile_steps
 from gptfast_cli.core.engine.engine import Engine
 from gptfast_cli.core.engine.load import LoadedModel, load
+from gptfast_cli.core.engine.options import GenerationOptions
 from gptfast_cli.core.engine.prompt_cache import PromptCache
-from gptfast_cli.core.engine.ranges import (
-    check_at_least,
-    check_samples,
-    check_seed,
-    check_stops,
-)
+from gptfast_cli.core.engine.ranges import check_at_least
 from gptfast_cli.core.engine.request import FinishReason, Request, Transcript, unmatched_stops
 from gptfast_cli.core.engine.runner import Runner
-from gptfast_cli.core.engine.sampling import Sampler, Sampling, TokenLogprobs, check, uniform
-from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts, DraftOptions
+from gptfast_cli.core.engine.sampling import Sampler, TokenLogprobs, uniform
+from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts
 from gptfast_cli.core.engine.speculative.drafting import open_draft
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, Note, Prompt
@@ -41,15 +37,12 @@ _SYNTHETIC_SEED = 0  # synthetic prompts are the same in every run, so that thei
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """What to continue, with what, and how far.
+    """One prompt to continue.
 
-    prompt:      text, token ids, or None for `prompt_length` synthetic tokens
-    max_context: most tokens of prompt and continuation together; None is the model's own limit
-    seed:        None takes a fresh one, which the result tells
-    batch_size:  samples decoded together; None decodes all of them together
-    n_logprobs:  alternatives to tell the log-probabilities of, for each token; None tells none
-    show_prompt: tell the exact text that the model is given
-    prompt_cache: a file to start from where it begins as the prompt does, and to keep the prompt in where not
+    prompt:        text, token ids, or None for `prompt_length` synthetic tokens
+    options:       a batch size of None decodes all samples together
+    show_prompt:   report the exact text of the prompt, after the chat template
+    prompt_cache:  KV-cache file: read where it holds a prefix of the prompt, written afterwards where it does not
     """
 
     prompt: str | tuple[int, ...] | None
@@ -57,20 +50,9 @@ class GenerateRequest:
     prompt_length: int | None = None
     model: str | None = None
     runtime: RuntimeConfig = RuntimeConfig()
-    compiling: Compiling = Compiling()
-    sampling: Sampling = Sampling()
-    max_new_tokens: int = 200
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    max_context: int | None = None
-    seed: int | None = None
-    num_samples: int = 1
-    batch_size: int | None = None
-    n_logprobs: int | None = None
-    chat: ChatOptions = ChatOptions()
+    options: GenerationOptions = GenerationOptions()
     show_prompt: bool = False
     prompt_cache: Path | None = None
-    drafting: DraftOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,30 +92,31 @@ def run(request: GenerateRequest) -> Job[GenerateResult]:
     loading and chat templates do.
     """
     _check(request)
+    options = request.options
     loaded = yield from load(request.model, request.settings, request.runtime)
-    yield from (Note(sentence) for sentence in unmatched_stops(request.stop, loaded.tokenizer))
+    yield from (Note(sentence) for sentence in unmatched_stops(options.stop, loaded.tokenizer))
     prompt, turn_end = yield from _prompt_ids(request, loaded)
     limits = loaded.limits(
-        request.max_new_tokens,
-        request.max_context,
-        ignore_eos=request.ignore_eos,
-        stop=request.stop,
+        options.max_new_tokens,
+        options.max_context,
+        ignore_eos=options.ignore_eos,
+        stop=options.stop,
         turn_end_ids=turn_end,
     )
     limits.check_prompt(len(prompt))
-    seed = request.runtime.group.broadcast(secrets.randbits(31) if request.seed is None else request.seed)
+    seed = request.runtime.group.broadcast(secrets.randbits(31) if options.seed is None else options.seed)
     sequences = [
-        Request(sample, prompt, Sampler(request.sampling, seed, sample), limits, request.n_logprobs)
-        for sample in range(request.num_samples)
+        Request(sample, prompt, Sampler(options.sampling, seed, sample), limits, options.n_logprobs)
+        for sample in range(options.num_samples)
     ]
-    transcripts = [Transcript(sequence, loaded.tokenizer, request.stop) for sequence in sequences]
+    transcripts = [Transcript(sequence, loaded.tokenizer, options.stop) for sequence in sequences]
     timings = Timings()
     n_tokens = limits.most_tokens(len(prompt))
-    runner = Runner(loaded.model, min(request.batch_size or request.num_samples, request.num_samples))
+    runner = Runner(loaded.model, min(options.batch_size or options.num_samples, options.num_samples))
     speculation = yield from open_draft(
-        request.drafting,
+        options.drafting,
         loaded,
-        DraftedTexts(runner.n_rows, n_tokens, request.sampling.temperature),
+        DraftedTexts(runner.n_rows, n_tokens, options.sampling.temperature),
         settings=request.settings,
         runtime=request.runtime,
     )
@@ -141,7 +124,7 @@ def run(request: GenerateRequest) -> Job[GenerateResult]:
     if prompt_cache is not None:
         yield from prompt_cache.load(runner)
     timings.compile_seconds = yield from compile_steps(
-        runner, request.compiling, n_tokens=n_tokens, settings=request.settings
+        runner, options.compiling, n_tokens=n_tokens, settings=request.settings
     )
     group, began = request.runtime.group, request.runtime.group.seconds
     try:
@@ -202,7 +185,9 @@ def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[tupl
     match request.prompt:
         case None:
             assert request.prompt_length is not None
-            loaded.limits(request.max_new_tokens, request.max_context).check_prompt(request.prompt_length)
+            loaded.limits(request.options.max_new_tokens, request.options.max_context).check_prompt(
+                request.prompt_length
+            )
             draws = (uniform(_SYNTHETIC_SEED, 0, position) for position in range(request.prompt_length))
             return tuple(int(draw * vocab_size) for draw in draws), frozenset()
         case str(text):
@@ -213,7 +198,7 @@ def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[tupl
 
 
 def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[tuple[int, ...], frozenset[int]]]:
-    with open_prompter(loaded, request.chat) as prompter:
+    with open_prompter(loaded, request.options.chat) as prompter:
         yield from prompter.notes()
         text = prompter.text(prompt)
         ids = prompter.encode(text)
@@ -225,19 +210,7 @@ def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[t
 
 def _check(request: GenerateRequest) -> None:
     """Raise UsageError for whatever can be seen to be wrong before a model is loaded."""
-    check(request.sampling)
-    check_seed(request.seed)
-    check_stops(request.stop)
-    check_samples(request.num_samples)
-    check_at_least(
-        1,
-        {
-            "--max-new-tokens": request.max_new_tokens,
-            "--batch-size": request.batch_size,
-            "--max-context": request.max_context,
-            "--prompt-length": request.prompt_length,
-        },
-    )
-    check_at_least(0, {"--logprobs": request.n_logprobs})
+    request.options.check()
+    check_at_least(1, {"--prompt-length": request.prompt_length})
     if request.prompt in ("", ()):
         raise UsageError("The prompt is empty.", 'Give it some words to go on: gptfast generate "Once upon a time"')

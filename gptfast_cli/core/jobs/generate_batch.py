@@ -4,12 +4,11 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gptfast_cli.core.batch.answering import Answering, BatchContext
-from gptfast_cli.core.batch.options import AnswerOptions, check_defaults
 from gptfast_cli.core.batch.output import (
     Found,
     Output,
@@ -25,12 +24,11 @@ from gptfast_cli.core.bench.throughput import Metrics, SpeculationReport, specul
 from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.device import AUTO
 from gptfast_cli.core.engine.build import RuntimeConfig
-from gptfast_cli.core.engine.chat import ChatOptions, open_prompter
-from gptfast_cli.core.engine.compiled import Compiling
+from gptfast_cli.core.engine.chat import open_prompter
 from gptfast_cli.core.engine.load import load
-from gptfast_cli.core.engine.ranges import check_at_least, check_seed
+from gptfast_cli.core.engine.options import GenerationOptions
 from gptfast_cli.core.engine.request import unmatched_stops
-from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts, DraftOptions
+from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts
 from gptfast_cli.core.engine.speculative.drafting import open_draft
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import (
@@ -43,34 +41,30 @@ from gptfast_cli.core.jobs.replicas import Replicas, answered
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.tokenizers import Tokenizer
 
+DEFAULT_BATCH_SIZE: Final = 8
+_ROW_DEFAULTS: Final = ("sampling", "max_new_tokens", "stop", "ignore_eos", "num_samples", "n_logprobs")
+"""The options that a row may set for itself, beside its seed and system message."""
+
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """Which prompts to answer, with what, and how.
+    """A file of prompts to answer.
 
-    prompts:     the file of rows; what a row leaves open is in `defaults`, whose seed is None
-    output:      the file that the records go to, and that a run which ended early goes on with; None tells them only
-    in_order:    records leave as the rows stand in the file; otherwise as they finish
-    seed:        of the rows without one of their own; None takes that of `output`, or a fresh one
-    max_context: most tokens of prompt and answer together; None is the model's own limit
-    batch_size:  samples decoded together
-    replicas:    independent engines to spread the rows over; None answers them here
-    part:        that this process answers, where it is a replica itself
+    prompts:  JSON-lines file, one row a line
+    options:  defaults of the rows. A seed of None takes the seed of `output`, or a random one
+    output:   file of records, which a later run resumes; None: records are only yielded
+    in_order: yield records in the order of the file; otherwise as they finish
+    replicas: independent engines that share the rows; None: one engine, in this process
+    part:     the rows of this process, where it is a replica
     """
 
     prompts: Path
     settings: Settings
-    defaults: AnswerOptions
+    options: GenerationOptions = GenerationOptions()
     output: Path | None = None
     in_order: bool = True
     model: str | None = None
     runtime: RuntimeConfig = RuntimeConfig()
-    compiling: Compiling = Compiling()
-    chat: ChatOptions = ChatOptions()
-    seed: int | None = None
-    max_context: int | None = None
-    batch_size: int = 8
-    drafting: DraftOptions | None = None
     replicas: Replicas | None = None
     part: ReplicaPart | None = None
 
@@ -106,10 +100,10 @@ def run(request: BatchRequest) -> Job[BatchResult]:
     output that cannot be meant; NotFoundError and CorruptError as reading prompts and models do; DiskFullError.
     """
     started = time.monotonic()
-    _check(request)
+    request.options.check()
     group = request.runtime.group
     is_first = group.rank == 0  # which alone reads and writes files
-    rows = read_rows(request.prompts, request.defaults, group)
+    rows = read_rows(request.prompts, replace(request.options, seed=None), group)
     shared = _shared(request)
     if request.part is not None:
         lines = set(request.part.lines)
@@ -184,19 +178,20 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
         yield desk.progress
         yield from _take_all(answered([row.line for row in good], request.replicas, seed), desk)
         return
+    options = request.options
     loaded = yield from load(request.model, request.settings, request.runtime)
-    loaded.limits(1, request.max_context)  # out of reach, it is no row's fault
-    with open_prompter(loaded, request.chat) as prompter:
+    loaded.limits(1, options.max_context)  # out of reach, it is no row's fault
+    with open_prompter(loaded, options.chat) as prompter:
         yield from prompter.notes()
-        yield from (Note(sentence) for sentence in unmatched_stops(request.defaults.stop, loaded.tokenizer))
+        yield from (Note(sentence) for sentence in unmatched_stops(options.stop, loaded.tokenizer))
         yield from _stops_of_rows(good, request, loaded.tokenizer)
-        setting = BatchContext(loaded, prompter, request.max_context, request.compiling, request.settings, seed)
-        n_places = min(request.batch_size, sum(row.options.num_samples for row in good))
-        n_tokens = loaded.limits(1, request.max_context).max_context
+        setting = BatchContext(loaded, prompter, options.max_context, options.compiling, request.settings, seed)
+        n_places = min(options.batch_size or DEFAULT_BATCH_SIZE, sum(row.options.num_samples for row in good))
+        n_tokens = loaded.limits(1, options.max_context).max_context
         speculation = yield from open_draft(
-            request.drafting,
+            options.drafting,
             loaded,
-            DraftedTexts(n_places, n_tokens, request.defaults.sampling.temperature),
+            DraftedTexts(n_places, n_tokens, options.sampling.temperature),
             settings=request.settings,
             runtime=request.runtime,
         )
@@ -207,7 +202,7 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
 
 def _stops_of_rows(rows: Sequence[Row], request: BatchRequest, tokenizer: Tokenizer | None) -> Iterator[Note]:
     """Stop strings of rows' own that can never match; each is told once, with the first row that has it."""
-    own = [row for row in rows if row.options.stop != request.defaults.stop]
+    own = [row for row in rows if row.options.stop != request.options.stop]
     first_rows = {row.options.stop: row for row in reversed(own)}
     told: dict[str, int] = {}
     for stops, row in sorted(first_rows.items(), key=lambda item: item[1].line):
@@ -230,38 +225,32 @@ def _seed(request: BatchRequest, rows: Sequence[Row | BadRow], found: Mapping[in
     """The run's seed: that of the records which are there already, the one asked for, or a fresh one."""
     drawing = {row.line for row in rows if isinstance(row, Row) and row.options.seed is None}
     begun = {record.seed for line, record in found.items() if line in drawing and record.seed is not None}
-    if request.seed is not None and begun - {request.seed}:
+    if request.options.seed is not None and begun - {request.options.seed}:
         raise UsageError(
-            f"{request.output}: was begun with --seed {max(begun)}, not {request.seed}.",
+            f"{request.output}: was begun with --seed {max(begun)}, not {request.options.seed}.",
             "Give that seed, or none, or another --output.",
         )
     if request.part is not None:
         return request.part.seed
-    if request.seed is not None:
-        return request.seed
+    if request.options.seed is not None:
+        return request.options.seed
     return max(begun) if begun else secrets.randbits(31)
 
 
 def _shared(request: BatchRequest) -> str:
     """What the answers of all rows depend on, as one text; but not the seed, which the records tell."""
-    file = Path(request.chat.template or "").expanduser()
+    fields = asdict(request.options)
+    file = Path(request.options.chat.template or "").expanduser()
     dependencies = {
         "model": model_identity(resolve(request.model, request.settings).path),
-        "defaults": asdict(request.defaults),
+        "defaults": {name: fields[name] for name in _ROW_DEFAULTS} | {"seed": None, "system": None},
         "dtype": request.runtime.dtype,
-        "chat": asdict(request.chat),
+        "chat": fields["chat"],
         "template": file.read_text(errors="replace") if file.is_file() else None,
-        "max_context": request.max_context,
+        "max_context": request.options.max_context,
     }
     if request.runtime.kv_dtype != AUTO:
         dependencies["kv_dtype"] = request.runtime.kv_dtype
-    if request.drafting is not None:  # it changes which of the tokens that are as probable are drawn
-        dependencies["draft"] = asdict(request.drafting)
+    if request.options.drafting is not None:  # it changes which of the tokens that are as probable are drawn
+        dependencies["draft"] = fields["drafting"]
     return json.dumps(dependencies, sort_keys=True)
-
-
-def _check(request: BatchRequest) -> None:
-    """Raise UsageError for whatever can be seen to be wrong before anything is read."""
-    check_defaults(request.defaults)
-    check_seed(request.seed)
-    check_at_least(1, {"--batch-size": request.batch_size, "--max-context": request.max_context})
