@@ -25,8 +25,8 @@ def judgement() -> DraftReport:
         for temperature in TEMPERATURES
         for name, alpha, cost in (("tiny-draft", 0.85, 0.1), ("self:int8", 0.97, 0.65), ("ngram", 0.3, 0.0))
     )
-    picks = tuple(_pick(drafts, t, b) for t in TEMPERATURES for b in BATCH_SIZES)
-    proofs = (
+    recommendations = tuple(_recommendation(drafts, t, b) for t in TEMPERATURES for b in BATCH_SIZES)
+    validation_runs = (
         ValidationRun("tiny-draft", 0.0, 4, 1, 60, 1.71, Interval(1.69, 1.66, 1.74), 0.012),
         ValidationRun("self:int8", 0.0, 2, 1, 60, 1.10, Interval(1.13, 1.10, 1.15), -0.027),
         ValidationRun("ngram", 0.8, 5, 2, 60, 0.71, Interval(0.69, 0.66, 0.74), 0.029),
@@ -48,9 +48,9 @@ def judgement() -> DraftReport:
         bandwidth_gbps=61.2,
         drafts=drafts,
         plain=tuple(_plain(t, b) for t in TEMPERATURES for b in BATCH_SIZES),
-        picks=picks,
-        proofs=proofs,
-        certificates=(LosslessnessCheck("tiny-draft", 40, 40, 2000, 31.2, 28, 0.31),),
+        recommendations=recommendations,
+        validation_runs=validation_runs,
+        losslessness_checks=(LosslessnessCheck("tiny-draft", 40, 40, 2000, 31.2, 28, 0.31),),
         median_error=0.027,
         verdict="use tiny-draft, k = 4: 1.71x [1.66, 1.77] at batch 1; no draft from batch 8",
     )  # fmt: skip
@@ -65,7 +65,7 @@ def _draft(name: str, temperature: float, alpha: float, cost: float) -> DraftRes
         n_tokens=6_400,
         alpha=_interval(alpha),
         tau=tau,
-        places=tuple(PositionAcceptance(alpha, alpha ** (n + 1)) for n in range(8)),
+        acceptance_by_position=tuple(PositionAcceptance(alpha, alpha ** (n + 1)) for n in range(8)),
         slices=(
             Slice("category", "stories", 2_000, _interval(alpha + 0.02)),
             Slice("category", "code", 2_000, _interval(alpha - 0.1)),
@@ -105,7 +105,7 @@ def _plain(temperature: float, batch_size: int) -> PlainDecoding:
     return PlainDecoding(temperature, batch_size, step, batch_size / step, 31.0, 0.5)
 
 
-def _pick(drafts: tuple[DraftResult, ...], temperature: float, batch_size: int) -> Recommendation:
+def _recommendation(drafts: tuple[DraftResult, ...], temperature: float, batch_size: int) -> Recommendation:
     cells = [(d.draft, c) for d in drafts if d.temperature == temperature for c in d.grid if c.batch_size == batch_size]
     draft, best = max(cells, key=lambda each: each[1].predicted.value)
     if best.predicted.value < 1.03:

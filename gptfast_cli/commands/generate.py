@@ -48,7 +48,7 @@ from gptfast_cli.commands.generate_options import (
 )
 from gptfast_cli.commands.prompt import PromptSources, shared_prompt
 from gptfast_cli.commands.ranks import is_dealt_out, ranks
-from gptfast_cli.core.engine.speculative.draft_length import DEFAULT_DEPTH, DraftOptions, parse_draft_length
+from gptfast_cli.core.engine.speculative.draft_length import DEFAULT_DRAFT_LENGTH, DraftOptions, parse_draft_length
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
@@ -123,7 +123,7 @@ def generate(
     compile_prefill: CompilePrefillOption = False,
     profile: ProfileOption = None,
     draft: DraftOption = None,
-    speculate_k: SpeculateKOption = str(DEFAULT_DEPTH),
+    speculate_k: SpeculateKOption = str(DEFAULT_DRAFT_LENGTH),
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     kv_dtype: KvDtypeOption = "auto",

@@ -123,7 +123,7 @@ def speculate(
             model=model_given(context, model_argument, model),
             drafts=tuple(draft or ()),
             runtime=runtime,
-            depths=k.numbers,
+            draft_lengths=k.numbers,
             batch_sizes=batch_size.numbers,
             temperatures=temperature.numbers,
             sampling=Sampling(0.0, top_k, top_p, min_p),
@@ -143,7 +143,7 @@ def speculate(
     if judgement.is_interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)
     is_advice_refused = save_advice and not force and judgement.is_noisy
-    if is_advice_refused or not all(certificate.holds for certificate in judgement.certificates):
+    if is_advice_refused or not all(certificate.holds for certificate in judgement.losslessness_checks):
         raise typer.Exit(ExitCode.FAILURE)
     if failed := judgement.failed_prompts:
         raise GptFastError(

@@ -39,12 +39,14 @@ def document(judgement: DraftReport, command: str) -> dict[str, object]:
         "prefill_s": judgement.prefill_s,
         "bandwidth_gbps": judgement.bandwidth_gbps,
         "noise": None if judgement.noise is None else asdict(judgement.noise) | {"is_high": judgement.noise.is_high},
-        "picks": [_pick(pick) for pick in judgement.picks],
+        "picks": [_pick(pick) for pick in judgement.recommendations],
         "drafts": [_draft(draft) for draft in judgement.drafts],
         "plain": [_plain(plain) for plain in judgement.plain],
-        "proofs": [_proof(proof) for proof in judgement.proofs],
+        "proofs": [_proof(proof) for proof in judgement.validation_runs],
         "median_error": judgement.median_error,
-        "certificates": [asdict(certificate) | {"holds": certificate.holds} for certificate in judgement.certificates],
+        "certificates": [
+            asdict(certificate) | {"holds": certificate.holds} for certificate in judgement.losslessness_checks
+        ],
     }
 
 
@@ -72,7 +74,7 @@ def _draft(draft: DraftResult) -> dict[str, object]:
         **_ranged("alpha", draft.alpha),
         "tau": {str(k): tau.value for k, tau in draft.tau.items()},
         "tau_range": {str(k): [tau.low, tau.high] for k, tau in draft.tau.items()},
-        "acceptance": [asdict(place) for place in draft.places],
+        "acceptance": [asdict(place) for place in draft.acceptance_by_position],
         "grid": [_cell(cell) for cell in draft.grid],
         "slices": [
             {"kind": part.kind, "name": part.name, "n_tokens": part.n_tokens, **_ranged("alpha", part.alpha)}

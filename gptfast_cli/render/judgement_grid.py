@@ -48,7 +48,7 @@ def cost_table(draft: DraftResult, look: ReportStyle) -> Table:
 def _grid_rows(draft: DraftResult, sizes: list[int], look: ReportStyle) -> Iterator[_Row]:
     cells = {(cell.k, cell.batch_size): cell for cell in draft.grid}
     best = best_cells(draft)
-    for k in sorted({*draft.tau, *(cell.k for cell in draft.grid), *range(1, len(draft.places) + 1)}):
+    for k in sorted({*draft.tau, *(cell.k for cell in draft.grid), *range(1, len(draft.acceptance_by_position) + 1)}):
         of_k = [cells.get((k, size)) for size in sizes]
         tau = digits(draft.tau[k].value) if k in draft.tau else ""
         yield str(k), tau, *(_predicted(cell, best, look) for cell in of_k), *_place(draft, k, look)
@@ -67,9 +67,9 @@ def _measured(cell: GridCell | None, look: ReportStyle) -> str:
 
 
 def _place(draft: DraftResult, k: int, look: ReportStyle) -> _Row:
-    if k > len(draft.places):
+    if k > len(draft.acceptance_by_position):
         return "", ""
-    place = draft.places[k - 1]
+    place = draft.acceptance_by_position[k - 1]
     reached = NONE if place.conditional is None else f"{place.conditional:.0%}"
     return _accepted(place.unconditional, look), reached
 

@@ -38,9 +38,9 @@ def draft_names(judgement: DraftReport, width: int) -> dict[str, str]:
     """Every draft that the judgement names, and its name in a table."""
     drafts = [
         *(each.draft for each in judgement.drafts),
-        *(each.draft for each in judgement.picks if each.draft is not None),
-        *(each.draft for each in judgement.proofs if each.draft is not None),
-        *(each.draft for each in judgement.certificates),
+        *(each.draft for each in judgement.recommendations if each.draft is not None),
+        *(each.draft for each in judgement.validation_runs if each.draft is not None),
+        *(each.draft for each in judgement.losslessness_checks),
     ]
     return short_names(drafts, width)
 
@@ -77,7 +77,7 @@ def _picks(judgement: DraftReport, look: ReportStyle) -> Section:
         *interrupted,
         f"Speed-ups are over plain decoding of {look.quote(one_line(judgement.target))} ({sizes}).",
     )
-    if not judgement.picks:
+    if not judgement.recommendations:
         return Section("Best picks", opening, remarks=("No draft was compared with plain decoding.",))
     return Section("Best picks", opening, (pick_table(judgement, look),))
 
@@ -120,7 +120,7 @@ def _draft_line(draft: DraftResult) -> str:
 
 
 def _proofs(judgement: DraftReport, look: ReportStyle) -> Section:
-    if not judgement.proofs:
+    if not judgement.validation_runs:
         return Section("Proofs", remarks=("Nothing was run for real: the predictions are not proved.",))
     error = "no median error"
     if judgement.median_error is not None:
@@ -145,7 +145,7 @@ def _plain(judgement: DraftReport) -> Section:
 
 def _certificates(judgement: DraftReport, look: ReportStyle) -> Section:
     title = "Is the text that of the target?"
-    if not judgement.certificates:
+    if not judgement.losslessness_checks:
         return Section(title, remarks=("It was not tested: --certify does.",))
     return Section(title, (), (certificate_table(judgement, look),))
 

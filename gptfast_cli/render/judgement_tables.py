@@ -24,17 +24,17 @@ _SLICE_COLUMNS: Final = 24
 
 def pick_table(judgement: DraftReport, look: ReportStyle) -> Table:
     """The best draft and depth of each temperature and batch size."""
-    rows = tuple(_pick_row(pick, look) for pick in judgement.picks)
+    rows = tuple(_pick_row(pick, look) for pick in judgement.recommendations)
     return Table(("temp", "batch", "draft", "k", "speed-up"), rows, ">><>>", n_names=2)
 
 
 def proof_table(judgement: DraftReport, look: ReportStyle) -> Table:
     """What was predicted and what was measured."""
     headings = ("draft", "temp", "batch", "k", "predicted", "measured", "error")
-    rows = tuple(_proof_row(proof, look) for proof in judgement.proofs)
+    rows = tuple(_proof_row(proof, look) for proof in judgement.validation_runs)
     if not look.is_detailed:
         return Table(headings, rows, "<" + ">" * 6, n_names=4)
-    rows = tuple((*row, str(proof.n_prompts)) for row, proof in zip(rows, judgement.proofs, strict=True))
+    rows = tuple((*row, str(proof.n_prompts)) for row, proof in zip(rows, judgement.validation_runs, strict=True))
     return Table((*headings, "prompts"), rows, "<" + ">" * 7, n_names=4)
 
 
@@ -71,7 +71,7 @@ def plain_table(judgement: DraftReport) -> Table:
 def certificate_table(judgement: DraftReport, look: ReportStyle) -> Table:
     """Whether the text is that of the target."""
     headings = ("draft", "greedy equal", "draws", "chi-square", "df", "p", "holds")
-    rows = tuple(_certificate_row(certificate, look) for certificate in judgement.certificates)
+    rows = tuple(_certificate_row(certificate, look) for certificate in judgement.losslessness_checks)
     return Table(headings, rows, "<" + ">" * 6)
 
 

@@ -69,9 +69,9 @@ class Doubting:
     def next(self, outset: InitialEstimate) -> RoundPlan:
         return self.plan
 
-    def tell_steps(self, n_tokens: int, seconds: float) -> None: ...
+    def record_steps(self, n_tokens: int, seconds: float) -> None: ...
 
-    def tell_rounds(self, depth: int, seconds: float, tally: RoundStats, *, once: float = 0.0) -> None:
+    def record_rounds(self, depth: int, seconds: float, tally: RoundStats, *, once: float = 0.0) -> None:
         self.told.append(tally)
 
 

@@ -54,11 +54,11 @@ def test_options_reach_the_job(fake: Callable[[str], CommandLine]) -> None:
     run = fake("echoes-the-request").run
     assert json.loads(run("generate", "Hello", "--draft", "ngram").stdout)["drafting"] == {
         "draft": "ngram",
-        "depth": 5,
-        "has_own_depth": False,
+        "draft_length": 5,
+        "has_own_draft_length": False,
     }
     adapted = json.loads(run("generate", "Hello", "--draft", "self:int8", "--speculate-k", "auto").stdout)["drafting"]
-    assert adapted == {"draft": "self:int8", "depth": None, "has_own_depth": True}
+    assert adapted == {"draft": "self:int8", "draft_length": None, "has_own_draft_length": True}
     assert json.loads(run("generate", "Hello").stdout)["drafting"] is None
 
 

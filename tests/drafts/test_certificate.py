@@ -13,7 +13,7 @@ from gptfast_cli.core.drafts.candidates import (
     open_candidate,
     open_target,
 )
-from gptfast_cli.core.drafts.losslessness import CheckSize, certify
+from gptfast_cli.core.drafts.losslessness import CheckSize, check_losslessness
 from gptfast_cli.core.drafts.report import LosslessnessCheck
 from gptfast_cli.core.drafts.texts import JudgePrompt, TargetText
 from gptfast_cli.core.engine.build import RuntimeConfig
@@ -35,8 +35,8 @@ class Changed:
         self._proposer, self._sharpness = candidate.proposer, sharpness
         self.begin, self.move = self._proposer.begin, self._proposer.move
 
-    def propose(self, draws: Rows[SamplingContext], depths: Rows[int]) -> list[Proposal]:
-        return [self._changed(each) for each in self._proposer.propose(draws, depths)]
+    def propose(self, draws: Rows[SamplingContext], draft_lengths: Rows[int]) -> list[Proposal]:
+        return [self._changed(each) for each in self._proposer.propose(draws, draft_lengths)]
 
     def _changed(self, proposal: Proposal) -> Proposal:
         q = proposal.probabilities
@@ -49,27 +49,27 @@ class Changed:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[JudgeTarget, DraftCandidate]:
     runtime = RuntimeConfig("cpu", "float32", threads=1)
-    means = JudgeOptions(settings_in(tmp_path_factory.mktemp("home")), runtime, None, N_ROWS, 8)
-    target = drained(open_target("tiny", means))[1]
-    return target, drained(open_candidate("tiny-draft", target, means, n_tokens=300))[1]
+    options = JudgeOptions(settings_in(tmp_path_factory.mktemp("home")), runtime, None, N_ROWS, 8)
+    target = drained(open_target("tiny", options))[1]
+    return target, drained(open_candidate("tiny-draft", target, options, n_tokens=300))[1]
 
 
-def certificate(target: JudgeTarget, candidate: DraftCandidate) -> LosslessnessCheck:
+def check(target: JudgeTarget, candidate: DraftCandidate) -> LosslessnessCheck:
     ids = [(1, 5, 9), (1, 30, 31), (1, 40)]
     texts = [TargetText(JudgePrompt(each), (), 40, Sampler(DRAWN, 0, n)) for n, each in enumerate(ids)]
-    return drained(certify(Runner(target.model, N_ROWS), candidate, texts, DRAWN))[1]
+    return drained(check_losslessness(Runner(target.model, N_ROWS), candidate, texts, DRAWN))[1]
 
 
 def test_a_draft_that_tells_the_truth_is_certified(pair: tuple[JudgeTarget, DraftCandidate]) -> None:
     target, candidate = pair
-    told = certificate(target, candidate)
+    told = check(target, candidate)
     assert told.holds and (told.n_texts, told.n_equal) == (9, 9)
     assert told.degrees > 3 and 1e-4 < told.p_value <= 1
 
 
 def test_a_draft_that_lies_about_its_law_is_found_out(pair: tuple[JudgeTarget, DraftCandidate]) -> None:
     target, candidate = pair
-    told = certificate(target, replace(candidate, proposer=Changed(candidate, 0.25)))
+    told = check(target, replace(candidate, proposer=Changed(candidate, 0.25)))
     assert told.n_equal == told.n_texts, "where no token is drawn, laws say nothing"
     assert told.p_value < 1e-4 and not told.holds
 
@@ -79,12 +79,12 @@ def test_verification_that_keeps_everything_is_found_out(
 ) -> None:
     from gptfast_cli.core.engine.speculative import speculation, verification
 
-    def all_of_it(best: torch.Tensor, drafted: torch.Tensor, depths: torch.Tensor) -> verification.Verification:
-        return verification.Verification(depths, best[:, -1], depths.float())
+    def all_of_it(best: torch.Tensor, drafted: torch.Tensor, draft_lengths: torch.Tensor) -> verification.Verification:
+        return verification.Verification(draft_lengths, best[:, -1], draft_lengths.float())
 
     monkeypatch.setattr(speculation, "verify_greedy", all_of_it)
     target, candidate = pair
-    told = certificate(target, replace(candidate, proposer=Changed(candidate, 1.0)))
+    told = check(target, replace(candidate, proposer=Changed(candidate, 1.0)))
     assert told.n_equal < told.n_texts and not told.holds
 
 

@@ -33,20 +33,20 @@ class Pair:
     """The bundled target, its greedy texts, and a draft's chances along them."""
 
     def __init__(self, folder: Path, backend: str, draft: str) -> None:
-        means = JudgeOptions(settings_in(folder), RuntimeConfig("cpu", "float32", backend=backend), None, 1, DEEPEST)
-        self.target: JudgeTarget = drained(open_target("tiny", means))[1]
-        opening = open_candidate(draft, self.target, means, n_tokens=200)
+        options = JudgeOptions(settings_in(folder), RuntimeConfig("cpu", "float32", backend=backend), None, 1, DEEPEST)
+        self.target: JudgeTarget = drained(open_target("tiny", options))[1]
+        opening = open_candidate(draft, self.target, options, n_tokens=200)
         self.candidate: DraftCandidate = drained(opening)[1]
         self.limits: Limits = self.target.limits(60, ChatOptions())
         prompts = read_prompts(self.target.loaded, None, 60, ChatOptions())[0][:: 60 // N_PROMPTS]
         writing = write_texts(Runner(self.target.model, 4), prompts, Sampling(temperature=0), 0, self.limits)
         self.texts: list[TargetText] = drained(writing)[1][0]
 
-    def chances(self) -> AcceptanceProbs:
-        agreement, reader = self.candidate.new_agreement(), ProbsReader(Runner(self.target.model, 1))
+    def acceptance_probs(self) -> AcceptanceProbs:
+        agreement, reader = self.candidate.new_reader(), ProbsReader(Runner(self.target.model, 1))
         for text in self.texts:
             agreement.read(text, reader.laws(text))
-        return agreement.chances(DEEPEST)
+        return agreement.acceptance_probs(DEEPEST)
 
     def decoded(self, k: int) -> Iterator[tuple[list[int], Speculation]]:
         """Each text again, as the engine decodes it with the draft, and its rounds."""
@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_counts_of_greedy_rounds_are_the_engines(folder: Path, backend: str, draft: str, k: int) -> None:
     both = pair(folder, backend, draft)
-    counts = expected(both.chances(), k)
+    counts = expected(both.acceptance_probs(), k)
     told = list(both.decoded(k))
     ends = both.target.loaded.stop_ids
     assert [tokens for tokens, _ in told] == [[t for t in text.tokens if t not in ends] for text in both.texts]

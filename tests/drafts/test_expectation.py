@@ -29,20 +29,22 @@ class Pair:
 
     def rounds(self, text: Prefix, k: int) -> float:
         """Expected rounds from here to the end of the text, all of its continuations taken together."""
-        depth = min(k, LENGTH - len(text) - 1)
+        draft_length = min(k, LENGTH - len(text) - 1)
         if len(text) >= LENGTH:
             return 0.0
-        return (depth > 0) + sum(chance * self.rounds(given, k) for given, chance in self._round(text, depth))
+        return (draft_length > 0) + sum(
+            chance * self.rounds(given, k) for given, chance in self._round(text, draft_length)
+        )
 
-    def _round(self, text: Prefix, depth: int) -> list[tuple[Prefix, float]]:
+    def _round(self, text: Prefix, draft_length: int) -> list[tuple[Prefix, float]]:
         """What a round of speculative sampling gives, and how probable that is."""
-        if depth == 0:
+        if draft_length == 0:
             return [((*text, x), float(self.p(text)[x])) for x in range(VOCAB)]
         p, q, outcomes = self.p(text), self.q(text), []
         rest = (p - q).clamp(min=0)
         for x in range(VOCAB):
             stays = min(1.0, float(p[x] / q[x]))
-            for given, chance in self._round((*text, x), depth - 1):
+            for given, chance in self._round((*text, x), draft_length - 1):
                 outcomes.append((given, float(q[x]) * stays * chance))
             refused = float(q[x]) * (1 - stays)
             outcomes += [((*text, y), refused * float(rest[y] / rest.sum())) for y in range(VOCAB)]
@@ -52,18 +54,20 @@ class Pair:
         """All texts after a first token 0 [texts, LENGTH], and their probabilities."""
         tails = list(itertools.product(range(VOCAB), repeat=LENGTH - 1))
         texts = [(0, *tail) for tail in tails]
-        chances = [torch.stack([self.p(text[:n])[text[n]] for n in range(1, LENGTH)]).prod() for text in texts]
-        return torch.tensor(texts), torch.stack(chances)
+        acceptance_probs = [torch.stack([self.p(text[:n])[text[n]] for n in range(1, LENGTH)]).prod() for text in texts]
+        return torch.tensor(texts), torch.stack(acceptance_probs)
 
-    def chances(self, texts: Tensor, deepest: int) -> AcceptanceProbs:
-        stays = torch.zeros(len(texts), LENGTH + deepest, dtype=torch.float64)
+    def acceptance_probs(self, texts: Tensor, max_draft_length: int) -> AcceptanceProbs:
+        stays = torch.zeros(len(texts), LENGTH + max_draft_length, dtype=torch.float64)
         for row, text in enumerate(texts.tolist()):
             for n in range(1, LENGTH):
                 p, q = self.p(tuple(text[:n])), self.q(tuple(text[:n]))
                 stays[row, n] = (q / p).clamp(max=1)[text[n]]
         lengths = torch.full((len(texts),), LENGTH)
-        proposed = torch.full((len(texts), LENGTH), deepest)
-        return AcceptanceProbs(stays.unfold(1, deepest, 1)[:, :LENGTH], proposed, lengths, lengths, stays[:, :LENGTH])
+        proposed = torch.full((len(texts), LENGTH), max_draft_length)
+        return AcceptanceProbs(
+            stays.unfold(1, max_draft_length, 1)[:, :LENGTH], proposed, lengths, lengths, stays[:, :LENGTH]
+        )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -71,7 +75,7 @@ class Pair:
 def test_rounds_of_all_texts_are_those_of_the_process(seed: int, k: int) -> None:
     pair = Pair(seed)
     texts, probabilities = pair.texts()
-    counts = expected(pair.chances(texts, 3), k)
+    counts = expected(pair.acceptance_probs(texts, 3), k)
     assert probabilities.sum() == pytest.approx(1, abs=1e-12)
     assert float(probabilities @ counts.n_rounds) == pytest.approx(pair.rounds((0,), k), abs=1e-12)
 
@@ -108,9 +112,9 @@ def test_the_last_token_of_all_that_there_may_be_is_a_plain_step() -> None:
 
 
 def test_where_nothing_is_proposed_plain_steps_follow() -> None:
-    chances = of([0, 1, 1, 1, 1, 1, 1, 1], most=99, n_proposed=[0, 0, 4, 4, 4, 4, 4, 4])
-    assert [float(x) for x in (expected(chances, 4).n_rounds, expected(chances, 4).n_plain)] == [2, 1]
-    skipping = expected(chances, 4, n_undrafted=4)
+    acceptance_probs = of([0, 1, 1, 1, 1, 1, 1, 1], most=99, n_proposed=[0, 0, 4, 4, 4, 4, 4, 4])
+    assert [float(x) for x in (expected(acceptance_probs, 4).n_rounds, expected(acceptance_probs, 4).n_plain)] == [2, 1]
+    skipping = expected(acceptance_probs, 4, n_undrafted=4)
     assert [float(x) for x in (skipping.n_rounds, skipping.n_plain)] == [1, 4]
 
 
@@ -125,5 +129,8 @@ def test_places_are_reached_one_after_another() -> None:
 def test_the_first_texts_stand_for_themselves() -> None:
     pair = Pair(1)
     texts, _ = pair.texts()
-    whole, few = (expected(chances, 2) for chances in (pair.chances(texts, 2), pair.chances(texts, 2).of(3)))
+    whole, few = (
+        expected(acceptance_probs, 2)
+        for acceptance_probs in (pair.acceptance_probs(texts, 2), pair.acceptance_probs(texts, 2).of(3))
+    )
     assert few.n_rounds.tolist() == whole.n_rounds[:3].tolist()

@@ -23,10 +23,10 @@ K = 4
 
 def alike(alpha: float, *, n_texts: int = 20, length: int = 200) -> AcceptanceProbs:
     """Texts whose every token stays with the same chance."""
-    return chances(torch.full((n_texts,), alpha), length)
+    return acceptance_probs(torch.full((n_texts,), alpha), length)
 
 
-def chances(alphas: torch.Tensor, length: int) -> AcceptanceProbs:
+def acceptance_probs(alphas: torch.Tensor, length: int) -> AcceptanceProbs:
     n = len(alphas)
     stays = alphas.double().view(n, 1, 1).expand(n, length, K)
     overlap = alphas.double().view(n, 1).expand(n, length).clone()
@@ -40,10 +40,10 @@ def predicted(of: AcceptanceProbs, seed: int = 0) -> Prediction:
 
 
 def costs(batch_size: int, *ratios: float) -> tuple[Costs, CostCell]:
-    setting = BenchPoint(0.0, batch_size)
-    spot = CostCell("draft", K, setting)
+    point = BenchPoint(0.0, batch_size)
+    cell = CostCell("draft", K, point)
     parts = [RoundCost(0.25 * r * STEP, 0.5 * r * STEP, 0.15 * r * STEP, 0.1 * r * STEP) for r in ratios]
-    return Costs({setting: [STEP]}, {setting: 1}, {spot: [(each, STEP) for each in parts]}), spot
+    return Costs({point: [STEP]}, {point: 1}, {cell: [(each, STEP) for each in parts]}), cell
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9, 1.0])
@@ -55,8 +55,8 @@ def test_alike_tokens_give_the_geometric_sum(alpha: float) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_speed_up_is_tau_over_the_rounds_cost_in_steps(batch_size: int) -> None:
-    prediction, (known, spot) = predicted(alike(0.8)), costs(batch_size, 1.6, 1.5, 1.7)
-    cell = prediction.cell(spot, known)
+    prediction, (known, cell) = predicted(alike(0.8)), costs(batch_size, 1.6, 1.5, 1.7)
+    cell = prediction.grid_cell(cell, known)
     assert cell.predicted.value == pytest.approx(prediction.tau(K).value / 1.6, rel=1e-9)
     assert cell.ceiling == pytest.approx(5 / 1.6)
     assert cell.cost.total == pytest.approx(1.6 * STEP)
@@ -69,8 +69,8 @@ def test_where_nothing_is_proposed_a_batch_waits_for_those_who_verify() -> None:
     some = alike(0.5, n_texts=8)
     proposed = torch.where(torch.arange(200) % 2 == 0, K, 0).expand(8, 200)
     partly = AcceptanceProbs(some.stays, proposed, some.lengths, some.most, some.overlap)
-    (known, spot), (many, at_eight) = costs(1, 3.0), costs(8, 3.0)
-    alone, group = predicted(partly).cell(spot, known), predicted(partly).cell(at_eight, many)
+    (known, cell), (many, at_eight) = costs(1, 3.0), costs(8, 3.0)
+    alone, group = predicted(partly).grid_cell(cell, known), predicted(partly).grid_cell(at_eight, many)
     assert group.predicted.value < 0.9 * alone.predicted.value
 
 
@@ -85,7 +85,7 @@ def test_break_even_is_where_the_predicted_speed_up_is_one() -> None:
 def test_intervals_are_as_wide_as_prompts_differ() -> None:
     generator = torch.Generator().manual_seed(0)
     alphas = 0.7 + 0.1 * torch.randn(100, generator=generator)
-    alpha = predicted(chances(alphas, 50)).alpha()
+    alpha = predicted(acceptance_probs(alphas, 50)).alpha()
     expected = 1.96 * float(alphas.std()) / math.sqrt(len(alphas))
     assert alpha.value == pytest.approx(float(alphas.mean()), abs=1e-6)
     assert (alpha.high - alpha.low) / 2 == pytest.approx(expected, rel=0.1)
@@ -94,8 +94,8 @@ def test_intervals_are_as_wide_as_prompts_differ() -> None:
 def test_drafts_are_compared_on_the_same_prompts() -> None:
     generator = torch.Generator().manual_seed(0)
     alphas = (0.6 + 0.1 * torch.randn(40, generator=generator)).clamp(0.1, 0.9)
-    known, spot = costs(1, 2.0)
-    one, other = (predicted(chances(each, 50)).speedups(spot, known) for each in (alphas, alphas + 0.02))
+    known, cell = costs(1, 2.0)
+    one, other = (predicted(acceptance_probs(each, 50)).speedups(cell, known) for each in (alphas, alphas + 0.02))
     assert bool((other > one).all()), "the better draft is better in every sample"
     assert interval(one).low < interval(other).value < interval(one).high, "though the intervals overlap"
 
@@ -106,7 +106,7 @@ def test_slices_stand_for_their_own_tokens() -> None:
         TargetText(JudgePrompt((1,), "odd" if n < 2 else "even"), (1,) * 50, 50, Sampler(Sampling(), 0))
         for n in range(4)
     ]
-    slices = {each.name: each for each in predicted(chances(alphas, 50)).slices(texts)}
+    slices = {each.name: each for each in predicted(acceptance_probs(alphas, 50)).slices(texts)}
     assert slices["odd"].alpha.value == pytest.approx(0.2) and slices["even"].alpha.value == pytest.approx(0.8)
     assert slices["odd"].n_tokens == 2 * 49
     contexts = [each for each in slices.values() if each.kind == "context"]
@@ -116,5 +116,5 @@ def test_slices_stand_for_their_own_tokens() -> None:
 def test_the_same_seed_gives_the_same_intervals() -> None:
     generator = torch.Generator().manual_seed(0)
     alphas = torch.rand(30, generator=generator)
-    first, second, third = (predicted(chances(alphas, 50), seed).alpha() for seed in (1, 1, 2))
+    first, second, third = (predicted(acceptance_probs(alphas, 50), seed).alpha() for seed in (1, 1, 2))
     assert first == second and first != third

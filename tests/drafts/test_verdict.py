@@ -14,7 +14,7 @@ from gptfast_cli.core.drafts.report import (
 from sample_judgement import judgement
 
 
-def pick(
+def recommendation(
     batch_size: int, draft: str | None = None, k: int | None = None, value: float = 0, t: float = 0.0
 ) -> Recommendation:
     return Recommendation(t, batch_size, draft, k, Interval(value, value - 0.05, value + 0.05) if draft else None)
@@ -26,42 +26,45 @@ UNCLEAR = Recommendation(0.0, 4, None, None, None, is_unclear=True)
 @pytest.mark.parametrize(
     ("picks", "says"),
     [
-        ([pick(1, "d", 4, 1.71)], "Use d, k = 4: 1.71x [1.66, 1.76] at batch 1"),
+        ([recommendation(1, "d", 4, 1.71)], "Use d, k = 4: 1.71x [1.66, 1.76] at batch 1"),
         (
-            [pick(1, "d", 4, 1.71), pick(2, "d", 3, 1.5), pick(16), pick(32)],
+            [recommendation(1, "d", 4, 1.71), recommendation(2, "d", 3, 1.5), recommendation(16), recommendation(32)],
             "Use d, k = 4: 1.71x [1.66, 1.76] at batch 1, k = 3: 1.50x at batch 2; no draft from batch 16",
         ),
-        ([pick(1), pick(8)], "No draft from batch 1"),
+        ([recommendation(1), recommendation(8)], "No draft from batch 1"),
         (
-            [pick(1), pick(2), pick(8, "d", 2, 1.2)],
+            [recommendation(1), recommendation(2), recommendation(8, "d", 2, 1.2)],
             "No draft at batch 1 to 2; use d, k = 2: 1.20x [1.15, 1.25] at batch 8",
         ),
-        ([pick(1), UNCLEAR, pick(8)], "No draft at batch 1; no clear gain at batch 4; no draft from batch 8"),
+        (
+            [recommendation(1), UNCLEAR, recommendation(8)],
+            "No draft at batch 1; no clear gain at batch 4; no draft from batch 8",
+        ),
         ([], "Nothing is known yet"),
         (
-            [pick(1, "d", 4, 1.7), pick(1, t=1.0)],
+            [recommendation(1, "d", 4, 1.7), recommendation(1, t=1.0)],
             "Temperature 0: use d, k = 4: 1.70x [1.65, 1.75] at batch 1\nTemperature 1: no draft from batch 1",
         ),
     ],
 )
-def test_a_line_for_each_temperature_says_what_to_use(picks: list[Recommendation], says: str) -> None:
-    assert verdict_of(picks) == says
-    assert verdict_of(picks, Noise(0.97, 1.03)) == says
+def test_a_line_for_each_temperature_says_what_to_use(recommendations: list[Recommendation], says: str) -> None:
+    assert verdict_of(recommendations) == says
+    assert verdict_of(recommendations, Noise(0.97, 1.03)) == says
 
 
 def test_a_noisy_machine_is_named_before_all_else() -> None:
-    first, second = verdict_of([pick(1)], Noise(0.8, 1.2)).split("\n")
+    first, second = verdict_of([recommendation(1)], Noise(0.8, 1.2)).split("\n")
     assert first == "Noisy machine: equal runs of plain decoding differ by 50%. Take the figures as rough"
     assert second == "No draft from batch 1"
 
 
 def test_errors_count_without_their_signs_and_without_plain_decoding() -> None:
-    def proof(draft: str | None, error: float) -> ValidationRun:
+    def run(draft: str | None, error: float) -> ValidationRun:
         return ValidationRun(draft, 0.0, 1, 1, 1, 1.0, Interval(1, 1, 1), error)
 
-    assert median_error([proof("a", -0.04), proof("b", 0.01), proof(None, 0.9), proof("c", 0.02)]) == 0.02
-    assert median_error([proof("a", -0.04), proof("b", 0.01)]) == pytest.approx(0.025)
-    assert median_error([proof(None, 0.9)]) is None
+    assert median_error([run("a", -0.04), run("b", 0.01), run(None, 0.9), run("c", 0.02)]) == 0.02
+    assert median_error([run("a", -0.04), run("b", 0.01)]) == pytest.approx(0.025)
+    assert median_error([run(None, 0.9)]) is None
 
 
 def picked(speedups: dict[int, Interval]) -> Recommendation:

@@ -46,37 +46,37 @@ class Machine:
         self.n_behind = 0
         self.seconds = 0.0
         self.n_tokens = 0
-        self.tally = RoundStats()
+        self.stats = RoundStats()
         self._random = random.Random(seed)
 
-    def run(self, depth: AdaptiveDraftLength, n_tokens: int, outset: InitialEstimate = ANYTHING) -> list[int]:
+    def run(self, policy: AdaptiveDraftLength, n_tokens: int, initial: InitialEstimate = ANYTHING) -> list[int]:
         """Depths that were taken; now and then a clock shows more than the work took."""
         taken = []
         end = self.n_tokens + n_tokens
         while self.n_tokens < end:
-            plan = depth.next(replace(outset, n_left=outset.n_left - self.n_tokens))
-            taken.append(plan.depth)
-            if plan.depth == 0:
+            plan = policy.next(replace(initial, n_left=initial.n_left - self.n_tokens))
+            taken.append(plan.draft_length)
+            if plan.draft_length == 0:
                 self._gain(1, 1)
                 self.n_behind += 1
-                depth.tell_steps(1, 1 + self._hiccup())
+                policy.record_steps(1, 1 + self._hiccup())
                 continue
             for first in (True, *[False] * (plan.n_rounds - 1)):
-                self.tally = self._round(plan)
-                cost = 1 + self.tally.n_drafted * (self.draft_cost + self.verify_cost) + self.catch_up * self.n_behind
+                self.stats = self._round(plan)
+                cost = 1 + self.stats.n_drafted * (self.draft_cost + self.verify_cost) + self.catch_up * self.n_behind
                 once = self.host if first else 0.0
                 self.n_behind = 0
-                self._gain(self.tally.n_accepted + 1, cost + once)
-                depth.tell_rounds(plan.depth, cost + self._hiccup(), self.tally, once=once)
+                self._gain(self.stats.n_accepted + 1, cost + once)
+                policy.record_rounds(plan.draft_length, cost + self._hiccup(), self.stats, once=once)
         return taken
 
     def _hiccup(self) -> float:
         return 20.0 if self._random.random() < self.hiccups else 0.0
 
     def _round(self, plan: RoundPlan) -> RoundStats:
-        deepest = plan.depth if plan.max_uncertainty == math.inf else max(plan.depth, 8)
+        max_draft_length = plan.draft_length if plan.max_uncertainty == math.inf else max(plan.draft_length, 8)
         uncertainties: list[float] = []
-        while len(uncertainties) < deepest and sum(uncertainties) <= plan.max_uncertainty:
+        while len(uncertainties) < max_draft_length and sum(uncertainties) <= plan.max_uncertainty:
             uncertainties.append(0.9 if self._random.random() < self.hard else 0.02)
         n_accepted = 0
         for uncertainty in uncertainties:
@@ -92,8 +92,10 @@ class Machine:
 
     def best(self) -> float:
         """Tokens a step of the best fixed depth, none among them."""
-        depths, alpha = range(17), (1 - self.hard) * self.alpha + self.hard * self.hard_alpha
-        return max(sum(alpha**n for n in range(k + 1)) / (1 + k * (self.draft_cost + self.verify_cost)) for k in depths)
+        draft_lengths, alpha = range(17), (1 - self.hard) * self.alpha + self.hard * self.hard_alpha
+        return max(
+            sum(alpha**n for n in range(k + 1)) / (1 + k * (self.draft_cost + self.verify_cost)) for k in draft_lengths
+        )
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.6, 0.8, 0.95])
@@ -108,8 +110,8 @@ def test_it_comes_near_the_best_fixed_depth(draft_cost: float, alpha: float) -> 
 
 @pytest.mark.parametrize(("draft_cost", "alpha"), [(1.0, 0.99), (0.2, 0.0), (0.5, 0.3)])
 def test_a_draft_that_does_not_pay_is_hardly_asked(draft_cost: float, alpha: float) -> None:
-    depth, machine = AdaptiveDraftLength(), Machine(draft_cost, alpha)
-    taken = machine.run(depth, 20_000)
+    policy, machine = AdaptiveDraftLength(), Machine(draft_cost, alpha)
+    taken = machine.run(policy, 20_000)
     assert sum(1 for k in taken if k) < 0.01 * len(taken)
 
 
@@ -128,20 +130,20 @@ def test_no_trial_costs_three_percent_of_what_plain_steps_take(
 
 
 def test_a_draft_that_begins_to_agree_is_found_out() -> None:
-    depth, machine = AdaptiveDraftLength(), Machine(0.1, 0.0)
-    machine.run(depth, 3000)
+    policy, machine = AdaptiveDraftLength(), Machine(0.1, 0.0)
+    machine.run(policy, 3000)
     machine.alpha = 0.9
-    machine.run(depth, 12_000)
+    machine.run(policy, 12_000)
     n_tokens, seconds = machine.n_tokens, machine.seconds
-    machine.run(depth, 2000)
+    machine.run(policy, 2000)
     assert (machine.n_tokens - n_tokens) / (machine.seconds - seconds) > 0.8 * machine.best()
 
 
 def test_a_draft_that_stops_to_agree_is_left_alone() -> None:
-    depth, machine = AdaptiveDraftLength(), Machine(0.1, 0.9)
-    assert max(machine.run(depth, 3000)[-10:]) >= 4
+    policy, machine = AdaptiveDraftLength(), Machine(0.1, 0.9)
+    assert max(machine.run(policy, 3000)[-10:]) >= 4
     machine.alpha = 0.0
-    assert sum(1 for k in machine.run(depth, 3000)[-1000:] if k) < 20
+    assert sum(1 for k in machine.run(policy, 3000)[-1000:] if k) < 20
 
 
 def test_rounds_that_end_where_the_draft_is_wrong_beat_any_fixed_depth() -> None:
@@ -151,29 +153,29 @@ def test_rounds_that_end_where_the_draft_is_wrong_beat_any_fixed_depth() -> None
 
 
 def test_rounds_do_not_end_for_doubts_that_do_not_come_true() -> None:
-    depth, machine = AdaptiveDraftLength(), Machine(0.1, 0.97, hard=0.5, hard_alpha=0.97)
-    machine.run(depth, 6000)
+    policy, machine = AdaptiveDraftLength(), Machine(0.1, 0.97, hard=0.5, hard_alpha=0.97)
+    machine.run(policy, 6000)
     assert machine.n_tokens / machine.seconds > 0.95 * machine.best()
-    while (plan := depth.next(ANYTHING)).depth == 0:  # a plain step is timed again
-        machine.run(depth, 1)
+    while (plan := policy.next(ANYTHING)).draft_length == 0:  # a plain step is timed again
+        machine.run(policy, 1)
     assert 0.9 * 8 < plan.max_uncertainty < math.inf, "whatever the draft thinks of all of a round's tokens"
 
 
 def test_a_round_ends_where_one_more_token_costs_more_than_it_may_give() -> None:
     """The chance that all tokens so far stay is at the bound what a token takes, times tokens in that time."""
-    depth, machine = AdaptiveDraftLength(), Machine(0.2, 0.98, hard=0.25, hard_alpha=0.5)
-    machine.run(depth, 20_000)
+    policy, machine = AdaptiveDraftLength(), Machine(0.2, 0.98, hard=0.25, hard_alpha=0.5)
+    machine.run(policy, 20_000)
     speed, token_seconds = machine.n_tokens / machine.seconds, machine.draft_cost + machine.verify_cost
     come_true = (0.25 * 0.5 + 0.75 * 0.02) / (0.25 * 0.9 + 0.75 * 0.02)
     bounds = []
     for _ in range(100):
-        machine.run(depth, 100)
-        bounds.append(math.exp(-come_true * depth.next(ANYTHING).max_uncertainty))
+        machine.run(policy, 100)
+        bounds.append(math.exp(-come_true * policy.next(ANYTHING).max_uncertainty))
     assert statistics.median(bounds) == pytest.approx(token_seconds * speed, rel=0.15)
 
 
 def test_a_fixed_depth_stays_what_it_is_and_never_ends_for_doubt() -> None:
-    depth = FixedDraftLength(3)
-    depth.tell_steps(1, 1.0)
-    depth.tell_rounds(3, 99.0, RoundStats(n_rounds=1, n_drafted=3, n_verified=3, n_accepted=0, uncertainty=2.9))
-    assert (depth.next(ANYTHING).depth, depth.next(ANYTHING).max_uncertainty) == (3, math.inf)
+    policy = FixedDraftLength(3)
+    policy.record_steps(1, 1.0)
+    policy.record_rounds(3, 99.0, RoundStats(n_rounds=1, n_drafted=3, n_verified=3, n_accepted=0, uncertainty=2.9))
+    assert (policy.next(ANYTHING).draft_length, policy.next(ANYTHING).max_uncertainty) == (3, math.inf)

@@ -66,11 +66,13 @@ class Told:
 
     def move(self, source: int, target: int) -> None: ...
 
-    def propose(self, draws: Rows[SamplingContext], depths: Rows[int]) -> list[Proposal]:
+    def propose(self, draws: Rows[SamplingContext], draft_lengths: Rows[int]) -> list[Proposal]:
         proposals = []
-        for draw, depth in zip(draws, depths, strict=True):
+        for draw, draft_length in zip(draws, draft_lengths, strict=True):
             known, n = self._answers[tuple(draw.prompt)], len(draw.generated)
-            tokens = [(t + 1) % 90 if place in self._spoilt else t for place, t in enumerate(known)][n : n + depth]
+            tokens = [(t + 1) % 90 if place in self._spoilt else t for place, t in enumerate(known)][
+                n : n + draft_length
+            ]
             proposals.append(Proposal(torch.tensor(tokens, dtype=torch.int64), None))
         return proposals
 
@@ -103,10 +105,10 @@ def plain(models: Models, n: int, sampling: Sampling = GREEDY, limits: Limits = 
     return outcome(wanted)
 
 
-def check_greedy(models: Models, n_prompts: int, depths: Rows[int], batches: Rows[int]) -> None:
+def check_greedy(models: Models, n_prompts: int, draft_lengths: Rows[int], batches: Rows[int]) -> None:
     expected = plain(models, n_prompts)
     assert {"eos", "length"} == {reason for _, reason in expected}
-    for k in depths:
+    for k in draft_lengths:
         for n_rows in batches:
             wanted = sequences(n_prompts, GREEDY)
             speculation = run(models.target, wanted, n_rows, DraftModel(models.draft, n_rows), k)
@@ -116,12 +118,12 @@ def check_greedy(models: Models, n_prompts: int, depths: Rows[int], batches: Row
 
 
 def test_greedy_text_is_that_of_the_target_alone(models: Models) -> None:
-    check_greedy(models, 12, depths=(1, 4, 7), batches=(1, 3, 8))
+    check_greedy(models, 12, draft_lengths=(1, 4, 7), batches=(1, 3, 8))
 
 
 @pytest.mark.slow
 def test_greedy_text_is_that_of_the_target_alone_for_many_prompts(models: Models) -> None:
-    check_greedy(models, 100, depths=range(1, 9), batches=(1, 3, 8))
+    check_greedy(models, 100, draft_lengths=range(1, 9), batches=(1, 3, 8))
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN, Sampling(1.0, 0, repetition_penalty=1.3)], ids=str)
@@ -250,7 +252,7 @@ def test_the_engine_gives_the_same_text_in_every_dtype(storage: str) -> None:
     config, weights = weights_of(SHAPE, storage)
     narrow.target = native(config, weights, torch.bfloat16, n_threads=2)
     narrow.draft = native(config, weights_of(SHAPE, "int4-128")[1], torch.bfloat16, n_threads=2)
-    check_greedy(narrow, 12, depths=(4,), batches=(1, 3))
+    check_greedy(narrow, 12, draft_lengths=(4,), batches=(1, 3))
 
 
 def test_in_bfloat16_text_parts_at_near_ties_alone() -> None:

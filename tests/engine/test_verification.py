@@ -23,10 +23,10 @@ SAMPLINGS = [
 ]
 
 
-def random_laws(vocab_size: int, depth: int, seed: int, sampling: Sampling, spread: float = 1.5) -> dict:
-    """A law for the token after each beginning of up to `depth` tokens, float64."""
+def random_laws(vocab_size: int, draft_length: int, seed: int, sampling: Sampling, spread: float = 1.5) -> dict:
+    """A law for the token after each beginning of up to `draft_length` tokens, float64."""
     generator = torch.Generator().manual_seed(seed)
-    beginnings = [b for n in range(depth + 1) for b in itertools.product(range(vocab_size), repeat=n)]
+    beginnings = [b for n in range(draft_length + 1) for b in itertools.product(range(vocab_size), repeat=n)]
     logits = spread * torch.randn(len(beginnings), vocab_size, generator=generator, dtype=torch.float64)
     return dict(zip(beginnings, probabilities(logits, sampling), strict=True))
 
@@ -92,23 +92,23 @@ def rest_of(one: OneRound, n: int) -> list[float]:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-@pytest.mark.parametrize(("vocab_size", "depth"), [(3, 1), (5, 1), (4, 2), (3, 3)])
-def test_the_law_of_emitted_tokens_is_the_targets(vocab_size: int, depth: int, sampling: Sampling) -> None:
-    p, q = (random_laws(vocab_size, depth, seed, sampling) for seed in (1, 2))
+@pytest.mark.parametrize(("vocab_size", "draft_length"), [(3, 1), (5, 1), (4, 2), (3, 3)])
+def test_the_law_of_emitted_tokens_is_the_targets(vocab_size: int, draft_length: int, sampling: Sampling) -> None:
+    p, q = (random_laws(vocab_size, draft_length, seed, sampling) for seed in (1, 2))
     emitted: dict[tuple[int, ...], float] = {}
-    for path in itertools.product(range(vocab_size), repeat=depth):
+    for path in itertools.product(range(vocab_size), repeat=draft_length):
         drafted = math.prod(float(q[path[:n]][token]) for n, token in enumerate(path))
         if drafted == 0:
             continue
         for run, probability in OneRound(p, q, path).law(vocab_size).items():
             emitted[run] = emitted.get(run, 0.0) + drafted * probability
-    for text in itertools.product(range(vocab_size), repeat=depth + 1):
+    for text in itertools.product(range(vocab_size), repeat=draft_length + 1):
         # what a round leaves open follows the target's law, as the next rounds see to
         given = sum(
-            emitted.get(text[:n], 0.0) * math.prod(float(p[text[:m]][text[m]]) for m in range(n, depth + 1))
-            for n in range(1, depth + 2)
+            emitted.get(text[:n], 0.0) * math.prod(float(p[text[:m]][text[m]]) for m in range(n, draft_length + 1))
+            for n in range(1, draft_length + 2)
         )
-        expected = math.prod(float(p[text[:m]][text[m]]) for m in range(depth + 1))
+        expected = math.prod(float(p[text[:m]][text[m]]) for m in range(draft_length + 1))
         assert given == pytest.approx(expected, abs=1e-12)
 
 

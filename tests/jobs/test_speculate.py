@@ -32,7 +32,7 @@ def asked(tmp_path: Path) -> SpeculateRequest:
         settings=settings_in(tmp_path),
         model="tiny",
         runtime=RuntimeConfig("cpu", "float32"),
-        depths=(1, 3),
+        draft_lengths=(1, 3),
         batch_sizes=(1, 2),
         temperatures=(0.0, 0.8),
         limit=3,
@@ -64,26 +64,28 @@ def test_a_judgement_has_every_draft_temperature_depth_and_batch_size(asked: Spe
             assert 1 <= draft.tau[1].value <= 2 and draft.tau[1].value <= draft.tau[3].value <= 4
         assert all(cell.cost.total > 0 and cell.predicted.value > 0 for cell in draft.grid)
     assert {(each.temperature, each.batch_size) for each in told.plain} == {(t, b) for t in (0.0, 0.8) for b in (1, 2)}
-    assert {(each.temperature, each.batch_size) for each in told.picks} == {(t, b) for t in (0.0, 0.8) for b in (1, 2)}
-    assert len(told.proofs) >= 4 and any(proof.draft is None and proof.k == 0 for proof in told.proofs)
-    proved = {(proof.draft, proof.temperature, proof.k, proof.batch_size) for proof in told.proofs if proof.draft}
+    assert {(each.temperature, each.batch_size) for each in told.recommendations} == {
+        (t, b) for t in (0.0, 0.8) for b in (1, 2)
+    }
+    assert len(told.validation_runs) >= 4 and any(run.draft is None and run.k == 0 for run in told.validation_runs)
+    validated = {(run.draft, run.temperature, run.k, run.batch_size) for run in told.validation_runs if run.draft}
     measured = {
         (draft.draft, draft.temperature, cell.k, cell.batch_size)
         for draft in told.drafts
         for cell in draft.grid
         if cell.measured is not None
     }
-    assert measured == proved
-    assert [each.draft for each in told.certificates] == ["tiny-draft", "ngram"]
-    assert all(each.holds and each.n_texts == 9 for each in told.certificates)
+    assert measured == validated
+    assert [each.draft for each in told.losslessness_checks] == ["tiny-draft", "ngram"]
+    assert all(each.holds and each.n_texts == 9 for each in told.losslessness_checks)
 
 
 def test_agreement_depends_on_the_seed_alone(asked: SpeculateRequest) -> None:
     first, second, other = (judged(asked, seed=seed, temperatures=(0.8,)).drafts[0] for seed in (1, 1, 2))
-    assert (first.alpha, first.tau, first.places, first.slices) == (
+    assert (first.alpha, first.tau, first.acceptance_by_position, first.slices) == (
         second.alpha,
         second.tau,
-        second.places,
+        second.acceptance_by_position,
         second.slices,
     )
     assert first.alpha != other.alpha
@@ -100,7 +102,7 @@ def test_an_interrupt_keeps_what_is_known(asked: SpeculateRequest, task: str) ->
     assert told.is_interrupted
     assert bool(told.drafts) == (task != "write texts")
     assert any(draft.grid for draft in told.drafts) == (task in ("measure costs", "prove"))
-    assert bool(told.proofs) == (task == "prove")
+    assert bool(told.validation_runs) == (task == "prove")
 
 
 def test_a_text_that_was_given_is_no_text_of_the_targets(asked: SpeculateRequest, tmp_path: Path) -> None:
@@ -145,7 +147,13 @@ def test_a_prompt_that_fails_is_left_out_alone(tmp_path: Path, completion: str |
         settings_in(tmp_path), str(folder), drafts=(str(folder),), runtime=RuntimeConfig("cpu", "float32"), prompts=file
     )
     told = judged(
-        request, depths=(2,), batch_sizes=(1, 2), temperatures=(0.0, 0.8), max_new_tokens=8, n_times=1, certify=True
+        request,
+        draft_lengths=(2,),
+        batch_sizes=(1, 2),
+        temperatures=(0.0, 0.8),
+        max_new_tokens=8,
+        n_times=1,
+        certify=True,
     )
     failed = {each.name: each.reason for each in told.failed_prompts}
     assert sorted(failed) == [f"prompts.jsonl:{line}" for line in (1, 3, 4, 5)]
@@ -181,7 +189,7 @@ def test_a_shape_is_judged_by_assumed_agreement(asked: SpeculateRequest) -> None
     ]
     for draft in told.drafts:
         assert draft.tau[3].value == pytest.approx(1 + 0.8 + 0.8**2 + 0.8**3, rel=0.05)
-    assert {proof.draft for proof in told.proofs} == {None, SMALL, "self:int4"}
+    assert {run.draft for run in told.validation_runs} == {None, SMALL, "self:int4"}
 
 
 def test_a_shape_can_draft_for_a_model(asked: SpeculateRequest) -> None:
@@ -198,7 +206,7 @@ def test_a_shape_can_draft_for_a_model(asked: SpeculateRequest) -> None:
         ({"drafts": (SMALL,), "alpha": 0.5, "temperatures": (0.0,)}, "it has 300 tokens, and the target 1,536"),
         ({"alpha": 0.5}, "goes with temperature 0"),
         ({"alpha": 1.5, "temperatures": (0.0,)}, "from 0 to 1"),
-        ({"depths": (0, 1)}, "--k must be at least 1"),
+        ({"draft_lengths": (0, 1)}, "--k must be at least 1"),
         ({"batch_sizes": ()}, "--batch-size must be at least 1"),
         ({"drafts": ("self:int9",)}, "no quantised scheme"),
         ({"max_new_tokens": 1}, "--max-new-tokens must be at least 2"),
@@ -221,17 +229,17 @@ def test_advice_is_what_generate_then_takes(asked: SpeculateRequest, tmp_path: P
         runtime=asked.runtime,
         sampling=Sampling(temperature=0),
         max_new_tokens=30,
-        drafting=DraftOptions("auto", has_own_depth=False),
+        drafting=DraftOptions("auto", has_own_draft_length=False),
     )
     with pytest.raises(UsageError, match="no drafts have been judged for tiny here"):
         drained(generate.run(wanted))
     told = judged(asked, save_advice=True, force=True, n_times=3, max_new_tokens=60)
-    (pick, _) = [each for each in told.picks if each.temperature == 0]
+    (recommendation, _) = [each for each in told.recommendations if each.temperature == 0]
     events, generation = drained(generate.run(wanted))
-    if pick.draft is None:
+    if recommendation.draft is None:
         assert any(isinstance(event, Note) and "Draft: none, as advised" in event.text for event in events)
     else:
-        assert (generation.speculation.draft, generation.speculation.k) == (pick.draft, pick.k)
+        assert (generation.speculation.draft, generation.speculation.k) == (recommendation.draft, recommendation.k)
     plain = drained(generate.run(changed(wanted, drafting=None)))[1]
     assert generation.samples == plain.samples
 
@@ -244,7 +252,7 @@ def test_advice_from_a_noisy_machine_is_kept_by_force_alone(
         meter.costs.drifts += [0.7, 1.4] * 500 if is_noisy_from == "the first" else [1.0] * 3
 
     monkeypatch.setattr(CostMeter, "check_noise", measured)
-    short = replace(asked, depths=(1,), batch_sizes=(1,), temperatures=(0.0,), save_advice=True)
+    short = replace(asked, draft_lengths=(1,), batch_sizes=(1,), temperatures=(0.0,), save_advice=True)
     if is_noisy_from == "the first":
         with pytest.raises(GptFastError, match="Noisy machine"):
             judged(short)

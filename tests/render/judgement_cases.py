@@ -38,10 +38,16 @@ def of_one() -> DraftReport:
         first,
         grid=tuple(cell for cell in first.grid if (cell.k, cell.batch_size) == (4, 1)),
         tau={4: first.tau[4]},
-        places=first.places[:4],
+        acceptance_by_position=first.acceptance_by_position[:4],
         slices=(),
     )
-    return replace(whole, drafts=(draft,), picks=whole.picks[:1], proofs=whole.proofs[:1], plain=whole.plain[:1])
+    return replace(
+        whole,
+        drafts=(draft,),
+        recommendations=whole.recommendations[:1],
+        validation_runs=whole.validation_runs[:1],
+        plain=whole.plain[:1],
+    )
 
 
 def interrupted() -> DraftReport:
@@ -50,9 +56,9 @@ def interrupted() -> DraftReport:
         judgement(),
         drafts=(),
         plain=(),
-        picks=(),
-        proofs=(),
-        certificates=(),
+        recommendations=(),
+        validation_runs=(),
+        losslessness_checks=(),
         median_error=None,
         verdict="nothing was compared",
         is_interrupted=True,
@@ -63,7 +69,15 @@ def without_costs() -> DraftReport:
     """Interrupted between agreement and the time of rounds."""
     whole = judgement()
     drafts = tuple(replace(draft, grid=()) for draft in whole.drafts)
-    return replace(whole, drafts=drafts, plain=(), picks=(), proofs=(), certificates=(), is_interrupted=True)
+    return replace(
+        whole,
+        drafts=drafts,
+        plain=(),
+        recommendations=(),
+        validation_runs=(),
+        losslessness_checks=(),
+        is_interrupted=True,
+    )
 
 
 def with_gaps() -> DraftReport:
@@ -76,7 +90,7 @@ def with_gaps() -> DraftReport:
         PositionAcceptance(None, 0.0),
         PositionAcceptance(float("nan"), float("nan")),
     )
-    draft = replace(first, grid=cells, places=places, alpha=Interval(float("nan"), 0.0, 1.0))
+    draft = replace(first, grid=cells, acceptance_by_position=places, alpha=Interval(float("nan"), 0.0, 1.0))
     return replace(whole, drafts=(draft, *whole.drafts[1:]), median_error=None)
 
 
@@ -111,7 +125,7 @@ def _large(draft: DraftResult, name: str) -> DraftResult:
         for k in range(1, 17)
     )
     tau = {k: Interval(1.0 + k, 1.0, 17.0) for k in range(1, 17)}
-    return replace(draft, draft=name, grid=grid, tau=tau, places=(PositionAcceptance(0.5, 0.25),) * 16)
+    return replace(draft, draft=name, grid=grid, tau=tau, acceptance_by_position=(PositionAcceptance(0.5, 0.25),) * 16)
 
 
 CASES = {

@@ -24,26 +24,39 @@ def cases() -> dict[str, DraftReport]:
         "whole": whole,
         "one of each": one_of_each(whole),
         "nothing reached": replace(
-            whole, drafts=(), plain=(), picks=(), proofs=(), certificates=(), median_error=None, is_interrupted=True
+            whole,
+            drafts=(),
+            plain=(),
+            recommendations=(),
+            validation_runs=(),
+            losslessness_checks=(),
+            median_error=None,
+            is_interrupted=True,
         ),
-        "plain reached": replace(whole, drafts=(), picks=(), proofs=(), certificates=(), is_interrupted=True),
+        "plain reached": replace(
+            whole, drafts=(), recommendations=(), validation_runs=(), losslessness_checks=(), is_interrupted=True
+        ),
         "no costs reached": _changed(whole, grid=()),
-        "nothing but alpha": _changed(whole, grid=(), places=(), tau={}, slices=()),
+        "nothing but alpha": _changed(whole, grid=(), acceptance_by_position=(), tau={}, slices=()),
         "ragged grid": replace(
             whole, drafts=tuple(replace(draft, grid=draft.grid[:-3]) for draft in whole.drafts), is_interrupted=True
         ),
-        "never accepted": _changed(whole, places=tuple(PositionAcceptance(None if n else 0.0, 0.0) for n in range(8))),
+        "never accepted": _changed(
+            whole, acceptance_by_position=tuple(PositionAcceptance(None if n else 0.0, 0.0) for n in range(8))
+        ),
         "no gain": replace(
             _changed(whole, cell=_with_speedup(0.5)),
-            picks=tuple(replace(pick, draft=None, k=None, speedup=None) for pick in whole.picks),
+            recommendations=tuple(replace(pick, draft=None, k=None, speedup=None) for pick in whole.recommendations),
         ),
         "gain everywhere": _changed(whole, cell=_with_speedup(4.0)),
         "no break-even": _changed(whole, cell=lambda cell: replace(cell, break_even=None)),
         "all proved": _changed(whole, cell=lambda cell: replace(cell, measured=cell.predicted)),
         "nothing proved": replace(
-            _changed(whole, cell=lambda cell: replace(cell, measured=None)), proofs=(), median_error=None
+            _changed(whole, cell=lambda cell: replace(cell, measured=None)), validation_runs=(), median_error=None
         ),
-        "not exact": replace(whole, certificates=(replace(whole.certificates[0], n_equal=39, p_value=3.2e-7),)),
+        "not exact": replace(
+            whole, losslessness_checks=(replace(whole.losslessness_checks[0], n_equal=39, p_value=3.2e-7),)
+        ),
         "twelve drafts to k 16": twelve(whole),
         "every basis": replace(
             whole,
@@ -69,10 +82,17 @@ def one_of_each(whole: DraftReport) -> DraftReport:
     draft = whole.drafts[0]
     return replace(
         whole,
-        drafts=(replace(draft, grid=draft.grid[:1], tau={1: draft.tau[1]}, places=draft.places[:1]),),
+        drafts=(
+            replace(
+                draft,
+                grid=draft.grid[:1],
+                tau={1: draft.tau[1]},
+                acceptance_by_position=draft.acceptance_by_position[:1],
+            ),
+        ),
         plain=whole.plain[:1],
-        picks=whole.picks[:1],
-        proofs=whole.proofs[:1],
+        recommendations=whole.recommendations[:1],
+        validation_runs=whole.validation_runs[:1],
         is_interrupted=True,
     )
 
@@ -85,7 +105,9 @@ def twelve(whole: DraftReport) -> DraftReport:
         for n in range(12)
     )
     best = max(drafts[0].grid, key=lambda cell: cell.predicted.value)
-    picks = tuple(replace(pick, draft=drafts[0].draft, k=best.k, speedup=best.predicted) for pick in whole.picks)
+    picks = tuple(
+        replace(pick, draft=drafts[0].draft, k=best.k, speedup=best.predicted) for pick in whole.recommendations
+    )
     proofs = tuple(
         ValidationRun(
             draft.draft, 0.0, k, 1, 60, 1 + 0.1 * n, Interval(1.02 + 0.1 * n, 1 + 0.1 * n, 1.04 + 0.1 * n), -0.02
@@ -93,7 +115,7 @@ def twelve(whole: DraftReport) -> DraftReport:
         for n, draft in enumerate(drafts[:12])
         for k in (2, 4)
     )
-    return replace(whole, drafts=drafts, picks=picks, proofs=proofs)
+    return replace(whole, drafts=drafts, recommendations=picks, validation_runs=proofs)
 
 
 def nasty(whole: DraftReport) -> DraftReport:
@@ -107,9 +129,9 @@ def nasty(whole: DraftReport) -> DraftReport:
             replace(draft, draft=NASTY, slices=tuple(replace(each, name=NASTY) for each in draft.slices))
             for draft in whole.drafts
         ),
-        picks=tuple(replace(pick, draft=NASTY) for pick in whole.picks),
-        proofs=tuple(replace(proof, draft=NASTY) for proof in whole.proofs),
-        certificates=tuple(replace(certificate, draft=NASTY) for certificate in whole.certificates),
+        recommendations=tuple(replace(pick, draft=NASTY) for pick in whole.recommendations),
+        validation_runs=tuple(replace(proof, draft=NASTY) for proof in whole.validation_runs),
+        losslessness_checks=tuple(replace(certificate, draft=NASTY) for certificate in whole.losslessness_checks),
         failed_prompts=(FailedPrompt(NASTY, NASTY),),
     )
 
@@ -121,7 +143,7 @@ def _deep(draft: DraftResult, n: int) -> DraftResult:
         draft,
         alpha=Interval(alpha, alpha - 0.02, alpha + 0.02),
         tau=tau,
-        places=tuple(PositionAcceptance(alpha, alpha ** (i + 1)) for i in range(16)),
+        acceptance_by_position=tuple(PositionAcceptance(alpha, alpha ** (i + 1)) for i in range(16)),
         grid=tuple(_at(cell, k, tau[k], 0.02 * n) for cell in draft.grid if cell.k == 1 for k in range(1, 17)),
     )
 

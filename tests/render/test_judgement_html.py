@@ -166,12 +166,12 @@ def test_what_agreement_was_measured_on_is_told_with_each_draft() -> None:
 
 def test_every_pick_has_its_row_and_none_is_said() -> None:
     text = Page(written(judgement())).text
-    for pick in judgement().picks:
+    for pick in judgement().recommendations:
         assert pick.draft is not None and pick.speedup is not None
         assert f"{pick.speedup.value:.2f}× [{pick.speedup.low:.2f}, {pick.speedup.high:.2f}]" in text
     assert "The best pick, " in text
     assert "No draft was picked" in Page(written(CASES["no gain"])).text
-    n = len(judgement().picks)
+    n = len(judgement().recommendations)
     assert Page(written(CASES["no gain"])).text.count("none: plain decoding is fastest") == n
 
 

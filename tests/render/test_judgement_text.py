@@ -67,7 +67,13 @@ def test_a_terminal_gets_the_same_text_in_bold_and_dim(monkeypatch: pytest.Monke
 
 def test_one_draft_at_one_temperature_fills_two_screens_at_most() -> None:
     whole = judgement()
-    one = replace(whole, drafts=whole.drafts[:1], picks=whole.picks[:4], proofs=whole.proofs[:1], plain=whole.plain[:4])
+    one = replace(
+        whole,
+        drafts=whole.drafts[:1],
+        recommendations=whole.recommendations[:4],
+        validation_runs=whole.validation_runs[:1],
+        plain=whole.plain[:4],
+    )
     assert text(one).count("\n") <= 70
 
 
@@ -118,8 +124,14 @@ def test_picks_proofs_slices_plain_decoding_and_certificates_are_told() -> None:
 
 
 def test_a_batch_size_for_which_no_draft_is_best_says_none() -> None:
-    picks = tuple(replace(pick, draft=None, k=None, speedup=None) for pick in judgement().picks[:1])
-    assert section(text(replace(judgement(), picks=picks)), "Best picks")[-1].split() == ["0", "1", "none", "-", "-"]
+    picks = tuple(replace(pick, draft=None, k=None, speedup=None) for pick in judgement().recommendations[:1])
+    assert section(text(replace(judgement(), recommendations=picks)), "Best picks")[-1].split() == [
+        "0",
+        "1",
+        "none",
+        "-",
+        "-",
+    ]
 
 
 def test_bars_are_ascii_where_the_encoding_has_no_blocks() -> None:
@@ -193,7 +205,7 @@ def test_each_line_of_the_verdict_is_wrapped_by_itself() -> None:
 
 
 def test_a_batch_size_without_a_clear_gain_says_so() -> None:
-    unclear = replace(judgement(), picks=(Recommendation(0.0, 1, None, None, None, is_unclear=True),))
+    unclear = replace(judgement(), recommendations=(Recommendation(0.0, 1, None, None, None, is_unclear=True),))
     assert section(text(unclear), "Best picks")[-1].split() == ["0", "1", "no", "clear", "gain", "-", "-"]
 
 

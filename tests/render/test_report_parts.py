@@ -22,7 +22,7 @@ def case() -> LossCase:
 
 def test_the_best_pick_is_taken_apart() -> None:
     found = case()
-    best = max(judgement().picks, key=lambda pick: pick.speedup.value if pick.speedup else 0)
+    best = max(judgement().recommendations, key=lambda pick: pick.speedup.value if pick.speedup else 0)
     assert (found.judged.draft, found.judged.temperature) == (best.draft, best.temperature)
     assert (found.cell.k, found.cell.batch_size) == (best.k, best.batch_size)
 

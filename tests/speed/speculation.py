@@ -1,6 +1,6 @@
 """What a draft of known agreement gains on this machine, beside what the formula says of it.
 
-    PYTHONPATH=. python tests/speed/speculation.py [--alpha 0.8] [--depths 1,2,3,4,5,6,8] [--tokens 200] [--pairs 5]
+    PYTHONPATH=. python tests/speed/speculation.py [--alpha 0.8] [--draft-lengths 1,2,4,8] [--tokens 200] [--pairs 5]
     PYTHONPATH=. python tests/speed/speculation.py --bundled [--drafts tiny-draft,self:int8,ngram] [--tokens 200]
 
 `--bundled` runs `gptfast generate` with the bundled pair, the model itself and prompt lookup as drafts. Else target and
@@ -50,7 +50,7 @@ GREEDY = Sampling(temperature=0)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alpha", type=float, default=0.8)
-    parser.add_argument("--depths", default="1,2,3,4,5,6,8")
+    parser.add_argument("--draft-lengths", default="1,2,3,4,5,6,8")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--mode", default="int8")
@@ -62,13 +62,17 @@ def main() -> int:
         return bundled(given.drafts.split(","), given.tokens, given.pairs)
     target, draft = model(TARGET, given.mode), model(DRAFT, given.mode)
     answer, _, _ = decode(target, given.tokens + 20, None)
-    depths: dict[str, Any] = {depth: int(depth) for depth in given.depths.split(",")} | {"auto": None}
-    speedups: dict[str, list[float]] = {name: [] for name in depths}
-    taus: dict[str, list[float]] = {name: [] for name in depths}
+    draft_lengths: dict[str, Any] = {
+        draft_length: int(draft_length) for draft_length in given.draft_lengths.split(",")
+    } | {"auto": None}
+    speedups: dict[str, list[float]] = {name: [] for name in draft_lengths}
+    taus: dict[str, list[float]] = {name: [] for name in draft_lengths}
     for _ in range(given.pairs):
-        for name, depth in depths.items():
+        for name, draft_length in draft_lengths.items():
             _, plain, _ = decode(target, given.tokens, None)
-            policy: DraftLengthPolicy = AdaptiveDraftLength() if depth is None else FixedDraftLength(depth)
+            policy: DraftLengthPolicy = (
+                AdaptiveDraftLength() if draft_length is None else FixedDraftLength(draft_length)
+            )
             proposer = SimulatedDraft(DraftModel(draft, 1), given.alpha)
             proposer.know({PROMPT: answer})
             speculation = Speculation(proposer, policy)
@@ -76,15 +80,15 @@ def main() -> int:
             assert text == answer[: given.tokens], "the text is that of the target alone"
             speedups[name].append(plain / seconds)
             taus[name].append(tau)
-    costs = measured_costs(target, draft, [depth for depth in depths.values() if depth])
+    costs = measured_costs(target, draft, [draft_length for draft_length in draft_lengths.values() if draft_length])
     tell(f"plain step {costs['step'] * 1e3:.1f} ms, drafted token {costs['draft'] * 1e3:.2f} ms")
     tell("| k | tokens a round | speed-up | formula | difference |\n|---|---|---|---|---|")
-    for name, depth in depths.items():
+    for name, draft_length in draft_lengths.items():
         middle, tau = statistics.median(speedups[name]), statistics.median(taus[name])
         spread = f"{min(speedups[name]):.2f}..{max(speedups[name]):.2f}"
         formula = ""
-        if depth is not None:
-            predicted = tau * costs["step"] / (depth * costs["draft"] + costs[depth])
+        if draft_length is not None:
+            predicted = tau * costs["step"] / (draft_length * costs["draft"] + costs[draft_length])
             formula = f"{predicted:.2f} | {middle / predicted - 1:+.1%}"
         tell(f"| {name} | {tau:.2f} | {middle:.2f} [{spread}] | {formula or ' | '} |")
     tell(f"\n{given.mode}, alpha {given.alpha}; {machine()}")
@@ -155,17 +159,17 @@ def decode(target: Decoder, n_tokens: int, speculation: Speculation | None) -> t
     return sequence.generated, time.perf_counter() - began, tau or 1.0
 
 
-def measured_costs(target: Decoder, draft: Decoder, depths: list[int]) -> dict[Any, float]:
+def measured_costs(target: Decoder, draft: Decoder, draft_lengths: list[int]) -> dict[Any, float]:
     """Seconds of a step, of a drafted token, and of the verification of each depth, taken in turns."""
     runners = {name: Runner(each, 1) for name, each in (("step", target), ("draft", draft))}
     for runner in runners.values():
         runner.prefill(0, PROMPT * 2)
-    samples: dict[Any, list[float]] = {name: [] for name in ("step", "draft", *depths)}
+    samples: dict[Any, list[float]] = {name: [] for name in ("step", "draft", *draft_lengths)}
     for _ in range(15):
         for name, seconds in samples.items():
             runner = runners.get(name, runners["step"])
             began = time.perf_counter()
-            runner.extend([torch.tensor([7] * (1 if isinstance(name, str) else name + 1))], needs_laws=True)
+            runner.extend([torch.tensor([7] * (1 if isinstance(name, str) else name + 1))], needs_probs=True)
             seconds.append(time.perf_counter() - began)
             runner.truncate_to(0, PROMPT * 2, (7,))
     return {name: statistics.median(seconds) for name, seconds in samples.items()}

@@ -226,7 +226,7 @@ def speculation_report(speculation: Speculation | None) -> SpeculationReport | N
     drafting, rounds = speculation.drafting, speculation.rounds
     return SpeculationReport(
         draft=drafting.draft,
-        k=drafting.depth,
+        k=drafting.draft_length,
         rounds=rounds.n_rounds,
         alpha=rounds.alpha,
         tau=rounds.tau,

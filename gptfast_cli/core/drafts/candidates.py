@@ -56,20 +56,23 @@ class SimulatedDraft:
         """See Proposer."""
         self._draft.move(source, target)
 
-    def propose(self, draws: Sequence[SamplingContext], depths: Sequence[int]) -> list[Proposal]:
+    def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         """See Proposer."""
-        proposals = self._draft.propose(draws, depths)
+        proposals = self._draft.propose(contexts, draft_lengths)
         self._n_asked += 1
-        return [self._exchanged(row, draw, each) for row, (draw, each) in enumerate(zip(draws, proposals, strict=True))]
+        return [
+            self._exchanged(row, context, each)
+            for row, (context, each) in enumerate(zip(contexts, proposals, strict=True))
+        ]
 
-    def _exchanged(self, row: int, draw: SamplingContext, proposal: Proposal) -> Proposal:
-        answer = self._answers.get(tuple(draw.prompt))
+    def _exchanged(self, row: int, context: SamplingContext, proposal: Proposal) -> Proposal:
+        answer = self._answers.get(tuple(context.prompt))
         if answer is None:
             return proposal
-        tokens, n = proposal.tokens.clone(), len(draw.generated)
-        for place, own in enumerate(answer[n : n + len(tokens)]):
-            is_right = uniform(row, self._n_asked, place) < self._alpha
-            tokens[place] = own if is_right else int(own == 0)  # any other token
+        tokens, n = proposal.tokens.clone(), len(context.generated)
+        for position, own in enumerate(answer[n : n + len(tokens)]):
+            is_right = uniform(row, self._n_asked, position) < self._alpha
+            tokens[position] = own if is_right else int(own == 0)  # any other token
         return Proposal(tokens, None)
 
 
@@ -84,7 +87,7 @@ class JudgeOptions:
     runtime: RuntimeConfig
     alpha: float | None
     n_rows: int
-    deepest: int
+    max_draft_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class DraftCandidate:
 
     name: str
     proposer: Proposer
-    new_agreement: Callable[[], AcceptanceReader]
+    new_reader: Callable[[], AcceptanceReader]
     n_params: int = 0
     load_seconds: float = 0.0
 
@@ -134,62 +137,64 @@ def shape_and_storage(name: str) -> tuple[str, AllocationOptions]:
     return (shape, AllocationOptions(storage)) if shapes.is_shape(shape) else (name, AllocationOptions(PLAIN))
 
 
-def open_target(name: str | None, means: JudgeOptions) -> Job[JudgeTarget]:
+def open_target(name: str | None, options: JudgeOptions) -> Job[JudgeTarget]:
     """Make the target ready; raises what loading a model or reading a shape raises."""
     if name is not None and is_shape(name):
-        model, scheme, seconds = yield from _random(name, means)
+        model, scheme, seconds = yield from _random(name, options)
         return JudgeTarget(name, scheme, model, None, seconds)
-    loaded = yield from load(name, means.settings, means.runtime)
+    loaded = yield from load(name, options.settings, options.runtime)
     return JudgeTarget(loaded.name, loaded.checkpoint.scheme, loaded.model, loaded, loaded.seconds)
 
 
-def open_candidate(name: str, target: JudgeTarget, means: JudgeOptions, *, n_tokens: int) -> Job[DraftCandidate]:
+def open_candidate(name: str, target: JudgeTarget, options: JudgeOptions, *, n_tokens: int) -> Job[DraftCandidate]:
     """Make a draft ready for a target and texts of up to `n_tokens`.
 
     Raises UsageError for one that does not fit, telling the difference, and for one whose agreement can neither be
     measured nor was assumed; else what loading a model or reading a shape raises.
     """
     if name == NGRAM:
-        return DraftCandidate(NGRAM, NGram(means.n_rows), partial(NGramAcceptance, means.deepest))
+        return DraftCandidate(NGRAM, NGram(options.n_rows), partial(NGramAcceptance, options.max_draft_length))
     is_random = target.loaded is None or is_shape(name)
-    if is_random and means.alpha is None:
+    if is_random and options.alpha is None:
         raise UsageError(
             f"{name if is_shape(name) else target.name} is a shape without weights, and so agrees with nothing.",
             "Say how often a drafted token is to stay: --assume-alpha 0.8",
         )
     if is_shape(name):
-        model, _, seconds = yield from _random(name, means)
+        model, _, seconds = yield from _random(name, options)
         _check_vocabulary(name, model, target)
     elif target.loaded is None:
-        model, seconds = yield from _loaded_for_a_shape(name, target, means)
+        model, seconds = yield from _loaded_for_a_shape(name, target, options)
     else:
         model, seconds = yield from open_draft_model(
-            name, target.loaded, n_tokens=n_tokens, settings=means.settings, runtime=means.runtime
+            name, target.loaded, n_tokens=n_tokens, settings=options.settings, runtime=options.runtime
         )
-    draft = DraftModel(model, means.n_rows)
+    draft = DraftModel(model, options.n_rows)
     n_params = _n_params(model)
-    if means.alpha is not None:
+    if options.alpha is not None:
         return DraftCandidate(
-            name, SimulatedDraft(draft, means.alpha), partial(AssumedAcceptance, means.alpha), n_params, seconds
+            name, SimulatedDraft(draft, options.alpha), partial(AssumedAcceptance, options.alpha), n_params, seconds
         )
     return DraftCandidate(name, draft, partial(ModelAcceptance, Runner(model, 1)), n_params, seconds)
 
 
-def _loaded_for_a_shape(name: str, target: JudgeTarget, means: JudgeOptions) -> Job[tuple[Decoder, float]]:
+def _loaded_for_a_shape(name: str, target: JudgeTarget, options: JudgeOptions) -> Job[tuple[Decoder, float]]:
     if name.startswith(SELF):
         # a shape in another scheme is that shape once more
-        model, _, seconds = yield from _random(f"{shape_and_storage(target.name)[0]}:{name.removeprefix(SELF)}", means)
+        model, _, seconds = yield from _random(
+            f"{shape_and_storage(target.name)[0]}:{name.removeprefix(SELF)}", options
+        )
         return model, seconds
-    opened = open_model(name, means.settings, with_padding=True)  # a shape does not say which of its tokens are that
-    loaded = yield from load(opened, means.settings, means.runtime, role="Draft")
+    opened = open_model(name, options.settings, with_padding=True)  # a shape does not say which of its tokens are that
+    loaded = yield from load(opened, options.settings, options.runtime, role="Draft")
     _check_vocabulary(loaded.name, loaded.model, target)
     return loaded.model, loaded.seconds
 
 
-def _random(name: str, means: JudgeOptions) -> Job[tuple[Decoder, str, float]]:
+def _random(name: str, options: JudgeOptions) -> Job[tuple[Decoder, str, float]]:
     shape, storage = shape_and_storage(name)
     subject = yield from random_bench_model(
-        shapes.read_shape(shape), storage, means.runtime, seed=0, settings=means.settings, torch_backend=None
+        shapes.read_shape(shape), storage, options.runtime, seed=0, settings=options.settings, torch_backend=None
     )
     return subject.model, subject.scheme, subject.seconds
 

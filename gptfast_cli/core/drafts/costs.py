@@ -53,7 +53,7 @@ class CostCell:
 
     draft: str
     k: int
-    setting: BenchPoint
+    point: BenchPoint
 
 
 @dataclass(slots=True)
@@ -80,21 +80,21 @@ class Costs:
         tenths = statistics.quantiles(self.drifts, n=10, method="inclusive")
         return Noise(tenths[0], tenths[-1])
 
-    def step(self, setting: BenchPoint) -> float:
+    def step(self, point: BenchPoint) -> float:
         """Median seconds of a plain step."""
-        return statistics.median(self.steps[setting])
+        return statistics.median(self.steps[point])
 
-    def ratios(self, spot: CostCell) -> list[float]:
+    def ratios(self, cell: CostCell) -> list[float]:
         """Rounds over plain steps, each time."""
-        return [cost.total / step for cost, step in self.rounds[spot]]
+        return [cost.total / step for cost, step in self.rounds[cell]]
 
-    def idle(self, spot: CostCell) -> float:
+    def idle(self, cell: CostCell) -> float:
         """Median of the plain steps that follow where nothing was proposed, over those without a draft."""
-        return statistics.median(self.idles.get((spot.draft, spot.setting), [1.0]))
+        return statistics.median(self.idles.get((cell.draft, cell.point), [1.0]))
 
-    def round(self, spot: CostCell) -> RoundCost:
+    def round(self, cell: CostCell) -> RoundCost:
         """Median seconds of each part of a round."""
-        costs = [cost for cost, _ in self.rounds[spot]]
+        costs = [cost for cost, _ in self.rounds[cell]]
         return RoundCost(
             *(
                 statistics.median(getattr(cost, part) for cost in costs)
@@ -107,62 +107,64 @@ class CostMeter:
     """Measures a target with drafts, in rows that keep what they hold from one cell to the next."""
 
     def __init__(
-        self, runner: Runner, candidates: Rows[DraftCandidate], depths: Rows[int], group: ProcessGroup = ALONE
+        self, runner: Runner, candidates: Rows[DraftCandidate], draft_lengths: Rows[int], group: ProcessGroup = ALONE
     ) -> None:
         self.costs = Costs()
         self._runner = runner
-        self._together = group
+        self._group = group
         self._proposers = {each.name: _always_proposing(each.proposer, runner.n_rows) for each in candidates}
         # a model always has something to propose
         self._silent = {
-            each.name: Speculation(_Silent(each.proposer), FixedDraftLength(max(depths)))
+            each.name: Speculation(_Silent(each.proposer), FixedDraftLength(max(draft_lengths)))
             for each in candidates
             if isinstance(each.proposer, NGram)
         }
-        self._depths = depths
+        self._draft_lengths = draft_lengths
         self._speculations: dict[CostCell, Speculation] = {}  # a round's seconds are guessed from the last one's
 
     def measure(self, texts: Texts, batch_sizes: Rows[int], n_times: int) -> Job[None]:
         """Look at every cell so many times."""
-        settings = [BenchPoint(temperature, n) for temperature in texts for n in batch_sizes]
-        spots = [CostCell(draft, k, setting) for setting in settings for draft in self._proposers for k in self._depths]
-        n_cells, n_done = n_times * len(spots), 0
+        points = [BenchPoint(temperature, n) for temperature in texts for n in batch_sizes]
+        cells = [
+            CostCell(draft, k, point) for point in points for draft in self._proposers for k in self._draft_lengths
+        ]
+        n_cells, n_done = n_times * len(cells), 0
         for _ in range(n_times):
-            for spot in self.look(texts, spots):
-                n_done += spot is not None
+            for cell in self.measure_once(texts, cells):
+                n_done += cell is not None
                 yield Progress("measure costs", n_done, n_cells, "runs")
 
     def check_noise(self, prompt: JudgePrompt, n_tokens: int) -> None:
         """Plain steps at batch 1 after a prompt, over and over: how quiet the machine is before all else."""
         text = TargetText(prompt, (0,) * n_tokens, n_tokens, Sampler(Sampling(0.0), 0, 0))
         load = _Load(self._runner, [text], None)
-        looks = [self._step(load)[0] for _ in range(_NOISE_LOOKS + 1)]
-        self.costs.drifts += [after / before for before, after in pairwise(looks[1:])]  # the first one warms up
+        measurements = [self._step(load)[0] for _ in range(_NOISE_LOOKS + 1)]
+        self.costs.drifts += [after / before for before, after in pairwise(measurements[1:])]  # the first one warms up
 
-    def look(self, texts: Texts, spots: Rows[CostCell]) -> Iterator[CostCell | None]:
+    def measure_once(self, texts: Texts, cells: Rows[CostCell]) -> Iterator[CostCell | None]:
         """Look at some cells once, those of one setting together, and plain steps before and after each draft."""
-        for setting, alike in groupby(spots, key=lambda spot: spot.setting):
-            chosen = _of_all_lengths(texts[setting.temperature], setting.batch_size)
-            before = self._plain(setting, chosen)
+        for point, alike in groupby(cells, key=lambda cell: cell.point):
+            chosen = _of_all_lengths(texts[point.temperature], point.batch_size)
+            before = self._plain(point, chosen)
             yield None
-            for draft, own in groupby(alike, key=lambda spot: spot.draft):
+            for draft, own in groupby(alike, key=lambda cell: cell.draft):
                 if draft in self._silent:
                     seconds, _ = self._step(_Load(self._runner, chosen, self._silent[draft]))
-                    self.costs.idles.setdefault((draft, setting), []).append(seconds / before)
-                looks: list[tuple[CostCell, RoundCost]] = []
-                for spot in own:
-                    looks.append((spot, self._round(spot, chosen)))
-                    yield spot
-                after = self._plain(setting, chosen)
+                    self.costs.idles.setdefault((draft, point), []).append(seconds / before)
+                measurements: list[tuple[CostCell, RoundCost]] = []
+                for cell in own:
+                    measurements.append((cell, self._round(cell, chosen)))
+                    yield cell
+                after = self._plain(point, chosen)
                 self.costs.drifts.append(after / before)
-                for spot, cost in looks:
-                    self.costs.rounds.setdefault(spot, []).append((cost, (before + after) / 2))
+                for cell, cost in measurements:
+                    self.costs.rounds.setdefault(cell, []).append((cost, (before + after) / 2))
                 before = after
 
-    def _plain(self, setting: BenchPoint, texts: Rows[TargetText]) -> float:
+    def _plain(self, point: BenchPoint, texts: Rows[TargetText]) -> float:
         """Seconds of a plain step without a draft."""
-        seconds, self.costs.step_bytes[setting] = self._step(_Load(self._runner, texts, None))
-        self.costs.steps.setdefault(setting, []).append(seconds)
+        seconds, self.costs.step_bytes[point] = self._step(_Load(self._runner, texts, None))
+        self.costs.steps.setdefault(point, []).append(seconds)
         return seconds
 
     def _step(self, load: "_Load") -> tuple[float, int]:
@@ -170,16 +172,16 @@ class CostMeter:
         seconds, n_bytes, n_steps = 0.0, 0, 0
         while seconds < _SECONDS or n_steps < _LEAST:
             stride = load.step()
-            seconds += self._together.broadcast(stride.seconds)
+            seconds += self._group.broadcast(stride.seconds)
             n_bytes += stride.n_bytes
             n_steps += stride.counts[0]
         return seconds / n_steps, n_bytes // n_steps
 
-    def _round(self, spot: CostCell, texts: Rows[TargetText]) -> RoundCost:
+    def _round(self, cell: CostCell, texts: Rows[TargetText]) -> RoundCost:
         """Seconds of a round, by its parts."""
-        is_first = spot not in self._speculations
+        is_first = cell not in self._speculations
         speculation = self._speculations.setdefault(
-            spot, Speculation(self._proposers[spot.draft], FixedDraftLength(spot.k))
+            cell, Speculation(self._proposers[cell.draft], FixedDraftLength(cell.k))
         )
         load, rounds = _Load(self._runner, texts, speculation), speculation.rounds
         if is_first:
@@ -190,11 +192,11 @@ class CostMeter:
             stride = load.step()
             if rounds.n_rounds == before[0]:
                 continue  # the last token of a text, for which nothing is drafted
-            seconds += self._together.broadcast(stride.seconds)
+            seconds += self._group.broadcast(stride.seconds)
             n_rounds += (rounds.n_rounds - before[0]) // len(texts)
             after = rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
             parts = [total + b - a for total, a, b in zip(parts, before[1:], after, strict=True)]
-        draft, verify, sample = (part / n_rounds for part in self._together.broadcast(parts))
+        draft, verify, sample = (part / n_rounds for part in self._group.broadcast(parts))
         return RoundCost(draft, verify, sample, max(0.0, seconds / n_rounds - draft - verify - sample))
 
 
@@ -254,9 +256,9 @@ class _Silent:
         """See Proposer."""
         self._proposer.move(source, target)
 
-    def propose(self, draws: Rows[SamplingContext], depths: Rows[int]) -> list[Proposal]:
+    def propose(self, contexts: Rows[SamplingContext], draft_lengths: Rows[int]) -> list[Proposal]:
         """See Proposer."""
-        return [Proposal(each.tokens[:0], None) for each in self._proposer.propose(draws, depths)]
+        return [Proposal(each.tokens[:0], None) for each in self._proposer.propose(contexts, draft_lengths)]
 
 
 class _Filled:
@@ -264,21 +266,21 @@ class _Filled:
 
     bytes_per_step = 0
 
-    def __init__(self, lookup: NGram) -> None:
-        self._lookup = lookup
+    def __init__(self, proposer: NGram) -> None:
+        self._proposer = proposer
 
     def begin(self, row: int, prompt: Rows[int]) -> None:
         """See Proposer."""
-        self._lookup.begin(row, prompt)
+        self._proposer.begin(row, prompt)
 
     def move(self, source: int, target: int) -> None:
         """See Proposer."""
-        self._lookup.move(source, target)
+        self._proposer.move(source, target)
 
-    def propose(self, draws: Rows[SamplingContext], depths: Rows[int]) -> list[Proposal]:
+    def propose(self, contexts: Rows[SamplingContext], draft_lengths: Rows[int]) -> list[Proposal]:
         """See Proposer."""
-        proposals = self._lookup.propose(draws, depths)
+        proposals = self._proposer.propose(contexts, draft_lengths)
         return [
-            Proposal(torch.nn.functional.pad(each.tokens, (0, depth - len(each.tokens))), None)
-            for each, depth in zip(proposals, depths, strict=True)
+            Proposal(torch.nn.functional.pad(each.tokens, (0, draft_length - len(each.tokens))), None)
+            for each, draft_length in zip(proposals, draft_lengths, strict=True)
         ]

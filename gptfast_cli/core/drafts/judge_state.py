@@ -23,7 +23,7 @@ from gptfast_cli.core.drafts.texts import FailedPrompt, JudgePrompt, TargetText
 
 @dataclass(slots=True)
 class JudgeState:
-    """Collected phase by phase; `agreements` are by draft and temperature, and have read `n_read` texts of that.
+    """Collected phase by phase; `acceptance_readers` by draft and temperature have read `n_read` texts each.
 
     bandwidths: bytes a second, of reads of memory; prefill_seconds: of the target, for each prompt
     """
@@ -31,37 +31,37 @@ class JudgeState:
     environment: Environment
     target: JudgeTarget
     prompts: Sequence[JudgePrompt]
-    depths: Sequence[int]
+    draft_lengths: Sequence[int]
     batch_sizes: Sequence[int]
     max_new_tokens: int
     seed: int
     candidates: list[DraftCandidate] = field(default_factory=list)
     texts: dict[float, list[TargetText]] = field(default_factory=dict)
-    agreements: dict[tuple[str, float], AcceptanceReader] = field(default_factory=dict)
+    acceptance_readers: dict[tuple[str, float], AcceptanceReader] = field(default_factory=dict)
     n_read: dict[float, int] = field(default_factory=dict)
     prefill_seconds: list[float] = field(default_factory=list)
     bandwidths: list[float] = field(default_factory=list)
     costs: Costs = field(default_factory=Costs)
-    proofs: list[ValidationRun] = field(default_factory=list)
-    certificates: list[LosslessnessCheck] = field(default_factory=list)
+    validation_runs: list[ValidationRun] = field(default_factory=list)
+    losslessness_checks: list[LosslessnessCheck] = field(default_factory=list)
     failed_prompts: dict[str, FailedPrompt] = field(default_factory=dict)  # by their names
 
     def prediction(self, draft: str, temperature: float, n_texts: int | None = None) -> Prediction:
         """Of a draft, along the first texts or all of them."""
-        chances = self.agreements[draft, temperature].chances(max(self.depths))
-        chances = chances.of(min(n_texts or self.n_read[temperature], self.n_read[temperature]))
-        return Prediction(chances, Bootstrap.of(len(chances.lengths), self.seed))
+        acceptance_probs = self.acceptance_readers[draft, temperature].acceptance_probs(max(self.draft_lengths))
+        acceptance_probs = acceptance_probs.of(min(n_texts or self.n_read[temperature], self.n_read[temperature]))
+        return Prediction(acceptance_probs, Bootstrap.of(len(acceptance_probs.lengths), self.seed))
 
-    def spots(self, draft: str, temperature: float) -> list[CostCell]:
+    def cells(self, draft: str, temperature: float) -> list[CostCell]:
         """Depths and batch sizes of a draft whose costs are known."""
-        settings = [BenchPoint(temperature, batch_size) for batch_size in self.batch_sizes]
-        spots = [CostCell(draft, k, setting) for setting in settings for k in self.depths]
-        return [spot for spot in spots if spot in self.costs.rounds]
+        points = [BenchPoint(temperature, batch_size) for batch_size in self.batch_sizes]
+        cells = [CostCell(draft, k, point) for point in points for k in self.draft_lengths]
+        return [cell for cell in cells if cell in self.costs.rounds]
 
-    def judgement(self, *, is_interrupted: bool = False) -> DraftReport:
+    def report(self, *, is_interrupted: bool = False) -> DraftReport:
         """All that can be said by now."""
         drafts = tuple(self._drafts())
-        picks, noise = recommendations_of(drafts), self.costs.noise
+        recommendations, noise = recommendations_of(drafts), self.costs.noise
         return DraftReport(
             environment=self.environment,
             target=self.target.name,
@@ -75,12 +75,12 @@ class JudgeState:
             bandwidth_gbps=median(self.bandwidths or [0.0]) / 1e9,
             drafts=drafts,
             plain=tuple(map(self._plain, self.costs.steps)),
-            picks=picks,
-            proofs=tuple(self.proofs),
-            certificates=tuple(self.certificates),
+            recommendations=recommendations,
+            validation_runs=tuple(self.validation_runs),
+            losslessness_checks=tuple(self.losslessness_checks),
             failed_prompts=tuple(self.failed_prompts.values()),
-            median_error=median_error(self.proofs),
-            verdict=verdict_of(picks, noise),
+            median_error=median_error(self.validation_runs),
+            verdict=verdict_of(recommendations, noise),
             noise=noise,
             is_interrupted=is_interrupted,
         )
@@ -92,31 +92,31 @@ class JudgeState:
 
     def _draft(self, candidate: DraftCandidate, temperature: float) -> DraftResult:
         prediction = self.prediction(candidate.name, temperature)
-        agreement = self.agreements[candidate.name, temperature]
+        reader = self.acceptance_readers[candidate.name, temperature]
         texts = self.texts[temperature][: self.n_read[temperature]]
-        seconds = agreement.reader.prefill_seconds if isinstance(agreement, ModelAcceptance) else []
+        seconds = reader.reader.prefill_seconds if isinstance(reader, ModelAcceptance) else []
         n_bytes = candidate.proposer.bytes_per_step
-        spots = self.spots(candidate.name, temperature)
-        cells = [prediction.cell(spot, self.costs, draft_bytes=n_bytes) for spot in spots]
-        proved = {
-            (proof.k, proof.batch_size): proof
-            for proof in self.proofs
-            if (proof.draft, proof.temperature) == (candidate.name, temperature)
+        measured = self.cells(candidate.name, temperature)
+        grid = [prediction.grid_cell(cell, self.costs, draft_bytes=n_bytes) for cell in measured]
+        validated = {
+            (run.k, run.batch_size): run
+            for run in self.validation_runs
+            if (run.draft, run.temperature) == (candidate.name, temperature)
         }
         return DraftResult(
             draft=candidate.name,
             temperature=temperature,
             basis=self._basis(candidate),
-            n_tokens=int(prediction.chances.overlap.isfinite().sum()),
+            n_tokens=int(prediction.acceptance_probs.overlap.isfinite().sum()),
             alpha=prediction.alpha(),
-            tau={k: prediction.tau(k) for k in self.depths},
-            places=prediction.places(max(self.depths)),
+            tau={k: prediction.tau(k) for k in self.draft_lengths},
+            acceptance_by_position=prediction.acceptance_by_position(max(self.draft_lengths)),
             slices=prediction.slices(texts),
             grid=tuple(
-                replace(cell, measured=proof.measured, error=proof.error)
-                if (proof := proved.get((cell.k, cell.batch_size)))
+                replace(cell, measured=run.measured, error=run.error)
+                if (run := validated.get((cell.k, cell.batch_size)))
                 else cell
-                for cell in cells
+                for cell in grid
             ),
             n_params=candidate.n_params,
             n_bytes=n_bytes,
@@ -129,14 +129,14 @@ class JudgeState:
             return "assumed"
         return "on-policy" if all(prompt.completion is None for prompt in self.prompts) else "proxy"
 
-    def _plain(self, setting: BenchPoint) -> PlainDecoding:
-        seconds = self.costs.step(setting)
-        rate = self.costs.step_bytes[setting] / seconds
+    def _plain(self, point: BenchPoint) -> PlainDecoding:
+        seconds = self.costs.step(point)
+        rate = self.costs.step_bytes[point] / seconds
         return PlainDecoding(
-            temperature=setting.temperature,
-            batch_size=setting.batch_size,
+            temperature=point.temperature,
+            batch_size=point.batch_size,
             step_seconds=seconds,
-            tok_s=setting.batch_size / seconds,
+            tok_s=point.batch_size / seconds,
             gbps=rate / 1e9,
             mbu=rate / median(self.bandwidths) if self.bandwidths else 0.0,
         )

@@ -68,11 +68,11 @@ class _Run:
                 result_of(generator.step())
 
 
-def certify(
-    runner: Runner, candidate: DraftCandidate, texts: Rows[TargetText], drawn: Sampling, extent: CheckSize = CheckSize()
+def check_losslessness(
+    runner: Runner, candidate: DraftCandidate, texts: Rows[TargetText], drawn: Sampling, size: CheckSize = CheckSize()
 ) -> Job[LosslessnessCheck]:
     """Try it: greedily on some of the texts at several depths, and by many draws for one prompt."""
-    chosen, n_equal, n_texts = texts[: extent.n_texts], 0, 0
+    chosen, n_equal, n_texts = texts[: size.n_texts], 0, 0
     alone = _greedy(chosen)
     _Run(runner, None).decode(alone)
     for n, k in enumerate(_DEPTHS):
@@ -85,7 +85,7 @@ def certify(
     for n, who in enumerate((None, candidate)):
         yield Progress(f"certify {candidate.name}", len(_DEPTHS) + n, len(_DEPTHS) + 2, "runs")
         limits = Limits(_TOKENS_OF_A_DRAW, 1 << 40, frozenset())
-        draws = [Request(i, texts[0].prompt.ids, Sampler(drawn, n, i), limits) for i in range(extent.n_draws)]
+        draws = [Request(i, texts[0].prompt.ids, Sampler(drawn, n, i), limits) for i in range(size.n_draws)]
         _Run(runner, who, 2).decode(draws)
         vocab_size = runner.model.config.vocab_size
         third = [
@@ -95,7 +95,7 @@ def certify(
     statistic, degrees = _difference(*counts)
     p_value = float(torch.special.gammaincc(torch.tensor(degrees / 2).double(), torch.tensor(statistic / 2).double()))
     return LosslessnessCheck(
-        candidate.name, n_texts, n_equal, extent.n_draws, statistic, degrees, p_value if degrees else 1.0
+        candidate.name, n_texts, n_equal, size.n_draws, statistic, degrees, p_value if degrees else 1.0
     )
 
 

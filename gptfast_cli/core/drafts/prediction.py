@@ -25,7 +25,7 @@ from gptfast_cli.core.drafts.report import (
     Slice,
 )
 from gptfast_cli.core.drafts.texts import TargetText
-from gptfast_cli.core.engine.engine import MOST_UNDRAFTED
+from gptfast_cli.core.engine.engine import MAX_UNDRAFTED
 from gptfast_cli.core.engine.runner import AHEAD_SECONDS
 
 _SAMPLES = 1000
@@ -70,28 +70,28 @@ def interval(samples: Tensor) -> Interval:
 class Prediction:
     """What is expected of one draft along the texts of one temperature."""
 
-    def __init__(self, chances: AcceptanceProbs, bootstrap: Bootstrap) -> None:
-        self.chances = chances
+    def __init__(self, acceptance_probs: AcceptanceProbs, bootstrap: Bootstrap) -> None:
+        self.acceptance_probs = acceptance_probs
         self._bootstrap = bootstrap
-        self._n_tokens = (chances.lengths - 1).double()  # the first token needs no step
+        self._n_tokens = (acceptance_probs.lengths - 1).double()  # the first token needs no step
         self._expected: dict[tuple[int, int], Expected] = {}
 
     def rounds(self, k: int, *, n_undrafted: int = 1) -> Expected:
         """See `expected`."""
         if (k, n_undrafted) not in self._expected:
-            self._expected[k, n_undrafted] = expected(self.chances, k, n_undrafted=n_undrafted)
+            self._expected[k, n_undrafted] = expected(self.acceptance_probs, k, n_undrafted=n_undrafted)
         return self._expected[k, n_undrafted]
 
     def alpha(self) -> Interval:
         """Mean of the sum of min(p, q), over all tokens that a draft could propose."""
-        return self._mean_overlap(torch.ones_like(self.chances.overlap, dtype=torch.bool))
+        return self._mean_overlap(torch.ones_like(self.acceptance_probs.overlap, dtype=torch.bool))
 
     def tau(self, k: int) -> Interval:
         """Tokens per round."""
         rounds = self.rounds(k)
         return interval(self._bootstrap.ratio(self._n_tokens - rounds.n_plain, rounds.n_rounds))
 
-    def places(self, k: int) -> tuple[PositionAcceptance, ...]:
+    def acceptance_by_position(self, k: int) -> tuple[PositionAcceptance, ...]:
         """Acceptance by the place of a token in its round."""
         rounds = self.rounds(k)
         sums = [counts.sum(dim=0).tolist() for counts in (rounds.n_drafted, rounds.n_reached, rounds.n_accepted)]
@@ -106,38 +106,38 @@ class Prediction:
         slices = (*self._by_category(texts), *self._by_context())
         return tuple(each for each in slices if each.n_tokens)
 
-    def speedups(self, spot: CostCell, costs: Costs) -> Tensor:
+    def speedups(self, cell: CostCell, costs: Costs) -> Tensor:
         """Samples of a speed-up."""
-        ratio = self._bootstrap.repetitions(costs.ratios(spot))
-        batch_size, step = spot.setting.batch_size, costs.step(spot.setting)
+        ratio = self._bootstrap.repetitions(costs.ratios(cell))
+        batch_size, step = cell.point.batch_size, costs.step(cell.point)
         if batch_size == 1:
             # a model that chooses by itself takes a few steps where nothing is proposed
-            n_undrafted = max(1, min(MOST_UNDRAFTED, int(AHEAD_SECONDS / step)))
-            rounds = self.rounds(spot.k, n_undrafted=n_undrafted)
+            n_undrafted = max(1, min(MAX_UNDRAFTED, int(AHEAD_SECONDS / step)))
+            rounds = self.rounds(cell.k, n_undrafted=n_undrafted)
             weights = self._bootstrap.weights
-            n_idle = (weights @ rounds.n_plain) * costs.idle(spot)
+            n_idle = (weights @ rounds.n_plain) * costs.idle(cell)
             return (weights @ self._n_tokens) / ((weights @ rounds.n_rounds) * ratio + n_idle)
-        rounds = self.rounds(spot.k)
+        rounds = self.rounds(cell.k)
         n_events = rounds.n_rounds + rounds.n_plain
         is_round = self._bootstrap.ratio(rounds.n_rounds, n_events)
         # all rows take part in a round where one of them has something to verify
         is_round = 1 - (1 - is_round) ** batch_size
-        event = is_round * ratio + (1 - is_round) * costs.idle(spot)
+        event = is_round * ratio + (1 - is_round) * costs.idle(cell)
         return self._bootstrap.ratio(self._n_tokens, n_events) / event
 
-    def cell(self, spot: CostCell, costs: Costs, *, draft_bytes: int = 0) -> GridCell:
+    def grid_cell(self, cell: CostCell, costs: Costs, *, draft_bytes: int = 0) -> GridCell:
         """All that is predicted of a depth at a batch size, of a draft that reads so many bytes for a token."""
-        speedup, batch_size = interval(self.speedups(spot, costs)), spot.setting.batch_size
-        ratio, step = statistics.median(costs.ratios(spot)), costs.step(spot.setting)
-        cost = costs.round(spot)
-        n_bytes = costs.step_bytes[spot.setting] + spot.k * draft_bytes
+        speedup, batch_size = interval(self.speedups(cell, costs)), cell.point.batch_size
+        ratio, step = statistics.median(costs.ratios(cell)), costs.step(cell.point)
+        cost = costs.round(cell)
+        n_bytes = costs.step_bytes[cell.point] + cell.k * draft_bytes
         return GridCell(
-            k=spot.k,
+            k=cell.k,
             batch_size=batch_size,
             cost=cost,
             predicted=speedup,
-            ceiling=(spot.k + 1) / ratio,
-            break_even=break_even(spot.k, ratio),
+            ceiling=(cell.k + 1) / ratio,
+            break_even=break_even(cell.k, ratio),
             token_seconds=step / speedup.value,
             tok_s=batch_size * speedup.value / step,
             gbps=n_bytes / cost.total / 1e9,
@@ -153,9 +153,9 @@ class Prediction:
         ]
 
     def _by_context(self) -> list[Slice]:
-        n_most = int(self.chances.most.max())
+        n_most = int(self.acceptance_probs.most.max())
         edges = [1 + n * n_most // _CONTEXT_SLICES for n in range(_CONTEXT_SLICES + 1)]
-        token = torch.arange(self.chances.overlap.shape[1])
+        token = torch.arange(self.acceptance_probs.overlap.shape[1])
         return [
             self._slice("context", f"tokens {first + 1}-{min(last, n_most)}", (token >= first) & (token < last))
             for first, last in pairwise(edges)
@@ -163,12 +163,12 @@ class Prediction:
         ]
 
     def _slice(self, kind: str, name: str, is_in: Tensor) -> Slice:
-        is_counted = is_in & self.chances.overlap.isfinite()
+        is_counted = is_in & self.acceptance_probs.overlap.isfinite()
         return Slice(kind, name, int(is_counted.sum()), self._mean_overlap(is_in))  # type: ignore[arg-type]
 
     def _mean_overlap(self, is_in: Tensor) -> Interval:
-        is_counted = (is_in & self.chances.overlap.isfinite()).double()
-        sums = (self.chances.overlap.nan_to_num(0) * is_counted).sum(dim=1)
+        is_counted = (is_in & self.acceptance_probs.overlap.isfinite()).double()
+        sums = (self.acceptance_probs.overlap.nan_to_num(0) * is_counted).sum(dim=1)
         return interval(self._bootstrap.ratio(sums, is_counted.sum(dim=1)))
 
 

@@ -22,23 +22,27 @@ _AS_GOOD = 0.98  # of the best speed-up: the shortest draft of these is taken, w
 
 def recommendations_of(drafts: Sequence[DraftResult]) -> tuple[Recommendation, ...]:
     """The best cell for each temperature and batch size; none where no draft gains for sure, and enough."""
-    picks = []
+    recommendations = []
     for temperature in dict.fromkeys(draft.temperature for draft in drafts):
         alike = [draft for draft in drafts if draft.temperature == temperature]
         for batch_size in dict.fromkeys(cell.batch_size for draft in alike for cell in draft.grid):
             rows = {each.draft: [cell for cell in each.grid if cell.batch_size == batch_size] for each in alike}
-            picks.append(_pick(temperature, batch_size, rows))
-    return tuple(picks)
+            recommendations.append(_recommendation(temperature, batch_size, rows))
+    return tuple(recommendations)
 
 
-def verdict_of(picks: Sequence[Recommendation], noise: Noise | None = None) -> str:
+def verdict_of(recommendations: Sequence[Recommendation], noise: Noise | None = None) -> str:
     """A line for each temperature, after one on noise where that is high."""
-    if not picks:
+    if not recommendations:
         return "Nothing is known yet"
     lines = [noise_warning(noise)] if noise is not None and noise.is_high else []
-    temperatures = dict.fromkeys(pick.temperature for pick in picks)
+    temperatures = dict.fromkeys(recommendation.temperature for recommendation in recommendations)
     for temperature in temperatures:
-        advice = "; ".join(_clauses([pick for pick in picks if pick.temperature == temperature]))
+        advice = "; ".join(
+            _clauses(
+                [recommendation for recommendation in recommendations if recommendation.temperature == temperature]
+            )
+        )
         line = f"temperature {temperature:g}: {advice}" if len(temperatures) > 1 else advice
         lines.append(line[0].upper() + line[1:])
     return "\n".join(lines)
@@ -49,16 +53,16 @@ def noise_warning(noise: Noise) -> str:
     return f"Noisy machine: equal runs of plain decoding differ by {noise.spread:.0%}. Take the figures as rough"
 
 
-def median_error(proofs: Sequence[ValidationRun]) -> float | None:
+def median_error(validation_runs: Sequence[ValidationRun]) -> float | None:
     """Of all that a draft took part in, without their signs."""
-    errors = sorted(abs(proof.error) for proof in proofs if proof.draft is not None)
+    errors = sorted(abs(run.error) for run in validation_runs if run.draft is not None)
     if not errors:
         return None
     middle = len(errors) // 2
     return errors[middle] if len(errors) % 2 else (errors[middle - 1] + errors[middle]) / 2
 
 
-def _pick(temperature: float, batch_size: int, rows: dict[str, list[GridCell]]) -> Recommendation:
+def _recommendation(temperature: float, batch_size: int, rows: dict[str, list[GridCell]]) -> Recommendation:
     """The pick from each draft's cells of one temperature and batch size."""
     gains = [(name, cell) for name, row in rows.items() for cell in row if cell.predicted.value >= LEAST_GAIN]
     clear = [(name, cell) for name, cell in gains if _is_clear(cell.predicted)]
@@ -86,9 +90,14 @@ def _is_on_plateau(cell: GridCell, row: Sequence[GridCell]) -> bool:
     return all(by_k[k] >= _TOLERANCE * share * cell.predicted.value for k, share in implied.items() if k in by_k)
 
 
-def _clauses(picks: Sequence[Recommendation]) -> Iterator[str]:
+def _clauses(recommendations: Sequence[Recommendation]) -> Iterator[str]:
     """Batch sizes that ask for the same draft stand together, by their first and last."""
-    groups = [list(group) for _, group in groupby(picks, key=lambda pick: (pick.draft, pick.is_unclear))]
+    groups = [
+        list(group)
+        for _, group in groupby(
+            recommendations, key=lambda recommendation: (recommendation.draft, recommendation.is_unclear)
+        )
+    ]
     for group in groups:
         first, last = group[0], group[-1]
         if first.draft is None:

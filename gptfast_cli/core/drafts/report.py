@@ -112,7 +112,7 @@ class DraftResult:
     """A draft at one temperature.
 
     alpha:  mean over positions of the sum of min(p, q); tau: tokens per round, by k. NaN where nothing was ever drafted
-    places: of rounds of the deepest k
+    acceptance_by_position: of rounds of the deepest k
     load_s, prefill_s: seconds to load it, and to feed it the prompt of one sequence; part of no speed-up
     n_bytes: that one drafted token reads, but for keys and values
     """
@@ -123,7 +123,7 @@ class DraftResult:
     n_tokens: int
     alpha: Interval
     tau: dict[int, Interval]
-    places: tuple[PositionAcceptance, ...]
+    acceptance_by_position: tuple[PositionAcceptance, ...]
     slices: tuple[Slice, ...]
     grid: tuple[GridCell, ...]
     n_params: int
@@ -228,9 +228,9 @@ class DraftReport:
     bandwidth_gbps: float
     drafts: tuple[DraftResult, ...]
     plain: tuple[PlainDecoding, ...]
-    picks: tuple[Recommendation, ...]
-    proofs: tuple[ValidationRun, ...]
-    certificates: tuple[LosslessnessCheck, ...]
+    recommendations: tuple[Recommendation, ...]
+    validation_runs: tuple[ValidationRun, ...]
+    losslessness_checks: tuple[LosslessnessCheck, ...]
     median_error: float | None
     verdict: str
     noise: Noise | None = None

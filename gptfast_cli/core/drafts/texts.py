@@ -88,7 +88,7 @@ def write_texts(
     return texts, failed
 
 
-def given_texts(prompts: Rows[JudgePrompt], sampling: Sampling, seed: int, limits: Limits) -> list[TargetText]:
+def completion_texts(prompts: Rows[JudgePrompt], sampling: Sampling, seed: int, limits: Limits) -> list[TargetText]:
     """The completions of prompts, as if the target had written them."""
     texts = []
     for n, prompt in enumerate(prompts):

@@ -28,7 +28,7 @@ class PrefillOutput:
 
 _MOST_AHEAD = 16  # steps
 
-MOST_UNDRAFTED = 4
+MAX_UNDRAFTED = 4
 """Of these, where a proposer had nothing to propose and is soon to be asked again."""
 
 
@@ -115,20 +115,22 @@ class Engine:
         with watch:
             self._retire()
             advanced = list(self._sequences)
-            depths = self._speculation.depths(self._runner, advanced) if self._speculation is not None else []
-            gain = None
-            if self._speculation is not None and any(depths):
-                gain = self._speculation.run(self._runner, advanced, depths)
-                most = MOST_UNDRAFTED
+            draft_lengths = (
+                self._speculation.draft_lengths(self._runner, advanced) if self._speculation is not None else []
+            )
+            output = None
+            if self._speculation is not None and any(draft_lengths):
+                output = self._speculation.run(self._runner, advanced, draft_lengths)
+                most = MAX_UNDRAFTED
                 self._try_again(advanced)
-            if gain is None:
-                gain = self._plain(advanced, most)
+            if output is None:
+                output = self._plain(advanced, most)
         self._clear_failures()
-        if self._speculation is not None and not gain.tally.n_rounds:
-            self._speculation.tell_steps(gain.counts, watch.seconds)
-        tally = gain.tally
-        yield Measured("decode", sum(gain.counts), watch.seconds, len(advanced), tally.n_rounds, tally.n_accepted)
-        return StepOutput(advanced, gain.counts, watch.seconds, gain.n_bytes)
+        if self._speculation is not None and not output.stats.n_rounds:
+            self._speculation.record_steps(output.counts, watch.seconds)
+        stats = output.stats
+        yield Measured("decode", sum(output.counts), watch.seconds, len(advanced), stats.n_rounds, stats.n_accepted)
+        return StepOutput(advanced, output.counts, watch.seconds, output.n_bytes)
 
     def _plain(self, advanced: list[Request], most: int) -> RoundOutput:
         """Steps without a draft."""

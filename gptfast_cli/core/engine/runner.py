@@ -161,7 +161,7 @@ class Runner:
         self._cache.begin(slice(0, n_rows), n_tokens)
         return self.model.side(self._cache)
 
-    def extend(self, fed: Sequence[Tensor], *, needs_laws: bool) -> list[Logits]:
+    def extend(self, fed: Sequence[Tensor], *, needs_probs: bool) -> list[Logits]:
         """Feed the first rows tokens that may come to nothing, any number to each, int64 on the model's device.
 
         Returns a row's logits after every one of them; where laws are to be made of them, all ranks have all. Nobody
@@ -171,7 +171,7 @@ class Runner:
         self._cache.begin(rows, max(self._cache.lengths[rows]) + max(map(len, fed)))
         with self.alone(), phase("verify"), torch.inference_mode():
             logits = self._told(self.model.feed(fed, self._cache, rows))
-            if needs_laws:
+            if needs_probs:
                 logits = logits.put_together()
         for row, tokens in enumerate(fed):
             self._cache.advance(slice(row, row + 1), len(tokens))

@@ -251,6 +251,12 @@ def _shared(request: BatchRequest) -> str:
     }
     if request.runtime.kv_dtype != AUTO:
         dependencies["kv_dtype"] = request.runtime.kv_dtype
-    if request.options.drafting is not None:  # it changes which of the tokens that are as probable are drawn
-        dependencies["draft"] = fields["drafting"]
+    drafting = request.options.drafting
+    if drafting is not None:  # it changes which of the tokens that are as probable are drawn
+        # the keys of older records, so that their batches can be resumed
+        dependencies["draft"] = {
+            "draft": drafting.draft,
+            "depth": drafting.draft_length,
+            "has_own_depth": drafting.has_own_draft_length,
+        }
     return json.dumps(dependencies, sort_keys=True)

@@ -17,14 +17,14 @@ from gptfast_cli.core.drafts.candidates import (
 )
 from gptfast_cli.core.drafts.costs import BenchPoint, CostMeter
 from gptfast_cli.core.drafts.judge_state import JudgeState
-from gptfast_cli.core.drafts.losslessness import CheckSize, certify
+from gptfast_cli.core.drafts.losslessness import CheckSize, check_losslessness
 from gptfast_cli.core.drafts.recommendation import noise_warning
 from gptfast_cli.core.drafts.report import DraftReport
 from gptfast_cli.core.drafts.texts import (
     FailedPrompt,
     JudgePrompt,
     TargetText,
-    given_texts,
+    completion_texts,
     read_prompts,
     synthetic_prompts,
     write_texts,
@@ -58,7 +58,7 @@ class SpeculateRequest:
 
     model:    a MODEL or a SHAPE; None is the current one
     drafts:   DRAFTs or SHAPEs; none are those that suggest themselves. Prompt lookup is always judged too
-    depths:   tokens of a round; batch_sizes: texts side by side; temperatures: each with texts of its own
+    draft_lengths:   tokens of a round; batch_sizes: texts side by side; temperatures: each with texts of its own
     sampling: how tokens are drawn beside the temperature
     prompts:  a file; None are the bundled prompts; limit: how many of them
     alpha:    to be assumed of every draft; None measures it
@@ -71,7 +71,7 @@ class SpeculateRequest:
     model: str | None = None
     drafts: tuple[str, ...] = ()
     runtime: RuntimeConfig = RuntimeConfig()
-    depths: tuple[int, ...] = tuple(range(1, 9))
+    draft_lengths: tuple[int, ...] = tuple(range(1, 9))
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
     temperatures: tuple[float, ...] = (0.0, 0.8)
     sampling: Sampling = Sampling()
@@ -95,54 +95,54 @@ def run(request: SpeculateRequest) -> Job[DraftReport]:
     models raises.
     """
     _check(request)
-    means = JudgeOptions(
-        request.settings, request.runtime, request.alpha, max(request.batch_sizes), max(request.depths)
+    options = JudgeOptions(
+        request.settings, request.runtime, request.alpha, max(request.batch_sizes), max(request.draft_lengths)
     )
-    target = yield from open_target(request.model, means)
+    target = yield from open_target(request.model, options)
     if request.save_advice and target.loaded is None:
         raise UsageError(f"There is no model {target.name} to keep advice for.", "Leave out --save-advice.")
     limits = target.limits(request.max_new_tokens, request.chat)
     prompts, failed = _prompts(request, target, limits)
-    findings = JudgeState(
+    state = JudgeState(
         environment=environment(target.model.device, target.model.dtype, request.runtime.group.size),
         target=target,
         prompts=prompts,
-        depths=request.depths,
+        draft_lengths=request.draft_lengths,
         batch_sizes=request.batch_sizes,
         max_new_tokens=request.max_new_tokens,
         seed=request.seed,
     )
-    yield from _leave_out(findings, failed)
+    yield from _leave_out(state, failed)
     n_tokens = max(limits.most_tokens(len(prompt.ids)) for prompt in prompts)
     for name in _drafts(request, target):
-        findings.candidates.append((yield from open_candidate(name, target, means, n_tokens=n_tokens)))
+        state.candidates.append((yield from open_candidate(name, target, options, n_tokens=n_tokens)))
     runner = Runner(target.model, max(request.batch_sizes))
-    meter = CostMeter(runner, findings.candidates, request.depths, request.runtime.group)
-    findings.costs = meter.costs
+    meter = CostMeter(runner, state.candidates, request.draft_lengths, request.runtime.group)
+    state.costs = meter.costs
     try:
-        yield from _check_noise(findings, meter, request, limits)
-        yield from _agree(findings, runner, request, limits)
-        yield from _measure(findings, meter, request)
-        yield from _prove(findings, meter, runner, limits, request.runtime.group)
+        yield from _check_noise(state, meter, request, limits)
+        yield from _measure_acceptance(state, runner, request, limits)
+        yield from _measure_costs(state, meter, request)
+        yield from _validate(state, meter, runner, limits, request.runtime.group)
         if request.certify:
-            yield from _certify(findings, runner, request)
+            yield from _check_losslessness(state, runner, request)
     except KeyboardInterrupt:
         yield Note("Interrupted: this is what was known by then.")
-        return findings.judgement(is_interrupted=True)
-    judgement = findings.judgement()
+        return state.report(is_interrupted=True)
+    report = state.report()
     if request.save_advice and target.loaded is not None and request.runtime.group.rank == 0:
-        yield _save_advice(judgement, target.loaded, request)
-    return judgement
+        yield _save_advice(report, target.loaded, request)
+    return report
 
 
-def _check_noise(findings: JudgeState, meter: CostMeter, request: SpeculateRequest, limits: Limits) -> Job[None]:
+def _check_noise(state: JudgeState, meter: CostMeter, request: SpeculateRequest, limits: Limits) -> Job[None]:
     """Warn of a noisy machine before minutes are spent on it; raises GptFastError where advice was to be kept."""
-    for prompt in findings.prompts:
+    for prompt in state.prompts:
         try:
             meter.check_noise(prompt, limits.most_tokens(len(prompt.ids)) - len(prompt.ids))
             break
         except NonFiniteLogitsError as error:
-            yield from _leave_out(findings, [FailedPrompt(prompt.name, error.message)])
+            yield from _leave_out(state, [FailedPrompt(prompt.name, error.message)])
     noise = meter.costs.noise
     if noise is None or not noise.is_high:
         return
@@ -151,96 +151,96 @@ def _check_noise(findings: JudgeState, meter: CostMeter, request: SpeculateReque
     yield Note(f"{noise_warning(noise)}.")
 
 
-def _save_advice(judgement: DraftReport, target: LoadedModel, request: SpeculateRequest) -> Note:
-    if judgement.is_noisy and not request.force:
+def _save_advice(report: DraftReport, target: LoadedModel, request: SpeculateRequest) -> Note:
+    if report.is_noisy and not request.force:
         return Note(f"Advice is not kept: the machine is noisy. {_WHEN_QUIET}")
-    advice = [Advice(each.temperature, each.batch_size, each.draft, each.k) for each in judgement.picks]
+    advice = [Advice(each.temperature, each.batch_size, each.draft, each.k) for each in report.recommendations]
     path = save_advice(request.settings.home, target, advice)
     return Note(f"Advice: {path}, for generate --draft auto")
 
 
-def _agree(findings: JudgeState, runner: Runner, request: SpeculateRequest, limits: Limits) -> Job[None]:
+def _measure_acceptance(state: JudgeState, runner: Runner, request: SpeculateRequest, limits: Limits) -> Job[None]:
     """Texts of each temperature, and how far the drafts agree with the target along them."""
     reader = ProbsReader(Runner(runner.model, 1))
     for temperature in request.temperatures:
         sampling = replace(request.sampling, temperature=temperature)
         # a text of one token is the prefill's alone
-        written, failed = yield from _texts(findings, runner, sampling, limits)
-        yield from _leave_out(findings, failed)
+        written, failed = yield from _texts(state, runner, sampling, limits)
+        yield from _leave_out(state, failed)
         texts = [text for text in written if len(text.tokens) > 1]
-        if not texts and findings.failed_prompts:
-            first = next(iter(findings.failed_prompts.values()))
+        if not texts and state.failed_prompts:
+            first = next(iter(state.failed_prompts.values()))
             raise GptFastError(f"None of the prompts is of use.\n{first.name}: {first.reason}", _OTHER_PROMPTS)
         if not texts:
-            raise UsageError(f"{findings.target.name} says nothing after these prompts.", _OTHER_PROMPTS)
-        findings.texts[temperature], findings.n_read[temperature] = texts, 0
-        agreements = {each.name: each.new_agreement() for each in findings.candidates}
-        findings.agreements |= {(name, temperature): each for name, each in agreements.items()}
+            raise UsageError(f"{state.target.name} says nothing after these prompts.", _OTHER_PROMPTS)
+        state.texts[temperature], state.n_read[temperature] = texts, 0
+        acceptance_readers = {each.name: each.new_reader() for each in state.candidates}
+        state.acceptance_readers |= {(name, temperature): each for name, each in acceptance_readers.items()}
         for n, text in enumerate(texts):
-            laws = reader.laws(text)
-            for agreement in agreements.values():
-                agreement.read(text, laws)
-            findings.n_read[temperature] = n + 1
+            probs = reader.probs(text)
+            for acceptance_reader in acceptance_readers.values():
+                acceptance_reader.read(text, probs)
+            state.n_read[temperature] = n + 1
             yield Progress("compare drafts", n + 1, len(texts), "rows")
-    findings.prefill_seconds = reader.prefill_seconds
+    state.prefill_seconds = reader.prefill_seconds
 
 
 def _texts(
-    findings: JudgeState, runner: Runner, sampling: Sampling, limits: Limits
+    state: JudgeState, runner: Runner, sampling: Sampling, limits: Limits
 ) -> Job[tuple[list[TargetText], list[FailedPrompt]]]:
-    if any(prompt.completion is None for prompt in findings.prompts):
-        return (yield from write_texts(runner, findings.prompts, sampling, findings.seed, limits))
-    texts = given_texts(findings.prompts, sampling, findings.seed, limits)
+    if any(prompt.completion is None for prompt in state.prompts):
+        return (yield from write_texts(runner, state.prompts, sampling, state.seed, limits))
+    texts = completion_texts(state.prompts, sampling, state.seed, limits)
     reader = ProbsReader(Runner(runner.model, 1))
-    failures = [text.prompt for text in texts if not bool(reader.laws(text).any(dim=-1).all())]
+    failures = [text.prompt for text in texts if not bool(reader.probs(text).any(dim=-1).all())]
     error = NonFiniteLogitsError(runner.model.dtype, "along this text")
     failed = [FailedPrompt(prompt.name, error.message) for prompt in failures]
     return [text for text in texts if text.prompt not in failures], failed
 
 
-def _leave_out(findings: JudgeState, failed: Sequence[FailedPrompt]) -> Iterator[Note]:
+def _leave_out(state: JudgeState, failed: Sequence[FailedPrompt]) -> Iterator[Note]:
     """Remember prompts that are left out, and tell each once."""
     for each in failed:
-        if each.name not in findings.failed_prompts:
-            findings.failed_prompts[each.name] = each
+        if each.name not in state.failed_prompts:
+            state.failed_prompts[each.name] = each
             yield Note(f"{each.name}: {each.reason}")
 
 
-def _measure(findings: JudgeState, meter: CostMeter, request: SpeculateRequest) -> Job[None]:
+def _measure_costs(state: JudgeState, meter: CostMeter, request: SpeculateRequest) -> Job[None]:
     """What rounds and plain steps take."""
-    device = findings.target.model.device
+    device = state.target.model.device
     probe = Probe(device, device_clock(device))
-    findings.bandwidths.append(probe.measure().bytes_per_second)
-    yield from meter.measure(findings.texts, request.batch_sizes, request.n_times)
-    findings.bandwidths.append(probe.measure().bytes_per_second)
+    state.bandwidths.append(probe.measure().bytes_per_second)
+    yield from meter.measure(state.texts, request.batch_sizes, request.n_times)
+    state.bandwidths.append(probe.measure().bytes_per_second)
 
 
-def _prove(findings: JudgeState, meter: CostMeter, runner: Runner, limits: Limits, group: ProcessGroup) -> Job[None]:
+def _validate(state: JudgeState, meter: CostMeter, runner: Runner, limits: Limits, group: ProcessGroup) -> Job[None]:
     """Run some of what was predicted, and look at its costs once more: the machine may be another one by now."""
-    trials = list(validations_of(findings, seconds=_PROOF_SECONDS, n_pairs=_PAIRS))
-    spots = [trial.spot for trial in trials if trial.spot is not None]
-    measured: list[list[float]] = [[] for _ in trials]
+    validations = list(validations_of(state, seconds=_PROOF_SECONDS, n_pairs=_PAIRS))
+    cells = [validation.cell for validation in validations if validation.cell is not None]
+    measured: list[list[float]] = [[] for _ in validations]
     for turn in range(_PAIRS):
-        for _ in meter.look(findings.texts, spots):
+        for _ in meter.measure_once(state.texts, cells):
             pass
-        for n, trial in enumerate(trials):
-            yield Progress("prove", turn * len(trials) + n, _PAIRS * len(trials), "runs")
-            measured[n].append(group.broadcast(speedup(runner, trial, limits.stop_ids)))
-            findings.proofs = [
-                validation_run_of(*each, findings) for each in zip(trials, measured, strict=True) if each[1]
+        for n, validation in enumerate(validations):
+            yield Progress("prove", turn * len(validations) + n, _PAIRS * len(validations), "runs")
+            measured[n].append(group.broadcast(speedup(runner, validation, limits.stop_ids)))
+            state.validation_runs = [
+                validation_run_of(*each, state) for each in zip(validations, measured, strict=True) if each[1]
             ]
 
 
-def _certify(findings: JudgeState, runner: Runner, request: SpeculateRequest) -> Job[None]:
-    texts = next(iter(findings.texts.values()))
+def _check_losslessness(state: JudgeState, runner: Runner, request: SpeculateRequest) -> Job[None]:
+    texts = next(iter(state.texts.values()))
     drawn = replace(request.sampling, temperature=max(request.temperatures) or 1.0)
-    setting = BenchPoint(max(request.temperatures), runner.n_rows)
-    extent = CheckSize.of(findings.costs.step(setting) / runner.n_rows, max(text.most for text in texts))
-    for candidate in findings.candidates:
+    point = BenchPoint(max(request.temperatures), runner.n_rows)
+    size = CheckSize.of(state.costs.step(point) / runner.n_rows, max(text.most for text in texts))
+    for candidate in state.candidates:
         if isinstance(candidate.proposer, SimulatedDraft):
             yield Note(f"{candidate.name} is not certified: what it says is made up.")
             continue
-        findings.certificates.append((yield from certify(runner, candidate, texts, drawn, extent)))
+        state.losslessness_checks.append((yield from check_losslessness(runner, candidate, texts, drawn, size)))
 
 
 def _prompts(
@@ -288,7 +288,7 @@ def _check(request: SpeculateRequest) -> None:
     check_at_least(
         1,
         {
-            "--k": min(request.depths, default=0),
+            "--k": min(request.draft_lengths, default=0),
             "--batch-size": min(request.batch_sizes, default=0),
             "--reps": request.n_times,
             "--limit": request.limit,

@@ -19,7 +19,7 @@ def drafts(judgement: DraftReport, choices: Sequence[float]) -> Element:
     if not judgement.drafts:
         return section("drafts", "Draft by draft", paragraph("No draft was reached."))
     names = {each.draft for each in judgement.drafts}
-    picked = {pick.draft for pick in judgement.picks}
+    picked = {pick.draft for pick in judgement.recommendations}
     return section(
         "drafts",
         "Draft by draft",
@@ -46,7 +46,7 @@ def _card(judged: DraftResult, *, is_open: bool) -> Element:
         tag(
             "div",
             _grid(judged, about) if judged.grid else paragraph("Its costs were not reached.", class_="note"),
-            _acceptance(judged.places, about) if judged.places else None,
+            _acceptance(judged.acceptance_by_position, about) if judged.acceptance_by_position else None,
             _tokens_per_round(judged, about) if judged.tau else None,
             class_="figures",
         ),

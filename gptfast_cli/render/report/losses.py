@@ -32,7 +32,7 @@ def losses(judgement: DraftReport) -> Element | None:
     name = (
         f"{case.judged.draft}, k = {case.cell.k}, batch {case.cell.batch_size}, temperature {case.judged.temperature:g}"
     )
-    is_picked = any(pick.draft is not None for pick in judgement.picks)
+    is_picked = any(pick.draft is not None for pick in judgement.recommendations)
     bars = waterfall_bars(case)
     label = f"From an ideal speed-up of {bars[0].end:.2f} down to {bars[-1].end:.2f}: {name}"
     return section(
@@ -57,7 +57,7 @@ def best_case(judgement: DraftReport) -> LossCase | None:
         for plain in judgement.plain
         if (plain.temperature, plain.batch_size) == (judged.temperature, cell.batch_size) and cell.k in judged.tau
     ]
-    keys = {(pick.draft, pick.temperature, pick.k, pick.batch_size) for pick in judgement.picks}
+    keys = {(pick.draft, pick.temperature, pick.k, pick.batch_size) for pick in judgement.recommendations}
     picked = [c for c in cases if (c.judged.draft, c.judged.temperature, c.cell.k, c.cell.batch_size) in keys]
     return max(picked or cases, key=lambda case: case.cell.predicted.value, default=None)
 

@@ -8,7 +8,7 @@ from gptfast_cli.render.report.tables import paragraph, section, table
 
 def picks(judgement: DraftReport) -> Element:
     """One table, a row for each batch size at each temperature."""
-    if not judgement.picks:
+    if not judgement.recommendations:
         return section("picks", "Best picks", paragraph("Nothing was reached to pick from."))
     return section(
         "picks",
@@ -19,7 +19,7 @@ def picks(judgement: DraftReport) -> Element:
         table(
             "The best draft and depth by temperature and batch size",
             ("Temperature", "Batch", "k", "Speed-up", "Draft"),
-            [_row(pick) for pick in judgement.picks],
+            [_row(pick) for pick in judgement.recommendations],
             texts=(4,),
         ),
     )

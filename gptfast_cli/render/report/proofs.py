@@ -27,10 +27,10 @@ _PLAIN = "plain against itself"
 
 def proofs(judgement: DraftReport) -> Element:
     """The runs in a plane and in a table, with the median of their errors."""
-    if not judgement.proofs:
+    if not judgement.validation_runs:
         return section("proofs", "Predicted and measured", paragraph("Nothing was run for real."))
     median = judgement.median_error
-    names = [_name(run) for run in judgement.proofs]
+    names = [_name(run) for run in judgement.validation_runs]
     is_numbered = keys(names) != names
     words = "" if median is None else f" The median error of the predictions is {median:.1%}."
     return section(
@@ -42,11 +42,11 @@ def proofs(judgement: DraftReport) -> Element:
         ),
         tag(
             "div",
-            figure("On the line a prediction is right", _plane(judgement.proofs)),
+            figure("On the line a prediction is right", _plane(judgement.validation_runs)),
             table(
                 "Predicted and measured speed-up",
                 ("Draft", "Temperature", "k", "Batch", "Prompts", "Predicted", "Measured", "Error"),
-                [_row(n if is_numbered else None, run) for n, run in enumerate(judgement.proofs, start=1)],
+                [_row(n if is_numbered else None, run) for n, run in enumerate(judgement.validation_runs, start=1)],
             ),
             class_="stack" if is_numbered else "pair",  # long names need the whole width
         ),
@@ -59,7 +59,7 @@ def certificates(judgement: DraftReport) -> Element:
         "Speculation must not change what the target says. Greedy texts must be equal token by token; drawn ones must "
         "follow the same distribution: a p-value under 0.0001 would be a fault."
     )
-    if not judgement.certificates:
+    if not judgement.losslessness_checks:
         return section("certificates", "Exactness", intro, paragraph("The self-check was not run.", class_="note"))
     return section(
         "certificates",
@@ -68,7 +68,7 @@ def certificates(judgement: DraftReport) -> Element:
         table(
             "Self-check that speculation gives what the target alone gives",
             ("Draft", "Result", "Equal greedy texts", "Texts drawn", "χ²", "Degrees", "p-value"),
-            [_certified(certificate) for certificate in judgement.certificates],
+            [_certified(certificate) for certificate in judgement.losslessness_checks],
             texts=(0, 1),
         ),
     )

@@ -82,34 +82,34 @@ class NativeRounds:
 class RoundLimits:
     """How far rounds go.
 
-    depth:      tokens that a round drafts, at most
+    draft_length:      tokens that a round drafts, at most
     max_uncertainty: a round stops drafting once the uncertainties of its tokens exceed this; one is 1 - the
                 draft's probability of the token, at temperature 1 where the most probable one is taken
     """
 
     n_rounds: int
-    depth: int
+    draft_length: int
     max_uncertainty: float = math.inf
 
 
 def run_rounds(
-    target: EngineHandle, draft: EngineHandle, texts: Sequence[RoundRow], extent: RoundLimits, stops: Sequence[int]
+    target: EngineHandle, draft: EngineHandle, texts: Sequence[RoundRow], limits: RoundLimits, stops: Sequence[int]
 ) -> NativeRounds:
     """Let a draft of the same vocabulary propose, and the target verify what it does, as far as that.
 
     A round that gives one of the stops is the last, as is one after which a text may have but one token more. Raises
     TokenIdError where one of both has no embedding of a token.
     """
-    depth, n_texts, most = extent.depth, len(texts), extent.n_rounds * len(texts)
+    draft_length, n_texts, most = limits.draft_length, len(texts), limits.n_rounds * len(texts)
     nothing = torch.empty(0)
-    tokens, seconds = (c_int64 * (most * (depth + 1)))(), (c_double * 3)()
+    tokens, seconds = (c_int64 * (most * (draft_length + 1)))(), (c_double * 3)()
     n_drafted, n_accepted, n_held = (c_int32 * most)(), (c_int32 * most)(), (c_int32 * n_texts)()
     overlaps, uncertainties = (c_double * most)(), (c_double * most)()
     rounds = Rounds(
-        extent.n_rounds,
-        depth,
+        limits.n_rounds,
+        draft_length,
         n_texts,
-        extent.max_uncertainty,
+        limits.max_uncertainty,
         (Row * n_texts)(*map(_row, texts)),
         pointer(call_of(TokenBatch(), target.place, nothing)),
         pointer(call_of(TokenBatch(), draft.place, nothing)),
@@ -128,13 +128,13 @@ def run_rounds(
         fed = [token for text in texts for token in text.rest]
         raise min((target, draft), key=lambda side: side.engine.n_embeddings).engine.token_error(fed)
 
-    def played(at: int) -> NativeRound:
-        begin = at * (depth + 1)
+    def round_at(at: int) -> NativeRound:
+        begin = at * (draft_length + 1)
         return NativeRound(tokens[begin : begin + n_accepted[at] + 1], n_drafted[at], overlaps[at], uncertainties[at])
 
     drafting, verifying, sampling = seconds
     return NativeRounds(
-        [[played(n * n_texts + text) for text in range(n_texts)] for n in range(n_done)],
+        [[round_at(n * n_texts + text) for text in range(n_texts)] for n in range(n_done)],
         list(n_held),
         (drafting, verifying, sampling),
     )

@@ -25,19 +25,19 @@ from gptfast_cli.core.models.process_group import ProcessGroup
 
 ADAPTIVE: Final = "auto"
 ADVISED: Final = "auto"
-DEFAULT_DEPTH: Final = 5
+DEFAULT_DRAFT_LENGTH: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class DraftOptions:
-    """`draft` is a MODEL, `self:SCHEME`, `ngram`, or `auto` for what advice says; `depth` the tokens of a round.
+    """`draft` is a MODEL, `self:SCHEME`, `ngram`, or `auto` for what advice says; `draft_length` the tokens of a round.
 
-    A depth of None takes as many as pay; with `auto`, advice has a depth too, unless `has_own_depth`.
+    A depth of None takes as many as pay; with `auto`, advice has a depth too, unless `has_own_draft_length`.
     """
 
     draft: str
-    depth: int | None = DEFAULT_DEPTH
-    has_own_depth: bool = True
+    draft_length: int | None = DEFAULT_DRAFT_LENGTH
+    has_own_draft_length: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ def parse_draft_length(text: str) -> int | None:
     return int(text)
 
 
-MOST = 16
+MAX_DRAFT_LENGTH = 16
 """The deepest round that an adaptive depth considers."""
 
-MOST_ROUNDS = 32
+MAX_ROUNDS = 32
 """Rounds in a row, before a depth is asked again."""
 
 _FIRST = 3  # tokens drafted while nothing is known
@@ -84,10 +84,10 @@ _VERIFY, _CATCH_UP = (
 class RoundPlan:
     """Tokens to draft in a round, 0 for a plain step, and rounds after which to ask again.
 
-    max_uncertainty: stop drafting once sum(1 - p) exceeds this; infinity: always draft `depth` tokens
+    max_uncertainty: stop drafting once sum(1 - p) exceeds this; infinity: always draft `draft_length` tokens
     """
 
-    depth: int
+    draft_length: int
     n_rounds: int
     max_uncertainty: float = math.inf
 
@@ -126,15 +126,15 @@ class RoundStats:
 class DraftLengthPolicy(Protocol):
     """Says how deep rounds are to be, and is told how it went."""
 
-    def next(self, outset: InitialEstimate) -> RoundPlan:
+    def next(self, initial: InitialEstimate) -> RoundPlan:
         """What to do next."""
         ...
 
-    def tell_steps(self, n_tokens: int, seconds: float) -> None:
+    def record_steps(self, n_tokens: int, seconds: float) -> None:
         """Plain steps gave each sequence so many tokens."""
         ...
 
-    def tell_rounds(self, depth: int, seconds: float, tally: RoundStats, *, once: float = 0.0) -> None:
+    def record_rounds(self, draft_length: int, seconds: float, stats: RoundStats, *, once: float = 0.0) -> None:
         """Rounds that were to be of that depth, of as many sequences side by side as it took each `seconds`.
 
         All together took `once` more, which longer runs of rounds would share.
@@ -145,17 +145,17 @@ class DraftLengthPolicy(Protocol):
 class FixedDraftLength:
     """See Depth; always the same, whatever the draft thinks of its tokens."""
 
-    def __init__(self, depth: int) -> None:
-        self._plan = RoundPlan(depth, n_rounds=MOST_ROUNDS)
+    def __init__(self, draft_length: int) -> None:
+        self._plan = RoundPlan(draft_length, n_rounds=MAX_ROUNDS)
 
-    def next(self, outset: InitialEstimate) -> RoundPlan:  # noqa: ARG002  # nothing changes it
+    def next(self, initial: InitialEstimate) -> RoundPlan:  # noqa: ARG002  # nothing changes it
         """See DraftLengthPolicy."""
         return self._plan
 
-    def tell_steps(self, n_tokens: int, seconds: float) -> None:
+    def record_steps(self, n_tokens: int, seconds: float) -> None:
         """See DraftLengthPolicy."""
 
-    def tell_rounds(self, depth: int, seconds: float, tally: RoundStats, *, once: float = 0.0) -> None:
+    def record_rounds(self, draft_length: int, seconds: float, stats: RoundStats, *, once: float = 0.0) -> None:
         """See DraftLengthPolicy."""
 
 
@@ -165,17 +165,17 @@ class BroadcastDraftLength:
     def __init__(self, own: DraftLengthPolicy, group: ProcessGroup) -> None:
         self._own, self._together = own, group
 
-    def next(self, outset: InitialEstimate) -> RoundPlan:
+    def next(self, initial: InitialEstimate) -> RoundPlan:
         """See DraftLengthPolicy."""
-        return RoundPlan(**self._together.broadcast(asdict(self._own.next(outset))))
+        return RoundPlan(**self._together.broadcast(asdict(self._own.next(initial))))
 
-    def tell_steps(self, n_tokens: int, seconds: float) -> None:
+    def record_steps(self, n_tokens: int, seconds: float) -> None:
         """See DraftLengthPolicy."""
-        self._own.tell_steps(n_tokens, seconds)
+        self._own.record_steps(n_tokens, seconds)
 
-    def tell_rounds(self, depth: int, seconds: float, tally: RoundStats, *, once: float = 0.0) -> None:
+    def record_rounds(self, draft_length: int, seconds: float, stats: RoundStats, *, once: float = 0.0) -> None:
         """See DraftLengthPolicy."""
-        self._own.tell_rounds(depth, seconds, tally, once=once)
+        self._own.record_rounds(draft_length, seconds, stats, once=once)
 
 
 class AdaptiveDraftLength:
@@ -198,27 +198,27 @@ class AdaptiveDraftLength:
         self._rejected = _Mean(0.995, 0.3, weight=6)  # of a token that the draft was asked about
         self._doubt = _Mean(0.995, 0.6, weight=6)  # about it
 
-    def next(self, outset: InitialEstimate) -> RoundPlan:
+    def next(self, initial: InitialEstimate) -> RoundPlan:
         """See DraftLengthPolicy."""
         if not self._step.is_known or self._left > 0:
             return RoundPlan(0, 1)
         if self._to_try == _CATCHES_UP:
-            return RoundPlan(_FIRST, 1) if self._may_try(outset) else RoundPlan(0, 1)
+            return RoundPlan(_FIRST, 1) if self._may_try(initial) else RoundPlan(0, 1)
         if self._to_try > 0:
             return RoundPlan(_FIRST, self._to_try)
         tried = max(self._costs, key=self._speed)
-        best = max(range(1, MOST + 1), key=self._speed)
+        best = max(range(1, MAX_DRAFT_LENGTH + 1), key=self._speed)
         is_promising = self._speed(best) > max(_GAIN * self._speed(tried), _PROMISE / self._step.value)
-        depth = best if is_promising else tried
-        if self._speed(depth) * self._step.value > (_GAIN if self._n_rounds == _TRIED else 1):
+        draft_length = best if is_promising else tried
+        if self._speed(draft_length) * self._step.value > (_GAIN if self._n_rounds == _TRIED else 1):
             self._pause = _PAUSE
-            return RoundPlan(depth, self._n_rounds, self._most_doubt(depth))
+            return RoundPlan(draft_length, self._n_rounds, self._most_doubt(draft_length))
         # a try now and then: what comes may be easier
         self._left, self._pause = self._pause, min(_GROWTH * self._pause, _LONGEST_PAUSE)
         self._n_rounds = _TRIED
         return RoundPlan(0, 1)
 
-    def tell_steps(self, n_tokens: int, seconds: float) -> None:
+    def record_steps(self, n_tokens: int, seconds: float) -> None:
         """See DraftLengthPolicy."""
         self._n_all += n_tokens
         self._n_behind += n_tokens
@@ -227,80 +227,86 @@ class AdaptiveDraftLength:
         self._left = max(0, self._left - n_tokens)
         self._step.add(seconds / n_tokens)
 
-    def tell_rounds(self, depth: int, seconds: float, tally: RoundStats, *, once: float = 0.0) -> None:
+    def record_rounds(self, draft_length: int, seconds: float, stats: RoundStats, *, once: float = 0.0) -> None:
         """See DraftLengthPolicy."""
-        n_rounds, n_verified, n_accepted = tally.n_rounds, tally.n_verified, tally.n_accepted
-        n_drafted = tally.n_drafted / n_rounds or depth  # to look for tokens has its cost where none come to mind, too
-        self._count_loss(depth, n_drafted, seconds, tally, once)
+        n_rounds, n_verified, n_accepted = stats.n_rounds, stats.n_verified, stats.n_accepted
+        n_drafted = (
+            stats.n_drafted / n_rounds or draft_length
+        )  # to look for tokens has its cost where none come to mind, too
+        self._count_loss(draft_length, n_drafted, seconds, stats, once)
         # where nothing was verified, nothing came to a proposer's mind; what a try shows counts for more than it is
         weight = max(n_verified, 1) * (_OF_A_TRY if self._to_try > 0 else 1)
         expected = self._tokens(n_drafted)
         self._accepted.add(n_accepted / n_verified if n_verified else 0.0, weight)
-        self._realism.add((n_accepted / n_rounds + 1) / expected, n_rounds / tally.n_sequences)
-        if tally.uncertainty > 0:
+        self._realism.add((n_accepted / n_rounds + 1) / expected, n_rounds / stats.n_sequences)
+        if stats.uncertainty > 0:
             self._rejected.add(1 - n_accepted / n_verified, n_verified)
-            self._doubt.add(tally.uncertainty / n_verified, n_verified)
-        self._add_cost(depth, n_drafted, seconds, n_rounds)
+            self._doubt.add(stats.uncertainty / n_verified, n_verified)
+        self._add_cost(draft_length, n_drafted, seconds, n_rounds)
         self._n_behind = 0
         self._n_tokens += n_accepted + n_rounds
         if self._n_tokens > self._retimed:
             self._n_tokens, self._retimed = 0, min(2 * self._retimed, _LONGEST_RETIMED)
             self._step.renew()
 
-    def _count_loss(self, depth: int, n_drafted: float, seconds: float, tally: RoundStats, once: float) -> None:
+    def _count_loss(self, draft_length: int, n_drafted: float, seconds: float, stats: RoundStats, once: float) -> None:
         """Add what rounds took to what was lost, and take from it what plain steps would have taken."""
-        n_rounds = tally.n_rounds / tally.n_sequences
-        n_tokens = n_rounds + tally.n_accepted / tally.n_sequences
+        n_rounds = stats.n_rounds / stats.n_sequences
+        n_tokens = n_rounds + stats.n_accepted / stats.n_sequences
         # what takes much longer has another cause
         if self._costs and self._to_try != _CATCHES_UP:
-            most = 1.5 * (self._step.value + n_drafted * self._token_cost(depth))
+            most = 1.5 * (self._step.value + n_drafted * self._token_cost(draft_length))
         else:
             most = self._step.value * (n_drafted + _VERIFY + self._n_behind / n_rounds)
         self._lost = max(0.0, self._lost + min(seconds, most) * n_rounds + once - n_tokens * self._step.value)
         self._n_all += round(n_tokens)
 
-    def _add_cost(self, depth: int, n_drafted: float, seconds: float, n_rounds: int) -> None:
+    def _add_cost(self, draft_length: int, n_drafted: float, seconds: float, n_rounds: int) -> None:
         """Learn what a drafted token costs, or feeding the draft in the first round of a trial."""
         if self._to_try == _CATCHES_UP:
             self._to_try = _TRIED
             if self._costs and self._n_behind:
-                rest = seconds - self._step.value - n_drafted * self._token_cost(depth)
+                rest = seconds - self._step.value - n_drafted * self._token_cost(draft_length)
                 self._catch_up.add(max(0.0, rest) / self._n_behind)
             return
-        self._costs.setdefault(depth, _Cost()).add((seconds - self._step.value) / n_drafted)
-        self._n_rounds = min(2 * self._n_rounds, MOST_ROUNDS) if self._to_try == 0 else _TRIED
+        self._costs.setdefault(draft_length, _Cost()).add((seconds - self._step.value) / n_drafted)
+        self._n_rounds = min(2 * self._n_rounds, MAX_ROUNDS) if self._to_try == 0 else _TRIED
         self._to_try = max(0, self._to_try - n_rounds)
 
-    def _may_try(self, outset: InitialEstimate) -> bool:
+    def _may_try(self, initial: InitialEstimate) -> bool:
         """Whether what a trial may cost, and what was lost before, are little beside what there is to decode."""
-        step, draft_step = self._step.value, outset.draft_share * self._step.value
+        step, draft_step = self._step.value, initial.draft_share * self._step.value
         drafting = _FIRST * self._token_cost(_FIRST) if self._costs else (_VERIFY - 1) * step + _FIRST * draft_step
-        each = step + drafting + outset.host_seconds - self._least_tokens() * step
+        each = step + drafting + initial.host_seconds - self._least_tokens() * step
         catching_up = self._n_behind * (self._catch_up.value if self._catch_up.is_begun else _CATCH_UP * draft_step)
-        n_tokens = self._n_all + min(outset.n_left, _NEXT)
+        n_tokens = self._n_all + min(initial.n_left, _NEXT)
         return self._lost + _CATCHES_UP * each + catching_up <= _RISK * n_tokens * step
 
     def _least_tokens(self) -> float:
         """That a round of a trial is expected to give if the draft agrees less than most do, or as it did before."""
         return self._realism.value * self._tokens(_FIRST) if self._costs else (1 - 0.5 ** (_FIRST + 1)) / (1 - 0.5)
 
-    def _tokens(self, depth: float) -> float:
+    def _tokens(self, draft_length: float) -> float:
         """That a round is expected to give, if all tokens are alike."""
         accepted = min(self._accepted.value, 1 - 1e-9)
-        return (1 - math.pow(accepted, depth + 1)) / (1 - accepted)
+        return (1 - math.pow(accepted, draft_length + 1)) / (1 - accepted)
 
-    def _token_cost(self, depth: int) -> float:
+    def _token_cost(self, draft_length: int) -> float:
         """Seconds of a drafted token, by rounds of this depth, or else of the nearest that was tried."""
-        nearest = min(self._costs, key=lambda tried: abs(tried - depth))
+        nearest = min(self._costs, key=lambda tried: abs(tried - draft_length))
         return max(self._costs[nearest].value, 0.0)
 
-    def _speed(self, depth: int) -> float:
+    def _speed(self, draft_length: int) -> float:
         """Tokens a second that rounds of a depth are expected to give."""
-        return self._realism.value * self._tokens(depth) / (self._step.value + depth * self._token_cost(depth))
+        return (
+            self._realism.value
+            * self._tokens(draft_length)
+            / (self._step.value + draft_length * self._token_cost(draft_length))
+        )
 
-    def _most_doubt(self, depth: int) -> float:
+    def _most_doubt(self, draft_length: int) -> float:
         """After which one more token is not worth its time."""
-        least_chance = self._token_cost(depth) * self._speed(depth)  # that it stays
+        least_chance = self._token_cost(draft_length) * self._speed(draft_length)  # that it stays
         return max(0.0, -math.log(max(least_chance, 1e-9))) * self._doubt.value / max(self._rejected.value, 1e-9)
 
 

@@ -140,8 +140,10 @@ def open_draft(
         drafting = yield from _advised(drafting, target, drafted, settings)
     if drafting is None:
         return None
-    if target.model.kv_dtype is torch.int8 and (drafting.depth or 0) > KEY_BLOCK:
-        raise UsageError(f"--speculate-k may be up to {KEY_BLOCK} with int8 keys and values, not {drafting.depth}.")
+    if target.model.kv_dtype is torch.int8 and (drafting.draft_length or 0) > KEY_BLOCK:
+        raise UsageError(
+            f"--speculate-k may be up to {KEY_BLOCK} with int8 keys and values, not {drafting.draft_length}."
+        )
     if drafting.draft == NGRAM:
         proposer: Proposer = NGram(drafted.n_rows)
         seconds, is_replicated = 0.0, False
@@ -151,10 +153,10 @@ def open_draft(
         )
         proposer = DraftModel(model, drafted.n_rows)
         is_replicated = model.group.size < runtime.group.size
-    depth: DraftLengthPolicy = BroadcastDraftLength(AdaptiveDraftLength(), runtime.group)
-    if drafting.depth is not None:
-        depth = FixedDraftLength(drafting.depth)
-    return Speculation(proposer, depth, drafting=drafting, load_seconds=seconds, is_replicated=is_replicated)
+    policy: DraftLengthPolicy = BroadcastDraftLength(AdaptiveDraftLength(), runtime.group)
+    if drafting.draft_length is not None:
+        policy = FixedDraftLength(drafting.draft_length)
+    return Speculation(proposer, policy, drafting=drafting, load_seconds=seconds, is_replicated=is_replicated)
 
 
 def _advised(
@@ -169,7 +171,7 @@ def _advised(
     if advice.draft is None:
         yield Note(f"Draft: none, as advised at batch {advice.batch_size}, temperature {advice.temperature:g}")
         return None
-    return DraftOptions(advice.draft, drafting.depth if drafting.has_own_depth else advice.k)
+    return DraftOptions(advice.draft, drafting.draft_length if drafting.has_own_draft_length else advice.k)
 
 
 def open_draft_model(

@@ -24,7 +24,7 @@ from gptfast_cli.core.engine.request import Request
 from gptfast_cli.core.engine.runner import AHEAD_SECONDS, Runner, native_choice
 from gptfast_cli.core.engine.sampling import ACCEPTANCE, SamplingContext, distribution, most_probable, token_logprobs
 from gptfast_cli.core.engine.speculative.draft_length import (
-    MOST_ROUNDS,
+    MAX_ROUNDS,
     DraftLengthPolicy,
     DraftOptions,
     InitialEstimate,
@@ -52,27 +52,27 @@ def round_limits(plan: RoundPlan, n_left: int, n_rounds: int) -> RoundLimits:
 
     A round that ends for doubt may go on for longer than what pays on average while the draft is sure.
     """
-    depth = plan.depth if math.isinf(plan.max_uncertainty) else max(plan.depth, _IN_ONE_PASS)
-    return RoundLimits(max(1, min(n_rounds, plan.n_rounds)), min(depth, n_left - 1), plan.max_uncertainty)
+    draft_length = plan.draft_length if math.isinf(plan.max_uncertainty) else max(plan.draft_length, _IN_ONE_PASS)
+    return RoundLimits(max(1, min(n_rounds, plan.n_rounds)), min(draft_length, n_left - 1), plan.max_uncertainty)
 
 
-def run_rounds_native(target: Runner, draft: Runner, sequences: Rows[Request], extent: RoundLimits) -> NativeRounds:
+def run_rounds_native(target: Runner, draft: Runner, sequences: Rows[Request], limits: RoundLimits) -> NativeRounds:
     """Rounds of sequences that have the first rows of both; they are not told of it yet.
 
     The round after which one of them is over is the last.
     """
     texts = [_text(row, sequence, draft) for row, sequence in enumerate(sequences)]
     stops = frozenset().union(*(sequence.limits.stop_ids for sequence in sequences))
-    longest = max(text.n_held + len(text.rest) for text in texts) + (extent.n_rounds + 1) * (extent.depth + 1)
+    longest = max(text.n_held + len(text.rest) for text in texts) + (limits.n_rounds + 1) * (limits.draft_length + 1)
     with target.alone():
-        played = run_rounds(
-            target.side(len(texts), longest), draft.side(len(texts), longest), texts, extent, tuple(stops)
+        native = run_rounds(
+            target.side(len(texts), longest), draft.side(len(texts), longest), texts, limits, tuple(stops)
         )
-    for row, (text, n_held) in enumerate(zip(texts, played.n_held, strict=True)):
-        given = [token for each in played.rounds for token in each[row].tokens]
+    for row, (text, n_held) in enumerate(zip(texts, native.n_held, strict=True)):
+        given = [token for each in native.rounds for token in each[row].tokens]
         target.hold(row, [text.rest[-1], *given[:-1]])
         draft.hold(row, [*text.rest, *given][: n_held - text.n_held])
-    return played
+    return native
 
 
 def _text(row: int, sequence: Request, draft: Runner) -> RoundRow:
@@ -84,7 +84,8 @@ def _text(row: int, sequence: Request, draft: Runner) -> RoundRow:
 
 Seconds = tuple[float, float, float]  # of drafting, verifying and sampling
 
-_HOST_SECONDS, _PLAYED_SECONDS = 300e-6, 50e-6  # of the first rounds, beside the models: step by step, or in one call
+_HOST_SECONDS = 300e-6  # first guess of a round's time beside the models, run step by step
+_NATIVE_HOST_SECONDS = 50e-6  # the same, for rounds run in one native call
 
 
 @dataclass(slots=True)
@@ -93,7 +94,7 @@ class RoundOutput:
 
     counts: list[int]
     n_bytes: int
-    tally: RoundStats = field(default_factory=RoundStats)
+    stats: RoundStats = field(default_factory=RoundStats)
 
 
 class Speculation:
@@ -102,7 +103,7 @@ class Speculation:
     def __init__(
         self,
         proposer: Proposer,
-        depth: DraftLengthPolicy,
+        policy: DraftLengthPolicy,
         *,
         drafting: DraftOptions | None = None,
         load_seconds: float = 0.0,
@@ -114,7 +115,7 @@ class Speculation:
         self.load_seconds = load_seconds  # of the proposer
         self.is_replicated = is_replicated
         self._proposer = proposer
-        self._depth = depth
+        self._policy = policy
         self._plan = RoundPlan(0, 1)
         self._may_draft = False  # the planned round is not of last tokens alone
         self._round_seconds: float | None = None  # of the last round
@@ -130,107 +131,113 @@ class Speculation:
         """The sequence of a row goes on in another."""
         self._proposer.move(source, target)
 
-    def depths(self, runner: Runner, sequences: Rows[Request]) -> list[int]:
+    def draft_lengths(self, runner: Runner, sequences: Rows[Request]) -> list[int]:
         """How many tokens to draft for each sequence; where it is 0 for all, a plain step is as good."""
-        plays = native_draft(self._proposer, runner, sequences) is not None
-        outset = InitialEstimate(
+        is_native = native_draft(self._proposer, runner, sequences) is not None
+        initial = InitialEstimate(
             max(sequence.n_left for sequence in sequences),
             self._proposer.bytes_per_step / runner.step_bytes(len(sequences)),
-            _PLAYED_SECONDS if plays else _HOST_SECONDS,
+            _NATIVE_HOST_SECONDS if is_native else _HOST_SECONDS,
         )
-        self._plan = self._depth.next(outset)
-        depths = [min(self._plan.depth, sequence.n_left - 1) for sequence in sequences]
-        self._may_draft = any(depths)
-        return depths
+        self._plan = self._policy.next(initial)
+        draft_lengths = [min(self._plan.draft_length, sequence.n_left - 1) for sequence in sequences]
+        self._may_draft = any(draft_lengths)
+        return draft_lengths
 
-    def tell_steps(self, counts: Rows[int], seconds: float) -> None:
+    def record_steps(self, counts: Rows[int], seconds: float) -> None:
         """Plain steps gave each sequence so many tokens, as planned or because nothing was drafted."""
         self.rounds.n_plain_tokens += sum(counts)
-        if self._plan.depth == 0:
-            self._depth.tell_steps(counts[0], seconds)
+        if self._plan.draft_length == 0:
+            self._policy.record_steps(counts[0], seconds)
         elif self._may_draft:
-            depth, each = self._plan.depth, seconds / counts[0]
-            self._depth.tell_rounds(depth, each, RoundStats(n_rounds=len(counts), n_sequences=len(counts)))
+            draft_length, each = self._plan.draft_length, seconds / counts[0]
+            self._policy.record_rounds(draft_length, each, RoundStats(n_rounds=len(counts), n_sequences=len(counts)))
 
-    def run(self, runner: Runner, sequences: Rows[Request], depths: Rows[int]) -> RoundOutput | None:
+    def run(self, runner: Runner, sequences: Rows[Request], draft_lengths: Rows[int]) -> RoundOutput | None:
         """A round, or as many as two native models play by themselves in a moment; None where nothing was drafted."""
         draft = native_draft(self._proposer, runner, sequences)
         began = time.perf_counter()
         if draft is None:
-            outcome = self._round(runner, sequences, depths)
+            outcome = self._round(runner, sequences, draft_lengths)
         else:
-            outcome = self._play(runner, draft, sequences, max(depths))
+            outcome = self._run_native(runner, draft, sequences, max(draft_lengths))
         if outcome is None:
             return None
-        gain, seconds = outcome
+        output, seconds = outcome
         host = max(0.0, time.perf_counter() - began - sum(seconds))  # all is done: its tokens are here
         self.rounds.draft_seconds += seconds[0]
         self.rounds.verify_seconds += seconds[1]
         self.rounds.sample_seconds += seconds[2]
         self.rounds.host_seconds += host
-        n_rounds = gain.tally.n_rounds / len(sequences)
+        n_rounds = output.stats.n_rounds / len(sequences)
         self._round_seconds = sum(seconds) / n_rounds
         # what a call costs beside its rounds is shared by as many as there will be in one
-        most = min(MOST_ROUNDS, AHEAD_SECONDS / self._round_seconds)
+        most = min(MAX_ROUNDS, AHEAD_SECONDS / self._round_seconds)
         each_host = host / (n_rounds if draft is None else max(n_rounds, most))
-        gain.tally.n_sequences = len(sequences)
-        self._depth.tell_rounds(
-            max(depths), self._round_seconds + each_host, gain.tally, once=host - each_host * n_rounds
+        output.stats.n_sequences = len(sequences)
+        self._policy.record_rounds(
+            max(draft_lengths), self._round_seconds + each_host, output.stats, once=host - each_host * n_rounds
         )
-        return gain
+        return output
 
-    def _round(self, runner: Runner, sequences: Rows[Request], depths: Rows[int]) -> tuple[RoundOutput, Seconds] | None:
+    def _round(
+        self, runner: Runner, sequences: Rows[Request], draft_lengths: Rows[int]
+    ) -> tuple[RoundOutput, Seconds] | None:
         """Draft, verify and choose on the device, and only then look at what came of it."""
-        device, draws = runner.model.device, [sequence.next_draw for sequence in sequences]
+        device, contexts = runner.model.device, [sequence.next_draw for sequence in sequences]
         splits = Splits(device)
         with phase("draft"), runner.alone():
-            proposals = self._proposer.propose(draws, depths)
+            proposals = self._proposer.propose(contexts, draft_lengths)
             drafted = [proposal.tokens.to(device, non_blocking=True) for proposal in proposals]
         if not any(map(len, drafted)):
             return None
         splits.mark()
-        last = torch.split(to_device([draw.generated[-1] for draw in draws], torch.int64, device), 1)
-        gain = RoundOutput([], runner.step_bytes(len(draws)) + self._plan.depth * self._proposer.bytes_per_step)
+        last = torch.split(to_device([context.generated[-1] for context in contexts], torch.int64, device), 1)
+        output = RoundOutput(
+            [], runner.step_bytes(len(contexts)) + self._plan.draft_length * self._proposer.bytes_per_step
+        )
         fed = [torch.cat(each) for each in zip(last, drafted, strict=True)]
-        needs_laws = not all(draw.sampler.sampling.is_greedy for draw in draws)
-        logits = runner.extend(fed, needs_laws=needs_laws)
+        needs_probs = not all(context.sampler.sampling.is_greedy for context in contexts)
+        logits = runner.extend(fed, needs_probs=needs_probs)
         splits.mark()
         with phase("sample"), runner.alone():
-            laws = [proposal.probabilities for proposal in proposals]
-            outcomes = [_verified(*each) for each in zip(logits, draws, drafted, laws, strict=True)]
+            draft_probs = [proposal.probabilities for proposal in proposals]
+            outcomes = [_verified(*each) for each in zip(logits, contexts, drafted, draft_probs, strict=True)]
             splits.mark()
             told = _told(outcomes, drafted)
         for row, (sequence, (tokens, overlap)) in enumerate(zip(sequences, told, strict=True)):
-            gain.counts.append(_give(sequence, tokens, runner.model, logits[row]))
-            self._count(gain, len(drafted[row]), len(tokens) - 1, gain.counts[-1], overlap)
+            output.counts.append(_give(sequence, tokens, runner.model, logits[row]))
+            self._count(output, len(drafted[row]), len(tokens) - 1, output.counts[-1], overlap)
             runner.truncate_to(row, sequence.prompt, sequence.generated)
         drafting, verifying, sampling = splits.seconds
-        return gain, (drafting, verifying, sampling)
+        return output, (drafting, verifying, sampling)
 
-    def _play(self, runner: Runner, draft: Runner, sequences: Rows[Request], depth: int) -> tuple[RoundOutput, Seconds]:
-        each = self._round_seconds or runner.guessed_seconds + depth * draft.guessed_seconds
+    def _run_native(
+        self, runner: Runner, draft: Runner, sequences: Rows[Request], draft_length: int
+    ) -> tuple[RoundOutput, Seconds]:
+        each = self._round_seconds or runner.guessed_seconds + draft_length * draft.guessed_seconds
         before = runner.step_bytes(len(sequences))
         n_left = max(sequence.n_left for sequence in sequences)
-        played = run_rounds_native(
+        native = run_rounds_native(
             runner, draft, sequences, round_limits(self._plan, n_left, int(AHEAD_SECONDS / each))
         )
         each_bytes = (before + runner.step_bytes(len(sequences))) // 2
-        gain = RoundOutput([0] * len(sequences), len(played.rounds) * each_bytes)
-        for rounds in played.rounds:
+        output = RoundOutput([0] * len(sequences), len(native.rounds) * each_bytes)
+        for rounds in native.rounds:
             for row, (sequence, told) in enumerate(zip(sequences, rounds, strict=True)):
                 n_given = _give(sequence, told.tokens, runner.model)
-                gain.counts[row] += n_given
-                self._count(gain, told.n_drafted, len(told.tokens) - 1, n_given, told.overlap)
-                gain.tally.uncertainty += told.uncertainty
-        gain.n_bytes += gain.tally.n_drafted // len(sequences) * self._proposer.bytes_per_step
-        return gain, played.seconds
+                output.counts[row] += n_given
+                self._count(output, told.n_drafted, len(told.tokens) - 1, n_given, told.overlap)
+                output.stats.uncertainty += told.uncertainty
+        output.n_bytes += output.stats.n_drafted // len(sequences) * self._proposer.bytes_per_step
+        return output, native.seconds
 
-    def _count(self, gain: RoundOutput, n_drafted: int, n_accepted: int, n_given: int, overlap: float) -> None:
-        tally = gain.tally
-        tally.n_rounds += 1
-        tally.n_drafted += n_drafted
-        tally.n_accepted += n_accepted
-        tally.n_verified += min(n_accepted + 1, n_drafted)
+    def _count(self, output: RoundOutput, n_drafted: int, n_accepted: int, n_given: int, overlap: float) -> None:
+        stats = output.stats
+        stats.n_rounds += 1
+        stats.n_drafted += n_drafted
+        stats.n_accepted += n_accepted
+        stats.n_verified += min(n_accepted + 1, n_drafted)
         self.rounds.add(n_drafted, n_accepted, n_given, overlap)
 
 
@@ -249,21 +256,21 @@ def _give(sequence: Request, tokens: Rows[int], model: Decoder, logits: Logits |
     return len(tokens)
 
 
-def _verified(logits: Logits, draw: SamplingContext, drafted: Tensor, q: Tensor | None) -> Verification:
+def _verified(logits: Logits, context: SamplingContext, drafted: Tensor, q: Tensor | None) -> Verification:
     """The verification of one row, which has logits before each drafted token and after all; its draft drew from q."""
     device, n_drafted = drafted.device, len(drafted)
-    depth = torch.full((1,), n_drafted, device=device)
-    if draw.sampler.sampling.is_greedy:
-        return verify_greedy(most_probable(logits, draw, drafted).unsqueeze(0), drafted.unsqueeze(0), depth)
+    draft_length = torch.full((1,), n_drafted, device=device)
+    if context.sampler.sampling.is_greedy:
+        return verify_greedy(most_probable(logits, context, drafted).unsqueeze(0), drafted.unsqueeze(0), draft_length)
     if q is None:
         q = torch.zeros(n_drafted, logits.vocab_size, device=device).scatter_(1, drafted.unsqueeze(-1), 1.0)
     return verify(
-        distribution(logits, draw, drafted).unsqueeze(0),
+        distribution(logits, context, drafted).unsqueeze(0),
         q.to(device).unsqueeze(0),
         drafted.unsqueeze(0),
-        depth,
-        acceptance_uniforms=_uniforms([draw.uniform(n, ACCEPTANCE) for n in range(n_drafted)], device),
-        token_uniforms=_uniforms([draw.uniform(n) for n in range(n_drafted + 1)], device),
+        draft_length,
+        acceptance_uniforms=_uniforms([context.uniform(n, ACCEPTANCE) for n in range(n_drafted)], device),
+        token_uniforms=_uniforms([context.uniform(n) for n in range(n_drafted + 1)], device),
     )
 
 

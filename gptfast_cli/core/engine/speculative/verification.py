@@ -30,48 +30,48 @@ class Verification:
 
 
 def verify(
-    p: Tensor, q: Tensor, drafted: Tensor, depths: Tensor, *, acceptance_uniforms: Tensor, token_uniforms: Tensor
+    p: Tensor, q: Tensor, drafted: Tensor, draft_lengths: Tensor, *, acceptance_uniforms: Tensor, token_uniforms: Tensor
 ) -> Verification:
     """Verify rows of drafted tokens, of which row r has depths[r]; what stands behind these counts for nothing.
 
     p:                   [rows, depth + 1, vocab] probabilities of the target
     q:                   [rows, depth, vocab] those that the drafted tokens [rows, depth] int64 were drawn from; zeros
                          where a draft could not tell: what it drafted there does not stay
-    depths:              [rows] int64
+    draft_lengths:              [rows] int64
     acceptance_uniforms: [rows, depth] numbers in [0, 1), unrelated to those that the tokens were drawn with
     token_uniforms:      [rows, depth + 1], unrelated to all of these
     """
-    depth, at = drafted.shape[1], drafted.unsqueeze(-1)
-    p_drafted, q_drafted = p[:, :depth].gather(-1, at).squeeze(-1), q.gather(-1, at).squeeze(-1)
+    draft_length, at = drafted.shape[1], drafted.unsqueeze(-1)
+    p_drafted, q_drafted = p[:, :draft_length].gather(-1, at).squeeze(-1), q.gather(-1, at).squeeze(-1)
     # "<": the smallest uniform is 0, and must not accept what the target never says
     is_accepted = (acceptance_uniforms * q_drafted < p_drafted) & (q_drafted > 0)
-    n_accepted = _leading(is_accepted, depths)
+    n_accepted = _leading(is_accepted, draft_lengths)
     rows = torch.arange(len(p), device=p.device)
     p_next = p[rows, n_accepted]
     behind = q.new_zeros(len(q), 1, q.shape[-1])  # after all of them nothing was drafted: what is left of p is p
     q_next = torch.cat([q, behind], dim=1)[rows, n_accepted]
-    q_next = torch.where((n_accepted < depths).unsqueeze(-1), q_next, 0)
+    q_next = torch.where((n_accepted < draft_lengths).unsqueeze(-1), q_next, 0)
     rest = (p_next - q_next).clamp(min=0)
     # nothing is left where both laws are equal but for rounding
     rest = torch.where(rest.sum(dim=-1, keepdim=True) == 0, p_next, rest)
     tokens = sample_inverse_cdf(rest, token_uniforms[rows, n_accepted])
-    chances = torch.minimum(p[:, :depth], q).sum(dim=-1).nan_to_num(0)
-    places = torch.arange(depth, device=p.device)
-    is_looked_at = places < torch.minimum(n_accepted + 1, depths).unsqueeze(-1)
+    chances = torch.minimum(p[:, :draft_length], q).sum(dim=-1).nan_to_num(0)
+    places = torch.arange(draft_length, device=p.device)
+    is_looked_at = places < torch.minimum(n_accepted + 1, draft_lengths).unsqueeze(-1)
     return Verification(n_accepted, tokens, torch.where(is_looked_at, chances, 0).sum(dim=-1))
 
 
-def verify_greedy(best: Tensor, drafted: Tensor, depths: Tensor) -> Verification:
+def verify_greedy(best: Tensor, drafted: Tensor, draft_lengths: Tensor) -> Verification:
     """The same where the target takes its most probable tokens, `best` [rows, depth + 1] int64: equal ones stay."""
     is_equal = best[:, : drafted.shape[1]] == drafted
-    n_accepted = _leading(is_equal, depths)
+    n_accepted = _leading(is_equal, draft_lengths)
     tokens = best[torch.arange(len(best), device=best.device), n_accepted]
     return Verification(n_accepted, tokens, n_accepted.float())
 
 
-def _leading(is_accepted: Tensor, depths: Tensor) -> Tensor:
+def _leading(is_accepted: Tensor, draft_lengths: Tensor) -> Tensor:
     """How many of each row are accepted before the first that is not, or that was not drafted."""
-    is_drafted = torch.arange(is_accepted.shape[1], device=is_accepted.device) < depths.unsqueeze(-1)
+    is_drafted = torch.arange(is_accepted.shape[1], device=is_accepted.device) < draft_lengths.unsqueeze(-1)
     return (is_accepted & is_drafted).long().cumprod(dim=-1).sum(dim=-1)
 
 
@@ -113,14 +113,14 @@ class Rounds:
         return self._outcomes.total()
 
     @property
-    def deepest(self) -> int:
+    def max_draft_length(self) -> int:
         """Tokens drafted in a round, at most."""
         return max((drafted for drafted, _ in self._outcomes), default=0)
 
     @property
     def histogram(self) -> list[int]:
         """Rounds by how many tokens they accepted, from 0 on."""
-        counts = [0] * (self.deepest + 1)
+        counts = [0] * (self.max_draft_length + 1)
         for (_, accepted), n in self._outcomes.items():
             counts[accepted] += n
         return counts
@@ -135,7 +135,7 @@ class Rounds:
                 sum(n for (drafted, accepted), n in outcomes if drafted > place and accepted >= place),
                 sum(n for (_, accepted), n in outcomes if accepted > place),
             )
-            for place in range(self.deepest)
+            for place in range(self.max_draft_length)
         ]
 
     @property

@@ -34,7 +34,7 @@ class Proposer(Protocol):
         """A sequence with this prompt takes a row."""
         ...
 
-    def propose(self, draws: Sequence[SamplingContext], depths: Sequence[int]) -> list[Proposal]:
+    def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         """Draft up to so many tokens after those of each of the first rows; fewer, or none, are as good."""
         ...
 

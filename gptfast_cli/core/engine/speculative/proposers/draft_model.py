@@ -32,64 +32,74 @@ class DraftModel:
         for first in range(n_known, len(prompt), PREFILL_CHUNK):
             self.runner.prefill(row, prompt[first : first + PREFILL_CHUNK])
 
-    def propose(self, draws: Sequence[SamplingContext], depths: Sequence[int]) -> list[Proposal]:
+    def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         """See Proposer."""
-        depth = max(depths)
+        draft_length = max(draft_lengths)
         # what is held may end in tokens that were drafted in vain
-        fed = [self.runner.truncate_to(row, draw.prompt, draw.generated) for row, draw in enumerate(draws)]
-        if self.runner.runs_ahead and all(draw.sampler.sampling.repetition_penalty == 1 for draw in draws):
-            return self._ahead(fed, draws, depths)
-        return [_shortened(*each) for each in zip(self._one_by_one(fed, draws, depth), depths, strict=True)]
+        fed = [self.runner.truncate_to(row, context.prompt, context.generated) for row, context in enumerate(contexts)]
+        if self.runner.runs_ahead and all(context.sampler.sampling.repetition_penalty == 1 for context in contexts):
+            return self._ahead(fed, contexts, draft_lengths)
+        return [
+            _shortened(*each) for each in zip(self._one_by_one(fed, contexts, draft_length), draft_lengths, strict=True)
+        ]
 
     def move(self, source: int, target: int) -> None:
         """See Proposer."""
         self.runner.move(source, target)
 
-    def _ahead(self, fed: list[list[int]], draws: Sequence[SamplingContext], depths: Sequence[int]) -> list[Proposal]:
+    def _ahead(
+        self, fed: list[list[int]], contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]
+    ) -> list[Proposal]:
         """All of it in one call of a model that chooses by itself; it never ends for doubt."""
-        samplings = [draw.sampler.sampling for draw in draws]
-        uniforms = [[draw.uniform(step, PROPOSAL) for draw in draws] for step in range(max(depths))]
-        needs_law = not all(sampling.is_greedy for sampling in samplings)
-        chosen = self.runner.run_ahead(fed, samplings, uniforms, keep_logits=needs_law)
+        samplings = [context.sampler.sampling for context in contexts]
+        uniforms = [[context.uniform(step, PROPOSAL) for context in contexts] for step in range(max(draft_lengths))]
+        needs_probs = not all(sampling.is_greedy for sampling in samplings)
+        chosen = self.runner.run_ahead(fed, samplings, uniforms, keep_logits=needs_probs)
         proposals = []
-        for row, (draw, depth) in enumerate(zip(draws, depths, strict=True)):
-            drafted = [step[row] for step in chosen.tokens[:depth]]
+        for row, (context, draft_length) in enumerate(zip(contexts, draft_lengths, strict=True)):
+            drafted = [step[row] for step in chosen.tokens[:draft_length]]
             if self._vocab_size in drafted:  # the draft's output was no number
                 del drafted[drafted.index(self._vocab_size) :]
             tokens = torch.tensor(drafted, dtype=torch.int64)
-            logits = None if draw.sampler.sampling.is_greedy or not drafted else chosen.logits
-            laws = None if logits is None else distribution(Logits(logits[: len(drafted), row]), draw, tokens[:-1])
-            proposals.append(Proposal(tokens, laws))
+            logits = None if context.sampler.sampling.is_greedy or not drafted else chosen.logits
+            draft_probs = (
+                None if logits is None else distribution(Logits(logits[: len(drafted), row]), context, tokens[:-1])
+            )
+            proposals.append(Proposal(tokens, draft_probs))
         return proposals
 
-    def _one_by_one(self, fed: list[list[int]], draws: Sequence[SamplingContext], depth: int) -> list[Proposal]:
+    def _one_by_one(
+        self, fed: list[list[int]], contexts: Sequence[SamplingContext], draft_length: int
+    ) -> list[Proposal]:
         """Token by token, none of which leaves the device; nor does a doubt, so that none ends a round."""
         device = self.runner.model.device
         uniforms = to_device(
-            [draw.uniform(step, PROPOSAL) for draw in draws for step in range(depth)], widest(device), device
-        ).view(len(draws), depth)
+            [context.uniform(step, PROPOSAL) for context in contexts for step in range(draft_length)],
+            widest(device),
+            device,
+        ).view(len(contexts), draft_length)
         feeding = [to_device(tokens, torch.int64, device) for tokens in fed]
-        tokens = [torch.empty(0, dtype=torch.int64, device=device)] * len(draws)
-        laws: list[list[Tensor]] = [[] for _ in draws]
-        needs_laws = not all(draw.sampler.sampling.is_greedy for draw in draws)
-        for step in range(depth):
-            logits = self.runner.extend(feeding, needs_laws=needs_laws)
-            for row, draw in enumerate(draws):
+        tokens = [torch.empty(0, dtype=torch.int64, device=device)] * len(contexts)
+        draft_probs: list[list[Tensor]] = [[] for _ in contexts]
+        needs_probs = not all(context.sampler.sampling.is_greedy for context in contexts)
+        for step in range(draft_length):
+            logits = self.runner.extend(feeding, needs_probs=needs_probs)
+            for row, context in enumerate(contexts):
                 last = logits[row].rows(slice(-1, None))
-                if draw.sampler.sampling.is_greedy:
-                    feeding[row] = most_probable(last, draw, tokens[row])
+                if context.sampler.sampling.is_greedy:
+                    feeding[row] = most_probable(last, context, tokens[row])
                 else:
-                    laws[row].append(distribution(last, draw, tokens[row]).nan_to_num(0))
-                    feeding[row] = sample_inverse_cdf(laws[row][-1], uniforms[row, step : step + 1])
+                    draft_probs[row].append(distribution(last, context, tokens[row]).nan_to_num(0))
+                    feeding[row] = sample_inverse_cdf(draft_probs[row][-1], uniforms[row, step : step + 1])
                 # where the output was no number, any token will do: it is not accepted
                 feeding[row] = feeding[row].clamp(max=self._vocab_size - 1)
                 tokens[row] = torch.cat([tokens[row], feeding[row]])
         return [
             Proposal(own, torch.cat(distribution) if distribution else None)
-            for own, distribution in zip(tokens, laws, strict=True)
+            for own, distribution in zip(tokens, draft_probs, strict=True)
         ]
 
 
-def _shortened(proposal: Proposal, depth: int) -> Proposal:
+def _shortened(proposal: Proposal, draft_length: int) -> Proposal:
     p = proposal.probabilities
-    return Proposal(proposal.tokens[:depth], None if p is None else p[:depth])
+    return Proposal(proposal.tokens[:draft_length], None if p is None else p[:draft_length])

@@ -27,12 +27,12 @@ class NGram:
         self._rows[row] = _Index()
         self._rows[row].read(prompt)
 
-    def propose(self, draws: Sequence[SamplingContext], depths: Sequence[int]) -> list[Proposal]:
+    def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         """See Proposer."""
         proposals = []
-        for index, draw, depth in zip(self._rows, draws, depths, strict=False):
-            index.read(draw.generated[len(index.tokens) - len(draw.prompt) :])
-            proposals.append(Proposal(torch.tensor(index.followers(depth), dtype=torch.int64), None))
+        for index, context, draft_length in zip(self._rows, contexts, draft_lengths, strict=False):
+            index.read(context.generated[len(index.tokens) - len(context.prompt) :])
+            proposals.append(Proposal(torch.tensor(index.followers(draft_length), dtype=torch.int64), None))
         return proposals
 
     def move(self, source: int, target: int) -> None:
