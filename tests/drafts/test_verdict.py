@@ -24,7 +24,7 @@ UNCLEAR = Recommendation(0.0, 4, None, None, None, is_unclear=True)
 
 
 @pytest.mark.parametrize(
-    ("picks", "says"),
+    ("recommendations", "says"),
     [
         ([recommendation(1, "d", 4, 1.71)], "Use d, k = 4: 1.71x [1.66, 1.76] at batch 1"),
         (
