@@ -26,7 +26,7 @@ from gptfast_cli.core.engine.load import RANDOM_DTYPE
 from gptfast_cli.core.engine.shapes import KNOWN_SHAPES
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 
-README = Path(__file__).parents[2] / "README.md"
+BENCHMARKS = Path(__file__).parents[2] / "gptfast_cli" / "docs" / "benchmarks.md"
 A100 = Hardware(bandwidth=1.7e12, memory_bytes=80_000_000_000, link_bandwidth=200e9)
 CONTEXT = 208  # its cache has room for that many tokens, and each step reads all of it
 BITS = {"plain": 16, "int8": 8, "int4": 5}  # its int4 has a scale and a zero point of 16 bits each for 32 weights
@@ -73,7 +73,7 @@ class Published:
 
     @property
     def line(self) -> str:
-        """Its row in the README."""
+        """Its row in the benchmarks."""
         scheme = {"plain": "bfloat16", "int4": "int4 g32"}.get(self.scheme, self.scheme)
         return (
             f"| {self.shape} | {scheme} | {self.n_gpus} | {self.tok_s:.4g} | {self.expected:.4g} | "
@@ -157,12 +157,12 @@ def test_an_all_reduce_takes_the_faster_of_two_ways_played_through(
 
 
 @pytest.mark.parametrize("published", [*ONE_GPU, *SEVERAL_GPUS], ids=str)
-def test_the_readme_says_how_far_the_plan_is_from_what_gpt_fast_measured(published: Published) -> None:
-    assert published.line in README.read_text()
+def test_the_benchmarks_say_how_far_the_plan_is_from_what_gpt_fast_measured(published: Published) -> None:
+    assert published.line in BENCHMARKS.read_text()
 
 
-def test_the_readme_states_the_errors() -> None:
-    text = " ".join(README.read_text().split())
+def test_the_benchmarks_state_the_errors() -> None:
+    text = " ".join(BENCHMARKS.read_text().split())
     rows = [*ONE_GPU, *SEVERAL_GPUS]
     assert f"for all rows by {stated([row.error for row in rows])}" in text
     assert f"from which nothing was taken, by {stated([row.error for row in SEVERAL_GPUS])}" in text

@@ -1,25 +1,32 @@
-"""Measured samples of the README say where they were measured, and the tool that writes them finds each."""
+"""Measured samples of the documentation say where they were measured, and the tool that writes them finds each."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-from speed.samples import SAMPLE, shown
+from speed.samples import PAGES, SAMPLE, shown
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 
 
-def test_every_sample_that_names_a_speed_is_written_by_the_tool() -> None:
-    found = {sample["command"] for sample in SAMPLE.finditer(README)}
-    blocks = re.findall(r"```console\n\$ ((?:.*\\\n)*.*)\n([\s\S]*?)```", README)
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_sample_that_names_a_speed_is_written_by_the_tool(page: str) -> None:
+    text = TEXTS[page]
+    found = {sample["command"] for sample in SAMPLE.finditer(text)}
+    blocks = re.findall(r"```console\n\$ ((?:.*\\\n)*.*)\n([\s\S]*?)```", text)
     timed = {command for command, output in blocks if re.search(r"tok/s|speed-up", output) and "--plan" not in command}
-    assert timed and timed == {command for command in found if command in timed}
-    assert README.count("<!-- sample") == len(found)
+    assert timed == {command for command in found if command in timed}
+    assert text.count("<!-- sample") - text.count("`<!-- sample") == len(found)
 
 
-def test_each_sample_tells_the_level_of_the_memory_and_the_commit() -> None:
-    for sample in SAMPLE.finditer(README):
+def test_the_pages_of_the_commands_that_measure_speed_have_samples() -> None:
+    for page in ("README.md", "generate.md", "speculate.md", "bench.md", "distributed.md"):
+        assert SAMPLE.search(TEXTS[page]), page
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_each_sample_tells_the_level_of_the_memory_and_the_commit(page: str) -> None:
+    for sample in SAMPLE.finditer(TEXTS[page]):
         assert re.search(r"memory reads [\d.]+ GB/s before and [\d.]+ after", " ".join(sample["about"].split()))
         assert re.search(r"commit [0-9a-f]{10}", " ".join(sample["about"].split()))
 

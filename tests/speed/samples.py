@@ -1,14 +1,17 @@
-"""Writes the measured samples of a document: runs the command of each, and puts in what it prints on this machine.
+"""Rewrites the measured samples of the documentation: runs each command and inserts its output on this machine.
 
-    PYTHONPATH=.:tests python tests/speed/samples.py [README.md ...] [--only WORD]
+    PYTHONPATH=.:tests python tests/speed/samples.py [PAGE ...] [--only WORD]
 
-A sample is a console block below a comment, and a line of its own below it that says where it was measured:
+Without a PAGE it takes the README and all pages of gptfast_cli/docs.
 
-    <!-- sample -->                                    all that the command prints
-    <!-- sample: decode | Validation runs -->          only paragraphs that begin so; "..." stands for the others
+A sample is a console block below a comment, followed by a line that says where it was measured:
 
-`--only` takes the samples whose command has the word. Each is run once, with a store of its own, in 80 columns; what
-the memory reads just before and just after is in the line below, as it differs between levels on shared machines.
+    <!-- sample -->                                    the whole output
+    <!-- sample: decode | Validation runs -->          only paragraphs that start so; "..." stands for the others
+
+`--only` selects samples whose command contains the word. Each command runs once, with its own store, in 80 columns. The
+line below the block gives the memory bandwidth just before and just after: on shared machines it has several levels. A
+command that stands on several pages runs once, and all of them get the same output.
 """
 
 import argparse
@@ -29,6 +32,8 @@ from gptfast_cli.render.machine import machine_line
 
 WIDTH = 80
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "gptfast_cli" / "docs").glob("*.md")))
 SAMPLE = re.compile(
     r"(?P<head><!-- sample(?:: (?P<kept>.*?))? -->\n```console\n\$ (?P<command>(?:.*\\\n)*.*)\n)"
     r"(?P<output>[\s\S]*?)```\n\n\((?P<about>measured [\s\S]*?)\)\n"
@@ -38,15 +43,19 @@ PROGRESS = re.compile(r"^[^:]+: ([\d.,]+ of [\d.,]+ \w+|[\d.]+ [kMG]?B of .*)(, 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("documents", nargs="*", type=Path, default=[Path("README.md")])
+    parser.add_argument("documents", nargs="*", type=Path, default=PAGES)
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
+
+    outputs: dict[str, tuple[str, str]] = {}  # of each command: what it prints, and where it was measured
 
     def written(sample: re.Match[str]) -> str:
         if arguments.only not in sample["command"]:
             return sample[0]
-        sys.stderr.write(f"{sample['command']}\n")
-        output, about = measured(sample["command"])
+        if sample["command"] not in outputs:
+            sys.stderr.write(f"{sample['command']}\n")
+            outputs[sample["command"]] = measured(sample["command"])
+        output, about = outputs[sample["command"]]
         return f"{sample['head']}{shown(output, sample['kept'])}```\n\n{textwrap.fill(f'({about})', 120)}\n"
 
     for document in arguments.documents:
@@ -55,7 +64,7 @@ def main() -> int:
 
 
 def measured(command: str) -> tuple[str, str]:
-    """What a command prints, and where it was measured."""
+    """The output of a command, and where it was measured."""
     program, *arguments = shlex.split(command.replace("\\\n", " "))
     assert program == "gptfast", program
     probe = Probe(CPU, device_clock(CPU))
@@ -71,7 +80,7 @@ def measured(command: str) -> tuple[str, str]:
 
 
 def shown(output: str, kept: str | None) -> str:
-    """The lines that a sample shows, folded as a terminal does it."""
+    """The lines of a sample, without progress lines, folded as in a terminal."""
     lines = [line for line in output.strip("\n").split("\n") if not PROGRESS.match(line)]
     folded = [line[at : at + WIDTH].rstrip() for line in lines for at in range(0, max(1, len(line)), WIDTH)]
     text = "\n".join(folded) + "\n"
@@ -79,7 +88,7 @@ def shown(output: str, kept: str | None) -> str:
 
 
 def _chosen(paragraphs: Sequence[str], beginnings: Sequence[str]) -> Iterator[str]:
-    """The paragraphs that begin so; a line of three dots stands for others between and after them."""
+    """Paragraphs with these beginnings; a line of three dots stands for the others between and after them."""
     gap = ""
     for paragraph in paragraphs:
         if any(re.match(rf"{re.escape(beginning)}(?![\w.])", paragraph) for beginning in beginnings):
