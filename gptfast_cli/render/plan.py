@@ -70,12 +70,14 @@ def _speed(row: PlanRow) -> Iterator[str]:
 
 def _grounds(plan: BenchPlan) -> Iterator[str]:
     """What the numbers rest on, and what is missing for those that are not there."""
-    hardware, reach = plan.hardware, plan.reach
+    hardware, efficiency = plan.hardware, plan.efficiency
     has_links = any(row.tp > 1 for row in plan.rows)
     yield f"a device: {'; '.join(_figures(plan, has_links=has_links))}"
-    names = {scheme: f" ({scheme})" if len(reach.shares) > 1 else "" for scheme in reach.shares}
-    shares = ", ".join(f"{share:.0%}{names[scheme]}" for scheme, share in reach.shares.items())
-    besides = f", and each layer takes {1e6 * reach.layer_seconds:.3g} us besides" if reach.layer_seconds else ""
+    names = {scheme: f" ({scheme})" if len(efficiency.shares) > 1 else "" for scheme in efficiency.shares}
+    shares = ", ".join(f"{share:.0%}{names[scheme]}" for scheme, share in efficiency.shares.items())
+    besides = (
+        f", and each layer takes {1e6 * efficiency.layer_seconds:.3g} us besides" if efficiency.layer_seconds else ""
+    )
     yield f"decoding reads at {shares} of the bandwidth{besides}; tok/s are those at the end of the context"
     yield f"buffers: activations of {PREFILL_CHUNK} tokens, logits; MBU: bytes of a step / its time / bandwidth"
     if hardware.bandwidth is None:
@@ -121,7 +123,7 @@ def document(plan: BenchPlan, command: str) -> dict[str, Any]:
             "link_gbps": hardware.link_bandwidth and hardware.link_bandwidth / 1e9,
             "link_latency_s": hardware.link_latency,
         },
-        "efficiency": asdict(plan.reach),
+        "efficiency": asdict(plan.efficiency),
         "rows": [_row(row) for row in plan.rows],
     }
 

@@ -80,7 +80,9 @@ class World:
     def peak_bytes(self) -> int:
         return 60
 
-    def row(self, crew: RankSubset, work: Callable[[], int | None] | None = None, besides: int = 0) -> TimedRow:
+    def row(
+        self, rank_subset: RankSubset, work: Callable[[], int | None] | None = None, other_model_bytes: int = 0
+    ) -> TimedRow:
         def worked() -> int:
             self.time += 4
             self.pair.seconds += 1
@@ -89,7 +91,7 @@ class World:
         def prepare() -> Work:
             return work or worked
 
-        return TimedRow("row", "decode", 2, prepare, crew, besides)
+        return TimedRow("row", "decode", 2, prepare, rank_subset, other_model_bytes)
 
     def outcome(self, row: TimedRow) -> Timed | Failed:
         job = measured([row], 1, now=self.now, probe=self.probe, memory=self)
@@ -103,7 +105,7 @@ def world() -> World:
 
 
 def test_what_ranks_read_is_added_up_and_each_is_told_by_itself(world: World) -> None:
-    outcome = world.outcome(world.row(RankSubset(world.pair, world.pair, 2), besides=8))
+    outcome = world.outcome(world.row(RankSubset(world.pair, world.pair, 2), other_model_bytes=8))
     assert isinstance(outcome, Timed)
     (times,) = outcome.repetitions
     assert (times.seconds, times.n_bytes, times.bandwidth, times.peak_memory_bytes) == (4, 160, 150, 70)
@@ -146,8 +148,8 @@ def test_ranks_of_a_machine_share_its_cores(size: int, n_threads: int, monkeypat
 
 
 def test_alone_it_has_all_that_it_can_compute_with() -> None:
-    crew = rank_subset_of(ALONE, 1, None)
-    assert crew.n_threads == min(computing_cpus(), torch.get_num_threads()) and crew.group is ALONE
+    rank_subset = rank_subset_of(ALONE, 1, None)
+    assert rank_subset.n_threads == min(computing_cpus(), torch.get_num_threads()) and rank_subset.group is ALONE
 
 
 def test_numbers_of_several_times_are_summed_up_by_rank() -> None:

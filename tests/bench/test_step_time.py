@@ -122,9 +122,9 @@ def test_a_step_takes_what_reading_layers_and_messages_take() -> None:
         2, 3, {"plain": 800, "int4": 300}, kv_bytes=200, n_all_reduces=7, message_bytes=50, gathered_bytes=80
     )
     hardware = Hardware(bandwidth=1000, link_bandwidth=100, link_latency=0.25)
-    reach = Efficiency({"plain": 0.5, "int4": 0.25}, layer_seconds=0.125)
+    efficiency = Efficiency({"plain": 0.5, "int4": 0.25}, layer_seconds=0.125)
     # 800 and 200 bytes at 500 bytes a second, 300 at 250; 50 bytes to one other device; half of 80 bytes
-    assert step_time(step, hardware, reach) == StepTime(
+    assert step_time(step, hardware, efficiency) == StepTime(
         read_s=2.0 + 1.2, layers_s=3 * 0.125, exchange_s=7 * (0.25 + 0.5) + 0.25 + 0.4
     )
     assert step.n_bytes == 1300

@@ -9,7 +9,6 @@ import torch
 from gptfast_cli.core.drafts.candidates import (
     DraftCandidate,
     JudgeOptions,
-    JudgeTarget,
     open_candidate,
     open_target,
 )
@@ -17,6 +16,7 @@ from gptfast_cli.core.drafts.losslessness import CheckSize, check_losslessness
 from gptfast_cli.core.drafts.report import LosslessnessCheck
 from gptfast_cli.core.drafts.texts import JudgePrompt, TargetText
 from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.load import LoadedModel
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampler, Sampling, SamplingContext
 from gptfast_cli.core.engine.speculative.proposers import Proposal
@@ -47,27 +47,27 @@ class Changed:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[JudgeTarget, DraftCandidate]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, DraftCandidate]:
     runtime = RuntimeConfig("cpu", "float32", threads=1)
     options = JudgeOptions(settings_in(tmp_path_factory.mktemp("home")), runtime, None, N_ROWS, 8)
     target = drained(open_target("tiny", options))[1]
     return target, drained(open_candidate("tiny-draft", target, options, n_tokens=300))[1]
 
 
-def check(target: JudgeTarget, candidate: DraftCandidate) -> LosslessnessCheck:
+def check(target: LoadedModel, candidate: DraftCandidate) -> LosslessnessCheck:
     ids = [(1, 5, 9), (1, 30, 31), (1, 40)]
     texts = [TargetText(JudgePrompt(each), (), 40, Sampler(DRAWN, 0, n)) for n, each in enumerate(ids)]
     return drained(check_losslessness(Runner(target.model, N_ROWS), candidate, texts, DRAWN))[1]
 
 
-def test_a_draft_that_tells_the_truth_is_certified(pair: tuple[JudgeTarget, DraftCandidate]) -> None:
+def test_a_draft_that_tells_the_truth_is_certified(pair: tuple[LoadedModel, DraftCandidate]) -> None:
     target, candidate = pair
     told = check(target, candidate)
     assert told.holds and (told.n_texts, told.n_equal) == (9, 9)
     assert told.degrees > 3 and 1e-4 < told.p_value <= 1
 
 
-def test_a_draft_that_lies_about_its_law_is_found_out(pair: tuple[JudgeTarget, DraftCandidate]) -> None:
+def test_a_draft_that_lies_about_its_law_is_found_out(pair: tuple[LoadedModel, DraftCandidate]) -> None:
     target, candidate = pair
     told = check(target, replace(candidate, proposer=Changed(candidate, 0.25)))
     assert told.n_equal == told.n_texts, "where no token is drawn, laws say nothing"
@@ -75,7 +75,7 @@ def test_a_draft_that_lies_about_its_law_is_found_out(pair: tuple[JudgeTarget, D
 
 
 def test_verification_that_keeps_everything_is_found_out(
-    pair: tuple[JudgeTarget, DraftCandidate], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[LoadedModel, DraftCandidate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gptfast_cli.core.engine.speculative import speculation, verification
 

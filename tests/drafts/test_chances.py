@@ -48,7 +48,7 @@ def test_a_token_stays_by_the_ratio_of_both_laws(models: tuple[Decoder, Decoder]
     ratio = (laws[1] / laws[0]).gather(-1, own.unsqueeze(-1)).squeeze(-1).clamp(max=1)
     for n in range(1, len(TOKENS)):
         expected = [*ratio[n : n + 3].tolist(), 0, 0][:3]
-        assert acceptance_probs.stays[0, n].tolist() == pytest.approx(expected, abs=1e-5)
+        assert acceptance_probs.p_accept[0, n].tolist() == pytest.approx(expected, abs=1e-5)
     overlap = torch.minimum(*laws).sum(-1)
     assert acceptance_probs.overlap[0, 1:].tolist() == pytest.approx(overlap[1:].tolist(), abs=1e-5)
     assert acceptance_probs.overlap[0, :1].isnan().all(), "the first token is not drafted"
@@ -76,16 +76,16 @@ def test_where_the_most_probable_token_is_taken_a_token_stays_or_not(models: tup
     agreement.read(one, reader.laws(one))
     whole = torch.tensor([ids[:-1]])
     said = draft.logits(draft.forward(whole, draft.new_cache(1)))[0, len(PROMPT) - 1 :].argmax(-1)
-    assert agreement.acceptance_probs(1).stays[0, :, 0].tolist() == [
+    assert agreement.acceptance_probs(1).p_accept[0, :, 0].tolist() == [
         float(a == b) for a, b in zip(said, tokens, strict=True)
     ]
-    assert 0 < agreement.acceptance_probs(1).stays.mean() < 1
+    assert 0 < agreement.acceptance_probs(1).p_accept.mean() < 1
 
 
 def test_given_text_counts_by_the_overlap_of_both_laws(models: tuple[Decoder, Decoder]) -> None:
     agreement, p, q = read(models, text(1.0, given=True))
     overlap = torch.minimum(p.softmax(-1), q.softmax(-1)).sum(-1)
-    assert agreement.acceptance_probs(1).stays[0, :, 0].tolist() == pytest.approx(overlap.tolist(), abs=1e-5)
+    assert agreement.acceptance_probs(1).p_accept[0, :, 0].tolist() == pytest.approx(overlap.tolist(), abs=1e-5)
 
 
 def test_looked_up_tokens_stay_where_the_text_has_them_too() -> None:
@@ -96,11 +96,11 @@ def test_looked_up_tokens_stay_where_the_text_has_them_too() -> None:
     acceptance_probs = agreement.acceptance_probs(4)
     # after 9 1 2 the prompt goes on with 3 4 5 9: two are right
     assert acceptance_probs.n_proposed[0].tolist() == [0, 0, 0, 4, 4, 4]
-    assert acceptance_probs.stays[0, 3].tolist() == [1, 1, 0, 0]
-    assert acceptance_probs.stays[0, 5].tolist() == [0, 0, 0, 0]
+    assert acceptance_probs.p_accept[0, 3].tolist() == [1, 1, 0, 0]
+    assert acceptance_probs.p_accept[0, 5].tolist() == [0, 0, 0, 0]
 
 
 def test_an_assumed_chance_is_that_of_every_token() -> None:
     agreement = AssumedAcceptance(0.75)
     agreement.read(text(0.0), torch.empty(0))
-    assert agreement.acceptance_probs(2).stays.unique().tolist() == [0.75]
+    assert agreement.acceptance_probs(2).p_accept.unique().tolist() == [0.75]

@@ -10,14 +10,15 @@ from gptfast_cli.core.drafts.acceptance import AcceptanceProbs, ProbsReader, exp
 from gptfast_cli.core.drafts.candidates import (
     DraftCandidate,
     JudgeOptions,
-    JudgeTarget,
     open_candidate,
     open_target,
+    target_limits,
 )
 from gptfast_cli.core.drafts.texts import TargetText, read_prompts, write_texts
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
 from gptfast_cli.core.engine.engine import Engine
+from gptfast_cli.core.engine.load import LoadedModel
 from gptfast_cli.core.engine.request import Limits, Request
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampling
@@ -34,11 +35,11 @@ class Pair:
 
     def __init__(self, folder: Path, backend: str, draft: str) -> None:
         options = JudgeOptions(settings_in(folder), RuntimeConfig("cpu", "float32", backend=backend), None, 1, DEEPEST)
-        self.target: JudgeTarget = drained(open_target("tiny", options))[1]
+        self.target: LoadedModel = drained(open_target("tiny", options))[1]
         opening = open_candidate(draft, self.target, options, n_tokens=200)
         self.candidate: DraftCandidate = drained(opening)[1]
-        self.limits: Limits = self.target.limits(60, ChatOptions())
-        prompts = read_prompts(self.target.loaded, None, 60, ChatOptions())[0][:: 60 // N_PROMPTS]
+        self.limits: Limits = target_limits(self.target, 60, ChatOptions())
+        prompts = read_prompts(self.target, None, 60, ChatOptions())[0][:: 60 // N_PROMPTS]
         writing = write_texts(Runner(self.target.model, 4), prompts, Sampling(temperature=0), 0, self.limits)
         self.texts: list[TargetText] = drained(writing)[1][0]
 
@@ -80,7 +81,7 @@ def test_counts_of_greedy_rounds_are_the_engines(folder: Path, backend: str, dra
     both = pair(folder, backend, draft)
     counts = expected(both.acceptance_probs(), k)
     told = list(both.decoded(k))
-    ends = both.target.loaded.stop_ids
+    ends = both.target.stop_ids
     assert [tokens for tokens, _ in told] == [[t for t in text.tokens if t not in ends] for text in both.texts]
     assert counts.n_rounds.tolist() == [speculation.rounds.n_rounds for _, speculation in told]
     assert counts.n_plain.tolist() == [speculation.rounds.n_plain_tokens for _, speculation in told]
@@ -88,7 +89,7 @@ def test_counts_of_greedy_rounds_are_the_engines(folder: Path, backend: str, dra
 
 def test_texts_are_of_several_lengths_and_end_in_their_end_tokens(folder: Path) -> None:
     both = pair(folder, "cpu", "tiny-draft")
-    ends = both.target.loaded.stop_ids
+    ends = both.target.stop_ids
     over = [text for text in both.texts if len(text.tokens) < text.most]
     assert over and all(text.tokens[-1] in ends for text in over)
     assert all(token not in ends for text in both.texts for token in text.tokens[:-1])

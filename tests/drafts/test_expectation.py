@@ -43,10 +43,10 @@ class Pair:
         p, q, outcomes = self.p(text), self.q(text), []
         rest = (p - q).clamp(min=0)
         for x in range(VOCAB):
-            stays = min(1.0, float(p[x] / q[x]))
+            p_accept = min(1.0, float(p[x] / q[x]))
             for given, chance in self._round((*text, x), draft_length - 1):
-                outcomes.append((given, float(q[x]) * stays * chance))
-            refused = float(q[x]) * (1 - stays)
+                outcomes.append((given, float(q[x]) * p_accept * chance))
+            refused = float(q[x]) * (1 - p_accept)
             outcomes += [((*text, y), refused * float(rest[y] / rest.sum())) for y in range(VOCAB)]
         return outcomes
 
@@ -58,15 +58,15 @@ class Pair:
         return torch.tensor(texts), torch.stack(acceptance_probs)
 
     def acceptance_probs(self, texts: Tensor, max_draft_length: int) -> AcceptanceProbs:
-        stays = torch.zeros(len(texts), LENGTH + max_draft_length, dtype=torch.float64)
+        p_accept = torch.zeros(len(texts), LENGTH + max_draft_length, dtype=torch.float64)
         for row, text in enumerate(texts.tolist()):
             for n in range(1, LENGTH):
                 p, q = self.p(tuple(text[:n])), self.q(tuple(text[:n]))
-                stays[row, n] = (q / p).clamp(max=1)[text[n]]
+                p_accept[row, n] = (q / p).clamp(max=1)[text[n]]
         lengths = torch.full((len(texts),), LENGTH)
         proposed = torch.full((len(texts), LENGTH), max_draft_length)
         return AcceptanceProbs(
-            stays.unfold(1, max_draft_length, 1)[:, :LENGTH], proposed, lengths, lengths, stays[:, :LENGTH]
+            p_accept.unfold(1, max_draft_length, 1)[:, :LENGTH], proposed, lengths, lengths, p_accept[:, :LENGTH]
         )
 
 
@@ -81,11 +81,11 @@ def test_rounds_of_all_texts_are_those_of_the_process(seed: int, k: int) -> None
 
 
 def of(
-    stays: list[float], *, most: int | None = None, n_proposed: list[int] | None = None, k: int = 4
+    p_accept: list[float], *, most: int | None = None, n_proposed: list[int] | None = None, k: int = 4
 ) -> AcceptanceProbs:
     """A single text whose token n stays with chance stays[n]."""
-    n = len(stays)
-    padded = torch.tensor([[*stays, *[0.0] * k]], dtype=torch.float64)
+    n = len(p_accept)
+    padded = torch.tensor([[*p_accept, *[0.0] * k]], dtype=torch.float64)
     proposed = torch.tensor([n_proposed or [k] * n])
     return AcceptanceProbs(
         padded.unfold(1, k, 1)[:, :n], proposed, torch.tensor([n]), torch.tensor([most or n]), padded[:, :n]
@@ -101,8 +101,8 @@ def of(
         ([0, 1, 1, 0, 1, 1, 1, 1, 1], 4, 2),
     ],
 )
-def test_certain_chances_give_whole_counts(stays: list[float], k: int, n_rounds: int) -> None:
-    counts = expected(of(stays, most=99), k)
+def test_certain_chances_give_whole_counts(p_accept: list[float], k: int, n_rounds: int) -> None:
+    counts = expected(of(p_accept, most=99), k)
     assert counts.n_rounds.tolist() == [n_rounds] and counts.n_plain.tolist() == [0]
 
 

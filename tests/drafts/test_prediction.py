@@ -28,11 +28,11 @@ def alike(alpha: float, *, n_texts: int = 20, length: int = 200) -> AcceptancePr
 
 def acceptance_probs(alphas: torch.Tensor, length: int) -> AcceptanceProbs:
     n = len(alphas)
-    stays = alphas.double().view(n, 1, 1).expand(n, length, K)
+    p_accept = alphas.double().view(n, 1, 1).expand(n, length, K)
     overlap = alphas.double().view(n, 1).expand(n, length).clone()
     overlap[:, 0] = torch.nan
     counts = torch.full((n,), length)
-    return AcceptanceProbs(stays, torch.full((n, length), K), counts, counts + 9, overlap)
+    return AcceptanceProbs(p_accept, torch.full((n, length), K), counts, counts + 9, overlap)
 
 
 def predicted(of: AcceptanceProbs, seed: int = 0) -> Prediction:
@@ -68,7 +68,7 @@ def test_a_speed_up_is_tau_over_the_rounds_cost_in_steps(batch_size: int) -> Non
 def test_where_nothing_is_proposed_a_batch_waits_for_those_who_verify() -> None:
     some = alike(0.5, n_texts=8)
     proposed = torch.where(torch.arange(200) % 2 == 0, K, 0).expand(8, 200)
-    partly = AcceptanceProbs(some.stays, proposed, some.lengths, some.most, some.overlap)
+    partly = AcceptanceProbs(some.p_accept, proposed, some.lengths, some.most, some.overlap)
     (known, cell), (many, at_eight) = costs(1, 3.0), costs(8, 3.0)
     alone, group = predicted(partly).grid_cell(cell, known), predicted(partly).grid_cell(at_eight, many)
     assert group.predicted.value < 0.9 * alone.predicted.value

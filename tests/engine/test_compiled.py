@@ -106,7 +106,7 @@ def test_the_time_that_it_took_stands_for_itself(model: Transformer) -> None:
     events, seconds = drained(compile_steps(runner, compiling, n_tokens=N_TOKENS, settings=settings_in(Path("unused"))))
     assert events == [Progress("compile", 0, None, "tokens")]
     timings = Timings(compile_seconds=seconds)
-    timings.add_admission(PrefillOutput(n_fed=1, n_reused=0, prefill_seconds=0.5, first_token_seconds=0.125))
+    timings.add_prefill(PrefillOutput(n_fed=1, n_reused=0, prefill_seconds=0.5, first_token_seconds=0.125))
     metrics = timings.metrics(load_seconds=0, peak_memory_bytes=0)
     assert metrics.compile_s == seconds > 0
     assert metrics.ttft_s == 0.625

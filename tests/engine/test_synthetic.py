@@ -8,7 +8,7 @@ from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.engine import load as synthetic
 from gptfast_cli.core.engine.build import RuntimeConfig
-from gptfast_cli.core.engine.load import BenchModel, RandomWeights, planned_bytes, random_bench_model, random_matrix
+from gptfast_cli.core.engine.load import LoadedModel, RandomWeights, load_random, planned_bytes, random_matrix
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.shapes import Shape, read_shape
 from gptfast_cli.core.events import Progress
@@ -36,9 +36,9 @@ def dense(weights: ModelWeights) -> list[Tensor]:
     return [schemes[weight.scheme].dense(weight, torch.float32) for weight in every]
 
 
-def subject(mode: str, shape: Shape = SHAPE, **options: str) -> BenchModel:
+def subject(mode: str, shape: Shape = SHAPE, **options: str) -> LoadedModel:
     runtime = RuntimeConfig(device="cpu", dtype="bfloat16")
-    making = random_bench_model(
+    making = load_random(
         shape,
         AllocationOptions(mode, **options),
         runtime,
@@ -137,7 +137,7 @@ def test_a_tied_head_is_the_embedding() -> None:
 
 
 def test_progress_reaches_the_bytes_that_were_planned() -> None:
-    making = random_bench_model(
+    making = load_random(
         SHAPE,
         AllocationOptions("int4"),
         RuntimeConfig(device="cpu"),

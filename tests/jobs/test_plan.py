@@ -53,7 +53,7 @@ def test_a_described_machine_is_taken_at_its_word() -> None:
         "llama-2-70b", allocation=AllocationOptions("int4"), tps=(1, 8), cases=CaseOptions(batch_sizes=(1, 4))
     )
     assert planned.hardware == Hardware(1.7e12, 80_000_000_000, 200e9, LINK_LATENCY)
-    assert (planned.is_measured, planned.reach, planned.dtype) == (False, COMPILED, "bfloat16")
+    assert (planned.is_measured, planned.efficiency, planned.dtype) == (False, COMPILED, "bfloat16")
     assert (planned.scheme, planned.head_scheme) == ("int4-g32", "int8")
     assert [(row.tp, row.batch_size) for row in planned.rows] == [(1, 1), (1, 4), (8, 1), (8, 4)]
     assert all(row.fits and row.tok_s for row in planned.rows)
@@ -65,7 +65,7 @@ def test_this_machine_is_measured_where_no_other_is_described() -> None:
     )
     assert planned.hardware.bandwidth == BYTES_PER_SECOND and planned.is_measured
     assert planned.hardware.memory_bytes is not None and planned.hardware.memory_bytes > 0
-    assert planned.reach == NATIVE
+    assert planned.efficiency == NATIVE
     (row,) = planned.rows
     assert row.tok_s == pytest.approx(NATIVE.share("plain") * BYTES_PER_SECOND / row.step_bytes)
 
@@ -79,7 +79,7 @@ def test_keys_and_values_are_planned_in_the_dtype_that_they_would_be_kept_in() -
 
 def test_a_share_that_was_measured_replaces_all_that_is_assumed() -> None:
     planned = plan("llama-2-7b", allocation=AllocationOptions("int4"), efficiency=0.5)
-    assert planned.reach == Efficiency({"plain": 0.5})
+    assert planned.efficiency == Efficiency({"plain": 0.5})
     assert planned.rows[0].mbu == pytest.approx(0.5)
 
 

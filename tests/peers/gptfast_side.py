@@ -15,7 +15,7 @@ from gptfast_cli.core.bench.bandwidth import Probe
 from gptfast_cli.core.bench.environment import device_clock
 from gptfast_cli.core.bench.workload import Case, Workload
 from gptfast_cli.core.engine.build import RuntimeConfig
-from gptfast_cli.core.engine.load import BenchModel, loaded_bench_model
+from gptfast_cli.core.engine.load import LoadedModel, load
 from gptfast_cli.core.events import Event
 from gptfast_cli.core.settings import load_settings
 
@@ -28,7 +28,7 @@ _CPU = torch.device("cpu")
 class OurModel:
     """A checkpoint in memory, on the backend that the command would choose."""
 
-    subject: BenchModel
+    subject: LoadedModel
     workload: Workload
 
     @property
@@ -52,7 +52,7 @@ class OurModel:
 
 def load_ours(folder: Path, n_threads: int) -> OurModel:
     """Load a checkpoint as `gptfast bench FOLDER` does; raises what that raises."""
-    subject = _result(loaded_bench_model(str(folder), load_settings(), RuntimeConfig("cpu", threads=n_threads), None))
+    subject = _result(load(str(folder), load_settings(), RuntimeConfig("cpu", threads=n_threads)))
     return OurModel(subject, Workload(subject.model, seed=0))
 
 

@@ -156,7 +156,7 @@ class Answering:
             while self._generator.has_room and (self._waiting or self._rows):
                 yield from self._begin()
             if self._decoding:
-                self._timings.add_stride((yield from self._generator.step()))
+                self._timings.add_step((yield from self._generator.step()))
                 yield from self._read()
 
     def metrics(self) -> Metrics:
@@ -179,7 +179,7 @@ class Answering:
         transcript = self._waiting.popleft()
         admission = self._generator.admit(transcript.sequence)
         self._decoding.append(transcript)
-        self._timings.add_admission((yield from _without_progress(admission)))
+        self._timings.add_prefill((yield from _without_progress(admission)))
         yield from self._read()
 
     def _read(self) -> Job[None]:

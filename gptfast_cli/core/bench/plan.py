@@ -112,13 +112,13 @@ class StepTime:
         return self.read_s + self.layers_s + self.exchange_s
 
 
-def step_time(step: StepWork, hardware: Hardware, reach: Efficiency) -> StepTime:
+def step_time(step: StepWork, hardware: Hardware, efficiency: Efficiency) -> StepTime:
     """How long a step takes there."""
     read = None
     if hardware.bandwidth is not None:
-        weights = sum(n_bytes / reach.share(scheme) for scheme, n_bytes in step.weight_bytes.items())
-        read = (weights + step.kv_bytes / reach.share(PLAIN)) / hardware.bandwidth
-    return StepTime(read, step.n_layers * reach.layer_seconds, _exchange_seconds(step, hardware))
+        weights = sum(n_bytes / efficiency.share(scheme) for scheme, n_bytes in step.weight_bytes.items())
+        read = (weights + step.kv_bytes / efficiency.share(PLAIN)) / hardware.bandwidth
+    return StepTime(read, step.n_layers * efficiency.layer_seconds, _exchange_seconds(step, hardware))
 
 
 def all_reduce_seconds(n_bytes: int, n_devices: int, latency: float, bandwidth: float) -> float:
@@ -176,7 +176,7 @@ class RankPortion:
 
     n_devices: int
     part: ModelConfig
-    kv_form: KVLayout
+    kv_layout: KVLayout
     dtype: torch.dtype
     weight_bytes: int
     stepped_bytes: Mapping[str, int]
@@ -187,7 +187,7 @@ class RankPortion:
     def kv_bytes(self, batch_size: int, context: int) -> int:
         """Bytes of a cache with room for `context` tokens of each sequence: it grows in buckets."""
         room = -(-context // BUCKET) * BUCKET
-        parts = self.kv_form.parts.values()
+        parts = self.kv_layout.parts.values()
         head_bytes = sum(part.slots(room) * math.prod(part.shape) * part.dtype.itemsize for part in parts)
         return batch_size * self.part.n_layers * self.part.n_kv_heads * head_bytes
 
@@ -221,7 +221,7 @@ class RankPortion:
             n_devices=self.n_devices,
             n_layers=self.part.n_layers,
             weight_bytes=Counter(self.stepped_bytes) + Counter(embedded),
-            kv_bytes=batch_size * self.kv_form.bytes_read(context),
+            kv_bytes=batch_size * self.kv_layout.bytes_read(context),
             n_all_reduces=2 * self.part.n_layers + 1,  # behind attention, the feed-forward, and the divided embedding
             message_bytes=batch_size * self.part.dim * self.dtype.itemsize,
             gathered_bytes=batch_size * self.vocab_size * _LOGIT_BYTES,
@@ -272,7 +272,7 @@ def portion(model: ModelOutline, n_devices: int) -> RankPortion:
     return RankPortion(
         n_devices=n_devices,
         part=part,
-        kv_form=kv_layout_of(part, model.kv_dtype, model.dtype),
+        kv_layout=kv_layout_of(part, model.kv_dtype, model.dtype),
         dtype=model.dtype,
         weight_bytes=sum(sizes.values()),
         stepped_bytes=stepped,
@@ -287,20 +287,20 @@ def plan_rows(
     batch_sizes: Sequence[int],
     contexts: Sequence[int],
     hardware: Hardware,
-    reach: Efficiency,
+    efficiency: Efficiency,
 ) -> tuple[PlanRow, ...]:
     """A row for each number of devices, length and batch size."""
     return tuple(
-        _row(portion, batch_size, context, hardware, reach)
+        _row(portion, batch_size, context, hardware, efficiency)
         for portion in portions
         for context in contexts
         for batch_size in batch_sizes
     )
 
 
-def _row(portion: RankPortion, batch_size: int, context: int, hardware: Hardware, reach: Efficiency) -> PlanRow:
+def _row(portion: RankPortion, batch_size: int, context: int, hardware: Hardware, efficiency: Efficiency) -> PlanRow:
     step = portion.step(batch_size, context)
-    time = step_time(step, hardware, reach)
+    time = step_time(step, hardware, efficiency)
     seconds, bandwidth = time.seconds, hardware.bandwidth
     room = None if hardware.memory_bytes is None else int(hardware.memory_bytes * (1 - RESERVE))
     return PlanRow(

@@ -25,7 +25,7 @@ from gptfast_cli.core.bench.repetitions import (
 from gptfast_cli.core.bench.throughput import RankNumbers, medians
 from gptfast_cli.core.bench.workload import Case
 from gptfast_cli.core.device import dtype_name
-from gptfast_cli.core.engine.load import BenchModel
+from gptfast_cli.core.engine.load import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +144,16 @@ def memory_bandwidth(bytes_per_second: Sequence[float]) -> MemoryBandwidth | Non
     return MemoryBandwidth(statistics.median(rates), min(rates), max(rates))
 
 
-def bench_row(case: Case, tp: int, outcome: Timed | Failed, subject: BenchModel) -> BenchRow:
+def bench_row(case: Case, tp: int, outcome: Timed | Failed, loaded: LoadedModel) -> BenchRow:
     """What became of a case on so many ranks, as a row of the record."""
     times = outcome.repetitions if isinstance(outcome, Timed) else ()
     of_row = roofline_speed(case.total_tokens, times) if times else None
     return BenchRow(
         test=case.name,
         phase=case.phase,
-        model=subject.name,
-        scheme=subject.scheme,
-        kv_dtype=dtype_name(subject.model.kv_dtype),
+        model=loaded.name,
+        scheme=loaded.scheme,
+        kv_dtype=dtype_name(loaded.model.kv_dtype),
         tp=tp,
         batch_size=case.batch_size,
         n_prompt=case.n_tokens if case.phase == "prefill" else 0,

@@ -40,16 +40,16 @@ class TimedRow:
 
     prepare: makes ready for a repetition, unmeasured, and returns the work to be timed; whatever only that work
              holds is freed after it, so that rows do not share memory
-    crew:    the ranks that share it
-    besides: bytes that each of these holds of no use to it, as are those of other models
+    rank_subset:    the ranks that share it
+    other_model_bytes: bytes that each of these holds of no use to it, as are those of other models
     """
 
     name: str
     phase: Literal["prefill", "decode"]
     n_tokens: int
     prepare: Callable[[], Work]
-    crew: RankSubset = ALL_ALONE
-    besides: int = 0
+    rank_subset: RankSubset = ALL_ALONE
+    other_model_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def measured(
             n_round, index = divmod(turn, len(rows))
             row = rows[index]
             yield Progress(row.name, turn, n_turns, "runs")
-            row.crew.everyone.broadcast(None)  # a rank that is ahead would disturb the others
+            row.rank_subset.everyone.broadcast(None)  # a rank that is ahead would disturb the others
             if index in failures:
                 continue
             match _attempt(row, now, probe, memory):
@@ -133,13 +133,13 @@ def _outcome(repetitions: Sequence[Repetition]) -> Timed | Failed:
 def _attempt(
     row: TimedRow, now: Clock, probe: Callable[[], Bandwidth], memory: PeakMemoryReader
 ) -> Repetition | Failed:
-    group = row.crew.group
+    group = row.rank_subset.group
     if group is None:
         return Failed(_STANDS_BY)
     # of several ranks one that fails by itself ends all: the others would wait for it
     errors = _ERRORS if group.size == 1 else UsageError
     try:
-        with row.crew.threads():
+        with row.rank_subset.threads():
             return _timed(row, group, now, probe, memory)
     except errors as error:
         return Failed(reason(error))
@@ -154,7 +154,7 @@ def _timed(
     waited, begin = group.seconds, now()
     n_bytes = work()
     seconds, waited = now() - begin, group.seconds - waited
-    peak_bytes = max(0, memory.peak_bytes() - row.besides)
+    peak_bytes = max(0, memory.peak_bytes() - row.other_model_bytes)
     after = probe()
     bandwidth = (before.bytes_per_second + after.bytes_per_second) / 2
     if group.size == 1:

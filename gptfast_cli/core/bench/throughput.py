@@ -53,7 +53,7 @@ class Timings:
     decode_seconds: float = 0.0
     decode_bytes: int = 0
 
-    def add_admission(self, admission: PrefillOutput) -> None:
+    def add_prefill(self, admission: PrefillOutput) -> None:
         """Count the beginning of a sequence."""
         self.prefill_tokens += admission.n_fed
         self.prefill_seconds += admission.prefill_seconds
@@ -61,7 +61,7 @@ class Timings:
         if self.ttft_seconds is None:
             self.ttft_seconds = admission.prefill_seconds + admission.first_token_seconds
 
-    def add_stride(self, stride: StepOutput) -> None:
+    def add_step(self, stride: StepOutput) -> None:
         """Count steps or a round after the first token: what they gave, took and read."""
         for count in stride.counts:
             self.token_seconds += [stride.seconds / count] * count if count else []

@@ -23,15 +23,15 @@ from gptfast_cli.core.stopwatch import Stopwatch
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceProbs:
-    """Of a proposer, along texts of which `n` tokens are there when a round begins.
+    """Acceptance probabilities of a proposer, for a round that begins after the first `n` tokens of a text.
 
-    stays:      [texts, n, place] float64, the chance that the token drafted at a place stays where those before it did
-    n_proposed: [texts, n] int64, how many it drafts at most
-    lengths, most: [texts] int64, tokens of each text, and what it might have come to
-    overlap:    [texts, token] float64, sum of min(p, q) for each token of a text, NaN where there is none
+    p_accept:         [texts, n, position] float64, P(drafted token is accepted | those before it in the round were)
+    n_proposed:       [texts, n] int64, number of tokens that the proposer drafts there, at most
+    lengths, most:    [texts] int64, tokens of each text, and the maximum that its limits allow
+    overlap:          [texts, token] float64, sum over the vocabulary of min(p, q); NaN where nothing is drafted
     """
 
-    stays: Tensor
+    p_accept: Tensor
     n_proposed: Tensor
     lengths: Tensor
     most: Tensor
@@ -59,7 +59,7 @@ class Expected:
 
 def expected(acceptance_probs: AcceptanceProbs, k: int, *, n_undrafted: int = 1) -> Expected:
     """What rounds of depth k come to; where nothing is proposed, `n_undrafted` plain steps follow."""
-    n_texts, time, max_draft_length = acceptance_probs.stays.shape
+    n_texts, time, max_draft_length = acceptance_probs.p_accept.shape
     assert 0 < k <= max_draft_length
     visits = torch.zeros(n_texts, time + k + n_undrafted + 1, dtype=torch.float64)
     visits[:, 1] = 1  # the first token is the prefill's
@@ -78,7 +78,7 @@ def expected(acceptance_probs: AcceptanceProbs, k: int, *, n_undrafted: int = 1)
             drafting = torch.where(position < draft_length, reaching, 0.0)
             n_drafted[:, position] += torch.where(position < draft_length, here, 0.0)
             n_reached[:, position] += drafting
-            staying = drafting * acceptance_probs.stays[:, n, position]
+            staying = drafting * acceptance_probs.p_accept[:, n, position]
             n_accepted[:, position] += staying
             # the others end with the token that takes the place of this one, or that follows all of them
             visits[:, n + position + 1] += reaching - staying
@@ -154,22 +154,22 @@ class ModelAcceptance:
         p_own, q_own = probs.gather(-1, own).squeeze(-1), q.gather(-1, own).squeeze(-1)
         is_proxy = text.prompt.completion is not None
         # a text of the target's own has no token of probability 0; a bit more or less in a product may say otherwise
-        stays = overlap if is_proxy else torch.where(p_own > 0, (q_own / p_own).clamp(max=1), overlap)
-        self._rows.append((text, stays.double().cpu(), overlap.double().cpu()))
+        p_accept = overlap if is_proxy else torch.where(p_own > 0, (q_own / p_own).clamp(max=1), overlap)
+        self._rows.append((text, p_accept.double().cpu(), overlap.double().cpu()))
 
     def acceptance_probs(self, max_draft_length: int) -> AcceptanceProbs:
         """See AcceptanceReader."""
         lengths = torch.tensor([len(text.tokens) for text, _, _ in self._rows])
         time = int(lengths.max())
-        stays, overlap = (
+        p_accept, overlap = (
             torch.zeros(len(lengths), time + max_draft_length).double(),
             torch.full((len(lengths), time), torch.nan),
         )
         for row, (text, each, both) in enumerate(self._rows):
-            stays[row, : len(text.tokens)] = each
+            p_accept[row, : len(text.tokens)] = each
             overlap[row, 1 : len(text.tokens)] = both[1:]  # the first token is not drafted
         return AcceptanceProbs(
-            stays.unfold(1, max_draft_length, 1)[:, :time],
+            p_accept.unfold(1, max_draft_length, 1)[:, :time],
             torch.full((len(lengths), time), max_draft_length),
             lengths,
             torch.tensor([text.most for text, _, _ in self._rows]),
@@ -181,30 +181,33 @@ class NGramAcceptance:
     """See Agreement; of prompt lookup, whose tokens are certain: one stays where the text has it too."""
 
     def __init__(self, max_draft_length: int) -> None:
-        self._deepest = max_draft_length
+        self._max_draft_length = max_draft_length
         self._rows: list[tuple[TargetText, Tensor, Tensor, Tensor]] = []
 
     def read(self, text: TargetText, probs: Tensor) -> None:
         """See AcceptanceReader."""
         n_tokens, proposer = len(text.tokens), NGram(1)
-        stays, n_proposed = torch.zeros(n_tokens, self._deepest).double(), torch.zeros(n_tokens, dtype=torch.int64)
+        p_accept, n_proposed = (
+            torch.zeros(n_tokens, self._max_draft_length).double(),
+            torch.zeros(n_tokens, dtype=torch.int64),
+        )
         overlap = torch.full((n_tokens,), torch.nan).double()
         proposer.begin(0, text.prompt.ids)
         for n in range(1, n_tokens):
             context = SamplingContext(text.sampler, text.prompt.ids, text.tokens[:n])
-            drafted = proposer.propose([context], [self._deepest])[0].tokens.tolist()
+            drafted = proposer.propose([context], [self._max_draft_length])[0].tokens.tolist()
             n_proposed[n] = len(drafted)
             for position, (token, own) in enumerate(zip(drafted, text.tokens[n:], strict=False)):
-                stays[n, position] = token == own
+                p_accept[n, position] = token == own
             if drafted:
                 overlap[n] = probs[n, drafted[0]]  # what a certain token and a law have in common
-        self._rows.append((text, stays, n_proposed, overlap))
+        self._rows.append((text, p_accept, n_proposed, overlap))
 
     def acceptance_probs(self, max_draft_length: int) -> AcceptanceProbs:
         """See AcceptanceReader."""
-        texts, stays, n_proposed, overlap = zip(*self._rows, strict=True)
+        texts, p_accept, n_proposed, overlap = zip(*self._rows, strict=True)
         return AcceptanceProbs(
-            _padded(stays)[..., :max_draft_length],
+            _padded(p_accept)[..., :max_draft_length],
             _padded(n_proposed),
             torch.tensor([len(text.tokens) for text in texts]),
             torch.tensor([text.most for text in texts]),

@@ -3,9 +3,8 @@
 So a draft can be run, and its speed-up be seen, before it is trained: what it costs does not depend on its words.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from gptfast_cli.core.drafts.acceptance import (
@@ -17,7 +16,7 @@ from gptfast_cli.core.drafts.acceptance import (
 from gptfast_cli.core.engine import shapes
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions, turn_end_ids
-from gptfast_cli.core.engine.load import LoadedModel, load, open_model, random_bench_model
+from gptfast_cli.core.engine.load import LoadedModel, count_params, load, load_random, open_model
 from gptfast_cli.core.engine.request import Limits
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import SamplingContext, uniform
@@ -28,7 +27,6 @@ from gptfast_cli.core.engine.speculative.proposers.ngram import NGram
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job
 from gptfast_cli.core.models.decoder import Decoder
-from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
@@ -91,28 +89,6 @@ class JudgeOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeTarget:
-    """The model that drafts are for; `loaded` is None for a shape."""
-
-    name: str
-    scheme: str
-    model: Decoder
-    loaded: LoadedModel | None
-    seconds: float
-
-    @property
-    def n_params(self) -> int:
-        """Parameters of the model."""
-        return _n_params(self.model)
-
-    def limits(self, max_new_tokens: int, chat: ChatOptions) -> Limits:
-        """Of its texts; raises UsageError as `LoadedModel.limits` and `open_prompter` do."""
-        if self.loaded is not None:
-            return self.loaded.limits(max_new_tokens, None, turn_end_ids=turn_end_ids(self.loaded, chat))
-        return Limits(max_new_tokens, self.model.config.max_context, frozenset())
-
-
-@dataclass(frozen=True, slots=True)
 class DraftCandidate:
     """A draft: what it proposes, and how its agreement with a target is found out, anew for each set of texts.
 
@@ -137,16 +113,20 @@ def shape_and_storage(name: str) -> tuple[str, AllocationOptions]:
     return (shape, AllocationOptions(storage)) if shapes.is_shape(shape) else (name, AllocationOptions(PLAIN))
 
 
-def open_target(name: str | None, options: JudgeOptions) -> Job[JudgeTarget]:
-    """Make the target ready; raises what loading a model or reading a shape raises."""
-    if name is not None and is_shape(name):
-        model, scheme, seconds = yield from _random(name, options)
-        return JudgeTarget(name, scheme, model, None, seconds)
-    loaded = yield from load(name, options.settings, options.runtime)
-    return JudgeTarget(loaded.name, loaded.checkpoint.scheme, loaded.model, loaded, loaded.seconds)
+def open_target(name: str | None, options: JudgeOptions) -> Job[LoadedModel]:
+    """Load the target, or make it where `name` is a SHAPE; raises what that raises."""
+    if name is None or not is_shape(name):
+        return (yield from load(name, options.settings, options.runtime))
+    return replace((yield from _random(name, options)), name=name)
 
 
-def open_candidate(name: str, target: JudgeTarget, options: JudgeOptions, *, n_tokens: int) -> Job[DraftCandidate]:
+def target_limits(target: LoadedModel, max_new_tokens: int, chat: ChatOptions) -> Limits:
+    """Limits of the target's texts; raises UsageError as `LoadedModel.limits` and `open_prompter` do."""
+    turn_ends: frozenset[int] = frozenset() if target.is_random else turn_end_ids(target, chat)
+    return target.limits(max_new_tokens, None, turn_end_ids=turn_ends)
+
+
+def open_candidate(name: str, target: LoadedModel, options: JudgeOptions, *, n_tokens: int) -> Job[DraftCandidate]:
     """Make a draft ready for a target and texts of up to `n_tokens`.
 
     Raises UsageError for one that does not fit, telling the difference, and for one whose agreement can neither be
@@ -154,23 +134,25 @@ def open_candidate(name: str, target: JudgeTarget, options: JudgeOptions, *, n_t
     """
     if name == NGRAM:
         return DraftCandidate(NGRAM, NGram(options.n_rows), partial(NGramAcceptance, options.max_draft_length))
-    is_random = target.loaded is None or is_shape(name)
+    is_random = target.is_random or is_shape(name)
     if is_random and options.alpha is None:
         raise UsageError(
             f"{name if is_shape(name) else target.name} is a shape without weights, and so agrees with nothing.",
             "Say how often a drafted token is to stay: --assume-alpha 0.8",
         )
     if is_shape(name):
-        model, _, seconds = yield from _random(name, options)
+        made = yield from _random(name, options)
+        model, seconds = made.model, made.seconds
         _check_vocabulary(name, model, target)
-    elif target.loaded is None:
-        model, seconds = yield from _loaded_for_a_shape(name, target, options)
+    elif target.is_random:
+        loaded = yield from _loaded_for_a_shape(name, target, options)
+        model, seconds = loaded.model, loaded.seconds
     else:
         model, seconds = yield from open_draft_model(
-            name, target.loaded, n_tokens=n_tokens, settings=options.settings, runtime=options.runtime
+            name, target, n_tokens=n_tokens, settings=options.settings, runtime=options.runtime
         )
     draft = DraftModel(model, options.n_rows)
-    n_params = _n_params(model)
+    n_params = count_params(model.config)
     if options.alpha is not None:
         return DraftCandidate(
             name, SimulatedDraft(draft, options.alpha), partial(AssumedAcceptance, options.alpha), n_params, seconds
@@ -178,32 +160,27 @@ def open_candidate(name: str, target: JudgeTarget, options: JudgeOptions, *, n_t
     return DraftCandidate(name, draft, partial(ModelAcceptance, Runner(model, 1)), n_params, seconds)
 
 
-def _loaded_for_a_shape(name: str, target: JudgeTarget, options: JudgeOptions) -> Job[tuple[Decoder, float]]:
-    if name.startswith(SELF):
-        # a shape in another scheme is that shape once more
-        model, _, seconds = yield from _random(
-            f"{shape_and_storage(target.name)[0]}:{name.removeprefix(SELF)}", options
-        )
-        return model, seconds
-    opened = open_model(name, options.settings, with_padding=True)  # a shape does not say which of its tokens are that
+def _loaded_for_a_shape(name: str, target: LoadedModel, options: JudgeOptions) -> Job[LoadedModel]:
+    if name.startswith(SELF):  # a shape in another scheme is that shape once more
+        shape, _ = shape_and_storage(target.name)
+        return (yield from _random(f"{shape}:{name.removeprefix(SELF)}", options))
+    # a shape does not say which rows of its vocabulary are padding
+    opened = open_model(name, options.settings, with_padding=True)
     loaded = yield from load(opened, options.settings, options.runtime, role="Draft")
     _check_vocabulary(loaded.name, loaded.model, target)
-    return loaded.model, loaded.seconds
+    return loaded
 
 
-def _random(name: str, options: JudgeOptions) -> Job[tuple[Decoder, str, float]]:
+def _random(name: str, options: JudgeOptions) -> Job[LoadedModel]:
     shape, storage = shape_and_storage(name)
-    subject = yield from random_bench_model(
-        shapes.read_shape(shape), storage, options.runtime, seed=0, settings=options.settings, torch_backend=None
+    return (
+        yield from load_random(
+            shapes.read_shape(shape), storage, options.runtime, seed=0, settings=options.settings, torch_backend=None
+        )
     )
-    return subject.model, subject.scheme, subject.seconds
 
 
-def _n_params(model: Decoder) -> int:
-    return sum(math.prod(shape) for shape in weight_shapes(model.config).values())
-
-
-def _check_vocabulary(name: str, draft: Decoder, target: JudgeTarget) -> None:
+def _check_vocabulary(name: str, draft: Decoder, target: LoadedModel) -> None:
     ours, theirs = target.model.config.vocab_size, draft.config.vocab_size
     if ours != theirs:
         raise UsageError(

@@ -35,7 +35,7 @@ Texts: TypeAlias = Mapping[float, Rows[TargetText]]
 _SECONDS = 0.03  # that a cell is looked at, each time
 _GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly over 0..1, however many
 _LEAST_DRIFTS = 4  # for percentiles of them
-_NOISE_LOOKS = 12
+_NOISE_MEASUREMENTS = 12
 _LEAST = 3  # rounds or steps of that, where they take longer
 
 
@@ -138,7 +138,7 @@ class CostMeter:
         """Plain steps at batch 1 after a prompt, over and over: how quiet the machine is before all else."""
         text = TargetText(prompt, (0,) * n_tokens, n_tokens, Sampler(Sampling(0.0), 0, 0))
         load = _Load(self._runner, [text], None)
-        measurements = [self._step(load)[0] for _ in range(_NOISE_LOOKS + 1)]
+        measurements = [self._step(load)[0] for _ in range(_NOISE_MEASUREMENTS + 1)]
         self.costs.drifts += [after / before for before, after in pairwise(measurements[1:])]  # the first one warms up
 
     def measure_once(self, texts: Texts, cells: Rows[CostCell]) -> Iterator[CostCell | None]:

@@ -6,7 +6,7 @@ from statistics import median
 
 from gptfast_cli.core.bench.environment import Environment
 from gptfast_cli.core.drafts.acceptance import AcceptanceReader, ModelAcceptance
-from gptfast_cli.core.drafts.candidates import DraftCandidate, JudgeTarget, SimulatedDraft
+from gptfast_cli.core.drafts.candidates import DraftCandidate, SimulatedDraft
 from gptfast_cli.core.drafts.costs import BenchPoint, CostCell, Costs
 from gptfast_cli.core.drafts.prediction import Bootstrap, Prediction
 from gptfast_cli.core.drafts.recommendation import median_error, recommendations_of, verdict_of
@@ -19,6 +19,7 @@ from gptfast_cli.core.drafts.report import (
     ValidationRun,
 )
 from gptfast_cli.core.drafts.texts import FailedPrompt, JudgePrompt, TargetText
+from gptfast_cli.core.engine.load import LoadedModel
 
 
 @dataclass(slots=True)
@@ -29,7 +30,7 @@ class JudgeState:
     """
 
     environment: Environment
-    target: JudgeTarget
+    target: LoadedModel
     prompts: Sequence[JudgePrompt]
     draft_lengths: Sequence[int]
     batch_sizes: Sequence[int]

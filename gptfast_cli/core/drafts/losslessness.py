@@ -22,7 +22,7 @@ from gptfast_cli.core.engine.speculative.draft_length import FixedDraftLength
 from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.events import Job, Progress, result_of
 
-_DEPTHS = (1, 3, 5)
+_DRAFT_LENGTHS = (1, 3, 5)
 _FEW_TEXTS, _MANY_TEXTS = 4, 20
 _FEW_DRAWS, _MANY_DRAWS = 400, 2000
 _SECONDS = 15.0  # for the texts, and for the draws: as many of them as that is enough for
@@ -40,7 +40,7 @@ class CheckSize:
     @classmethod
     def of(cls, token_seconds: float, most: int) -> "CheckSize":
         """What is quick, where a token takes so long and a text has up to so many of them."""
-        n_runs = 1 + len(_DEPTHS)
+        n_runs = 1 + len(_DRAFT_LENGTHS)
         n_texts = int(_SECONDS / (n_runs * most * token_seconds))
         n_draws = int(_SECONDS / (2 * _TOKENS_OF_A_DRAW * token_seconds))
         return cls(
@@ -75,15 +75,15 @@ def check_losslessness(
     chosen, n_equal, n_texts = texts[: size.n_texts], 0, 0
     alone = _greedy(chosen)
     _Run(runner, None).decode(alone)
-    for n, k in enumerate(_DEPTHS):
-        yield Progress(f"certify {candidate.name}", n, len(_DEPTHS) + 2, "runs")
+    for n, k in enumerate(_DRAFT_LENGTHS):
+        yield Progress(f"certify {candidate.name}", n, len(_DRAFT_LENGTHS) + 2, "runs")
         group = _greedy(chosen)
         _Run(runner, candidate, k).decode(group)
         n_texts += len(group)
         n_equal += sum(a.generated == b.generated for a, b in zip(alone, group, strict=True))
     counts = []
     for n, who in enumerate((None, candidate)):
-        yield Progress(f"certify {candidate.name}", len(_DEPTHS) + n, len(_DEPTHS) + 2, "runs")
+        yield Progress(f"certify {candidate.name}", len(_DRAFT_LENGTHS) + n, len(_DRAFT_LENGTHS) + 2, "runs")
         limits = Limits(_TOKENS_OF_A_DRAW, 1 << 40, frozenset())
         draws = [Request(i, texts[0].prompt.ids, Sampler(drawn, n, i), limits) for i in range(size.n_draws)]
         _Run(runner, who, 2).decode(draws)

@@ -95,41 +95,68 @@ class OpenedModel:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in memory."""
+    """A model in memory: a checkpoint, or a shape with random weights.
 
-    opened: OpenedModel
+    name:       MODEL or SHAPE that it was loaded by
+    seconds:    time to open and load it, or to make its weights
+    opened:     its checkpoint; None for random weights
+    allocation: schemes of random weights; None for a checkpoint
+    """
+
+    name: str
     model: Decoder
-    seconds: float  # that opening and loading took
+    seconds: float
+    opened: OpenedModel | None = None
+    allocation: Allocation | None = None
 
     @property
-    def name(self) -> str:
-        """What it was asked for by, or found under."""
-        return self.opened.found.name
+    def is_random(self) -> bool:
+        """Whether its weights are random: it has neither files nor a tokenizer."""
+        return self.opened is None
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """Its files."""
+        """Its files; not of a model with random weights."""
+        assert self.opened is not None, "random weights have no checkpoint"
         return self.opened.checkpoint
 
     @property
-    def tokenizer(self) -> Tokenizer | None:
-        """What its texts are read and written with, where it has one."""
-        return self.opened.tokenizer
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """The tokens that end a text of its own."""
-        return self.opened.special.stop_ids
-
-    @property
     def path(self) -> Path:
-        """The folder that it was loaded from."""
+        """The folder that it was loaded from; not of a model with random weights."""
         return self.checkpoint.path
 
     @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None for random weights, and for a checkpoint without a tokenizer."""
+        return None if self.opened is None else self.opened.tokenizer
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """End-of-text tokens."""
+        return frozenset() if self.opened is None else self.opened.special.stop_ids
+
+    @property
     def config(self) -> ModelConfig:
-        """The model's shape."""
+        """Shape of the model."""
         return self.model.config
+
+    @property
+    def scheme(self) -> str:
+        """Scheme of most parameters."""
+        return str(self.allocation) if self.opened is None else self.checkpoint.scheme
+
+    @property
+    def head_scheme(self) -> str:
+        """Scheme of the output layer, which is the embedding where both are tied."""
+        if self.opened is None:
+            assert self.allocation is not None
+            return self.allocation.head.scheme
+        return self.checkpoint.weight("embedding" if self.config.tied_embeddings else "head").scheme
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters; a tied head counts once."""
+        return count_params(self.config)
 
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raise TokenIdError for the first id that has no row in the model's embedding."""
@@ -211,7 +238,7 @@ def load(
     parts = ModelSource(opened.config, opened.read, partial(stored, checkpoint), opened.n_bytes, device, dtype)
     watch = Stopwatch(device)
     built = yield from build(parts, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
-    return LoadedModel(opened, built, opened.seconds + watch.seconds)
+    return LoadedModel(opened.found.name, built, opened.seconds + watch.seconds, opened)
 
 
 def special_tokens_of(checkpoint: Checkpoint) -> SpecialTokens:
@@ -305,33 +332,12 @@ RANDOM_DTYPE = torch.bfloat16
 """What a shape counts as stored in, where nobody says in what to compute: nearly every model is."""
 
 
-@dataclass(frozen=True, slots=True)
-class BenchModel:
-    """A model in memory; `scheme` is that of most parameters, `seconds` what loading or making it took."""
-
-    name: str
-    scheme: str
-    head_scheme: str
-    model: Decoder
-    seconds: float
-
-    @property
-    def n_params(self) -> int:
-        """Parameters of the model; a tied head counts once."""
-        return sum(math.prod(shape) for shape in weight_shapes(self.model.config).values())
+def count_params(config: ModelConfig) -> int:
+    """Number of parameters of a shape; a tied head counts once."""
+    return sum(math.prod(shape) for shape in weight_shapes(config).values())
 
 
-def loaded_bench_model(
-    name: str | None, settings: Settings, runtime: RuntimeConfig, torch_backend: Backend | None
-) -> Job[BenchModel]:
-    """A checkpoint, found and loaded as `load` does it, with its errors."""
-    loaded = yield from load(name, settings, runtime, torch_backend)
-    checkpoint = loaded.checkpoint
-    head = checkpoint.weight("embedding" if loaded.config.tied_embeddings else "head")
-    return BenchModel(loaded.name, checkpoint.scheme, head.scheme, loaded.model, loaded.seconds)
-
-
-def random_bench_model(
+def load_random(
     shape: Shape,
     options: AllocationOptions,
     runtime: RuntimeConfig,
@@ -339,15 +345,14 @@ def random_bench_model(
     seed: int,
     settings: Settings,
     torch_backend: Backend | None,
-) -> Job[BenchModel]:
-    """A model of a shape with random weights; raises UsageError for schemes, devices and dtypes that are none."""
+) -> Job[LoadedModel]:
+    """Make a model of a shape with random weights; raises UsageError for an unknown scheme, device or dtype."""
     set_threads(runtime.threads)
     device = pick_device(runtime.device)
     dtype = pick_dtype(runtime.dtype, RANDOM_DTYPE, device)
     allocation = options.allocation(shape.config)
-    n_params = sum(math.prod(sizes) for sizes in weight_shapes(shape.config).values())
     yield Note(
-        f"Model: {shape.name} (random weights), {count(n_params)} parameters, "
+        f"Model: {shape.name} (random weights), {count(count_params(shape.config))} parameters, "
         f"{allocation} {computing_name(dtype, pick_kv_dtype(runtime.kv_dtype, dtype))} on {device}"
     )
     weights = RandomWeights(shape.config, allocation, device=device, dtype=dtype, seed=seed)
@@ -357,4 +362,4 @@ def random_bench_model(
     )
     watch = Stopwatch(device)
     model = yield from build(parts, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
-    return BenchModel(shape.name, str(allocation), allocation.head.scheme, model, watch.seconds)
+    return LoadedModel(shape.name, model, watch.seconds, allocation=allocation)

@@ -25,10 +25,10 @@ from gptfast_cli.core.engine.build import RuntimeConfig, Storages, check_sharded
 from gptfast_cli.core.engine.compiled import Compiling
 from gptfast_cli.core.engine.load import (
     RANDOM_DTYPE,
-    BenchModel,
-    loaded_bench_model,
+    LoadedModel,
+    load,
+    load_random,
     planned_bytes,
-    random_bench_model,
 )
 from gptfast_cli.core.engine.ranges import check_at_least, check_seed
 from gptfast_cli.core.engine.shapes import Shape, read_shape
@@ -85,25 +85,25 @@ class Instruments:
 
 
 @dataclass(frozen=True, slots=True)
-class _Contender:
+class _ModelOnRanks:
     """A model on some ranks; subject and workload are None on one that stands by."""
 
-    crew: RankSubset
-    subject: BenchModel | None
+    rank_subset: RankSubset
+    loaded: LoadedModel | None
     workload: Workload | None
 
     @property
     def n_bytes(self) -> int:
         """That its weights take on this rank."""
-        return 0 if self.subject is None else self.subject.model.weight_bytes
+        return 0 if self.loaded is None else self.loaded.model.weight_bytes
 
-    def row(self, case: Case, besides: int) -> TimedRow:
+    def row(self, case: Case, other_model_bytes: int) -> TimedRow:
         """What it does of a case; see Row."""
         row = TimedRow(case.title, case.phase, case.total_tokens, _nothing)
         if self.workload is not None:
             row = self.workload.row(case)
-        name = row.name if self.crew.everyone.size == 1 else f"{row.name}, tp {self.crew.size}"
-        return replace(row, name=name, crew=self.crew, besides=besides)
+        name = row.name if self.rank_subset.everyone.size == 1 else f"{row.name}, tp {self.rank_subset.size}"
+        return replace(row, name=name, rank_subset=self.rank_subset, other_model_bytes=other_model_bytes)
 
 
 def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[Bench]:
@@ -117,26 +117,26 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
     device = pick_device(request.runtime.device)
     now = instruments.clock(device)
     shape = None if request.arch is None else read_shape(request.arch)
-    _check_dealt(request, shape)
+    _check_sharding(request, shape)
     if shape is not None:
         _check_room(shape, request, device)
     probe = instruments.probe(device, now)  # before the model: its memory is apart from what rows are charged with
-    contenders: list[_Contender] = []
+    models: list[_ModelOnRanks] = []
     for n_ranks in request.sizes:
-        making = _contender(request, n_ranks, shape, instruments.backend)
-        contenders.append((yield from (without_notes(making) if contenders else making)))
+        making = _load_on_ranks(request, n_ranks, shape, instruments.backend)
+        models.append((yield from (without_notes(making) if models else making)))
     compile_s: dict[int, float] | None = None
-    for contender in contenders:
-        if contender.workload is not None:
-            compile_s = yield from contender.workload.compile(cases, request.compiling, request.settings)
-    widest = max(contenders, key=lambda contender: contender.crew.size)
-    subject = widest.subject
-    assert subject is not None  # every rank is of it
-    with widest.crew.threads():
-        around = environment(device, subject.model.dtype, widest.crew.size)
-    held = sum(contender.n_bytes for contender in contenders)
+    for model in models:
+        if model.workload is not None:
+            compile_s = yield from model.workload.compile(cases, request.compiling, request.settings)
+    widest = max(models, key=lambda model: model.rank_subset.size)
+    loaded = widest.loaded
+    assert loaded is not None  # every rank is of it
+    with widest.rank_subset.threads():
+        env = environment(device, loaded.model.dtype, widest.rank_subset.size)
+    held = sum(model.n_bytes for model in models)
     n_bytes = sum(request.runtime.group.exchange(widest.n_bytes))
-    entries = [(case, contender) for case in cases for contender in contenders]
+    entries = [(case, model) for case in cases for model in models]
     bandwidths: list[float] = []
 
     def read_bandwidth() -> Bandwidth:
@@ -145,28 +145,28 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
         return bandwidth
 
     outcomes = yield from measured(
-        [contender.row(case, held - contender.n_bytes) for case, contender in entries],
+        [model.row(case, held - model.n_bytes) for case, model in entries],
         request.n_rounds,
         now=now,
         probe=read_bandwidth,
         memory=PeakMemory(device, probe.n_bytes),
     )
     return Bench(
-        environment=around,
-        model=subject.name,
-        scheme=subject.scheme,
-        head_scheme=subject.head_scheme,
-        kv_dtype=dtype_name(subject.model.kv_dtype),
-        n_params=subject.n_params,
+        environment=env,
+        model=loaded.name,
+        scheme=loaded.scheme,
+        head_scheme=loaded.head_scheme,
+        kv_dtype=dtype_name(loaded.model.kv_dtype),
+        n_params=loaded.n_params,
         n_bytes=n_bytes,
         seed=request.seed,
-        load_s=subject.seconds,
+        load_s=loaded.seconds,
         compile_s=compile_s,
         bandwidth=memory_bandwidth(bandwidths),
         n_rounds=request.n_rounds,
         rows=tuple(
-            bench_row(case, contender.crew.size, outcome, subject)
-            for (case, contender), outcome in zip(entries, outcomes, strict=True)
+            bench_row(case, model.rank_subset.size, outcome, loaded)
+            for (case, model), outcome in zip(entries, outcomes, strict=True)
         ),
     )
 
@@ -185,7 +185,7 @@ def _cases(request: BenchRequest) -> tuple[Case, ...]:
     return cases
 
 
-def _check_dealt(request: BenchRequest, shape: Shape | None) -> None:
+def _check_sharding(request: BenchRequest, shape: Shape | None) -> None:
     """Raise UsageError where some number of ranks cannot be dealt the model, before any of it is loaded."""
     if max(request.sizes) == 1:
         return
@@ -209,18 +209,20 @@ def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> No
         check_fits(int(needed), f"The weights of {shape.name}", hint, available_memory_bytes())
 
 
-def _contender(request: BenchRequest, size: int, shape: Shape | None, backend: Backend | None) -> Job[_Contender]:
-    crew = rank_subset_of(request.runtime.group, size, request.runtime.threads)
-    if crew.group is None:
-        return _Contender(crew, None, None)
-    runtime = replace(request.runtime, threads=crew.n_threads, group=crew.group)
+def _load_on_ranks(
+    request: BenchRequest, size: int, shape: Shape | None, backend: Backend | None
+) -> Job[_ModelOnRanks]:
+    rank_subset = rank_subset_of(request.runtime.group, size, request.runtime.threads)
+    if rank_subset.group is None:
+        return _ModelOnRanks(rank_subset, None, None)
+    runtime = replace(request.runtime, threads=rank_subset.n_threads, group=rank_subset.group)
     if shape is None:
-        subject = yield from loaded_bench_model(request.model, request.settings, runtime, backend)
+        loaded = yield from load(request.model, request.settings, runtime, backend)
     else:
-        subject = yield from random_bench_model(
+        loaded = yield from load_random(
             shape, request.allocation, runtime, seed=request.seed, settings=request.settings, torch_backend=backend
         )
-    return _Contender(crew, subject, Workload(subject.model, request.seed))
+    return _ModelOnRanks(rank_subset, loaded, Workload(loaded.model, request.seed))
 
 
 def _nothing() -> Work:

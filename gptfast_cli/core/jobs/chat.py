@@ -183,10 +183,10 @@ class Chat:
 
 
 def _decode(transcript: Transcript, generator: Engine, timings: Timings) -> Job[None]:
-    timings.add_admission((yield from generator.admit(transcript.sequence)))
+    timings.add_prefill((yield from generator.admit(transcript.sequence)))
     yield from transcript.follow()
     while generator.active:
-        timings.add_stride((yield from generator.step()))
+        timings.add_step((yield from generator.step()))
         yield from transcript.follow()
 
 

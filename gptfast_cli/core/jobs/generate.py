@@ -157,11 +157,11 @@ def _decode(transcripts: list[Transcript], generator: Engine, timings: Timings) 
             transcript = waiting.popleft()
             sequence = transcript.sequence
             under_way[sequence.id] = transcript
-            timings.add_admission((yield from generator.admit(sequence)))
+            timings.add_prefill((yield from generator.admit(sequence)))
             yield from transcript.follow()
         if generator.active:
             stride = yield from generator.step()
-            timings.add_stride(stride)
+            timings.add_step(stride)
             for sequence in stride.advanced:
                 yield from under_way[sequence.id].follow()
 

@@ -33,13 +33,12 @@ from gptfast_cli.core.device import (
     set_threads,
 )
 from gptfast_cli.core.engine.build import RuntimeConfig
-from gptfast_cli.core.engine.load import RANDOM_DTYPE
+from gptfast_cli.core.engine.load import RANDOM_DTYPE, count_params
 from gptfast_cli.core.engine.ranges import check_at_least
 from gptfast_cli.core.engine.shapes import KNOWN_SHAPES, is_shape, read_shape
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.jobs.bench import Instruments
-from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantities import count
 from gptfast_cli.core.quantize.allocation import AllocationOptions, Storage
 from gptfast_cli.core.quantize.sizes import stored
@@ -97,7 +96,7 @@ class BenchPlan:
     kv_dtype: str
     hardware: Hardware
     is_measured: bool
-    reach: Efficiency
+    efficiency: Efficiency
     rows: tuple[PlanRow, ...]
 
 
@@ -122,10 +121,10 @@ def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[B
     model = _model(request, here)
     contexts = _contexts(request.cases, model)
     portions = [portion(model.outline, tp) for tp in request.tps]
-    storages, n_params = model.outline.storages, _n_params(model.outline)
+    storages, n_params = model.outline.storages, count_params(model.outline.config)
     yield Note(f"Model: {model.name}, {count(n_params)} parameters, {model.scheme}; nothing of it is loaded")
     hardware = _described(request.hardware) if here is None else _this_machine(request.hardware, here, instruments)
-    reach = _reach(request.efficiency, here)
+    efficiency = _efficiency(request.efficiency, here)
     return BenchPlan(
         model=model.name,
         scheme=model.scheme,
@@ -135,8 +134,8 @@ def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[B
         kv_dtype=dtype_name(model.outline.kv_dtype),
         hardware=hardware,
         is_measured=here is not None,
-        reach=reach,
-        rows=plan_rows(portions, request.cases.batch_sizes, contexts, hardware, reach),
+        efficiency=efficiency,
+        rows=plan_rows(portions, request.cases.batch_sizes, contexts, hardware, efficiency),
     )
 
 
@@ -223,10 +222,6 @@ def _contexts(cases: CaseOptions, model: _Named) -> tuple[int, ...]:
     return tuple(contexts)
 
 
-def _n_params(outline: ModelOutline) -> int:
-    return sum(math.prod(shape) for shape in weight_shapes(outline.config).values())
-
-
 def _described(options: HardwareOptions) -> Hardware:
     return Hardware(
         bandwidth=options.bandwidth and options.bandwidth * 1e9,
@@ -243,7 +238,7 @@ def _this_machine(options: HardwareOptions, device: torch.device, instruments: I
     return Hardware(reads.bytes_per_second, memory, link.link_bandwidth, link.link_latency)
 
 
-def _reach(efficiency: float | None, here: torch.device | None) -> Efficiency:
+def _efficiency(efficiency: float | None, here: torch.device | None) -> Efficiency:
     if efficiency is not None:
         return Efficiency({PLAIN: efficiency})
     return NATIVE if here is not None and here.type == "cpu" else COMPILED

@@ -10,10 +10,10 @@ from gptfast_cli.core.checkpoints.store import BUNDLED
 from gptfast_cli.core.drafts.acceptance import ProbsReader
 from gptfast_cli.core.drafts.candidates import (
     JudgeOptions,
-    JudgeTarget,
     SimulatedDraft,
     open_candidate,
     open_target,
+    target_limits,
 )
 from gptfast_cli.core.drafts.costs import BenchPoint, CostMeter
 from gptfast_cli.core.drafts.judge_state import JudgeState
@@ -46,10 +46,10 @@ from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
 
 _TINY, _TINY_DRAFT = BUNDLED
-_PAIRS = 3
+_VALIDATION_PAIRS = 3
 _OTHER_PROMPTS = "Take others: --prompts FILE"
 _WHEN_QUIET = "Judge again when nothing else runs, or keep advice all the same: --save-advice --force"
-_PROOF_SECONDS = 40.0  # for all proofs together, where a few texts are enough for that
+_VALIDATION_SECONDS = 40.0  # for all proofs together, where a few texts are enough for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +99,9 @@ def run(request: SpeculateRequest) -> Job[DraftReport]:
         request.settings, request.runtime, request.alpha, max(request.batch_sizes), max(request.draft_lengths)
     )
     target = yield from open_target(request.model, options)
-    if request.save_advice and target.loaded is None:
+    if request.save_advice and target.is_random:
         raise UsageError(f"There is no model {target.name} to keep advice for.", "Leave out --save-advice.")
-    limits = target.limits(request.max_new_tokens, request.chat)
+    limits = target_limits(target, request.max_new_tokens, request.chat)
     prompts, failed = _prompts(request, target, limits)
     state = JudgeState(
         environment=environment(target.model.device, target.model.dtype, request.runtime.group.size),
@@ -130,8 +130,8 @@ def run(request: SpeculateRequest) -> Job[DraftReport]:
         yield Note("Interrupted: this is what was known by then.")
         return state.report(is_interrupted=True)
     report = state.report()
-    if request.save_advice and target.loaded is not None and request.runtime.group.rank == 0:
-        yield _save_advice(report, target.loaded, request)
+    if request.save_advice and not target.is_random and request.runtime.group.rank == 0:
+        yield _save_advice(report, target, request)
     return report
 
 
@@ -217,14 +217,14 @@ def _measure_costs(state: JudgeState, meter: CostMeter, request: SpeculateReques
 
 def _validate(state: JudgeState, meter: CostMeter, runner: Runner, limits: Limits, group: ProcessGroup) -> Job[None]:
     """Run some of what was predicted, and look at its costs once more: the machine may be another one by now."""
-    validations = list(validations_of(state, seconds=_PROOF_SECONDS, n_pairs=_PAIRS))
+    validations = list(validations_of(state, seconds=_VALIDATION_SECONDS, n_pairs=_VALIDATION_PAIRS))
     cells = [validation.cell for validation in validations if validation.cell is not None]
     measured: list[list[float]] = [[] for _ in validations]
-    for turn in range(_PAIRS):
+    for turn in range(_VALIDATION_PAIRS):
         for _ in meter.measure_once(state.texts, cells):
             pass
         for n, validation in enumerate(validations):
-            yield Progress("prove", turn * len(validations) + n, _PAIRS * len(validations), "runs")
+            yield Progress("prove", turn * len(validations) + n, _VALIDATION_PAIRS * len(validations), "runs")
             measured[n].append(group.broadcast(speedup(runner, validation, limits.stop_ids)))
             state.validation_runs = [
                 validation_run_of(*each, state) for each in zip(validations, measured, strict=True) if each[1]
@@ -244,14 +244,14 @@ def _check_losslessness(state: JudgeState, runner: Runner, request: SpeculateReq
 
 
 def _prompts(
-    request: SpeculateRequest, target: JudgeTarget, limits: Limits
+    request: SpeculateRequest, target: LoadedModel, limits: Limits
 ) -> tuple[list[JudgePrompt], list[FailedPrompt]]:
     """The prompts, and those that the target cannot be given; raises UsageError where none is left."""
     failed: list[FailedPrompt] = []
-    if target.loaded is None:
+    if target.is_random:
         prompts = synthetic_prompts(target.model.config.vocab_size)[: request.limit]
     else:
-        prompts, failed = read_prompts(target.loaded, request.prompts, request.limit, request.chat)
+        prompts, failed = read_prompts(target, request.prompts, request.limit, request.chat)
     fitting = []
     for prompt in prompts:
         try:
@@ -265,16 +265,16 @@ def _prompts(
     return fitting, failed
 
 
-def _drafts(request: SpeculateRequest, target: JudgeTarget) -> list[str]:
+def _drafts(request: SpeculateRequest, target: LoadedModel) -> list[str]:
     """Those that were asked for, or that suggest themselves; a shape says nothing that could be looked up."""
     asked = list(request.drafts)
     if not asked and target.name.partition(":")[0] == _TINY:
         asked = [_TINY_DRAFT]
-    elif not asked and target.scheme == PLAIN and target.loaded is not None:
+    elif not asked and target.scheme == PLAIN and not target.is_random:
         asked = [f"{SELF}int8", f"{SELF}int4"]
-    if not asked and target.loaded is None:
+    if not asked and target.is_random:
         raise UsageError("A shape needs a draft to be judged.", "Name a MODEL or a SHAPE: --draft tinyllama-1.1b:int4")
-    free = [] if target.loaded is None else [NGRAM]
+    free = [] if target.is_random else [NGRAM]
     return list(dict.fromkeys([*asked, *free]))
 
 

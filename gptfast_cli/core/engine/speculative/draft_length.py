@@ -163,11 +163,11 @@ class BroadcastDraftLength:
     """See Depth; that of rank 0, as ranks time their steps each for itself."""
 
     def __init__(self, own: DraftLengthPolicy, group: ProcessGroup) -> None:
-        self._own, self._together = own, group
+        self._own, self._group = own, group
 
     def next(self, initial: InitialEstimate) -> RoundPlan:
         """See DraftLengthPolicy."""
-        return RoundPlan(**self._together.broadcast(asdict(self._own.next(initial))))
+        return RoundPlan(**self._group.broadcast(asdict(self._own.next(initial))))
 
     def record_steps(self, n_tokens: int, seconds: float) -> None:
         """See DraftLengthPolicy."""
@@ -194,9 +194,9 @@ class AdaptiveDraftLength:
         self._costs: dict[int, _Cost] = {}  # of a drafted token, beside the step, in rounds of a depth
         # what is usual stands for a few measurements, so that the first ones do not decide alone
         self._accepted = _Mean(0.98, 0.7, weight=6)  # of a verified token
-        self._realism = _Mean(0.95, 1.0, weight=10)  # tokens that a round gave, over those that were expected of it
+        self._yield_ratio = _Mean(0.95, 1.0, weight=10)  # tokens that a round gave, over those that were expected of it
         self._rejected = _Mean(0.995, 0.3, weight=6)  # of a token that the draft was asked about
-        self._doubt = _Mean(0.995, 0.6, weight=6)  # about it
+        self._mean_uncertainty = _Mean(0.995, 0.6, weight=6)  # about it
 
     def next(self, initial: InitialEstimate) -> RoundPlan:
         """See DraftLengthPolicy."""
@@ -212,7 +212,7 @@ class AdaptiveDraftLength:
         draft_length = best if is_promising else tried
         if self._speed(draft_length) * self._step.value > (_GAIN if self._n_rounds == _TRIED else 1):
             self._pause = _PAUSE
-            return RoundPlan(draft_length, self._n_rounds, self._most_doubt(draft_length))
+            return RoundPlan(draft_length, self._n_rounds, self._max_uncertainty(draft_length))
         # a try now and then: what comes may be easier
         self._left, self._pause = self._pause, min(_GROWTH * self._pause, _LONGEST_PAUSE)
         self._n_rounds = _TRIED
@@ -238,10 +238,10 @@ class AdaptiveDraftLength:
         weight = max(n_verified, 1) * (_OF_A_TRY if self._to_try > 0 else 1)
         expected = self._tokens(n_drafted)
         self._accepted.add(n_accepted / n_verified if n_verified else 0.0, weight)
-        self._realism.add((n_accepted / n_rounds + 1) / expected, n_rounds / stats.n_sequences)
+        self._yield_ratio.add((n_accepted / n_rounds + 1) / expected, n_rounds / stats.n_sequences)
         if stats.uncertainty > 0:
             self._rejected.add(1 - n_accepted / n_verified, n_verified)
-            self._doubt.add(stats.uncertainty / n_verified, n_verified)
+            self._mean_uncertainty.add(stats.uncertainty / n_verified, n_verified)
         self._add_cost(draft_length, n_drafted, seconds, n_rounds)
         self._n_behind = 0
         self._n_tokens += n_accepted + n_rounds
@@ -284,7 +284,7 @@ class AdaptiveDraftLength:
 
     def _least_tokens(self) -> float:
         """That a round of a trial is expected to give if the draft agrees less than most do, or as it did before."""
-        return self._realism.value * self._tokens(_FIRST) if self._costs else (1 - 0.5 ** (_FIRST + 1)) / (1 - 0.5)
+        return self._yield_ratio.value * self._tokens(_FIRST) if self._costs else (1 - 0.5 ** (_FIRST + 1)) / (1 - 0.5)
 
     def _tokens(self, draft_length: float) -> float:
         """That a round is expected to give, if all tokens are alike."""
@@ -299,15 +299,19 @@ class AdaptiveDraftLength:
     def _speed(self, draft_length: int) -> float:
         """Tokens a second that rounds of a depth are expected to give."""
         return (
-            self._realism.value
+            self._yield_ratio.value
             * self._tokens(draft_length)
             / (self._step.value + draft_length * self._token_cost(draft_length))
         )
 
-    def _most_doubt(self, draft_length: int) -> float:
+    def _max_uncertainty(self, draft_length: int) -> float:
         """After which one more token is not worth its time."""
         least_chance = self._token_cost(draft_length) * self._speed(draft_length)  # that it stays
-        return max(0.0, -math.log(max(least_chance, 1e-9))) * self._doubt.value / max(self._rejected.value, 1e-9)
+        return (
+            max(0.0, -math.log(max(least_chance, 1e-9)))
+            * self._mean_uncertainty.value
+            / max(self._rejected.value, 1e-9)
+        )
 
 
 class _Mean:

@@ -137,7 +137,7 @@ def open_draft(
     yet; else what loading a model raises.
     """
     if drafting is not None and drafting.draft == ADVISED:
-        drafting = yield from _advised(drafting, target, drafted, settings)
+        drafting = yield from _resolve_advice(drafting, target, drafted, settings)
     if drafting is None:
         return None
     if target.model.kv_dtype is torch.int8 and (drafting.draft_length or 0) > KEY_BLOCK:
@@ -159,7 +159,7 @@ def open_draft(
     return Speculation(proposer, policy, drafting=drafting, load_seconds=seconds, is_replicated=is_replicated)
 
 
-def _advised(
+def _resolve_advice(
     drafting: DraftOptions, target: LoadedModel, drafted: DraftedTexts, settings: Settings
 ) -> Job[DraftOptions | None]:
     advice = find_advice(settings.home, target, drafted.temperature, drafted.n_rows)
@@ -189,7 +189,7 @@ def open_draft_model(
         opened = _padded_alike(opened, target)
     _check_vocabulary(opened, target)  # before anything large is read
     _check_context(opened, target, n_tokens)
-    own = _dealt_out_or_replicated(opened.config, partial(stored, opened.checkpoint), runtime)
+    own = _sharded_or_replicated(opened.config, partial(stored, opened.checkpoint), runtime)
     draft = yield from load(opened, settings, own, role="Draft")
     return draft.model, draft.seconds
 
@@ -202,6 +202,7 @@ def _requantized(
         known = ", ".join(f"{SELF}{each}" for each in schemes if each != PLAIN)
         raise UsageError(f"--draft {SELF}{scheme}: there is no quantised scheme of that name.", f"There are {known}.")
     config, checkpoint = target.config, target.checkpoint
+    assert target.opened is not None
     as_stored = target.opened.read
     storages = AllocationOptions(scheme).allocation(config).of(config)
 
@@ -217,12 +218,12 @@ def _requantized(
     yield Note(f"Draft: {target.name} itself, quantised to {scheme} as it is read")
     parts = ModelSource(config, read, lambda: storages, checkpoint.n_bytes, target.model.device, target.model.dtype)
     watch = Stopwatch(target.model.device)
-    own = _dealt_out_or_replicated(config, parts.storages, runtime)
+    own = _sharded_or_replicated(config, parts.storages, runtime)
     model = yield from build(parts, own, settings=settings, watch=watch)
     return model, watch.seconds
 
 
-def _dealt_out_or_replicated(config: ModelConfig, storages: Storages, runtime: RuntimeConfig) -> RuntimeConfig:
+def _sharded_or_replicated(config: ModelConfig, storages: Storages, runtime: RuntimeConfig) -> RuntimeConfig:
     try:
         check_sharded(config, storages, runtime.group.size)
     except UsageError:
@@ -242,10 +243,10 @@ def _check_vocabulary(draft: OpenedModel, target: LoadedModel) -> None:
     if target.tokenizer is not None and draft.tokenizer is not None:
         other = vocabulary_difference(target.tokenizer, draft.tokenizer)
         if other is not None:
-            raise UsageError(f"{pair}: its {other.what} {other.theirs}, the target's {other.ours}.", _ANOTHER)
+            raise UsageError(f"{pair}: its {other.what} {other.theirs}, the target's {other.ours}.", _VOCABULARY_HINT)
     ours, theirs = target.config.vocab_size, draft.config.vocab_size
     if ours != theirs:  # padding is left out of both where their tokenizers tell what is padding
-        raise UsageError(f"{pair}: it has {theirs:,} tokens, and the target {ours:,}.", _ANOTHER)
+        raise UsageError(f"{pair}: it has {theirs:,} tokens, and the target {ours:,}.", _VOCABULARY_HINT)
 
 
 def _check_context(draft: OpenedModel, target: LoadedModel, n_tokens: int) -> None:
@@ -257,4 +258,6 @@ def _check_context(draft: OpenedModel, target: LoadedModel, n_tokens: int) -> No
         )
 
 
-_ANOTHER = "A draft has the very vocabulary of its target; --draft ngram and --draft self:int8 go with every model."
+_VOCABULARY_HINT = (
+    "A draft has the very vocabulary of its target; --draft ngram and --draft self:int8 go with every model."
+)

@@ -204,9 +204,9 @@ class Speculation:
             draft_probs = [proposal.probabilities for proposal in proposals]
             outcomes = [_verified(*each) for each in zip(logits, contexts, drafted, draft_probs, strict=True)]
             splits.mark()
-            told = _told(outcomes, drafted)
+            told = _fetch_outcomes(outcomes, drafted)
         for row, (sequence, (tokens, overlap)) in enumerate(zip(sequences, told, strict=True)):
-            output.counts.append(_give(sequence, tokens, runner.model, logits[row]))
+            output.counts.append(_append_tokens(sequence, tokens, runner.model, logits[row]))
             self._count(output, len(drafted[row]), len(tokens) - 1, output.counts[-1], overlap)
             runner.truncate_to(row, sequence.prompt, sequence.generated)
         drafting, verifying, sampling = splits.seconds
@@ -225,7 +225,7 @@ class Speculation:
         output = RoundOutput([0] * len(sequences), len(native.rounds) * each_bytes)
         for rounds in native.rounds:
             for row, (sequence, told) in enumerate(zip(sequences, rounds, strict=True)):
-                n_given = _give(sequence, told.tokens, runner.model)
+                n_given = _append_tokens(sequence, told.tokens, runner.model)
                 output.counts[row] += n_given
                 self._count(output, told.n_drafted, len(told.tokens) - 1, n_given, told.overlap)
                 output.stats.uncertainty += told.uncertainty
@@ -241,18 +241,18 @@ class Speculation:
         self.rounds.add(n_drafted, n_accepted, n_given, overlap)
 
 
-def _give(sequence: Request, tokens: Rows[int], model: Decoder, logits: Logits | None = None) -> int:
+def _append_tokens(sequence: Request, tokens: Rows[int], model: Decoder, logits: Logits | None = None) -> int:
     """Let a sequence take tokens until it is over; returns how many it took, the end token with them."""
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         if token == model.config.vocab_size:
             sequence.fail(NonFiniteLogitsError(model.dtype, f"after {sequence.n_tokens:,} tokens"))
-            return place
+            return position
         sequence.take(token)
         is_kept = len(sequence.generated) > len(sequence.logprobs)  # no end token
         if logits is not None and sequence.n_logprobs is not None and is_kept:
-            sequence.logprobs.append(token_logprobs(logits.whole[place], token, sequence.n_logprobs))
+            sequence.logprobs.append(token_logprobs(logits.whole[position], token, sequence.n_logprobs))
         if sequence.finish_reason is not None:
-            return place + 1
+            return position + 1
     return len(tokens)
 
 
@@ -274,17 +274,17 @@ def _verified(logits: Logits, context: SamplingContext, drafted: Tensor, q: Tens
     )
 
 
-def _told(outcomes: Rows[Verification], drafted: Rows[Tensor]) -> list[tuple[list[int], float]]:
+def _fetch_outcomes(outcomes: Rows[Verification], drafted: Rows[Tensor]) -> list[tuple[list[int], float]]:
     """The tokens that each row is given and its overlap, all fetched from the device at once."""
     # in float32 the number of a token is exact up to 16 million
     rows = [torch.cat([each.n_accepted, each.tokens, each.overlap]).float() for each in outcomes]
     fetched = torch.cat([*rows, *drafted]).tolist()
-    told, place = [], 3 * len(outcomes)
+    told, position = [], 3 * len(outcomes)
     for row, tokens in enumerate(drafted):
         n_accepted, token, overlap = fetched[3 * row : 3 * row + 3]
-        accepted = fetched[place : place + int(n_accepted)]
+        accepted = fetched[position : position + int(n_accepted)]
         told.append(([int(each) for each in (*accepted, token)], overlap))
-        place += len(tokens)
+        position += len(tokens)
     return told
 
 

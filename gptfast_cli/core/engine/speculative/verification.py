@@ -48,17 +48,17 @@ def verify(
     n_accepted = _leading(is_accepted, draft_lengths)
     rows = torch.arange(len(p), device=p.device)
     p_next = p[rows, n_accepted]
-    behind = q.new_zeros(len(q), 1, q.shape[-1])  # after all of them nothing was drafted: what is left of p is p
-    q_next = torch.cat([q, behind], dim=1)[rows, n_accepted]
+    padding = q.new_zeros(len(q), 1, q.shape[-1])  # after all of them nothing was drafted: what is left of p is p
+    q_next = torch.cat([q, padding], dim=1)[rows, n_accepted]
     q_next = torch.where((n_accepted < draft_lengths).unsqueeze(-1), q_next, 0)
     rest = (p_next - q_next).clamp(min=0)
     # nothing is left where both laws are equal but for rounding
     rest = torch.where(rest.sum(dim=-1, keepdim=True) == 0, p_next, rest)
     tokens = sample_inverse_cdf(rest, token_uniforms[rows, n_accepted])
-    chances = torch.minimum(p[:, :draft_length], q).sum(dim=-1).nan_to_num(0)
-    places = torch.arange(draft_length, device=p.device)
-    is_looked_at = places < torch.minimum(n_accepted + 1, draft_lengths).unsqueeze(-1)
-    return Verification(n_accepted, tokens, torch.where(is_looked_at, chances, 0).sum(dim=-1))
+    accept_probs = torch.minimum(p[:, :draft_length], q).sum(dim=-1).nan_to_num(0)
+    position = torch.arange(draft_length, device=p.device)
+    is_looked_at = position < torch.minimum(n_accepted + 1, draft_lengths).unsqueeze(-1)
+    return Verification(n_accepted, tokens, torch.where(is_looked_at, accept_probs, 0).sum(dim=-1))
 
 
 def verify_greedy(best: Tensor, drafted: Tensor, draft_lengths: Tensor) -> Verification:
@@ -131,11 +131,11 @@ class Rounds:
         outcomes = self._outcomes.items()
         return [
             Position(
-                sum(n for (drafted, _), n in outcomes if drafted > place),
-                sum(n for (drafted, accepted), n in outcomes if drafted > place and accepted >= place),
-                sum(n for (_, accepted), n in outcomes if accepted > place),
+                sum(n for (drafted, _), n in outcomes if drafted > position),
+                sum(n for (drafted, accepted), n in outcomes if drafted > position and accepted >= position),
+                sum(n for (_, accepted), n in outcomes if accepted > position),
             )
-            for place in range(self.max_draft_length)
+            for position in range(self.max_draft_length)
         ]
 
     @property

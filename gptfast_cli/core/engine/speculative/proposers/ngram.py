@@ -58,7 +58,7 @@ class _Index:
     def followers(self, most: int) -> list[int]:
         """Up to so many tokens that followed the longest known run at the end."""
         for n in range(min(LONGEST, len(self.tokens)), SHORTEST - 1, -1):
-            place = self._ends.get(tuple(self.tokens[-n:]))
-            if place is not None:
-                return self.tokens[place : place + most]
+            position = self._ends.get(tuple(self.tokens[-n:]))
+            if position is not None:
+                return self.tokens[position : position + most]
         return []
