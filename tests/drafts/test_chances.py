@@ -33,17 +33,17 @@ def text(temperature: float, *, given: bool = False) -> TargetText:
 
 def read(models: tuple[Decoder, Decoder], one: TargetText) -> tuple[ModelAcceptance, torch.Tensor, torch.Tensor]:
     target, draft = models
-    agreement, reader = ModelAcceptance(Runner(draft, 1)), ProbsReader(Runner(target, 1))
-    agreement.read(one, reader.laws(one))
+    acceptance, reader = ModelAcceptance(Runner(draft, 1)), ProbsReader(Runner(target, 1))
+    acceptance.read(one, reader.probs(one))
     ids = torch.tensor([[*PROMPT, *TOKENS[:-1]]])
     p, q = (model.logits(model.forward(ids, model.new_cache(1)))[0, len(PROMPT) - 1 :] for model in models)
-    return agreement, p, q
+    return acceptance, p, q
 
 
 def test_a_token_stays_by_the_ratio_of_both_laws(models: tuple[Decoder, Decoder]) -> None:
-    agreement, p, q = read(models, text(0.7))
+    acceptance, p, q = read(models, text(0.7))
     laws = [(logits / 0.7).softmax(-1) for logits in (p, q)]
-    acceptance_probs = agreement.acceptance_probs(3)
+    acceptance_probs = acceptance.acceptance_probs(3)
     own = torch.tensor(TOKENS)
     ratio = (laws[1] / laws[0]).gather(-1, own.unsqueeze(-1)).squeeze(-1).clamp(max=1)
     for n in range(1, len(TOKENS)):
@@ -56,10 +56,10 @@ def test_a_token_stays_by_the_ratio_of_both_laws(models: tuple[Decoder, Decoder]
 
 
 def test_alpha_is_that_of_the_divergence(models: tuple[Decoder, Decoder]) -> None:
-    agreement, p, q = read(models, text(1.0))
+    acceptance, p, q = read(models, text(1.0))
     comparison = Comparison()
     comparison.add(p[1:], q[1:], torch.tensor(TOKENS[1:]))
-    assert float(agreement.acceptance_probs(1).overlap[0, 1:].mean()) == pytest.approx(
+    assert float(acceptance.acceptance_probs(1).overlap[0, 1:].mean()) == pytest.approx(
         comparison.result().alpha, abs=1e-5
     )
 
@@ -72,28 +72,28 @@ def test_where_the_most_probable_token_is_taken_a_token_stays_or_not(models: tup
         tokens.append(int(target.logits(target.forward(ids_tensor, target.new_cache(1)))[0, -1].argmax()))
         ids.append(tokens[-1])
     one = TargetText(JudgePrompt(PROMPT), tuple(tokens), 50, Sampler(Sampling(temperature=0), 0))
-    agreement, reader = ModelAcceptance(Runner(draft, 1)), ProbsReader(Runner(target, 1))
-    agreement.read(one, reader.laws(one))
+    acceptance, reader = ModelAcceptance(Runner(draft, 1)), ProbsReader(Runner(target, 1))
+    acceptance.read(one, reader.probs(one))
     whole = torch.tensor([ids[:-1]])
     said = draft.logits(draft.forward(whole, draft.new_cache(1)))[0, len(PROMPT) - 1 :].argmax(-1)
-    assert agreement.acceptance_probs(1).p_accept[0, :, 0].tolist() == [
+    assert acceptance.acceptance_probs(1).p_accept[0, :, 0].tolist() == [
         float(a == b) for a, b in zip(said, tokens, strict=True)
     ]
-    assert 0 < agreement.acceptance_probs(1).p_accept.mean() < 1
+    assert 0 < acceptance.acceptance_probs(1).p_accept.mean() < 1
 
 
 def test_given_text_counts_by_the_overlap_of_both_laws(models: tuple[Decoder, Decoder]) -> None:
-    agreement, p, q = read(models, text(1.0, given=True))
+    acceptance, p, q = read(models, text(1.0, given=True))
     overlap = torch.minimum(p.softmax(-1), q.softmax(-1)).sum(-1)
-    assert agreement.acceptance_probs(1).p_accept[0, :, 0].tolist() == pytest.approx(overlap.tolist(), abs=1e-5)
+    assert acceptance.acceptance_probs(1).p_accept[0, :, 0].tolist() == pytest.approx(overlap.tolist(), abs=1e-5)
 
 
 def test_looked_up_tokens_stay_where_the_text_has_them_too() -> None:
     prompt = JudgePrompt((1, 2, 3, 4, 5))
     one = TargetText(prompt, (9, 1, 2, 3, 4, 8), 50, Sampler(Sampling(temperature=0), 0))
-    agreement = NGramAcceptance(4)
-    agreement.read(one, torch.eye(10)[list(one.tokens)])
-    acceptance_probs = agreement.acceptance_probs(4)
+    acceptance = NGramAcceptance(4)
+    acceptance.read(one, torch.eye(10)[list(one.tokens)])
+    acceptance_probs = acceptance.acceptance_probs(4)
     # after 9 1 2 the prompt goes on with 3 4 5 9: two are right
     assert acceptance_probs.n_proposed[0].tolist() == [0, 0, 0, 4, 4, 4]
     assert acceptance_probs.p_accept[0, 3].tolist() == [1, 1, 0, 0]
@@ -101,6 +101,6 @@ def test_looked_up_tokens_stay_where_the_text_has_them_too() -> None:
 
 
 def test_an_assumed_chance_is_that_of_every_token() -> None:
-    agreement = AssumedAcceptance(0.75)
-    agreement.read(text(0.0), torch.empty(0))
-    assert agreement.acceptance_probs(2).p_accept.unique().tolist() == [0.75]
+    acceptance = AssumedAcceptance(0.75)
+    acceptance.read(text(0.0), torch.empty(0))
+    assert acceptance.acceptance_probs(2).p_accept.unique().tolist() == [0.75]

@@ -44,10 +44,10 @@ class Pair:
         self.texts: list[TargetText] = drained(writing)[1][0]
 
     def acceptance_probs(self) -> AcceptanceProbs:
-        agreement, reader = self.candidate.new_reader(), ProbsReader(Runner(self.target.model, 1))
+        acceptance, reader = self.candidate.new_reader(), ProbsReader(Runner(self.target.model, 1))
         for text in self.texts:
-            agreement.read(text, reader.laws(text))
-        return agreement.acceptance_probs(DEEPEST)
+            acceptance.read(text, reader.probs(text))
+        return acceptance.acceptance_probs(DEEPEST)
 
     def decoded(self, k: int) -> Iterator[tuple[list[int], Speculation]]:
         """Each text again, as the engine decodes it with the draft, and its rounds."""

@@ -138,11 +138,9 @@ class PeakMemory:
         self._besides = besides
 
     def reset(self) -> None:
-        """See PeakMemoryReader."""
         reset_peak_memory(self._device)
 
     def peak_bytes(self) -> int:
-        """See PeakMemoryReader."""
         return max(0, peak_memory_bytes(self._device) - self._besides)
 
 

@@ -147,7 +147,6 @@ class ModelAcceptance:
         self._rows: list[tuple[TargetText, Tensor, Tensor]] = []  # chance and overlap of each token
 
     def read(self, text: TargetText, probs: Tensor) -> None:
-        """See AcceptanceReader."""
         q = self.reader.probs(text).to(probs.device)
         overlap = torch.minimum(probs, q).sum(dim=-1).clamp(max=1)
         own = torch.tensor(text.tokens, device=probs.device).unsqueeze(-1)
@@ -158,7 +157,6 @@ class ModelAcceptance:
         self._rows.append((text, p_accept.double().cpu(), overlap.double().cpu()))
 
     def acceptance_probs(self, max_draft_length: int) -> AcceptanceProbs:
-        """See AcceptanceReader."""
         lengths = torch.tensor([len(text.tokens) for text, _, _ in self._rows])
         time = int(lengths.max())
         p_accept, overlap = (
@@ -185,7 +183,6 @@ class NGramAcceptance:
         self._rows: list[tuple[TargetText, Tensor, Tensor, Tensor]] = []
 
     def read(self, text: TargetText, probs: Tensor) -> None:
-        """See AcceptanceReader."""
         n_tokens, proposer = len(text.tokens), NGram(1)
         p_accept, n_proposed = (
             torch.zeros(n_tokens, self._max_draft_length).double(),
@@ -204,7 +201,6 @@ class NGramAcceptance:
         self._rows.append((text, p_accept, n_proposed, overlap))
 
     def acceptance_probs(self, max_draft_length: int) -> AcceptanceProbs:
-        """See AcceptanceReader."""
         texts, p_accept, n_proposed, overlap = zip(*self._rows, strict=True)
         return AcceptanceProbs(
             _padded(p_accept)[..., :max_draft_length],
@@ -223,11 +219,9 @@ class AssumedAcceptance:
         self._texts: list[TargetText] = []
 
     def read(self, text: TargetText, probs: Tensor) -> None:  # noqa: ARG002  # what is assumed has no need of laws
-        """See AcceptanceReader."""
         self._texts.append(text)
 
     def acceptance_probs(self, max_draft_length: int) -> AcceptanceProbs:
-        """See AcceptanceReader."""
         lengths = torch.tensor([len(text.tokens) for text in self._texts])
         shape = len(lengths), int(lengths.max())
         most = torch.tensor([text.most for text in self._texts])

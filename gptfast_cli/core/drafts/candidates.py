@@ -47,15 +47,12 @@ class SimulatedDraft:
         self._answers = answers
 
     def begin(self, row: int, prompt: Sequence[int]) -> None:
-        """See Proposer."""
         self._draft.begin(row, prompt)
 
     def move(self, source: int, target: int) -> None:
-        """See Proposer."""
         self._draft.move(source, target)
 
     def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
-        """See Proposer."""
         proposals = self._draft.propose(contexts, draft_lengths)
         self._n_asked += 1
         return [

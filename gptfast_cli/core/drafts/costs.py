@@ -249,15 +249,12 @@ class _Silent:
         self._proposer = proposer
 
     def begin(self, row: int, prompt: Rows[int]) -> None:
-        """See Proposer."""
         self._proposer.begin(row, prompt)
 
     def move(self, source: int, target: int) -> None:
-        """See Proposer."""
         self._proposer.move(source, target)
 
     def propose(self, contexts: Rows[SamplingContext], draft_lengths: Rows[int]) -> list[Proposal]:
-        """See Proposer."""
         return [Proposal(each.tokens[:0], None) for each in self._proposer.propose(contexts, draft_lengths)]
 
 
@@ -270,15 +267,12 @@ class _Filled:
         self._proposer = proposer
 
     def begin(self, row: int, prompt: Rows[int]) -> None:
-        """See Proposer."""
         self._proposer.begin(row, prompt)
 
     def move(self, source: int, target: int) -> None:
-        """See Proposer."""
         self._proposer.move(source, target)
 
     def propose(self, contexts: Rows[SamplingContext], draft_lengths: Rows[int]) -> list[Proposal]:
-        """See Proposer."""
         proposals = self._proposer.propose(contexts, draft_lengths)
         return [
             Proposal(torch.nn.functional.pad(each.tokens, (0, draft_length - len(each.tokens))), None)

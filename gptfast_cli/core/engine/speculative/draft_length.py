@@ -1,17 +1,18 @@
 """The draft length k of each round: fixed, or adapted so that speculation never costs more than it gains.
 
-A round of depth k gives (1 - a^(k+1)) / (1 - a) tokens where each drafted one is accepted with probability a (Leviathan
-et al. 2023, arXiv:2211.17192): somewhat fewer where easy and hard stretches take turns.
+Expected tokens of a round with draft length k, where each drafted token is accepted with probability a (Leviathan et
+al. 2023, arXiv:2211.17192; slightly optimistic where easy and hard stretches alternate):
 
-A draft that says how sure it is lets each round end where a hard stretch begins. Its doubt about a token is 1 - its
-probability of it; of all doubts a share f comes true, when the target rejects the token. All tokens so far stay with
-probability exp(-f * their doubts), nearly, and one more pays while this is above its seconds times tokens a second.
-f is measured, because a draft may doubt much and be right, as another form of the target itself is, or little and be
-wrong.
+    tau(k) = (1 - a^(k + 1)) / (1 - a)
 
-To find out has its cost: the draft has to be fed the tokens that came without it, its first rounds are slow, and it may
-lose. What is lost against plain steps is added up, and a trial begins only where that and what the trial may cost are
-less than a small share of the time that plain decoding takes for the tokens so far and the next ones.
+A draft that reports its confidence p lets a round end early. The uncertainty of a drafted token is 1 - p; a measured
+factor f = rejections / sum(1 - p) calibrates it: a requantised copy of the target is often unsure and right, another
+draft sure and wrong. All tokens so far are accepted with probability about exp(-f * sum(1 - p)); one more token pays
+while this exceeds its cost in seconds times the tokens per second of the rounds.
+
+A trial has a cost: the draft must be fed the tokens that were decoded without it, its first rounds are slow, and it may
+lose. The loss against plain steps is accumulated, and a trial starts only where that loss plus its estimated cost
+is at most 2 % of the plain decoding time of the tokens so far and the next 400.
 """
 
 import math
@@ -30,9 +31,11 @@ DEFAULT_DRAFT_LENGTH: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class DraftOptions:
-    """`draft` is a MODEL, `self:SCHEME`, `ngram`, or `auto` for what advice says; `draft_length` the tokens of a round.
+    """What `--draft` and `--speculate-k` ask for.
 
-    A depth of None takes as many as pay; with `auto`, advice has a depth too, unless `has_own_draft_length`.
+    draft:                MODEL, `self:SCHEME`, `ngram`, or `auto`: the saved advice of `gptfast speculate`
+    draft_length:         tokens drafted in a round (k); None adapts it
+    has_own_draft_length: with `auto`, `draft_length` replaces the k of the advice
     """
 
     draft: str
@@ -42,7 +45,7 @@ class DraftOptions:
 
 @dataclass(frozen=True, slots=True)
 class DraftedTexts:
-    """The texts that are to be drafted for: how many side by side, of how many tokens, drawn at which temperature."""
+    """The sequences to draft for: batch size, maximum tokens of each with its prompt, and sampling temperature."""
 
     n_rows: int
     n_tokens: int
@@ -50,7 +53,7 @@ class DraftedTexts:
 
 
 def parse_draft_length(text: str) -> int | None:
-    """A depth as a person writes it: a number, or `auto` for None. Raises UsageError."""
+    """Parse `--speculate-k`: a number, or `auto` as None. Raises UsageError."""
     if text == ADAPTIVE:
         return None
     if not text.isdecimal():
@@ -59,32 +62,32 @@ def parse_draft_length(text: str) -> int | None:
 
 
 MAX_DRAFT_LENGTH = 16
-"""The deepest round that an adaptive depth considers."""
+"""Largest draft length that the adaptive policy considers."""
 
 MAX_ROUNDS = 32
-"""Rounds in a row, before a depth is asked again."""
+"""Maximum number of rounds between two calls of a policy."""
 
-_FIRST = 3  # tokens drafted while nothing is known
-_TRIED = 3  # in a row, to see whether drafting pays, or what a plain step takes
-_CATCHES_UP = _TRIED + 1  # one round before these, in which the draft is fed what came without it
-_OF_A_TRY = 5  # times that its acceptance counts
-_GAIN = 1.03  # by which a draft has to be faster than none, and a depth that was never tried than the best that was
-_RETIMED, _LONGEST_RETIMED = 128, 1024  # tokens of rounds, until a plain step is timed again; doubled each time
-_PROMISE = 1.1  # by which that depth has to look faster than none
-# plain tokens between tries of a draft that does not pay, and how it grows
+_FIRST = 3  # draft length of a trial
+_TRIED = 3  # measurements of a trial's rounds, or of plain steps, before they are used
+_CATCHES_UP = _TRIED + 1  # rounds of a trial: the first also feeds the draft the tokens decoded without it
+_OF_A_TRY = 5  # weight of a trial's acceptance
+_GAIN = 1.03  # required speed-up over plain steps, and of an untried draft length over the best tried one
+_RETIMED, _LONGEST_RETIMED = 128, 1024  # tokens from rounds until a plain step is timed again; doubles each time
+_PROMISE = 1.1  # required predicted speed-up of an untried draft length over plain steps
+# plain tokens between trials of a draft that does not pay: first, growth factor, maximum
 _PAUSE, _GROWTH, _LONGEST_PAUSE = 32, 4, 4096
-_RISK, _NEXT = 0.02, 400  # of the time that plain steps take for the tokens so far and up to so many next ones
-_VERIFY, _CATCH_UP = (
-    1.2,
-    0.5,
-)  # that verifying takes, in steps, and a token fed to the draft, in its steps; first guesses
+_RISK, _NEXT = 0.02, 400  # share of the plain decoding time that trials may lose; future tokens that count
+_VERIFY = 1.2  # first guess: time of a verification, in plain steps
+_CATCH_UP = 0.5  # first guess: time to feed the draft a token, in draft steps
 
 
 @dataclass(frozen=True, slots=True)
 class RoundPlan:
-    """Tokens to draft in a round, 0 for a plain step, and rounds after which to ask again.
+    """What to run next.
 
-    max_uncertainty: stop drafting once sum(1 - p) exceeds this; infinity: always draft `draft_length` tokens
+    draft_length:    tokens to draft in each round; 0 is a plain step
+    n_rounds:        rounds after which to ask the policy again
+    max_uncertainty: stop drafting once sum(1 - p) exceeds this; inf = fixed length
     """
 
     draft_length: int
@@ -94,11 +97,11 @@ class RoundPlan:
 
 @dataclass(frozen=True, slots=True)
 class InitialEstimate:
-    """What is known before anything is timed.
+    """Estimates that do not need timing.
 
-    n_left:        tokens that are still to come
-    draft_share:   bytes that a drafted token reads, over those of a plain step
-    host_seconds:  beside the models, for a round of a trial
+    n_left:       maximum number of tokens still to decode
+    draft_share:  bytes read per drafted token / bytes read per plain step
+    host_seconds: time of a trial's round outside of the models
     """
 
     n_left: float = math.inf
@@ -108,11 +111,12 @@ class InitialEstimate:
 
 @dataclass(slots=True)
 class RoundStats:
-    """What rounds came to, all together.
+    """Totals of several rounds; a round counts once for each sequence.
 
-    n_rounds:   each of one sequence; n_verified: tokens that were looked at in them, as far as the first that did not
-                stay; n_accepted: those that did
-    uncertainty:      of the draft about the verified tokens, 0 where it was not asked
+    n_verified:  drafted tokens up to and including the first rejected one of each round
+    n_accepted:  drafted tokens that were accepted
+    uncertainty: sum of 1 - p over the verified tokens; 0 where the draft does not report p
+    n_sequences: batch size
     """
 
     n_rounds: int = 0
@@ -124,82 +128,81 @@ class RoundStats:
 
 
 class DraftLengthPolicy(Protocol):
-    """Says how deep rounds are to be, and is told how it went."""
+    """Chooses the draft length of the next rounds from the timings of the previous ones."""
 
     def next(self, initial: InitialEstimate) -> RoundPlan:
-        """What to do next."""
+        """Return the next plan."""
         ...
 
     def record_steps(self, n_tokens: int, seconds: float) -> None:
-        """Plain steps gave each sequence so many tokens."""
+        """Record plain steps that gave each sequence `n_tokens` tokens in `seconds`."""
         ...
 
     def record_rounds(self, draft_length: int, seconds: float, stats: RoundStats, *, once: float = 0.0) -> None:
-        """Rounds that were to be of that depth, of as many sequences side by side as it took each `seconds`.
+        """Record rounds of the whole batch, planned with `draft_length`.
 
-        All together took `once` more, which longer runs of rounds would share.
+        seconds: time of one round
+        once:    time of the call beside its rounds, which more rounds in a call would share
         """
         ...
 
 
 class FixedDraftLength:
-    """See Depth; always the same, whatever the draft thinks of its tokens."""
+    """A constant draft length, without early ends."""
 
     def __init__(self, draft_length: int) -> None:
         self._plan = RoundPlan(draft_length, n_rounds=MAX_ROUNDS)
 
     def next(self, initial: InitialEstimate) -> RoundPlan:  # noqa: ARG002  # nothing changes it
-        """See DraftLengthPolicy."""
         return self._plan
 
     def record_steps(self, n_tokens: int, seconds: float) -> None:
-        """See DraftLengthPolicy."""
+        pass
 
     def record_rounds(self, draft_length: int, seconds: float, stats: RoundStats, *, once: float = 0.0) -> None:
-        """See DraftLengthPolicy."""
+        pass
 
 
 class BroadcastDraftLength:
-    """See Depth; that of rank 0, as ranks time their steps each for itself."""
+    """The plan of rank 0 on all ranks, because each rank's own timings differ."""
 
     def __init__(self, own: DraftLengthPolicy, group: ProcessGroup) -> None:
         self._own, self._group = own, group
 
     def next(self, initial: InitialEstimate) -> RoundPlan:
-        """See DraftLengthPolicy."""
         return RoundPlan(**self._group.broadcast(asdict(self._own.next(initial))))
 
     def record_steps(self, n_tokens: int, seconds: float) -> None:
-        """See DraftLengthPolicy."""
         self._own.record_steps(n_tokens, seconds)
 
     def record_rounds(self, draft_length: int, seconds: float, stats: RoundStats, *, once: float = 0.0) -> None:
-        """See DraftLengthPolicy."""
         self._own.record_rounds(draft_length, seconds, stats, once=once)
 
 
 class AdaptiveDraftLength:
-    """See Depth; the one that gives the most tokens a second, by the costs and the acceptance measured so far."""
+    """The draft length with the most tokens per second, by the costs and the acceptance measured so far."""
 
     def __init__(self) -> None:
         self._pause = _PAUSE
-        self._left = 0  # plain tokens before the draft is tried again
-        self._to_try = _CATCHES_UP  # rounds before the draft is judged
-        self._n_rounds = _TRIED  # of the next plan: few at first, as what a trial shows may be chance
-        self._n_all, self._n_behind = 0, 0  # tokens of a sequence; the last of them that the draft has not been fed
-        self._lost = 0.0  # seconds against plain steps, less what was gained since
-        self._n_tokens, self._retimed = 0, _RETIMED  # of rounds since a plain step was timed, and until one is again
-        self._step = _Cost()  # of a plain step
-        self._catch_up = _Cost()  # of a token that is fed to the draft
-        self._costs: dict[int, _Cost] = {}  # of a drafted token, beside the step, in rounds of a depth
-        # what is usual stands for a few measurements, so that the first ones do not decide alone
-        self._accepted = _Mean(0.98, 0.7, weight=6)  # of a verified token
-        self._yield_ratio = _Mean(0.95, 1.0, weight=10)  # tokens that a round gave, over those that were expected of it
-        self._rejected = _Mean(0.995, 0.3, weight=6)  # of a token that the draft was asked about
-        self._mean_uncertainty = _Mean(0.995, 0.6, weight=6)  # about it
+        self._left = 0  # plain tokens until the next trial
+        self._to_try = _CATCHES_UP  # rounds left of the current trial
+        self._n_rounds = _TRIED  # of the next plan: few at first, because a trial is a small sample
+        self._n_all, self._n_behind = 0, 0  # tokens of a sequence; its last tokens that the draft has not been fed
+        self._lost = 0.0  # seconds lost against plain steps, minus seconds gained since
+        self._n_tokens, self._retimed = (
+            0,
+            _RETIMED,
+        )  # tokens from rounds since the last timed plain step; threshold for the next
+        self._step = _Cost()  # seconds of a plain step
+        self._catch_up = _Cost()  # seconds to feed the draft a token
+        self._costs: dict[int, _Cost] = {}  # by draft length: (seconds of a round - plain step) / drafted token
+        # priors that weigh as much as a few measurements
+        self._accepted = _Mean(0.98, 0.7, weight=6)  # accepted share of verified tokens
+        self._yield_ratio = _Mean(0.95, 1.0, weight=10)  # tokens of a round / tokens expected of it
+        self._rejected = _Mean(0.995, 0.3, weight=6)  # rejected share of tokens with a reported p
+        self._mean_uncertainty = _Mean(0.995, 0.6, weight=6)  # mean of 1 - p of these
 
     def next(self, initial: InitialEstimate) -> RoundPlan:
-        """See DraftLengthPolicy."""
         if not self._step.is_known or self._left > 0:
             return RoundPlan(0, 1)
         if self._to_try == _CATCHES_UP:
@@ -213,13 +216,12 @@ class AdaptiveDraftLength:
         if self._speed(draft_length) * self._step.value > (_GAIN if self._n_rounds == _TRIED else 1):
             self._pause = _PAUSE
             return RoundPlan(draft_length, self._n_rounds, self._max_uncertainty(draft_length))
-        # a try now and then: what comes may be easier
+        # try again later: the text may become easier to draft
         self._left, self._pause = self._pause, min(_GROWTH * self._pause, _LONGEST_PAUSE)
         self._n_rounds = _TRIED
         return RoundPlan(0, 1)
 
     def record_steps(self, n_tokens: int, seconds: float) -> None:
-        """See DraftLengthPolicy."""
         self._n_all += n_tokens
         self._n_behind += n_tokens
         if 0 < self._left <= n_tokens:
@@ -228,13 +230,10 @@ class AdaptiveDraftLength:
         self._step.add(seconds / n_tokens)
 
     def record_rounds(self, draft_length: int, seconds: float, stats: RoundStats, *, once: float = 0.0) -> None:
-        """See DraftLengthPolicy."""
         n_rounds, n_verified, n_accepted = stats.n_rounds, stats.n_verified, stats.n_accepted
-        n_drafted = (
-            stats.n_drafted / n_rounds or draft_length
-        )  # to look for tokens has its cost where none come to mind, too
+        n_drafted = stats.n_drafted / n_rounds or draft_length  # an empty proposal costs time, too
         self._count_loss(draft_length, n_drafted, seconds, stats, once)
-        # where nothing was verified, nothing came to a proposer's mind; what a try shows counts for more than it is
+        # an empty proposal counts as one rejected token
         weight = max(n_verified, 1) * (_OF_A_TRY if self._to_try > 0 else 1)
         expected = self._tokens(n_drafted)
         self._accepted.add(n_accepted / n_verified if n_verified else 0.0, weight)
@@ -250,10 +249,10 @@ class AdaptiveDraftLength:
             self._step.renew()
 
     def _count_loss(self, draft_length: int, n_drafted: float, seconds: float, stats: RoundStats, once: float) -> None:
-        """Add what rounds took to what was lost, and take from it what plain steps would have taken."""
+        """Update the loss: seconds of the rounds minus seconds of plain steps for the same tokens."""
         n_rounds = stats.n_rounds / stats.n_sequences
         n_tokens = n_rounds + stats.n_accepted / stats.n_sequences
-        # what takes much longer has another cause
+        # cap outliers, which have other causes than the draft
         if self._costs and self._to_try != _CATCHES_UP:
             most = 1.5 * (self._step.value + n_drafted * self._token_cost(draft_length))
         else:
@@ -262,7 +261,7 @@ class AdaptiveDraftLength:
         self._n_all += round(n_tokens)
 
     def _add_cost(self, draft_length: int, n_drafted: float, seconds: float, n_rounds: int) -> None:
-        """Learn what a drafted token costs, or feeding the draft in the first round of a trial."""
+        """Update the cost of a drafted token or, in the first round of a trial, of feeding the draft."""
         if self._to_try == _CATCHES_UP:
             self._to_try = _TRIED
             if self._costs and self._n_behind:
@@ -274,7 +273,7 @@ class AdaptiveDraftLength:
         self._to_try = max(0, self._to_try - n_rounds)
 
     def _may_try(self, initial: InitialEstimate) -> bool:
-        """Whether what a trial may cost, and what was lost before, are little beside what there is to decode."""
+        """Whether past loss + estimated cost of a trial <= _RISK * plain decoding time."""
         step, draft_step = self._step.value, initial.draft_share * self._step.value
         drafting = _FIRST * self._token_cost(_FIRST) if self._costs else (_VERIFY - 1) * step + _FIRST * draft_step
         each = step + drafting + initial.host_seconds - self._least_tokens() * step
@@ -283,21 +282,21 @@ class AdaptiveDraftLength:
         return self._lost + _CATCHES_UP * each + catching_up <= _RISK * n_tokens * step
 
     def _least_tokens(self) -> float:
-        """That a round of a trial is expected to give if the draft agrees less than most do, or as it did before."""
+        """Expected tokens of a trial's round; before the first trial with a cautious acceptance of 0.5."""
         return self._yield_ratio.value * self._tokens(_FIRST) if self._costs else (1 - 0.5 ** (_FIRST + 1)) / (1 - 0.5)
 
     def _tokens(self, draft_length: float) -> float:
-        """That a round is expected to give, if all tokens are alike."""
+        """tau(k), with the same acceptance probability for every token."""
         accepted = min(self._accepted.value, 1 - 1e-9)
         return (1 - math.pow(accepted, draft_length + 1)) / (1 - accepted)
 
     def _token_cost(self, draft_length: int) -> float:
-        """Seconds of a drafted token, by rounds of this depth, or else of the nearest that was tried."""
+        """Seconds of a drafted token at this draft length, or at the nearest measured one."""
         nearest = min(self._costs, key=lambda tried: abs(tried - draft_length))
         return max(self._costs[nearest].value, 0.0)
 
     def _speed(self, draft_length: int) -> float:
-        """Tokens a second that rounds of a depth are expected to give."""
+        """Expected tokens per second of rounds with this draft length."""
         return (
             self._yield_ratio.value
             * self._tokens(draft_length)
@@ -305,21 +304,19 @@ class AdaptiveDraftLength:
         )
 
     def _max_uncertainty(self, draft_length: int) -> float:
-        """After which one more token is not worth its time."""
-        least_chance = self._token_cost(draft_length) * self._speed(draft_length)  # that it stays
+        """sum(1 - p) above which one more drafted token does not pay."""
+        least_prob = self._token_cost(draft_length) * self._speed(draft_length)  # minimum P(accepted) that pays
         return (
-            max(0.0, -math.log(max(least_chance, 1e-9)))
-            * self._mean_uncertainty.value
-            / max(self._rejected.value, 1e-9)
+            max(0.0, -math.log(max(least_prob, 1e-9))) * self._mean_uncertainty.value / max(self._rejected.value, 1e-9)
         )
 
 
 class _Mean:
-    """Of numbers that come one by one, the latest counting most; the first ones are averaged plainly."""
+    """Exponentially weighted mean of a stream; the first values are averaged with equal weights."""
 
     def __init__(self, memory: float, value: float = 0.0, *, weight: float = 0.0) -> None:
         self.value = value
-        self._memory = memory  # of what came before, after each new number
+        self._memory = memory  # weight of the past after each new value
         self._weight = weight
 
     def add(self, number: float, weight: float = 1) -> None:
@@ -328,7 +325,7 @@ class _Mean:
 
 
 class _Cost:
-    """Of seconds: the median of the last few, as now and then memory is taken or another program is in the way."""
+    """Median of the last seven timings, robust against outliers."""
 
     def __init__(self) -> None:
         self._last: deque[float] = deque(maxlen=7)
@@ -336,12 +333,12 @@ class _Cost:
 
     @property
     def is_begun(self) -> bool:
-        """Whether there is anything to tell."""
+        """Whether there is any timing."""
         return bool(self._last)
 
     @property
     def is_known(self) -> bool:
-        """Whether there is enough to tell, and new enough."""
+        """Whether there are enough timings since the last `renew`."""
         return len(self._last) >= _TRIED and not self._is_old
 
     @property
@@ -349,11 +346,11 @@ class _Cost:
         return statistics.median(self._last)
 
     def add(self, seconds: float) -> None:
-        while self._is_old and len(self._last) >= _TRIED:  # the next ones count for much: something may have changed
+        while self._is_old and len(self._last) >= _TRIED:  # give the next timings more weight
             self._last.popleft()
         self._is_old = False
         self._last.append(seconds)
 
     def renew(self) -> None:
-        """Something may have changed since."""
+        """Mark the timings as old."""
         self._is_old = True

@@ -1,7 +1,7 @@
-"""Opening a draft: a model, the target itself in another scheme, prompt lookup, or what earlier advice recommends.
+"""Opening a draft: a model, the target in another scheme (self:SCHEME), prompt lookup, or saved advice.
 
-`$GPTFAST_HOME/advice` holds a JSON file for each target, named by a hash of its weights, with the device and the dtype:
-what pays on one machine may not on another.
+`$GPTFAST_HOME/advice` holds a JSON file for each target, device and dtype, named by a hash of the target's weights:
+speed-ups measured on one machine do not hold on another.
 """
 
 import json
@@ -61,7 +61,7 @@ _SCHEMA = "gptfast.advice/1"
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """For a temperature and a batch size; `draft` and `k` are None where no draft is faster than none."""
+    """What to use at a temperature and batch size; `draft` and `k` are None where plain decoding is fastest."""
 
     temperature: float
     batch_size: int
@@ -70,7 +70,7 @@ class Advice:
 
 
 def save_advice(home: Path, target: LoadedModel, advice: Sequence[Advice]) -> Path:
-    """Keep advice for a model, in place of what was kept before; returns the file."""
+    """Write the advice for a target, replacing older advice; returns the file."""
     path = _path(home, target)
     path.parent.mkdir(parents=True, exist_ok=True)
     entries = [asdict(each) for each in advice]
@@ -79,21 +79,21 @@ def save_advice(home: Path, target: LoadedModel, advice: Sequence[Advice]) -> Pa
 
 
 def find_advice(home: Path, target: LoadedModel, temperature: float, batch_size: int) -> Advice | None:
-    """That of the nearest temperature, and of the largest batch that is no larger; None where nothing was kept.
+    """Advice of the nearest temperature and the largest batch size up to `batch_size`; None without a file.
 
-    Raises CorruptError for a file that does not hold advice.
+    Raises CorruptError for an invalid file.
     """
     path = _path(home, target)
     if not is_file(path):
         return None
     try:
-        kept = _read(read_fields(path))
+        advice = _read(read_fields(path))
     except CorruptError as error:
         raise CorruptError(
             error.message, f"Judge drafts anew: gptfast speculate -m {target.name} --save-advice"
         ) from error
-    nearest = min(abs(each.temperature - temperature) for each in kept)
-    near = [each for each in kept if abs(each.temperature - temperature) == nearest]
+    nearest = min(abs(each.temperature - temperature) for each in advice)
+    near = [each for each in advice if abs(each.temperature - temperature) == nearest]
     smaller = [each for each in near if each.batch_size <= batch_size]
     if smaller:
         return max(smaller, key=lambda each: each.batch_size)
@@ -131,10 +131,10 @@ def open_draft(
     settings: Settings,
     runtime: RuntimeConfig,
 ) -> Job[Speculation | None]:
-    """Make a draft ready for texts of the target; None where none is asked for, or advised.
+    """Open a draft for a target; None where none is asked for or the advice is plain decoding.
 
-    Raises UsageError for a draft that does not fit, saying where it differs, and for advice that nobody has asked for
-    yet; else what loading a model raises.
+    Raises UsageError for a draft that does not fit the target and for `auto` without saved advice, and what loading a
+    model raises.
     """
     if drafting is not None and drafting.draft == ADVISED:
         drafting = yield from _resolve_advice(drafting, target, drafted, settings)
@@ -177,9 +177,9 @@ def _resolve_advice(
 def open_draft_model(
     name: str, target: LoadedModel, *, n_tokens: int, settings: Settings, runtime: RuntimeConfig
 ) -> Job[tuple[Decoder, float]]:
-    """The model of a MODEL or `self:SCHEME` that is to draft for texts of up to `n_tokens`, and the seconds it took.
+    """Load a MODEL or `self:SCHEME` that drafts texts of up to `n_tokens`; returns it and the loading time in seconds.
 
-    It is dealt out to the ranks of the target where it can be; else each of them has all of it, and they draft alike.
+    It is sharded over the target's ranks where its shape allows; else each rank has a replica and all draft the same.
     Raises as `open_draft` does.
     """
     if name.startswith(SELF):
@@ -187,7 +187,7 @@ def open_draft_model(
     opened = open_model(name, settings)
     if target.tokenizer is None or opened.tokenizer is None:
         opened = _padded_alike(opened, target)
-    _check_vocabulary(opened, target)  # before anything large is read
+    _check_vocabulary(opened, target)  # before any weights are read
     _check_context(opened, target, n_tokens)
     own = _sharded_or_replicated(opened.config, partial(stored, opened.checkpoint), runtime)
     draft = yield from load(opened, settings, own, role="Draft")
@@ -197,7 +197,7 @@ def open_draft_model(
 def _requantized(
     scheme: str, target: LoadedModel, settings: Settings, runtime: RuntimeConfig
 ) -> Job[tuple[Decoder, float]]:
-    """The target once more, its matrices quantised as they are read, and the seconds that this took."""
+    """The target with its matrices quantised as they are read, and the time that this took in seconds."""
     if scheme not in schemes or scheme == PLAIN:
         known = ", ".join(f"{SELF}{each}" for each in schemes if each != PLAIN)
         raise UsageError(f"--draft {SELF}{scheme}: there is no quantised scheme of that name.", f"There are {known}.")
@@ -210,7 +210,7 @@ def _requantized(
         storage = storages[name]
         if storage.scheme in (PLAIN, checkpoint.weight(name).scheme):
             return as_stored(name, block)
-        weight = as_stored(name)  # whole: a row has one scale, whoever holds which part of it
+        weight = as_stored(name)  # quantise whole rows: the scale of a row does not depend on sharding
         matrix = schemes[weight.scheme].dense(weight, torch.float32)
         whole = quantizers[_ROUNDING].quantize(matrix, quantized(storage.scheme), storage.group_size)
         return whole if block is None else whole.block(block)
@@ -232,7 +232,7 @@ def _sharded_or_replicated(config: ModelConfig, storages: Storages, runtime: Run
 
 
 def _padded_alike(draft: OpenedModel, target: LoadedModel) -> OpenedModel:
-    """The draft with as many tokens as the target, where one of them does not say which of as many rows are padding."""
+    """The draft with the target's vocabulary size, where both have as many rows and padding is unknown for one."""
     if draft.checkpoint.config.vocab_size != target.checkpoint.config.vocab_size:
         return draft
     return replace(draft, config=replace(draft.config, vocab_size=target.config.vocab_size))
@@ -245,7 +245,7 @@ def _check_vocabulary(draft: OpenedModel, target: LoadedModel) -> None:
         if other is not None:
             raise UsageError(f"{pair}: its {other.what} {other.theirs}, the target's {other.ours}.", _VOCABULARY_HINT)
     ours, theirs = target.config.vocab_size, draft.config.vocab_size
-    if ours != theirs:  # padding is left out of both where their tokenizers tell what is padding
+    if ours != theirs:  # without padding, where the tokenizers define it
         raise UsageError(f"{pair}: it has {theirs:,} tokens, and the target {ours:,}.", _VOCABULARY_HINT)
 
 

@@ -1,7 +1,7 @@
 """Speculative decoding: rounds of one proposal and one verification, natively where both models can.
 
-What comes out has the target's own law: token for token that of plain decoding where the most probable ones are taken,
-in distribution where tokens are drawn. Rows accept as much as each of them can, and wait for none.
+The output is lossless: under greedy decoding the same text as plain decoding, with sampling the same distribution. Each
+row of a batch accepts as many tokens as its own verification allows, independent of the other rows.
 """
 
 import math
@@ -37,29 +37,29 @@ from gptfast_cli.core.engine.speculative.verification import Rounds, Verificatio
 from gptfast_cli.core.models.decoder import Decoder, Logits, NonFiniteLogitsError
 from gptfast_cli.core.stopwatch import Splits, Stopwatch
 
-_IN_ONE_PASS = 7  # drafted tokens that are verified, after the one before them, while weights are read once: TILE - 1
+_IN_ONE_PASS = 7  # drafted tokens verified in one read of the weights: TILE - 1, as the token before them is fed, too
 
 
 def native_draft(proposer: Proposer, target: Runner, sequences: Rows[Request]) -> Runner | None:
-    """The rows of a draft that can play: both models choose by themselves, and no more is asked of their logits."""
+    """The draft's runner where both models can run rounds natively and no request needs logits; else None."""
     if not isinstance(proposer, DraftModel) or not (proposer.runner.runs_ahead and target.runs_ahead):
         return None
     return proposer.runner if all(sequence.wants_tokens_alone for sequence in sequences) else None
 
 
 def round_limits(plan: RoundPlan, n_left: int, n_rounds: int) -> RoundLimits:
-    """Up to so many of the planned rounds, one at least, of sequences of which one has `n_left` tokens to come.
+    """Limits of one native call: 1 to `n_rounds` rounds, for sequences with at most `n_left` tokens left.
 
-    A round that ends for doubt may go on for longer than what pays on average while the draft is sure.
+    With an uncertainty limit, a round may draft more than the average optimum while the draft is confident.
     """
     draft_length = plan.draft_length if math.isinf(plan.max_uncertainty) else max(plan.draft_length, _IN_ONE_PASS)
     return RoundLimits(max(1, min(n_rounds, plan.n_rounds)), min(draft_length, n_left - 1), plan.max_uncertainty)
 
 
 def run_rounds_native(target: Runner, draft: Runner, sequences: Rows[Request], limits: RoundLimits) -> NativeRounds:
-    """Rounds of sequences that have the first rows of both; they are not told of it yet.
+    """Run rounds of sequences in the first rows of both runners, without updating the sequences.
 
-    The round after which one of them is over is the last.
+    It stops after the round in which a sequence ends.
     """
     texts = [_text(row, sequence, draft) for row, sequence in enumerate(sequences)]
     stops = frozenset().union(*(sequence.limits.stop_ids for sequence in sequences))
@@ -69,9 +69,9 @@ def run_rounds_native(target: Runner, draft: Runner, sequences: Rows[Request], l
             target.side(len(texts), longest), draft.side(len(texts), longest), texts, limits, tuple(stops)
         )
     for row, (text, n_held) in enumerate(zip(texts, native.n_held, strict=True)):
-        given = [token for each in native.rounds for token in each[row].tokens]
-        target.hold(row, [text.rest[-1], *given[:-1]])
-        draft.hold(row, [*text.rest, *given][: n_held - text.n_held])
+        emitted = [token for each in native.rounds for token in each[row].tokens]
+        target.hold(row, [text.rest[-1], *emitted[:-1]])
+        draft.hold(row, [*text.rest, *emitted][: n_held - text.n_held])
     return native
 
 
@@ -82,7 +82,7 @@ def _text(row: int, sequence: Request, draft: Runner) -> RoundRow:
     )
 
 
-Seconds = tuple[float, float, float]  # of drafting, verifying and sampling
+Seconds = tuple[float, float, float]  # draft, verify, sample
 
 _HOST_SECONDS = 300e-6  # first guess of a round's time beside the models, run step by step
 _NATIVE_HOST_SECONDS = 50e-6  # the same, for rounds run in one native call
@@ -90,7 +90,7 @@ _NATIVE_HOST_SECONDS = 50e-6  # the same, for rounds run in one native call
 
 @dataclass(slots=True)
 class RoundOutput:
-    """What decoding gave: tokens to each sequence, bytes that were read for them, and what rounds came to."""
+    """Result of a step or of rounds: number of tokens of each sequence, bytes read, and round statistics."""
 
     counts: list[int]
     n_bytes: int
@@ -98,7 +98,7 @@ class RoundOutput:
 
 
 class Speculation:
-    """A proposer beside a target; the generator's runner holds the target's rows, which are the proposer's too."""
+    """A proposer and its draft-length policy; row n of the target's runner is row n of the proposer."""
 
     def __init__(
         self,
@@ -109,30 +109,30 @@ class Speculation:
         load_seconds: float = 0.0,
         is_replicated: bool = False,
     ) -> None:
-        """`is_replicated`: each rank of the target has the whole proposer, and all propose the same."""
+        """`is_replicated`: each rank of the target has the whole proposer, and all ranks propose the same tokens."""
         self.rounds = Rounds()
-        self.drafting = drafting  # what it was made for, where a person asked for it
-        self.load_seconds = load_seconds  # of the proposer
+        self.drafting = drafting  # the options that it was opened with
+        self.load_seconds = load_seconds  # time to load the proposer
         self.is_replicated = is_replicated
         self._proposer = proposer
         self._policy = policy
         self._plan = RoundPlan(0, 1)
-        self._may_draft = False  # the planned round is not of last tokens alone
-        self._round_seconds: float | None = None  # of the last round
+        self._may_draft = False  # some sequence has more than one token left
+        self._round_seconds: float | None = None  # time of the last round
 
     def begin(self, runner: Runner, row: int, prompt: Rows[int]) -> None:
-        """A sequence with this prompt takes a row."""
+        """Start a sequence in a row: prefill the draft with its prompt."""
         watch = Stopwatch(runner.model.device)
         with watch, phase("draft"), runner.alone():
             self._proposer.begin(row, prompt)
         self.rounds.draft_prefill_seconds += watch.seconds
 
     def move(self, source: int, target: int) -> None:
-        """The sequence of a row goes on in another."""
+        """Move a sequence to another row."""
         self._proposer.move(source, target)
 
     def draft_lengths(self, runner: Runner, sequences: Rows[Request]) -> list[int]:
-        """How many tokens to draft for each sequence; where it is 0 for all, a plain step is as good."""
+        """Draft length for each sequence; all 0 asks for a plain step."""
         is_native = native_draft(self._proposer, runner, sequences) is not None
         initial = InitialEstimate(
             max(sequence.n_left for sequence in sequences),
@@ -145,7 +145,7 @@ class Speculation:
         return draft_lengths
 
     def record_steps(self, counts: Rows[int], seconds: float) -> None:
-        """Plain steps gave each sequence so many tokens, as planned or because nothing was drafted."""
+        """Record plain steps, taken as planned or because nothing was drafted; `counts`: tokens of each sequence."""
         self.rounds.n_plain_tokens += sum(counts)
         if self._plan.draft_length == 0:
             self._policy.record_steps(counts[0], seconds)
@@ -154,7 +154,7 @@ class Speculation:
             self._policy.record_rounds(draft_length, each, RoundStats(n_rounds=len(counts), n_sequences=len(counts)))
 
     def run(self, runner: Runner, sequences: Rows[Request], draft_lengths: Rows[int]) -> RoundOutput | None:
-        """A round, or as many as two native models play by themselves in a moment; None where nothing was drafted."""
+        """Run one round, or with native models up to AHEAD_SECONDS of rounds; None where nothing was drafted."""
         draft = native_draft(self._proposer, runner, sequences)
         began = time.perf_counter()
         if draft is None:
@@ -164,14 +164,14 @@ class Speculation:
         if outcome is None:
             return None
         output, seconds = outcome
-        host = max(0.0, time.perf_counter() - began - sum(seconds))  # all is done: its tokens are here
+        host = max(0.0, time.perf_counter() - began - sum(seconds))  # the device is idle: the tokens were fetched
         self.rounds.draft_seconds += seconds[0]
         self.rounds.verify_seconds += seconds[1]
         self.rounds.sample_seconds += seconds[2]
         self.rounds.host_seconds += host
         n_rounds = output.stats.n_rounds / len(sequences)
         self._round_seconds = sum(seconds) / n_rounds
-        # what a call costs beside its rounds is shared by as many as there will be in one
+        # the overhead of a native call is shared by all rounds of a full-length call
         most = min(MAX_ROUNDS, AHEAD_SECONDS / self._round_seconds)
         each_host = host / (n_rounds if draft is None else max(n_rounds, most))
         output.stats.n_sequences = len(sequences)
@@ -183,7 +183,7 @@ class Speculation:
     def _round(
         self, runner: Runner, sequences: Rows[Request], draft_lengths: Rows[int]
     ) -> tuple[RoundOutput, Seconds] | None:
-        """Draft, verify and choose on the device, and only then look at what came of it."""
+        """Draft, verify and sample on the device; one transfer to the host at the end."""
         device, contexts = runner.model.device, [sequence.next_draw for sequence in sequences]
         splits = Splits(device)
         with phase("draft"), runner.alone():
@@ -204,8 +204,8 @@ class Speculation:
             draft_probs = [proposal.probabilities for proposal in proposals]
             outcomes = [_verified(*each) for each in zip(logits, contexts, drafted, draft_probs, strict=True)]
             splits.mark()
-            told = _fetch_outcomes(outcomes, drafted)
-        for row, (sequence, (tokens, overlap)) in enumerate(zip(sequences, told, strict=True)):
+            fetched = _fetch_outcomes(outcomes, drafted)
+        for row, (sequence, (tokens, overlap)) in enumerate(zip(sequences, fetched, strict=True)):
             output.counts.append(_append_tokens(sequence, tokens, runner.model, logits[row]))
             self._count(output, len(drafted[row]), len(tokens) - 1, output.counts[-1], overlap)
             runner.truncate_to(row, sequence.prompt, sequence.generated)
@@ -224,11 +224,11 @@ class Speculation:
         each_bytes = (before + runner.step_bytes(len(sequences))) // 2
         output = RoundOutput([0] * len(sequences), len(native.rounds) * each_bytes)
         for rounds in native.rounds:
-            for row, (sequence, told) in enumerate(zip(sequences, rounds, strict=True)):
-                n_given = _append_tokens(sequence, told.tokens, runner.model)
+            for row, (sequence, round_output) in enumerate(zip(sequences, rounds, strict=True)):
+                n_given = _append_tokens(sequence, round_output.tokens, runner.model)
                 output.counts[row] += n_given
-                self._count(output, told.n_drafted, len(told.tokens) - 1, n_given, told.overlap)
-                output.stats.uncertainty += told.uncertainty
+                self._count(output, round_output.n_drafted, len(round_output.tokens) - 1, n_given, round_output.overlap)
+                output.stats.uncertainty += round_output.uncertainty
         output.n_bytes += output.stats.n_drafted // len(sequences) * self._proposer.bytes_per_step
         return output, native.seconds
 
@@ -242,13 +242,13 @@ class Speculation:
 
 
 def _append_tokens(sequence: Request, tokens: Rows[int], model: Decoder, logits: Logits | None = None) -> int:
-    """Let a sequence take tokens until it is over; returns how many it took, the end token with them."""
+    """Append tokens to a sequence until it ends; returns their number, end token included."""
     for position, token in enumerate(tokens):
         if token == model.config.vocab_size:
             sequence.fail(NonFiniteLogitsError(model.dtype, f"after {sequence.n_tokens:,} tokens"))
             return position
         sequence.take(token)
-        is_kept = len(sequence.generated) > len(sequence.logprobs)  # no end token
+        is_kept = len(sequence.generated) > len(sequence.logprobs)  # an end token is not kept
         if logits is not None and sequence.n_logprobs is not None and is_kept:
             sequence.logprobs.append(token_logprobs(logits.whole[position], token, sequence.n_logprobs))
         if sequence.finish_reason is not None:
@@ -257,7 +257,7 @@ def _append_tokens(sequence: Request, tokens: Rows[int], model: Decoder, logits:
 
 
 def _verified(logits: Logits, context: SamplingContext, drafted: Tensor, q: Tensor | None) -> Verification:
-    """The verification of one row, which has logits before each drafted token and after all; its draft drew from q."""
+    """Verify one row; `logits` are [n_drafted + 1, vocab], q [n_drafted, vocab], None for a certain proposal."""
     device, n_drafted = drafted.device, len(drafted)
     draft_length = torch.full((1,), n_drafted, device=device)
     if context.sampler.sampling.is_greedy:
@@ -275,17 +275,17 @@ def _verified(logits: Logits, context: SamplingContext, drafted: Tensor, q: Tens
 
 
 def _fetch_outcomes(outcomes: Rows[Verification], drafted: Rows[Tensor]) -> list[tuple[list[int], float]]:
-    """The tokens that each row is given and its overlap, all fetched from the device at once."""
-    # in float32 the number of a token is exact up to 16 million
+    """Emitted tokens and overlap of each row, fetched from the device in one transfer."""
+    # float32 represents token ids exactly up to 2**24
     rows = [torch.cat([each.n_accepted, each.tokens, each.overlap]).float() for each in outcomes]
     fetched = torch.cat([*rows, *drafted]).tolist()
-    told, position = [], 3 * len(outcomes)
+    emitted, position = [], 3 * len(outcomes)
     for row, tokens in enumerate(drafted):
         n_accepted, token, overlap = fetched[3 * row : 3 * row + 3]
         accepted = fetched[position : position + int(n_accepted)]
-        told.append(([int(each) for each in (*accepted, token)], overlap))
+        emitted.append(([int(each) for each in (*accepted, token)], overlap))
         position += len(tokens)
-    return told
+    return emitted
 
 
 def _uniforms(numbers: list[float], device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Who drafts tokens for a target to verify: one file for each kind of proposer."""
+"""Proposers draft tokens for a target to verify: one file for each kind."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from gptfast_cli.core.engine.sampling import SamplingContext
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Tokens [tokens] int64 drafted for one sequence, and the probabilities [tokens, vocab] that they were drawn from.
+    """Drafted tokens of one sequence, on the proposer's device (possibly not yet computed).
 
-    Both are on the proposer's device, where they may still be on their way. None in place of the probabilities stands
-    for certainty: the tokens were not drawn at all.
+    tokens:        [n_drafted] int64
+    probabilities: [n_drafted, vocab] that the tokens were drawn from; None for a deterministic proposal (one-hot)
     """
 
     tokens: Tensor
@@ -22,22 +22,22 @@ class Proposal:
 
 
 class Proposer(Protocol):
-    """Follows the sequences of a generator row by row, and drafts what may come next.
+    """Drafts tokens for the sequences of an engine, row by row.
 
-    A proposal may depend on the tokens so far and on draws of its own, never on whether its tokens will be accepted.
+    A proposal depends on the tokens so far and on the proposer's own random numbers, never on the acceptance uniforms.
     """
 
     bytes_per_step: int
-    """That one drafted token of a batch reads, but for keys and values."""
+    """Weight bytes read to draft one token of each row; keys and values are not counted."""
 
     def begin(self, row: int, prompt: Sequence[int]) -> None:
-        """A sequence with this prompt takes a row."""
+        """Start a sequence with this prompt in a row."""
         ...
 
     def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
-        """Draft up to so many tokens after those of each of the first rows; fewer, or none, are as good."""
+        """Draft up to `draft_lengths[row]` tokens for each of the first rows; fewer or none are allowed."""
         ...
 
     def move(self, source: int, target: int) -> None:
-        """The sequence of a row goes on in another."""
+        """Move a sequence to another row."""
         ...

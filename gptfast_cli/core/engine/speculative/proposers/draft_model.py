@@ -1,4 +1,4 @@
-"""A smaller model with the target's vocabulary drafts, token by token, under the target's own sampling options."""
+"""A draft model with the target's vocabulary, which drafts token by token with the target's sampling options."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ from gptfast_cli.core.models.decoder import Decoder, Logits
 
 
 class DraftModel:
-    """See Proposer; its rows hold the text that is certain, but for the last tokens, which the next proposal feeds."""
+    """Drafts with a model; its KV cache holds the accepted text, and `propose` feeds the tokens accepted since."""
 
     def __init__(self, model: Decoder, n_rows: int) -> None:
         self.runner = Runner(model, n_rows)
@@ -27,15 +27,13 @@ class DraftModel:
         self.bytes_per_step = model.weight_bytes - (0 if model.config.tied_embeddings else model.embedding_bytes)
 
     def begin(self, row: int, prompt: Sequence[int]) -> None:
-        """See Proposer."""
         n_known = self.runner.reuse_prefix(row, prompt)
         for first in range(n_known, len(prompt), PREFILL_CHUNK):
             self.runner.prefill(row, prompt[first : first + PREFILL_CHUNK])
 
     def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
-        """See Proposer."""
         draft_length = max(draft_lengths)
-        # what is held may end in tokens that were drafted in vain
+        # the cache may end in rejected tokens
         fed = [self.runner.truncate_to(row, context.prompt, context.generated) for row, context in enumerate(contexts)]
         if self.runner.runs_ahead and all(context.sampler.sampling.repetition_penalty == 1 for context in contexts):
             return self._ahead(fed, contexts, draft_lengths)
@@ -44,13 +42,12 @@ class DraftModel:
         ]
 
     def move(self, source: int, target: int) -> None:
-        """See Proposer."""
         self.runner.move(source, target)
 
     def _ahead(
         self, fed: list[list[int]], contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]
     ) -> list[Proposal]:
-        """All of it in one call of a model that chooses by itself; it never ends for doubt."""
+        """Draft all tokens in one native call, without an uncertainty limit."""
         samplings = [context.sampler.sampling for context in contexts]
         uniforms = [[context.uniform(step, PROPOSAL) for context in contexts] for step in range(max(draft_lengths))]
         needs_probs = not all(sampling.is_greedy for sampling in samplings)
@@ -58,7 +55,7 @@ class DraftModel:
         proposals = []
         for row, (context, draft_length) in enumerate(zip(contexts, draft_lengths, strict=True)):
             drafted = [step[row] for step in chosen.tokens[:draft_length]]
-            if self._vocab_size in drafted:  # the draft's output was no number
+            if self._vocab_size in drafted:  # the draft's output was not finite
                 del drafted[drafted.index(self._vocab_size) :]
             tokens = torch.tensor(drafted, dtype=torch.int64)
             logits = None if context.sampler.sampling.is_greedy or not drafted else chosen.logits
@@ -71,7 +68,7 @@ class DraftModel:
     def _one_by_one(
         self, fed: list[list[int]], contexts: Sequence[SamplingContext], draft_length: int
     ) -> list[Proposal]:
-        """Token by token, none of which leaves the device; nor does a doubt, so that none ends a round."""
+        """Draft token by token without a host sync, so without an uncertainty limit."""
         device = self.runner.model.device
         uniforms = to_device(
             [context.uniform(step, PROPOSAL) for context in contexts for step in range(draft_length)],
@@ -91,7 +88,7 @@ class DraftModel:
                 else:
                     draft_probs[row].append(distribution(last, context, tokens[row]).nan_to_num(0))
                     feeding[row] = sample_inverse_cdf(draft_probs[row][-1], uniforms[row, step : step + 1])
-                # where the output was no number, any token will do: it is not accepted
+                # where the output was not finite, q is 0 and the token is rejected
                 feeding[row] = feeding[row].clamp(max=self._vocab_size - 1)
                 tokens[row] = torch.cat([tokens[row], feeding[row]])
         return [

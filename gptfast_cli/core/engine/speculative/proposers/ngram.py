@@ -1,4 +1,4 @@
-"""Prompt lookup: what followed the last few tokens when they stood in the text before (Saxena 2023).
+"""Prompt lookup (Saxena 2023): draft the tokens that followed the last occurrence of the text's final n-gram.
 
 It costs nothing, and pays where a text repeats itself or its prompt: summaries, edits, code.
 """
@@ -11,11 +11,11 @@ from gptfast_cli.core.engine.sampling import SamplingContext
 from gptfast_cli.core.engine.speculative.proposers import Proposal
 
 LONGEST, SHORTEST = 4, 2
-"""Tokens that have to be the same: a longer match is looked for first, and a shorter one says too little."""
+"""Lengths of the n-grams to match; the longest match is used."""
 
 
 class NGram:
-    """See Proposer; its tokens are certain, so that one is accepted with the probability that the target gives it."""
+    """A deterministic proposer (q is one-hot): a token is accepted with its target probability p."""
 
     bytes_per_step = 0
 
@@ -23,12 +23,10 @@ class NGram:
         self._rows = [_Index() for _ in range(n_rows)]
 
     def begin(self, row: int, prompt: Sequence[int]) -> None:
-        """See Proposer."""
         self._rows[row] = _Index()
         self._rows[row].read(prompt)
 
     def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
-        """See Proposer."""
         proposals = []
         for index, context, draft_length in zip(self._rows, contexts, draft_lengths, strict=False):
             index.read(context.generated[len(index.tokens) - len(context.prompt) :])
@@ -36,27 +34,26 @@ class NGram:
         return proposals
 
     def move(self, source: int, target: int) -> None:
-        """See Proposer."""
         self._rows[target] = self._rows[source]
         self._rows[source] = _Index()
 
 
 class _Index:
-    """Where each run of tokens was followed by something last."""
+    """Last position of every n-gram of a text."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
-        self._ends: dict[tuple[int, ...], int] = {}  # of a run, the place of the token after it
+        self._ends: dict[tuple[int, ...], int] = {}  # n-gram: position of the token after its last occurrence
 
     def read(self, tokens: Sequence[int]) -> None:
-        """Go on with tokens that are certain by now."""
+        """Append accepted tokens."""
         for token in tokens:
             for n in range(SHORTEST, min(LONGEST, len(self.tokens)) + 1):
                 self._ends[tuple(self.tokens[-n:])] = len(self.tokens)
             self.tokens.append(token)
 
     def followers(self, most: int) -> list[int]:
-        """Up to so many tokens that followed the longest known run at the end."""
+        """Up to `most` tokens that followed the longest known n-gram at the end."""
         for n in range(min(LONGEST, len(self.tokens)), SHORTEST - 1, -1):
             position = self._ends.get(tuple(self.tokens[-n:]))
             if position is not None:
