@@ -83,7 +83,7 @@ def test_rounds_of_all_texts_are_those_of_the_process(seed: int, k: int) -> None
 def of(
     p_accept: list[float], *, most: int | None = None, n_proposed: list[int] | None = None, k: int = 4
 ) -> AcceptanceProbs:
-    """A single text whose token n stays with chance stays[n]."""
+    """A single text whose token n is accepted with probability p_accept[n]."""
     n = len(p_accept)
     padded = torch.tensor([[*p_accept, *[0.0] * k]], dtype=torch.float64)
     proposed = torch.tensor([n_proposed or [k] * n])
@@ -93,7 +93,7 @@ def of(
 
 
 @pytest.mark.parametrize(
-    ("stays", "k", "n_rounds"),
+    ("p_accept", "k", "n_rounds"),
     [
         ([0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], 4, 2),  # ten tokens, five a round
         ([0, 0, 0, 0, 0], 4, 4),

@@ -1,10 +1,10 @@
-"""The probability that drafted tokens are accepted, at every position of a text, and what a round then gains.
+"""Acceptance probability of drafted tokens at every position of a text, and the expected rounds that follow from it.
 
-A text of the target's own is what speculation would have given, whatever drafted it. Given the text, the draft proposed
-its next token x, and x stayed, with probability min(p, q)(x) / p(x) = min(1, q(x) / p(x)); else the round ended with x.
-So the places where rounds begin are a Markov chain along the text, whose expected visits are counted from its start to
-its end, for every depth from the same chances: nothing is assumed of how easy and hard tokens follow one another. Where
-tokens are not drawn, chances are 0 or 1, and the counts those of the engine.
+Speculation is lossless, so a text that the target sampled is what any draft would have produced. Given the text, the
+draft proposed its token x and x was accepted with probability min(p, q)(x) / p(x) = min(1, q(x) / p(x)); otherwise the
+round ended with x. The positions where rounds begin are therefore a Markov chain along the text. Its expected visits
+are computed from start to end, for every draft length k from the same probabilities, without assuming that tokens are
+independent. Under greedy decoding the probabilities are 0 or 1, and the counts equal those of the engine.
 """
 
 from collections.abc import Sequence as Rows
@@ -38,16 +38,19 @@ class AcceptanceProbs:
     overlap: Tensor
 
     def of(self, n_texts: int) -> "AcceptanceProbs":
-        """Those along the first texts."""
+        """Those of the first texts."""
         return AcceptanceProbs(*(getattr(self, name)[:n_texts] for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Expected counts for each text: [texts] float64, and by place [texts, k].
+    """Expected counts for each text: [texts] float64, and by position [texts, k].
 
-    n_rounds: that drafted something; n_plain: plain steps between them
-    n_drafted, n_reached, n_accepted: rounds that drafted a token at a place, that kept all before it, and that kept it
+    n_rounds:   rounds with at least one drafted token
+    n_plain:    plain steps between them
+    n_drafted:  rounds that drafted a token at the position
+    n_reached:  of these, rounds that accepted all tokens before it
+    n_accepted: of these, rounds that accepted the token, too
     """
 
     n_rounds: Tensor
@@ -58,11 +61,11 @@ class Expected:
 
 
 def expected(acceptance_probs: AcceptanceProbs, k: int, *, n_undrafted: int = 1) -> Expected:
-    """What rounds of depth k come to; where nothing is proposed, `n_undrafted` plain steps follow."""
+    """Expected counts of rounds with draft length k; `n_undrafted` plain steps follow an empty proposal."""
     n_texts, time, max_draft_length = acceptance_probs.p_accept.shape
     assert 0 < k <= max_draft_length
     visits = torch.zeros(n_texts, time + k + n_undrafted + 1, dtype=torch.float64)
-    visits[:, 1] = 1  # the first token is the prefill's
+    visits[:, 1] = 1  # the prefill gives the first token
     n_rounds, n_plain = torch.zeros(n_texts, dtype=torch.float64), torch.zeros(n_texts, dtype=torch.float64)
     n_drafted, n_reached, n_accepted = (torch.zeros(n_texts, k, dtype=torch.float64) for _ in range(3))
     for n in range(1, int(acceptance_probs.lengths.max())):
@@ -80,7 +83,7 @@ def expected(acceptance_probs: AcceptanceProbs, k: int, *, n_undrafted: int = 1)
             n_reached[:, position] += drafting
             staying = drafting * acceptance_probs.p_accept[:, n, position]
             n_accepted[:, position] += staying
-            # the others end with the token that takes the place of this one, or that follows all of them
+            # the others end here, with the corrected token
             visits[:, n + position + 1] += reaching - staying
             reaching = staying
         visits[:, n + k + 1] += reaching
@@ -91,31 +94,28 @@ _NOTHING = torch.empty(0, dtype=torch.int64)
 
 
 class AcceptanceReader(Protocol):
-    """Follows texts one by one, and says in the end what a draft's chances along them were."""
+    """Reads texts one by one and collects a draft's acceptance probabilities along them."""
 
     def read(self, text: TargetText, probs: Tensor) -> None:
-        """Take in the next text and the target's probabilities of each of its tokens, [tokens, vocab] float32.
-
-        They are 1 and 0 where the target takes the most probable token.
-        """
+        """Read the next text and the target's probabilities along it, [tokens, vocab] float32, one-hot if greedy."""
         ...
 
     def acceptance_probs(self, max_draft_length: int) -> AcceptanceProbs:
-        """Along all texts so far, up to a depth."""
+        """Acceptance probabilities along all texts read so far."""
         ...
 
 
 class ProbsReader:
-    """Feeds a model whole texts, and times what their prompts take."""
+    """Computes a model's probabilities along whole texts, and times their prefill."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self.prefill_seconds: list[float] = []
 
     def probs(self, text: TargetText) -> Tensor:
-        """Its probabilities of each token of a text, [tokens, vocab] float32; 1 and 0 where none are drawn.
+        """Probabilities at each token of a text, [tokens, vocab] float32; one-hot if greedy.
 
-        They are all 0 where the model's logits are not finite.
+        All 0 where the logits are not finite.
         """
         prompt, runner, watch = text.prompt.ids, self._runner, Stopwatch(self._runner.model.device)
         runner.clear()
@@ -136,15 +136,14 @@ class ProbsReader:
 
 
 class ModelAcceptance:
-    """See Agreement; of a model that drafts token by token, under the target's own sampling options.
+    """Acceptance of a draft model that samples with the target's options.
 
-    On text that is not the target's own, a token's chance is the overlap of both laws: the mean over what the draft
-    might have said.
+    On text that the target did not sample, a token's probability is the overlap sum(min(p, q)), its mean over q.
     """
 
     def __init__(self, runner: Runner) -> None:
         self.reader = ProbsReader(runner)
-        self._rows: list[tuple[TargetText, Tensor, Tensor]] = []  # chance and overlap of each token
+        self._rows: list[tuple[TargetText, Tensor, Tensor]] = []  # acceptance probability and overlap of each token
 
     def read(self, text: TargetText, probs: Tensor) -> None:
         q = self.reader.probs(text).to(probs.device)
@@ -152,7 +151,7 @@ class ModelAcceptance:
         own = torch.tensor(text.tokens, device=probs.device).unsqueeze(-1)
         p_own, q_own = probs.gather(-1, own).squeeze(-1), q.gather(-1, own).squeeze(-1)
         is_proxy = text.prompt.completion is not None
-        # a text of the target's own has no token of probability 0; a bit more or less in a product may say otherwise
+        # a sampled token has p > 0, except for rounding differences between runs
         p_accept = overlap if is_proxy else torch.where(p_own > 0, (q_own / p_own).clamp(max=1), overlap)
         self._rows.append((text, p_accept.double().cpu(), overlap.double().cpu()))
 
@@ -165,7 +164,7 @@ class ModelAcceptance:
         )
         for row, (text, each, both) in enumerate(self._rows):
             p_accept[row, : len(text.tokens)] = each
-            overlap[row, 1 : len(text.tokens)] = both[1:]  # the first token is not drafted
+            overlap[row, 1 : len(text.tokens)] = both[1:]  # the prefill gives the first token
         return AcceptanceProbs(
             p_accept.unfold(1, max_draft_length, 1)[:, :time],
             torch.full((len(lengths), time), max_draft_length),
@@ -176,7 +175,7 @@ class ModelAcceptance:
 
 
 class NGramAcceptance:
-    """See Agreement; of prompt lookup, whose tokens are certain: one stays where the text has it too."""
+    """Acceptance of prompt lookup: a deterministic token is accepted where it equals the text's."""
 
     def __init__(self, max_draft_length: int) -> None:
         self._max_draft_length = max_draft_length
@@ -197,7 +196,7 @@ class NGramAcceptance:
             for position, (token, own) in enumerate(zip(drafted, text.tokens[n:], strict=False)):
                 p_accept[n, position] = token == own
             if drafted:
-                overlap[n] = probs[n, drafted[0]]  # what a certain token and a law have in common
+                overlap[n] = probs[n, drafted[0]]  # sum(min(p, q)) with one-hot q
         self._rows.append((text, p_accept, n_proposed, overlap))
 
     def acceptance_probs(self, max_draft_length: int) -> AcceptanceProbs:
@@ -212,13 +211,13 @@ class NGramAcceptance:
 
 
 class AssumedAcceptance:
-    """See Agreement; nothing is known of the draft but the chance that any of its tokens stays."""
+    """The same assumed acceptance probability alpha for every token."""
 
     def __init__(self, alpha: float) -> None:
         self._alpha = alpha
         self._texts: list[TargetText] = []
 
-    def read(self, text: TargetText, probs: Tensor) -> None:  # noqa: ARG002  # what is assumed has no need of laws
+    def read(self, text: TargetText, probs: Tensor) -> None:  # noqa: ARG002  # alpha is assumed
         self._texts.append(text)
 
     def acceptance_probs(self, max_draft_length: int) -> AcceptanceProbs:

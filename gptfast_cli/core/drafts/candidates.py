@@ -1,6 +1,7 @@
-"""Drafts that are to be judged: models, prompt lookup, and a simulated draft of known acceptance.
+"""Drafts to be judged: models, prompt lookup, and simulated drafts with an assumed acceptance.
 
-So a draft can be run, and its speed-up be seen, before it is trained: what it costs does not depend on its words.
+A simulated draft has random weights: its cost does not depend on its tokens, so its speed-up can be measured before it
+is trained.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,17 +34,17 @@ from gptfast_cli.core.settings import Settings
 
 
 class SimulatedDraft:
-    """See Proposer; for targets that take the most probable token, of texts that are known beforehand."""
+    """A draft of random weights, whose tokens are replaced by the known greedy text with probability alpha."""
 
     def __init__(self, draft: DraftModel, alpha: float) -> None:
-        """`alpha`: chance that a drafted token stays where those before it did."""
+        """`alpha`: P(drafted token is accepted | those before it in the round were)."""
         self._draft, self._alpha = draft, alpha
         self._answers: Mapping[tuple[int, ...], Sequence[int]] = {}
         self._n_asked = 0
         self.bytes_per_step = draft.bytes_per_step
 
     def know(self, answers: Mapping[tuple[int, ...], Sequence[int]]) -> None:
-        """What the target says after each prompt; after another one it is what the draft says."""
+        """Set the target's text after each prompt; after other prompts the draft's own tokens stay."""
         self._answers = answers
 
     def begin(self, row: int, prompt: Sequence[int]) -> None:
@@ -61,11 +62,11 @@ class SimulatedDraft:
         ]
 
     def _exchanged(self, row: int, context: SamplingContext, proposal: Proposal) -> Proposal:
-        answer = self._answers.get(tuple(context.prompt))
-        if answer is None:
+        text = self._answers.get(tuple(context.prompt))
+        if text is None:
             return proposal
         tokens, n = proposal.tokens.clone(), len(context.generated)
-        for position, own in enumerate(answer[n : n + len(tokens)]):
+        for position, own in enumerate(text[n : n + len(tokens)]):
             is_right = uniform(row, self._n_asked, position) < self._alpha
             tokens[position] = own if is_right else int(own == 0)  # any other token
         return Proposal(tokens, None)
@@ -73,9 +74,11 @@ class SimulatedDraft:
 
 @dataclass(frozen=True, slots=True)
 class JudgeOptions:
-    """What it takes to open models; `alpha` is the agreement to assume of drafts, None where it is measured.
+    """How to open targets and drafts.
 
-    n_rows: texts side by side, at most; deepest: tokens of a round, at most
+    alpha:            acceptance probability to assume of drafts; None measures it
+    n_rows:           maximum batch size
+    max_draft_length: maximum tokens drafted in a round
     """
 
     settings: Settings
@@ -87,9 +90,10 @@ class JudgeOptions:
 
 @dataclass(frozen=True, slots=True)
 class DraftCandidate:
-    """A draft: what it proposes, and how its agreement with a target is found out, anew for each set of texts.
+    """A draft to judge.
 
-    n_params, load_seconds: of its model; 0 where it has none
+    new_reader:             makes a reader of its acceptance, one for each set of texts
+    n_params, load_seconds: of its model; 0 for prompt lookup
     """
 
     name: str
@@ -100,12 +104,12 @@ class DraftCandidate:
 
 
 def is_shape(name: str) -> bool:
-    """Whether a name means a SHAPE, such as `llama-2-7b`, or one with its scheme, such as `llama-2-7b:int4`."""
+    """Whether a name is a SHAPE, such as `llama-2-7b`, or SHAPE:SCHEME, such as `llama-2-7b:int4`."""
     return shapes.is_shape(name) or shapes.is_shape(name.rpartition(":")[0])
 
 
 def shape_and_storage(name: str) -> tuple[str, AllocationOptions]:
-    """The two parts of a SHAPE, or of one with its scheme, such as `llama-2-7b:int4-g64`."""
+    """Split SHAPE or SHAPE:SCHEME, such as `llama-2-7b:int4-g64`, into its two parts."""
     shape, _, storage = name.rpartition(":")
     return (shape, AllocationOptions(storage)) if shapes.is_shape(shape) else (name, AllocationOptions(PLAIN))
 
@@ -124,10 +128,10 @@ def target_limits(target: LoadedModel, max_new_tokens: int, chat: ChatOptions) -
 
 
 def open_candidate(name: str, target: LoadedModel, options: JudgeOptions, *, n_tokens: int) -> Job[DraftCandidate]:
-    """Make a draft ready for a target and texts of up to `n_tokens`.
+    """Open a draft for a target and texts of up to `n_tokens`.
 
-    Raises UsageError for one that does not fit, telling the difference, and for one whose agreement can neither be
-    measured nor was assumed; else what loading a model or reading a shape raises.
+    Raises UsageError for a draft that does not fit the target and for random weights without an assumed alpha; else
+    what loading a model or reading a shape raises.
     """
     if name == NGRAM:
         return DraftCandidate(NGRAM, NGram(options.n_rows), partial(NGramAcceptance, options.max_draft_length))

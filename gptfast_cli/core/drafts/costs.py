@@ -1,8 +1,8 @@
-"""What a round and a plain step take, measured on the very code that decodes, depth by depth and batch by batch.
+"""Costs of a round and of a plain step, measured with the code that decodes, for each draft length and batch size.
 
-Rounds of all drafts and depths take turns with plain steps, over and over, as what memory gives changes from second to
-second: a cost is a ratio over the plain steps just before and after it. Ranks that hold the models together go by the
-times of the first: what they do next hangs on them.
+Rounds of all drafts and draft lengths are interleaved with plain steps, because memory bandwidth drifts from second to
+second: a cost is a ratio to the plain steps just before and after it. With tensor parallelism the timings of rank 0
+count on all ranks, because they decide what runs next.
 """
 
 import statistics
@@ -30,18 +30,18 @@ from gptfast_cli.core.events import Job, Progress, result_of
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
 Texts: TypeAlias = Mapping[float, Rows[TargetText]]
-"""By their temperature."""
+"""Texts by temperature."""
 
-_SECONDS = 0.03  # that a cell is looked at, each time
-_GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly over 0..1, however many
-_LEAST_DRIFTS = 4  # for percentiles of them
+_SECONDS = 0.03  # time of one measurement
+_GOLDEN = (5**0.5 - 1) / 2  # n * golden ratio mod 1 is spread evenly over 0..1 for any count
+_LEAST_DRIFTS = 4  # to estimate percentiles from
 _NOISE_MEASUREMENTS = 12
-_LEAST = 3  # rounds or steps of that, where they take longer
+_LEAST = 3  # minimum rounds or steps of a measurement
 
 
 @dataclass(frozen=True, slots=True)
 class BenchPoint:
-    """Where costs are measured: texts of a temperature that grow side by side."""
+    """Where costs are measured: the texts of a temperature, decoded at a batch size."""
 
     temperature: float
     batch_size: int
@@ -49,7 +49,7 @@ class BenchPoint:
 
 @dataclass(frozen=True, slots=True)
 class CostCell:
-    """A draft at a depth, in a setting."""
+    """A draft with draft length k at a BenchPoint."""
 
     draft: str
     k: int
@@ -58,12 +58,13 @@ class CostCell:
 
 @dataclass(slots=True)
 class Costs:
-    """What was measured so far, repetition by repetition.
+    """Repeated measurements so far.
 
-    steps:  seconds of a plain step; step_bytes: that it reads
-    rounds: seconds of a round of the whole batch by its parts, and the plain step's around it
-    idles:  plain steps that follow where a draft had nothing to propose, over those without any draft
-    drifts: seconds of a plain step over those of the equal look at it just before
+    steps:      seconds of a plain step
+    step_bytes: bytes that a plain step reads
+    rounds:     cost of a round of the whole batch, and seconds of the plain steps around it
+    idles:      seconds of a plain step after an empty proposal / seconds of a plain step without a draft
+    drifts:     seconds of a plain step / seconds of the previous measurement of the same step
     """
 
     steps: dict[BenchPoint, list[float]] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class Costs:
 
     @property
     def noise(self) -> Noise | None:
-        """Of the machine so far; None before plain steps were measured often enough to say."""
+        """Noise of the machine; None before enough plain steps were measured."""
         if len(self.drifts) < _LEAST_DRIFTS:
             return None
         tenths = statistics.quantiles(self.drifts, n=10, method="inclusive")
@@ -85,11 +86,11 @@ class Costs:
         return statistics.median(self.steps[point])
 
     def ratios(self, cell: CostCell) -> list[float]:
-        """Rounds over plain steps, each time."""
+        """Seconds of a round / seconds of a plain step, for each repetition."""
         return [cost.total / step for cost, step in self.rounds[cell]]
 
     def idle(self, cell: CostCell) -> float:
-        """Median of the plain steps that follow where nothing was proposed, over those without a draft."""
+        """Median cost of a plain step after an empty proposal, in plain steps."""
         return statistics.median(self.idles.get((cell.draft, cell.point), [1.0]))
 
     def round(self, cell: CostCell) -> RoundCost:
@@ -104,7 +105,7 @@ class Costs:
 
 
 class CostMeter:
-    """Measures a target with drafts, in rows that keep what they hold from one cell to the next."""
+    """Measures a target with drafts; rows keep their KV cache from one cell to the next."""
 
     def __init__(
         self, runner: Runner, candidates: Rows[DraftCandidate], draft_lengths: Rows[int], group: ProcessGroup = ALONE
@@ -113,17 +114,17 @@ class CostMeter:
         self._runner = runner
         self._group = group
         self._proposers = {each.name: _always_proposing(each.proposer, runner.n_rows) for each in candidates}
-        # a model always has something to propose
+        # only prompt lookup has empty proposals
         self._silent = {
             each.name: Speculation(_Silent(each.proposer), FixedDraftLength(max(draft_lengths)))
             for each in candidates
             if isinstance(each.proposer, NGram)
         }
         self._draft_lengths = draft_lengths
-        self._speculations: dict[CostCell, Speculation] = {}  # a round's seconds are guessed from the last one's
+        self._speculations: dict[CostCell, Speculation] = {}  # kept: each estimates its next round's time from its last
 
     def measure(self, texts: Texts, batch_sizes: Rows[int], n_times: int) -> Job[None]:
-        """Look at every cell so many times."""
+        """Measure every cell `n_times`."""
         points = [BenchPoint(temperature, n) for temperature in texts for n in batch_sizes]
         cells = [
             CostCell(draft, k, point) for point in points for draft in self._proposers for k in self._draft_lengths
@@ -135,14 +136,16 @@ class CostMeter:
                 yield Progress("measure costs", n_done, n_cells, "runs")
 
     def check_noise(self, prompt: JudgePrompt, n_tokens: int) -> None:
-        """Plain steps at batch 1 after a prompt, over and over: how quiet the machine is before all else."""
+        """Repeat plain steps at batch size 1, to estimate the machine's noise before the long measurements."""
         text = TargetText(prompt, (0,) * n_tokens, n_tokens, Sampler(Sampling(0.0), 0, 0))
         load = _Load(self._runner, [text], None)
         measurements = [self._step(load)[0] for _ in range(_NOISE_MEASUREMENTS + 1)]
-        self.costs.drifts += [after / before for before, after in pairwise(measurements[1:])]  # the first one warms up
+        self.costs.drifts += [
+            after / before for before, after in pairwise(measurements[1:])
+        ]  # the first one is warm-up
 
     def measure_once(self, texts: Texts, cells: Rows[CostCell]) -> Iterator[CostCell | None]:
-        """Look at some cells once, those of one setting together, and plain steps before and after each draft."""
+        """Measure cells once, grouped by BenchPoint, with plain steps before and after each draft."""
         for point, alike in groupby(cells, key=lambda cell: cell.point):
             chosen = _of_all_lengths(texts[point.temperature], point.batch_size)
             before = self._plain(point, chosen)
@@ -162,13 +165,13 @@ class CostMeter:
                 before = after
 
     def _plain(self, point: BenchPoint, texts: Rows[TargetText]) -> float:
-        """Seconds of a plain step without a draft."""
+        """Measure a plain step without a draft, in seconds."""
         seconds, self.costs.step_bytes[point] = self._step(_Load(self._runner, texts, None))
         self.costs.steps.setdefault(point, []).append(seconds)
         return seconds
 
     def _step(self, load: "_Load") -> tuple[float, int]:
-        """Seconds of a plain step, and bytes that it reads."""
+        """Seconds of a plain step, and bytes read by it."""
         seconds, n_bytes, n_steps = 0.0, 0, 0
         while seconds < _SECONDS or n_steps < _LEAST:
             stride = load.step()
@@ -178,20 +181,20 @@ class CostMeter:
         return seconds / n_steps, n_bytes // n_steps
 
     def _round(self, cell: CostCell, texts: Rows[TargetText]) -> RoundCost:
-        """Seconds of a round, by its parts."""
+        """Measure a round, in seconds by part."""
         is_first = cell not in self._speculations
         speculation = self._speculations.setdefault(
             cell, Speculation(self._proposers[cell.draft], FixedDraftLength(cell.k))
         )
         load, rounds = _Load(self._runner, texts, speculation), speculation.rounds
         if is_first:
-            load.step()  # what is made once is made now
+            load.step()  # warm-up: buffers are allocated now
         seconds, n_rounds, parts = 0.0, 0, [0.0] * 3
         while seconds < _SECONDS or n_rounds < _LEAST:
             before = rounds.n_rounds, rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
             stride = load.step()
             if rounds.n_rounds == before[0]:
-                continue  # the last token of a text, for which nothing is drafted
+                continue  # nothing is drafted for the last token of a text
             seconds += self._group.broadcast(stride.seconds)
             n_rounds += (rounds.n_rounds - before[0]) // len(texts)
             after = rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
@@ -201,9 +204,9 @@ class CostMeter:
 
 
 class _Load:
-    """Texts that are decoded side by side without end, each at another place, and each begun anew where it is over.
+    """A full batch of texts that restart when they end, each starting at another position.
 
-    So calls end as often as they do in a batch that is kept full. What a text begins with, its row holds already.
+    So native calls end as often as in a batch that is kept full. The prompt of a restarted text is still in the cache.
     """
 
     def __init__(self, runner: Runner, texts: Rows[TargetText], speculation: Speculation | None) -> None:
@@ -213,7 +216,7 @@ class _Load:
             self._admit(n, int(len(text.tokens) * (n * _GOLDEN % 1)))
 
     def step(self) -> StepOutput:
-        """One call of the generator, all places taken."""
+        """One step of the engine with all rows in use."""
         for n in {*range(len(self._texts))} - {sequence.id for sequence in self._generator.active}:
             self._admit(n, 0)
         return result_of(self._generator.step())
@@ -224,24 +227,24 @@ class _Load:
         limits = Limits(max(2, len(text.tokens) - n_known), len(prompt) + len(text.tokens), frozenset())
         sequence = Request(n, prompt, text.sampler, limits)
         result_of(self._generator.admit(sequence))
-        if sequence.failure is not None:  # it would fail each time it is begun anew
+        if sequence.failure is not None:  # it would fail at every restart
             raise sequence.failure
 
 
 def _of_all_lengths(texts: Rows[TargetText], n: int) -> list[TargetText]:
-    """Texts from short to long, as many tokens between each and the next: a long one takes more of the time."""
+    """`n` texts at equal quantiles of all tokens: long texts take more of the decoding time."""
     ascending = sorted(texts, key=lambda text: len(text.tokens))
     ends = list(accumulate(len(text.tokens) for text in ascending))
     return [ascending[bisect_left(ends, (2 * i + 1) * ends[-1] / (2 * n))] for i in range(n)]
 
 
 def _always_proposing(proposer: Proposer, n_rows: int) -> Proposer:
-    """A proposer that never has nothing to propose: what verification costs does not depend on what it finds."""
+    """The proposer without empty proposals: the cost of verification does not depend on the tokens."""
     return _Filled(NGram(n_rows)) if isinstance(proposer, NGram) else proposer
 
 
 class _Silent:
-    """See Proposer; one that looks, and then proposes nothing."""
+    """A proposer that searches but returns empty proposals."""
 
     bytes_per_step = 0
 
@@ -259,7 +262,7 @@ class _Silent:
 
 
 class _Filled:
-    """See Proposer; prompt lookup that always drafts as many tokens as it may."""
+    """Prompt lookup with proposals padded to the draft length."""
 
     bytes_per_step = 0
 

@@ -1,4 +1,4 @@
-"""What has been found out about drafts so far; at any moment it can be summed up to a judgement."""
+"""What the judge has measured so far; `report` summarises it at any time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,9 +24,11 @@ from gptfast_cli.core.engine.load import LoadedModel
 
 @dataclass(slots=True)
 class JudgeState:
-    """Collected phase by phase; `acceptance_readers` by draft and temperature have read `n_read` texts each.
+    """Measurements of all phases.
 
-    bandwidths: bytes a second, of reads of memory; prefill_seconds: of the target, for each prompt
+    acceptance_readers: by draft and temperature; each has read the first `n_read` texts of that temperature
+    prefill_seconds:    of the target, for each prompt
+    bandwidths:         measured memory read bandwidth, bytes per second
     """
 
     environment: Environment
@@ -48,19 +50,19 @@ class JudgeState:
     failed_prompts: dict[str, FailedPrompt] = field(default_factory=dict)  # by their names
 
     def prediction(self, draft: str, temperature: float, n_texts: int | None = None) -> Prediction:
-        """Of a draft, along the first texts or all of them."""
+        """Prediction for a draft along the first `n_texts` texts; None is all of them."""
         acceptance_probs = self.acceptance_readers[draft, temperature].acceptance_probs(max(self.draft_lengths))
         acceptance_probs = acceptance_probs.of(min(n_texts or self.n_read[temperature], self.n_read[temperature]))
         return Prediction(acceptance_probs, Bootstrap.of(len(acceptance_probs.lengths), self.seed))
 
     def cells(self, draft: str, temperature: float) -> list[CostCell]:
-        """Depths and batch sizes of a draft whose costs are known."""
+        """Cells of a draft whose costs were measured."""
         points = [BenchPoint(temperature, batch_size) for batch_size in self.batch_sizes]
         cells = [CostCell(draft, k, point) for point in points for k in self.draft_lengths]
         return [cell for cell in cells if cell in self.costs.rounds]
 
     def report(self, *, is_interrupted: bool = False) -> DraftReport:
-        """All that can be said by now."""
+        """Summarise what was measured so far."""
         drafts = tuple(self._drafts())
         recommendations, noise = recommendations_of(drafts), self.costs.noise
         return DraftReport(

@@ -1,8 +1,8 @@
-"""A quick look whether speculation gives what the target alone gives, on the very pair that is judged.
+"""Losslessness check: speculation with a draft gives what the target alone gives (`--certify`).
 
-Where tokens are not drawn, texts have to be equal. Where they are, the third tokens of many texts of one prompt are
-counted, which a round has reached in one of several ways: with a draft and without, both counts are of one law, and
-Pearson's statistic of their difference has a chi-square distribution (two samples of one size).
+Greedy texts must be equal. With sampling, the third token of many texts of one prompt is counted, which rounds reach in
+several ways, with the draft and without. Both counts come from one distribution, so Pearson's statistic for two samples
+of equal size, sum((a - b)^2 / (a + b)), has a chi-square distribution.
 """
 
 from collections import deque
@@ -25,21 +25,21 @@ from gptfast_cli.core.events import Job, Progress, result_of
 _DRAFT_LENGTHS = (1, 3, 5)
 _FEW_TEXTS, _MANY_TEXTS = 4, 20
 _FEW_DRAWS, _MANY_DRAWS = 400, 2000
-_SECONDS = 15.0  # for the texts, and for the draws: as many of them as that is enough for
-_TOKENS_OF_A_DRAW = 4  # of which the third is counted
-_LEAST_EXPECTED = 10  # counts of a token, both together, for the law of the statistic to hold
+_SECONDS = 15.0  # time budget of the greedy texts, and of the sampled ones
+_TOKENS_OF_A_DRAW = 4  # the third one is counted
+_LEAST_EXPECTED = 10  # minimum total count of a bin, for the chi-square approximation
 
 
 @dataclass(frozen=True, slots=True)
 class CheckSize:
-    """How much is tried: greedy texts, and texts that are drawn with a draft and without."""
+    """Number of greedy texts, and of sampled texts with the draft and without."""
 
     n_texts: int = _MANY_TEXTS
     n_draws: int = _MANY_DRAWS
 
     @classmethod
     def of(cls, token_seconds: float, most: int) -> "CheckSize":
-        """What is quick, where a token takes so long and a text has up to so many of them."""
+        """The size that fits the time budget, for texts of up to `most` tokens of `token_seconds` each."""
         n_runs = 1 + len(_DRAFT_LENGTHS)
         n_texts = int(_SECONDS / (n_runs * most * token_seconds))
         n_draws = int(_SECONDS / (2 * _TOKENS_OF_A_DRAW * token_seconds))
@@ -56,7 +56,7 @@ class _Run:
     k: int = 0
 
     def decode(self, sequences: Rows[Request]) -> None:
-        """Decode to their ends, as many side by side as there are rows."""
+        """Decode all sequences to their ends."""
         speculation = None
         if self.candidate is not None:
             speculation = Speculation(self.candidate.proposer, FixedDraftLength(self.k))
@@ -71,7 +71,7 @@ class _Run:
 def check_losslessness(
     runner: Runner, candidate: DraftCandidate, texts: Rows[TargetText], drawn: Sampling, size: CheckSize = CheckSize()
 ) -> Job[LosslessnessCheck]:
-    """Try it: greedily on some of the texts at several depths, and by many draws for one prompt."""
+    """Compare greedy texts at several draft lengths, and sampled tokens of one prompt."""
     chosen, n_equal, n_texts = texts[: size.n_texts], 0, 0
     alone = _greedy(chosen)
     _Run(runner, None).decode(alone)
@@ -90,7 +90,7 @@ def check_losslessness(
         vocab_size = runner.model.config.vocab_size
         third = [
             each.generated[2] if each.failure is None else vocab_size for each in draws
-        ]  # of those that failed too
+        ]  # a failed sequence counts as one more token
         counts.append(torch.bincount(torch.tensor(third), minlength=vocab_size + 1).double())
     statistic, degrees = _difference(*counts)
     p_value = float(torch.special.gammaincc(torch.tensor(degrees / 2).double(), torch.tensor(statistic / 2).double()))
@@ -107,7 +107,7 @@ def _greedy(texts: Rows[TargetText]) -> list[Request]:
 
 
 def _difference(first: torch.Tensor, second: torch.Tensor) -> tuple[float, int]:
-    """Pearson's statistic of two samples of one size, and its degrees of freedom; rare tokens are counted together."""
+    """Pearson's statistic of two samples of equal size and its degrees of freedom; rare tokens share one bin."""
     both = first + second
     is_rare = both < _LEAST_EXPECTED
     counts = torch.stack([first, second])

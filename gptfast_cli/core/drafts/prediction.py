@@ -1,11 +1,12 @@
-"""From agreement and costs to speed-ups, with intervals: what a draft gains at each depth and batch size.
+"""Predicted speed-ups with intervals, from acceptance probabilities and measured costs.
 
-With rounds and plain steps that a text of T tokens takes as `expectation` counts them, and seconds as `costs` has them,
+A text of T tokens takes rounds(k) rounds and plain(k) plain steps (see `acceptance.expected`). With the costs of a
+round and of a plain step at batch size B,
 
-    S(k, B) = T x step(B) / (rounds(k) x round(k, B) + plain x step(B))
+    S(k, B) = T * step(B) / (rounds(k) * round(k, B) + plain(k) * step(B))
 
-which without plain steps between the rounds is tau_k x step / round. Intervals are bootstrapped (Efron 1979): prompts
-are drawn anew, the same ones for every draft, and so are repetitions of the costs.
+Without plain steps this is tau_k * step / round. Intervals are bootstrapped (Efron 1979) over prompts, the same samples
+for every draft, and over repetitions of the costs.
 """
 
 import statistics
@@ -34,32 +35,32 @@ _CONTEXT_SLICES = 3
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """How often each prompt is in each sample, [samples + 1, prompts] float64; the first one has each prompt once."""
+    """Bootstrap samples: count of each prompt, [samples + 1, prompts] float64; the first sample is the data itself."""
 
     weights: Tensor
     generator: torch.Generator
 
     @classmethod
     def of(cls, n_prompts: int, seed: int) -> "Bootstrap":
-        """Samples of so many prompts, the same for the same seed."""
+        """Samples of `n_prompts` prompts; the same seed gives the same samples."""
         generator = torch.Generator().manual_seed(seed % (1 << 63))
         drawn = torch.randint(n_prompts, (_SAMPLES, n_prompts), generator=generator)
         counts = torch.zeros(_SAMPLES, n_prompts).scatter_add_(1, drawn, torch.ones(_SAMPLES, n_prompts))
         return cls(torch.cat([torch.ones(1, n_prompts), counts]).double(), generator)
 
     def ratio(self, above: Tensor, below: Tensor) -> Tensor:
-        """The sum of one count over that of another, each [prompts], in each sample."""
+        """sum(above) / sum(below) in each sample, for counts of shape [prompts]."""
         return (self.weights @ above) / (self.weights @ below)
 
     def repetitions(self, values: Rows[float]) -> Tensor:
-        """The median of repetitions, and then medians of as many drawn from them, [samples + 1]."""
+        """Median of the repetitions in each sample, [samples + 1]; the first is that of the data."""
         measured = torch.tensor(values, dtype=torch.float64)
         drawn = torch.randint(len(measured), (_SAMPLES, len(measured)), generator=self.generator)
         return torch.cat([measured.quantile(0.5).reshape(1), measured[drawn].quantile(0.5, dim=1)])
 
 
 def interval(samples: Tensor) -> Interval:
-    """The first of the samples, and where 95 of 100 of the others lie."""
+    """The first sample as the value, with the 95 % interval of the others."""
     others = samples[1:][samples[1:].isfinite()]
     if not len(others):
         return Interval(float(samples[0]), float(samples[0]), float(samples[0]))
@@ -68,31 +69,31 @@ def interval(samples: Tensor) -> Interval:
 
 
 class Prediction:
-    """What is expected of one draft along the texts of one temperature."""
+    """Predictions for one draft along the texts of one temperature."""
 
     def __init__(self, acceptance_probs: AcceptanceProbs, bootstrap: Bootstrap) -> None:
         self.acceptance_probs = acceptance_probs
         self._bootstrap = bootstrap
-        self._n_tokens = (acceptance_probs.lengths - 1).double()  # the first token needs no step
+        self._n_tokens = (acceptance_probs.lengths - 1).double()  # the prefill gives the first token
         self._expected: dict[tuple[int, int], Expected] = {}
 
     def rounds(self, k: int, *, n_undrafted: int = 1) -> Expected:
-        """See `expected`."""
+        """Expected counts of rounds; see `expected`."""
         if (k, n_undrafted) not in self._expected:
             self._expected[k, n_undrafted] = expected(self.acceptance_probs, k, n_undrafted=n_undrafted)
         return self._expected[k, n_undrafted]
 
     def alpha(self) -> Interval:
-        """Mean of the sum of min(p, q), over all tokens that a draft could propose."""
+        """Mean of sum(min(p, q)) over all tokens that the draft could propose."""
         return self._mean_overlap(torch.ones_like(self.acceptance_probs.overlap, dtype=torch.bool))
 
     def tau(self, k: int) -> Interval:
-        """Tokens per round."""
+        """Acceptance length: tokens per round, bonus token included."""
         rounds = self.rounds(k)
         return interval(self._bootstrap.ratio(self._n_tokens - rounds.n_plain, rounds.n_rounds))
 
     def acceptance_by_position(self, k: int) -> tuple[PositionAcceptance, ...]:
-        """Acceptance by the place of a token in its round."""
+        """Acceptance by position of a token in its round."""
         rounds = self.rounds(k)
         sums = [counts.sum(dim=0).tolist() for counts in (rounds.n_drafted, rounds.n_reached, rounds.n_accepted)]
         return tuple(
@@ -102,16 +103,16 @@ class Prediction:
         )
 
     def slices(self, texts: Rows[TargetText]) -> tuple[Slice, ...]:
-        """Agreement by category of the prompts, and by the place of a token in the text."""
+        """alpha by category of the prompts, and by position of the token in the text."""
         slices = (*self._by_category(texts), *self._by_context())
         return tuple(each for each in slices if each.n_tokens)
 
     def speedups(self, cell: CostCell, costs: Costs) -> Tensor:
-        """Samples of a speed-up."""
+        """Speed-up in each bootstrap sample, [samples + 1]."""
         ratio = self._bootstrap.repetitions(costs.ratios(cell))
         batch_size, step = cell.point.batch_size, costs.step(cell.point)
         if batch_size == 1:
-            # a model that chooses by itself takes a few steps where nothing is proposed
+            # the engine runs several plain steps after an empty proposal
             n_undrafted = max(1, min(MAX_UNDRAFTED, int(AHEAD_SECONDS / step)))
             rounds = self.rounds(cell.k, n_undrafted=n_undrafted)
             weights = self._bootstrap.weights
@@ -120,13 +121,13 @@ class Prediction:
         rounds = self.rounds(cell.k)
         n_events = rounds.n_rounds + rounds.n_plain
         is_round = self._bootstrap.ratio(rounds.n_rounds, n_events)
-        # all rows take part in a round where one of them has something to verify
+        # the batch runs a round where at least one row has a proposal
         is_round = 1 - (1 - is_round) ** batch_size
         event = is_round * ratio + (1 - is_round) * costs.idle(cell)
         return self._bootstrap.ratio(self._n_tokens, n_events) / event
 
     def grid_cell(self, cell: CostCell, costs: Costs, *, draft_bytes: int = 0) -> GridCell:
-        """All that is predicted of a depth at a batch size, of a draft that reads so many bytes for a token."""
+        """Prediction of one cell; `draft_bytes`: bytes read per drafted token."""
         speedup, batch_size = interval(self.speedups(cell, costs)), cell.point.batch_size
         ratio, step = statistics.median(costs.ratios(cell)), costs.step(cell.point)
         cost = costs.round(cell)
@@ -173,7 +174,7 @@ class Prediction:
 
 
 def break_even(k: int, ratio: float) -> float | None:
-    """The alpha at which rounds that take `ratio` plain steps gain nothing, were it the same at every token.
+    """The constant alpha at which rounds that cost `ratio` plain steps have speed-up 1.
 
     It solves 1 + a + ... + a^k = ratio; 0 where they cost no more than a step, None where even a = 1 is too little.
     """

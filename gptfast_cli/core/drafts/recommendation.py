@@ -13,15 +13,15 @@ from gptfast_cli.core.drafts.report import (
 )
 
 LEAST_GAIN = 1.03
-"""A speed-up that is worth a draft: less is lost again in what changes from one text to the next."""
+"""Minimum predicted speed-up to recommend a draft: less is within the variation between texts."""
 
-_WIDEST = 0.3  # of the value, from the lower to the upper end of an interval that says something
-_TOLERANCE = 0.95  # of what a neighbour's speed-up implies: less is noise of the one or the other
-_AS_GOOD = 0.98  # of the best speed-up: the shortest draft of these is taken, which wastes least elsewhere
+_WIDEST = 0.3  # maximum width of the interval, as a share of the value
+_TOLERANCE = 0.95  # of the speed-up that a neighbouring k implies: less is noise
+_AS_GOOD = 0.98  # of the best speed-up: the smallest such k is recommended, as it wastes least on harder text
 
 
 def recommendations_of(drafts: Sequence[DraftResult]) -> tuple[Recommendation, ...]:
-    """The best cell for each temperature and batch size; none where no draft gains for sure, and enough."""
+    """The best cell for each temperature and batch size; no draft where no gain is clear and large enough."""
     recommendations = []
     for temperature in dict.fromkeys(draft.temperature for draft in drafts):
         alike = [draft for draft in drafts if draft.temperature == temperature]
@@ -32,7 +32,7 @@ def recommendations_of(drafts: Sequence[DraftResult]) -> tuple[Recommendation, .
 
 
 def verdict_of(recommendations: Sequence[Recommendation], noise: Noise | None = None) -> str:
-    """A line for each temperature, after one on noise where that is high."""
+    """The recommendation as text: one line for each temperature, after a warning where noise is high."""
     if not recommendations:
         return "Nothing is known yet"
     lines = [noise_warning(noise)] if noise is not None and noise.is_high else []
@@ -49,12 +49,12 @@ def verdict_of(recommendations: Sequence[Recommendation], noise: Noise | None = 
 
 
 def noise_warning(noise: Noise) -> str:
-    """What high noise means for the figures."""
+    """The warning of high noise."""
     return f"Noisy machine: equal runs of plain decoding differ by {noise.spread:.0%}. Take the figures as rough"
 
 
 def median_error(validation_runs: Sequence[ValidationRun]) -> float | None:
-    """Of all that a draft took part in, without their signs."""
+    """Median absolute error of the validation runs with a draft."""
     errors = sorted(abs(run.error) for run in validation_runs if run.draft is not None)
     if not errors:
         return None
@@ -80,7 +80,7 @@ def _is_clear(speedup: Interval) -> bool:
 
 
 def _is_on_plateau(cell: GridCell, row: Sequence[GridCell]) -> bool:
-    """Whether the speed-ups of k - 1 and k + 1 bear out that of k, where they are known.
+    """Whether the speed-ups of k - 1 and k + 1 are consistent with that of k, where they are known.
 
     A round of k - 1 has at least k / (k + 1) of the tokens of a round of k and takes no longer; one of k + 1 has at
     least as many tokens, and a token more to draft and to verify.
@@ -91,7 +91,7 @@ def _is_on_plateau(cell: GridCell, row: Sequence[GridCell]) -> bool:
 
 
 def _clauses(recommendations: Sequence[Recommendation]) -> Iterator[str]:
-    """Batch sizes that ask for the same draft stand together, by their first and last."""
+    """Group consecutive batch sizes with the same draft; name the first and the last."""
     groups = [
         list(group)
         for _, group in groupby(

@@ -1,7 +1,7 @@
-"""What is known about drafts for a target: the result of `gptfast speculate`, as it is shown, written and kept.
+"""Result of `gptfast speculate`: what is known about drafts for a target.
 
-Speed-ups are ratios over plain decoding of the same target on the same machine, of no dimension; seconds are medians.
-Lists stop where a run was interrupted; what was never measured is None.
+Speed-ups are ratios to plain decoding of the same target on the same machine, without dimension; seconds are medians.
+After an interrupt, lists hold what was measured; what was not measured is None.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from gptfast_cli.core.bench.environment import Environment
 from gptfast_cli.core.drafts.texts import FailedPrompt
 
 Basis: TypeAlias = Literal["on-policy", "proxy", "assumed"]
-"""What agreement was measured on: text of the target itself, given text, or nothing: it was assumed."""
+"""What acceptance is based on: text sampled by the target, completions from a file (proxy), or an assumed alpha."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A number, and where it lies in 95 of 100 bootstrap samples, taken by prompt."""
+    """A value with its 95 % bootstrap interval over prompts; for real runs their median, minimum and maximum."""
 
     value: float
     low: float
@@ -25,9 +25,9 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How far apart equal runs of plain decoding were: the second of two neighbours over the first, in seconds.
+    """Spread of equal runs of plain decoding: the ratio of consecutive timings.
 
-    low, high: the 10th and the 90th percentile of these ratios, without dimension
+    low, high: 10th and 90th percentile of the ratios
     """
 
     low: float
@@ -35,7 +35,7 @@ class Noise:
 
     @property
     def is_high(self) -> bool:
-        """Whether it is large enough to be taken for a gain, or to hide one."""
+        """Whether noise exceeds 10 %: it can look like a gain, or hide one."""
         return self.high > 1.1 * self.low
 
     @property
@@ -46,7 +46,7 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Agreement over a part of the texts; `name` is such as `stories`, or `tokens 65-128` of the context."""
+    """alpha of a part of the texts; `name` is a category such as `stories`, or a range such as `tokens 65-128`."""
 
     kind: Literal["category", "context"]
     name: str
@@ -56,10 +56,10 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class PositionAcceptance:
-    """How often the n-th drafted token of a round of the deepest k is accepted.
+    """Acceptance rate at one position of rounds with the largest k.
 
-    conditional:   where all those before it were; None where that never happens
-    unconditional: of all rounds that draft it
+    conditional:   P(accepted | all tokens before it were accepted); None where that never happens
+    unconditional: P(accepted), over all rounds that drafted a token there
     """
 
     conditional: float | None
@@ -68,7 +68,7 @@ class PositionAcceptance:
 
 @dataclass(frozen=True, slots=True)
 class RoundCost:
-    """Seconds of one round of a whole batch, by its parts."""
+    """Seconds of one round of a whole batch, by part."""
 
     draft: float
     verify: float
@@ -83,15 +83,16 @@ class RoundCost:
 
 @dataclass(frozen=True, slots=True)
 class GridCell:
-    """A depth at a batch size.
+    """One draft length k at one batch size.
 
-    predicted:    speed-up from agreement and costs: tokens a round x seconds of a plain step / seconds of a round
-    measured:     the same of real runs that took turns with plain ones
-    error:        predicted / measured - 1, where predicted is of the very prompts that were run
-    ceiling:      speed-up of a draft that is always right, at the same costs
-    break_even:   alpha, the same at every token, under which it would lose; None where even a perfect draft would
-    token_seconds: predicted, between tokens of one sequence; tok_s: predicted, of all sequences together
-    gbps:         that a round reads of weights, keys and values of both models, in GB/s with GB = 1e9 bytes
+    predicted:     speed-up: tokens per round * seconds of a plain step / seconds of a round
+    measured:      speed-up of real runs, interleaved with plain ones
+    error:         predicted / measured - 1, with the prediction for the prompts that were run
+    ceiling:       speed-up of a perfect draft (alpha = 1) at the same costs
+    break_even:    constant alpha with speed-up 1; None where even a perfect draft is slower than plain decoding
+    token_seconds: predicted time between tokens of one sequence
+    tok_s:         predicted tokens per second of all sequences
+    gbps:          weights, keys and values of both models read by a round, GB/s with GB = 1e9 bytes
     """
 
     k: int
@@ -111,10 +112,11 @@ class GridCell:
 class DraftResult:
     """A draft at one temperature.
 
-    alpha:  mean over positions of the sum of min(p, q); tau: tokens per round, by k. NaN where nothing was ever drafted
-    acceptance_by_position: of rounds of the deepest k
-    load_s, prefill_s: seconds to load it, and to feed it the prompt of one sequence; part of no speed-up
-    n_bytes: that one drafted token reads, but for keys and values
+    alpha:             mean over positions of sum(min(p, q)); NaN where nothing was drafted
+    tau:               tokens per round, by k; NaN where nothing was drafted
+    acceptance_by_position: of rounds with the largest k
+    load_s, prefill_s: seconds to load the draft, and to prefill one sequence; not part of a speed-up
+    n_bytes:           weight bytes read per drafted token
     """
 
     draft: str
@@ -134,9 +136,11 @@ class DraftResult:
 
 @dataclass(frozen=True, slots=True)
 class PlainDecoding:
-    """Plain decoding at a batch size: seconds of a step, tokens a second of all sequences together, its memory reads.
+    """Plain decoding at a batch size.
 
-    gbps: in GB/s with GB = 1e9 bytes; mbu: 0..1, of the bandwidth measured in the same run
+    tok_s: tokens per second of all sequences
+    gbps:  bytes read, GB/s with GB = 1e9 bytes
+    mbu:   gbps / bandwidth measured in the same run, 0..1
     """
 
     temperature: float
@@ -149,9 +153,9 @@ class PlainDecoding:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What to use for a batch size at a temperature; draft, k and speedup are None where no draft gains for sure.
+    """What to use at a temperature and batch size; draft, k and speedup are None where no draft has a clear gain.
 
-    is_unclear: no draft gains for sure, but one may: its interval is wide or spans 1
+    is_unclear: some draft may gain, but its interval is wide or spans 1
     """
 
     temperature: float
@@ -164,9 +168,10 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class ValidationRun:
-    """A cell that was run for real; `draft` None and k 0 is plain decoding against itself.
+    """A cell checked by real runs; `draft` None with k 0 is plain decoding against itself.
 
-    predicted: of the prompts that were run, `n_prompts` of them
+    n_prompts: prompts that were run
+    predicted: speed-up predicted for these prompts
     """
 
     draft: str | None
@@ -181,12 +186,11 @@ class ValidationRun:
 
 @dataclass(frozen=True, slots=True)
 class LosslessnessCheck:
-    """That speculation with a draft gave what the target alone gives.
+    """Comparison of speculation with plain decoding of the target.
 
-    n_texts, n_equal: greedy texts, and those of them that were equal token by token
-    n_draws:          texts drawn with the draft, and as many without
-    chi_square, degrees, p_value: of the difference between the counts of their tokens; a p-value under 0.0001 is a
-                      fault
+    n_texts, n_equal: greedy texts, and those that were equal token by token
+    n_draws:          texts sampled with the draft, and as many without
+    chi_square, degrees, p_value: test of the difference of their token counts; p < 0.0001 is a failure
     """
 
     draft: str
@@ -199,21 +203,22 @@ class LosslessnessCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was found that speaks against it."""
+        """Whether the check passed."""
         return self.n_equal == self.n_texts and self.p_value >= 1e-4
 
 
 @dataclass(frozen=True, slots=True)
 class DraftReport:
-    """All of it; `verdict` says what to use, in one line for each temperature, after one on noise where there is much.
+    """The whole report.
 
-    n_bytes:       of the target's weights, on each rank where several have it, as are all bytes here
+    verdict:       the recommendation as text: one line for each temperature, after a warning where noise is high
+    n_bytes:       of the target's weights; all bytes are those of one rank
     drafts:        one for each draft and temperature
-    median_error:  median of the proofs' errors, without their signs and without plain decoding against itself
-    bandwidth_gbps: median of the reads of memory, in GB/s
-    prefill_s:     seconds that the target takes to feed the prompt of one sequence
-    noise:         of the machine, throughout the run; None where it was not measured
-    n_prompts:     that it is about; failed_prompts: that nothing of it is about
+    median_error:  median absolute error of the validation runs with a draft
+    bandwidth_gbps: median measured read bandwidth, GB/s
+    prefill_s:     seconds of the target's prefill of one sequence
+    noise:         of the machine during the run; None where it was not measured
+    n_prompts:     prompts that were judged; failed_prompts: those left out
     """
 
     environment: Environment
@@ -239,7 +244,7 @@ class DraftReport:
 
     @property
     def failures(self) -> dict[str, list[str]]:
-        """Why prompts failed, and the names of those with that reason."""
+        """Names of the failed prompts by reason."""
         names: dict[str, list[str]] = {}
         for each in self.failed_prompts:
             names.setdefault(each.reason, []).append(each.name)
@@ -247,5 +252,5 @@ class DraftReport:
 
     @property
     def is_noisy(self) -> bool:
-        """Whether equal runs were so far apart that no advice should rest on these figures."""
+        """Whether noise was too high to rely on these figures."""
         return self.noise is not None and self.noise.is_high

@@ -1,9 +1,9 @@
-"""Prompts of the judge, and the target's own continuations of them.
+"""Prompts of the judge, and the texts that drafts are judged on: the target's own continuations, or given completions.
 
-A draft's agreement depends on the text: on what a target would never say itself, it says little about decoding.
+Acceptance depends on the text: text that the target would not generate says little about decoding.
 
-A file has a JSON object on each line: `prompt`, or `prompt_ids`; a `category`, by which agreement is told apart; and a
-`completion`, where a given text is to be judged on in place of one that the target writes itself.
+A prompts file has a JSON object on each line: `prompt` or `prompt_ids`; optionally a `category`, by which acceptance is
+also reported, and a `completion`, which replaces the target's continuation.
 """
 
 import importlib.resources
@@ -27,17 +27,17 @@ from gptfast_cli.core.fields import Fields, parse_fields
 
 @dataclass(frozen=True, slots=True)
 class JudgePrompt:
-    """What a text begins with, and the kind of text that it is; a `completion` is taken as it is, not written anew."""
+    """A prompt with its category; a `completion` replaces the target's continuation."""
 
     ids: tuple[int, ...]
     category: str = ""
     completion: tuple[int, ...] | None = None
-    name: str = ""  # its file and line
+    name: str = ""  # file:line
 
 
 @dataclass(frozen=True, slots=True)
 class FailedPrompt:
-    """A prompt that is left out of the judgement, by its file and line, and why."""
+    """A prompt that is left out, by its file:line, and the reason."""
 
     name: str
     reason: str
@@ -45,7 +45,7 @@ class FailedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TargetText:
-    """A prompt and the tokens after it, the end token among them; `most` is how many there might have been."""
+    """A prompt and the tokens after it, end token included; `most` is the maximum that the limits allow."""
 
     prompt: JudgePrompt
     tokens: tuple[int, ...]
@@ -54,15 +54,15 @@ class TargetText:
 
 
 def sequences(prompts: Rows[JudgePrompt], sampling: Sampling, seed: int, limits: Limits) -> list[Request]:
-    """A sequence for each prompt, which draws what it draws in every run of the same seed."""
+    """A request for each prompt; the same seed gives the same random numbers."""
     return [Request(n, each.ids, Sampler(sampling, seed, n), limits) for n, each in enumerate(prompts)]
 
 
 def write_texts(
     runner: Runner, prompts: Rows[JudgePrompt], sampling: Sampling, seed: int, limits: Limits
 ) -> Job[tuple[list[TargetText], list[FailedPrompt]]]:
-    """Let the target write, as many texts side by side as the runner has rows; some prompts may fail."""
-    endless = Limits(limits.max_new_tokens, limits.max_context, frozenset())  # a sequence does not keep its end token
+    """Generate the target's continuations, in batches of the runner's rows; returns texts and failed prompts."""
+    endless = Limits(limits.max_new_tokens, limits.max_context, frozenset())  # `generated` would not hold the end token
     wanted = sequences(prompts, sampling, seed, endless)
     generator, waiting = Engine(runner, isolates_failures=True), deque(wanted)
     n_most, n_written = sum(each.n_left for each in wanted), 0
@@ -89,7 +89,7 @@ def write_texts(
 
 
 def completion_texts(prompts: Rows[JudgePrompt], sampling: Sampling, seed: int, limits: Limits) -> list[TargetText]:
-    """The completions of prompts, as if the target had written them."""
+    """The completions of prompts as texts."""
     texts = []
     for n, prompt in enumerate(prompts):
         assert prompt.completion is not None
@@ -99,7 +99,7 @@ def completion_texts(prompts: Rows[JudgePrompt], sampling: Sampling, seed: int, 
 
 
 def _end(sequence: Request, stop_ids: frozenset[int]) -> None:
-    """End a sequence at its first end token, where it has come to one."""
+    """End a sequence at its first end token, if it has one."""
     n = next((n for n, token in enumerate(sequence.generated) if token in stop_ids), None)
     if n is not None:
         del sequence.generated[n + 1 :]
@@ -115,9 +115,9 @@ _KNOWN = ("id", "category", "completion", "prompt", "prompt_ids")
 def read_prompts(
     loaded: LoadedModel, file: Path | None, limit: int | None, chat: ChatOptions
 ) -> tuple[list[JudgePrompt], list[FailedPrompt]]:
-    """The first prompts of a file, or of the bundled one, as the model is given them; and those that it cannot take.
+    """Read and encode the first `limit` prompts of a file, or of the bundled one; returns them and the failed ones.
 
-    Raises NotFoundError and UsageError for a file without prompts, or with a line that is none.
+    Raises NotFoundError for a missing file and UsageError for one without prompts or with an invalid line.
     """
     if file is None and loaded.tokenizer is None:
         return synthetic_prompts(loaded.config.vocab_size)[:limit], []
@@ -140,7 +140,7 @@ def read_prompts(
 
 
 def synthetic_prompts(vocab_size: int) -> list[JudgePrompt]:
-    """Tokens at random, the same ones each time."""
+    """Prompts of random tokens, the same in every run."""
     return [
         JudgePrompt(
             tuple(int(uniform(0, n, position) * vocab_size) for position in range(_SYNTHETIC_TOKENS)),

@@ -1,4 +1,4 @@
-"""Predictions put to the test: decoding for real, with a draft and without, turn by turn."""
+"""Validation runs: predicted speed-ups compared with real decoding, with a draft and without, interleaved."""
 
 import statistics
 from collections import deque
@@ -21,7 +21,7 @@ from gptfast_cli.core.events import result_of
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Texts to decode once more, so many side by side; `k` 0 is without a draft."""
+    """Texts to decode at a BenchPoint with a draft; `candidate` None with k 0 is plain decoding."""
 
     candidate: DraftCandidate | None
     k: int
@@ -30,14 +30,14 @@ class Validation:
 
     @property
     def cell(self) -> CostCell | None:
-        """What is predicted of it; None of plain decoding."""
+        """The cell that predicts it; None for plain decoding."""
         return None if self.candidate is None else CostCell(self.candidate.name, self.k, self.point)
 
 
 def validations_of(state: JudgeState, *, seconds: float, n_pairs: int) -> Iterator[Validation]:
-    """The best of each draft, the best of all in the largest batch, and its deepest rounds; and no draft at all.
+    """Validate the best cell of each draft, the best one at the largest batch and at the largest k, and no draft.
 
-    As many texts as all of them together take `seconds` for, in so many pairs of runs.
+    The number of texts is chosen such that all validations take about `seconds`, in `n_pairs` pairs of runs each.
     """
     first = next(iter(state.texts))
     chosen: list[tuple[CostCell | None, int]] = [(None, min(state.batch_sizes))]
@@ -60,7 +60,7 @@ def validations_of(state: JudgeState, *, seconds: float, n_pairs: int) -> Iterat
 
 
 def validation_run_of(validation: Validation, speedups: Rows[float], state: JudgeState) -> ValidationRun:
-    """What runs of a trial say of what was predicted of its very texts."""
+    """Compare measured speed-ups with the prediction for the same texts."""
     measured, temperature, predicted = median_and_range(speedups), validation.point.temperature, 1.0
     if validation.cell is not None:
         prediction = state.prediction(validation.cell.draft, temperature, len(validation.texts))
@@ -78,7 +78,7 @@ def validation_run_of(validation: Validation, speedups: Rows[float], state: Judg
 
 
 def speedup(runner: Runner, validation: Validation, stop_ids: frozenset[int]) -> float:
-    """Of one run, over a plain one just before it."""
+    """Speed-up of one run over a plain run just before it."""
     plain = _tokens_per_second(runner, validation, stop_ids, None)
     speculation = None
     if validation.candidate is not None:
@@ -90,12 +90,12 @@ def speedup(runner: Runner, validation: Validation, stop_ids: frozenset[int]) ->
 
 
 def median_and_range(speedups: Rows[float]) -> Interval:
-    """The median of runs, the least and the largest."""
+    """Median, minimum and maximum of runs."""
     return Interval(statistics.median(speedups), min(speedups), max(speedups))
 
 
 def _ranked(state: JudgeState, temperature: float) -> list[CostCell]:
-    """The best depth of each draft in the smallest batch, the best draft first."""
+    """The best cell of each draft at the smallest batch size, best draft first."""
     point = BenchPoint(temperature, min(state.batch_sizes))
     best: list[tuple[float, CostCell]] = []
     for candidate in state.candidates:
@@ -109,7 +109,7 @@ def _ranked(state: JudgeState, temperature: float) -> list[CostCell]:
 def _tokens_per_second(
     runner: Runner, validation: Validation, stop_ids: frozenset[int], speculation: Speculation | None
 ) -> float:
-    """Decoding alone, and only while all places are taken: a batch that runs dry is a smaller one."""
+    """Decoding speed while all rows are in use: a batch that runs dry is a smaller batch."""
     waiting = deque(
         Request(n, text.prompt.ids, text.sampler, Limits(text.most, len(text.prompt.ids) + text.most, stop_ids))
         for n, text in enumerate(validation.texts)
