@@ -179,7 +179,7 @@ def _figure(value: float) -> str:
 
 
 def _about(tasks: TaskResults) -> Iterator[str]:
-    yield tasks.beginnings
+    yield tasks.bos_rules
     yield f"seed {tasks.seed}"
     if tasks.n_found:
         yield f"{tasks.n_found:,} answers from an earlier run"
@@ -224,7 +224,7 @@ def _values(result: TaskResult) -> list[tuple[str, float | None]]:
 def _about_json(tasks: TaskResults) -> dict[str, Any]:
     """How the results came about; of each task, how much of it they are about."""
     return {
-        "beginnings": tasks.beginnings,
+        "beginnings": tasks.bos_rules,
         "seed": tasks.seed,
         "partial": tasks.is_partial,
         "notes": list(tasks.notes),

@@ -19,11 +19,11 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.evals import scoring as reading
 from gptfast_cli.core.evals.comparison import (
     AgainstOptions,
+    CommonText,
     Compared,
     ComparedModel,
-    TextOfBoth,
+    common_text,
     compare,
-    text_of_both,
 )
 from gptfast_cli.core.evals.divergence import Comparison
 from gptfast_cli.core.evals.passages import Passage, Window
@@ -113,7 +113,7 @@ def test_passages_that_begin_alike_are_each_compared(tmp_path: Path, model: Path
         for each in (other, model)
     )
     windows = [Window(Passage(passage, 20), 1) for passage in passages]
-    found = drained(compare(measured, reference, TextOfBoth(None, 4, iter(windows))))[1]
+    found = drained(compare(measured, reference, CommonText(None, 4, iter(windows))))[1]
     expected = by_transformers(model, other, [torch.tensor(passage) for passage in passages], 20)
     assert found is not None and dataclasses.astuple(found.divergence) == pytest.approx(expected, rel=2e-4)
 
@@ -131,7 +131,7 @@ def test_the_pieces_that_are_held_change_nothing(
 def test_the_bundled_documents_are_read_where_there_is_no_text(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     tiny = ComparedModel(drained(load("tiny", settings, PLACING))[1], PLACING, 8)
-    text = text_of_both(tiny, tiny, None)
+    text = common_text(tiny, tiny, None)
     first = next(text.windows).passage
     assert text.protocol is None and text.n_windows > 400
     assert tiny.loaded.tokenizer is not None
@@ -197,9 +197,9 @@ def test_the_reference_runs_as_the_model_does_but_rounds_nothing(tmp_path: Path)
     assert found.reference.dtype == "float32" and not found.is_itself
 
 
-def documents(measured: ComparedModel, reference: ComparedModel, n: int) -> TextOfBoth:
-    whole = text_of_both(measured, reference, None)
-    return TextOfBoth(None, n, iter([next(whole.windows) for _ in range(n)]))
+def documents(measured: ComparedModel, reference: ComparedModel, n: int) -> CommonText:
+    whole = common_text(measured, reference, None)
+    return CommonText(None, n, iter([next(whole.windows) for _ in range(n)]))
 
 
 def test_a_copy_with_a_little_noise_is_not_called_better_and_a_worse_model_is(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_an_interrupt_keeps_what_both_have_read(
     ]
 
     def interrupted(at: int) -> Compared | None:
-        job = compare(*candidates, text_of_both(*candidates, None))
+        job = compare(*candidates, common_text(*candidates, None))
         event = next(job)
         while not (isinstance(event, Progress) and event.done >= at):
             event = next(job)

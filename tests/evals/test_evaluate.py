@@ -10,7 +10,7 @@ import pytest
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
-from gptfast_cli.core.evals.tasks import request_runner as answering
+from gptfast_cli.core.evals.tasks import request_runner
 from gptfast_cli.core.evals.tasks.requests import TaskOptions
 from gptfast_cli.core.evals.tasks.results import TaskResults
 from gptfast_cli.core.events import Event, Note, Progress
@@ -95,7 +95,7 @@ def test_the_next_run_goes_on_and_ends_as_if_nothing_had_been(tmp_path: Path) ->
 
 def test_answers_do_not_depend_on_the_blocks_that_they_come_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tasks_of(drained(run(request(tmp_path / "whole", limit=10)))[1])
-    monkeypatch.setattr(answering, "_BLOCK", 7)
+    monkeypatch.setattr(request_runner, "_BLOCK", 7)
     assert tasks_of(drained(run(request(tmp_path / "blocks", limit=10)))[1]).results == whole.results
 
 

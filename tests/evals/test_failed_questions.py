@@ -125,10 +125,10 @@ def loaded(folder: Path) -> LoadedModel:
 
 def test_a_context_without_a_token_is_the_prefix_token_as_in_the_harness(loaded: LoadedModel) -> None:
     assert loaded.tokenizer is not None
-    beginnings = bos_rules_of(loaded, loaded.tokenizer)
+    bos_rules = bos_rules_of(loaded, loaded.tokenizer)
     x, space = loaded.tokenizer.encode("x")[0], loaded.tokenizer.encode(" ")[0]
-    assert beginnings.pair("", "x") == Passage((BOS, x), 1)
-    assert beginnings.pair("  ", "x") == Passage((BOS, space, space, x), 1)
-    assert beginnings.pair("  ", "<s>x") == Passage((BOS, space, space, BOS, x), 1)
-    assert beginnings.prompt("") == [BOS]
-    assert beginnings.prompt("x") == [x]
+    assert bos_rules.pair("", "x") == Passage((BOS, x), 1)
+    assert bos_rules.pair("  ", "x") == Passage((BOS, space, space, x), 1)
+    assert bos_rules.pair("  ", "<s>x") == Passage((BOS, space, space, BOS, x), 1)
+    assert bos_rules.prompt("") == [BOS]
+    assert bos_rules.prompt("x") == [x]

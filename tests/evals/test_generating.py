@@ -26,8 +26,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 def answers(loaded: LoadedModel, *requests: GenerationRequest, batch_size: int = 8, seed: int = 7) -> list[str]:
     assert loaded.tokenizer is not None
-    beginnings = bos_rules_of(loaded, loaded.tokenizer)
-    found = dict(generated(loaded, beginnings, requests, batch_size=batch_size, seed=seed))
+    bos_rules = bos_rules_of(loaded, loaded.tokenizer)
+    found = dict(generated(loaded, bos_rules, requests, batch_size=batch_size, seed=seed))
     return [str(found[number]) for number in range(len(requests))]
 
 

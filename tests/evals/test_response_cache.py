@@ -24,15 +24,15 @@ ANSWERS: dict[TaskRequest, Answer] = {
 
 
 def written(path: Path) -> Path:
-    with open_response_cache(path) as memory:
+    with open_response_cache(path) as cache:
         for request, answer in ANSWERS.items():
-            memory.keep(request, answer)
+            cache.put(request, answer)
     return path
 
 
 def known(path: Path) -> dict[TaskRequest, Answer | None]:
-    with open_response_cache(path) as memory:
-        return {request: memory.known(request) for request in ANSWERS}
+    with open_response_cache(path) as cache:
+        return {request: cache.get(request) for request in ANSWERS}
 
 
 def test_answers_come_back_as_they_were(tmp_path: Path) -> None:
@@ -46,24 +46,24 @@ def test_what_is_damaged_is_cut_off_and_answers_go_on_behind_it(end: str, tmp_pa
     path.write_text(whole + end)
     assert known(path) == ANSWERS and path.read_text() == whole
     another = Rolling("another")
-    with open_response_cache(path) as memory:
-        memory.keep(another, -2.5)
-    with open_response_cache(path) as memory:
-        assert memory.known(another) == -2.5 and memory.n_found == len(ANSWERS) + 1
+    with open_response_cache(path) as cache:
+        cache.put(another, -2.5)
+    with open_response_cache(path) as cache:
+        assert cache.get(another) == -2.5 and cache.n_found == len(ANSWERS) + 1
 
 
 def test_a_second_run_at_the_same_time_keeps_its_answers_to_itself(tmp_path: Path) -> None:
     path = written(tmp_path / "answers")
     with open_response_cache(path), open_response_cache(path) as second:
         assert second.n_found == 0
-        second.keep(Rolling("x"), -1.0)
-        second.forget()
-        assert second.known(Rolling("x")) == -1.0
+        second.put(Rolling("x"), -1.0)
+        second.remove()
+        assert second.get(Rolling("x")) == -1.0
     assert known(path) == ANSWERS
 
 
 def test_nothing_is_left_once_every_answer_has_been_marked(tmp_path: Path) -> None:
     path = written(tmp_path / "answers")
-    with open_response_cache(path) as memory:
-        memory.forget()
+    with open_response_cache(path) as cache:
+        cache.remove()
     assert not path.exists()

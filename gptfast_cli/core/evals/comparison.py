@@ -1,6 +1,6 @@
-"""Two models on the same text: KLD, agreement of the top token, and perplexity of both.
+"""Comparison of a model with a reference on the same text: KLD, same top token, and perplexity ratio.
 
-Both are read in step, piece by piece, so that memory holds the two models and the logits of a piece of each.
+Both models compute the same pieces in turn, so memory holds both models and one piece of logits of each.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,15 +30,17 @@ from gptfast_cli.core.models.native import NativeModel
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.tokenizers import Tokenizer, vocabulary_difference
 
-_ANOTHER = "Compare models of one vocabulary, as a model and its quantised form have it, or a draft and its target."
+_ANOTHER = (
+    "Compare models with the same vocabulary, such as a model and its quantised variant, or a draft and its target."
+)
 
-_ROUNDS = ("activations", "kv_dtype")
-"""Of a Placing: what rounds numbers, and is not told by itself."""
+_ROUNDING_FIELDS = ("activations", "kv_dtype")
+"""Fields of RuntimeConfig that round numbers and are reported beside the dtype."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgainstOptions:
-    """The reference, a MODEL, and what is to be otherwise than with the model that is measured; None is likewise."""
+    """The reference MODEL, and how it runs; None: as the measured model."""
 
     model: str
     dtype: str | None = None
@@ -46,16 +48,16 @@ class AgainstOptions:
     batch_size: int | None = None
 
     def check(self) -> None:
-        """Raise UsageError for whatever is out of its range."""
+        """Raise UsageError for values out of range."""
         check_at_least(1, {"--against-batch-size": self.batch_size})
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """One of both models as it ran.
+    """How one of the models ran.
 
-    batch_size: passages side by side, at most
-    roundings:  what it was told about rounding on the way, such as "activations float"
+    batch_size: maximum passages of one forward pass
+    roundings:  rounding options that were set, such as "activations float"
     """
 
     name: str
@@ -69,17 +71,17 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True)
 class ComparedModel:
-    """A model in memory, and how it is to run."""
+    """A loaded model and its runtime configuration."""
 
     loaded: LoadedModel
     runtime: RuntimeConfig
     batch_size: int
 
     @property
-    def side(self) -> ModelSummary:
-        """What is told of it."""
+    def summary(self) -> ModelSummary:
+        """What the report says about it."""
         model = self.loaded.model
-        chosen = {name: getattr(self.runtime, name) for name in _ROUNDS}
+        chosen = {name: getattr(self.runtime, name) for name in _ROUNDING_FIELDS}
         return ModelSummary(
             name=self.loaded.name,
             scheme=self.loaded.checkpoint.scheme,
@@ -90,16 +92,16 @@ class ComparedModel:
             roundings=tuple(f"{name} {value}" for name, value in chosen.items() if value not in (None, AUTO)),
         )
 
-    def is_like(self, other: "ComparedModel") -> bool:
-        """Whether both are one model that runs in one way."""
-        return self.side == other.side and self.loaded.path == other.loaded.path
+    def is_same_as(self, other: "ComparedModel") -> bool:
+        """Whether both are the same model in the same configuration."""
+        return self.summary == other.summary and self.loaded.path == other.loaded.path
 
 
 def load_reference(measured: ComparedModel, options: AgainstOptions, settings: Settings) -> Job[ComparedModel]:
-    """Bring the reference to the device of the model that is measured, where it runs likewise unless told otherwise.
+    """Load the reference on the device of the measured model, in the same configuration unless `options` differ.
 
-    What the measured model is told to round on the way, the reference is not. Raises UsageError where both do not have
-    one vocabulary, else what loading a model raises.
+    The measured model's rounding options (activations, KV dtype) do not apply to the reference. Raises UsageError if
+    the vocabularies differ, and what loading a model raises.
     """
     ours = measured.runtime
     runtime = RuntimeConfig(
@@ -108,21 +110,23 @@ def load_reference(measured: ComparedModel, options: AgainstOptions, settings: S
     opened = open_model(options.model, settings, with_padding=True)
     size = opened.config.vocab_size
     difference = _difference(measured.loaded, size, opened.tokenizer)
-    if difference is not None:  # before all of the model is read
+    if difference is not None:  # before the weights are read
         raise UsageError(f"{measured.loaded.name} cannot be compared with {opened.found.name}: {difference}.", _ANOTHER)
     loaded = yield from load(opened, settings, runtime, role="Reference")
     reference = ComparedModel(loaded, runtime, options.batch_size or measured.batch_size)
-    if measured.is_like(reference):
-        yield Note(f"{loaded.name} is compared with itself, where nothing may differ.")
+    if measured.is_same_as(reference):
+        yield Note(f"{loaded.name} is compared with itself: all differences must be 0.")
     if measured.loaded.config.vocab_size != size:
-        yield Note(f"Compared over {n_common_tokens(measured.loaded, size):,} tokens: what is beyond them is padding.")
+        yield Note(
+            f"Compared over the {n_common_tokens(measured.loaded, size):,} tokens of the vocabulary, without padding."
+        )
     return reference
 
 
 def n_common_tokens(measured: LoadedModel, vocab_size: int) -> int | None:
-    """The tokens that a model has in common with one that gives logits for so many; None where that is no vocabulary.
+    """Number of logits that a model shares with one of `vocab_size` logits; None if their vocabularies differ.
 
-    Output layers of one vocabulary may be padded to several sizes: then it is the tokens that the tokenizer has.
+    Output layers of one vocabulary may be padded to different sizes: then it is the size of the tokenizer.
     """
     ours = measured.config.vocab_size
     if ours == vocab_size:
@@ -132,7 +136,7 @@ def n_common_tokens(measured: LoadedModel, vocab_size: int) -> int | None:
 
 
 def _difference(measured: LoadedModel, vocab_size: int, tokenizer: Tokenizer | None) -> str | None:
-    """How the vocabulary of a model differs from one that has so many logits and this tokenizer; None: it does not."""
+    """How a model's vocabulary differs from one of `vocab_size` logits and this tokenizer; None: it does not."""
     ours, n_logits = measured.tokenizer, measured.config.vocab_size
     is_padded = n_logits != vocab_size
     if n_common_tokens(measured, vocab_size) is None or (is_padded and tokenizer is None):
@@ -146,8 +150,8 @@ def _difference(measured: LoadedModel, vocab_size: int, tokenizer: Tokenizer | N
 
 
 @dataclass(frozen=True, slots=True)
-class TextOfBoth:
-    """What both read: windows that can be had once, of a text read by a protocol; None is the bundled text."""
+class CommonText:
+    """The text for both: windows (an iterator) by a perplexity protocol; None is the bundled text."""
 
     protocol: str | None
     n_windows: int
@@ -156,11 +160,11 @@ class TextOfBoth:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The model that was measured beside the reference.
+    """Result of a comparison.
 
-    protocol:   by which they read a text; None is the bundled text, each document for itself
-    n_windows:  that both have read, of `n_windows_all`: fewer where an interrupt came first
-    is_itself:  whether both are the same in every way, so that nothing may differ
+    protocol:   perplexity protocol; None is the bundled text, one window per document
+    n_windows:  windows that both models computed, of `n_windows_all`; fewer after an interrupt
+    is_itself:  both are the same model in the same configuration
     """
 
     model: ModelSummary
@@ -173,34 +177,34 @@ class Compared:
 
     @property
     def is_partial(self) -> bool:
-        """Whether an interrupt came before the last window."""
+        """Whether the run was interrupted."""
         return self.n_windows < self.n_windows_all
 
 
-def text_of_both(measured: ComparedModel, reference: ComparedModel, text: ProtocolText | None) -> TextOfBoth:
-    """The text that was asked for, or the bundled one, as both models hold it; UsageError where one of them cannot."""
+def common_text(measured: ComparedModel, reference: ComparedModel, text: ProtocolText | None) -> CommonText:
+    """The requested or bundled text, cut to the shorter context. Raises UsageError if a model cannot read it."""
     shorter = min(measured.loaded, reference.loaded, key=lambda loaded: loaded.config.max_context)
     max_context = shorter.config.max_context
     if text is not None:
         held = replace(text, text=replace(text.text, max_context=max_context))
         held.check(shorter.name)
-        return TextOfBoth(held.protocol.name, held.n_windows, held.windows())
+        return CommonText(held.protocol.name, held.n_windows, held.windows())
     tokenizer = measured.loaded.tokenizer or reference.loaded.tokenizer
     if tokenizer is None:
-        raise UsageError(f"{measured.loaded.name} has no tokenizer, and so cannot read a text.")
+        raise UsageError(f"{measured.loaded.name} has no tokenizer, so it cannot read text.")
     documents = [document for document in bundled_documents(tokenizer, max_context) if len(document) > 1]
     windows = (Window(Passage(tuple(document), 1), len(document) - 1) for document in documents)
-    return TextOfBoth(None, len(documents), windows)
+    return CommonText(None, len(documents), windows)
 
 
-def compare(measured: ComparedModel, reference: ComparedModel, text: TextOfBoth) -> Job[Compared | None]:
-    """Read a text with both; an interrupt ends it early, None before the first piece is done."""
+def compare(measured: ComparedModel, reference: ComparedModel, text: CommonText) -> Job[Compared | None]:
+    """Compare both models on a text. An interrupt gives a partial result, None before the first piece."""
     comparison = Comparison()
     n_tokens = n_common_tokens(measured.loaded, reference.loaded.config.vocab_size)
     n_read, n_all = 0, text.n_windows
     n_predicted = 0
     try:
-        for group in groups(text.windows, _room(measured, reference).cache_tokens):
+        for group in groups(text.windows, _budget(measured, reference).cache_tokens):
             yield Progress("compare", n_read, n_all, "windows", so_far=comparison.kld_mean)
             passages = [window.passage for window in group]
             begins = list(accumulate((passage.n_predicted for passage in passages), initial=n_predicted))
@@ -216,18 +220,18 @@ def compare(measured: ComparedModel, reference: ComparedModel, text: TextOfBoth)
     if not comparison.n_positions:
         return None
     return Compared(
-        model=measured.side,
-        reference=reference.side,
+        model=measured.summary,
+        reference=reference.summary,
         protocol=text.protocol,
         divergence=comparison.result(),
         n_windows=n_read,
         n_windows_all=n_all,
-        is_itself=measured.is_like(reference),
+        is_itself=measured.is_same_as(reference),
     )
 
 
-def _room(measured: ComparedModel, reference: ComparedModel) -> BatchBudget:
-    """What both have room for, and no more side by side than the one that is to read more so."""
+def _budget(measured: ComparedModel, reference: ComparedModel) -> BatchBudget:
+    """The smaller budget of both; rows of the larger batch size."""
     ours, theirs = batch_budget_of(measured.loaded.model), batch_budget_of(reference.loaded.model)
     return BatchBudget(
         cache_tokens=min(ours.cache_tokens, theirs.cache_tokens),
@@ -240,17 +244,17 @@ def _room(measured: ComparedModel, reference: ComparedModel) -> BatchBudget:
 def _readings(
     measured: ComparedModel, reference: ComparedModel, passages: Sequence[Passage]
 ) -> Iterator[tuple[Reading, Reading]]:
-    """The reference's and the measured model's, piece by piece, which are the same as both are given the same room."""
-    room = _room(measured, reference)
-    theirs = read_passages(reference.loaded.model, passages, room, batch_size=reference.batch_size)
-    ours = read_passages(measured.loaded.model, passages, room, batch_size=measured.batch_size)
+    """(reference, measured) pieces: the same budget gives corresponding pieces."""
+    budget = _budget(measured, reference)
+    theirs = read_passages(reference.loaded.model, passages, budget, batch_size=reference.batch_size)
+    ours = read_passages(measured.loaded.model, passages, budget, batch_size=measured.batch_size)
     return zip(theirs, ours, strict=True)
 
 
 def _targets(
     predictions: Sequence[TokenPrediction], passages: Sequence[Passage], begins: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """The text's own tokens, and their places among all that are predicted; `begins` has those of passages."""
+    """The predicted tokens, and their indices in text order; `begins` are the first indices of passages."""
     tokens, places = [], []
     for each in predictions:
         passage = passages[each.passage]
@@ -260,9 +264,9 @@ def _targets(
 
 
 def _logits(reading: Reading, n_tokens: int | None) -> Tensor:
-    """Of each prediction, [predictions, n_tokens]: passages that begin alike share theirs."""
+    """Logits of each prediction, [predictions, n_tokens]; passages with a common prefix share rows."""
     logits = reading.logits[:, :n_tokens]
     if len(logits) == len(reading.predictions):
-        return logits  # every row predicts something, and they are in their order
+        return logits  # one prediction per row, in order
     rows = [prediction.row for prediction in reading.predictions]
     return logits[to_device(rows, torch.int64, logits.device)]

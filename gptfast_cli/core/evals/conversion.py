@@ -1,8 +1,7 @@
-"""What was converted beside transformers with the source's own tensors: an independent judge, where it is installed.
+"""Verification of a conversion: logits of the written checkpoint against transformers with the source's tensors.
 
-Both compute in float32, from the weights in the dtype in which they were written. A model goes through here block by
-block, but transformers has all of it in memory. Where a source keeps the rows of RoPE pairs in another order, the judge
-is given them in ours: it has no other.
+Both compute in float32 from weights in the written dtype. The checkpoint is computed layer by layer; transformers needs
+the whole model in memory. Rows of RoPE pairs that the source stores in another order are permuted for transformers.
 """
 
 import importlib.util
@@ -23,17 +22,17 @@ from gptfast_cli.core.quantities import size
 from gptfast_cli.core.schemes import Weight, schemes
 
 LARGEST_DIFFERENCE = 1e-3
-"""Of the largest logit; float32 gives about 1e-6, and a weight in the wrong place 0.1 and more."""
+"""Relative to the largest logit: float32 gives about 1e-6, a misplaced weight 0.1 or more."""
 
 _CPU = torch.device("cpu")
 _N_TOKENS = 32
 
 
 def why_not(source: ForeignCheckpoint) -> str | None:
-    """Why transformers cannot judge this model here, in a few words; None where it can."""
+    """Why transformers cannot verify this model here; None if it can."""
     if importlib.util.find_spec("transformers") is None:
         return "transformers is not installed"
-    needed, free = 5 * source.n_params, available_memory_bytes()  # 4 bytes each, and room to compute
+    needed, free = 5 * source.n_params, available_memory_bytes()  # 4 bytes each, and working memory
     if free is not None and needed > free:
         return f"transformers would need {size(needed)}, and {size(free)} are free"
     return None
@@ -41,7 +40,7 @@ def why_not(source: ForeignCheckpoint) -> str | None:
 
 @torch.inference_mode()
 def logit_difference(source: ForeignCheckpoint, written: Checkpoint) -> float:
-    """The largest difference between the logits of both, as a share of the largest of transformers'."""
+    """max |ours - theirs| / max |theirs| of the logits."""
     n_tokens = min(_N_TOKENS, written.config.max_context)
     tokens = [int(uniform(0, 0, position) * written.config.vocab_size) for position in range(n_tokens)]
     theirs, ours = _theirs(source, written, tokens), _ours(written, tokens)
@@ -50,7 +49,7 @@ def logit_difference(source: ForeignCheckpoint, written: Checkpoint) -> float:
 
 def _theirs(source: ForeignCheckpoint, written: Checkpoint, tokens: list[int]) -> Tensor:
     """Logits of transformers, [tokens, vocab_size]."""
-    import transformers  # noqa: PLC0415  # optional, and takes seconds
+    import transformers  # noqa: PLC0415  # optional, and slow to import
 
     config = _their_config(source)
     config.dtype = torch.float32

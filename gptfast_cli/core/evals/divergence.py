@@ -1,30 +1,24 @@
-"""KL divergence between two models, on whole texts or block by block, with batch-means intervals.
+"""KL divergence between two models: of whole texts, or layer by layer while a model is being quantised.
 
-The values are cut, in the order of the text, into a few long batches. The batches' means know little of one another,
-so that their spread tells that of the whole mean, and with it Student's t an interval (Schmeiser 1982, "Batch size
-effects in the analysis of simulation output": 10 to 30 batches, however many values there are). An error that takes
-every token as a witness of its own is too small: a hard passage is hard for many tokens.
+Standard errors are by batch means: the values, in text order, are cut into 20 long batches, whose means are nearly
+independent; their spread and Student's t give an interval (Schmeiser 1982, "Batch size effects in the analysis of
+simulation output"). Treating tokens as independent would underestimate the error: neighbouring tokens correlate.
 
-With p the reference's distribution at a position and q the other's, both at temperature 1 with nothing cut off:
+With p the reference's distribution at a position and q the other's, at temperature 1 without top-k or top-p:
 
     KLD   = sum p (log p - log q), in nats
-    alpha = sum min(p, q) = 1 - sum |p - q| / 2, the chance that p accepts a token drawn from q
+    alpha = sum min(p, q) = 1 - sum |p - q| / 2, the probability that p accepts a token drawn from q
             (Leviathan et al. 2023, arXiv:2211.17192, Corollary 3.6)
 
-With t the text's own next token, a position flips where one of both puts t first and the other does not (Dutta et al.
-2024, arXiv:2407.09141), and q(t) - p(t) is the change of its probability, whose root mean square llama.cpp prints.
-Both models predict the same tokens, so their perplexities are compared token by token: most of what makes a text hard
-is hard for both, and drops out of the mean of log p(t) - log q(t).
+With t the text's next token, a position flips if exactly one model has t as its argmax (Dutta et al. 2024,
+arXiv:2407.09141); llama.cpp prints the root mean square of q(t) - p(t). Perplexities are compared by paired tokens:
+the mean of log p(t) - log q(t) cancels the difficulty of the text that both models share.
 
-Good quantisation moves them by less than float32 resolves, so each position is computed in float64. A logit of -inf
-rules its token out; where q rules out what p does not, KLD is infinite.
+Good quantisation changes these by less than float32 resolves, so positions are computed in float64. A logit of -inf
+excludes its token; if q excludes a token that p does not, KLD is infinite.
 
-Both go through the texts together, block by block, so that this can be had while a model is being quantised and
-larger than the memory. Each text stands for itself, with a beginning-of-sequence token where the model expects one:
-across the border of two texts both models would only guess, and alike.
-
-One pass over the blocks: beside the original's hidden states go those of one model for each layer and way to store it,
-which parts from the original at its layer. Memory holds one block and, for each of these, [tokens, dim].
+BlockwiseKLD and Sensitivity need one layer of each model in memory at a time, plus hidden states [tokens, dim] for each
+variant that is compared. Each text is fed separately, with a BOS token where the model expects one.
 """
 
 import math
@@ -45,7 +39,7 @@ from gptfast_cli.core.schemes import Weight, schemes
 
 N_BATCHES: Final = 20
 _T: Final = 2.093
-"""Student's t at 19 degrees of freedom: 95 % lie within so many standard errors."""
+"""Student's t, two-sided 95 %, 19 degrees of freedom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +51,13 @@ class BatchedMean:
 
     @property
     def interval(self) -> Tensor:
-        """Its two ends [2] float64: 95 of 100 such intervals hold the mean of all texts of this kind."""
+        """The 95 % confidence interval, [2] float64."""
         reach = _T * self.stderr
         return torch.tensor([self.value - reach, self.value + reach], dtype=torch.float64)
 
 
 def batched_mean(values: Tensor) -> BatchedMean | None:
-    """Of values [n] float64 in the order of the text; None where they are too few, or not all finite."""
+    """Mean of values [n] float64 in text order; None if there are fewer than N_BATCHES or any is not finite."""
     if len(values) < N_BATCHES or not values.isfinite().all():
         return None
     value = values.mean()
@@ -73,22 +67,21 @@ def batched_mean(values: Tensor) -> BatchedMean | None:
 
 
 _BLOCK_LOGITS = 2**20
-"""Logits of a model that stand in float64 at once: 8 MB, four times over, or one position where that is more."""
+"""Logits per block in float64: 8 MB, four times over, or one position if that is more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The other model beside the reference, over `tokens` positions.
+    """The other model compared with the reference, over `tokens` positions.
 
-    kld_mean, kld_p99, kld_max: in nats, 0 where both are the same; p99 is the smallest KLD that at least 99 % of the
-                                positions do not exceed (nearest rank)
-    same_top1:                  0..1, positions where both put the same token first, the lowest id among equals
-    alpha:                      0..1, the mean over the positions
-    ppl_reference, ppl_other:   perplexity, exp of the mean -log p of the text's own tokens
-    ppl_ratio:                  the other's perplexity ÷ the reference's; NaN where both are infinite
-    ppl_ratio_low, ppl_ratio_high: the 95 % interval of it, over batches of positions; None where it cannot be told
+    kld_mean, kld_p99, kld_max: nats; p99 by nearest rank
+    same_top1:                  0..1, share of positions with the same argmax (lowest id among equals)
+    alpha:                      0..1, mean over positions
+    ppl_reference, ppl_other:   perplexity, exp of the mean -log p of the text's tokens
+    ppl_ratio:                  other ÷ reference; NaN if both are infinite
+    ppl_ratio_low, ppl_ratio_high: its 95 % interval by batch means; None if it is undefined
     rms_p_change:               0..1, root mean square of q(t) - p(t)
-    flips:                      0..1, positions where just one of both puts the text's token first
+    flips:                      0..1, share of positions where exactly one argmax is the text's token
     """
 
     tokens: int
@@ -107,7 +100,7 @@ class Divergence:
 
     @property
     def better(self) -> Literal["reference", "other"] | None:
-        """Which one predicts the text better, beyond the noise of its interval; None where that cannot be told."""
+        """The model with the lower perplexity, if the interval excludes 1; else None."""
         if self.ppl_ratio_low is None or self.ppl_ratio_high is None:
             return None
         if self.ppl_ratio_low > 1:
@@ -116,7 +109,7 @@ class Divergence:
 
 
 class Comparison:
-    """Collects what two models say about the same positions, in as many pieces as it comes."""
+    """Accumulates the divergence of two models over pieces of logits."""
 
     def __init__(self) -> None:
         self._values: list[Tensor] = []  # each [positions, 7] float64, as _position_values returns them
@@ -126,26 +119,26 @@ class Comparison:
 
     @property
     def n_positions(self) -> int:
-        """Positions taken in so far."""
+        """Positions so far."""
         return self._n_positions
 
     @property
     def kld_mean(self) -> float:
-        """Of all positions so far; NaN where there is none."""
+        """Mean KLD so far, in nats; NaN before the first position."""
         return self._kld_sum / self._n_positions if self._n_positions else math.nan
 
     def add(self, reference: Tensor, other: Tensor, targets: Tensor, places: Tensor | None = None) -> None:
-        """Take in logits [positions, vocab] of both, of any float dtype, and the tokens that came next [positions].
+        """Add logits [positions, vocab] of both models, of any float dtype, and the next tokens [positions].
 
-        places: [positions] int64, growing along the text; None where the positions follow one another as they come
+        places: [positions] int64, text order of the positions; None if they are added in text order
 
-        Raises UsageError where the vocabularies differ in size, GptFastError where logits make no distribution.
+        Raises UsageError if the vocabulary sizes differ, GptFastError if logits are NaN, +inf or all -inf.
         """
         assert len(reference) == len(other) == len(targets)
         self._check(reference, other)
         n = max(1, _BLOCK_LOGITS // reference.shape[-1])
         device = "cpu" if reference.device.type == "mps" else reference.device  # Metal has no float64
-        # made once for all blocks: the pages of new memory cost more than the arithmetic
+        # allocated once: page faults of new memory cost more than the arithmetic
         room = torch.empty(4, min(n, len(reference)), reference.shape[-1], dtype=torch.float64, device=device)
         blocks = (torch.split(whole, n) for whole in (reference, other, targets))
         for block in zip(*blocks, strict=True):
@@ -157,7 +150,7 @@ class Comparison:
         self._places.append(torch.arange(first, self._n_positions) if places is None else places)
 
     def result(self) -> Divergence:
-        """The numbers over all positions so far, of which there must be one."""
+        """The divergence over all positions; there must be at least one."""
         assert self._n_positions
         values = torch.cat(self._values)[torch.cat(self._places).argsort(stable=True)]
         kld, alpha, same_top1, is_right, is_right_other, nll_reference, nll_other = values.unbind(dim=-1)
@@ -199,19 +192,18 @@ class Comparison:
 
 
 def _position_values(reference: Tensor, other: Tensor, targets: Tensor, *, room: Tensor) -> Tensor:
-    """KLD, alpha, whether the first token is the same, for each model whether it is the target: [positions, 7].
+    """[positions, 7]: KLD, alpha, same argmax, p's and q's argmax is the target, -log p and -log q of the target.
 
-    The last two are each model's -log p of the target. All four planes of `room` [4, positions, vocab] float64 are
-    written over.
+    `room` [4, positions, vocab] float64 is scratch memory.
     """
     p, log_p, q, log_q = room
     _distribution(reference, p, log_p)
     _distribution(other, q, log_q)
     nll_p, nll_q = (-logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1) for logprobs in (log_p, log_q))
     top_p, top_q = reference.argmax(dim=-1), other.argmax(dim=-1)
-    # 0 log 0 = 0, which float arithmetic calls NaN; rounding may leave a KLD of 0 just below it
+    # 0 log 0 = 0, not NaN; rounding may give slightly negative KLD
     kld = log_p.sub_(log_q).mul_(p).nan_to_num_(nan=0, posinf=torch.inf).sum(dim=-1).clamp(min=0)
-    # exactly 1 where p = q, as sum min(p, q) is not
+    # exactly 1 if p = q, unlike sum min(p, q)
     alpha = (1 - p.sub_(q).abs_().sum(dim=-1) / 2).clamp(min=0)
     return torch.stack([kld, alpha, top_p == top_q, top_p == targets, top_q == targets, nll_p, nll_q], dim=-1)
 
@@ -225,11 +217,11 @@ def _distribution(logits: Tensor, p: Tensor, log_p: Tensor) -> None:
 
 
 _FIDELITY_LOGITS = 1 << 25
-"""Logits of a model that are held at once: 128 MB in float32."""
+"""Logits per piece: 128 MB in float32."""
 
 
 class BlockwiseKLD:
-    """Takes in both models' blocks, as `weight_blocks` cuts them; the last one gives the result."""
+    """KLD of a quantised model, fed with both models' weights block by block (`weight_blocks`)."""
 
     def __init__(
         self,
@@ -240,7 +232,7 @@ class BlockwiseKLD:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """`texts` are token ids, two or more each; the numbers are of every position that has a next token."""
+        """`texts` are token ids, at least two each."""
         self._config = config
         self._device, self._dtype = device, dtype
         self._targets = torch.tensor([token for text in texts for token in text[1:]])
@@ -248,10 +240,10 @@ class BlockwiseKLD:
         self._original, self._quantised = (
             Stream(config, inputs, backend=backend, device=device) for _ in ("original", "quantised")
         )
-        self._embeddings: tuple[Weight, Weight] | None = None  # which are the heads too, where they are tied
+        self._embeddings: tuple[Weight, Weight] | None = None  # tied: also the heads
 
     def add(self, original: Mapping[str, Weight], quantised: Mapping[str, Weight]) -> Divergence | None:
-        """Go through the next block; None until it was the last one."""
+        """Compute the next block; returns the divergence after the last one."""
         first, second = self._placed(original), self._placed(quantised)
         if "embedding" in first:
             self._original.embed(first["embedding"], self._dtype)
@@ -271,23 +263,23 @@ class BlockwiseKLD:
         comparison = Comparison()
         reference = self._original.logits(original["norm"], heads[0], block_tokens=n)
         other = self._quantised.logits(quantised["norm"], heads[1], block_tokens=n)
-        for targets in torch.split(self._targets, n):  # zip would keep logits while the next ones are made
+        for targets in torch.split(self._targets, n):  # zip would keep the previous logits alive
             comparison.add(next(reference), next(other), targets)
         return comparison.result()
 
     def _placed(self, block: Mapping[str, Weight]) -> Mapping[str, Weight]:
-        """The weights on the device; on a CPU they stay as they are, or a mapped one would be copied."""
+        """The weights on the device; on a CPU unchanged, since memory-mapped weights would be copied."""
         if self._device.type == "cpu":
             return block
         return {name: schemes[weight.scheme].to(weight, self._device, self._dtype) for name, weight in block.items()}
 
 
 _SENSITIVITY_LOGITS = 1 << 22
-"""Logits of a model that are held at once: 16 MB in float32."""
+"""Logits per piece: 16 MB in float32."""
 
 
 class Sensitivity:
-    """Takes in a model's blocks, as `weight_blocks` cuts them, and then has the KLD of each layer and storage."""
+    """KLD that each layer causes in each candidate storage, from one pass over the blocks of a model."""
 
     def __init__(
         self,
@@ -298,21 +290,21 @@ class Sensitivity:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """`texts` are token ids, two or more each; the numbers are of every position that has a next token."""
+        """`texts` are token ids, at least two each."""
         self._config = config
         self._device, self._dtype = device, dtype
         self._targets = torch.tensor([token for text in texts for token in text[1:]])
         self._original = Stream(config, [text[:-1] for text in texts], backend=backend, device=device)
         self._others: dict[tuple[int, Storage], Stream] = {}
-        self._embedding: Weight | None = None  # which is the head too, where they are tied
+        self._embedding: Weight | None = None  # tied: also the head
 
     def embed(self, embedding: Weight) -> None:
-        """Begin with the embedding."""
+        """Compute the embedding; called first."""
         self._embedding = self._placed(embedding)
         self._original.embed(self._embedding, self._dtype)
 
     def layer(self, number: int, block: Mapping[str, Weight], stored: Mapping[Storage, Mapping[str, Weight]]) -> None:
-        """Go through the next layer, and once for each way to store it; its weights then are in `stored`."""
+        """Compute the next layer in its original weights, and once for each storage in `stored`."""
         weights = assemble_layer({name: self._placed(weight) for name, weight in block.items()})
         for other in self._others.values():
             other.layer(weights)
@@ -322,7 +314,7 @@ class Sensitivity:
         self._original.layer(weights)
 
     def klds(self, ends: Mapping[str, Weight]) -> dict[tuple[int, Storage], float]:
-        """Mean KLD in nats by layer and storage, from the last block: the norm, and the head unless it is tied."""
+        """Mean KLD in nats by (layer, storage); `ends` is the last block: norm, and head unless it is tied."""
         norm, head = self._placed(ends["norm"]), self._embedding
         if "head" in ends:
             head = self._placed(ends["head"])
@@ -337,5 +329,5 @@ class Sensitivity:
         return {key: comparison.result().kld_mean for key, comparison in comparisons.items()}
 
     def _placed(self, weight: Weight) -> Weight:
-        """The weight on the device; on a CPU it stays as it is, or a mapped one would be copied."""
+        """The weight on the device; on a CPU unchanged, since a memory-mapped weight would be copied."""
         return weight if self._device.type == "cpu" else schemes[weight.scheme].to(weight, self._device, self._dtype)

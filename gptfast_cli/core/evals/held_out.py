@@ -1,11 +1,8 @@
-"""Texts that are measured on, and whether they overlap with what a model was calibrated on.
+"""Held-out texts for evaluation, and detection of overlap with a model's calibration text.
 
-A text is taken as the set of its runs of RUN_WORDS words in a row. Its sketch is the least of their hashes, at most
-SKETCH_SIZE (bottom-k sketches: Cohen & Kaplan 2007). Another text overlaps where one of its runs is in the sketch. So
-a text of N runs is known again in a piece of n with probability 1 - (1 - SKETCH_SIZE / N)^n: always where N is small,
-and in practice wherever more than a page was taken over.
-
-They are tokenised anew for each model, so the same text is more tokens for one model than for another.
+The sketch of a calibration text is the SKETCH_SIZE smallest hashes of its word n-grams, n = RUN_WORDS (bottom-k
+sketches: Cohen & Kaplan 2007). A text overlaps if one of its n-grams is in the sketch: an excerpt of n of the N n-grams
+is detected with probability 1 - (1 - SKETCH_SIZE / N)^n, in practice whenever more than a page was reused.
 """
 
 import hashlib
@@ -24,22 +21,22 @@ _HASH_BYTES = 8
 
 
 def refuse_overlap(text: str, calibration: CalibrationText | None, *, what: str) -> None:
-    """Raise UsageError where a text to measure on, called `what`, has in it what a model was calibrated on."""
+    """Raise UsageError if the evaluation text `what` overlaps with the calibration text."""
     if calibration is not None and not set(calibration.sketch).isdisjoint(_hashes(text)):
         raise UsageError(
-            f"{what}: has pieces of the text that the model is calibrated on ({calibration.source}): it would look "
-            "better than it is.",
-            "Measure on another text, or calibrate on another.",
+            f"{what}: overlaps with the calibration text of the model ({calibration.source}): the result would be "
+            "too good.",
+            "Evaluate on another text, or calibrate on another.",
         )
 
 
 def sketch(text: str) -> tuple[str, ...]:
-    """The sketch of a text, in ascending order."""
+    """The sketch of a text: hexadecimal hashes, ascending."""
     return tuple(heapq.nsmallest(SKETCH_SIZE, set(_hashes(text))))
 
 
 def runs(text: str) -> Iterator[str]:
-    """Its runs of words; of a shorter text, the whole of it."""
+    """Word n-grams of a text; a shorter text is one n-gram."""
     words = text.split()
     for first in range(max(1, len(words) - RUN_WORDS + 1)):
         yield " ".join(words[first : first + RUN_WORDS])
@@ -51,27 +48,27 @@ def _hashes(text: str) -> Iterator[str]:
 
 
 N_POSITIONS = 2048
-"""Positions to measure at: enough that KLD and alpha stand to two digits, few enough that it takes seconds."""
+"""Positions: enough for two digits of KLD and alpha, few enough to take seconds."""
 
 _WINDOW = 512
-"""Tokens of a file's text that are read at once, as far as a model's context holds them."""
+"""Window of a file's text in tokens, or the context length if that is shorter."""
 
 _BUNDLED = "heldout.txt"
 
 
 def bundled_documents(tokenizer: Tokenizer, max_context: int) -> Iterator[list[int]]:
-    """Each of the bundled documents with its beginning-of-sequence token, as far as a model's context holds it."""
+    """The bundled documents, each with a BOS token, truncated to the context length."""
     texts = (tokenizer.encode(document) for document in measured_content(None).strip().split("\n\n"))
     return (text[:max_context] for text in texts)
 
 
 def bundled_texts(tokenizer: Tokenizer, max_context: int) -> list[list[int]]:
-    """The first of the bundled documents: N_POSITIONS in all."""
+    """The first N_POSITIONS positions of the bundled documents."""
     return first_positions(bundled_documents(tokenizer, max_context))
 
 
 def read_text(file: Path) -> str:
-    """A file's text as it stands, line ends and all; raises UsageError where it cannot be read or is no UTF-8."""
+    """The text of a UTF-8 file, line ends unchanged. Raises UsageError if it cannot be read or decoded."""
     try:
         return file.read_bytes().decode("utf-8")
     except OSError as error:
@@ -81,28 +78,28 @@ def read_text(file: Path) -> str:
 
 
 def texts_of_file(file: Path, tokenizer: Tokenizer, max_context: int) -> list[list[int]]:
-    """The beginning of a file's text in windows that each have a beginning-of-sequence token: N_POSITIONS, or fewer.
+    """Windows of a file's text, each with a BOS token, up to N_POSITIONS positions.
 
-    Raises UsageError where the file cannot be read, is no UTF-8, or has no two tokens.
+    Raises UsageError if the file cannot be read, is not UTF-8, or has fewer than two tokens.
     """
     bos = tokenizer.encode("")
     tokens = tokenizer.encode(measured_content(file), bos=False)
     n = min(_WINDOW, max_context) - len(bos)
     texts = first_positions([*bos, *tokens[first : first + n]] for first in range(0, len(tokens), n))
     if not texts:
-        raise UsageError(f"{file}: is too short to measure on.", "Take a text of a page or more.")
+        raise UsageError(f"{file}: is too short to evaluate on.", "Use a text of a page or more.")
     return texts
 
 
 def measured_content(file: Path | None) -> str:
-    """As much of a file's text as is looked at, or the bundled text; raises UsageError as `texts_of_file`."""
+    """The evaluated part of a file's text, or the bundled text. Raises UsageError like `texts_of_file`."""
     if file is None:
         return (importlib.resources.files("gptfast_cli") / "bundled" / _BUNDLED).read_text(encoding="utf-8")
-    return read_text(file)[: N_POSITIONS * 64]  # no token of a text is longer on average
+    return read_text(file)[: N_POSITIONS * 64]  # no text has longer tokens on average
 
 
 def first_positions(texts: Iterator[list[int]], n_positions: int = N_POSITIONS) -> list[list[int]]:
-    """Texts up to so many tokens that have one before them; the last is cut there."""
+    """The first texts up to `n_positions` predicted tokens; the last is truncated."""
     taken: list[list[int]] = []
     missing = n_positions
     for text in texts:

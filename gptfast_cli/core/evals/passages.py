@@ -1,7 +1,7 @@
-"""Token windows that are scored, and the batches that they are fed in.
+"""Passages to score, and the batches in which they are fed to a model.
 
-Passages that begin alike, such as a question with each of its answers, make a unit. Its first passage is fed from the
-beginning, the others go on where they part from it. Units of about one length share a batch, whose rows fit into a
+Passages with a common prefix, such as a question with each of its answers, form a group: its leader is fed from the
+start, its followers from where they differ from it. Groups of similar length share a batch, whose rows fit into a KV
 cache of bounded size.
 """
 
@@ -16,34 +16,33 @@ from gptfast_cli.core.models.kv_cache import BUCKET
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Tokens, of which the first `n_given` are given, at least one; each of the others is predicted from all before."""
+    """Tokens: the first `n_given` (at least one) are context, each later one is predicted from all before it."""
 
     tokens: tuple[int, ...]
     n_given: int
 
     @property
     def fed(self) -> tuple[int, ...]:
-        """What the model is fed: the last token is only predicted."""
+        """Tokens fed to the model: all but the last."""
         return self.tokens[:-1]
 
     @property
     def n_predicted(self) -> int:
-        """Tokens that are predicted."""
+        """Number of predicted tokens."""
         return len(self.tokens) - self.n_given
 
 
 def fitted(context: Sequence[int], continuation: Sequence[int], max_context: int) -> Passage:
-    """A continuation behind as much of its context as the model can be fed, which is cut off from the left.
+    """A continuation after its context, truncated from the left to the model's context length.
 
-    Raises UsageError where there is no context or nothing to predict, and for a continuation that is longer than what
-    the model holds.
+    Raises UsageError for an empty context or continuation, and for a continuation longer than `max_context`.
     """
     if not context or not continuation:
-        raise UsageError("A passage to be scored needs a token to begin with, and one that follows.")
+        raise UsageError("A passage needs at least one token of context and one to predict.")
     if len(continuation) > max_context:
         raise UsageError(
-            f"A continuation of {len(continuation)} tokens is beyond the {max_context} that the model can hold.",
-            "Score it in pieces, or take a model with a longer context.",
+            f"A continuation of {len(continuation)} tokens exceeds the context of {max_context} tokens.",
+            "Split it, or use a model with a longer context.",
         )
     tokens = (*context, *continuation)[-(max_context + 1) :]
     return Passage(tokens, len(tokens) - len(continuation))
@@ -51,18 +50,18 @@ def fitted(context: Sequence[int], continuation: Sequence[int], max_context: int
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A passage, and the weight of its mean among those of all windows, in tokens."""
+    """A passage, and the weight of its mean loss in the total, in tokens."""
 
     passage: Passage
     weight: int
 
 
-def groups(windows: Iterable[Window], n_most: int) -> Iterator[list[Window]]:
-    """Windows in their order, together as long as they have at most so many tokens; a longer one is a group."""
+def groups(windows: Iterable[Window], max_tokens: int) -> Iterator[list[Window]]:
+    """Consecutive windows in groups of at most `max_tokens` tokens; a longer window forms its own group."""
     group: list[Window] = []
     n_tokens = 0
     for window in windows:
-        if group and n_tokens + len(window.passage.tokens) > n_most:
+        if group and n_tokens + len(window.passage.tokens) > max_tokens:
             yield group
             group, n_tokens = [], 0
         group.append(window)
@@ -71,18 +70,18 @@ def groups(windows: Iterable[Window], n_most: int) -> Iterator[list[Window]]:
         yield group
 
 
-_WORTH_SHARING = 8
-"""Tokens that all passages begin with: for fewer than these nobody waits until the first one has been fed."""
+_MIN_COMMON_PREFIX = 8
+"""From this length on, the prefix common to all passages is fed once, by a first batch of one group."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchBudget:
-    """What is held at once while passages are read, at most.
+    """Limits on memory while passages are scored.
 
-    cache_tokens: tokens with keys and values, or one passage where that is more
-    n_rows:       passages side by side
-    piece_tokens: tokens that are fed at once, or one for each row where that is more
-    piece_rows:   rows of logits at once
+    cache_tokens: tokens in the KV cache, or one passage if that is longer
+    n_rows:       passages in a batch
+    piece_tokens: tokens of one forward pass, or one per row if that is more
+    piece_rows:   rows of logits of one forward pass
     """
 
     cache_tokens: int
@@ -93,7 +92,7 @@ class BatchBudget:
 
 @dataclass(frozen=True, slots=True)
 class Follower:
-    """A passage, by its number, and how many of the tokens that it feeds its leader feeds just so."""
+    """A passage (index), and the length of the prefix that it shares with its leader."""
 
     passage: int
     n_shared: int
@@ -101,66 +100,66 @@ class Follower:
 
 @dataclass(frozen=True, slots=True)
 class PassageGroup:
-    """Passages that begin alike, by their numbers; `longest` counts the tokens that one of them feeds."""
+    """Indices of passages with a common prefix; `longest` is the largest number of fed tokens."""
 
     leader: int
     followers: tuple[Follower, ...]
-    n_rows: int  # of the cache that it takes: who shares all of its tokens needs none
+    n_rows: int  # cache rows; a follower that shares all its tokens needs none
     longest: int
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringBatch:
-    """Units that go through a model together, in a cache of `n_rows` rows."""
+    """Groups that are fed together, in a KV cache of `n_rows` rows."""
 
-    units: tuple[PassageGroup, ...]
+    groups: tuple[PassageGroup, ...]
     n_rows: int
 
 
-def batches(passages: Sequence[Passage], room: BatchBudget) -> Iterator[ScoringBatch]:
-    """All passages, the longest first."""
+def batches(passages: Sequence[Passage], budget: BatchBudget) -> Iterator[ScoringBatch]:
+    """Batches of all passages, the longest first."""
     fed = [passage.fed for passage in passages]
-    order = sorted(range(len(fed)), key=fed.__getitem__)  # neighbours begin alike
-    beginning = common_prefix(fed[order[0]], fed[order[-1]]) if order else 0  # of all
-    units = sorted(_units(fed, order, beginning, room), key=lambda unit: unit.longest, reverse=True)
-    for n_rows, alike in groupby(units, key=lambda unit: _n_rows(unit.longest, room)):
+    order = sorted(range(len(fed)), key=fed.__getitem__)  # sorted: passages with a common prefix are neighbours
+    prefix = common_prefix(fed[order[0]], fed[order[-1]]) if order else 0  # common to all passages
+    grouped = sorted(_groups(fed, order, prefix, budget), key=lambda group: group.longest, reverse=True)
+    for n_rows, alike in groupby(grouped, key=lambda group: _n_rows(group.longest, budget)):
         batch: list[PassageGroup] = []
-        waits = beginning >= _WORTH_SHARING
-        for unit in alike:
-            if batch and (waits or sum(each.n_rows for each in batch) + unit.n_rows > n_rows):
+        waits = prefix >= _MIN_COMMON_PREFIX
+        for group in alike:
+            if batch and (waits or sum(each.n_rows for each in batch) + group.n_rows > n_rows):
                 waits = False
                 yield ScoringBatch(tuple(batch), n_rows)
                 batch = []
-            batch.append(unit)
+            batch.append(group)
         yield ScoringBatch(tuple(batch), n_rows)
 
 
-def _units(
-    fed: Sequence[tuple[int, ...]], order: Sequence[int], beginning: int, room: BatchBudget
+def _groups(
+    fed: Sequence[tuple[int, ...]], order: Sequence[int], prefix: int, budget: BatchBudget
 ) -> Iterator[PassageGroup]:
-    """Neighbours that have at least half of what is left of them, behind the beginning of all, in common."""
-    unit: PassageGroup | None = None
+    """Group neighbours that share at least half of their tokens after the prefix common to all."""
+    group: PassageGroup | None = None
     for number in order:
-        if unit is not None:
-            n_shared = common_prefix(fed[unit.leader], fed[number])
+        if group is not None:
+            n_shared = common_prefix(fed[group.leader], fed[number])
             joined = PassageGroup(
-                unit.leader,
-                (*unit.followers, Follower(number, n_shared)),
-                unit.n_rows + (n_shared < len(fed[number])),
-                max(unit.longest, len(fed[number])),
+                group.leader,
+                (*group.followers, Follower(number, n_shared)),
+                group.n_rows + (n_shared < len(fed[number])),
+                max(group.longest, len(fed[number])),
             )
-            is_alike = 2 * (n_shared - beginning) >= len(fed[number]) - beginning
-            if is_alike and joined.n_rows <= _n_rows(joined.longest, room):
-                unit = joined
+            is_alike = 2 * (n_shared - prefix) >= len(fed[number]) - prefix
+            if is_alike and joined.n_rows <= _n_rows(joined.longest, budget):
+                group = joined
                 continue
-            yield unit
-        unit = PassageGroup(number, (), 1, len(fed[number]))
-    if unit is not None:
-        yield unit
+            yield group
+        group = PassageGroup(number, (), 1, len(fed[number]))
+    if group is not None:
+        yield group
 
 
-def _n_rows(longest: int, room: BatchBudget) -> int:
-    """Rows of a cache for passages of this length: a power of two, so that few sizes are ever made."""
+def _n_rows(longest: int, budget: BatchBudget) -> int:
+    """Cache rows for passages of this length: a power of two, so that few cache sizes are allocated."""
     row_tokens = -(-longest // BUCKET) * BUCKET
-    n_rows = min(max(1, room.cache_tokens // row_tokens), room.n_rows)
+    n_rows = min(max(1, budget.cache_tokens // row_tokens), budget.n_rows)
     return 1 << (n_rows.bit_length() - 1)

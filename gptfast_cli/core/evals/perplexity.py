@@ -23,25 +23,24 @@ from gptfast_cli.core.models.decoder import NonFiniteLogitsError
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """A text file, and the protocol by its name."""
+    """A text file, and the name of the perplexity protocol."""
 
     file: Path
     protocol: str = DEFAULT_PROTOCOL
 
     def check(self) -> None:
-        """Raise UsageError for a protocol that there is not."""
+        """Raise UsageError for an unknown protocol."""
         protocol_of(self.protocol)
 
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """Perplexity by a protocol, infinite where the model rules out what stands in the text.
+    """Perplexity by a protocol; infinite if the model excludes a token of the text.
 
-    unit:           what the perplexity is of
-    stderr:         standard error, from the means of 20 batches of tokens in a row; None for too few tokens
-    stderr_tokens:  the same as if each token stood for itself, as llama.cpp prints it; None for a single token
-    n_tokens:       that were predicted, in `n_windows` of the text's `n_windows_all`
-    is_partial:     whether an interrupt came before the last window
+    unit:           perplexity per token or per word
+    stderr:         standard error by batch means (20 batches); None for too few tokens
+    stderr_tokens:  standard error that treats tokens as independent, as llama.cpp prints it; None for one token
+    n_tokens:       predicted tokens, in `n_windows` of the text's `n_windows_all`
     """
 
     protocol: str
@@ -55,12 +54,12 @@ class Perplexity:
 
     @property
     def is_partial(self) -> bool:
-        """See above."""
+        """Whether an interrupt came before the last window."""
         return self.n_windows < self.n_windows_all
 
 
-class Tally:
-    """Takes in the log-probabilities of each window's tokens, in the order of the text."""
+class PerplexitySum:
+    """Accumulates the log-probabilities of windows, in text order."""
 
     def __init__(self, text: ProtocolText) -> None:
         self._protocol = text.protocol
@@ -73,7 +72,7 @@ class Tally:
         self.n_windows = 0
 
     def add(self, weight: int, logprobs: Sequence[float]) -> None:
-        """Take in a window's tokens."""
+        """Add the log-probabilities of a window; `weight` is that of its mean, in tokens."""
         losses = [-logprob for logprob in logprobs]
         self._losses.extend(losses)
         self._sum += weight * math.fsum(losses) / len(losses)
@@ -82,20 +81,20 @@ class Tally:
 
     @property
     def value(self) -> float:
-        """The perplexity so far; NaN as long as nothing counts."""
+        """The perplexity so far; NaN before the first window."""
         if not self._weight:
             return math.nan
         mean = self._sum / self._weight * self._tokens_per_unit
-        return math.exp(mean) if mean < 700 else math.inf  # beyond it exp is no float
+        return math.exp(mean) if mean < 700 else math.inf  # exp would overflow
 
     def result(self) -> Perplexity:
-        """The perplexity of all windows so far, of which there must be one."""
+        """The perplexity of all windows so far; there must be at least one."""
         assert self.n_windows
         losses = torch.frombuffer(self._losses, dtype=torch.float64)
         value, n = self.value, len(losses)
         batched = batched_mean(losses)
         spread = losses.std(correction=0).item() / math.sqrt(n - 1) if n > 1 else math.nan
-        scale = value * self._tokens_per_unit  # of the logarithm's errors
+        scale = value * self._tokens_per_unit  # delta method: d exp(x) = exp(x) dx
         return Perplexity(
             protocol=self._protocol.name,
             value=value,
@@ -109,17 +108,17 @@ class Tally:
 
 
 def protocol_text(text: str, protocol: str, loaded: LoadedModel) -> ProtocolText:
-    """A text as a model has it; raises UsageError where the model cannot have it, or not by this protocol."""
+    """Tokenise a text for a protocol. Raises UsageError if the model or the protocol cannot take it."""
     if loaded.tokenizer is None:
-        raise UsageError(f"{loaded.name} has no tokenizer, and so cannot read a text.", "Take a model with one.")
+        raise UsageError(f"{loaded.name} has no tokenizer, so it cannot read text.", "Use a model with a tokenizer.")
     if not text:
-        raise UsageError("The text is empty.", "Take a text of a page or more.")
+        raise UsageError("The text is empty.", "Use a text of a page or more.")
     tokens = array("i", loaded.tokenizer.encode(text))
-    beginnings = bos_rules_of(loaded, loaded.tokenizer)
+    bos_rules = bos_rules_of(loaded, loaded.tokenizer)
     found = TokenText(
         tokens=tokens,
-        bos_id=beginnings.prefix_id if beginnings.adds_bos else None,
-        prefix_id=beginnings.prefix_id,
+        bos_id=bos_rules.prefix_id if bos_rules.adds_bos else None,
+        prefix_id=bos_rules.prefix_id,
         n_words=1 + sum(1 for _ in finditer(r"\s+", text)),
         max_context=loaded.config.max_context,
     )
@@ -130,19 +129,19 @@ def protocol_text(text: str, protocol: str, loaded: LoadedModel) -> ProtocolText
 
 
 def measure_perplexity(loaded: LoadedModel, text: ProtocolText) -> Job[Perplexity | None]:
-    """Perplexity on a text that has been checked; an interrupt ends it early, None before the first window is done."""
-    tally = Tally(text)
+    """Perplexity of a checked text. An interrupt gives a partial result, None before the first window."""
+    total = PerplexitySum(text)
     n_all = text.n_windows
     try:
         for group in groups(text.windows(), batch_budget_of(loaded.model).cache_tokens):
-            yield Progress("perplexity", tally.n_windows, n_all, "windows", so_far=tally.value)
+            yield Progress("perplexity", total.n_windows, n_all, "windows", so_far=total.value)
             found = dict(scores(loaded.model, [window.passage for window in group]))
             for number, window in enumerate(group):
                 if not found[number].is_defined:
-                    where = f"in window {tally.n_windows + 1:,} of the text's {n_all:,}"
+                    where = f"in window {total.n_windows + 1:,} of the text's {n_all:,}"
                     raise NonFiniteLogitsError(loaded.model.dtype, where)
-                tally.add(window.weight, found[number].logprobs)
-        yield Progress("perplexity", n_all, n_all, "windows", so_far=tally.value)
+                total.add(window.weight, found[number].logprobs)
+        yield Progress("perplexity", n_all, n_all, "windows", so_far=total.value)
     except KeyboardInterrupt:
-        yield Note(f"Interrupted: this is the perplexity of {tally.n_windows:,} of {n_all:,} windows.")
-    return tally.result() if tally.n_windows else None
+        yield Note(f"Interrupted: this is the perplexity of {total.n_windows:,} of {n_all:,} windows.")
+    return total.result() if total.n_windows else None

@@ -1,7 +1,7 @@
-"""Log-probabilities of passages, computed in batches that share their beginnings.
+"""Log-probabilities of passages, computed in batches with shared prefixes.
 
-No more than a piece's logits are in memory at once, whatever the vocabulary and the passages. Which pieces there are
-depends on the passages and the room: two models that are given the same of both give theirs in step.
+Logits are produced in pieces of bounded size. The pieces depend on the passages and the batch budget alone, so two
+models with the same budget yield corresponding pieces.
 """
 
 import math
@@ -24,27 +24,26 @@ from gptfast_cli.core.evals.passages import (
 from gptfast_cli.core.models.decoder import Decoder
 
 _PIECE_LOGITS = 1 << 25
-"""Logits that are held at once: 128 MB in float32."""
+"""Logits of one piece: 128 MB in float32."""
 
 _PIECE_TOKENS = 512
-"""Tokens fed at once, at most: enough to keep the arithmetic busy."""
+"""Tokens of one forward pass: enough to be compute bound."""
 
 _NATIVE_PIECE_ROWS = 128
-"""Rows of logits at once, at most, of a native model, which computes no more at once: they are looked at while they are
-in the processor's caches, and memory is used again."""
+"""Rows of logits of one piece of the CPU engine: small enough to be read from the CPU caches, and to reuse memory."""
 
 _LEAST_TOKENS = 32
-"""Of a row in a piece, or fewer rows are fed side by side: keys are read for many tokens at once."""
+"""Minimum tokens of a row in a piece; with fewer, a piece has fewer rows, so that keys are read for many queries."""
 
 _ROWS = 16
 _CACHE_TOKENS = 4096
 _CACHE_BYTES = 1 << 29
-"""Of keys and values, at most, as long as one passage fits."""
+"""Limit of the KV cache, unless one passage needs more."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPrediction:
-    """The place of a token that a row of logits predicts."""
+    """The token that a row of logits predicts: passage index, and position in the passage."""
 
     row: int
     passage: int
@@ -53,7 +52,7 @@ class TokenPrediction:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Logits [rows, vocab_size] float32, and what each predicts: passages that begin alike share a row."""
+    """Logits [rows, vocab_size] float32 and the tokens they predict; passages with a common prefix share rows."""
 
     logits: Tensor
     predictions: tuple[TokenPrediction, ...]
@@ -61,24 +60,24 @@ class Reading:
 
 @dataclass(slots=True)
 class _Row:
-    """What a row of the cache is fed: a passage from `begin` on; what stands before it is asked of another row."""
+    """A row of the KV cache: a passage, fed from `begin` on."""
 
     fed: tuple[int, ...]
     begin: int
-    asked: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # passage and token, by the token before
+    asked: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # (passage, token) by the position before it
     n_fed: int = 0
 
     def ask(self, passage: int, token: int) -> None:
-        """Note that a token of a passage is predicted here."""
+        """Request the prediction of a token."""
         self.asked.setdefault(token - 1, []).append((passage, token))
 
     def n_asked(self, n_tokens: int) -> int:
-        """Of the next tokens, those behind which something is predicted."""
+        """Requested predictions after the next `n_tokens` tokens."""
         return sum(token in self.asked for token in range(self.n_fed, min(self.n_fed + n_tokens, len(self.fed))))
 
 
 def batch_budget_of(model: Decoder) -> BatchBudget:
-    """The room for a model: bounded memory, and enough work at once."""
+    """The budget for a model: bounded memory, and compute-bound pieces."""
     most_rows = _NATIVE_PIECE_ROWS if model.has_own_threads else _PIECE_TOKENS
     return BatchBudget(
         cache_tokens=min(_CACHE_TOKENS, _CACHE_BYTES // model.config.kv_bytes_per_token(model.dtype.itemsize)),
@@ -89,34 +88,34 @@ def batch_budget_of(model: Decoder) -> BatchBudget:
 
 
 def read_passages(
-    model: Decoder, passages: Sequence[Passage], room: BatchBudget, *, batch_size: int | None = None
+    model: Decoder, passages: Sequence[Passage], budget: BatchBudget, *, batch_size: int | None = None
 ) -> Iterator[Reading]:
-    """Predict what each passage wants predicted: each of its tokens once, and passages in any order.
+    """Predict every token after the context of each passage, once, in any order of passages.
 
-    Of the rows that there is room for, `batch_size` are computed side by side, None being all; the pieces are the same.
+    `batch_size` limits the rows of one forward pass (None: all); the pieces are the same.
     """
     runner: Runner | None = None
-    for batch in batches(passages, room):
+    for batch in batches(passages, budget):
         if runner is None or runner.n_rows != batch.n_rows:
-            runner = None  # its cache is let go of before the next one is made
+            runner = None  # free its cache before allocating the next
             runner = Runner(model, batch.n_rows)
-            runner.prepare(max(unit.longest for unit in batch.units))  # the longest come first
+            runner.prepare(max(group.longest for group in batch.groups))  # sorted by length, descending
         leaders, followers = _rows(batch, passages)
         is_finite = True
         for rows, first_row in ((leaders, 0), (followers, len(leaders))):
-            for reading in _feed(runner, rows, first_row, room, batch_size):
+            for reading in _feed(runner, rows, first_row, budget, batch_size):
                 is_finite &= bool(reading.logits[:, 0].isfinite().all())
                 yield reading
         if not is_finite:
-            runner = None  # NaN in its cache, times a weight of 0, would reach later passages
+            runner = None  # 0 * NaN: stale NaN in the cache would reach later passages
 
 
 def _rows(batch: ScoringBatch, passages: Sequence[Passage]) -> tuple[list[_Row], list[_Row]]:
-    """Rows that begin units, and rows that go on where they part from those; of each the longest first."""
+    """Rows of leaders, and rows of followers; each sorted by length, descending."""
     leaders: list[_Row] = []
     followers: list[_Row] = []
-    for unit in batch.units:
-        first, *others = _rows_of(unit, passages)
+    for group in batch.groups:
+        first, *others = _rows_of(group, passages)
         leaders.append(first)
         followers += others
     for rows in (leaders, followers):
@@ -124,29 +123,29 @@ def _rows(batch: ScoringBatch, passages: Sequence[Passage]) -> tuple[list[_Row],
     return leaders, followers
 
 
-def _rows_of(unit: PassageGroup, passages: Sequence[Passage]) -> list[_Row]:
-    """The row of a unit's leader, which is asked what it shares with others too, and those of its followers."""
-    leader = _Row(passages[unit.leader].fed, 0)
+def _rows_of(group: PassageGroup, passages: Sequence[Passage]) -> list[_Row]:
+    """The row of the leader, which also predicts what followers share with it, and the rows of the followers."""
+    leader = _Row(passages[group.leader].fed, 0)
     rows = [leader]
-    for follower in (Follower(unit.leader, len(leader.fed)), *unit.followers):
+    for follower in (Follower(group.leader, len(leader.fed)), *group.followers):
         passage = passages[follower.passage]
         own = _Row(passage.fed, follower.n_shared)
         for token in range(passage.n_given, len(passage.tokens)):
             (leader if token <= follower.n_shared else own).ask(follower.passage, token)
         if own.begin < len(own.fed):
             rows.append(own)
-    leader.begin = min(leader.asked)  # up to here it may have been fed before
+    leader.begin = min(leader.asked)  # an earlier prefix may be in the cache
     return rows
 
 
 def _feed(
-    runner: Runner, rows: Sequence[_Row], first_row: int, room: BatchBudget, batch_size: int | None
+    runner: Runner, rows: Sequence[_Row], first_row: int, budget: BatchBudget, batch_size: int | None
 ) -> Iterator[Reading]:
-    """Feed rows of the cache side by side, piece by piece."""
+    """Feed rows of the cache in pieces."""
     for at, row in enumerate(rows, first_row):
         row.n_fed = runner.reuse_prefix(at, row.fed[: row.begin])
     while waiting := [at for at, row in enumerate(rows) if row.n_fed < len(row.fed)]:
-        n_side_by_side, n_each = _piece([rows[at] for at in waiting], room)
+        n_side_by_side, n_each = _piece([rows[at] for at in waiting], budget)
         begin, end = waiting[0], waiting[n_side_by_side - 1] + 1
         step = batch_size or end - begin
         batches = [slice(at, min(at + step, end)) for at in range(begin, end, step)]
@@ -160,10 +159,10 @@ def _feed(
             )
 
 
-def _piece(waiting: Sequence[_Row], room: BatchBudget) -> tuple[int, int]:
-    """How many of the rows that wait are fed, and how many tokens each."""
-    n_rows, n_each = len(waiting), max(1, room.piece_tokens // len(waiting))
-    while sum(row.n_asked(n_each) for row in waiting[:n_rows]) > room.piece_rows:
+def _piece(waiting: Sequence[_Row], budget: BatchBudget) -> tuple[int, int]:
+    """Rows of the next piece, and tokens of each."""
+    n_rows, n_each = len(waiting), max(1, budget.piece_tokens // len(waiting))
+    while sum(row.n_asked(n_each) for row in waiting[:n_rows]) > budget.piece_rows:
         if n_rows > 1 and n_each <= _LEAST_TOKENS:
             n_rows = -(-n_rows // 2)
         else:
@@ -174,7 +173,7 @@ def _piece(waiting: Sequence[_Row], room: BatchBudget) -> tuple[int, int]:
 def _feed_batch(
     runner: Runner, rows: Sequence[_Row], first_row: int, n_each: int
 ) -> tuple[Tensor, list[list[tuple[int, int]]]]:
-    """Feed rows their next tokens; returns logits [wanted, vocab_size], and what each predicts, passages and tokens."""
+    """Feed the next tokens of rows; returns logits [wanted, vocab_size] and the (passage, token) of each."""
     pieces = [row.fed[row.n_fed : row.n_fed + n_each] for row in rows]
     wanted: list[int] = []
     places: list[list[tuple[int, int]]] = []
@@ -193,10 +192,10 @@ def _feed_batch(
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of a passage's predicted tokens, in their order.
+    """Scores of the predicted tokens of a passage, in order.
 
-    logprobs: natural logarithms of probabilities, at temperature 1 with nothing cut off
-    likeliest: whether no token was more probable, the lowest id among equals
+    logprobs:  natural log-probabilities at temperature 1, without top-k or top-p
+    likeliest: whether the token is the argmax (lowest id among equals)
     """
 
     logprobs: tuple[float, ...]
@@ -204,25 +203,25 @@ class Score:
 
     @property
     def is_defined(self) -> bool:
-        """Whether all logits that it was made from were finite; else some of `logprobs` are NaN."""
+        """Whether all logits were finite; otherwise some of `logprobs` are NaN."""
         return not any(map(math.isnan, self.logprobs))
 
     @property
     def logprob(self) -> float:
-        """Of all the predicted tokens together."""
+        """Log-probability of all predicted tokens."""
         return math.fsum(self.logprobs)
 
     @property
     def is_greedy(self) -> bool:
-        """Whether greedy decoding would have said just this."""
+        """Whether greedy decoding gives exactly these tokens."""
         return all(self.likeliest)
 
 
 def scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, Score]]:
-    """The score of each passage beside its number, as soon as it is known, so in any order.
+    """(index, score) of each passage, as soon as it is complete, in any order.
 
-    In float32 on a CPU a score is the same to the bit in any company. Where logits are not finite a score is not
-    defined, of that passage alone.
+    On the CPU engine in float32 scores are batch-invariant, bit for bit. Non-finite logits make the score of that
+    passage alone undefined.
     """
     undefined = []
     for number, score in _scores(model, passages):
@@ -230,7 +229,7 @@ def scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, S
             yield number, score
         else:
             undefined.append(number)
-    for number in undefined:  # each alone: NaN behind a token spoils the sums before it, which other passages share
+    for number in undefined:  # scored alone: NaN after a token spoils sums that other passages of its batch share
         yield from ((number, score) for _, score in _scores(model, [passages[number]]))
 
 
@@ -250,7 +249,7 @@ def _scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, 
 
 
 def _values(model: Decoder, reading: Reading, passages: Sequence[Passage]) -> list[tuple[float, bool]]:
-    """The log-probability of each prediction, NaN where logits are not finite, and whether it is the likeliest."""
+    """(log-probability, is argmax) of each prediction; NaN where logits are not finite."""
     logits = reading.logits
     rows = to_device([prediction.row for prediction in reading.predictions], torch.int64, logits.device)
     tokens = [passages[prediction.passage].tokens[prediction.token] for prediction in reading.predictions]

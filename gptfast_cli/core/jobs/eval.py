@@ -15,9 +15,9 @@ from gptfast_cli.core.evals.comparison import (
     AgainstOptions,
     Compared,
     ComparedModel,
+    common_text,
     compare,
     load_reference,
-    text_of_both,
 )
 from gptfast_cli.core.evals.held_out import measured_content, read_text, refuse_overlap
 from gptfast_cli.core.evals.perplexity import Perplexity, TextOptions, measure_perplexity, protocol_text
@@ -140,7 +140,7 @@ def _pair(
         content, what = read_text(request.text.file), str(request.text.file)
     for reader in (loaded, reference.loaded):
         refuse_overlap(content, reader.checkpoint.calibration, what=what)
-    return compare(measured, reference, text_of_both(measured, reference, text))
+    return compare(measured, reference, common_text(measured, reference, text))
 
 
 def _in_turn(part: Job[T | None] | None, *, is_interrupted: bool) -> Job[tuple[T | None, bool]]:

@@ -1,7 +1,7 @@
-"""Protocols of perplexity: how a text is cut into windows, and what of each is predicted. One file each.
+"""Perplexity protocols: how a text is cut into windows, and which tokens of each are predicted. One file each.
 
-The file's name is the protocol's, with dashes on the command line, where a size may follow it: gptq-2048. A number is
-comparable only to numbers of the same protocol and size.
+The file name is the protocol's name, with dashes on the command line and followed by a size if it has one: gptq-2048.
+Perplexities are comparable only within one protocol and size.
 """
 
 import re
@@ -14,18 +14,18 @@ from gptfast_cli.core.evals.passages import Window
 from gptfast_cli.core.registry import Plugs
 
 DEFAULT_PROTOCOL = "llamacpp-512"
-"""It fits most models, gives every token at least 256 others before it, and is what quantised models are told by."""
+"""It fits most models, has at least 256 tokens of context, and is the common measure for quantised models."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenText:
-    """A text as a model's tokenizer has it.
+    """A tokenised text.
 
-    tokens:      led by the beginning-of-sequence token where the tokenizer puts one
-    bos_id:      that token; None where it puts none
-    prefix_id:   what a text is predicted from where nothing stands before it; None where the model has nothing for it
-    n_words:     what lies between white space
-    max_context: tokens that the model holds
+    tokens:      with a leading BOS if the tokenizer adds one
+    bos_id:      that BOS; None if the tokenizer adds none
+    prefix_id:   context of the first token; None if the model has no token for that
+    n_words:     whitespace-separated words
+    max_context: context length of the model, in tokens
     """
 
     tokens: Sequence[int]
@@ -36,26 +36,26 @@ class TokenText:
 
 
 class Windowing(Protocol):
-    """How one protocol cuts a text; `size` is the number behind its name, and of no meaning where it has none."""
+    """How a protocol cuts a text into windows; `size` is the number after its name (unused if it has none)."""
 
     usual_size: int | None
-    """None of a protocol without a size."""
+    """Default size; None for a protocol without a size."""
 
     smallest_size: int
 
     counts_words: bool
-    """Whether perplexity is that of a word, not of a token."""
+    """Whether perplexity is per word instead of per token."""
 
     def least_tokens(self, size: int) -> int:
-        """Tokens that a text must have."""
+        """Minimum length of a text, in tokens."""
         ...
 
     def n_windows(self, text: TokenText, size: int) -> int:
-        """How many there are."""
+        """Number of windows."""
         ...
 
     def window(self, text: TokenText, size: int, number: int) -> Window:
-        """The window of that number, from 0 on."""
+        """Window `number`, from 0."""
         ...
 
 
@@ -64,7 +64,7 @@ protocols: Plugs[Windowing] = Plugs(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PerplexityProtocol:
-    """A protocol and its size, by the name that stands beside every number."""
+    """A protocol with its size, and its full name."""
 
     name: str
     windowing: Windowing
@@ -73,46 +73,46 @@ class PerplexityProtocol:
 
 @dataclass(frozen=True, slots=True)
 class ProtocolText:
-    """A text that is read by a protocol."""
+    """A text and the protocol to read it by."""
 
     protocol: PerplexityProtocol
     text: TokenText
 
     def check(self, model: str) -> None:
-        """Raise UsageError where the model's context or the text is too short."""
+        """Raise UsageError if the model's context or the text is too short."""
         name, size, n_tokens = self.protocol.name, self.protocol.size, len(self.text.tokens)
         if size > self.text.max_context:
             family = name.removesuffix(f"-{size}")
             raise UsageError(
                 f"{name} needs a context of {size:,} tokens, and {model} has {self.text.max_context:,}.",
-                f"Take --protocol {family}-{self.text.max_context}, or lm-eval-word, which goes with any context.",
+                f"Use --protocol {family}-{self.text.max_context}, or lm-eval-word, which fits any context.",
             )
         least = self.protocol.windowing.least_tokens(size)
         if n_tokens < least:
             raise UsageError(
                 f"The text has {n_tokens:,} tokens, and {name} needs {least:,}.",
-                "Take a longer text, or --protocol lm-eval-word, which goes with any length.",
+                "Use a longer text, or --protocol lm-eval-word, which fits any length.",
             )
 
     @property
     def n_windows(self) -> int:
-        """How many windows it makes."""
+        """Number of windows."""
         return self.protocol.windowing.n_windows(self.text, self.protocol.size)
 
     def windows(self) -> Iterator[Window]:
-        """Its windows, in their order."""
+        """All windows, in order."""
         windowing, size = self.protocol.windowing, self.protocol.size
         return (windowing.window(self.text, size, number) for number in range(self.n_windows))
 
 
 def usual_protocols() -> list[str]:
-    """Each protocol in its usual size."""
+    """Names of all protocols, in their default size."""
     sizes = {name: windowing.usual_size for name, windowing in protocols.items()}
     return [_public(name) if size is None else f"{_public(name)}-{size}" for name, size in sizes.items()]
 
 
 def protocol_of(name: str) -> PerplexityProtocol:
-    """A protocol by its name; raises UsageError where there is none of that name and size."""
+    """The protocol of a name such as `gptq-2048`. Raises UsageError for an unknown name or size."""
     match = re.fullmatch(r"([a-z-]+?)(?:-(\d{1,9}))?", name)
     windowing = None if match is None else protocols.get(match[1].replace("-", "_"))
     if match is None or windowing is None or (match[2] is None) != (windowing.usual_size is None):

@@ -1,8 +1,7 @@
-"""The perplexity of the GPTQ paper and those after it, gptq-2048: windows that follow one another, each for itself.
+"""gptq-2048, the perplexity of the GPTQ paper: consecutive, independent windows.
 
-The whole text is tokenised once, so only the first window begins with a beginning-of-sequence token. A window predicts
-all its tokens but the first, which has nothing before it; what is left behind the last whole window is dropped. The
-papers' code takes each window's mean times its length, sums, and divides by all tokens: the mean of the means.
+The text is tokenised once, so only the first window begins with BOS. Each window predicts all its tokens but the first;
+an incomplete last window is dropped. As in the paper's code, the result is the mean of the windows' means.
 Source: Frantar et al. 2022, arXiv:2210.17323, section 4; llama_eval in llama.py of https://github.com/IST-DASLab/gptq.
 """
 
@@ -11,22 +10,19 @@ from gptfast_cli.core.evals.protocols import TokenText
 
 
 class Gptq:
-    """See Windowing; the size is a window's, in tokens."""
+    """Windows of `size` tokens."""
 
     usual_size = 2048
     smallest_size = 2
     counts_words = False
 
     def least_tokens(self, size: int) -> int:
-        """See Windowing."""
         return size
 
     def n_windows(self, text: TokenText, size: int) -> int:
-        """See Windowing."""
         return len(text.tokens) // size
 
     def window(self, text: TokenText, size: int, number: int) -> Window:
-        """See Windowing."""
         return Window(Passage(tuple(text.tokens[number * size : (number + 1) * size]), 1), size - 1)
 
 

@@ -32,7 +32,7 @@ from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
 
 class ResponseCache:
-    """The answers so far, by request; `n_found` of them come from an earlier run."""
+    """Answers by request; `n_found` of them are from an earlier run."""
 
     def __init__(self, found: Mapping[str, Answer], path: Path | None = None, file: TextIO | None = None) -> None:
         self._path = path
@@ -40,12 +40,12 @@ class ResponseCache:
         self._answers = dict(found)
         self.n_found = len(found)
 
-    def known(self, request: TaskRequest) -> Answer | None:
-        """The answer to a request, where there is one."""
+    def get(self, request: TaskRequest) -> Answer | None:
+        """The cached answer to a request, or None."""
         return self._answers.get(key_of(request))
 
-    def keep(self, request: TaskRequest, answer: Answer) -> None:
-        """Remember an answer; raises DiskFullError."""
+    def put(self, request: TaskRequest, answer: Answer) -> None:
+        """Append an answer. Raises DiskFullError."""
         key = key_of(request)
         self._answers[key] = answer
         if self._file is not None:
@@ -54,8 +54,8 @@ class ResponseCache:
                 self._file.write(json.dumps([key, _to_json(answer)]) + "\n")
                 self._file.flush()
 
-    def forget(self) -> None:
-        """Remove the file: every answer has been marked."""
+    def remove(self) -> None:
+        """Delete the file, once all answers are scored."""
         if self._file is not None:
             assert self._path is not None
             self._path.unlink(missing_ok=True)
@@ -63,9 +63,9 @@ class ResponseCache:
 
 @contextlib.contextmanager
 def open_response_cache(path: Path | None, group: ProcessGroup = ALONE) -> Iterator[ResponseCache]:
-    """The answers in a file; where another run has it, and for None, this one keeps its own to itself.
+    """Open the response cache in a file; in memory only for None, or if another run has locked the file.
 
-    Of several ranks the first one has the file, and all know what it held.
+    Rank 0 owns the file and broadcasts its contents.
     """
     if group.rank != 0 or path is None:
         yield ResponseCache(_shared({}, group))
@@ -79,15 +79,15 @@ def open_response_cache(path: Path | None, group: ProcessGroup = ALONE) -> Itera
 
 
 def _shared(found: Mapping[str, Answer], group: ProcessGroup) -> Mapping[str, Answer]:
-    """What rank 0 has found."""
+    """The answers that rank 0 found."""
     return dict(map(_entry, group.broadcast([[key, _to_json(answer)] for key, answer in found.items()])))
 
 
 def _read(file: TextIO) -> dict[str, Answer]:
-    """The answers in a file, from whose last whole line it is to be written on."""
+    """Answers in a file; it is truncated after its last complete line."""
     answers: dict[str, Answer] = {}
     end = 0
-    with contextlib.suppress(ValueError):  # from what is damaged on, everything is asked anew
+    with contextlib.suppress(ValueError):  # answers after a damaged line are requested again
         while (line := file.readline()).endswith("\n"):
             key, answer = _entry(json.loads(line))
             answers[key] = answer
@@ -102,7 +102,7 @@ def _to_json(answer: Answer) -> object:
 
 
 def _entry(value: object) -> tuple[str, Answer]:
-    """Key and answer of a line; raises ValueError for what is neither."""
+    """Key and answer of a line. Raises ValueError for anything else."""
     match value:
         case [str(key), [float(logprob), bool(is_greedy)]]:
             return key, LikelihoodAnswer(logprob, is_greedy)
@@ -113,77 +113,77 @@ def _entry(value: object) -> tuple[str, Answer]:
 
 
 def evaluate(
-    loaded: LoadedModel, tasks: TaskSet, options: TaskOptions, memory_path: Path | None, group: ProcessGroup = ALONE
+    loaded: LoadedModel, tasks: TaskSet, options: TaskOptions, cache_path: Path | None, group: ProcessGroup = ALONE
 ) -> Job[TaskResults]:
-    """Put tasks to a model; an interrupt while it answers ends it early, with the questions answered by then.
+    """Run tasks on a model. An interrupt gives the results of the questions answered so far.
 
-    A question that cannot be answered is told beside the results of the others. Answers are kept in a file, where one
-    is named, until all of them have been marked. Of the ranks that hold the model, `group`, the first alone writes.
-    Raises UsageError where the model has no tokenizer, and what the chat template and the tasks raise.
+    Questions that fail are reported beside the results of the others. Answers are cached in `cache_path` until all are
+    scored, so that a stopped run can continue. Only rank 0 of `group` writes files. Raises UsageError if the model has
+    no tokenizer, and what the chat template and the tasks raise.
     """
     if loaded.tokenizer is None:
-        raise UsageError(f"{loaded.name} has no tokenizer, and tasks are texts.")
-    beginnings = bos_rules_of(loaded, loaded.tokenizer)
-    answering = RequestRunner(loaded, beginnings, options.batch_size, options.seed)
+        raise UsageError(f"{loaded.name} has no tokenizer, which tasks require.")
+    bos_rules = bos_rules_of(loaded, loaded.tokenizer)
+    request_runner = RequestRunner(loaded, bos_rules, options.batch_size, options.seed)
     yield Progress("make requests", 0, None, "requests")
-    with _conversation(loaded, options) as prompter, open_response_cache(memory_path, group) as memory:
-        exam = tasks.exam(answering, prompter)
+    with _prompter(loaded, options) as prompter, open_response_cache(cache_path, group) as cache:
+        task_run = tasks.task_run(request_runner, prompter)
         is_partial = False
         failures: dict[TaskRequest, Failure] = {}
         try:
-            yield from _answer(exam.requests, answering, memory, failures)
+            yield from _answer(task_run.requests, request_runner, cache, failures)
         except KeyboardInterrupt:
             is_partial = True
         yield Progress("marking", 0, None, "requests")
-        marks = exam.marked([failures.get(request) or memory.known(request) for request in exam.requests])
+        marks = task_run.marked([failures.get(request) or cache.get(request) for request in task_run.requests])
         folder = None
         if options.output_path is not None and marks.results and group.rank == 0:
             folder = write_records(options.output_path, loaded.name, marks)
         if not is_partial:
-            memory.forget()
+            cache.remove()
     return TaskResults(
         results=marks.results,
-        beginnings=beginnings.words(),
+        bos_rules=bos_rules.words(),
         seed=options.seed,
         is_partial=is_partial,
-        n_found=memory.n_found,
-        notes=exam.notes,
-        failures=tuple(_failed_questions(exam, failures)),
+        n_found=cache.n_found,
+        notes=task_run.notes,
+        failures=tuple(_failed_questions(task_run, failures)),
         folder=folder,
     )
 
 
 def _answer(
     requests: Sequence[TaskRequest],
-    answering: RequestRunner,
-    memory: ResponseCache,
+    request_runner: RequestRunner,
+    cache: ResponseCache,
     failures: dict[TaskRequest, Failure],
 ) -> Job[None]:
-    """Answer what is not known yet, and add what cannot be answered to the failures."""
+    """Answer requests that are not cached; failures are added to `failures`."""
     asked = list(dict.fromkeys(requests))
-    unknown = [request for request in asked if memory.known(request) is None]
+    unknown = [request for request in asked if cache.get(request) is None]
     n_done = len(asked) - len(unknown)
     if n_done:
-        yield Note(f"{n_done:,} of {len(asked):,} answers are there from an earlier run.")
+        yield Note(f"{n_done:,} of {len(asked):,} answers were cached by an earlier run.")
     yield Progress("answer", n_done, len(asked), "requests")
-    for number, answer in answering.answers(unknown):
+    for number, answer in request_runner.answers(unknown):
         if isinstance(answer, Failure):
             failures[unknown[number]] = answer
         else:
-            memory.keep(unknown[number], answer)
+            cache.put(unknown[number], answer)
         n_done += 1
         yield Progress("answer", n_done, len(asked), "requests")
 
 
-def _failed_questions(exam: TaskRun, failures: Mapping[TaskRequest, Failure]) -> Iterator[FailedQuestion]:
-    """Each question once, with the first reason."""
+def _failed_questions(task_run: TaskRun, failures: Mapping[TaskRequest, Failure]) -> Iterator[FailedQuestion]:
+    """Failed questions, each once with its first reason."""
     failed: dict[tuple[str, int], Failure] = {}
-    for request, question in zip(exam.requests, exam.questions, strict=True):
+    for request, question in zip(task_run.requests, task_run.questions, strict=True):
         if request in failures:
             failed.setdefault(question, failures[request])
     return (FailedQuestion(*question, failure.reason) for question, failure in failed.items())
 
 
-def _conversation(loaded: LoadedModel, options: TaskOptions) -> AbstractContextManager[Prompter | None]:
-    """What writes conversations, where questions are put as messages."""
+def _prompter(loaded: LoadedModel, options: TaskOptions) -> AbstractContextManager[Prompter | None]:
+    """The chat template, if it is to be applied."""
     return open_prompter(loaded, options.chat) if options.chat.chat else nullcontext()

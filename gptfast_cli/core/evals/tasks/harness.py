@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: loaded, asked and marked by its own code."""
+"""Tasks of lm-evaluation-harness: loaded, built and scored by its own code."""
 
 import contextlib
 import io
@@ -18,18 +18,18 @@ from lm_eval.tasks.manager import TaskDict
 
 from gptfast_cli.core.errors import GptFastError, NetworkError, NotFoundError, UsageError
 from gptfast_cli.core.evals.tasks.harness_model import HarnessModel, asked, ignored, requests_of
-from gptfast_cli.core.evals.tasks.requests import Answer, Failure, TaskOptions, TaskRequest, resolved_task
+from gptfast_cli.core.evals.tasks.requests import Answer, Failure, TaskOptions, TaskRequest, match_tasks
 from gptfast_cli.core.evals.tasks.results import Marks, Metric, TaskResult
 
-_ONE_PROCESS: Final = "DISABLE_MULTIPROC"  # one that is made by forking would have none of the model's threads
+_ONE_PROCESS: Final = "DISABLE_MULTIPROC"  # a forked process has none of the model's threads
 
 _OF_THE_NETWORK: Final = ("Connection", "Connect", "Offline", "Timeout", "LocalEntryNotFound", "MaxRetry")
-"""What the names of errors begin with that several libraries raise where a download fails."""
+"""Prefixes of the names of download errors of several libraries."""
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Let the block say nothing: what matters of it is in its result or its error."""
+    """Suppress output, logging and warnings of the block."""
     processes = os.environ.get(_ONE_PROCESS)
     os.environ[_ONE_PROCESS] = "1"
     disabled = logging.root.manager.disable
@@ -49,48 +49,47 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_errors(what: str) -> Iterator[None]:
-    """Turn whatever goes wrong in a task into one of our errors, in a line that begins with `what`.
+    """Turn any exception of a task into a GptFastError whose message begins with `what`.
 
-    Raises NetworkError where questions cannot be downloaded, else GptFastError.
+    Raises NetworkError if questions cannot be downloaded.
     """
     try:
         yield
     except GptFastError as error:
         error.message = f"{what}: {error.message}"
         raise
-    except Exception as error:  # a task is someone else's program
+    except Exception as error:  # a task is third-party code
         kind = type(error).__name__
         reason = next(iter(str(error).strip().splitlines()), "")
         if kind.startswith(_OF_THE_NETWORK):
-            hint = "Questions are downloaded once, and this needs a network."
+            hint = "Questions are downloaded at the first run, which needs a network connection."
             raise NetworkError(f"{what}: {kind}: {reason}", hint) from error
         raise GptFastError(f"{what}: {kind}: {reason}", "--debug shows where in the task it arose.") from error
 
 
 def load_tasks(options: TaskOptions) -> TaskDict:
-    """The tasks and groups that names and patterns stand for.
+    """Load the tasks and groups that names and patterns match.
 
-    Raises NotFoundError for a name that is none, with those near it, and for a folder that is not there; NetworkError
-    where questions cannot be downloaded, GptFastError for a task that cannot be made, UsageError for one that would run
-    what a model writes.
+    Raises NotFoundError for an unknown name (with similar ones) or folder, NetworkError if questions cannot be
+    downloaded, GptFastError if a task cannot be built, UsageError for a task that executes generated code.
     """
     if options.include_path is not None and not options.include_path.is_dir():
         raise NotFoundError(
-            f"There is no folder {str(options.include_path)!r}.", "--include-path takes a folder of YAML."
+            f"folder {str(options.include_path)!r} not found.", "--include-path takes a folder of YAML."
         )
     loaded = _of_folder_alone(options) or _of_all(options)
     for name, task in loaded["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False):
-            raise UsageError(f"Task {name} runs what the model writes as a program, which is not done here.")
+            raise UsageError(f"Task {name} executes generated code, which is not supported.")
         n_shots = task.get_config("num_fewshot")
-        if n_shots is None or (options.n_shots is not None and n_shots != 0):  # a task that says 0 means it
+        if n_shots is None or (options.n_shots is not None and n_shots != 0):  # 0 in the task is kept
             task.set_config(key="num_fewshot", value=options.n_shots or 0)
         task.set_fewshot_seed(seed=options.seed)
     return loaded
 
 
 def _of_folder_alone(options: TaskOptions) -> TaskDict | None:
-    """The tasks where the folder has all of them, as that is quick; None where others are needed."""
+    """The tasks, if the folder has all of them (quick); else None."""
     if options.include_path is None:
         return None
     with quiet(), own_errors(f"Tasks {', '.join(options.names)} cannot be loaded"):
@@ -99,25 +98,25 @@ def _of_folder_alone(options: TaskOptions) -> TaskDict | None:
             return None
         try:
             return manager.load(list(options.names))
-        except KeyError:  # a group of it, of which other tasks are a part
+        except KeyError:  # a group of the folder that refers to other tasks
             return None
 
 
 def _of_all(options: TaskOptions) -> TaskDict:
-    """The tasks among all that the harness and the folder have."""
+    """The tasks among all of the harness and the folder."""
     with quiet():
         manager = TaskManager(include_path=None if options.include_path is None else str(options.include_path))
-    names = resolved_task(options.names, manager.all_tasks)
+    names = match_tasks(options.names, manager.all_tasks)
     with quiet(), own_errors(f"Tasks {', '.join(names)} cannot be loaded"):
         return manager.load(names)
 
 
 _BOOTSTRAPS: Final = 1000
-"""Resamplings for the standard error of what is no mean: it is then right to 3 % or so."""
+"""Bootstrap samples for standard errors of metrics that are not means: accurate to about 3 %."""
 
 
 class HarnessTaskRun:
-    """See Exam."""
+    """A TaskRun of the harness's tasks: requests are built and answers scored by its own code."""
 
     def __init__(self, loaded: TaskDict, model: HarnessModel, options: TaskOptions) -> None:
         self._tasks: dict[str, Task] = loaded["tasks"]
@@ -126,7 +125,7 @@ class HarnessTaskRun:
         self._options = options
         self.requests: list[TaskRequest] = []
         self.questions: list[tuple[str, int]] = []
-        self._places: dict[str, slice] = {}  # of each task's requests among all
+        self._places: dict[str, slice] = {}  # slice of each task's requests
         for name, task in self._tasks.items():
             self._build(name, task)
             first = len(self.requests)
@@ -136,7 +135,6 @@ class HarnessTaskRun:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """See Exam."""
         settings = {name for task in self._tasks.values() for name in ignored(task.config.generation_kwargs or {})}
         notes = []
         if settings:
@@ -146,7 +144,7 @@ class HarnessTaskRun:
         return tuple(notes)
 
     def marked(self, answers: Sequence[Answer | Failure | None]) -> Marks:
-        """See Exam; groups are left out where not all of their tasks' questions have been asked."""
+        """Groups are omitted unless all questions of their tasks are answered."""
         for request, answer in zip(self.requests, answers, strict=True):
             if answer is not None and not isinstance(answer, Failure):
                 self._model.learn({request: answer})
@@ -160,7 +158,7 @@ class HarnessTaskRun:
         if not is_whole:
             for name, task in tasks.items():
                 _keep(task, answered[name])
-        with quiet(), own_errors(f"Tasks {', '.join(tasks)} cannot be marked"):
+        with quiet(), own_errors(f"Tasks {', '.join(tasks)} cannot be scored"):
             record = evaluate(
                 self._model,
                 {"tasks": tasks, "groups": self._groups if has_groups else {}},
@@ -173,9 +171,9 @@ class HarnessTaskRun:
         return Marks(results, record | self._about(), samples)
 
     def _build(self, name: str, task: Task) -> None:
-        """Make what a task asks, once: the harness would draw other examples the second time."""
+        """Build the requests of a task, once: a second build would draw other few-shot examples."""
         chat = self._options.chat
-        with quiet(), own_errors(f"Task {name} cannot be asked"):
+        with quiet(), own_errors(f"Task {name} cannot be built"):
             task.build_all_requests(
                 limit=get_sample_size(task, self._options.limit),
                 system_instruction=chat.system,
@@ -187,15 +185,15 @@ class HarnessTaskRun:
         task.build_all_requests = lambda **_: None
 
     def _answered(self, name: str, answers: Sequence[Answer | Failure | None]) -> list[int]:
-        """The questions of a task whose requests have all been answered."""
+        """Question numbers whose requests are all answered."""
         missing: dict[int, bool] = defaultdict(bool)
         for instance, answer in zip(asked(self._tasks[name].instances), answers[self._places[name]], strict=True):
             missing[instance.doc_id] |= answer is None or isinstance(answer, Failure)
         return sorted(question for question, is_missing in missing.items() if not is_missing)
 
     def _about(self) -> dict[str, Any]:
-        """What the harness writes beside results of how they were made."""
-        loaded = self._model.answering.loaded
+        """Configuration of the run, in the harness's layout."""
+        loaded = self._model.request_runner.loaded
         options = self._options
         return {
             "config": {
@@ -218,12 +216,12 @@ def _n_questions(task: Task) -> int:
 
 
 def _keep(task: Task, questions: Sequence[int]) -> None:
-    """Let a task have asked these questions alone, which the harness then numbers anew."""
+    """Restrict a task to these questions, renumbered from 0."""
     place = {question: number for number, question in enumerate(questions)}
     kept = [instance for instance in task.instances if instance.doc_id in place]
     for instance in kept:
         instance.doc_id = place[instance.doc_id]
-    task._instances = kept  # noqa: SLF001  # the harness has no public way
+    task._instances = kept  # noqa: SLF001  # there is no public API
 
 
 def _result(name: str, record: Mapping[str, Any], n_asked: Mapping[str, int]) -> TaskResult:
@@ -243,7 +241,7 @@ def _result(name: str, record: Mapping[str, Any], n_asked: Mapping[str, int]) ->
 
 
 def _metrics(values: Mapping[str, Any]) -> list[Metric]:
-    """The numbers of a task; the harness names them `acc,none`, with the filter of answers behind the comma."""
+    """Metrics of a task; the harness names them `acc,none`, with the answer filter after the comma."""
     metrics = []
     for key, value in values.items():
         name, comma, chosen = key.partition(",")

@@ -1,4 +1,4 @@
-"""The model as lm-evaluation-harness sees it, and its requests as ours."""
+"""Adapter between lm-evaluation-harness and this program: its model interface, and its requests as ours."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,13 +34,13 @@ _UNDERSTOOD: Final = frozenset(
 
 
 def asked(instances: Iterable[Instance]) -> Iterator[Instance]:
-    """Instances as often as their answers are wanted."""
+    """Instances, repeated `repeats` times."""
     for instance in instances:
         yield from [instance] * (instance.repeats or 1)
 
 
 def requests_of(instances: Iterable[Instance]) -> list[TaskRequest]:
-    """A request for each instance; what is asked again and drawn is another sample."""
+    """A request for each instance; repeated sampled generations get sample numbers."""
     seen: Counter[TaskRequest] = Counter()
     requests: list[TaskRequest] = []
     for instance in instances:
@@ -61,11 +61,11 @@ def _request(kind: str, arguments: Sequence[Any]) -> TaskRequest:
         case "generate_until":
             return generation(*arguments)
         case _:
-            raise UsageError(f"A task asks for {kind!r}, which a language model has no answer to.")
+            raise UsageError(f"A task requests {kind!r}, which is not supported.")
 
 
 def generation(prompt: str, settings: Mapping[str, Any]) -> GenerationRequest:
-    """A request to generate, by the harness's names of settings; those that are not understood have no effect."""
+    """A generation request from the harness's generation_kwargs; unknown ones are ignored (see `ignored`)."""
     until = settings.get("until") or ()
     given = [settings[name] for name in _MOST_TOKENS if settings.get(name) is not None]
     return GenerationRequest(
@@ -77,7 +77,7 @@ def generation(prompt: str, settings: Mapping[str, Any]) -> GenerationRequest:
 
 
 def ignored(settings: Mapping[str, Any]) -> set[str]:
-    """Names of settings that have no effect."""
+    """Names of generation_kwargs without effect."""
     return set(settings) - _UNDERSTOOD
 
 
@@ -98,13 +98,13 @@ def _sampling(settings: Mapping[str, Any]) -> Sampling:
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no types
-    """See lm_eval's TemplateLM; the prompter writes conversations, where there are to be any."""
+    """The model as lm_eval's TemplateLM; `prompter` applies the chat template, if any."""
 
-    def __init__(self, answering: RequestRunner, prompter: Prompter | None = None) -> None:
+    def __init__(self, request_runner: RequestRunner, prompter: Prompter | None = None) -> None:
         super().__init__()
-        self.answering = answering
+        self.request_runner = request_runner
         self._prompter = prompter
-        self.has_left_out_system = False  # as the chat template refuses it
+        self.has_left_out_system = False  # the chat template refuses it
         self._known: dict[TaskRequest, Answer] = {}
 
     def learn(self, answers: Mapping[TaskRequest, Answer]) -> None:
@@ -114,17 +114,17 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
     @property
     def eot_token_id(self) -> int | None:
         """The token that a text without a beginning is predicted from."""
-        return self.answering.beginnings.prefix_id
+        return self.request_runner.bos_rules.prefix_id
 
     @property
     def max_length(self) -> int:
         """Tokens that the model can hold."""
-        return self.answering.beginnings.max_context
+        return self.request_runner.bos_rules.max_context
 
     @property
     def tokenizer_name(self) -> str:
         """The model's, as its tokenizer has no name of its own."""
-        return self.answering.loaded.name
+        return self.request_runner.loaded.name
 
     def apply_chat_template(
         self,
@@ -148,7 +148,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:  # noqa: FBT001
         """Token ids, led by BOS where the tokenizer says so, and by one."""
-        return self.answering.beginnings.tokenizer.encode(string, bos=add_special_tokens is not False)
+        return self.request_runner.bos_rules.tokenizer.encode(string, bos=add_special_tokens is not False)
 
     def loglikelihood(self, requests: list[Instance], **_: object) -> list[tuple[float, bool]]:
         """Logarithms of continuations' probabilities, and whether each is what greedy decoding would say."""
@@ -167,15 +167,15 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: object
     ) -> list[tuple[float, bool]]:
         passages = [fitted(context, continuation, self.max_length) for _, context, continuation in requests]
-        found = dict(scores(self.answering.loaded.model, passages))
+        found = dict(scores(self.request_runner.loaded.model, passages))
         if not all(score.is_defined for score in found.values()):
-            raise NonFiniteLogitsError(self.answering.loaded.model.dtype, "along a text that a task asks for")
+            raise NonFiniteLogitsError(self.request_runner.loaded.model.dtype, "along a text that a task asks for")
         return [(found[number].logprob, found[number].is_greedy) for number in range(len(passages))]
 
     def _answers(self, instances: Sequence[Instance]) -> list[Answer]:
         requests = requests_of(instances)
         unknown = [request for request in dict.fromkeys(requests) if request not in self._known]
-        for number, answer in self.answering.answers(unknown):
+        for number, answer in self.request_runner.answers(unknown):
             if isinstance(answer, Failure):
                 raise UsageError(answer.reason)
             self.learn({unknown[number]: answer})

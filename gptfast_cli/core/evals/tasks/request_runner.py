@@ -32,7 +32,7 @@ from gptfast_cli.core.tokenizers import Tokenizer
 
 
 class _Answer:
-    """An answer under way; its text stands alone, as if nothing had come before it."""
+    """A generation in progress."""
 
     def __init__(self, number: int, sequence: Request, tokenizer: Tokenizer, until: Rows[str]) -> None:
         self.number = number
@@ -44,12 +44,12 @@ class _Answer:
 
     @property
     def result(self) -> str | Failure:
-        """The text, once the answer is over."""
+        """The text of a finished generation."""
         failure = self.sequence.failure
         return self.text if failure is None else Failure(failure.message)
 
     def read(self) -> bool:
-        """Take in what was generated since the last call; whether the answer is over."""
+        """Decode new tokens; returns whether the generation is finished."""
         for token in self.sequence.generated[self._n_read :]:
             self._n_read += 1
             self.text += self._stops.push(self._stream.push(token))
@@ -64,7 +64,7 @@ class _Answer:
 
 
 def generated(
-    loaded: LoadedModel, beginnings: BosRules, requests: Rows[GenerationRequest], *, batch_size: int, seed: int
+    loaded: LoadedModel, bos_rules: BosRules, requests: Rows[GenerationRequest], *, batch_size: int, seed: int
 ) -> Iterator[tuple[int, str | Failure]]:
     """The answer to each request beside its number, as they are finished.
 
@@ -79,12 +79,12 @@ def generated(
         while waiting and generator.has_room:
             number = waiting.popleft()
             try:
-                sequence = _sequence(number, requests[number], loaded, beginnings, seed)
+                sequence = _sequence(number, requests[number], loaded, bos_rules, seed)
             except UsageError as error:
                 yield number, Failure(error.message)
                 continue
             result_of(generator.admit(sequence))
-            answers.append(_Answer(number, sequence, beginnings.tokenizer, requests[number].until))
+            answers.append(_Answer(number, sequence, bos_rules.tokenizer, requests[number].until))
         over = [answer for answer in answers if answer.read()]
         answers = [answer for answer in answers if answer not in over]
         yield from ((answer.number, answer.result) for answer in over)
@@ -92,37 +92,37 @@ def generated(
             result_of(generator.step())
 
 
-def _sequence(number: int, request: GenerationRequest, loaded: LoadedModel, beginnings: BosRules, seed: int) -> Request:
+def _sequence(number: int, request: GenerationRequest, loaded: LoadedModel, bos_rules: BosRules, seed: int) -> Request:
     check(request.sampling)
     most = loaded.config.max_context
     n_given = most - request.max_tokens
     if n_given < 1:
         raise UsageError(
-            f"Answers of up to {request.max_tokens} tokens are beyond the {most} that {loaded.name} can hold.",
-            "Take a model with a longer context, or a task with shorter answers (max_gen_toks).",
+            f"{request.max_tokens} new tokens exceed the context of {loaded.name}, {most} tokens.",
+            "Use a model with a longer context, or a task with shorter answers (max_gen_toks).",
         )
-    prompt = tuple(beginnings.prompt(request.prompt)[-n_given:])
+    prompt = tuple(bos_rules.prompt(request.prompt)[-n_given:])
     sampler = Sampler(request.sampling, seed, stream=int(key_of(request)[:16], 16))
     return Request(number, prompt, sampler, loaded.limits(request.max_tokens, None, stop=request.until))
 
 
 _BLOCK: Final = 2048
-"""Requests whose tokens are in memory at once; enough of them to find such as begin alike, and of about one length."""
+"""Requests per block: enough to find common prefixes and similar lengths."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestRunner:
-    """A model, how texts begin for it, and how it generates: so many answers side by side, drawn by this seed."""
+    """Answers requests with a loaded model: `batch_size` concurrent generations, sampled with `seed`."""
 
     loaded: LoadedModel
-    beginnings: BosRules
+    bos_rules: BosRules
     batch_size: int
     seed: int
 
     def answers(self, requests: Sequence[TaskRequest]) -> Iterator[tuple[int, Answer | Failure]]:
-        """The answer to each request beside its number, block by block in any order.
+        """(index, answer) of each request, block by block in any order.
 
-        It is a Failure where a request cannot have one, such as a continuation without a token.
+        The answer is a Failure if a request cannot be answered, such as a continuation without tokens.
         """
         numbered = list(enumerate(requests))
         for first in range(0, len(numbered), _BLOCK):
@@ -136,7 +136,7 @@ class RequestRunner:
         owners: list[int] = []
         for number, request in requests:
             try:
-                passages.append(self.beginnings.pair(request.context, request.continuation))
+                passages.append(self.bos_rules.pair(request.context, request.continuation))
             except UsageError as error:
                 yield number, Failure(error.message)
             else:
@@ -149,7 +149,7 @@ class RequestRunner:
         owners: list[int] = []
         for number, request in requests:
             try:
-                own = list(self.beginnings.rolling(request.text))
+                own = list(self.bos_rules.rolling(request.text))
             except UsageError as error:
                 yield number, Failure(error.message)
                 continue
@@ -168,12 +168,12 @@ class RequestRunner:
 
     @property
     def _failure(self) -> Failure:
-        """Of a request for which the model gives no finite numbers."""
+        """Failure of a request whose logits are not finite."""
         return Failure(NonFiniteLogitsError(self.loaded.model.dtype, "along this text").message)
 
     def _generations(self, requests: Sequence[tuple[int, GenerationRequest]]) -> Iterator[tuple[int, Answer | Failure]]:
         if not requests:
             return
         asked = [request for _, request in requests]
-        for at, text in generated(self.loaded, self.beginnings, asked, batch_size=self.batch_size, seed=self.seed):
+        for at, text in generated(self.loaded, self.bos_rules, asked, batch_size=self.batch_size, seed=self.seed):
             yield requests[at][0], text

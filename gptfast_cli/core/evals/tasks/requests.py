@@ -1,4 +1,4 @@
-"""Requests that tasks put to a model, and the options of a run of tasks."""
+"""Requests of tasks to a model, their answers, and the options of a task run."""
 
 import difflib
 import hashlib
@@ -14,43 +14,43 @@ from gptfast_cli.core.engine.ranges import check_at_least
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.errors import NotFoundError, UsageError
 
-_MOST_NEIGHBOURS: Final = 6
+_MAX_SIMILAR: Final = 6
 
 
-def resolved_task(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The tasks that names and patterns stand for; raises NotFoundError for one that is none, with those near it."""
+def match_tasks(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The tasks that names and patterns match. Raises NotFoundError for one without a match, with similar names."""
     found: dict[str, None] = {}
     for name in names:
         matching = [each for each in known if fnmatchcase(each, name)]
         if not matching:
             raise NotFoundError(
-                f"There is no task called {name!r}.{_neighbours(name, known)}",
-                "--tasks takes all words up to the next option; a MODEL stands before it, or behind -m.",
+                f"task {name!r} not found.{_similar(name, known)}",
+                "--tasks takes all words up to the next option; put MODEL before it, or use -m MODEL.",
             )
         found |= dict.fromkeys(matching)
     return list(found)
 
 
-def _neighbours(name: str, known: Sequence[str]) -> str:
-    """A sentence with the names that are like it, or nothing."""
-    alike = difflib.get_close_matches(name, known, _MOST_NEIGHBOURS)
+def _similar(name: str, known: Sequence[str]) -> str:
+    """A sentence with similar names, or an empty string."""
+    alike = difflib.get_close_matches(name, known, _MAX_SIMILAR)
     inside = [each for each in known if name and name in each]
-    names = list(dict.fromkeys([*alike, *inside]))[:_MOST_NEIGHBOURS]
-    return f" Near it: {', '.join(names)}." if names else ""
+    names = list(dict.fromkeys([*alike, *inside]))[:_MAX_SIMILAR]
+    return f" Similar: {', '.join(names)}." if names else ""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """What to ask.
+    """Options of a task run.
 
-    names:        tasks, groups of them, or patterns such as mmlu_*; none stands for all bundled ones
-    limit:        questions of each task, or below 1 their share; None is all
-    n_shots:      solved examples before each question; None is what the task says
-    include_path: a folder of further tasks, in the harness's YAML
-    chat:         whether questions are put as messages; a task's own text is plain, so None is not
-    output_path:  a folder for the results and every sample, as the harness lays them out
-    batch_size:   answers generated side by side
-    seed:         of sampled answers, and of examples that are drawn
+    names:        tasks, groups, or patterns such as mmlu_*; empty: all bundled tasks
+    limit:        questions of each task, or their share if below 1; None: all
+    n_shots:      few-shot examples; None: as the task says
+    include_path: folder of additional tasks in the harness's YAML
+    chat:         whether to apply the chat template
+    output_path:  folder for results and samples in the harness's layout
+    batch_size:   concurrent generations
+    seed:         of sampled answers and few-shot examples
     """
 
     names: tuple[str, ...] = ()
@@ -63,14 +63,14 @@ class TaskOptions:
     seed: int = 1234
 
     def check(self) -> None:
-        """Raise UsageError for whatever is out of its range."""
+        """Raise UsageError for values out of range."""
         check_at_least(1, {"--batch-size": self.batch_size})
         check_at_least(0, {"--num-fewshot": self.n_shots})
         if self.chat.template is not None and not self.chat.chat:
-            raise UsageError("--chat-template needs a chat.", "Add --chat.")
+            raise UsageError("--chat-template requires --chat.")
         if self.limit is not None and (self.limit <= 0 or (self.limit > 1 and self.limit % 1)):
             raise UsageError(
-                f"--limit {self.limit:g} is no number of questions.", "Give 100, or 0.1 for a tenth of each task."
+                f"--limit {self.limit:g} is not a number of questions.", "Use 100, or 0.1 for a tenth of each task."
             )
 
 
@@ -79,7 +79,7 @@ GREEDY = Sampling(temperature=0, top_k=0)
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """How probable a continuation is behind a context, which may be empty; a space between them is the former's."""
+    """log p(continuation | context); the context may be empty, a space between them belongs to the continuation."""
 
     context: str
     continuation: str
@@ -87,16 +87,16 @@ class Likelihood:
 
 @dataclass(frozen=True, slots=True)
 class Rolling:
-    """How probable a whole text is, each token from as much before it as the model can hold."""
+    """log p(text), each token predicted from as much context as the model can hold."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What a model says after a prompt, up to the first of `until`.
+    """Generate after a prompt, up to the first of `until`.
 
-    sample: tells apart requests that are otherwise the same, whose answers are drawn independently
+    sample: distinguishes otherwise equal requests, which are sampled independently
     """
 
     prompt: str
@@ -111,14 +111,14 @@ TaskRequest: TypeAlias = Likelihood | Rolling | GenerationRequest
 
 @dataclass(frozen=True, slots=True)
 class LikelihoodAnswer:
-    """Natural logarithm of a continuation's probability, and whether greedy decoding would have said just this."""
+    """Natural log-probability of a continuation, and whether greedy decoding gives exactly it."""
 
     logprob: float
     is_greedy: bool
 
 
 Answer: TypeAlias = LikelihoodAnswer | float | str
-"""Of a Likelihood, a Rolling (its logarithm) and a Generation (its text)."""
+"""Answer to a Likelihood, a Rolling (log-probability), or a GenerationRequest (text)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,7 @@ class Failure:
 
 
 def key_of(request: TaskRequest) -> str:
-    """A hash of a request, the same in every run."""
-    content = json.dumps([type(request).__name__, asdict(request)], sort_keys=True)
+    """A hash of a request, the same in every run: key of the response cache, and of the sampling stream."""
+    kind = type(request).__name__.removesuffix("Request")
+    content = json.dumps([kind, asdict(request)], sort_keys=True)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,7 +1,6 @@
-"""Results of tasks, and the file of records beside them.
+"""Results of tasks, and their files in the layout of lm-evaluation-harness.
 
-A folder for each model holds `results_DATE.json` with the numbers of a run, and `samples_TASK_DATE.jsonl` with a line
-for each question.
+A folder per model holds `results_DATE.json` and `samples_TASK_DATE.jsonl`, one line per question.
 """
 
 import json
@@ -18,7 +17,7 @@ from gptfast_cli.core.files import write_whole
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number by its name; `stderr` is the standard error of the mean, None where there is none to be had."""
+    """A named number; `stderr` is the standard error of the mean, None if undefined."""
 
     name: str
     value: float
@@ -27,12 +26,12 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """One task, or a group of them.
+    """Result of a task or a group.
 
-    n:         questions that were asked and marked, of `n_all` that there are
-    n_shots:   solved examples before each of them; None of a group whose tasks differ
-    is_whole:  whether every question that was to be asked has been
-    is_group:  whether it is made up of other tasks
+    n:         answered questions, of `n_all` in the task
+    n_shots:   few-shot examples; None for a group whose tasks differ
+    is_whole:  all requested questions were answered
+    is_group:  aggregates other tasks
     """
 
     task: str
@@ -46,10 +45,10 @@ class TaskResult:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What a source makes of the answers to its requests.
+    """Scores that a task source computes from the answers.
 
-    record:  the results as the harness lays them out, JSON values by key
-    samples: every question with its answers, the same way, by task
+    record:  results in the harness's layout, JSON values
+    samples: questions with their answers in the harness's layout, by task
     """
 
     results: tuple[TaskResult, ...]
@@ -59,7 +58,7 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class FailedQuestion:
-    """A question that is in no result, and why; `number` counts from 0, as in files of samples."""
+    """A question without an answer, and the reason; `number` counts from 0, as in the sample files."""
 
     task: str
     number: int
@@ -68,17 +67,17 @@ class FailedQuestion:
 
 @dataclass(frozen=True, slots=True)
 class TaskResults:
-    """The results of all tasks, and how they came about.
+    """Results of a task run.
 
-    beginnings: how texts begin, in words
-    notes:      what else a reader of the numbers has to know
-    folder:     where the files of results and samples were written
-    n_found:    answers that an earlier run had left
-    failures:   questions that could not be answered
+    bos_rules: how BOS is added, in words
+    notes:     remarks on how to read the numbers
+    folder:    folder of the result files
+    n_found:   answers found in the response cache
+    failures:  questions without an answer
     """
 
     results: tuple[TaskResult, ...]
-    beginnings: str
+    bos_rules: str
     seed: int
     is_partial: bool
     n_found: int = 0
@@ -88,7 +87,7 @@ class TaskResults:
 
 
 def mean(name: str, values: Sequence[float]) -> Metric:
-    """The mean of marks and its standard error, s / sqrt(n) with s over n - 1."""
+    """Mean and standard error s / sqrt(n), s with n - 1."""
     n = len(values)
     average = math.fsum(values) / n
     if n == 1:
@@ -98,7 +97,7 @@ def mean(name: str, values: Sequence[float]) -> Metric:
 
 
 def write_records(output_path: Path, model: str, marks: Marks) -> Path:
-    """Write them; returns the model's folder. Raises DiskFullError."""
+    """Write the result files; returns the model's folder. Raises DiskFullError."""
     folder = output_path / re.sub(r'["<>:/|\\?*\[\]]+', "__", model)
     date = datetime.now().astimezone().replace(tzinfo=None).isoformat().replace(":", "-")
     for task, samples in marks.samples.items():
@@ -111,7 +110,7 @@ def write_records(output_path: Path, model: str, marks: Marks) -> Path:
 
 
 def _flat(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """A sample whose arguments are named and whose answers are text, so that all lines of a file have one shape."""
+    """A sample with named arguments and answers as text, so that all lines of a file have the same types."""
     return {
         **sample,
         "arguments": {
@@ -128,8 +127,8 @@ def _texts(value: object) -> object:
     return [_texts(each) for each in value] if isinstance(value, list | tuple) else str(value)
 
 
-def _plain(value: Any) -> object:  # noqa: ANN401  # whatever a task puts into its documents
-    """A value that JSON has no word for: a number of NumPy's, a set, or a text."""
+def _plain(value: Any) -> object:  # noqa: ANN401  # any value of a task's documents
+    """JSON value for NumPy scalars, sets and other objects."""
     if hasattr(value, "item"):
         return value.item()
     return sorted(value, key=str) if isinstance(value, set) else str(value)

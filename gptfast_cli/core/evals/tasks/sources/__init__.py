@@ -1,4 +1,4 @@
-"""Where tasks come from. One file each."""
+"""Sources of tasks. One file each."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,41 +13,41 @@ from gptfast_cli.core.settings import check_hub_environment
 
 
 class TaskRun(Protocol):
-    """Tasks with all that they ask."""
+    """Tasks with their requests to one model."""
 
     @property
     def requests(self) -> Sequence[TaskRequest]:
-        """What is asked, in an order of the exam's own; the same may be asked twice."""
+        """All requests, in the order that `marked` expects; duplicates are allowed."""
         ...
 
     @property
     def questions(self) -> Sequence[tuple[str, int]]:
-        """The task of each request, and the number of its question there."""
+        """(task, question number) of each request."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers has to know."""
+        """Remarks on how to read the numbers."""
         ...
 
     def marked(self, answers: Sequence[Answer | Failure | None]) -> Marks:
-        """The results, of the questions whose requests all have an answer; None is what has not been asked yet."""
+        """Scores of the questions whose requests are all answered; None: not answered yet."""
         ...
 
 
 class TaskSet(Protocol):
-    """Tasks with their questions, before a model is known."""
+    """Tasks with their questions."""
 
-    def exam(self, answering: RequestRunner, prompter: Prompter | None) -> TaskRun:
-        """What they ask of this model; the prompter writes conversations, where there are to be any."""
+    def task_run(self, request_runner: RequestRunner, prompter: Prompter | None) -> TaskRun:
+        """The requests to a model; `prompter` applies the chat template, if any."""
         ...
 
 
 class Source(Protocol):
-    """One place where tasks come from."""
+    """A source of tasks."""
 
     def tasks(self, options: TaskOptions) -> TaskSet:
-        """The tasks that are asked for; raises NotFoundError for names that are none, with those near them."""
+        """The requested tasks. Raises NotFoundError for unknown names, with similar ones."""
         ...
 
 
@@ -55,9 +55,9 @@ sources: Plugs[Source] = Plugs(__name__)
 
 
 def open_tasks(options: TaskOptions) -> TaskSet:
-    """The tasks that are asked for, from the one source that all of them come from.
+    """The requested tasks: bundled ones, or those of the harness.
 
-    Raises what that source raises, and UsageError where the harness is not installed.
+    Raises what the source raises, and UsageError if the harness is not installed.
     """
     if all(name.startswith("bundled") for name in options.names):
         return sources["bundled"].tasks(options)
@@ -68,7 +68,7 @@ def open_tasks(options: TaskOptions) -> TaskSet:
         if error.name is None or not error.name.startswith("lm_eval"):
             raise
         raise UsageError(
-            f"{options.names[0]} is no bundled task, and lm-evaluation-harness is not installed.",
+            f"{options.names[0]} is not a bundled task, and lm-evaluation-harness is not installed.",
             "pip install lm_eval 'datasets>=4', or leave out --tasks for the bundled ones.",
         ) from error
     return harness.tasks(options)

@@ -1,6 +1,6 @@
-"""The bundled tasks: a choice, a word and a sum, about texts such as the bundled models write.
+"""The bundled tasks: multiple choice, cloze and sums, in the style of the bundled models' training texts.
 
-They need no network and nothing else installed; `bundled/recipe/questions.py` has made them, answers and all.
+They need no network and no extra package; the training recipe's `questions.py` generates them.
 """
 
 import importlib.resources
@@ -22,7 +22,7 @@ from gptfast_cli.core.evals.tasks.requests import (
     LikelihoodAnswer,
     TaskOptions,
     TaskRequest,
-    resolved_task,
+    match_tasks,
 )
 from gptfast_cli.core.evals.tasks.results import Marks, TaskResult, mean
 from gptfast_cli.core.evals.tasks.sources import TaskRun, TaskSet
@@ -35,9 +35,10 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How a row is asked and marked.
+    """How a row is asked and scored.
 
-    asks:  the requests of a row; marks: what their answers are worth, by metric
+    asks:  requests of a row
+    marks: scores of their answers, by metric
     """
 
     asks: Callable[[Row], list[TaskRequest]]
@@ -49,7 +50,7 @@ def _choices(row: Row) -> list[TaskRequest]:
 
 
 def _mark_choice(row: Row, answers: Sequence[LikelihoodAnswer]) -> dict[str, float]:
-    """Whether the right one is the most probable, and whether it is so for each byte of it."""
+    """acc: the right choice has the largest log-probability; acc_norm: the largest per byte."""
     logprobs = [answer.logprob for answer in answers]
     by_byte = [each / len(choice.encode()) for each, choice in zip(logprobs, row["choices"], strict=True)]
     return {
@@ -76,7 +77,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A row of a task, and where its requests are among all."""
+    """A row of a task, and the slice of its requests."""
 
     task: str
     number: int
@@ -85,7 +86,7 @@ class _Question:
 
 
 class BundledTaskRun:
-    """See TaskRun."""
+    """A TaskRun of bundled tasks."""
 
     notes: tuple[str, ...] = ()
 
@@ -103,11 +104,9 @@ class BundledTaskRun:
 
     @property
     def questions(self) -> Sequence[tuple[str, int]]:
-        """See TaskRun."""
         return [(each.task, each.number) for each in self._asked for _ in self.requests[each.place]]
 
     def marked(self, answers: Sequence[Answer | Failure | None]) -> Marks:
-        """See TaskRun."""
         samples: dict[str, list[dict[str, Any]]] = {name: [] for name in self._n_all}
         for question in self._asked:
             own = answers[question.place]
@@ -124,28 +123,27 @@ class BundledTaskRun:
 
 @dataclass(frozen=True, slots=True)
 class BundledTasks:
-    """See TaskSet."""
+    """A TaskSet of bundled tasks."""
 
     names: tuple[str, ...]
     limit: float | None
 
-    def exam(self, answering: RequestRunner, prompter: Prompter | None) -> TaskRun:  # noqa: ARG002  # texts for any model
-        """See TaskSet."""
+    def task_run(self, request_runner: RequestRunner, prompter: Prompter | None) -> TaskRun:  # noqa: ARG002  # texts for any model
         return BundledTaskRun(self.names, self.limit)
 
 
 class Bundled:
-    """See Source."""
+    """The Source of the bundled tasks."""
 
     def tasks(self, options: TaskOptions) -> TaskSet:
         """See Source; raises UsageError for what is for the harness's tasks alone."""
         if options.n_shots or options.chat.chat or options.chat.system or options.include_path is not None:
             raise UsageError(
-                "The bundled tasks take no examples, no chat, no --system and no --include-path.",
-                "Name tasks of lm-evaluation-harness with --tasks, or leave these options out.",
+                "The bundled tasks do not support --num-fewshot, --chat, --system and --include-path.",
+                "Choose tasks of lm-evaluation-harness with --tasks, or omit these options.",
             )
         names = [each for name in options.names or (_ALL,) for each in (_KINDS if name == _ALL else (name,))]
-        return BundledTasks(tuple(resolved_task(names, tuple(_KINDS))), options.limit)
+        return BundledTasks(tuple(match_tasks(names, tuple(_KINDS))), options.limit)
 
 
 def _rows(name: str) -> list[Row]:
@@ -164,7 +162,7 @@ def _largest(values: Sequence[float]) -> int:
 
 
 def _sample(question: _Question, answers: Sequence[Any], requests: Sequence[TaskRequest]) -> dict[str, Any]:
-    """A question with its answers and marks, in the harness's words."""
+    """A question with its answers and scores, in the harness's layout."""
     marks = _KINDS[question.task].marks(question.row, answers)
     said = [(a.logprob, a.is_greedy) if isinstance(a, LikelihoodAnswer) else a for a in answers]
     return {
@@ -191,7 +189,7 @@ def _arguments(request: TaskRequest) -> tuple[object, ...]:
 
 
 def _record(results: Sequence[TaskResult]) -> dict[str, Any]:
-    """The numbers, as the harness writes them: a filter of answers, none here, behind the comma."""
+    """Results in the harness's layout; the name after the comma is that of the answer filter."""
     return {
         "results": {result.task: {"alias": result.task} | dict(_named(result)) for result in results},
         "n-samples": {result.task: {"original": result.n_all, "effective": result.n} for result in results},

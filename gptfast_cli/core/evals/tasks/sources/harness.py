@@ -19,9 +19,9 @@ class HarnessTasks:
     loaded: TaskDict
     options: TaskOptions
 
-    def exam(self, answering: RequestRunner, prompter: Prompter | None) -> TaskRun:
+    def task_run(self, request_runner: RequestRunner, prompter: Prompter | None) -> TaskRun:
         """See TaskSet."""
-        return HarnessTaskRun(self.loaded, HarnessModel(answering, prompter), self.options)
+        return HarnessTaskRun(self.loaded, HarnessModel(request_runner, prompter), self.options)
 
 
 class Harness:
