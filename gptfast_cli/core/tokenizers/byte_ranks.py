@@ -67,11 +67,9 @@ class ByteRankVocabulary:
 
     @property
     def added_tokens(self) -> Mapping[str, int]:
-        """See Vocabulary."""
         return self._id_of_added
 
     def definition(self) -> Definition:
-        """See Vocabulary."""
         plain = {token_id: spelled(token) for token, token_id in self._id_of_token.items()}
         added = {token_id: token.content for token_id, token in self._added.items()}
         special = frozenset(token_id for token_id, token in self._added.items() if token.special)
@@ -82,12 +80,10 @@ class ByteRankVocabulary:
         return Definition("ranks", plain | added, special, rules)
 
     def id_of(self, token: str) -> int | None:
-        """See Vocabulary."""
         added = self._id_of_added.get(token)
         return self._id_of_token.get(token.encode()) if added is None else added
 
     def token_of(self, token_id: int) -> str | None:
-        """See Vocabulary."""
         if (added := self._added.get(token_id)) is not None:
             return added.content
         return self._bytes(token_id).decode(errors="replace") or None
@@ -107,7 +103,6 @@ class ByteRankVocabulary:
         return ids
 
     def stream(self) -> StreamDecoder:
-        """See Vocabulary."""
         return ByteStream(self._bytes)
 
     def _bytes(self, token_id: int) -> bytes:

@@ -45,7 +45,6 @@ class PieceStream:
         self._text_of_later = later
 
     def push(self, token_id: int) -> str:
-        """See StreamDecoder."""
         token = self._token_of(token_id)
         if token is None:
             return ""
@@ -54,7 +53,6 @@ class PieceStream:
         return text
 
     def finish(self) -> str:
-        """See StreamDecoder."""
         return ""
 
 
@@ -82,7 +80,6 @@ class ChainStream:
         self._run = bytearray()
 
     def push(self, token_id: int) -> str:
-        """See StreamDecoder."""
         token = self._token_of(token_id)
         if token is None:
             return ""
@@ -94,7 +91,6 @@ class ChainStream:
         return self._stripped(self._end_of_run() + token)
 
     def finish(self) -> str:
-        """See StreamDecoder."""
         return self._stripped(self._end_of_run())
 
     def _end_of_run(self) -> str:
@@ -123,12 +119,10 @@ class WholeStream:
         self._n_finished = 0  # of these, the ids whose text was given
 
     def push(self, token_id: int) -> str:
-        """See StreamDecoder."""
         self._ids.append(token_id)
         return ""
 
     def finish(self) -> str:
-        """See StreamDecoder."""
         before, self._n_finished = self._ids[: self._n_finished], len(self._ids)
         text, text_before = self._decode(self._ids), self._decode(before)
         # a text that changes, or ends within a character, has no border: the later tokens then stand alone

@@ -1,13 +1,12 @@
-"""A tokenizer: its vocabulary, special tokens, encoding, and decoding of a stream of tokens.
+"""Tokenizer: vocabulary protocol, special tokens, encoding, and incremental decoding.
 
-Each byte is one printable character: itself where Latin-1 prints it, else the next one from U+0100 on.
-Source: https://github.com/openai/gpt-2, src/encoder.py, bytes_to_unicode.
+`Tokenizer` holds the rules that are the same for every file format: BOS is added at most once, and which ids end a
+generation. Decoding is incremental, because a token may end inside a character: a byte-fallback piece is one byte of
+UTF-8, a byte-level token may hold two of the three bytes of "€". Incomplete bytes are buffered until the character is
+complete, or invalid and replaced by U+FFFD.
 
-A token may end in the middle of a character: a byte-fallback piece is one byte of UTF-8, and a byte-level token can
-stop after two of the three bytes of "€". Such bytes wait inside the stream until the character is whole, or until
-it is certain that it never will be and U+FFFD stands for them.
-
-The rules (BOS once, which ids stop a generation) are the same for every format and live in `Tokenizer`.
+Byte-level vocabularies spell each byte as one printable character: itself if printable in Latin-1, else the next one
+from U+0100 on (https://github.com/openai/gpt-2, src/encoder.py, bytes_to_unicode).
 """
 
 import codecs
@@ -27,12 +26,12 @@ _BYTES = {character: byte for byte, character in _CHARACTERS.items()}
 
 
 def spelled(token: bytes) -> str:
-    """A token in the alphabet."""
+    """The byte-level spelling of a token."""
     return token.decode("latin-1").translate(_CHARACTERS)
 
 
 def unspelled(token: str) -> bytes:
-    """The bytes of a token in the alphabet; one that is written otherwise, as added tokens are, stands for itself."""
+    """The bytes of a byte-level spelling; any other text (an added token) is its own UTF-8."""
     try:
         return bytes(_BYTES[character] for character in token)
     except KeyError:
@@ -40,31 +39,31 @@ def unspelled(token: str) -> bytes:
 
 
 class StreamDecoder(Protocol):
-    """The text of one sequence of tokens, as it grows; a stream is used for one sequence only.
+    """Incremental decoder of one sequence of tokens.
 
-    The strings of all pushes and of the final `finish`, joined, are the text of the whole sequence. A push costs the
-    same however long the sequence has become. Tokens pushed after a `finish`, as an answer's after those of its prompt,
-    go on with the text, but complete no character that an earlier token began.
+    The concatenation of all `push` results and of the final `finish` is the text of the sequence. The cost of a push
+    does not depend on the length of the sequence. Tokens pushed after a `finish` (an answer after its prompt) continue
+    the text, but never complete a character that an earlier token began.
     """
 
     def push(self, token_id: int) -> str:
-        """The characters that this token makes final, often none.
+        """Characters that this token completes, possibly none.
 
-        Special tokens have no text, and neither has an id that the vocabulary lacks: a model's output layer is often
-        padded beyond it, and a draw from the padding must not end a generation.
+        Special tokens and ids outside the vocabulary have no text: output layers are often padded, and sampling a
+        padding id must not fail.
         """
         ...
 
     def finish(self) -> str:
-        """The rest, where no token follows: what waited for its character, as U+FFFD where it stayed incomplete."""
+        """The remaining text; an incomplete character becomes U+FFFD."""
         ...
 
 
 class ByteStream:
-    """Text of tokens that are strings of bytes; each maximal ill-formed part becomes one U+FFFD.
+    """Decoder for tokens that are byte strings; each maximal ill-formed part becomes one U+FFFD.
 
-    That is the substitution which the Unicode standard recommends (section 3.9) and which Python's codec and Rust's
-    `from_utf8_lossy` both make.
+    This is the substitution that the Unicode standard recommends (section 3.9), as in Python's codec and Rust's
+    `from_utf8_lossy`.
     """
 
     def __init__(self, bytes_of: Callable[[int], bytes]) -> None:
@@ -72,22 +71,20 @@ class ByteStream:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        """See StreamDecoder."""
         return self._utf8.decode(self._bytes_of(token_id))
 
     def finish(self) -> str:
-        """See StreamDecoder."""
         return self._utf8.decode(b"", final=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """All that a vocabulary is made of, to be compared with another's.
+    """The contents of a vocabulary, for comparison with another.
 
-    format:  of the file, whose rules can be compared with those of the same format
-    tokens:  every token by its id, as the `tokenizers` library and SentencePiece write it
-    special: ids of tokens without a text
-    rules:   what else decides which tokens a text has, by name, such as merges
+    format:  file format; rules are comparable within a format
+    tokens:  token by id, in the spelling of the `tokenizers` library and SentencePiece
+    special: ids of tokens without text
+    rules:   whatever else determines the encoding, by name, such as merges
     """
 
     format: str
@@ -97,10 +94,10 @@ class Definition:
 
 
 class Vocabulary(Protocol):
-    """The tokens of one tokenizer file.
+    """The vocabulary of one tokenizer file.
 
-    A special token that is written out in a text is that token, in every format, as transformers has it: chat
-    templates are written that way, and the same model must not read a prompt differently in its two file formats.
+    A special token written out in a text is encoded as that token, in every format, as in transformers: chat templates
+    rely on it, and both file formats of a model must encode a prompt equally.
     """
 
     @property
@@ -110,54 +107,54 @@ class Vocabulary(Protocol):
 
     @property
     def own_bos_id(self) -> int | None:
-        """The token that this file itself takes for the beginning of a text, if it names one."""
+        """BOS according to this file, if it names one."""
         ...
 
     @property
     def own_stop_ids(self) -> frozenset[int]:
-        """The tokens that this file itself takes for the end of a text."""
+        """End-of-sequence tokens according to this file."""
         ...
 
     @property
     def adds_bos(self) -> bool | None:
-        """Whether the file says that `own_bos_id` opens every text; None where it leaves that open."""
+        """Whether the file adds `own_bos_id` to every text; None if it does not say."""
         ...
 
     @property
     def added_tokens(self) -> Mapping[str, int]:
-        """The ids of the tokens that are matched in a text as a whole, by how they are written.
+        """Ids of added tokens by their text: matched in a text before any other tokenisation.
 
-        Special ones are among them, which have no text when they are decoded.
+        Special tokens are among them; these have no text when decoded.
         """
         ...
 
     def definition(self) -> Definition:
-        """All of it; made when it is asked for, which takes up to a second."""
+        """The contents; computing them takes up to a second."""
         ...
 
     def id_of(self, token: str) -> int | None:
-        """The id of a token given as it is written in the vocabulary, or None."""
+        """The id of a token by its spelling in the vocabulary, or None."""
         ...
 
     def token_of(self, token_id: int) -> str | None:
-        """The token of an id as it is written in the vocabulary, or None."""
+        """The spelling of an id in the vocabulary, or None."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of well-formed Unicode text, with nothing added at either end."""
+        """Token ids of well-formed Unicode text, without BOS or EOS."""
         ...
 
     def stream(self) -> StreamDecoder:
-        """A new stream, at the beginning of a text."""
+        """A new incremental decoder."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """The resolved ids; a checkpoint's manifest keeps them, so that they are never guessed a second time.
+    """Resolved special tokens; a checkpoint's manifest stores them.
 
-    bos_id:   beginning of sequence, None where the model has none
-    add_bos:  whether the model was trained on texts that begin with it
+    bos_id:   beginning of sequence; None if the model has none
+    add_bos:  whether `encode` adds it
     stop_ids: tokens that end a generation
     """
 
@@ -167,12 +164,12 @@ class SpecialTokens:
 
 
 def resolve(declared: Declarations, vocabulary: Vocabulary | None) -> SpecialTokens:
-    """The special tokens of a folder; without a vocabulary only what is declared by id.
+    """The special tokens of a folder; without a vocabulary only those declared by id.
 
-    Stop ids are united: a chat model often declares `<|eot_id|>` in generation_config.json alone and
-    `<|end_of_text|>` in config.json alone, and either ends its answer. BOS is the declared token, else the
-    vocabulary's own, else the declared id. Whether it is added: a tokenizer.json says so itself, in its
-    post-processor; for the others `add_bos_token` counts, and without it BOS is added, as Llama was trained.
+    Stop ids are the union of all declarations: a chat model often declares `<|eot_id|>` in generation_config.json only
+    and `<|end_of_text|>` in config.json only, and both end an answer. BOS is the declared token, else the vocabulary's
+    own, else the declared id. A tokenizer.json says in its post-processor whether BOS is added; for other formats
+    `add_bos_token` decides, and its default is true, as Llama was trained.
     """
     if vocabulary is None:
         return SpecialTokens(bos_id=next(iter(declared.bos_ids), None), add_bos=False, stop_ids=declared.stop_ids)
@@ -185,7 +182,7 @@ def resolve(declared: Declarations, vocabulary: Vocabulary | None) -> SpecialTok
 
 
 def _bos_id(declared: Declarations, vocabulary: Vocabulary) -> int | None:
-    if "bos_token" in declared.roles:  # also where it is null: then the ids in config.json are left-overs
+    if "bos_token" in declared.roles:  # null too: the ids in config.json are then obsolete
         return _role_id(declared, vocabulary, "bos_token")
     if vocabulary.own_bos_id is not None:
         return vocabulary.own_bos_id
@@ -235,14 +232,12 @@ class Tokenizer:
         return self.special.stop_ids
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
-        """The token ids of `text`, led by BOS where the model expects one, and by exactly one.
+        """Token ids of `text`, with one leading BOS if the model expects it and `bos` is true.
 
-        Each of them has a row in the model's embedding.
+        A text that already begins with BOS (as chat templates write it) gets no second one. Special tokens written out
+        in the text become those tokens.
 
-        A text that already begins with BOS, written out as chat templates do, gets no second one. Special tokens
-        written out in the text become those tokens. With `bos=False` nothing is added.
-
-        Raises UsageError where the text is not well-formed Unicode, TokenIdError where the model lacks a token.
+        Raises UsageError if the text is not well-formed Unicode, TokenIdError for an id without an embedding row.
         """
         try:
             text.encode()
@@ -264,18 +259,14 @@ class Tokenizer:
             check_token_ids(ids, self.n_embeddings, self.vocabulary.token_of)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of a sequence, without its special tokens; ids outside of the vocabulary have no text.
-
-        There is one way from ids to text: this is a stream, run to its end.
-        """
+        """The text of a sequence, by the incremental decoder; special tokens and unknown ids have no text."""
         stream = self.stream()
         return "".join([*map(stream.push, ids), stream.finish()])
 
     def stream(self, after: Iterable[int] = ()) -> StreamDecoder:
-        """A decoder for tokens that come one at a time, at the beginning of a text or after those of a prompt.
+        """An incremental decoder, at the start of a text or after the tokens of a prompt.
 
-        After a prompt the first word keeps the space that it would lose at the beginning of a text; a character that
-        the prompt left incomplete stays the prompt's.
+        After a prompt the first word keeps the leading space that it would lose at the start of a text.
         """
         stream = self.vocabulary.stream()
         for token_id in after:

@@ -47,7 +47,6 @@ class _Tokens:
         self._expression = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def split(self, text: str) -> Iterator[str | int]:
-        """See WrittenOut."""
         begin = 0  # of what is not given yet
         for match in self._expression.finditer(text):
             token, (start, end) = self._tokens[match[0]], match.span()

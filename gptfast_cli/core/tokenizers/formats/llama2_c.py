@@ -33,7 +33,6 @@ class Llama2C:
     rank = 50
 
     def read(self, path: Path, declared: Declarations) -> Vocabulary:
-        """See TokenizerFormat."""
         pieces = list(_pieces(path))
         if len(pieces) <= len(_RESERVED):
             raise damaged(path, f"holds {len(pieces)} pieces, and the first three are reserved")

@@ -59,11 +59,9 @@ class SentencePieceVocabulary:
 
     @property
     def added_tokens(self) -> Mapping[str, int]:
-        """See Vocabulary."""
         return self._atoms
 
     def definition(self) -> Definition:
-        """See Vocabulary."""
         pieces, ids = self._pieces, list(range(self._pieces.vocab_size()))
         added = self._matched
         tokens = dict(enumerate(pieces.id_to_piece(ids))) | {token.id: token.content for token in added.values()}
@@ -75,17 +73,14 @@ class SentencePieceVocabulary:
         return Definition("SentencePiece", tokens, special, rules)
 
     def id_of(self, token: str) -> int | None:
-        """See Vocabulary."""
         return self._atoms[token] if token in self._atoms else self._piece_id(token)
 
     def token_of(self, token_id: int) -> str | None:
-        """See Vocabulary."""
         if (added := self._added.get(token_id)) is not None:
             return added.content
         return str(self._pieces.id_to_piece(token_id)) if 0 <= token_id < self._pieces.vocab_size() else None
 
     def encode(self, text: str) -> list[int]:
-        """See Vocabulary."""
         ids: list[int] = []
         for n, part in enumerate(self._written_out.split(text)):
             if isinstance(part, int):
@@ -95,7 +90,6 @@ class SentencePieceVocabulary:
         return ids
 
     def stream(self) -> StreamDecoder:
-        """See Vocabulary."""
         return SentencePieceStream(self._pieces, self._added)
 
     def _piece_id(self, piece: str) -> int | None:
@@ -133,7 +127,6 @@ class SentencePieceStream:
         self._has_begun = False
 
     def push(self, token_id: int) -> str:
-        """See StreamDecoder."""
         if (added := self._added.get(token_id)) is not None:
             text = "" if added.special else added.content
             self._has_begun |= text != ""
@@ -147,7 +140,6 @@ class SentencePieceStream:
         return self._characters(final=True) + self._piece(token_id)
 
     def finish(self) -> str:
-        """See StreamDecoder."""
         return self._characters(final=True)
 
     def _characters(self, *, final: bool) -> str:
@@ -249,7 +241,6 @@ class SentencePiece:
     rank = 20
 
     def read(self, path: Path, declared: Declarations) -> Vocabulary:
-        """See TokenizerFormat."""
         try:
             return SentencePieceVocabulary(path.read_bytes(), declared)
         except (RuntimeError, ValueError) as error:

@@ -31,7 +31,6 @@ class Tekken:
     rank = 40
 
     def read(self, path: Path, declared: Declarations) -> Vocabulary:
-        """See TokenizerFormat."""
         try:
             return ByteRankVocabulary(_ranks(json.loads(path.read_bytes())), declared)
         except (ValueError, RecursionError) as error:

@@ -63,7 +63,6 @@ class Tiktoken:
     rank = 30
 
     def read(self, path: Path, declared: Declarations) -> Vocabulary:
-        """See TokenizerFormat."""
         tokens = _tokens(path)
         beyond = [token_id for token_id in declared.bos_ids if token_id > len(tokens)]
         if beyond:

@@ -48,7 +48,6 @@ class JsonVocabulary:
         self.adds_bos = self.own_bos_id is not None
 
     def definition(self) -> Definition:
-        """See Vocabulary."""
         file = json.loads(self._tokenizer.to_str())
         model = file["model"]
         pieces = model.pop("vocab")
@@ -61,11 +60,9 @@ class JsonVocabulary:
         return Definition("tokenizer.json", tokens, special, rules)
 
     def id_of(self, token: str) -> int | None:
-        """See Vocabulary."""
         return self._tokenizer.token_to_id(token)
 
     def token_of(self, token_id: int) -> str | None:
-        """See Vocabulary."""
         return self._tokenizer.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
 
     def encode(self, text: str) -> list[int]:
@@ -76,7 +73,6 @@ class JsonVocabulary:
         return library.encode(self._tokenizer, text)
 
     def stream(self) -> StreamDecoder:
-        """See Vocabulary."""
         return json_stream(self._decoder, token_of=self._token, decode=partial(library.decode, self._tokenizer))
 
     def _token(self, token_id: int) -> str | None:
@@ -148,7 +144,6 @@ class TokenizerJson:
     rank = 10
 
     def read(self, path: Path, declared: Declarations) -> Vocabulary:
-        """See TokenizerFormat."""
         try:
             with library.silenced():
                 return library.unpanicked(partial(_read, path.read_bytes(), declared))
