@@ -70,7 +70,7 @@ def test_ctrl_c_shows_what_is_whole_as_partial_and_a_kill_loses_no_answer(gptfas
             stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"PARTIAL" in stdout and b"bundled-choice" in stdout
-    assert b"answers are there from an earlier run" in stderr
+    assert b"answers were cached by an earlier run" in stderr
     outcome = gptfast.run(*arguments)
     assert outcome.returncode == 0 and b"PARTIAL" not in outcome.stdout
     assert b"answers from an earlier run" in outcome.stdout and _n_answers(home) == 0

@@ -88,7 +88,7 @@ def test_the_next_run_goes_on_and_ends_as_if_nothing_had_been(tmp_path: Path) ->
         torn.write('["0123", [-1.5, tr')
     events, evaluation = drained(run(request(tmp_path / "part", *names, limit=10)))
     again = tasks_of(evaluation)
-    assert Note("25 of 50 answers are there from an earlier run.") in events
+    assert Note("25 of 50 answers were cached by an earlier run.") in events
     assert again.n_found == 25 and again.results == whole.results
     assert answer_files(tmp_path / "part") == []
 
@@ -141,15 +141,15 @@ def test_an_interrupt_before_any_question_is_whole_has_no_results(tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"names": ("bundled-sum",)}, NotFoundError, "Near it: bundled-sums"),
-        ({"names": ("x",), "include_path": "nowhere"}, NotFoundError, "no folder"),
-        ({"n_shots": 2}, UsageError, "bundled tasks take no examples"),
+        ({"names": ("bundled-sum",)}, NotFoundError, "Similar: bundled-sums"),
+        ({"names": ("x",), "include_path": "nowhere"}, NotFoundError, "not found"),
+        ({"n_shots": 2}, UsageError, "bundled tasks do not support --num-fewshot"),
         (
             {"chat": ChatOptions(chat=False, system="x")},
             UsageError,
-            "no chat, no --system",
+            "--chat, --system",
         ),
-        ({"chat": ChatOptions(chat=False, template="x")}, UsageError, "--chat-template needs a chat"),
+        ({"chat": ChatOptions(chat=False, template="x")}, UsageError, "--chat-template requires --chat"),
         ({"limit": 0.0}, UsageError, "--limit"),
         ({"limit": 2.5}, UsageError, "--limit"),
         ({"batch_size": 0}, UsageError, "--batch-size"),
@@ -178,7 +178,7 @@ def test_a_missing_harness_is_told_with_the_line_that_installs_it(
     for module in [name for name in sys.modules if name.startswith(("lm_eval", f"{SOURCES}.harness"))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UsageError, match="hellaswag is no bundled task") as error:
+    with pytest.raises(UsageError, match="hellaswag is not a bundled task") as error:
         drained(run(request(tmp_path, "hellaswag")))
     assert error.value.hint.startswith("pip install lm_eval 'datasets>=4'")
 
@@ -189,7 +189,7 @@ def test_a_missing_harness_is_told_with_the_line_that_installs_it(
         ({"dataset_kwargs": {"data_files": {"test": "nowhere.json"}}}, "Tasks one_of_three cannot be loaded: "),
         (
             {"doc_to_text": "{% if question == 'x' %}{{ question.nothing() }}{% endif %}"},
-            "Task one_of_three cannot be asked: UndefinedError: ",
+            "Task one_of_three cannot be built: UndefinedError: ",
         ),
     ],
 )

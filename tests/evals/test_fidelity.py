@@ -86,7 +86,7 @@ def test_it_equals_the_divergence_of_the_whole_models_as_transformers_runs_them(
 
 def test_logits_in_small_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = measured(random_llama())
-    monkeypatch.setattr(fidelity_module, "_BLOCK_LOGITS", 101 * 16)
+    monkeypatch.setattr(fidelity_module, "_FIDELITY_LOGITS", 101 * 16)
     assert dataclasses.asdict(measured(random_llama())) == pytest.approx(dataclasses.asdict(whole), rel=1e-6)
 
 
@@ -105,7 +105,7 @@ def test_no_logits_are_kept_while_the_next_ones_are_made(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Reference, "head", watched_head)
     monkeypatch.setattr(Comparison, "add", watched_add)
-    monkeypatch.setattr(fidelity_module, "_BLOCK_LOGITS", 101 * 16)
+    monkeypatch.setattr(fidelity_module, "_FIDELITY_LOGITS", 101 * 16)
     measured(random_llama())
     assert len(n_kept) == len(taken_in) == 2 * 12
     assert not any(n_kept)

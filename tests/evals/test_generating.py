@@ -95,4 +95,4 @@ def test_an_answer_as_long_as_the_context_is_refused(loaded: LoadedModel) -> Non
     refused, answer = answers(
         loaded, GenerationRequest("x", (), loaded.config.max_context, GREEDY), GenerationRequest("x", (), 2, GREEDY)
     )
-    assert "Answers of up to 512 tokens" in refused and "Failure" not in answer
+    assert "512 new tokens exceed" in refused and "Failure" not in answer

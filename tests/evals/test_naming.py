@@ -15,9 +15,9 @@ def test_patterns_stand_for_all_that_match_and_nothing_comes_twice() -> None:
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("helaswag", " Near it: hellaswag."),
-        ("mmlu_lore", " Near it: mmlu_law, mmlu."),
-        ("arc", " Near it: arc_challenge, arc_easy."),
+        ("helaswag", " Similar: hellaswag."),
+        ("mmlu_lore", " Similar: mmlu_law, mmlu."),
+        ("arc", " Similar: arc_challenge, arc_easy."),
         ("zzz", ""),
         ("", ""),
     ],
@@ -25,4 +25,4 @@ def test_patterns_stand_for_all_that_match_and_nothing_comes_twice() -> None:
 def test_a_name_that_is_none_is_told_with_those_near_it(name: str, near: str) -> None:
     with pytest.raises(NotFoundError) as error:
         resolved_task([name], KNOWN)
-    assert error.value.message == f"There is no task called {name!r}.{near}"
+    assert error.value.message == f"task {name!r} not found.{near}"

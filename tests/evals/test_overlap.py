@@ -32,7 +32,9 @@ def overlaps(measured: str, text: str) -> bool:
     try:
         refuse_overlap(measured, learned(text), what="story.txt")
     except UsageError as error:
-        return error.message.startswith("story.txt: has pieces of the text that") and "notes.txt" in error.message
+        return (
+            error.message.startswith("story.txt: overlaps with the calibration text") and "notes.txt" in error.message
+        )
     return False
 
 

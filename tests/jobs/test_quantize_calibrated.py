@@ -89,10 +89,10 @@ def test_time_and_errors_are_told_layer_by_layer(tmp_path: Path) -> None:
 def test_a_text_that_is_measured_on_must_not_be_learned_from(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text(measured_content(None))
     options = CalibrationOptions(text=str(tmp_path / "notes.txt"))
-    with pytest.raises(UsageError, match=r"bundled held-out text: has pieces .*notes\.txt"):
+    with pytest.raises(UsageError, match=r"bundled held-out text: overlaps .*notes\.txt"):
         quantize(settings_in(tmp_path), calibration=options)
     (tmp_path / "story.txt").write_text("\n\n".join(made.text for made in islice(corpus.calibration(), 9)))
-    with pytest.raises(UsageError, match=r"story\.txt: has pieces .*bundled"):
+    with pytest.raises(UsageError, match=r"story\.txt: overlaps .*bundled"):
         quantize(settings_in(tmp_path), fidelity_text=tmp_path / "story.txt")
     assert not (tmp_path / "home").exists()
     assert quantize(settings_in(tmp_path), calibration=options, fidelity=False).is_written
