@@ -175,7 +175,7 @@ def test_batch_size_is_how_many_passages_are_computed_together(
         rows.append(len(arguments[1]))
         return read(self, *arguments)
 
-    monkeypatch.setattr(Runner, "read_passages", watched)
+    monkeypatch.setattr(Runner, "read", watched)
     loaded = drained(load(str(model), settings_in(tmp_path), PLACING))[1]
     measured, reference = (ComparedModel(loaded, PLACING, batch_size) for batch_size in (4, 2))
     drained(compare(measured, reference, documents(measured, reference, 4)))

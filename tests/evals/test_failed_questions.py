@@ -98,7 +98,7 @@ def test_failed_questions_of_every_kind_leave_the_others(folder: Path, tmp_path:
     reasons = {(each.task, each.number): each.reason for each in results.failures}
     assert reasons["said", 1] == "The model's logits are NaN or infinite after 3 tokens."
     assert reasons["continued", 1].startswith("The model's logits are NaN or infinite")
-    assert "one that follows" in reasons["continued", 5]
+    assert "one to predict" in reasons["continued", 5]
     assert "--temperature must be" in reasons["hot", 0]
     by_name = {result.task: result for result in results.results}
     assert (by_name["continued"].n, by_name["continued"].n_all) == (4, 6)

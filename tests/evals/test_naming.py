@@ -3,13 +3,13 @@
 import pytest
 
 from gptfast_cli.core.errors import NotFoundError
-from gptfast_cli.core.evals.tasks.requests import resolved_task
+from gptfast_cli.core.evals.tasks.requests import match_tasks
 
 KNOWN = ("arc_challenge", "arc_easy", "hellaswag", "mmlu", "mmlu_anatomy", "mmlu_law", "winogrande")
 
 
 def test_patterns_stand_for_all_that_match_and_nothing_comes_twice() -> None:
-    assert resolved_task(["mmlu_*", "hellaswag", "*_law"], KNOWN) == ["mmlu_anatomy", "mmlu_law", "hellaswag"]
+    assert match_tasks(["mmlu_*", "hellaswag", "*_law"], KNOWN) == ["mmlu_anatomy", "mmlu_law", "hellaswag"]
 
 
 @pytest.mark.parametrize(
@@ -24,5 +24,5 @@ def test_patterns_stand_for_all_that_match_and_nothing_comes_twice() -> None:
 )
 def test_a_name_that_is_none_is_told_with_those_near_it(name: str, near: str) -> None:
     with pytest.raises(NotFoundError) as error:
-        resolved_task([name], KNOWN)
+        match_tasks([name], KNOWN)
     assert error.value.message == f"task {name!r} not found.{near}"
