@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cpu_engine import library
-from gptfast_cli.core.backends.cpu.library import Choice
+from gptfast_cli.core.backends.cpu.library import SamplingParams
 from gptfast_cli.core.engine.sampling import Sampling, probabilities
 
 engine = functools.cache(library)
@@ -24,8 +24,8 @@ UNIFORMS = [0.0, 1e-9, 0.01, 0.2, 0.37, 0.5, 0.77, 0.9, 0.999, 1 - 2**-32]
 
 
 def chosen(logits: Tensor, sampling: Sampling, uniform: float = 0.0) -> int:
-    choice = Choice(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
-    return engine().gptfast_choose(logits.data_ptr(), len(logits), choice, uniform)
+    choice = SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+    return engine().gptfast_sample(logits.data_ptr(), len(logits), choice, uniform)
 
 
 @pytest.mark.parametrize("vocab_size", [3, 97, 4096, 32_001])

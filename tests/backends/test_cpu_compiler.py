@@ -180,13 +180,13 @@ compile_library(library_file(Path(os.environ["GPTFAST_KERNELS"])))
         (
             "address,undefined",
             "libasan.so",
-            ["kernels/test_cpu_engine.py", "kernels/test_cpu_int8_cache.py", "kernels/test_cpu_rounds.py"],
+            ["backends/test_cpu_engine.py", "backends/test_cpu_int8_cache.py", "backends/test_cpu_rounds.py"],
             "references or threads or grows or (batch and int4) or in_one_call or vain",
         ),
         (
             "thread",
             "libtsan.so",
-            ["decode/test_ahead.py", "kernels/test_cpu_rounds.py", "kernels/test_cpu_int8_cache.py"],
+            ["engine/test_ahead.py", "backends/test_cpu_rounds.py", "backends/test_cpu_int8_cache.py"],
             "ahead or lag or in_one_call or threads",
         ),
     ],

@@ -12,7 +12,7 @@ import torch
 from chat_model import chat_model
 from cpu_engine import native, weights_of
 from generation_requests import changed, requested
-from gptfast_cli.core.backends.cpu.library import Choice
+from gptfast_cli.core.backends.cpu.library import SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import RoundLimits, RoundRow, run_rounds
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
@@ -160,7 +160,7 @@ def test_the_engine_reads_nothing_beyond_the_embedding(token: int, monkeypatch: 
         lambda: run_rounds(
             runner.side(1, 9),
             Runner(model, 1).side(1, 9),
-            [RoundRow(0, 5, 1, (5, token), 1, 1, Choice(0.0, 0, 1.0, 0.0))],
+            [RoundRow(0, 5, 1, (5, token), 1, 1, SamplingParams(0.0, 0, 1.0, 0.0))],
             RoundLimits(2, 2),
             (),
         ),

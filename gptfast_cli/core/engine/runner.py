@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.backends.cpu.engine import StepsAhead
-from gptfast_cli.core.backends.cpu.library import Choice
+from gptfast_cli.core.backends.cpu.library import SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
 from gptfast_cli.core.backends.phases import phase
 from gptfast_cli.core.device import to_device, torch_threads
@@ -148,7 +148,7 @@ class Runner:
         n_rows = len(fed)
         n_tokens = max(self._cache.lengths[:n_rows]) + max(map(len, fed)) + len(uniforms)
         self._cache.begin(slice(0, n_rows), n_tokens)
-        choices = list(map(native_choice, samplings))
+        choices = list(map(sampling_params, samplings))
         with self.alone(), phase("decode"):
             chosen = self.model.run_ahead(fed, self._cache, choices, uniforms, tuple(stops), keep_logits=keep_logits)
         for row, first in enumerate(fed):
@@ -275,9 +275,9 @@ class Runner:
         return Logits(logits, self.model.share, self.model.group)
 
 
-def native_choice(sampling: Sampling) -> Choice:
+def sampling_params(sampling: Sampling) -> SamplingParams:
     """The same for a native model, which knows nothing of repetition penalties."""
-    return Choice(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+    return SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
 
 
 def common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:

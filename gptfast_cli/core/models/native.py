@@ -17,12 +17,6 @@ from gptfast_cli.core.backends import (
     Linear,
 )
 from gptfast_cli.core.backends.cpu.engine import (
-    ATTENTION_NORM,
-    DOWN,
-    FFN_NORM,
-    GATE_UP,
-    OUTPUT,
-    QKV,
     CachePointers,
     ComputeOptions,
     NativeEngine,
@@ -30,7 +24,7 @@ from gptfast_cli.core.backends.cpu.engine import (
     TokenBatch,
     pointers,
 )
-from gptfast_cli.core.backends.cpu.library import Choice
+from gptfast_cli.core.backends.cpu.library import MAX_HEAD_DIM, MatrixRole, NormRole, SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.models.kv_cache import KVCache
@@ -40,7 +34,6 @@ from gptfast_cli.core.models.transformer import frequencies, rotation
 from gptfast_cli.core.models.weights import assemble_layer
 from gptfast_cli.core.schemes import Block, Weight
 
-_LARGEST_HEAD = 256
 _LARGEST_SIZE = 1 << 26  # of any other dimension: products of some are C's int
 
 
@@ -51,7 +44,7 @@ def can_run(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> bo
         device.type == "cpu"
         and vector is not None
         and config.head_dim % vector == 0
-        and config.head_dim <= _LARGEST_HEAD
+        and config.head_dim <= MAX_HEAD_DIM
         and max(config.dim, config.qkv_dim, config.ffn_dim, config.vocab_size) <= _LARGEST_SIZE
     )
 
@@ -98,9 +91,9 @@ class NativeModel:
             self._engine.set_embedding(self._embedding)
         elif "norm" in block:
             assert self._embedding is not None
-            self._engine.set_norm(self._n_layers, 0, block["norm"])
+            self._engine.set_norm(self._n_layers, NormRole.ATTENTION_NORM, block["norm"])
             head = block["head"] if "head" in block else self._embedding.block(Block(rows=(self.share.tokens,)))
-            self._engine.set_linear(self._n_layers, 0, Linear(head))
+            self._engine.set_linear(self._n_layers, MatrixRole.QKV, Linear(head))
         else:
             self._take_layer(block)
 
@@ -129,7 +122,7 @@ class NativeModel:
         self,
         tokens: Sequence[Sequence[int]],
         cache: KVCache,
-        choices: Sequence[Choice],
+        params: Sequence[SamplingParams],
         uniforms: Sequence[Sequence[float]],
         stops: Sequence[int],
         *,
@@ -140,7 +133,7 @@ class NativeModel:
         Keys and values are written, but not yet counted.
         """
         batch = _batch(tokens, cache, slice(0, len(tokens)))
-        return self._engine.run_ahead(batch, self._place_of(cache), choices, uniforms, stops, keep_logits=keep_logits)
+        return self._engine.run_ahead(batch, self._place_of(cache), params, uniforms, stops, keep_logits=keep_logits)
 
     def side(self, cache: KVCache) -> EngineHandle:
         """The engine, and where a cache stands, for rounds of speculation with another model."""
@@ -151,15 +144,15 @@ class NativeModel:
 
     def _take_layer(self, block: Mapping[str, Weight]) -> None:
         layer, weights = self._n_layers, assemble_layer(block)
-        self._engine.set_norm(layer, ATTENTION_NORM, weights.attention_norm)
-        self._engine.set_norm(layer, FFN_NORM, weights.ffn_norm)
-        for which, linear in (
-            (QKV, weights.qkv),
-            (OUTPUT, weights.attention_output),
-            (GATE_UP, weights.gate_up),
-            (DOWN, weights.down),
+        self._engine.set_norm(layer, NormRole.ATTENTION_NORM, weights.attention_norm)
+        self._engine.set_norm(layer, NormRole.FFN_NORM, weights.ffn_norm)
+        for role, linear in (
+            (MatrixRole.QKV, weights.qkv),
+            (MatrixRole.OUTPUT, weights.attention_output),
+            (MatrixRole.GATE_UP, weights.gate_up),
+            (MatrixRole.DOWN, weights.down),
         ):
-            self._engine.set_linear(layer, which, linear)
+            self._engine.set_linear(layer, role, linear)
         self._n_layers += 1
 
     def _place_of(self, cache: KVCache) -> CachePointers:

@@ -1,44 +1,48 @@
-"""The native engine with tensors in place of pointers."""
+"""The CPU engine as a Python object: it passes tensors to the native library as pointers."""
 
 import contextlib
 import ctypes
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ctypes import c_double, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from gptfast_cli.core.backends import Linear
 from gptfast_cli.core.backends.cpu.library import (
-    NO_EMBEDDING,
     Ahead,
     Call,
-    Choice,
     Dimensions,
-    Outlook,
-    Stored,
+    LogsumexpArgmax,
+    MatrixRole,
+    NormRole,
+    SamplingParams,
+    Status,
     Sum,
+    WeightKind,
+    WeightView,
 )
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.schemes import Weight, schemes
 from gptfast_cli.core.token_ids import TokenIdError
 
-QKV, OUTPUT, GATE_UP, DOWN = range(4)
-ATTENTION_NORM, FFN_NORM = range(2)
-
-_PLAIN_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_INT8, _INT4 = 3, 4
+_PLAIN_KINDS = {
+    torch.float32: WeightKind.FLOAT32,
+    torch.bfloat16: WeightKind.BFLOAT16,
+    torch.float16: WeightKind.FLOAT16,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class CachePointers:
-    """Where the keys and values of all layers stand, and the rotation that belongs to each position.
+    """Pointers to the KV cache of all layers, and the RoPE table.
 
-    keys, values:   pointers to each layer's [rows, kv_heads, capacity, head_dim], or to the codes of an Int8Cache
-    coding:         pointers to the rest of it: the scales of keys and of values, and recent keys
+    keys, values:   per layer, to [rows, kv_heads, capacity, head_dim], or to the codes of an Int8Cache
+    coding:         per layer, to key scales, value scales and recent keys of an Int8Cache; None for a FloatCache
     capacity:       tokens
     cosines, sines: [capacity, head_dim / 2] float32
     """
@@ -53,9 +57,9 @@ class CachePointers:
 
 @dataclass(frozen=True, slots=True)
 class ComputeOptions:
-    """The dtype to compute in, and the one to keep keys and values in: the same, or int8.
+    """The compute dtype, and the KV-cache dtype: the same, or int8.
 
-    float_activations: products with quantised weights take float32 inputs, instead of 8-bit codes
+    float_activations: products with quantised weights take float32 inputs instead of 8-bit codes
     """
 
     dtype: torch.dtype
@@ -64,13 +68,13 @@ class ComputeOptions:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether products may take bfloat16 or 8-bit inputs, where the machine multiplies these."""
+        """Whether products may take bfloat16 or 8-bit inputs, where the CPU has instructions for them."""
         return self.dtype is torch.bfloat16 and not self.float_activations
 
 
 @dataclass(slots=True)
 class TokenBatch:
-    """Tokens of a call, one after another: those of one cache row stand together, in the order of their positions."""
+    """Tokens of a call: those of one cache row are adjacent, in the order of their positions."""
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -80,10 +84,10 @@ class TokenBatch:
 
 @dataclass(frozen=True, slots=True)
 class StepsAhead:
-    """What steps ahead came to.
+    """The result of `run_ahead`.
 
-    tokens: [steps][rows]; `vocab_size` where a logit was no number
-    logits: [steps, rows, vocab_size] float32 that they were chosen from, where these were to be kept
+    tokens: [steps][rows]; `vocab_size` where a logit was NaN or infinite
+    logits: [steps, rows, vocab_size] float32 that they were sampled from; None unless `keep_logits`
     """
 
     tokens: list[list[int]]
@@ -91,9 +95,9 @@ class StepsAhead:
 
 
 class NativeEngine:
-    """A model's weights, packed as the kernels read them, and the threads that do."""
+    """The packed weights of a model, and the threads that run it."""
 
-    def __init__(self, library: ctypes.CDLL, config: ModelConfig, computing: ComputeOptions, *, n_threads: int) -> None:
+    def __init__(self, library: ctypes.CDLL, config: ModelConfig, options: ComputeOptions, *, n_threads: int) -> None:
         self.library = library
         self._vocab_size = config.vocab_size
         dimensions = Dimensions(
@@ -105,98 +109,98 @@ class NativeEngine:
             config.ffn_dim,
             config.vocab_size,
             config.norm_eps,
-            computing.dtype is torch.bfloat16,
-            computing.kv_dtype is torch.int8,
-            computing.is_narrow,
+            options.dtype is torch.bfloat16,
+            options.kv_dtype is torch.int8,
+            options.is_narrow,
         )
         pointer = c_void_p()
         library.gptfast_engine_new(dimensions, n_threads, pointer)
         self.pointer = pointer
         self._dim = config.dim
-        self._embedding: Weight | None = None  # which the engine reads where it stands
-        self._summing: _Summing | None = None
+        self._embedding: Weight | None = None  # held: the library reads it in place
+        self._all_reduce: _AllReduce | None = None
 
     def __del__(self) -> None:
         if hasattr(self, "pointer"):
             self.library.gptfast_engine_free(self.pointer)
 
-    def set_linear(self, layer: int, which: int, linear: Linear) -> None:
-        """Pack a layer's matrix; the head is that of the layer after the last. Raises MemoryError."""
+    def set_linear(self, layer: int, role: MatrixRole, linear: Linear) -> None:
+        """Pack a matrix of a layer; the head is number 0 of the layer after the last. Raises MemoryError."""
         bias = None if linear.bias is None else _floats(linear.bias)
-        stored = _stored(linear.weight, interleaved=which == GATE_UP)
+        view = _view(linear.weight, interleaved=role is MatrixRole.GATE_UP)
         pointer = None if bias is None else bias.data_ptr()
-        self.library.gptfast_set_matrix(self.pointer, layer, which, stored, pointer)
+        self.library.gptfast_set_matrix(self.pointer, layer, role, view, pointer)
 
-    def set_norm(self, layer: int, which: int, weight: Weight) -> None:
-        """Take over a norm's weight; the last norm is that of the layer after the last."""
+    def set_norm(self, layer: int, role: NormRole, weight: Weight) -> None:
+        """Copy the weight of a norm; the last norm is number 0 of the layer after the last."""
         values = _floats(weight)  # held until the call is over
-        self.library.gptfast_set_norm(self.pointer, layer, which, values.data_ptr())
+        self.library.gptfast_set_norm(self.pointer, layer, role, values.data_ptr())
 
     def set_embedding(self, weight: Weight) -> None:
-        """Read embeddings from this matrix, which is kept as it is."""
+        """Read embeddings from this matrix, in place."""
         self._embedding = weight
-        self.library.gptfast_set_embedding(self.pointer, _stored(weight))
+        self.library.gptfast_set_embedding(self.pointer, _view(weight))
 
     def set_sum(self, total: Callable[[Tensor], Tensor], *, is_first: bool) -> None:
-        """Let layers be parts of those of several ranks; `total` sums up what all have, [rows, dim] float32, in place.
+        """Run as one rank of several: `total` is the all-reduce of x [rows, dim] float32.
 
-        What it raises comes out of `run`. The rank that is first has the residual stream.
+        `run` raises what it raises. The first rank adds the residual.
         """
-        self._summing = _Summing(total, self._dim)
-        self._sum = Sum(self._summing)  # held as long as the library has it
+        self._all_reduce = _AllReduce(total, self._dim)
+        self._sum = Sum(self._all_reduce)  # held as long as the library has it
         self.library.gptfast_set_sum(self.pointer, self._sum, is_first)
 
-    def run(self, batch: TokenBatch, place: CachePointers) -> Tensor:
-        """Run tokens through the model, writing their keys and values; logits [outputs, vocab_size] float32.
+    def run(self, batch: TokenBatch, cache: CachePointers) -> Tensor:
+        """Run tokens through the model and write their keys and values; returns logits [outputs, vocab_size] float32.
 
         Raises TokenIdError for a token without an embedding, before anything is read or written.
         """
         logits = torch.empty(len(batch.outputs), self._vocab_size)
-        with contextlib.nullcontext() if self._summing is None else _signals_wait():
-            is_done = self.library.gptfast_run(self.pointer, call_of(batch, place, logits))
+        with contextlib.nullcontext() if self._all_reduce is None else _signals_wait():
+            is_done = self.library.gptfast_run(self.pointer, call_of(batch, cache, logits))
         if not is_done:
             raise self.token_error(batch.tokens)
-        if self._summing is not None and self._summing.failure is not None:
-            raise self._summing.failure
+        if self._all_reduce is not None and self._all_reduce.failure is not None:
+            raise self._all_reduce.failure
         return logits
 
     def run_ahead(
         self,
         batch: TokenBatch,
-        place: CachePointers,
-        choices: Sequence[Choice],
+        cache: CachePointers,
+        params: Sequence[SamplingParams],
         uniforms: Sequence[Sequence[float]],
         stops: Sequence[int],
         *,
         keep_logits: bool = False,
     ) -> StepsAhead:
-        """Run tokens, and go on with what each output chooses, for as many steps as there are uniforms.
+        """Run tokens, then decode one sampled token per output and step, for `len(uniforms)` steps.
 
-        choices: of each output; uniforms: [steps][outputs] numbers in [0, 1), one for each choice
-        stops:   tokens of which none is followed by another step
+        params: of each output; uniforms: [steps][outputs] numbers in [0, 1)
+        stops:  the step that samples one of these tokens is the last
 
         Raises TokenIdError as `run` does.
         """
-        n_steps, n_rows = len(uniforms), len(choices)
+        n_steps, n_rows = len(uniforms), len(params)
         logits = torch.empty(n_steps if keep_logits else 1, n_rows, self._vocab_size)
         chosen = (c_int64 * (n_steps * n_rows))()
         ahead = Ahead(
             n_steps,
-            (Choice * n_rows)(*choices),
+            (SamplingParams * n_rows)(*params),
             (c_double * (n_steps * n_rows))(*(number for step in uniforms for number in step)),
             len(stops),
             (c_int64 * len(stops))(*stops),
             chosen,
             n_rows * self._vocab_size if keep_logits else 0,
         )
-        n_done = self.library.gptfast_run_ahead(self.pointer, call_of(batch, place, logits), ahead)
-        if n_done == NO_EMBEDDING:
+        n_done = self.library.gptfast_run_ahead(self.pointer, call_of(batch, cache, logits), ahead)
+        if n_done == Status.NO_EMBEDDING:
             raise self.token_error(batch.tokens)
         tokens = [list(chosen[step * n_rows : (step + 1) * n_rows]) for step in range(n_done)]
         return StepsAhead(tokens, logits[:n_done] if keep_logits else None)
 
     def token_error(self, tokens: Sequence[int]) -> TokenIdError:
-        """The error that one of these tokens has no embedding."""
+        """The error for the first of these tokens that has no embedding."""
         n = self.n_embeddings
         return TokenIdError(next((token for token in tokens if not 0 <= token < n), n), n)
 
@@ -206,20 +210,20 @@ class NativeEngine:
         return 0 if self._embedding is None else self._embedding.shape[0]
 
     def logsumexp_argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each row of logits [rows, vocab_size] float32 the logarithm of the sum of exponentials, and the likeliest.
+        """log(sum(exp(row))) [rows] float64 and argmax [rows] int64 of logits [rows, vocab_size] float32.
 
-        The first, float64, is NaN where a logit is no number; the second, int64, is the lowest id among equals.
+        The first is NaN where a logit is NaN or infinite; the second is the lowest id among equals.
         """
         n_rows, vocab_size = logits.shape
         logits = logits.contiguous()
         log_totals, likeliest = torch.empty(n_rows, dtype=torch.float64), torch.empty(n_rows, dtype=torch.int64)
-        logsumexp_argmax = Outlook(logits.data_ptr(), n_rows, vocab_size, log_totals.data_ptr(), likeliest.data_ptr())
-        self.library.gptfast_find_outlook(self.pointer, logsumexp_argmax)
+        request = LogsumexpArgmax(logits.data_ptr(), n_rows, vocab_size, log_totals.data_ptr(), likeliest.data_ptr())
+        self.library.gptfast_logsumexp_argmax(self.pointer, request)
         return log_totals, likeliest
 
 
-class _Summing:
-    """What the library calls where a layer's parts are summed up; it has no way to stop, so a failure is kept."""
+class _AllReduce:
+    """The library's callback for an all-reduce; a callback cannot raise, so the failure is kept for `run`."""
 
     def __init__(self, total: Callable[[Tensor], Tensor], dim: int) -> None:
         self._total, self._dim = total, dim
@@ -238,7 +242,7 @@ class _Summing:
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Let what a Ctrl-C raises wait for the end of the block: raised where the library calls, it would be lost."""
+    """Deliver signals at the end of the block: an exception raised inside a callback would be lost."""
     came: list[int] = []
     is_main = threading.current_thread() is threading.main_thread()  # which alone handles signals
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
@@ -254,8 +258,8 @@ def _signals_wait() -> Iterator[None]:
         signal.raise_signal(late)
 
 
-def call_of(batch: TokenBatch, place: CachePointers, logits: Tensor) -> Call:
-    """What the library is told of a run; all three are kept until it is over."""
+def call_of(batch: TokenBatch, cache: CachePointers, logits: Tensor) -> Call:
+    """The library's view of a batch, its cache and its logits; the caller holds all three until the call returns."""
     n_rows, n_outputs = len(batch.tokens), len(batch.outputs)
     return Call(
         n_rows,
@@ -265,17 +269,17 @@ def call_of(batch: TokenBatch, place: CachePointers, logits: Tensor) -> Call:
         n_outputs,
         (c_int32 * n_outputs)(*batch.outputs),
         logits.data_ptr(),
-        place.keys,
-        place.values,
-        *(place.coding or (None, None, None)),
-        place.capacity,
-        place.cosines.data_ptr(),
-        place.sines.data_ptr(),
+        cache.keys,
+        cache.values,
+        *(cache.coding or (None, None, None)),
+        cache.capacity,
+        cache.cosines.data_ptr(),
+        cache.sines.data_ptr(),
     )
 
 
 def pointers(tensors: Sequence[Tensor]) -> "ctypes.Array[c_void_p]":
-    """The addresses of tensors, which the caller keeps alive."""
+    """The addresses of tensors, which the caller holds."""
     return (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
@@ -283,19 +287,37 @@ def _floats(weight: Weight) -> Tensor:
     return schemes[weight.scheme].dense(weight, torch.float32).contiguous()
 
 
-def _stored(weight: Weight, *, interleaved: bool = False) -> Stored:
-    n_rows, n_columns = weight.shape
-    parts = weight.parts
-    assert all(part.is_contiguous() for part in parts.values())
-    match weight.scheme:
-        case "plain":
-            (values,) = parts.values()
-            kind, scales, zeros, group = _PLAIN_KINDS[values.dtype], None, None, 0
-        case "int8":
-            values, kind, scales, zeros, group = parts["codes"], _INT8, parts["scales"].data_ptr(), None, 0
-        case "int4":
-            values, kind, scales = parts["codes"], _INT4, parts["scales"].data_ptr()
-            zeros, group = parts["zeros"].data_ptr(), 2 * values.shape[-1]
-        case other:
-            raise AssertionError(other)
-    return Stored(kind, values.data_ptr(), scales, zeros, n_rows, n_columns, group, interleaved)
+def _view(weight: Weight, *, interleaved: bool = False) -> WeightView:
+    assert all(part.is_contiguous() for part in weight.parts.values())
+    kind, values, scales, zeros, group = _VIEWS[weight.scheme](weight.parts)
+    return WeightView(
+        kind,
+        values.data_ptr(),
+        None if scales is None else scales.data_ptr(),
+        None if zeros is None else zeros.data_ptr(),
+        *weight.shape,
+        group,
+        interleaved,
+    )
+
+
+_Parts = tuple[WeightKind, Tensor, Tensor | None, Tensor | None, int]  # kind, values, scales, zeros, group size
+
+
+def _plain(parts: Mapping[str, Tensor]) -> _Parts:
+    (values,) = parts.values()
+    return _PLAIN_KINDS[values.dtype], values, None, None, 0
+
+
+def _int8(parts: Mapping[str, Tensor]) -> _Parts:
+    return WeightKind.INT8, parts["codes"], parts["scales"], None, 0
+
+
+def _int4(parts: Mapping[str, Tensor]) -> _Parts:
+    return WeightKind.INT4, parts["codes"], parts["scales"], parts["zeros"], 2 * parts["codes"].shape[-1]
+
+
+_VIEWS: Mapping[str, Callable[[Mapping[str, Tensor]], _Parts]] = {"plain": _plain, "int8": _int8, "int4": _int4}
+
+SCHEMES: Final = frozenset(_VIEWS)
+"""The schemes whose weights the kernels read."""

@@ -1,10 +1,16 @@
-"""The native library in Python's terms: its structures and functions, as `call.h` and `pack.h` declare them."""
+"""The ctypes mirror of the native library: structures, kinds and functions, as `native/abi.h` declares them.
+
+`open_library` compares the size of every structure and the value of every constant with those that the library was
+compiled with.
+"""
 
 import ctypes
+from collections.abc import Mapping
 from ctypes import (
     CFUNCTYPE,
     POINTER,
     Structure,
+    c_char_p,
     c_double,
     c_float,
     c_int,
@@ -14,13 +20,48 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
+from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
+from gptfast_cli.core.backends import KEY_BLOCK, KEY_TILE, QUAD
 from gptfast_cli.core.errors import OutOfMemoryError
 
-NO_EMBEDDING: Final = -1
-"""In place of how many steps or rounds there were: a token has no row in the embedding."""
+MAX_HEAD_DIM: Final = 256
+
+
+class Status(IntEnum):
+    """Returned in place of a count: a token without a row in the embedding, or a lack of memory or threads."""
+
+    NO_EMBEDDING = -1
+    NO_MEMORY = -2
+    NO_THREADS = -3
+
+
+class WeightKind(IntEnum):
+    """How the elements of a WeightView are stored."""
+
+    FLOAT32 = 0
+    BFLOAT16 = 1
+    FLOAT16 = 2
+    INT8 = 3
+    INT4 = 4
+
+
+class MatrixRole(IntEnum):
+    """The matrices of a layer; the head is number 0 of the layer after the last."""
+
+    QKV = 0
+    OUTPUT = 1
+    GATE_UP = 2
+    DOWN = 3
+
+
+class NormRole(IntEnum):
+    """The norms of a layer; the last norm is number 0 of the layer after the last."""
+
+    ATTENTION_NORM = 0
+    FFN_NORM = 1
 
 
 class Dimensions(Structure):
@@ -41,8 +82,8 @@ class Dimensions(Structure):
     )
 
 
-class Stored(Structure):
-    """A matrix as a checkpoint stores it: pointers to its parts."""
+class WeightView(Structure):
+    """A matrix as its scheme stores it: pointers to its parts."""
 
     _fields_ = (
         ("kind", c_int),
@@ -56,14 +97,14 @@ class Stored(Structure):
     )
 
 
-class Choice(Structure):
-    """How a token is chosen from logits."""
+class SamplingParams(Structure):
+    """How a token is sampled from logits."""
 
     _fields_ = (("temperature", c_float), ("top_k", c_int), ("top_p", c_double), ("min_p", c_double))
 
 
 class Call(Structure):
-    """What one run is about."""
+    """A batch of tokens and the KV cache."""
 
     _fields_ = (
         ("n_rows", c_int),
@@ -85,11 +126,11 @@ class Call(Structure):
 
 
 class Ahead(Structure):
-    """Steps that follow one another, and how their tokens are chosen."""
+    """Decode steps in one call, and how their tokens are sampled."""
 
     _fields_ = (
         ("n_steps", c_int),
-        ("choices", POINTER(Choice)),
+        ("params", POINTER(SamplingParams)),
         ("uniforms", POINTER(c_double)),
         ("n_stops", c_int),
         ("stops", POINTER(c_int64)),
@@ -99,7 +140,7 @@ class Ahead(Structure):
 
 
 class Row(Structure):
-    """A row of a batch that rounds go on with."""
+    """A row of a speculative batch."""
 
     _fields_ = (
         ("slot", c_int32),
@@ -109,18 +150,18 @@ class Row(Structure):
         ("rest", POINTER(c_int64)),
         ("seed", c_uint64),
         ("stream", c_uint64),
-        ("choice", Choice),
+        ("params", SamplingParams),
     )
 
 
 class Rounds(Structure):
-    """Rounds of speculation, and where what comes of them is put."""
+    """Rounds of speculative decoding: inputs, then outputs."""
 
     _fields_ = (
         ("n_rounds", c_int),
-        ("depth", c_int),
+        ("draft_length", c_int),
         ("n_rows", c_int),
-        ("most_doubt", c_double),
+        ("max_uncertainty", c_double),
         ("rows", POINTER(Row)),
         ("target", POINTER(Call)),
         ("draft", POINTER(Call)),
@@ -130,14 +171,14 @@ class Rounds(Structure):
         ("n_drafted", POINTER(c_int32)),
         ("n_accepted", POINTER(c_int32)),
         ("overlaps", POINTER(c_double)),
-        ("doubts", POINTER(c_double)),
+        ("uncertainties", POINTER(c_double)),
         ("n_held", POINTER(c_int32)),
         ("seconds", POINTER(c_double)),
     )
 
 
-class Outlook(Structure):
-    """What rows of logits say of the token to come."""
+class LogsumexpArgmax(Structure):
+    """log(sum(exp(row))) and argmax of rows of logits."""
 
     _fields_ = (
         ("logits", c_void_p),
@@ -149,33 +190,41 @@ class Outlook(Structure):
 
 
 Sum = CFUNCTYPE(None, c_void_p, c_int, c_int)
-"""Sums up what all ranks have: the address of x, its rows, and floats from one row to the next."""
+"""All-reduce in place: the address of x, its rows, and the floats from one row to the next."""
+
+STRUCTURES: Final = (Dimensions, WeightView, SamplingParams, Call, Ahead, Row, Rounds, LogsumexpArgmax)
+_ENUMS: Final = (Status, WeightKind, MatrixRole, NormRole)
+_SIZES: Final = {"KEY_BLOCK": KEY_BLOCK, "KEY_TILE": KEY_TILE, "QUAD": QUAD, "MAX_HEAD_DIM": MAX_HEAD_DIM}
 
 
-_NO_MEMORY, _NO_THREADS = -2, -3
+def abi() -> dict[str, int]:
+    """What Python takes the library to be: sizes of structures in bytes, and values of constants, by C++ name."""
+    members = {f"{kind.__name__}::{member.name}": int(member) for kind in _ENUMS for member in kind}
+    return {each.__name__: ctypes.sizeof(each) for each in STRUCTURES} | members | _SIZES
 
 
 def open_library(path: Path) -> ctypes.CDLL:
-    """Load the compiled library and declare its functions.
+    """Load the compiled library, compare its layout with `abi`, and declare its functions.
 
-    Those that return a number raise MemoryError, or OutOfMemoryError where the system starts no more threads.
+    Functions that return an int raise MemoryError, or OutOfMemoryError where the system starts no more threads.
     """
     library = ctypes.CDLL(str(path))
+    check_abi(library, abi())
     library.gptfast_engine_free.argtypes = (c_void_p,)
     library.gptfast_engine_free.restype = None
-    library.gptfast_set_embedding.argtypes = (c_void_p, POINTER(Stored))
+    library.gptfast_set_embedding.argtypes = (c_void_p, POINTER(WeightView))
     library.gptfast_set_embedding.restype = None
     library.gptfast_set_sum.argtypes = (c_void_p, Sum, c_int)
     library.gptfast_set_sum.restype = None
     library.gptfast_engine_new.argtypes = (POINTER(Dimensions), c_int, POINTER(c_void_p))
-    library.gptfast_set_matrix.argtypes = (c_void_p, c_int, c_int, POINTER(Stored), c_void_p)
+    library.gptfast_set_matrix.argtypes = (c_void_p, c_int, c_int, POINTER(WeightView), c_void_p)
     library.gptfast_set_norm.argtypes = (c_void_p, c_int, c_int, c_void_p)
     library.gptfast_run.argtypes = (c_void_p, POINTER(Call))
     library.gptfast_run.restype = c_int
     library.gptfast_run_ahead.argtypes = (c_void_p, POINTER(Call), POINTER(Ahead))
     library.gptfast_run_rounds.argtypes = (c_void_p, c_void_p, POINTER(Rounds))
-    library.gptfast_find_outlook.argtypes = (c_void_p, POINTER(Outlook))
-    library.gptfast_choose.argtypes = (c_void_p, c_int, POINTER(Choice), c_double)
+    library.gptfast_logsumexp_argmax.argtypes = (c_void_p, POINTER(LogsumexpArgmax))
+    library.gptfast_sample.argtypes = (c_void_p, c_int, POINTER(SamplingParams), c_double)
     for function in (
         library.gptfast_engine_new,
         library.gptfast_set_matrix,
@@ -183,17 +232,26 @@ def open_library(path: Path) -> ctypes.CDLL:
         library.gptfast_run,
         library.gptfast_run_ahead,
         library.gptfast_run_rounds,
-        library.gptfast_find_outlook,
-        library.gptfast_choose,
+        library.gptfast_logsumexp_argmax,
+        library.gptfast_sample,
     ):
         function.restype = c_int
         function.errcheck = _raise_failure  # type: ignore[assignment]  # typeshed knows no plain int here
     return library
 
 
+def check_abi(library: ctypes.CDLL, expected: Mapping[str, int]) -> None:
+    """Raise AssertionError where the library was compiled with another size or value than expected."""
+    library.gptfast_abi.argtypes = (c_char_p,)
+    library.gptfast_abi.restype = c_int
+    for name, value in expected.items():
+        compiled = library.gptfast_abi(name.encode())
+        assert compiled == value, f"{name} is {compiled} in C++ and {value} in Python"
+
+
 def _raise_failure(result: int, *_: object) -> int:
-    if result == _NO_MEMORY:
+    if result == Status.NO_MEMORY:
         raise MemoryError("The CPU engine could not get the memory that it needs.")
-    if result == _NO_THREADS:
+    if result == Status.NO_THREADS:
         raise OutOfMemoryError("The system starts no more threads for the CPU engine.", "Take fewer: --threads 1")
     return result

@@ -1,4 +1,4 @@
-"""Rounds of speculation on two native engines, in one call."""
+"""Rounds of speculative decoding on two native engines, in one call."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from gptfast_cli.core.backends.cpu.engine import (
     call_of,
 )
 from gptfast_cli.core.backends.cpu.library import (
-    NO_EMBEDDING,
-    Choice,
     Rounds,
     Row,
+    SamplingParams,
+    Status,
 )
 
 _MASK = (1 << 64) - 1
@@ -25,20 +25,20 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class EngineHandle:
-    """A model of a pair: its engine, and where its keys and values stand."""
+    """A native engine and its KV cache."""
 
     engine: NativeEngine
-    place: CachePointers
+    cache: CachePointers
 
 
 @dataclass(frozen=True, slots=True)
 class RoundRow:
-    """A sequence that rounds go on with.
+    """A sequence to continue.
 
-    slot:   its row in both caches
-    n_left: tokens that may still come, at least 1
-    n_held: tokens of the text that the draft's cache holds; the target's lacks the last one
-    rest:   the text from there on
+    slot:         its row in both caches
+    n_left:       tokens that may still be generated, at least 1
+    n_held:       tokens of the text in the draft's cache; the target's lacks the last one
+    rest:         the text after these
     seed, stream: of its uniform numbers
     """
 
@@ -48,15 +48,15 @@ class RoundRow:
     rest: Sequence[int]
     seed: int
     stream: int
-    choice: Choice
+    params: SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
 class NativeRound:
-    """What a round came to for one text: the tokens given, of which all but the last had been drafted.
+    """The result of a round for one sequence: the emitted tokens, of which all but the last were drafted.
 
-    overlap: the sum over its verified tokens of the sum of min(p, q)
-    uncertainty:   the sum over them of how unlikely they were to the draft, 0 where rounds never end for doubt
+    overlap:     sum of min(p, q) over the verified positions
+    uncertainty: sum of 1 - p(draft) over them; 0 where `max_uncertainty` is infinite
     """
 
     tokens: list[int]
@@ -67,9 +67,9 @@ class NativeRound:
 
 @dataclass(frozen=True, slots=True)
 class NativeRounds:
-    """What rounds came to: [rounds][texts].
+    """The result of `run_rounds`: [rounds][texts].
 
-    n_held:  tokens of each text that the draft's cache holds in the end
+    n_held:  tokens of each text in the draft's cache at the end
     seconds: of drafting, verifying and sampling
     """
 
@@ -80,11 +80,11 @@ class NativeRounds:
 
 @dataclass(frozen=True, slots=True)
 class RoundLimits:
-    """How far rounds go.
+    """The number of rounds, and the draft length of each.
 
-    draft_length:      tokens that a round drafts, at most
-    max_uncertainty: a round stops drafting once the uncertainties of its tokens exceed this; one is 1 - the
-                draft's probability of the token, at temperature 1 where the most probable one is taken
+    draft_length:    maximum number of tokens that a round drafts
+    max_uncertainty: stop drafting once sum(1 - p) exceeds this; p is the draft's probability of its token, at
+                     temperature 1 for greedy decoding
     """
 
     n_rounds: int
@@ -95,10 +95,10 @@ class RoundLimits:
 def run_rounds(
     target: EngineHandle, draft: EngineHandle, texts: Sequence[RoundRow], limits: RoundLimits, stops: Sequence[int]
 ) -> NativeRounds:
-    """Let a draft of the same vocabulary propose, and the target verify what it does, as far as that.
+    """Run rounds: a draft of the same vocabulary proposes, the target verifies.
 
-    A round that gives one of the stops is the last, as is one after which a text may have but one token more. Raises
-    TokenIdError where one of both has no embedding of a token.
+    The rounds end early after one that emits a stop token, or that leaves a text at most one token. Raises TokenIdError
+    where one of the models has no embedding of a token.
     """
     draft_length, n_texts, most = limits.draft_length, len(texts), limits.n_rounds * len(texts)
     nothing = torch.empty(0)
@@ -111,8 +111,8 @@ def run_rounds(
         n_texts,
         limits.max_uncertainty,
         (Row * n_texts)(*map(_row, texts)),
-        pointer(call_of(TokenBatch(), target.place, nothing)),
-        pointer(call_of(TokenBatch(), draft.place, nothing)),
+        pointer(call_of(TokenBatch(), target.cache, nothing)),
+        pointer(call_of(TokenBatch(), draft.cache, nothing)),
         len(stops),
         (c_int64 * len(stops))(*stops),
         tokens,
@@ -124,7 +124,7 @@ def run_rounds(
         seconds,
     )
     n_done = target.engine.library.gptfast_run_rounds(target.engine.pointer, draft.engine.pointer, rounds)
-    if n_done == NO_EMBEDDING:
+    if n_done == Status.NO_EMBEDDING:
         fed = [token for text in texts for token in text.rest]
         raise min((target, draft), key=lambda side: side.engine.n_embeddings).engine.token_error(fed)
 
@@ -144,4 +144,4 @@ def _row(text: RoundRow) -> Row:
     n_rest = len(text.rest)
     rest = (c_int64 * n_rest)(*text.rest)
     seed, stream = (number & _MASK for number in (text.seed, text.stream))
-    return Row(text.slot, text.n_left, text.n_held + n_rest, text.n_held, rest, seed, stream, text.choice)
+    return Row(text.slot, text.n_left, text.n_held + n_rest, text.n_held, rest, seed, stream, text.params)

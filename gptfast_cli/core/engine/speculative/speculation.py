@@ -21,7 +21,7 @@ from gptfast_cli.core.backends.cpu.rounds import (
 from gptfast_cli.core.backends.phases import phase
 from gptfast_cli.core.device import to_device, widest
 from gptfast_cli.core.engine.request import Request
-from gptfast_cli.core.engine.runner import AHEAD_SECONDS, Runner, native_choice
+from gptfast_cli.core.engine.runner import AHEAD_SECONDS, Runner, sampling_params
 from gptfast_cli.core.engine.sampling import ACCEPTANCE, SamplingContext, distribution, most_probable, token_logprobs
 from gptfast_cli.core.engine.speculative.draft_length import (
     MAX_ROUNDS,
@@ -78,7 +78,7 @@ def run_rounds_native(target: Runner, draft: Runner, sequences: Rows[Request], l
 def _text(row: int, sequence: Request, draft: Runner) -> RoundRow:
     rest, sampler = draft.truncate_to(row, sequence.prompt, sequence.generated), sequence.sampler
     return RoundRow(
-        row, sequence.n_left, draft.n_held(row), rest, sampler.seed, sampler.stream, native_choice(sampler.sampling)
+        row, sequence.n_left, draft.n_held(row), rest, sampler.seed, sampler.stream, sampling_params(sampler.sampling)
     )
 
 

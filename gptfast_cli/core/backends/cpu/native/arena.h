@@ -13,14 +13,15 @@
 
 #include "matrix.h"
 
-// Memory in huge pages, of which fewer have to be looked up, cut off from large pieces: what is not written takes none.
+// Bump allocator over huge pages (fewer TLB misses), mapped in large pieces; pages that are never written take no
+// memory.
 class Arena {
  public:
   ~Arena() {
     for (auto& [memory, n_bytes] : pieces_) munmap(memory, n_bytes);
   }
 
-  // Memory from the start of a cache line on, behind which may be prefetched; null where there is none.
+  // Cache-line aligned memory, with PREFETCH readable bytes after it; null if the system has none.
   uint8_t* take(size_t n_bytes) {
     const size_t whole = (n_bytes + PREFETCH + 63) & ~size_t{63};
     if (whole > left_ && !add_piece(whole)) return nullptr;
@@ -30,14 +31,14 @@ class Arena {
   }
 
  private:
-  static constexpr size_t HUGE = 2 << 20, PIECE = size_t{256} << 20;
+  static constexpr size_t HUGE_PAGE = 2 << 20, PIECE = size_t{256} << 20;
 
   bool add_piece(size_t n_bytes) {
     return add(std::max(n_bytes, PIECE)) || add(n_bytes);  // a process may be allowed no large piece
   }
 
   bool add(size_t n_bytes) {
-    const size_t whole = (n_bytes + 2 * HUGE) & ~(HUGE - 1);
+    const size_t whole = (n_bytes + 2 * HUGE_PAGE) & ~(HUGE_PAGE - 1);
     pieces_.reserve(pieces_.size() + 1);  // what is thrown later would leave the memory to nobody
     void* memory = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return false;
@@ -45,7 +46,7 @@ class Arena {
     madvise(memory, whole, MADV_HUGEPAGE);
 #endif
     pieces_.emplace_back(memory, whole);
-    const uintptr_t at = (reinterpret_cast<uintptr_t>(memory) + HUGE - 1) & ~uintptr_t{HUGE - 1};
+    const uintptr_t at = (reinterpret_cast<uintptr_t>(memory) + HUGE_PAGE - 1) & ~uintptr_t{HUGE_PAGE - 1};
     next_ = reinterpret_cast<uint8_t*>(at);
     left_ = whole - (at - reinterpret_cast<uintptr_t>(memory));
     return true;

@@ -1,6 +1,6 @@
 // Causal attention over the cache, online: chunk by chunk of the keys, each with its own maximum (arXiv:1805.02867).
 //
-// Queries that share a key head, those of its group and of neighbouring tokens, are answered together, so that keys and
+// Queries that share a key head, those of its group and of neighbouring tokens, form a QueryTile, so that keys and
 // values are read once for all of them. What a query adds up, and in which order, depends on its own position alone.
 #pragma once
 
@@ -9,7 +9,7 @@
 #include "scores.h"
 
 // Multiply the scales of keys into a query.
-inline void scale_query(const Answers& a, int i, const Heads& h, const float* scales, Scratch& s) {
+inline void scale_query(const QueryTile& a, int i, const Heads& h, const float* scales, Scratch& s) {
   Floats most = least();
   for (int d = 0; d < h.head_dim; d += LANES) {
     const Floats query = load_element(static_cast<const uint8_t*>(a.query[i]), h.has_bf16_queries(), d);
@@ -36,10 +36,10 @@ inline void scale_weights(int i, const Heads& h, const float* scales, int n_keys
 }
 
 // Scores of keys in int8: a query reads those of its own block as they were computed, and codes of the blocks before.
-inline void score_int8(const Answers& a, const Heads& h, const KeyHead& k, int start, int n_keys, Scratch& s) {
+inline void score_int8(const QueryTile& a, const Heads& h, const KeyHead& k, int start, int n_keys, Scratch& s) {
   for (int at = 0; at < n_keys; at += KEY_BLOCK) {
     const int block = (start + at) / KEY_BLOCK, n = std::min(KEY_BLOCK, n_keys - at);
-    int own = 0;  // queries stand in the order of their positions
+    int own = 0;  // queries are in the order of their positions
     while (own < a.n && a.position[own] / KEY_BLOCK < block) own++;
     int later = own;
     while (later < a.n && a.position[later] / KEY_BLOCK == block) later++;
@@ -73,8 +73,8 @@ inline void score_int8(const Answers& a, const Heads& h, const KeyHead& k, int s
   }
 }
 
-// Turn a query's scores of a chunk into weights where they stand, or in bfloat16; scores behind its position become 0.
-// Returns their largest and sum.
+// Softmax numerators of a query's scores of a chunk, in place or in bfloat16; keys after its position get weight 0.
+// `largest` becomes the largest scaled score, `total` the sum of the weights.
 inline void weigh(float* scores, uint16_t* weights, int n_valid, int n_keys, float scale, float& largest,
                   float& total) {
   const Floats none = splat(-3e38f);
@@ -191,20 +191,21 @@ static void add_up(const Heads& h, const Scratch& s, int first, const uint8_t* v
   for (int d = 0; d < h.head_dim; d += LANES) add_floats<N, 1>(s, first, values, token_bytes, h.is_bf16, n_keys, d, to);
 }
 
-// What the keys of one chunk, those up to each query's own position, have to say to the queries.
-struct Seen {
-  bool anything[QUERIES];  // a query may stand before the chunk
+// Attention of a query tile over one chunk of keys, up to the position of each query: unnormalised.
+struct ChunkResult {
+  bool has_keys[QUERIES];  // false: the query is at a position before the chunk
   float largest[QUERIES];
   float total[QUERIES];
   alignas(64) float value[QUERIES][MAX_HEAD_DIM];
 };
 
-inline void see_chunk(const Answers& a, const Heads& h, const KeyHead& k, int start, Scratch& s, Seen& seen) {
+inline void attend_chunk(const QueryTile& a, const Heads& h, const KeyHead& k, int start, Scratch& s,
+                         ChunkResult& result) {
   int n_valid[QUERIES], n_keys = 0;
   for (int i = 0; i < a.n; i++) {
     n_valid[i] = std::clamp(a.position[i] + 1 - start, 0, CHUNK);
     n_keys = std::max(n_keys, n_valid[i]);
-    seen.anything[i] = n_valid[i] > 0;
+    result.has_keys[i] = n_valid[i] > 0;
   }
   n_keys = round_up(n_keys, LANES);
   const size_t token_bytes = static_cast<size_t>(h.head_dim) * (h.is_int8 ? 1 : h.element());
@@ -214,18 +215,19 @@ inline void see_chunk(const Answers& a, const Heads& h, const KeyHead& k, int st
   const float scale = 1 / std::sqrt(static_cast<float>(h.head_dim));
   for (int i = 0; i < a.n; i++) {
     uint16_t* weights = h.has_bf16_queries() && !h.is_int8 ? s.weights[i] : nullptr;
-    weigh(s.scores[i], weights, n_valid[i], n_keys, scale, seen.largest[i], seen.total[i]);
+    weigh(s.scores[i], weights, n_valid[i], n_keys, scale, result.largest[i], result.total[i]);
     if (h.is_int8) scale_weights(i, h, k.value_scales + start, n_keys, s);
   }
   const uint8_t* next = keys + CHUNK * token_bytes;
   int i = 0;
-  for (; i + 8 <= a.n; i += 8) add_up<8>(h, s, i, values, next, n_keys, seen.value + i);
-  for (; i + 4 <= a.n; i += 4) add_up<4>(h, s, i, values, next, n_keys, seen.value + i);
-  for (; i < a.n; i++) add_up<1>(h, s, i, values, next, n_keys, seen.value + i);
+  for (; i + 8 <= a.n; i += 8) add_up<8>(h, s, i, values, next, n_keys, result.value + i);
+  for (; i + 4 <= a.n; i += 4) add_up<4>(h, s, i, values, next, n_keys, result.value + i);
+  for (; i < a.n; i++) add_up<1>(h, s, i, values, next, n_keys, result.value + i);
 }
 
-// Add what a chunk had to say to an answer; chunks come in their order, whoever has looked at them.
-inline void add_chunk(Answers& a, int i, float largest, float total, const float* value, int head_dim) {
+// Merge the result of a chunk into a query of the tile; always in the order of the chunks, whichever thread computed
+// them.
+inline void merge_chunk(QueryTile& a, int i, float largest, float total, const float* value, int head_dim) {
   const float most = std::max(a.largest[i], largest);
   const Floats old = exp(splat(a.largest[i] - most)), fresh = exp(splat(largest - most));
   alignas(64) float factors[2][LANES];

@@ -10,32 +10,30 @@
 #include <memory>
 #include <vector>
 
+#include "abi.h"
 #include "arena.h"
-#include "attending.h"
-#include "call.h"
-#include "choose.h"
+#include "attention_schedule.h"
 #include "input.h"
 #include "matrix.h"
 #include "pack.h"
 #include "pool.h"
 #include "products.h"
+#include "sampling.h"
 
-constexpr int NO_EMBEDDING = -1;  // in place of how many steps or rounds there were: a token has no row there
-constexpr int MOST_ROWS = KEY_BLOCK;  // tokens that go through the layers at once; a longer prompt goes piece by piece
-constexpr size_t MOST_SCRATCH = size_t{256} << 20;  // bytes of their rows; of very wide models fewer tokens go at once
-
-enum Which { QKV, OUTPUT, GATE_UP, DOWN, N_MATRICES };
+constexpr int MOST_ROWS = KEY_BLOCK;  // tokens per pass through the layers; a longer prompt takes several passes
+// Bytes of the activations of a pass; wide models take fewer tokens per pass.
+constexpr size_t MOST_SCRATCH = size_t{256} << 20;
 
 struct Layer {
   Matrix matrices[N_MATRICES];
   const float *attention_norm = nullptr, *ffn_norm = nullptr;
 };
 
-// What a draft keeps of the steps that it goes ahead.
+// What run_ahead records for a draft model.
 struct Drafting {
-  Chooser* laws;      // [n_steps][outputs], what each token was drawn from
-  double most_doubt;  // the step after which the doubts of every output add up to more is the last
-  double* doubts;     // [n_steps][outputs], how unlikely each token was to the draft; none where nothing is to be known
+  Sampler* distributions;  // [n_steps][outputs], the draft distribution of each token
+  double max_uncertainty;  // the steps end once the sum of uncertainties of every output exceeds this
+  double* uncertainties;   // [n_steps][outputs], 1 - p of each token; may be null
 };
 
 class Engine {
@@ -51,46 +49,46 @@ class Engine {
         counters_(static_cast<size_t>(d.n_layers + 1) * N_MATRICES * static_cast<size_t>(n_threads)),
         own_memory_(static_cast<size_t>(n_threads)),
         attention_(heads_, n_threads),
-        choosers_(static_cast<size_t>(n_threads)) {
+        samplers_(static_cast<size_t>(n_threads)) {
     for (Buffer& memory : own_memory_) own_.push_back(input(1, memory));
   }
 
-  // Throws bad_alloc, as everything does from here on that says no more.
-  void set_matrix(int layer, int which, const Stored& stored, const float* bias) {
-    Matrix& m = layer == d_.n_layers ? head_ : layers_[static_cast<size_t>(layer)].matrices[which];
-    m.n_rows = stored.n_rows, m.n_columns = stored.n_columns, m.group = stored.group ? stored.group : BLOCK;
-    m.format = format_of(stored, d_.narrow != 0);
-    m.form = form_of(m.format, d_.narrow != 0);
+  // Throws bad_alloc, as all methods below that allocate.
+  void set_matrix(int layer, int role, const WeightView& view, const float* bias) {
+    Matrix& m = layer == d_.n_layers ? head_ : layers_[static_cast<size_t>(layer)].matrices[role];
+    m.n_rows = view.n_rows, m.n_columns = view.n_columns, m.group = view.group ? view.group : BLOCK;
+    m.format = format_of(view, d_.narrow != 0);
+    m.input_format = input_format_of(m.format, d_.narrow != 0);
     m.unit_bytes = bytes_of_unit(m);
-    const int n_units = stored.interleaved ? (stored.n_rows / 2 + LANES - 1) / LANES : m.n_units();
+    const int n_units = view.interleaved ? (view.n_rows / 2 + LANES - 1) / LANES : m.n_units();
     m.n_rows = n_units * UNIT;
     m.units = arena_.take(m.bytes());
     if (m.units == nullptr) throw std::bad_alloc();
-    if (bias != nullptr) m.bias = ordered(stored, bias, n_units);
-    Packing packing{&stored, &m, this};
+    if (bias != nullptr) m.bias = ordered(view, bias, n_units);
+    Packing packing{&view, &m, this};
     pool_.run(
         [](void* argument, int thread) {
           auto& p = *static_cast<Packing*>(argument);
           Pool& pool = p.engine->pool_;
           pool.attempt([&] {
             for (int unit = thread; unit < p.matrix->n_units(); unit += pool.n_active())
-              pack_unit(*p.stored, *p.matrix, unit);
+              pack_unit(*p.view, *p.matrix, unit);
           });
           pool.barrier(thread, false);
         },
         &packing);
   }
 
-  void set_norm(int layer, int which, const float* weight) {
+  void set_norm(int layer, int role, const float* weight) {
     float* kept = floats(static_cast<size_t>(d_.dim));
     memcpy(kept, weight, sizeof(float) * static_cast<size_t>(d_.dim));
     if (layer == d_.n_layers) norm_ = kept;
     else
-      (which == 0 ? layers_[static_cast<size_t>(layer)].attention_norm : layers_[static_cast<size_t>(layer)].ffn_norm) =
-          kept;
+      (role == ATTENTION_NORM ? layers_[static_cast<size_t>(layer)].attention_norm
+                              : layers_[static_cast<size_t>(layer)].ffn_norm) = kept;
   }
 
-  void set_embedding(const Stored& stored) { embedding_ = stored; }
+  void set_embedding(const WeightView& view) { embedding_ = view; }
 
   // The engine has a part of a model, whose other parts are elsewhere; `is_first` has the residual stream.
   void set_sum(Sum sum, bool is_first) { sum_ = sum, is_first_ = is_first; }
@@ -130,32 +128,32 @@ class Engine {
     const size_t n = static_cast<size_t>(call.n_outputs);
     std::vector<int64_t> tokens(n);
     std::vector<int32_t> positions(n), slots(n), outputs(n);
-    std::vector<double> doubts(n);
+    std::vector<double> uncertainties(n);
     for (size_t i = 0; i < n; i++) {
       positions[i] = call.positions[call.outputs[i]], slots[i] = call.slots[call.outputs[i]];
       outputs[i] = static_cast<int32_t>(i);
     }
     struct Ending {
-      Choosing& choosing;
-      ~Ending() { choosing = {}; }
-    } ending{choosing_};
+      Sampling& sampling;
+      ~Ending() { sampling = {}; }
+    } ending{sampling_};
     Call step = call;
     bool is_last = false;
     int n_done = 0;
     for (; n_done < ahead.n_steps && !is_last; n_done++) {
-      choosing_ = {ahead.choices, ahead.uniforms + n * n_done, ahead.chosen + n * n_done, drafting.laws,
-                   drafting.doubts};
-      if (drafting.laws != nullptr) drafting.laws += n;
-      if (drafting.doubts != nullptr) drafting.doubts += n;
+      sampling_ = {ahead.params, ahead.uniforms + n * n_done, ahead.chosen + n * n_done, drafting.distributions,
+                   drafting.uncertainties};
+      if (drafting.distributions != nullptr) drafting.distributions += n;
+      if (drafting.uncertainties != nullptr) drafting.uncertainties += n;
       if (!run(step)) return NO_EMBEDDING;
       for (size_t i = 0; i < n; i++) {
-        tokens[i] = choosing_.chosen[i], positions[i]++;
+        tokens[i] = sampling_.chosen[i], positions[i]++;
         is_last = is_last || tokens[i] == d_.vocab_size ||
                   std::find(ahead.stops, ahead.stops + ahead.n_stops, tokens[i]) != ahead.stops + ahead.n_stops;
       }
-      if (choosing_.doubts != nullptr) {
-        for (size_t i = 0; i < n; i++) doubts[i] += choosing_.doubts[i];
-        is_last = is_last || *std::min_element(doubts.begin(), doubts.end()) > drafting.most_doubt;
+      if (sampling_.uncertainties != nullptr) {
+        for (size_t i = 0; i < n; i++) uncertainties[i] += sampling_.uncertainties[i];
+        is_last = is_last || *std::min_element(uncertainties.begin(), uncertainties.end()) > drafting.max_uncertainty;
       }
       step.n_rows = call.n_outputs, step.tokens = tokens.data(), step.positions = positions.data();
       step.slots = slots.data(), step.outputs = outputs.data();
@@ -165,15 +163,15 @@ class Engine {
   }
 
  private:
-  struct Choosing {  // of a step's outputs; nothing where logits alone are wanted
-    const Choice* choices;
+  struct Sampling {  // of a step's outputs; nothing where logits alone are wanted
+    const SamplingParams* params;
     const double* uniforms;
     int64_t* chosen;
-    Chooser* laws;   // of the outputs, or none
-    double* doubts;  // of the outputs, or none
+    Sampler* distributions;  // of the outputs, or none
+    double* uncertainties;   // of the outputs, or none
   };
   struct Packing {
-    const Stored* stored;
+    const WeightView* view;
     const Matrix* matrix;
     Engine* engine;
   };
@@ -241,43 +239,43 @@ class Engine {
   }
 
   // A bias in the order of the units' rows.
-  const float* ordered(const Stored& stored, const float* bias, int n_units) {
+  const float* ordered(const WeightView& view, const float* bias, int n_units) {
     float* kept = floats(static_cast<size_t>(n_units) * UNIT);
     for (int unit = 0; unit < n_units; unit++)
       for (int lane = 0; lane < UNIT; lane++)
-        if (int row = stored_row(stored, unit, lane); row >= 0) kept[unit * UNIT + lane] = bias[row];
+        if (int row = stored_row(view, unit, lane); row >= 0) kept[unit * UNIT + lane] = bias[row];
     return kept;
   }
 
   void step(int thread) {
     const int n_rows = call_->n_rows;
-    const bool chooses = choosing_.choices != nullptr;  // after a last barrier the caller may be at its next call
+    const bool chooses = sampling_.params != nullptr;  // after a last barrier the caller may be at its next call
     for (int row = thread; row < n_rows; row += pool_.n_active()) {
       float* x = x_.data + static_cast<size_t>(row) * stride_;
       read_row(embedding_, static_cast<int>(call_->tokens[row]), x);
     }
-    if (thread == 0) attention_.share_out(pool_.n_active());
+    if (thread == 0) attention_.assign(pool_.n_active());
     pool_.barrier(thread);
     for (int layer = 0; layer < d_.n_layers; layer++) decode(layer, thread);
     if (!wanted_.empty()) head(thread);
     pool_.barrier(thread);
     if (!chooses) return;
     for (size_t i = static_cast<size_t>(thread); i < wanted_.size(); i += static_cast<size_t>(pool_.n_active()))
-      pool_.attempt([&] { choose(static_cast<size_t>(wanted_[i].output), thread); });
+      pool_.attempt([&] { sample(static_cast<size_t>(wanted_[i].output), thread); });
     pool_.barrier(thread, false);
   }
 
-  void choose(size_t output, int thread) {
+  void sample(size_t output, int thread) {
     const float* logits = call_->logits + output * static_cast<size_t>(d_.vocab_size);
-    const Choice& choice = choosing_.choices[output];
-    const double uniform = choosing_.uniforms[output];
-    const bool keeps_law = choosing_.laws != nullptr;
-    Chooser& chooser = keeps_law ? choosing_.laws[output] : choosers_[static_cast<size_t>(thread)];
-    const int token = keeps_law ? chooser.choose_from_law(logits, d_.vocab_size, choice, uniform)
-                                : chooser.choose(logits, d_.vocab_size, choice, uniform);
-    choosing_.chosen[output] = token;
-    if (choosing_.doubts != nullptr)
-      choosing_.doubts[output] = token == d_.vocab_size ? 1 : 1 - chooser.chance_of(token);
+    const SamplingParams& params = sampling_.params[output];
+    const double uniform = sampling_.uniforms[output];
+    const bool keeps_distribution = sampling_.distributions != nullptr;
+    Sampler& sampler = keeps_distribution ? sampling_.distributions[output] : samplers_[static_cast<size_t>(thread)];
+    const int token = keeps_distribution ? sampler.sample_and_keep(logits, d_.vocab_size, params, uniform)
+                                         : sampler.sample(logits, d_.vocab_size, params, uniform);
+    sampling_.chosen[output] = token;
+    if (sampling_.uncertainties != nullptr)
+      sampling_.uncertainties[output] = token == d_.vocab_size ? 1 : 1 - sampler.confidence(token);
   }
 
   void decode(int index, int thread) {
@@ -293,7 +291,7 @@ class Engine {
                sizeof(float) * UNIT);
     });
     pool_.barrier(thread);
-    place(index, thread);
+    rope_and_store_kv(index, thread);
     pool_.barrier(thread);
     if (!completing_.empty()) {
       complete_blocks(index, thread);
@@ -331,7 +329,7 @@ class Engine {
     sum(thread);
   }
 
-  // What all ranks have of x; the thread that Python has called calls it in turn.
+  // All-reduce of x over the ranks, on the thread that Python called.
   void sum(int thread) {
     if (sum_ == nullptr) return;
     if (thread == 0) sum_(x_.data, call_->n_rows, stride_);
@@ -344,7 +342,7 @@ class Engine {
       Input row = shared_.from(i);
       normalise(x_.data + static_cast<size_t>(wanted_[static_cast<size_t>(i)].row) * stride_, norm_, d_.dim,
                 d_.norm_eps, row.floats, head_.n_padded());
-      bring_into_form(row.floats, head_.n_padded(), head_.form, row);
+      convert_input(row.floats, head_.n_padded(), head_.input_format, row);
     }
     pool_.barrier(thread);
     multiply(head_, shared_, n, d_.n_layers, 0, thread, [&](int unit, int first, int n_here, const float* y) {
@@ -362,7 +360,7 @@ class Engine {
     auto row = [&](int r, const Input& to) {
       const float* x = from + static_cast<size_t>(r) * stride_;
       if (norm != nullptr) normalise(x, norm, m.n_columns, d_.norm_eps, to.floats, m.n_padded());
-      bring_into_form(norm != nullptr ? to.floats : x, m.n_padded(), m.form, to);
+      convert_input(norm != nullptr ? to.floats : x, m.n_padded(), m.input_format, to);
     };
     if (call_->n_rows == 1) {
       row(0, own_[static_cast<size_t>(thread)]);
@@ -375,7 +373,7 @@ class Engine {
 
   // The product with a matrix; `take(unit, first row, rows, y)` is given [rows][32] outputs as they come.
   template <class Take>
-  void multiply(const Matrix& m, const Input& x, int n_rows, int layer, int which, int thread, const Take& take) {
+  void multiply(const Matrix& m, const Input& x, int n_rows, int layer, int role, int thread, const Take& take) {
     alignas(64) float y[TILE * UNIT];
     auto unit = [&](int u) {
       const uint8_t* w = m.units + static_cast<size_t>(u) * m.unit_bytes;
@@ -389,7 +387,7 @@ class Engine {
       }
     };
     const int n_threads = pool_.n_active(), n_units = m.n_units();
-    Flag* counters = &counters_[(static_cast<size_t>(layer) * N_MATRICES + static_cast<size_t>(which)) *
+    Flag* counters = &counters_[(static_cast<size_t>(layer) * N_MATRICES + static_cast<size_t>(role)) *
                                 static_cast<size_t>(pool_.n_threads)];
     for (int turn = 0; turn < n_threads; turn++) {
       const int owner = (thread + turn) % n_threads;
@@ -400,7 +398,7 @@ class Engine {
   }
 
   // Rotate queries and keys, and put keys and values into the cache (arXiv:2104.09864).
-  void place(int layer, int thread) {
+  void rope_and_store_kv(int layer, int thread) {
     const int dim = d_.head_dim, half = dim / 2;
     const int n_tasks = call_->n_rows * (d_.n_heads + 2 * d_.n_kv_heads);
     for (int task = thread; task < n_tasks; task += pool_.n_active()) {
@@ -427,16 +425,16 @@ class Engine {
       const size_t position = static_cast<size_t>(call_->positions[row]), row_bytes = dim * heads_.element();
       if (!heads_.is_int8) write_row(from, dim, heads_.is_bf16, (is_key ? to.keys : to.values) + position * row_bytes);
       else if (is_key) write_row(from, dim, heads_.is_bf16, to.recent_keys + position % (2 * KEY_BLOCK) * row_bytes);
-      else code_value(from, dim, call_->positions[row], to);
+      else quantise_value(from, dim, call_->positions[row], to);
     }
   }
 
-  // Blocks of keys that are whole now become codes.
+  // Quantise the blocks of keys that this call completes.
   void complete_blocks(int layer, int thread) {
     const int n_tasks = static_cast<int>(completing_.size()) * d_.n_kv_heads;
     for (int task = thread; task < n_tasks; task += pool_.n_active()) {
       const int row = completing_[static_cast<size_t>(task / d_.n_kv_heads)];
-      code_keys(heads_, call_->positions[row] / KEY_BLOCK, cached(layer, row, task % d_.n_kv_heads));
+      quantise_keys(heads_, call_->positions[row] / KEY_BLOCK, cached(layer, row, task % d_.n_kv_heads));
     }
   }
 
@@ -450,7 +448,7 @@ class Engine {
   std::vector<Layer> layers_;
   Matrix head_;
   const float* norm_ = nullptr;
-  Stored embedding_{};
+  WeightView embedding_{};
   Sum sum_ = nullptr;
   bool is_first_ = true;
   const std::shared_ptr<Pool> shared_pool_;
@@ -463,10 +461,10 @@ class Engine {
   Input shared_;
   std::vector<Buffer> own_memory_;
   std::vector<Input> own_;  // for the threads, of a single row
-  Attention attention_;
+  AttentionSchedule attention_;
   std::vector<Wanted> wanted_;
   std::vector<int> completing_;    // rows that are the last of a block of keys, where these become codes
-  std::vector<Chooser> choosers_;  // of the threads
-  Choosing choosing_{};
+  std::vector<Sampler> samplers_;  // of the threads
+  Sampling sampling_{};
   const Call* call_ = nullptr;
 };

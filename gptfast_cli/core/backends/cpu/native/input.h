@@ -33,8 +33,8 @@ inline void quantise(const float* x, int n, const Input& to) {
 }
 
 // Write `n` elements of a row in the form that is wanted; x may be the row of floats itself.
-inline void bring_into_form(const float* x, int n, Form form, const Input& to) {
-  switch (form) {
+inline void convert_input(const float* x, int n, InputFormat input_format, const Input& to) {
+  switch (input_format) {
     case FLOAT:
       if (x != to.floats) memcpy(to.floats, x, sizeof(float) * static_cast<size_t>(n));
       return;

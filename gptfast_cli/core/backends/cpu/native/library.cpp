@@ -1,14 +1,14 @@
-// What Python calls. Nothing is thrown at it: what would be is returned as a number below 0, which library.py raises.
+// The exported functions. An exception becomes a negative Status, which library.py raises.
+#include <climits>
+#include <cstring>
 #include <new>
 #include <system_error>
 
 #include "engine.h"
-#include "outlook.h"
+#include "logsumexp_argmax.h"
 #include "rounds.h"
 
 #define GF_EXPORT extern "C" __attribute__((visibility("default")))
-
-enum Failure { NO_MEMORY = -2, NO_THREADS = -3 };
 
 template <class Work>
 static int attempt(const Work& work) noexcept {
@@ -32,21 +32,21 @@ GF_EXPORT int gptfast_engine_new(const Dimensions* dimensions, int n_threads, vo
 
 GF_EXPORT void gptfast_engine_free(void* engine) { delete static_cast<Engine*>(engine); }
 
-GF_EXPORT int gptfast_set_matrix(void* engine, int layer, int which, const Stored* stored, const float* bias) {
+GF_EXPORT int gptfast_set_matrix(void* engine, int layer, int role, const WeightView* view, const float* bias) {
   return attempt([&] {
-    engine_at(engine).set_matrix(layer, which, *stored, bias);
+    engine_at(engine).set_matrix(layer, role, *view, bias);
     return 0;
   });
 }
 
-GF_EXPORT int gptfast_set_norm(void* engine, int layer, int which, const float* weight) {
+GF_EXPORT int gptfast_set_norm(void* engine, int layer, int role, const float* weight) {
   return attempt([&] {
-    engine_at(engine).set_norm(layer, which, weight);
+    engine_at(engine).set_norm(layer, role, weight);
     return 0;
   });
 }
 
-GF_EXPORT void gptfast_set_embedding(void* engine, const Stored* stored) { engine_at(engine).set_embedding(*stored); }
+GF_EXPORT void gptfast_set_embedding(void* engine, const WeightView* view) { engine_at(engine).set_embedding(*view); }
 
 GF_EXPORT void gptfast_set_sum(void* engine, Sum sum, int is_first) { engine_at(engine).set_sum(sum, is_first != 0); }
 
@@ -62,13 +62,41 @@ GF_EXPORT int gptfast_run_rounds(void* target, void* draft, const Rounds* rounds
   return attempt([&] { return run_rounds(engine_at(target), engine_at(draft), *rounds); });
 }
 
-GF_EXPORT int gptfast_find_outlook(void* engine, const Outlook* outlook) {
+GF_EXPORT int gptfast_logsumexp_argmax(void* engine, const LogsumexpArgmax* request) {
   return attempt([&] {
-    find_outlook(engine_at(engine).pool(), *outlook);
+    logsumexp_argmax(engine_at(engine).pool(), *request);
     return 0;
   });
 }
 
-GF_EXPORT int gptfast_choose(const float* logits, int n, const Choice* choice, double uniform) {
-  return attempt([&] { return Chooser().choose(logits, n, *choice, uniform); });
+GF_EXPORT int gptfast_sample(const float* logits, int n, const SamplingParams* params, double uniform) {
+  return attempt([&] { return Sampler().sample(logits, n, *params, uniform); });
+}
+
+// The size of a structure or the value of a constant, by the name that library.py has for it; INT_MIN: no such name.
+GF_EXPORT int gptfast_abi(const char* name) {
+  struct Entry {
+    const char* name;
+    int value;
+  };
+#define GF_SIZE(type) {#type, static_cast<int>(sizeof(type))}
+#define GF_VALUE(constant)                \
+  {                                       \
+    #constant, static_cast<int>(constant) \
+  }
+  // clang-format off
+  static constexpr Entry entries[] = {
+      GF_SIZE(Dimensions), GF_SIZE(WeightView), GF_SIZE(SamplingParams), GF_SIZE(Call),
+      GF_SIZE(Ahead), GF_SIZE(Row), GF_SIZE(Rounds), GF_SIZE(LogsumexpArgmax),
+      GF_VALUE(Status::NO_EMBEDDING), GF_VALUE(Status::NO_MEMORY), GF_VALUE(Status::NO_THREADS),
+      GF_VALUE(WeightKind::FLOAT32), GF_VALUE(WeightKind::BFLOAT16), GF_VALUE(WeightKind::FLOAT16),
+      GF_VALUE(WeightKind::INT8), GF_VALUE(WeightKind::INT4),
+      GF_VALUE(MatrixRole::QKV), GF_VALUE(MatrixRole::OUTPUT), GF_VALUE(MatrixRole::GATE_UP),
+      GF_VALUE(MatrixRole::DOWN), GF_VALUE(NormRole::ATTENTION_NORM), GF_VALUE(NormRole::FFN_NORM),
+      GF_VALUE(KEY_BLOCK), {"KEY_TILE", LANES}, GF_VALUE(QUAD), GF_VALUE(MAX_HEAD_DIM),
+  };
+  // clang-format on
+  for (const Entry& entry : entries)
+    if (std::strcmp(entry.name, name) == 0) return entry.value;
+  return INT_MIN;
 }

@@ -20,16 +20,16 @@ constexpr int BLOCK = 256;      // columns of an INT4 block; rows of input are z
 constexpr int PREFETCH = 8192;  // bytes ahead, in reading order
 
 enum Format { F32, BF16, INT8, INT4 };
-enum Form { FLOAT, BFLOAT, CODES };
+enum InputFormat { FLOAT, BFLOAT, CODES };
 
 struct Matrix {
   uint8_t* units = nullptr;
   size_t unit_bytes = 0;
   int n_rows = 0, n_columns = 0;
   Format format = F32;
-  Form form = FLOAT;            // that its input has
-  int group = 0;                // columns that share a scale and a zero point, of INT4
-  const float* bias = nullptr;  // [n_units][32], or none
+  InputFormat input_format = FLOAT;  // that its input has
+  int group = 0;                     // columns that share a scale and a zero point, of INT4
+  const float* bias = nullptr;       // [n_units][32], or none
 
   int n_padded() const { return (n_columns + BLOCK - 1) / BLOCK * BLOCK; }  // columns of its input, zeros at the end
   int n_units() const { return (n_rows + UNIT - 1) / UNIT; }
@@ -73,7 +73,7 @@ struct Input {
 };
 
 // The form of input that a matrix of a format wants: `narrow` allows forms of fewer bits, where the machine has them.
-inline Form form_of(Format format, bool narrow) {
+inline InputFormat input_format_of(Format format, bool narrow) {
 #if defined(GF_BF16)
   if (narrow && format == BF16) return BFLOAT;
 #endif

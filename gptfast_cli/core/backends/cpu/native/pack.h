@@ -4,31 +4,22 @@
 #include <algorithm>
 #include <vector>
 
+#include "abi.h"
 #include "matrix.h"
-#include "turn.h"
+#include "transpose.h"
 
-// A stored matrix. `interleaved`: its rows are two halves, of which each unit takes 16 rows, gate and up.
-struct Stored {
-  int kind;            // 0 float32, 1 bfloat16, 2 float16, 3 int8, 4 int4
-  const void* values;  // elements, or codes
-  const uint16_t* scales;
-  const uint8_t* zeros;
-  int n_rows, n_columns, group;
-  int interleaved;
-};
-
-inline Format format_of(const Stored& s, bool narrow) {
+inline Format format_of(const WeightView& s, bool narrow) {
   switch (s.kind) {
-    case 0: return narrow ? BF16 : F32;
-    case 1: return BF16;
-    case 2: return narrow ? BF16 : F32;
-    case 3: return INT8;
+    case WeightKind::FLOAT32:
+    case WeightKind::FLOAT16: return narrow ? BF16 : F32;
+    case WeightKind::BFLOAT16: return BF16;
+    case WeightKind::INT8: return INT8;
     default: return INT4;
   }
 }
 
 // The stored row that is row `lane` of a unit, or -1 where there is none.
-inline int stored_row(const Stored& s, int unit, int lane) {
+inline int stored_row(const WeightView& s, int unit, int lane) {
   if (!s.interleaved) return unit * UNIT + lane < s.n_rows ? unit * UNIT + lane : -1;
   int half = s.n_rows / 2, row = unit * LANES + lane % LANES;
   if (row >= half) return -1;
@@ -45,22 +36,22 @@ inline float half_to_float(uint16_t half) {
   return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
-inline float element(const Stored& s, int row, int column) {
+inline float element(const WeightView& s, int row, int column) {
   if (row < 0 || column >= s.n_columns) return 0;
   size_t at = static_cast<size_t>(row) * s.n_columns + column;
-  if (s.kind == 0) return static_cast<const float*>(s.values)[at];
+  if (s.kind == WeightKind::FLOAT32) return static_cast<const float*>(s.values)[at];
   uint16_t bits = static_cast<const uint16_t*>(s.values)[at];
-  return s.kind == 1 ? bf16_to_float(bits) : half_to_float(bits);
+  return s.kind == WeightKind::BFLOAT16 ? bf16_to_float(bits) : half_to_float(bits);
 }
 
 // 16 rows of a unit, each a run of 32-bit words, become words of 16 lanes among the unit's 32.
 using Words = std::vector<uint32_t>;
 
 inline void lay_out(const Words& rows, int n_words, int half, uint8_t* to) {
-  turn(rows.data(), static_cast<size_t>(n_words), n_words, reinterpret_cast<uint32_t*>(to) + LANES * half, UNIT);
+  transpose(rows.data(), static_cast<size_t>(n_words), n_words, reinterpret_cast<uint32_t*>(to) + LANES * half, UNIT);
 }
 
-inline void pack_floats(const Stored& s, const Matrix& m, int unit, uint8_t* to) {
+inline void pack_floats(const WeightView& s, const Matrix& m, int unit, uint8_t* to) {
   Words rows(static_cast<size_t>(LANES) * m.n_columns);
   for (int half = 0; half < 2; half++) {
     for (int lane = 0; lane < LANES; lane++)
@@ -70,7 +61,7 @@ inline void pack_floats(const Stored& s, const Matrix& m, int unit, uint8_t* to)
   }
 }
 
-inline void pack_bfloats(const Stored& s, const Matrix& m, int unit, uint8_t* to) {
+inline void pack_bfloats(const WeightView& s, const Matrix& m, int unit, uint8_t* to) {
   const int n_words = (m.n_columns + 1) / 2;
   Words rows(static_cast<size_t>(LANES) * n_words);
   for (int half = 0; half < 2; half++) {
@@ -79,7 +70,7 @@ inline void pack_bfloats(const Stored& s, const Matrix& m, int unit, uint8_t* to
       const int row = stored_row(s, unit, LANES * half + lane);
       if (row < 0) continue;
       uint16_t* values = reinterpret_cast<uint16_t*>(rows.data() + static_cast<size_t>(lane) * n_words);
-      if (s.kind == 1) {
+      if (s.kind == WeightKind::BFLOAT16) {
         const uint16_t* from = static_cast<const uint16_t*>(s.values) + static_cast<size_t>(row) * s.n_columns;
         memcpy(values, from, sizeof(uint16_t) * static_cast<size_t>(s.n_columns));
       } else {
@@ -90,7 +81,7 @@ inline void pack_bfloats(const Stored& s, const Matrix& m, int unit, uint8_t* to
   }
 }
 
-inline void pack_int8(const Stored& s, const Matrix& m, int unit, uint8_t* to) {
+inline void pack_int8(const WeightView& s, const Matrix& m, int unit, uint8_t* to) {
   const int n_columns = round_up(m.n_columns, GROUP), n_words = n_columns / 4;
   float* scales = reinterpret_cast<float*>(to + static_cast<size_t>(UNIT) * n_columns);
   Words rows(static_cast<size_t>(LANES) * n_words);
@@ -119,7 +110,7 @@ inline void reorder_int4(const uint8_t* from, int group, uint32_t* to) {
   }
 }
 
-inline void pack_int4(const Stored& s, const Matrix& m, int unit, uint8_t* to) {
+inline void pack_int4(const WeightView& s, const Matrix& m, int unit, uint8_t* to) {
   const int n_groups = (s.n_columns + s.group - 1) / s.group, n_blocks = round_up(m.n_columns, BLOCK) / BLOCK;
   const int per_block = BLOCK / s.group, words = BLOCK / 8, n_words = n_blocks * words;
   memset(to, 0, m.unit_bytes);  // a group that is not there has a scale of 0: it counts for nothing
@@ -146,13 +137,13 @@ inline void pack_int4(const Stored& s, const Matrix& m, int unit, uint8_t* to) {
       }
     }
     for (int block = 0; block < n_blocks; block++)
-      turn(rows.data() + block * words, static_cast<size_t>(n_words), words,
-           reinterpret_cast<uint32_t*>(panel + static_cast<size_t>(block) * m.block_bytes() + 64 +
-                                       64 * m.scale_lines()));
+      transpose(rows.data() + block * words, static_cast<size_t>(n_words), words,
+                reinterpret_cast<uint32_t*>(panel + static_cast<size_t>(block) * m.block_bytes() + 64 +
+                                            64 * m.scale_lines()));
   }
 }
 
-inline void pack_unit(const Stored& s, const Matrix& m, int unit) {
+inline void pack_unit(const WeightView& s, const Matrix& m, int unit) {
   uint8_t* to = m.units + static_cast<size_t>(unit) * m.unit_bytes;
   switch (m.format) {
     case F32: return pack_floats(s, m, unit, to);
@@ -163,11 +154,11 @@ inline void pack_unit(const Stored& s, const Matrix& m, int unit) {
 }
 
 // A row of a stored matrix as floats: an embedding.
-inline void read_row(const Stored& s, int row, float* to) {
+inline void read_row(const WeightView& s, int row, float* to) {
   const size_t n = static_cast<size_t>(s.n_columns);
-  if (s.kind <= 2) {
+  if (s.kind != WeightKind::INT8 && s.kind != WeightKind::INT4) {
     for (int k = 0; k < s.n_columns; k++) to[k] = element(s, row, k);
-  } else if (s.kind == 3) {
+  } else if (s.kind == WeightKind::INT8) {
     const int8_t* codes = static_cast<const int8_t*>(s.values) + static_cast<size_t>(row) * n;
     float scale = bf16_to_float(s.scales[row]);
     for (int k = 0; k < s.n_columns; k++) to[k] = static_cast<float>(codes[k]) * scale;

@@ -3,10 +3,10 @@
 // Work is one function that all active threads run; between its phases they meet at a barrier of flags, which costs a
 // cache line's journey instead of a fork and a join.
 //
-// Where another program takes a core, the thread that shares it stops for a time slice (milliseconds) in the middle of a
-// phase, and all others wait for it at the next barrier. So barriers add up long waits, and while these cost more than a
-// thread is worth, the pool runs with one thread fewer, which leaves the core to the other program. Which thread computes
-// what never changes a result.
+// Where another program takes a core, the thread that shares it stops for a time slice (milliseconds) in the middle of
+// a phase, and all others wait for it at the next barrier. So barriers add up long waits, and while these cost more
+// than a thread is worth, the pool runs with one thread fewer, which leaves the core to the other program. Which thread
+// computes what never changes a result.
 #pragma once
 
 #include <sched.h>

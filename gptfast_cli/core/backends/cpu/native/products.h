@@ -202,9 +202,9 @@ static void dot_int4(const Matrix& m, const uint8_t* unit, const Input& x, float
         GF_UNROLL
         for (int i = 0; i < 4; i++) {
           prefetch(unit + PREFETCH + 64 * i);
-          __m512i both = _mm512_load_si512(unit + 64 * i);
-          low[i] = _mm512_and_si512(both, low_half);
-          high[i] = _mm512_and_si512(both, high_half);
+          __m512i for_each_token = _mm512_load_si512(unit + 64 * i);
+          low[i] = _mm512_and_si512(for_each_token, low_half);
+          high[i] = _mm512_and_si512(for_each_token, high_half);
         }
         __m512 scale = load_bf16(scales + LANES * (g >> shift)).v;
         __m512 zero = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(zeros, 4 * g), _mm512_set1_epi32(15)));
@@ -239,11 +239,11 @@ inline Kernel kernel(const Matrix& m, int n_rows) {
   static const Kernel int8[] = GF_KERNELS(multiply_int8), int4[] = GF_KERNELS(multiply_int4);
 #if defined(GF_BF16)
   static const Kernel bf16_dot[] = GF_KERNELS(dot_bf16);
-  if (m.form == BFLOAT) return bf16_dot[n_rows - 1];
+  if (m.input_format == BFLOAT) return bf16_dot[n_rows - 1];
 #endif
 #if defined(GF_VNNI)
   static const Kernel int8_dot[] = GF_KERNELS(dot_int8), int4_dot[] = GF_KERNELS(dot_int4);
-  if (m.form == CODES) return (m.format == INT8 ? int8_dot : int4_dot)[n_rows - 1];
+  if (m.input_format == CODES) return (m.format == INT8 ? int8_dot : int4_dot)[n_rows - 1];
 #endif
   switch (m.format) {
     case F32: return f32[n_rows - 1];

@@ -1,5 +1,6 @@
-// Rounds of speculative decoding, one after another in one call: the draft goes ahead, the target verifies, each row of
-// a batch for itself.
+// Rounds of speculative decoding in one call: the draft proposes, the target verifies, each row of a batch on its own.
+//
+// The rules are those of engine/speculative: tests/backends/test_cpu_rounds.py holds both equal, token for token.
 #pragma once
 
 #include <chrono>
@@ -7,35 +8,8 @@
 #include "engine.h"
 #include "verify.h"
 
-// A row of a batch: its caches' slot, and the text whose end it goes on from.
-struct Row {
-  int32_t slot, n_left;  // tokens that may still come, 1 at least
-  int32_t n_text,
-      n_draft;          // tokens of the text, and those of them that the draft's cache holds; the target's lacks one
-  const int64_t* rest;  // [n_text - n_draft], the text from there on
-  uint64_t seed, stream;
-  Choice choice;
-};
-
-// What rounds are about, and where to put what comes of them.
-struct Rounds {
-  int n_rounds, depth, n_rows;
-  // a round drafts no more once the doubts of each row add up to more, infinity: never for that; the token at which it
-  // ends is verified like any other, so that what comes out keeps the target's law
-  double most_doubt;
-  const Row* rows;
-  const Call *target, *draft;  // where the keys and values of each stand
-  int n_stops;
-  const int64_t* stops;             // a round that gives one of these is the last
-  int64_t* tokens;                  // [n_rounds][n_rows][depth + 1]
-  int32_t *n_drafted, *n_accepted;  // [n_rounds][n_rows]; a row is given one token more
-  double* overlaps;                 // [n_rounds][n_rows]
-  double* doubts;                   // [n_rounds][n_rows], of the tokens that were looked at; 0 where none are needed
-  int32_t* n_held;                  // [n_rows] tokens of its text that the draft's cache holds in the end
-  double* seconds;                  // [3], of drafting, verifying and sampling
-};
-
-// The numbers of decode/randomness.py.
+// The uniform numbers of engine/sampling.py, keyed by (seed, stream, position, purpose).
+// test_rounds_in_one_call_give_what_rounds_one_by_one_give fails where one bit of them differs.
 enum Purpose { TOKEN, PROPOSAL, ACCEPTANCE };
 
 inline uint64_t mixed(uint64_t z) {
@@ -52,15 +26,15 @@ inline double uniform(const Row& row, int position, Purpose purpose) {
   return static_cast<double>(state >> 32) / 4294967296.0;
 }
 
-class Speculating {
+class SpeculativeRounds {
  public:
-  Speculating(Engine& target, Engine& draft, const Rounds& rounds)
+  SpeculativeRounds(Engine& target, Engine& draft, const Rounds& rounds)
       : target_(target), draft_(draft), rounds_(rounds), rows_(rounds.rows, rounds.rows + rounds.n_rows) {
     for (const Row& row : rows_) texts_.emplace_back(row.rest, row.rest + (row.n_text - row.n_draft));
     for (const Row& row : rows_) first_.push_back(row.n_draft);
   }
 
-  // Rounds until there have been as many as wanted, or one gave a stop or all that a row may still have; returns how
+  // Rounds until `n_rounds`, a stop token, or the end of a row; returns how
   // many, or NO_EMBEDDING. The token of a row is `vocab_size` where a logit was no number.
   int run() {
     int n = 0;
@@ -86,7 +60,7 @@ class Speculating {
 
   size_t n_rows() const { return rows_.size(); }
   size_t vocab_size() const { return static_cast<size_t>(target_.vocab_size()); }
-  int depth_of(size_t row) const { return std::min(rounds_.depth, rows_[row].n_left - 1); }
+  int draft_length_of(size_t row) const { return std::min(rounds_.draft_length, rows_[row].n_left - 1); }
   int64_t text(size_t row, int position) const { return texts_[row][static_cast<size_t>(position - first_[row])]; }
 
   // Tokens of a call as they come together.
@@ -109,22 +83,22 @@ class Speculating {
 
   // The draft is fed what it lacks of each text, and goes on from there; false where it has no embedding of a token.
   bool propose() {
-    const size_t depth = static_cast<size_t>(rounds_.depth), n = n_rows();
-    proposed_.assign(depth * n, 0), uniforms_.resize(depth * n), choices_.clear();
-    q_.resize(depth * n), doubts_.assign(depth * n, 0), logits_.resize(n * vocab_size());
+    const size_t draft_length = static_cast<size_t>(rounds_.draft_length), n = n_rows();
+    proposed_.assign(draft_length * n, 0), uniforms_.resize(draft_length * n), params_.clear();
+    q_.resize(draft_length * n), uncertainties_.assign(draft_length * n, 0), logits_.resize(n * vocab_size());
     Tokens fed;
     for (size_t r = 0; r < n; r++) {
       Row& row = rows_[r];
       for (; row.n_draft < row.n_text; row.n_draft++) fed.add(text(r, row.n_draft), row.n_draft, row.slot);
       fed.outputs.push_back(static_cast<int32_t>(fed.tokens.size()) - 1);
-      choices_.push_back(row.choice);
-      for (size_t step = 0; step < depth; step++)
+      params_.push_back(row.params);
+      for (size_t step = 0; step < draft_length; step++)
         uniforms_[step * n + r] = uniform(row, row.n_text + static_cast<int>(step), PROPOSAL);
     }
-    Ahead ahead{rounds_.depth, choices_.data(), uniforms_.data(), 0, nullptr, proposed_.data(), 0};
-    double* doubts = std::isinf(rounds_.most_doubt) ? nullptr : doubts_.data();
-    n_proposed_ =
-        draft_.run_ahead(fed.call(*rounds_.draft, logits_.data()), ahead, {q_.data(), rounds_.most_doubt, doubts});
+    Ahead ahead{rounds_.draft_length, params_.data(), uniforms_.data(), 0, nullptr, proposed_.data(), 0};
+    double* uncertainties = std::isinf(rounds_.max_uncertainty) ? nullptr : uncertainties_.data();
+    n_proposed_ = draft_.run_ahead(fed.call(*rounds_.draft, logits_.data()), ahead,
+                                   {q_.data(), rounds_.max_uncertainty, uncertainties});
     return n_proposed_ != NO_EMBEDDING;
   }
 
@@ -136,7 +110,7 @@ class Speculating {
       begins_.push_back(fed.tokens.size());
       fed.add(text(r, row.n_text - 1), row.n_text - 1, row.slot);
       drafted_[r].clear();
-      for (int n = 0; n < std::min(depth_of(r), n_proposed_); n++) {
+      for (int n = 0; n < std::min(draft_length_of(r), n_proposed_); n++) {
         const int64_t token = proposed_[static_cast<size_t>(n) * n_rows() + r];
         if (token == static_cast<int64_t>(vocab_size())) break;  // the draft's output was no number
         drafted_[r].push_back(token);
@@ -151,13 +125,13 @@ class Speculating {
 
   // Settle each row; false where one is over.
   bool verify(int round) {
-    verdicts_.resize(n_rows()), best_.resize(owners_.size()), p_.resize(std::max(p_.size(), owners_.size()));
+    results_.resize(n_rows()), best_.resize(owners_.size()), p_.resize(std::max(p_.size(), owners_.size()));
     target_.pool().run(
         [](void* self, int thread) {
-          auto& s = *static_cast<Speculating*>(self);
+          auto& s = *static_cast<SpeculativeRounds*>(self);
           Pool& pool = s.target_.pool();
           for (size_t i = static_cast<size_t>(thread); i < s.owners_.size(); i += static_cast<size_t>(pool.n_active()))
-            pool.attempt([&] { s.find_law(i); });
+            pool.attempt([&] { s.compute_distribution(i); });
           pool.barrier(thread, false);
           for (size_t r = static_cast<size_t>(thread); r < s.n_rows(); r += static_cast<size_t>(pool.n_active()))
             if (!pool.has_failed()) s.verify_row(r);
@@ -167,37 +141,37 @@ class Speculating {
     bool goes_on = true;
     for (size_t r = 0; r < n_rows(); r++) {
       Row& row = rows_[r];
-      const Verdict& verdict = verdicts_[r];
+      const Verification& result = results_[r];
       const size_t at = static_cast<size_t>(round) * n_rows() + r;
       rounds_.n_drafted[at] = static_cast<int32_t>(drafted_[r].size());
-      rounds_.n_accepted[at] = verdict.n_accepted;
-      rounds_.overlaps[at] = verdict.overlap;
-      rounds_.doubts[at] = 0;
-      for (size_t n = 0; n < std::min(static_cast<size_t>(verdict.n_accepted) + 1, drafted_[r].size()); n++)
-        rounds_.doubts[at] += doubts_[n * n_rows() + r];
-      for (int n = 0; n <= verdict.n_accepted; n++) {
-        const int64_t token = n < verdict.n_accepted ? drafted_[r][static_cast<size_t>(n)] : verdict.token;
-        rounds_.tokens[at * static_cast<size_t>(rounds_.depth + 1) + static_cast<size_t>(n)] = token;
+      rounds_.n_accepted[at] = result.n_accepted;
+      rounds_.overlaps[at] = result.overlap;
+      rounds_.uncertainties[at] = 0;
+      for (size_t n = 0; n < std::min(static_cast<size_t>(result.n_accepted) + 1, drafted_[r].size()); n++)
+        rounds_.uncertainties[at] += uncertainties_[n * n_rows() + r];
+      for (int n = 0; n <= result.n_accepted; n++) {
+        const int64_t token = n < result.n_accepted ? drafted_[r][static_cast<size_t>(n)] : result.token;
+        rounds_.tokens[at * static_cast<size_t>(rounds_.draft_length + 1) + static_cast<size_t>(n)] = token;
         texts_[r].push_back(token);
         goes_on = goes_on && token != static_cast<int64_t>(vocab_size()) &&
                   std::find(rounds_.stops, rounds_.stops + rounds_.n_stops, token) == rounds_.stops + rounds_.n_stops;
       }
       // the draft's cache holds what it was fed: all that it proposed but the last
-      row.n_draft = std::min(row.n_text + n_proposed_ - 1, row.n_text + verdict.n_accepted);
-      row.n_text += verdict.n_accepted + 1;
-      row.n_left -= verdict.n_accepted + 1;
+      row.n_draft = std::min(row.n_text + n_proposed_ - 1, row.n_text + result.n_accepted);
+      row.n_text += result.n_accepted + 1;
+      row.n_left -= result.n_accepted + 1;
       goes_on = goes_on && row.n_left > 1;  // the last token needs no draft
     }
     return goes_on;
   }
 
-  // What the target says after a token that it was fed: a law, or the most probable token.
-  void find_law(size_t i) {
+  // The target's distribution after a token that it was fed, or at temperature 0 its argmax.
+  void compute_distribution(size_t i) {
     const Row& row = rows_[owners_[i]];
     const float* logits = logits_.data() + i * vocab_size();
     const int n = target_.vocab_size();
-    if (row.choice.temperature == 0) best_[i] = p_[i].choose(logits, n, row.choice, 0);
-    else best_[i] = p_[i].find_law(logits, n, row.choice) ? 0 : n;
+    if (row.params.temperature == 0) best_[i] = p_[i].sample(logits, n, row.params, 0);
+    else best_[i] = p_[i].compute_distribution(logits, n, row.params) ? 0 : n;
   }
 
   void verify_row(size_t r) {
@@ -207,32 +181,32 @@ class Speculating {
     auto number = [&row](Purpose purpose) {
       return [&row, purpose](int n) { return uniform(row, row.n_text + n, purpose); };
     };
-    auto proposed = [this, r](int n) -> const Chooser& { return q_[static_cast<size_t>(n) * n_rows() + r]; };
-    if (row.choice.temperature == 0) {
-      verdicts_[r] = verify_greedy(best_.data() + begin, drafted_[r].data(), n_drafted);
+    auto proposed = [this, r](int n) -> const Sampler& { return q_[static_cast<size_t>(n) * n_rows() + r]; };
+    if (row.params.temperature == 0) {
+      results_[r] = verify_greedy(best_.data() + begin, drafted_[r].data(), n_drafted);
     } else {
-      verdicts_[r] = verify_draws(p_.data() + begin, proposed, drafted_[r].data(), n_drafted, number(ACCEPTANCE),
-                                  number(TOKEN), best_.data() + begin, target_.vocab_size());
+      results_[r] = verify_sampled(p_.data() + begin, proposed, drafted_[r].data(), n_drafted, number(ACCEPTANCE),
+                                   number(TOKEN), best_.data() + begin, target_.vocab_size());
     }
   }
 
   Engine &target_, &draft_;
   const Rounds& rounds_;
   std::vector<Row> rows_;
-  std::vector<std::vector<int64_t>> texts_;  // of each row, from the token that the draft lacked first
-  std::vector<int> first_;                   // the position of that token
-  std::vector<int64_t> proposed_;            // [depth][rows]
-  int n_proposed_ = 0;                       // steps that the draft made
-  std::vector<double> uniforms_, doubts_;    // [depth][rows]
-  std::vector<Choice> choices_;
+  std::vector<std::vector<int64_t>> texts_;       // of each row, from the token that the draft lacked first
+  std::vector<int> first_;                        // the position of that token
+  std::vector<int64_t> proposed_;                 // [depth][rows]
+  int n_proposed_ = 0;                            // steps that the draft made
+  std::vector<double> uniforms_, uncertainties_;  // [depth][rows]
+  std::vector<SamplingParams> params_;
   std::vector<std::vector<int64_t>> drafted_;  // of each row
   std::vector<size_t> begins_, owners_;        // the first logits of each row; of each logits, their row
   std::vector<float> logits_;
-  std::vector<Chooser> p_, q_;  // laws, of the logits and of [depth][rows]
+  std::vector<Sampler> p_, q_;  // distributions: of the target's logits, and of the draft, [draft_length][rows]
   std::vector<int64_t> best_;   // of the logits, where the most probable token is wanted; `vocab_size`: no numbers
-  std::vector<Verdict> verdicts_;
+  std::vector<Verification> results_;
 };
 
 inline int run_rounds(Engine& target, Engine& draft, const Rounds& rounds) {
-  return Speculating(target, draft, rounds).run();
+  return SpeculativeRounds(target, draft, rounds).run();
 }

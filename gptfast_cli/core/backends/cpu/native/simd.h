@@ -209,25 +209,25 @@ struct Ints {
 #define GF_EACH(Type, expression)                        \
   Type r;                                                \
   for (int i = 0; i < LANES; i++) r.v[i] = (expression); \
-  return r;
+  return r
 
-GF_INLINE Floats splat(float x){GF_EACH(Floats, x)} GF_INLINE Floats
-    load(const float* p){GF_EACH(Floats, p[i])} GF_INLINE void store(float* p, Floats x) {
-  memcpy(p, x.v, sizeof x.v);
-}
-GF_INLINE Floats operator+(Floats a, Floats b){GF_EACH(Floats, a.v[i] + b.v[i])} GF_INLINE Floats operator-(Floats a,
-                                                                                                            Floats b){
-    GF_EACH(Floats, a.v[i] - b.v[i])} GF_INLINE Floats operator*(Floats a, Floats b){
-    GF_EACH(Floats, a.v[i] * b.v[i])} GF_INLINE Floats operator/(Floats a, Floats b){GF_EACH(Floats, a.v[i] / b.v[i])}
+GF_INLINE Floats splat(float x) { GF_EACH(Floats, x); }
+GF_INLINE Floats load(const float* p) { GF_EACH(Floats, p[i]); }
+GF_INLINE void store(float* p, Floats x) { memcpy(p, x.v, sizeof x.v); }
+GF_INLINE Floats operator+(Floats a, Floats b) { GF_EACH(Floats, a.v[i] + b.v[i]); }
+GF_INLINE Floats operator-(Floats a, Floats b) { GF_EACH(Floats, a.v[i] - b.v[i]); }
+GF_INLINE Floats operator*(Floats a, Floats b) { GF_EACH(Floats, a.v[i] * b.v[i]); }
+GF_INLINE Floats operator/(Floats a, Floats b) { GF_EACH(Floats, a.v[i] / b.v[i]); }
 #if defined(__FP_FAST_FMAF)
-GF_INLINE Floats fma(Floats a, Floats b, Floats c){GF_EACH(Floats, __builtin_fmaf(a.v[i], b.v[i], c.v[i]))}
+GF_INLINE Floats fma(Floats a, Floats b, Floats c) { GF_EACH(Floats, __builtin_fmaf(a.v[i], b.v[i], c.v[i])); }
 #else  // a call of the library for each would be a hundred times as slow; two roundings are as deterministic
-GF_INLINE Floats fma(Floats a, Floats b, Floats c){GF_EACH(Floats, a.v[i] * b.v[i] + c.v[i])}
+GF_INLINE Floats fma(Floats a, Floats b, Floats c) { GF_EACH(Floats, a.v[i] * b.v[i] + c.v[i]); }
 #endif
-GF_INLINE Floats max(Floats a, Floats b){GF_EACH(Floats, a.v[i] > b.v[i] ? a.v[i] : b.v[i])} GF_INLINE Floats
-    min(Floats a, Floats b){GF_EACH(Floats, a.v[i] < b.v[i] ? a.v[i] : b.v[i])} GF_INLINE Floats
-    abs(Floats a){GF_EACH(Floats, __builtin_fabsf(a.v[i]))} GF_INLINE Floats
-    round(Floats a){GF_EACH(Floats, __builtin_nearbyintf(a.v[i]))} GF_INLINE float sum(Floats a) {
+GF_INLINE Floats max(Floats a, Floats b) { GF_EACH(Floats, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+GF_INLINE Floats min(Floats a, Floats b) { GF_EACH(Floats, a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+GF_INLINE Floats abs(Floats a) { GF_EACH(Floats, __builtin_fabsf(a.v[i])); }
+GF_INLINE Floats round(Floats a) { GF_EACH(Floats, __builtin_nearbyintf(a.v[i])); }
+GF_INLINE float sum(Floats a) {
   for (int half = LANES / 2; half; half /= 2)
     for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
   return a.v[0];
@@ -236,19 +236,21 @@ GF_INLINE float maximum(Floats a) {
   for (int i = 1; i < LANES; i++) a.v[0] = a.v[i] > a.v[0] ? a.v[i] : a.v[0];
   return a.v[0];
 }
-GF_INLINE Floats first(Floats a, int n, Floats other){GF_EACH(Floats, i < n ? a.v[i] : other.v[i])} GF_INLINE Ints
-    to_ints(Floats a){GF_EACH(Ints, static_cast<int32_t>(__builtin_nearbyintf(a.v[i])))} GF_INLINE Floats
-    to_floats(Ints a){GF_EACH(Floats, static_cast<float>(a.v[i]))} GF_INLINE Floats
-    as_floats(Ints a){GF_EACH(Floats, from_bits(static_cast<uint32_t>(a.v[i])))} GF_INLINE Ints
-    load(const uint32_t* p){GF_EACH(Ints, static_cast<int32_t>(p[i]))} GF_INLINE Ints operator+(Ints a, Ints b){
-        GF_EACH(Ints, a.v[i] + b.v[i])} GF_INLINE Ints
-    splat_int(int x){GF_EACH(Ints, x)} GF_INLINE Ints operator&(Ints a, uint32_t mask){
-        GF_EACH(Ints, static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) & mask))} GF_INLINE Ints
-    shift_left(Ints a, int n){GF_EACH(Ints, static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << n))} GF_INLINE Ints
-    shift_right(Ints a, int n){GF_EACH(Ints, static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> n))} GF_INLINE Ints
-    shift_right_signed(Ints a, int n){GF_EACH(Ints, a.v[i] >> n)} GF_INLINE Floats
-    load_bf16(const uint16_t* p){GF_EACH(Floats, bf16_to_float(p[i]))} GF_INLINE
-    void store_bf16(uint16_t* p, Floats x) {
+GF_INLINE Floats first(Floats a, int n, Floats other) { GF_EACH(Floats, i < n ? a.v[i] : other.v[i]); }
+GF_INLINE Ints to_ints(Floats a) { GF_EACH(Ints, static_cast<int32_t>(__builtin_nearbyintf(a.v[i]))); }
+GF_INLINE Floats to_floats(Ints a) { GF_EACH(Floats, static_cast<float>(a.v[i])); }
+GF_INLINE Floats as_floats(Ints a) { GF_EACH(Floats, from_bits(static_cast<uint32_t>(a.v[i]))); }
+GF_INLINE Ints load(const uint32_t* p) { GF_EACH(Ints, static_cast<int32_t>(p[i])); }
+GF_INLINE Ints operator+(Ints a, Ints b) { GF_EACH(Ints, a.v[i] + b.v[i]); }
+GF_INLINE Ints splat_int(int x) { GF_EACH(Ints, x); }
+GF_INLINE Ints operator&(Ints a, uint32_t mask) {
+  GF_EACH(Ints, static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) & mask));
+}
+GF_INLINE Ints shift_left(Ints a, int n) { GF_EACH(Ints, static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << n)); }
+GF_INLINE Ints shift_right(Ints a, int n) { GF_EACH(Ints, static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> n)); }
+GF_INLINE Ints shift_right_signed(Ints a, int n) { GF_EACH(Ints, a.v[i] >> n); }
+GF_INLINE Floats load_bf16(const uint16_t* p) { GF_EACH(Floats, bf16_to_float(p[i])); }
+GF_INLINE void store_bf16(uint16_t* p, Floats x) {
   for (int i = 0; i < LANES; i++) p[i] = float_to_bf16(x.v[i]);
 }
 GF_INLINE void store_int8(int8_t* p, Ints x) {

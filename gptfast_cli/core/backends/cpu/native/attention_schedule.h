@@ -1,24 +1,24 @@
-// Who answers which queries: rows, key heads and, where these are few, chunks of keys, shared out among the threads.
+// Work split of attention: (rows, KV head) tasks over the threads, split along the keys when there are few tasks.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
+#include "abi.h"
 #include "attention.h"
-#include "call.h"
 #include "pool.h"
 
-class Attention {
+class AttentionSchedule {
  public:
-  Attention(const Heads& heads, int n_threads)
+  AttentionSchedule(const Heads& heads, int n_threads)
       : heads_(heads),
         n_threads_(n_threads),
         scratch_(static_cast<size_t>(n_threads)),
-        answers_(static_cast<size_t>(n_threads)),
-        seen_(static_cast<size_t>(n_threads)),
+        tiles_(static_cast<size_t>(n_threads)),
+        results_(static_cast<size_t>(n_threads)),
         begins_(static_cast<size_t>(n_threads) + 1) {}
 
-  // Rows of one slot, and heads that share a key head, are answered together, as many as there is room for.
+  // A task is a QueryTile: adjacent rows of one slot times the query heads of one KV head, up to QUERIES.
   void plan(const Call& call) {
     call_ = &call;
     tasks_.clear();
@@ -38,64 +38,65 @@ class Attention {
       }
     }
     splits_chunks_ = n_chunks > 1 && static_cast<int>(tasks_.size()) < 2 * n_threads_;
-    if (splits_chunks_) parts_.resize(std::max(parts_.size(), n_parts * static_cast<size_t>(LANES + heads_.head_dim)));
+    if (splits_chunks_)
+      partials_.resize(std::max(partials_.size(), n_parts * static_cast<size_t>(LANES + heads_.head_dim)));
   }
 
-  // To each of so many threads tasks that stand together, for the sake of the keys that they share, and about as much to
-  // look at.
-  void share_out(int n_threads) {
+  // Contiguous runs of tasks of about equal cost (queries times keys) for each thread: neighbours share keys.
+  void assign(int n_threads) {
     auto cost = [&](const Task& task) {
       return static_cast<size_t>(task.end - task.first) * task.n_heads * (call_->positions[task.end - 1] + 1);
     };
-    n_sharing_ = n_threads;
+    n_assigned_ = n_threads;
     size_t total = 0, before = 0, thread = 0;
-    const size_t n_shares = static_cast<size_t>(n_threads);
+    const size_t n_parts = static_cast<size_t>(n_threads);
     for (const Task& task : tasks_) total += cost(task);
-    begins_.assign(n_shares + 1, tasks_.size());
+    begins_.assign(n_parts + 1, tasks_.size());
     for (size_t t = 0; t < tasks_.size(); before += cost(tasks_[t++]))
-      while (thread < n_shares && before * n_shares >= thread * total) begins_[thread++] = t;
+      while (thread < n_parts && before * n_parts >= thread * total) begins_[thread++] = t;
   }
 
-  // Threads share out the rows and key heads; where these are few, the chunks of their keys as well.
+  // Attention of a layer on this thread. With few tasks the threads split chunks of keys, and merge after a barrier.
   void run(int layer, const float* queries, float* to, int stride, Pool& pool, int thread) {
-    Answers& answers = answers_[static_cast<size_t>(thread)];
-    Seen& seen = seen_[static_cast<size_t>(thread)];
-    const int n_threads = n_sharing_, n_tasks = static_cast<int>(tasks_.size());
+    QueryTile& tile = tiles_[static_cast<size_t>(thread)];
+    ChunkResult& result = results_[static_cast<size_t>(thread)];
+    const int n_threads = n_assigned_, n_tasks = static_cast<int>(tasks_.size());
     if (!splits_chunks_) {
       for (size_t t = begins_[static_cast<size_t>(thread)]; t < begins_[static_cast<size_t>(thread) + 1]; t++) {
         const Task& task = tasks_[t];
-        begin(task, queries, answers);
+        begin(task, queries, tile);
         for (int chunk = 0; chunk < task.n_chunks; chunk++) {
-          look(layer, task, answers, chunk, thread);
-          for (int i = 0; i < answers.n; i++)
-            if (seen.anything[i]) add_chunk(answers, i, seen.largest[i], seen.total[i], seen.value[i], heads_.head_dim);
+          attend(layer, task, tile, chunk, thread);
+          for (int i = 0; i < tile.n; i++)
+            if (result.has_keys[i])
+              merge_chunk(tile, i, result.largest[i], result.total[i], result.value[i], heads_.head_dim);
         }
-        finish(task, answers, to, stride);
+        finish(task, tile, to, stride);
       }
       return;
     }
     int number = 0;  // of a task's chunk, among all
     for (const Task& task : tasks_) {
-      begin(task, queries, answers);
+      begin(task, queries, tile);
       for (int chunk = 0; chunk < task.n_chunks; chunk++, number++) {
         if (number % n_threads != thread) continue;
-        look(layer, task, answers, chunk, thread);
-        for (int i = 0; i < answers.n; i++) {
-          float* part = part_of(task, chunk, i);
-          part[0] = seen.anything[i], part[1] = seen.largest[i], part[2] = seen.total[i];
-          memcpy(part + LANES, seen.value[i], sizeof(float) * static_cast<size_t>(heads_.head_dim));
+        attend(layer, task, tile, chunk, thread);
+        for (int i = 0; i < tile.n; i++) {
+          float* part = partial_at(task, chunk, i);
+          part[0] = result.has_keys[i], part[1] = result.largest[i], part[2] = result.total[i];
+          memcpy(part + LANES, result.value[i], sizeof(float) * static_cast<size_t>(heads_.head_dim));
         }
       }
     }
     pool.barrier(thread);
     for (int t = thread; t < n_tasks; t += n_threads) {
       const Task& task = tasks_[static_cast<size_t>(t)];
-      begin(task, queries, answers);
+      begin(task, queries, tile);
       for (int chunk = 0; chunk < task.n_chunks; chunk++)
-        for (int i = 0; i < answers.n; i++)
-          if (const float* part = part_of(task, chunk, i); part[0] != 0)
-            add_chunk(answers, i, part[1], part[2], part + LANES, heads_.head_dim);
-      finish(task, answers, to, stride);
+        for (int i = 0; i < tile.n; i++)
+          if (const float* part = partial_at(task, chunk, i); part[0] != 0)
+            merge_chunk(tile, i, part[1], part[2], part + LANES, heads_.head_dim);
+      finish(task, tile, to, stride);
     }
   }
 
@@ -105,7 +106,7 @@ class Attention {
     size_t first_part;  // of its chunks, where these are shared out
   };
 
-  void begin(const Task& task, const float* queries, Answers& a) const {
+  void begin(const Task& task, const float* queries, QueryTile& a) const {
     const size_t element = heads_.has_bf16_queries() ? 2 : 4;
     a.n = 0;
     for (int row = task.first; row < task.end; row++) {
@@ -119,13 +120,13 @@ class Attention {
     }
   }
 
-  void look(int layer, const Task& task, const Answers& a, int chunk, int thread) {
+  void attend(int layer, const Task& task, const QueryTile& a, int chunk, int thread) {
     const KeyHead keys = key_head(*call_, heads_, layer, call_->slots[task.first], task.head / heads_.group());
-    see_chunk(a, heads_, keys, chunk * CHUNK, scratch_[static_cast<size_t>(thread)],
-              seen_[static_cast<size_t>(thread)]);
+    attend_chunk(a, heads_, keys, chunk * CHUNK, scratch_[static_cast<size_t>(thread)],
+                 results_[static_cast<size_t>(thread)]);
   }
 
-  void finish(const Task& task, const Answers& a, float* to, int stride) const {
+  void finish(const Task& task, const QueryTile& a, float* to, int stride) const {
     for (int i = 0; i < a.n; i++) {
       const int row = task.first + i / task.n_heads, head = task.head + i % task.n_heads;
       float* out = to + static_cast<size_t>(row) * stride + head * heads_.head_dim;
@@ -134,20 +135,21 @@ class Attention {
     }
   }
 
-  // Where a chunk's words to a query are kept until all chunks have been seen: three numbers, then [head_dim].
-  float* part_of(const Task& task, int chunk, int query) {
-    return parts_.data() + (task.first_part + static_cast<size_t>(chunk) * QUERIES + query) * (LANES + heads_.head_dim);
+  // The unmerged result of a chunk for a query: has_keys, largest, total; then, LANES floats on, value [head_dim].
+  float* partial_at(const Task& task, int chunk, int query) {
+    return partials_.data() +
+           (task.first_part + static_cast<size_t>(chunk) * QUERIES + query) * (LANES + heads_.head_dim);
   }
 
   const Heads heads_;
   const int n_threads_;           // at most
-  int n_sharing_ = 0;             // in the present run
+  int n_assigned_ = 0;            // in the present run
   std::vector<Scratch> scratch_;  // of each thread, as the next two
-  std::vector<Answers> answers_;
-  std::vector<Seen> seen_;
+  std::vector<QueryTile> tiles_;
+  std::vector<ChunkResult> results_;
   std::vector<Task> tasks_;
-  std::vector<size_t> begins_;  // of each thread's tasks, and their end
-  std::vector<float> parts_;  // what chunks have to say, where threads share these out
+  std::vector<size_t> begins_;   // of each thread's tasks, and their end
+  std::vector<float> partials_;  // unmerged results of chunks, when these are split over threads
   bool splits_chunks_ = false;
   const Call* call_ = nullptr;
 };

@@ -1,9 +1,9 @@
-// Scores of keys in int8, and weighted sums of values in int8; cache.h says how they stand.
+// Scores of keys in int8, and weighted sums of values in int8; kv_cache.h has the layout.
 //
 // A key's scales are multiplied into the queries, a value's into its weight, so that codes are all that is read.
 #pragma once
 
-#include "cache.h"
+#include "kv_cache.h"
 
 // Byte i of each lane, with its sign.
 GF_INLINE Ints byte(Ints four, int i) { return shift_right_signed(shift_left(four, 24 - 8 * i), 24); }

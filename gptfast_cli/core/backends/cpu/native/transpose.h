@@ -1,11 +1,11 @@
-// Rows to columns: 16 rows of 32-bit elements become rows of 16.
+// Transposition of 16 rows of 32-bit elements.
 #pragma once
 
 #include "simd.h"
 
 #if defined(GF_AVX512)
-// Turn 16 rows of 16 elements of 32 bits.
-inline void turn_16x16(const uint32_t* from, size_t stride, uint32_t* to, size_t width) {
+// Transpose 16 rows of 16 elements.
+inline void transpose_16x16(const uint32_t* from, size_t stride, uint32_t* to, size_t width) {
   __m512i r[16], t[16];
   for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + i * stride);
   for (int i = 0; i < 8; i++) {
@@ -29,12 +29,12 @@ inline void turn_16x16(const uint32_t* from, size_t stride, uint32_t* to, size_t
 }
 #endif
 
-// Turn 16 rows of n elements of 32 bits: row j to to[0][j], to[1][j], ..., where rows of `to` are `width` apart.
-inline void turn(const uint32_t* from, size_t stride, int n, uint32_t* to, size_t width = LANES) {
+// Transpose 16 rows of n elements: row j to to[0][j], to[1][j], ..., where rows of `to` are `width` apart.
+inline void transpose(const uint32_t* from, size_t stride, int n, uint32_t* to, size_t width = LANES) {
   int column = 0;
 #if defined(GF_AVX512)
   for (; column + 16 <= n; column += 16)
-    turn_16x16(from + column, stride, to + width * static_cast<size_t>(column), width);
+    transpose_16x16(from + column, stride, to + width * static_cast<size_t>(column), width);
 #endif
   for (; column < n; column++)
     for (int row = 0; row < LANES; row++) to[width * static_cast<size_t>(column) + row] = from[row * stride + column];

@@ -1,7 +1,7 @@
-// A token from logits: the most probable one, or one drawn from what temperature, top-k, top-p and min-p leave.
+// Sampling a token from logits: argmax, or the inverse CDF after temperature, top-k, top-p and min-p.
 //
-// The rules and their order are those of decode/sampling.py. Only tokens that can still be drawn are looked at closely:
-// the k-th largest of the maxima of blocks is no larger than the k-th largest logit, which rules out most blocks.
+// The rules and their order are those of engine/sampling.py; tests/backends/test_cpu_choosing.py holds both equal. Most
+// blocks of logits are skipped: the k-th largest of the block maxima is a lower bound of the k-th largest logit.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <functional>
 #include <vector>
 
-#include "call.h"
+#include "abi.h"
 #include "simd.h"
 
 struct Candidate {
@@ -18,38 +18,38 @@ struct Candidate {
   float weight;
 };
 
-class Chooser {
+class Sampler {
  public:
-  // The token that `uniform` in [0, 1) decides on; `n` where a logit is no number.
-  int choose(const float* logits, int n, const Choice& choice, double uniform) {
-    if (!begin(logits, n, choice)) return n;
-    if (choice.temperature == 0) return first_of_the_largest();
-    if (!narrows(choice)) return draw_from_all(choice.min_p, uniform);
-    narrow(choice);
+  // The token at `uniform` in [0, 1) of the CDF; `n` where a logit is NaN or infinite.
+  int sample(const float* logits, int n, const SamplingParams& params, double uniform) {
+    if (!begin(logits, n, params)) return n;
+    if (params.temperature == 0) return first_of_the_largest();
+    if (!truncates(params)) return draw_from_all(params.min_p, uniform);
+    truncate(params);
     return draw(uniform);
   }
 
-  // The same, and what it was drawn from is kept for a temperature above 0.
-  int choose_from_law(const float* logits, int n, const Choice& choice, double uniform) {
-    if (choice.temperature == 0) return choose(logits, n, choice, uniform);
-    return find_law(logits, n, choice) ? draw(uniform) : n;
+  // The same; at a temperature above 0 the distribution is kept.
+  int sample_and_keep(const float* logits, int n, const SamplingParams& params, double uniform) {
+    if (params.temperature == 0) return sample(logits, n, params, uniform);
+    return compute_distribution(logits, n, params) ? draw(uniform) : n;
   }
 
-  // Find out what a token is drawn from, for a temperature above 0; false where a logit is no number.
-  bool find_law(const float* logits, int n, const Choice& choice) {
+  // Compute and keep the distribution at a temperature above 0; false where a logit is NaN or infinite.
+  bool compute_distribution(const float* logits, int n, const SamplingParams& params) {
     candidates_.clear();
-    if (!begin(logits, n, choice)) return false;
-    if (narrows(choice)) {
-      narrow(choice);
+    if (!begin(logits, n, params)) return false;
+    if (truncates(params)) {
+      truncate(params);
     } else {
       collect_top(n);
-      if (choice.min_p > 0) keep_from(static_cast<float>(std::log(choice.min_p)));
+      if (params.min_p > 0) keep_from(static_cast<float>(std::log(params.min_p)));
     }
     total_ = total_weight();
     return true;
   }
 
-  // That law: tokens in their order, whose weights over the total are their probabilities.
+  // That distribution: tokens in ascending order; probability = weight / total.
   const std::vector<Candidate>& candidates() const { return candidates_; }
   double total() const { return total_; }
 
@@ -59,12 +59,11 @@ class Chooser {
     return found != candidates_.end() && found->token == token ? found->weight / total_ : 0;
   }
 
-  // How likely the token was that has just been chosen: under the law that was kept, or at temperature 1 where the most
-  // probable one was taken.
-  double chance_of(int token) const { return temperature_ == 0 ? chance_of_the_largest() : probability(token); }
+  // Probability of the token just sampled: of the kept distribution, or at temperature 0 its softmax probability.
+  double confidence(int token) const { return temperature_ == 0 ? max_probability() : probability(token); }
 
-  // The logarithm of the sum of the exponentials of the logits of which the most probable one has just been chosen.
-  double log_total() const { return largest_ - std::log(chance_of_the_largest()); }
+  // log(sum(exp(logits))), after `sample` at temperature 0.
+  double logsumexp() const { return largest_ - std::log(max_probability()); }
 
   // The candidate at which the sum of the weights passes `uniform` of the whole.
   int draw(double uniform) {
@@ -79,19 +78,21 @@ class Chooser {
   static constexpr int BLOCK_SIZE = 32;
   static constexpr size_t BLOCKS_SUMMED = 32;
 
-  bool begin(const float* logits, int n, const Choice& choice) {
-    logits_ = logits, n_ = n, temperature_ = choice.temperature;
+  bool begin(const float* logits, int n, const SamplingParams& params) {
+    logits_ = logits, n_ = n, temperature_ = params.temperature;
     return find_maxima();
   }
 
-  bool narrows(const Choice& choice) const { return (choice.top_k > 0 && choice.top_k < n_) || choice.top_p < 1; }
+  bool truncates(const SamplingParams& params) const {
+    return (params.top_k > 0 && params.top_k < n_) || params.top_p < 1;
+  }
 
-  void narrow(const Choice& choice) {
-    const bool has_top_k = choice.top_k > 0 && choice.top_k < n_;
-    if (has_top_k) keep_top_k(choice.top_k);
-    if (choice.top_p < 1 && has_top_k) keep_top_p(choice.top_p, total_weight());
-    if (choice.top_p < 1 && !has_top_k) keep_top_p_of_all(choice.top_p);
-    if (choice.min_p > 0) keep_from(static_cast<float>(std::log(choice.min_p)));
+  void truncate(const SamplingParams& params) {
+    const bool has_top_k = params.top_k > 0 && params.top_k < n_;
+    if (has_top_k) keep_top_k(params.top_k);
+    if (params.top_p < 1 && has_top_k) keep_top_p(params.top_p, total_weight());
+    if (params.top_p < 1 && !has_top_k) keep_top_p_of_all(params.top_p);
+    if (params.min_p > 0) keep_from(static_cast<float>(std::log(params.min_p)));
   }
 
   float scaled(float logit) const { return (logit - largest_) / temperature_; }
@@ -101,7 +102,7 @@ class Chooser {
   // The largest logit, of each block and of all; false where one is no number.
   bool find_maxima() {
     maxima_.resize(static_cast<size_t>((n_ + BLOCK_SIZE - 1) / BLOCK_SIZE));
-    const Floats lowest = splat(-3e38f);  // minus infinity may stand for a token that is never taken
+    const Floats lowest = splat(-3e38f);  // -infinity masks a token
     Floats differences = splat(0);  // x - x is 0, but for what is no number; max gives its second where one is none
     float rest = 0;
     largest_ = -INFINITY;
@@ -130,7 +131,7 @@ class Chooser {
     return static_cast<int>(std::find(logits_ + block * BLOCK_SIZE, logits_ + n_, largest_) - logits_);
   }
 
-  double chance_of_the_largest() const {
+  double max_probability() const {
     double total = 0;
     for (size_t begin = 0; begin < maxima_.size(); begin += BLOCKS_SUMMED) {
       const size_t end = std::min(begin + BLOCKS_SUMMED, maxima_.size());
@@ -217,7 +218,7 @@ class Chooser {
     return reached >= p * total;
   }
 
-  // The same of all tokens: more and more of the largest are looked at, until they reach it.
+  // The same over all tokens: the candidate set grows until it reaches p.
   void keep_top_p_of_all(double p) {
     const double total = sum_blocks(-INFINITY);
     for (int k = 256; k < n_; k *= 8) {

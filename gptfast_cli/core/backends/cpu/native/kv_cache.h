@@ -1,8 +1,8 @@
-// Where keys and values stand, and how they are put there.
+// The layout of the KV cache, and how keys and values are written.
 //
 // In int8 they are codes of a byte: a key has a scale for each channel, which the KEY_BLOCK keys of a block share, and
-// a value one for itself. kernels/int8_cache.py says which keys are read as codes, and why. They stand as they are
-// read:
+// a value one for itself. backends/reference.py says which keys are read as codes, and why. The layout is
+// that of the kernels' reads:
 //
 //   keys    [tokens / 16][head_dim / 4][16][4]     with [tokens / KEY_BLOCK][head_dim] scales
 //   values  [tokens / 4][head_dim][4]              with [tokens] scales
@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "call.h"
+#include "abi.h"
 #include "matrix.h"
 
 constexpr int KEY_BLOCK = 128;
@@ -64,11 +64,11 @@ inline void write_row(const float* from, int n, bool is_bf16, uint8_t* to) {
   }
 }
 
-// What is nearer to 0 becomes 0: no scale is too small to divide by.
+// Lower bound of the largest element: scales stay large enough to divide by, smaller elements become 0.
 inline Floats least() { return splat(1e-30f); }
 
 // The value of a position.
-inline void code_value(const float* value, int head_dim, int position, const KeyHead& to) {
+inline void quantise_value(const float* value, int head_dim, int position, const KeyHead& to) {
   Floats most = least();
   for (int d = 0; d < head_dim; d += LANES) most = max(most, abs(load(value + d)));
   const float largest = maximum(most);
@@ -83,7 +83,7 @@ inline void code_value(const float* value, int head_dim, int position, const Key
 }
 
 // The keys of a block that is whole now.
-inline void code_keys(const Heads& h, int block, const KeyHead& to) {
+inline void quantise_keys(const Heads& h, int block, const KeyHead& to) {
   const size_t row_bytes = static_cast<size_t>(h.head_dim) * h.element();
   const uint8_t* keys = to.recent_keys + block % 2 * KEY_BLOCK * row_bytes;
   float* scales = to.key_scales + static_cast<size_t>(block) * h.head_dim;
