@@ -1,1 +1,1 @@
-"""The tiny model pair and its prompts, data that lets every command run offline; `recipe/` makes all of it."""
+"""The tiny model pair, its prompts, tasks and texts, which let every command run offline (made by `tests/recipe/`)."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gptfast_cli.bundled.recipe.muon import Muon, orthogonalised
+from recipe.muon import Muon, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 60), (60, 16)])

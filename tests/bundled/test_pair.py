@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import recipe
 from generation_requests import requested
-from gptfast_cli.bundled.recipe.grammar import Dice
-from gptfast_cli.bundled.recipe.texts import stories
 from gptfast_cli.core.checkpoints.manifest import read_manifest
 from gptfast_cli.core.checkpoints.reader import open_stored
 from gptfast_cli.core.checkpoints.store import BUNDLED, bundled_folder
@@ -20,6 +19,8 @@ from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.jobs.generate import GenerateRequest, Sample, run
 from gptfast_cli.core.settings import Settings
 from model_files import drained, settings_in
+from recipe.grammar import Dice
+from recipe.texts import stories
 
 BUNDLE = Path(str(files("gptfast_cli.bundled")))
 GREEDY = Sampling(temperature=0)
@@ -95,7 +96,8 @@ def test_a_story_is_made_of_words_that_the_recipe_knows(settings: Settings) -> N
 
 def test_the_held_out_text_is_as_likely_as_the_recipe_says(tiny: LoadedModel) -> None:
     assert tiny.tokenizer is not None
-    stated = re.search(r"\| all \| \d+ \| [\d.]+ \| ([\d.]+) \|", (BUNDLE / "recipe" / "README.md").read_text())
+    readme = (Path(recipe.__file__).parent / "README.md").read_text()
+    stated = re.search(r"\| all \| \d+ \| [\d.]+ \| ([\d.]+) \|", readme)
     assert stated is not None
     nats, n_tokens = 0.0, 0
     end = min(tiny.stop_ids)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from gptfast_cli.bundled.recipe import questions
+from gptfast_cli import bundled
+from recipe import questions
 
-BUNDLED = Path(questions.__file__).parents[1] / "tasks"
+BUNDLED = Path(bundled.__file__).parent / "tasks"
 
 
 def rows(kind: str) -> list[dict[str, Any]]:

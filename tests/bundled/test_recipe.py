@@ -1,6 +1,7 @@
 """The recipe's texts are reproducible, right, apart from each other, and cost what their dice say."""
 
 import contextlib
+import gzip
 import io
 import itertools
 import json
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.bundled.recipe import corpus
-from gptfast_cli.bundled.recipe.grammar import Dice, blocks, fill
-from gptfast_cli.bundled.recipe.texts import (
+from gptfast_cli import bundled
+from recipe import corpus
+from recipe.grammar import Dice, blocks, fill
+from recipe.texts import (
     CATEGORIES,
     code,
     dialogue,
@@ -22,7 +24,7 @@ from gptfast_cli.bundled.recipe.texts import (
     sums,
 )
 
-BUNDLED = Path(corpus.__file__).parents[1]
+BUNDLED = Path(bundled.__file__).parent
 
 
 def written(category: str, n_documents: int) -> list[str]:
@@ -181,6 +183,8 @@ def test_the_bundled_texts_are_what_the_recipe_writes(tmp_path: Path) -> None:
     corpus.write_texts(tmp_path)
     for name in ("prompts.jsonl", "heldout.txt"):
         assert (BUNDLED / name).read_bytes() == (tmp_path / name).read_bytes()
+    texts = [gzip.decompress((folder / "calibration.txt.gz").read_bytes()) for folder in (BUNDLED, tmp_path)]
+    assert texts[0] == texts[1]
 
 
 def test_every_category_has_at_least_eight_different_prompts() -> None:

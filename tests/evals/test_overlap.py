@@ -1,11 +1,9 @@
 """Overlap of texts: what was taken over is known again, what merely resembles is not."""
 
 import random
-from itertools import islice
 
 import pytest
 
-from gptfast_cli.bundled.recipe import corpus
 from gptfast_cli.core.checkpoints.manifest import CalibrationText
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.evals.held_out import (
@@ -16,6 +14,7 @@ from gptfast_cli.core.evals.held_out import (
     runs,
     sketch,
 )
+from gptfast_cli.core.jobs.calibration_text import bundled_calibration
 
 RANDOM = random.Random(0)
 
@@ -72,6 +71,6 @@ def test_a_sketch_is_small_and_the_same_every_time() -> None:
 
 
 def test_the_bundled_text_to_calibrate_on_has_no_run_of_the_held_out_one() -> None:
-    documents = [made.text for made in islice(corpus.calibration(), 300)]
+    documents = bundled_calibration()[:300]
     assert set(runs(measured_content(None))).isdisjoint(run for text in documents for run in runs(text))
     assert len(set(documents)) > 250

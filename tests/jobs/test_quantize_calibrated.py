@@ -6,19 +6,17 @@ import signal
 import subprocess
 import sys
 import types
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gptfast_cli.bundled.recipe import corpus
 from gptfast_cli.core.checkpoints.reader import open_stored
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import NetworkError, UsageError
 from gptfast_cli.core.evals.held_out import measured_content
 from gptfast_cli.core.events import Note, Progress
-from gptfast_cli.core.jobs.calibration_text import CalibrationOptions
+from gptfast_cli.core.jobs.calibration_text import CalibrationOptions, bundled_calibration
 from gptfast_cli.core.jobs.quantize import Quantized, QuantizeRequest, run
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
@@ -53,7 +51,7 @@ def test_gptq_loses_less_than_search_and_that_less_than_nearest(tmp_path: Path, 
 
 
 def test_the_name_and_the_manifest_say_what_was_done_and_learned_from(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text(" ".join(made.text for made in islice(corpus.calibration(), 80)))
+    (tmp_path / "notes.txt").write_text(" ".join(bundled_calibration()[:80]))
     options = CalibrationOptions(text=str(tmp_path / "notes.txt"), limit=20, seq_length=100)
     quantised = quantize(settings_in(tmp_path), calibration=options)
     assert quantised.name == "tiny-draft:int4-g32-gptq" and quantised.scheme == "int4-g32-gptq"
@@ -91,7 +89,7 @@ def test_a_text_that_is_measured_on_must_not_be_learned_from(tmp_path: Path) -> 
     options = CalibrationOptions(text=str(tmp_path / "notes.txt"))
     with pytest.raises(UsageError, match=r"bundled held-out text: overlaps .*notes\.txt"):
         quantize(settings_in(tmp_path), calibration=options)
-    (tmp_path / "story.txt").write_text("\n\n".join(made.text for made in islice(corpus.calibration(), 9)))
+    (tmp_path / "story.txt").write_text("\n\n".join(bundled_calibration()[:9]))
     with pytest.raises(UsageError, match=r"story\.txt: overlaps .*bundled"):
         quantize(settings_in(tmp_path), fidelity_text=tmp_path / "story.txt")
     assert not (tmp_path / "home").exists()
@@ -221,7 +219,7 @@ class Task:
     def training_docs(self) -> list[str]:
         if self._error is not None:
             raise self._error
-        return [made.text for made in islice(corpus.calibration(), 100)]
+        return bundled_calibration()[:100]
 
     def doc_to_text(self, document: str) -> str:
         return document.split(" ", 1)[0]

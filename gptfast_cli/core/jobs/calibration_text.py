@@ -1,13 +1,14 @@
 """Texts for calibration: bundled documents, a file, or documents of tasks."""
 
+import gzip
 import hashlib
+import importlib.resources
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gptfast_cli.bundled.recipe import corpus
 from gptfast_cli.core.checkpoints.manifest import CalibrationText
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import NetworkError, UsageError
@@ -154,9 +155,15 @@ def _documents(options: CalibrationOptions) -> tuple[str, Iterable[str]]:
     if options.tasks is not None:
         return options.tasks, documents_of_tasks([name.strip() for name in options.tasks.split(",")])
     if options.text is None or options.text == _BUNDLED:
-        return _BUNDLED, (document.text for document in corpus.calibration())
+        return _BUNDLED, bundled_calibration()
     file = Path(options.text).expanduser()
     return file.name, [read_text(file)]
+
+
+def bundled_calibration() -> list[str]:
+    """The bundled documents to calibrate on, 1 MB; none shares a run of words with the held-out text."""
+    compressed = (importlib.resources.files("gptfast_cli") / "bundled" / "calibration.txt.gz").read_bytes()
+    return gzip.decompress(compressed).decode().strip().split("\n\n")
 
 
 def _cut(tokenizer: Tokenizer, document: str, n_tokens: int) -> Iterator[list[int]]:

@@ -1,6 +1,6 @@
 """Little tales: somebody lives somewhere, wishes for something, is stopped, is helped, and learns from it."""
 
-from gptfast_cli.bundled.recipe.grammar import Dice, blocks, fill
+from recipe.grammar import Dice, blocks, fill
 
 SHE = {"he": "she", "his": "her", "him": "her"}
 HE = {"he": "he", "his": "his", "him": "him"}

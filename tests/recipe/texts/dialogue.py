@@ -1,6 +1,6 @@
 """Two people talk: small scenes at the door, in the shop, on the telephone; every line has a speaker."""
 
-from gptfast_cli.bundled.recipe.grammar import Dice, blocks, fill
+from recipe.grammar import Dice, blocks, fill
 
 NAMES = ("Anna", "Paul", "Emma", "Mark", "Julia", "Peter", "Sara", "David", "Laura", "Simon", "Nina", "Tim")
 

@@ -1,6 +1,6 @@
 """Lists: dishes with what they need and how they are made, and things to buy, to pack or to do."""
 
-from gptfast_cli.bundled.recipe.grammar import Dice, blocks, fill
+from recipe.grammar import Dice, blocks, fill
 
 DISHES = blocks(
     """

@@ -4,6 +4,7 @@ A document is a category, drawn by its share, and what that category writes. Hel
 seeds, and a training document that happens to read the same as one of them is left out.
 """
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
-from gptfast_cli.bundled.recipe.grammar import Dice
-from gptfast_cli.bundled.recipe.texts import CATEGORIES
 from gptfast_cli.core.evals.held_out import runs
+from recipe.grammar import Dice
+from recipe.texts import CATEGORIES
 
 HELD_OUT_BYTES = 16_000  # of each category
 PROMPTS_PER_CATEGORY = 12
+CALIBRATION_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +78,23 @@ def prompts() -> Iterator[dict[str, str]]:
             yield {"id": f"{name}-{number}", "category": name, "prompt": prompt}
 
 
+def calibration_text() -> str:
+    """The first CALIBRATION_BYTES of the documents to calibrate on, whole ones, a blank line between them."""
+    texts, n_bytes = [], 0
+    for made in calibration():
+        texts.append(made.text)
+        n_bytes += len(made.text.encode()) + 2
+        if n_bytes >= CALIBRATION_BYTES:
+            break
+    return "\n\n".join(texts) + "\n"
+
+
 def write_texts(folder: Path) -> None:
-    """Write `prompts.jsonl`, a row on each line, and `heldout.txt`, a blank line between documents."""
+    """Write `prompts.jsonl`, a row on each line, and the texts, `heldout.txt` and `calibration.txt.gz`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts()))
     (folder / "heldout.txt").write_text("\n\n".join(document.text for document in held_out()) + "\n")
+    (folder / "calibration.txt.gz").write_bytes(gzip.compress(calibration_text().encode(), mtime=0))
 
 
 def _different(texts: Iterable[str]) -> Iterator[str]:

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gptfast_cli.bundled.recipe.grammar import Dice
-from gptfast_cli.bundled.recipe.texts import (
+from recipe.grammar import Dice
+from recipe.texts import (
     code,
     dialogue,
     recipes,

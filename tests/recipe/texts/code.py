@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from string import Template
 
-from gptfast_cli.bundled.recipe.grammar import Dice
+from recipe.grammar import Dice
 
 Arguments = tuple[object, ...]
 

@@ -1,4 +1,4 @@
-"""What the pair has learned: `python -m gptfast_cli.bundled.recipe.measure FOLDER` prints the tables of the README.
+"""What the pair has learned: `PYTHONPATH=.:tests python -m recipe.measure FOLDER` prints the tables of the README.
 
 Loss is in nats per token of held-out documents, the end token included, each document read from its own start.
 The generator's entropy is the -log p that it logged for the same documents, per the same tokens: no model can
@@ -17,8 +17,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
-from gptfast_cli.bundled.recipe import corpus
-from gptfast_cli.bundled.recipe.texts import CATEGORIES
+from recipe import corpus
+from recipe.texts import CATEGORIES
 
 SUM = r"(\d+) ([-+*]) (\d+) = (\d+)"
 N_SAMPLES = 200

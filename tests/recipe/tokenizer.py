@@ -6,7 +6,7 @@ from itertools import islice
 
 import sentencepiece
 
-from gptfast_cli.bundled.recipe.corpus import Document
+from recipe.corpus import Document
 
 VOCAB_SIZE = 1536
 N_DOCUMENTS = 8_000

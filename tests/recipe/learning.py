@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
-from gptfast_cli.bundled.recipe import models
-from gptfast_cli.bundled.recipe.corpus import Document
-from gptfast_cli.bundled.recipe.muon import Muon
+from recipe import models
+from recipe.corpus import Document
+from recipe.muon import Muon
 
 
 @dataclass(frozen=True, slots=True)

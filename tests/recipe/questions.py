@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import count, islice
 from pathlib import Path
 
-from gptfast_cli.bundled.recipe.grammar import Dice
-from gptfast_cli.bundled.recipe.texts import CATEGORIES, sums
+from recipe.grammar import Dice
+from recipe.texts import CATEGORIES, sums
 
 N_QUESTIONS = 200
 N_CHOICES = 4

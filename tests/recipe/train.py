@@ -1,4 +1,4 @@
-"""Makes everything in `bundled/`: `python -m gptfast_cli.bundled.recipe.train --out gptfast_cli/bundled`."""
+"""Makes everything in `bundled/`: `PYTHONPATH=.:tests python -m recipe.train --out gptfast_cli/bundled`."""
 
 import argparse
 from collections import deque
@@ -7,17 +7,17 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from gptfast_cli.bundled.recipe import corpus, measure, models
-from gptfast_cli.bundled.recipe.learning import Plan, learn_pair
-from gptfast_cli.bundled.recipe.questions import write_questions
-from gptfast_cli.bundled.recipe.tokenizer import learn_tokenizer
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
 from gptfast_cli.core.settings import Settings
+from recipe import corpus, measure, models
+from recipe.learning import Plan, learn_pair
+from recipe.questions import write_questions
+from recipe.tokenizer import learn_tokenizer
 
 
 def main() -> None:
     """The whole recipe: texts, tokenizer, both models, and what they have learned."""
-    parser = argparse.ArgumentParser(description="Make the bundled models, prompts and held-out text.")
+    parser = argparse.ArgumentParser(description="Make the bundled models, prompts and texts.")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for models, prompts, held-out text and questions"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gptfast_cli.bundled.recipe.tokenizer import VOCAB_SIZE
+from recipe.tokenizer import VOCAB_SIZE
 
 CONTEXT = 512
 BOS_ID, EOS_ID = 1, 2

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from gptfast_cli.bundled.recipe.grammar import Dice, fill
+from recipe.grammar import Dice, fill
 
 Sum = tuple[str, int]
 
