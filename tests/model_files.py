@@ -2,13 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gptfast_cli.core.engine.engine import Engine, PrefillOutput, StepOutput
+from gptfast_cli.core.engine.request import Request
 from gptfast_cli.core.events import Event
 from gptfast_cli.core.jobs.convert import Converted, ConvertRequest, run
 from gptfast_cli.core.settings import Settings
@@ -27,6 +29,20 @@ def drained(job: Generator[Event, None, T]) -> tuple[list[Event], T]:
             events.append(next(job))
         except StopIteration as finished:
             return events, finished.value
+
+
+def run_to_end(engine: Engine, requests: Iterable[Request]) -> list[StepOutput]:
+    """The outputs of all steps that requests take."""
+    return [drained(step)[1] for step in engine.generate(requests)]
+
+
+def prefill(engine: Engine, request: Request) -> PrefillOutput:
+    """Give a request its first token, where a row is free and no other request waits."""
+    engine.submit(request)
+    outputs = [drained(engine.step())[1]]
+    while outputs[-1].prefill is None:
+        outputs.append(drained(engine.step())[1])
+    return outputs[-1].prefill
 
 
 def settings_in(folder: Path) -> Settings:

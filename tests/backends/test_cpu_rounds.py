@@ -19,7 +19,7 @@ from gptfast_cli.core.engine.speculative.draft_length import (
 from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
 from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.models.native import NativeModel
-from model_files import drained
+from model_files import drained, prefill, run_to_end
 
 SAMPLINGS = [
     Sampling(temperature=0),
@@ -50,12 +50,7 @@ def speculate(
     pair: tuple[NativeModel, NativeModel], wanted: list[Request], n_rows: int, depth: DraftLengthPolicy
 ) -> Speculation:
     speculation = Speculation(DraftModel(pair[1], n_rows), depth)
-    generator, waiting = Engine(Runner(pair[0], n_rows), speculation), list(wanted)
-    while waiting or generator.active:
-        while waiting and generator.has_room:
-            drained(generator.admit(waiting.pop(0)))
-        if generator.active:
-            drained(generator.step())
+    run_to_end(Engine(Runner(pair[0], n_rows), speculation), wanted)
     return speculation
 
 
@@ -97,10 +92,10 @@ def test_more_rounds_than_one_are_played_in_a_call(
 ) -> None:
     monkeypatch.setattr(module, "AHEAD_SECONDS", 1e9)
     limits = Limits(60, 512, frozenset())
-    generator = Engine(Runner(pair[0], 1), Speculation(DraftModel(pair[1], 1), FixedDraftLength(2)))
+    engine = Engine(Runner(pair[0], 1), Speculation(DraftModel(pair[1], 1), FixedDraftLength(2)))
     sequence = Request(0, PROMPTS[0], Sampler(SAMPLINGS[0], 11), limits)
-    drained(generator.admit(sequence))
-    drained(generator.step())
+    prefill(engine, sequence)
+    drained(engine.step())
     assert len(sequence.generated) >= 58
 
 

@@ -24,11 +24,10 @@ OPERATIONS = ("project_qkv", "attend", "project_output", "gate_up", "down")
 
 
 def decoding(n_tokens: int) -> Job[str]:
-    generator = Engine(Runner(ours(random_llama(num_hidden_layers=N_LAYERS)), 1))
+    engine = Engine(Runner(ours(random_llama(num_hidden_layers=N_LAYERS)), 1))
     sequence = Request(0, (1, 5, 9), Sampler(Sampling(), seed=0), Limits(n_tokens, 512, frozenset()))
-    yield from generator.admit(sequence)
-    while generator.active:
-        yield from generator.step()
+    for step in engine.generate([sequence]):
+        yield from step
     return "result"
 
 

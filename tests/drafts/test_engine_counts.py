@@ -54,11 +54,11 @@ class Pair:
         for text in self.texts:
             proposer = NGram(1) if isinstance(self.candidate.proposer, NGram) else self.candidate.proposer
             speculation = Speculation(proposer, FixedDraftLength(k))
-            generator = Engine(Runner(self.target.model, 1), speculation)
+            engine = Engine(Runner(self.target.model, 1), speculation)
             sequence = Request(0, text.prompt.ids, text.sampler, self.limits)
-            drained(generator.admit(sequence))
-            while generator.active:
-                drained(generator.step(1))
+            engine.submit(sequence)
+            while engine.has_work:
+                drained(engine.step(1))
             yield sequence.generated, speculation
 
 

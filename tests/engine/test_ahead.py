@@ -1,7 +1,5 @@
 """A model that chooses by itself and goes on gives the tokens, texts and counts of one that is asked for each."""
 
-from collections import deque
-
 import pytest
 import torch
 
@@ -12,7 +10,7 @@ from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampler, Sampling
 from gptfast_cli.core.models.decoder import NonFiniteLogitsError
 from gptfast_cli.core.models.native import NativeModel
-from model_files import drained
+from model_files import drained, prefill, run_to_end
 
 PROMPTS = ((1, 5, 9), (1, 7, 7, 30, 2, 4), (1, 5, 9), (80,), (1, 5, 9, 11, 12))
 SAMPLINGS = [Sampling(temperature=0), Sampling(temperature=1.2, top_k=0), Sampling(top_k=20, top_p=0.9, min_p=0.02)]
@@ -29,13 +27,14 @@ def sequences(sampling: Sampling, limits: Limits = LIMITS) -> list[Request]:
 
 
 def decode(model: NativeModel, all_of_them: list[Request], n_rows: int, most: int) -> list[StepOutput]:
-    generator, waiting, strides = Engine(Runner(model, n_rows)), deque(all_of_them), []
-    while waiting or generator.active:
-        while waiting and generator.has_room:
-            drained(generator.admit(waiting.popleft()))
-        if generator.active:
-            strides.append(drained(generator.step(most))[1])
-    return strides
+    """The outputs of decode calls."""
+    engine = Engine(Runner(model, n_rows))
+    for each in all_of_them:
+        engine.submit(each)
+    outputs = []
+    while engine.has_work:
+        outputs.append(drained(engine.step(most))[1])
+    return [output for output in outputs if output.prefill is None]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
@@ -74,17 +73,14 @@ def test_what_the_steps_read_is_counted_step_by_step(model: NativeModel, monkeyp
 
 
 def test_a_conversation_goes_on_from_what_steps_ahead_left_in_the_cache(model: NativeModel) -> None:
-    generator = Engine(Runner(model, 1))
+    engine = Engine(Runner(model, 1))
     first = sequences(SAMPLINGS[1], Limits(20, 512, frozenset()))[0]
-    drained(generator.admit(first))
-    while generator.active:
-        drained(generator.step())
+    run_to_end(engine, [first])
     prompt = (*first.prompt, *first.generated[:11], 40, 41)  # as if the rest came after a stop string
     second = Request(1, prompt, first.sampler, Limits(12, 512, frozenset()))
-    admission = drained(generator.admit(second))[1]
-    assert (admission.n_fed, admission.n_reused) == (2, 3 + 11)
-    while generator.active:
-        drained(generator.step())
+    output = prefill(engine, second)
+    assert (output.n_fed, output.n_reused) == (2, 3 + 11)
+    run_to_end(engine, [])
     fresh = Request(1, prompt, first.sampler, Limits(12, 512, frozenset()))
     decode(model, [fresh], 1, most=1)
     assert second.generated == fresh.generated
@@ -104,12 +100,12 @@ def test_logits_that_are_no_numbers_are_an_error() -> None:
     (norm,) = weights["norm"].parts.values()
     norm.fill_(torch.nan)
     model = native(config, weights, torch.float32)
-    generator = Engine(Runner(model, 1))
+    engine = Engine(Runner(model, 1))
     sequence = sequences(SAMPLINGS[0])[0]
     sequence.generated.append(5)
-    generator._sequences.append(sequence)
+    engine._rows.append(sequence)
     with pytest.raises(NonFiniteLogitsError, match="NaN or infinite after 4 tokens"):
-        drained(generator.step())
+        drained(engine.step())
 
 
 def test_threads_that_lag_behind_take_no_part_in_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:

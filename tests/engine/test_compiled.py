@@ -23,7 +23,7 @@ from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.models.transformer import Transformer
 from llama_oracle import ours, random_llama
-from model_files import drained, settings_in
+from model_files import drained, run_to_end, settings_in
 
 GREEDY = Sampling(temperature=0)
 PROMPTS = ((1, 5, 9), tuple(range(100)) * 2 + tuple(range(50)), (1, 5, 9, 11, 12), (80,), (1, 5, 9), tuple(range(41)))
@@ -57,12 +57,7 @@ def generated(runner: Runner, *, n_new: int = 12) -> list[list[int]]:
         Request(n, prompt, Sampler(GREEDY, seed=0), Limits(n_new + n, N_TOKENS, frozenset()))
         for n, prompt in enumerate(PROMPTS)
     ]
-    waiting, generator = list(sequences), Engine(runner)
-    while waiting or generator.active:
-        while waiting and generator.has_room:
-            drained(generator.admit(waiting.pop(0)))
-        if generator.active:
-            drained(generator.step())
+    run_to_end(Engine(runner), sequences)
     return [sequence.generated for sequence in sequences]
 
 

@@ -1,20 +1,19 @@
 """Sequences that come and go in one batch each get what they would get alone, and feed what they share once."""
 
-from collections import deque
 from collections.abc import Iterable
 
 import pytest
 import torch
 
-from gptfast_cli.core.engine.engine import Engine, PrefillOutput
+from gptfast_cli.core.engine.engine import Engine
 from gptfast_cli.core.engine.request import Limits, Request
-from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.runner import PREFILL_CHUNK, Runner
 from gptfast_cli.core.engine.sampling import Sampler, Sampling
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Measured, Progress
 from gptfast_cli.core.models.transformer import Transformer
 from llama_oracle import ours, random_llama
-from model_files import drained
+from model_files import drained, prefill, run_to_end
 
 PROMPTS = ((1, 5, 9), (1, 7, 7, 30, 2, 4), (1, 5, 9), (80,), (1, 5, 9, 11, 12), (1, 7, 7, 30))
 WIDE = Sampling(temperature=1.2, top_k=0)
@@ -32,14 +31,11 @@ def sequence(
     return Request(stream, tuple(prompt), Sampler(sampling, seed=9, stream=stream), limits)
 
 
-def decode(model: Transformer, *sequences: Request, n_rows: int = 1) -> dict[int, list[int]]:
+def decode(
+    model: Transformer, *sequences: Request, n_rows: int = 1, chunk: int = PREFILL_CHUNK
+) -> dict[int, list[int]]:
     """Generated tokens by stream; as many sequences at once as there are rows."""
-    generator, waiting = Engine(Runner(model, n_rows)), deque(sequences)
-    while waiting or generator.active:
-        while waiting and generator.has_room:
-            drained(generator.admit(waiting.popleft()))
-        if generator.active:
-            drained(generator.step())
+    run_to_end(Engine(Runner(model, n_rows), prefill_chunk=chunk), sequences)
     return {sequence.sampler.stream: sequence.generated for sequence in sequences}
 
 
@@ -61,55 +57,52 @@ def test_a_batch_of_different_prompts_equals_each_alone(model: Transformer, samp
         assert len({len(tokens) for tokens in alone.values()}) > 2
 
 
-def admissions(model: Transformer, *prompts: Iterable[int], n_rows: int) -> list[tuple[int, int]]:
-    """Tokens fed and reused by each prompt, admitted one after the other."""
-    generator = Engine(Runner(model, n_rows))
-
-    def admit(prompt: Iterable[int]) -> PrefillOutput:
-        return drained(generator.admit(sequence(prompt, Limits(2, 512, frozenset()))))[1]
-
-    return [(admission.n_fed, admission.n_reused) for admission in map(admit, prompts)]
+def prefills(model: Transformer, *prompts: Iterable[int], n_rows: int) -> list[tuple[int, int]]:
+    """Tokens fed and reused by each prompt, begun one after the other."""
+    engine = Engine(Runner(model, n_rows))
+    outputs = [prefill(engine, sequence(prompt, Limits(2, 512, frozenset()))) for prompt in prompts]
+    return [(output.n_fed, output.n_reused) for output in outputs]
 
 
 def test_equal_prompts_are_fed_once(model: Transformer) -> None:
-    assert admissions(model, *[(1, 5, 9)] * 3, n_rows=3) == [(3, 0), (0, 3), (0, 3)]
+    assert prefills(model, *[(1, 5, 9)] * 3, n_rows=3) == [(3, 0), (0, 3), (0, 3)]
 
 
 def test_a_prompt_feeds_only_what_no_row_holds_of_it(model: Transformer) -> None:
     prompts = [(1, 5, 9, 4), (1, 6), (1, 5, 9, 7, 7), (1, 5, 9), (2, 5)]
-    assert admissions(model, *prompts, n_rows=5) == [(4, 0), (1, 1), (2, 3), (1, 2), (2, 0)]
+    assert prefills(model, *prompts, n_rows=5) == [(4, 0), (1, 1), (2, 3), (1, 2), (2, 0)]
 
 
 def test_a_conversation_feeds_only_its_new_tokens(model: Transformer) -> None:
-    generator = Engine(Runner(model, 1))
+    engine = Engine(Runner(model, 1))
     first = sequence(limits=Limits(6, 512, frozenset()))
-    drained(generator.admit(first))
-    while generator.active:
-        drained(generator.step())
+    run_to_end(engine, [first])
     second = sequence([*first.prompt, *first.generated, 40, 41, 42])
-    admission = drained(generator.admit(second))[1]
+    output = prefill(engine, second)
     # the last generated token was drawn and never fed
-    assert (admission.n_fed, admission.n_reused) == (1 + 3, 3 + 5)
-    while generator.active:
-        drained(generator.step())
+    assert (output.n_fed, output.n_reused) == (1 + 3, 3 + 5)
+    run_to_end(engine, [])
     assert second.generated == decode(model, sequence(second.prompt))[0]
 
 
 def test_a_row_is_free_as_soon_as_its_sequence_is_over(model: Transformer) -> None:
-    generator = Engine(Runner(model, 2))
-    long, short = sequence(limits=Limits(9, 512, frozenset())), sequence(limits=Limits(2, 512, frozenset()))
-    drained(generator.admit(long))
-    drained(generator.admit(short))
-    assert not generator.has_room
-    drained(generator.step())
-    assert generator.has_room
-    assert generator.active == [long]
+    engine = Engine(Runner(model, 2))
+    long, short, third = (sequence(limits=Limits(n, 512, frozenset())) for n in (9, 2, 2))
+    for each in (long, short, third):
+        engine.submit(each)
+    drained(engine.fill_rows())
+    assert (engine.active, engine.unfinished) == ([long, short], [long, short, third])
+    drained(engine.step())
+    assert engine.active == [long]
+    drained(engine.step())
+    assert engine.active == [long, third]
 
 
 def test_progress_counts_the_prompt_and_measures_what_was_fed(model: Transformer) -> None:
-    generator = Engine(Runner(model, 1))
-    drained(generator.admit(sequence((1, 2), Limits(1, 512, frozenset()))))
-    events, _ = drained(generator.admit(sequence((1, 2, *[3] * 697), Limits(1, 900, frozenset()))))
+    engine = Engine(Runner(model, 1))
+    run_to_end(engine, [sequence((1, 2), Limits(1, 512, frozenset()))])
+    engine.submit(sequence((1, 2, *[3] * 697), Limits(1, 900, frozenset())))
+    events, _ = drained(engine.fill_rows())
     assert [(event.done, event.total) for event in events if isinstance(event, Progress)] == [(514, 699), (699, 699)]
     measured = [(event.phase, event.n_tokens) for event in events if isinstance(event, Measured)]
     assert measured == [("prefill", 697), ("first token", 1)]
@@ -140,12 +133,8 @@ def test_a_prompt_that_leaves_no_room_is_refused(n_tokens: int) -> None:
         Limits(50, 9, frozenset()).check_prompt(n_tokens)
 
 
-def test_a_prompt_longer_than_a_chunk_gives_the_same_tokens(
-    model: Transformer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = decode(model, sequence(range(1, 100)))
-    monkeypatch.setattr("gptfast_cli.core.engine.engine.PREFILL_CHUNK", 7)
-    assert decode(model, sequence(range(1, 100))) == whole
+def test_a_prompt_longer_than_a_chunk_gives_the_same_tokens(model: Transformer) -> None:
+    assert decode(model, sequence(range(1, 100)), chunk=7) == decode(model, sequence(range(1, 100)))
 
 
 def test_logprobs_are_those_of_the_model_before_any_sampling_option(model: Transformer) -> None:

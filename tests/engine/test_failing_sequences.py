@@ -1,7 +1,5 @@
 """A sequence whose logits are not finite fails alone: those beside it, and those after it in its row, go on as ever."""
 
-from collections import deque
-
 import pytest
 import torch
 
@@ -16,7 +14,7 @@ from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
 from gptfast_cli.core.engine.speculative.proposers.ngram import NGram
 from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.models.decoder import Decoder, Logits, NonFiniteLogitsError
-from model_files import drained
+from model_files import run_to_end
 
 BAD = 77  # whose embedding is NaN
 PROMPTS = ((1, 5, 9), (1, 7, BAD, 30), (80,), (BAD,), (1, 5, 9, 11, 12), (80, 5), (1, 7, 7, 30, 2, 4))
@@ -52,12 +50,7 @@ def sequences(sampling: Sampling, prompts: tuple[tuple[int, ...], ...] = PROMPTS
 
 def decode(model: Decoder, wanted: list[Request], n_rows: int, proposer: Proposer | None = None) -> None:
     speculation = None if proposer is None else Speculation(proposer, FixedDraftLength(3))
-    generator, waiting = Engine(Runner(model, n_rows), speculation, isolates_failures=True), deque(wanted)
-    while waiting or generator.active:
-        while waiting and generator.has_room:
-            drained(generator.admit(waiting.popleft()))
-        if generator.active:
-            drained(generator.step())
+    run_to_end(Engine(Runner(model, n_rows), speculation, isolates_failures=True), wanted)
 
 
 def expected(model: Decoder, sampling: Sampling) -> list[list[int]]:
@@ -125,9 +118,9 @@ def test_a_draft_whose_logits_are_not_finite_drafts_nothing(kind: str, sampling:
 
 
 def test_unless_failures_are_isolated_one_is_raised(model: Decoder) -> None:
-    generator = Engine(Runner(model, 1))
+    engine = Engine(Runner(model, 1))
     with pytest.raises(NonFiniteLogitsError, match="after 4 tokens"):
-        drained(generator.admit(sequences(GREEDY)[1]))
+        run_to_end(engine, sequences(GREEDY)[1:])
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])

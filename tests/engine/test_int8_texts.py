@@ -24,7 +24,7 @@ from gptfast_cli.core.jobs.generate import GenerateRequest, GenerateResult, run
 from gptfast_cli.core.models.decoder import Decoder
 from gptfast_cli.core.models.transformer import Transformer
 from llama_oracle import ours, random_llama
-from model_files import drained, edit_tensors, saved, settings_in
+from model_files import drained, edit_tensors, run_to_end, saved, settings_in
 
 INT8 = torch.int8
 GREEDY, DRAWN = Sampling(temperature=0), Sampling(temperature=1.1, top_k=30)
@@ -55,11 +55,7 @@ def sequences(sampling: Sampling) -> list[Request]:
 def texts(model: Decoder, sampling: Sampling, n_rows: int = 1, draft: Decoder | None = None, k: int = 0) -> list:
     wanted = sequences(sampling)
     speculation = None if draft is None else Speculation(DraftModel(draft, n_rows), FixedDraftLength(k))
-    generator, waiting = Engine(Runner(model, n_rows), speculation), list(wanted)
-    while waiting or generator.active:
-        while waiting and generator.has_room:
-            drained(generator.admit(waiting.pop(0)))
-        drained(generator.step())
+    run_to_end(Engine(Runner(model, n_rows), speculation), wanted)
     if speculation is not None:
         assert sum(1 for count in speculation.rounds.histogram if count) > 1, "some agree, some do not"
     return [each.generated for each in wanted]

@@ -1,6 +1,5 @@
 """Speculation gives what the target alone gives: token for token where it is greedy, whatever drafts, row by row."""
 
-from collections import deque
 from collections.abc import Sequence as Rows
 
 import pytest
@@ -17,7 +16,7 @@ from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
 from gptfast_cli.core.engine.speculative.proposers.ngram import NGram
 from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.models.decoder import Decoder
-from model_files import drained
+from model_files import run_to_end
 
 GREEDY, DRAWN = Sampling(temperature=0), Sampling(temperature=1.1, top_k=30)
 SHAPE = "grouped heads, odd sizes"
@@ -81,17 +80,12 @@ def run(
     model: Decoder, wanted: Rows[Request], n_rows: int, proposer: Proposer | None = None, k: int = 0
 ) -> Speculation | None:
     speculation = None if proposer is None else Speculation(proposer, FixedDraftLength(k))
-    runner, waiting = Runner(model, n_rows), deque(wanted)
+    runner = Runner(model, n_rows)
     runner._cache.reserve(256)
     for tensor in runner.tensors():
         with torch.inference_mode():
             tensor.fill_(1e4 if tensor.is_floating_point() else 127)  # free slots may hold anything finite
-    generator = Engine(runner, speculation)
-    while waiting or generator.active:
-        while waiting and generator.has_room:
-            drained(generator.admit(waiting.popleft()))
-        if generator.active:
-            drained(generator.step())
+    run_to_end(Engine(runner, speculation), wanted)
     return speculation
 
 

@@ -26,7 +26,8 @@ def generator(sampling: Sampling, n_rows: int, draft: DraftModel | None, k: int 
     limits = Limits(40, 200, frozenset())
     sequences = [Request(n, (1, 5 + n, 9), Sampler(sampling, 3, n), limits) for n in range(n_rows)]
     for sequence in sequences:
-        drained(made.admit(sequence))
+        made.submit(sequence)
+    drained(made.fill_rows())
     return made, sequences
 
 

@@ -192,8 +192,8 @@ def test_compiled_rows_run_the_compiled_step_and_give_the_tokens_of_the_plain_on
 
     step = Engine.step
 
-    def noted(generator: Engine, most: int) -> Any:
-        done = yield from step(generator, most)
+    def noted(engine: Engine, max_steps: int) -> Any:
+        done = yield from step(engine, max_steps)
         for n in range(done.counts[0], 0, -1):
             answers[compiling] += [sequence.generated[-n] for sequence in done.advanced]
         return done

@@ -31,7 +31,7 @@ from gptfast_cli.core.jobs.chat import (
     open_chat,
 )
 from llama_oracle import random_llama
-from model_files import drained, saved, settings_in
+from model_files import drained, run_to_end, saved, settings_in
 
 AS_CHAT = ChatOptions(chat=True, system="Be brief.")
 AS_TEXT = ChatOptions()
@@ -97,10 +97,7 @@ def fresh_answer(tiny: LoadedModel, prompt: tuple[int, ...], *, stream: int, n_t
     """What a model that has never seen the conversation answers to the whole of it."""
     limits = Limits(n_tokens, tiny.config.max_context, frozenset())
     sequence = Request(0, prompt, Sampler(Sampling(), 7, stream), limits)
-    generator = Engine(Runner(tiny.model, 1))
-    drained(generator.admit(sequence))
-    while generator.active:
-        drained(generator.step())
+    run_to_end(Engine(Runner(tiny.model, 1)), [sequence])
     return tiny.tokenizer.decode([*prompt, *sequence.generated]).removeprefix(tiny.tokenizer.decode(prompt))
 
 

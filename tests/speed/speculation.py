@@ -149,12 +149,13 @@ def model(shape: str, mode: str) -> Decoder:
 
 def decode(target: Decoder, n_tokens: int, speculation: Speculation | None) -> tuple[list[int], float, float]:
     """The text, the seconds after its first token, and tokens per round."""
-    generator = Engine(Runner(target, 1), speculation)
+    engine = Engine(Runner(target, 1), speculation)
     sequence = Request(0, PROMPT, Sampler(GREEDY, 0), Limits(n_tokens, 2048, frozenset()))
-    result_of(generator.admit(sequence))
+    engine.submit(sequence)
+    result_of(engine.fill_rows())
     began = time.perf_counter()
-    while generator.active:
-        result_of(generator.step())
+    while engine.has_work:
+        result_of(engine.step())
     tau = speculation.rounds.tau if speculation is not None else None
     return sequence.generated, time.perf_counter() - began, tau or 1.0
 

@@ -1,7 +1,6 @@
 """Answering rows of a file of prompts: as many at once as there is room for, each failing alone."""
 
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import asdict, dataclass
 
@@ -18,7 +17,7 @@ from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampler
 from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.errors import CorruptError, UsageError
-from gptfast_cli.core.events import Job, Progress, T
+from gptfast_cli.core.events import Job, Progress, Record, T
 from gptfast_cli.core.settings import Settings
 
 _INDEX_BITS = 32  # of a stream's number: the row; the bits above them tell the samples of a row apart
@@ -133,16 +132,16 @@ class Answering:
         speculation: Speculation | None = None,
     ) -> None:
         """`n_places` rows decode side by side at most, with the speculation that was made ready for as many."""
-        self._rows = deque(rows)
+        self._rows = rows
         self._setting = setting
         self._timings = Timings()
         self.speculation = speculation
         self._runner = Runner(setting.loaded.model, n_places)
-        self._generator = Engine(self._runner, speculation, isolates_failures=True)
+        self._engine = Engine(self._runner, speculation, isolates_failures=True)
         self._identities = identities
         self._answers: dict[int, Answer] = {}  # under way, by the index of their rows
-        self._waiting: deque[Transcript] = deque()  # samples that no place was free for yet
-        self._decoding: list[Transcript] = []
+        self._transcripts: dict[Request, Transcript] = {}  # of the answers that are under way
+        self._refused: list[Record] = []  # rows without an answer, to be yielded next
 
     def run(self) -> Job[None]:
         """Answer all rows; the record of each is yielded as soon as it is over."""
@@ -152,12 +151,15 @@ class Answering:
         self._timings.compile_seconds = yield from compile_steps(
             self._runner, setting.compiling, n_tokens=n_tokens, settings=setting.settings
         )
-        while self._rows or self._waiting or self._decoding:
-            while self._generator.has_room and (self._waiting or self._rows):
-                yield from self._begin()
-            if self._decoding:
-                self._timings.add_step((yield from self._generator.step()))
-                yield from self._read()
+        for step in self._engine.generate(self._requests()):
+            yield from self._refusals()
+            output = yield from _without_progress(step)
+            self._timings.add(output)
+            for request in output.advanced:
+                self._transcripts[request].read()  # which may end it
+            for request in output.advanced:
+                yield from self._conclude(request)
+        yield from self._refusals()
 
     def metrics(self) -> Metrics:
         """The speed so far."""
@@ -165,49 +167,40 @@ class Answering:
         peak = peak_memory_bytes(loaded.model.device)
         return self._timings.metrics(load_seconds=loaded.seconds, peak_memory_bytes=peak)
 
-    def _begin(self) -> Job[None]:
-        """Give a free place to the next sample, of the next row where none is waiting."""
-        if not self._waiting:
-            row = self._rows.popleft()
+    def _requests(self) -> Iterator[Request]:
+        """The samples of all rows, each row tokenized as its first sample is taken; some rows are refused then."""
+        for row in self._rows:
             try:
                 answer = begin(row, self._setting)
             except (UsageError, CorruptError) as error:
-                yield refusal(row, error.message, self._identities[row.line])
-                return
+                self._refused.append(refusal(row, error.message, self._identities[row.line]))
+                continue
             self._answers[row.index] = answer
-            self._waiting.extend(answer.transcripts)
-        transcript = self._waiting.popleft()
-        admission = self._generator.admit(transcript.sequence)
-        self._decoding.append(transcript)
-        self._timings.add_prefill((yield from _without_progress(admission)))
-        yield from self._read()
+            self._transcripts |= {transcript.sequence: transcript for transcript in answer.transcripts}
+            for transcript in answer.transcripts:
+                if transcript.sequence.finish_reason is None:  # no other sample has failed
+                    yield transcript.sequence
 
-    def _read(self) -> Job[None]:
-        """Follow the text of what is decoding, which may end it; let go of what is over."""
-        for transcript in self._decoding:
-            transcript.read()
-        for failed in [transcript.sequence for transcript in self._decoding if transcript.sequence.failure is not None]:
-            yield from self._refuse(failed)
-        over = {transcript.sequence.id for transcript in self._decoding if _is_over(transcript)}
-        self._decoding = [transcript for transcript in self._decoding if not _is_over(transcript)]
-        for index in sorted(over):
-            if index in self._answers and self._answers[index].is_over:
-                answer = self._answers.pop(index)
-                yield record_of(answer.row, answer.fields(), self._identities[answer.row.line])
+    def _refusals(self) -> Job[None]:
+        refused, self._refused = self._refused, []
+        yield from refused
 
-    def _refuse(self, failed: Request) -> Job[None]:
-        """Give up a row one of whose samples has failed."""
-        answer = self._answers.pop(failed.id, None)
-        if answer is None or failed.failure is None:  # another sample of it has failed already
+    def _conclude(self, request: Request) -> Job[None]:
+        """The record of the row of a sample, once all its samples are finished or this one has failed."""
+        answer = self._answers.get(request.id)
+        if answer is None:  # it is recorded already
             return
+        if request.failure is not None:
+            for transcript in answer.transcripts:
+                self._engine.abort(transcript.sequence)
+            yield refusal(answer.row, request.failure.message, self._identities[answer.row.line])
+        elif answer.is_over:
+            yield record_of(answer.row, answer.fields(), self._identities[answer.row.line])
+        else:
+            return
+        del self._answers[request.id]
         for transcript in answer.transcripts:
-            transcript.sequence.finish_reason = transcript.sequence.finish_reason or "interrupted"
-        self._waiting = deque(each for each in self._waiting if each.sequence.id != failed.id)
-        yield refusal(answer.row, failed.failure.message, self._identities[answer.row.line])
-
-
-def _is_over(transcript: Transcript) -> bool:
-    return transcript.sequence.finish_reason is not None
+            del self._transcripts[transcript.sequence]
 
 
 def _without_progress(job: Job[T]) -> Job[T]:

@@ -53,6 +53,13 @@ class Timings:
     decode_seconds: float = 0.0
     decode_bytes: int = 0
 
+    def add(self, output: StepOutput) -> None:
+        """Count a step of the engine: a prompt that it completed, or what it decoded."""
+        if output.prefill is not None:
+            self.add_prefill(output.prefill)
+        elif output.advanced:
+            self.add_step(output)
+
     def add_prefill(self, admission: PrefillOutput) -> None:
         """Count the beginning of a sequence."""
         self.prefill_tokens += admission.n_fed

@@ -13,8 +13,7 @@ from typing import Literal
 from gptfast_cli.core.bench.repetitions import TimedRow, Work
 from gptfast_cli.core.engine.compiled import Compiling, compile_steps
 from gptfast_cli.core.engine.engine import Engine
-from gptfast_cli.core.engine.request import Limits
-from gptfast_cli.core.engine.request import Request as TokenSequence
+from gptfast_cli.core.engine.request import Limits, Request
 from gptfast_cli.core.engine.runner import PREFILL_CHUNK, Runner
 from gptfast_cli.core.engine.sampling import Sampler, Sampling, uniform
 from gptfast_cli.core.errors import OutOfMemoryError, UsageError, is_out_of_memory
@@ -154,18 +153,19 @@ class Workload:
         return work
 
     def _decode(self, case: Case, runner: Runner) -> Work:
-        generator = Engine(runner)
+        engine = Engine(runner)
         limits = Limits(case.n_tokens + 2, case.n_context + 2, frozenset())  # no sequence is over before the work is
         for n in range(case.batch_size):
             prompt = self._prompt(case.n_before)
-            result_of(generator.admit(TokenSequence(n, prompt, Sampler(_GREEDY, self._seed), limits)))
+            engine.submit(Request(n, prompt, Sampler(_GREEDY, self._seed), limits))
+        result_of(engine.fill_rows())
 
         def work() -> int:
             n_left, n_bytes = case.n_tokens, 0
             while n_left:
-                stride = result_of(generator.step(n_left))
-                n_left -= stride.counts[0]
-                n_bytes += stride.n_bytes
+                output = result_of(engine.step(n_left))
+                n_left -= output.counts[0]
+                n_bytes += output.n_bytes
             return n_bytes
 
         return work

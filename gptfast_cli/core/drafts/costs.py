@@ -210,25 +210,26 @@ class _Load:
     """
 
     def __init__(self, runner: Runner, texts: Rows[TargetText], speculation: Speculation | None) -> None:
-        self._generator = Engine(runner, speculation, isolates_failures=True)
+        self._engine = Engine(runner, speculation, isolates_failures=True)
         self._texts = texts
         for n, text in enumerate(texts):
-            self._admit(n, int(len(text.tokens) * (n * _GOLDEN % 1)))
+            self._begin(n, int(len(text.tokens) * (n * _GOLDEN % 1)))
 
     def step(self) -> StepOutput:
-        """One step of the engine with all rows in use."""
-        for n in {*range(len(self._texts))} - {sequence.id for sequence in self._generator.active}:
-            self._admit(n, 0)
-        return result_of(self._generator.step())
+        """One decode call of the engine, with all rows in use."""
+        for n in {*range(len(self._texts))} - {request.id for request in self._engine.active}:
+            self._begin(n, 0)
+        return result_of(self._engine.step())
 
-    def _admit(self, n: int, n_known: int) -> None:
+    def _begin(self, n: int, n_known: int) -> None:
         text = self._texts[n]
         prompt = (*text.prompt.ids, *text.tokens[:n_known])
         limits = Limits(max(2, len(text.tokens) - n_known), len(prompt) + len(text.tokens), frozenset())
-        sequence = Request(n, prompt, text.sampler, limits)
-        result_of(self._generator.admit(sequence))
-        if sequence.failure is not None:  # it would fail at every restart
-            raise sequence.failure
+        request = Request(n, prompt, text.sampler, limits)
+        self._engine.submit(request)
+        result_of(self._engine.fill_rows())
+        if request.failure is not None:  # it would fail at every restart
+            raise request.failure
 
 
 def _of_all_lengths(texts: Rows[TargetText], n: int) -> list[TargetText]:

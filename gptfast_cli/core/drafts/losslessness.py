@@ -5,7 +5,6 @@ several ways, with the draft and without. Both counts come from one distribution
 of equal size, sum((a - b)^2 / (a + b)), has a chi-square distribution.
 """
 
-from collections import deque
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
@@ -60,12 +59,8 @@ class _Run:
         speculation = None
         if self.candidate is not None:
             speculation = Speculation(self.candidate.proposer, FixedDraftLength(self.k))
-        generator, waiting = Engine(self.runner, speculation, isolates_failures=True), deque(sequences)
-        while waiting or generator.active:
-            while waiting and generator.has_room:
-                result_of(generator.admit(waiting.popleft()))
-            if generator.active:
-                result_of(generator.step())
+        for step in Engine(self.runner, speculation, isolates_failures=True).generate(sequences):
+            result_of(step)
 
 
 def check_losslessness(

@@ -7,7 +7,6 @@ also reported, and a `completion`, which replaces the target's continuation.
 """
 
 import importlib.resources
-from collections import deque
 from collections.abc import Iterator, Sequence
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -64,19 +63,12 @@ def write_texts(
     """Generate the target's continuations, in batches of the runner's rows; returns texts and failed prompts."""
     endless = Limits(limits.max_new_tokens, limits.max_context, frozenset())  # `generated` would not hold the end token
     wanted = sequences(prompts, sampling, seed, endless)
-    generator, waiting = Engine(runner, isolates_failures=True), deque(wanted)
     n_most, n_written = sum(each.n_left for each in wanted), 0
-    while waiting or generator.active:
-        advanced = []
-        while waiting and generator.has_room:
-            advanced.append(waiting.popleft())
-            result_of(generator.admit(advanced[-1]))
-        if generator.active:
-            advanced += result_of(generator.step()).advanced
-        for sequence in advanced:
-            _end(sequence, limits.stop_ids)
-            if sequence.finish_reason is not None:
-                n_written += len(sequence.generated) + sequence.n_left
+    for step in Engine(runner, isolates_failures=True).generate(wanted):
+        for request in result_of(step).advanced:
+            _end(request, limits.stop_ids)
+            if request.finish_reason is not None:
+                n_written += len(request.generated) + request.n_left
         yield Progress("write texts", n_written, n_most, "tokens")
     texts, failed = [], []
     for prompt, each in zip(prompts, wanted, strict=True):

@@ -114,13 +114,14 @@ def _tokens_per_second(
         Request(n, text.prompt.ids, text.sampler, Limits(text.most, len(text.prompt.ids) + text.most, stop_ids))
         for n, text in enumerate(validation.texts)
     )
-    generator, seconds, n_tokens = Engine(runner, speculation, isolates_failures=True), 0.0, 0
-    while waiting or generator.active:
-        while waiting and len(generator.active) < validation.point.batch_size:
-            result_of(generator.admit(waiting.popleft()))
-        if len(generator.active) < min(validation.point.batch_size, len(validation.texts)):
-            break
-        stride = result_of(generator.step())
-        seconds += stride.seconds
-        n_tokens += stride.n_tokens
-    return n_tokens / seconds
+    batch_size = min(validation.point.batch_size, len(validation.texts))
+    engine, seconds, n_tokens = Engine(runner, speculation, isolates_failures=True), 0.0, 0
+    while True:
+        while waiting and len(engine.unfinished) < batch_size:
+            engine.submit(waiting.popleft())
+            result_of(engine.fill_rows())
+        if len(engine.active) < batch_size:
+            return n_tokens / seconds
+        output = result_of(engine.step())
+        seconds += output.seconds
+        n_tokens += output.n_tokens

@@ -1,9 +1,14 @@
-"""Decoding sequences together, step by step; it knows token ids only, and nothing of text.
+"""Continuous batching: requests share the rows of one KV cache and are decoded together, step by step.
 
-Sequences come and go while others are under way: one that is over leaves its row to the next prompt at once.
+A waiting request takes a row as soon as one is free. Its prompt is prefilled in chunks between decode calls, of
+`PREFILL_CHUNK` tokens in all between two of them, so that a long prompt never holds up the requests that are being
+decoded for longer than one chunk takes (Agrawal et al. 2023, "SARATHI", arXiv:2308.16369).
+
+The tokens of a request depend on its prompt and sampler only, not on what else runs. The engine knows token ids only.
 """
 
-from collections.abc import Sequence as Tokens
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gptfast_cli.core.backends.phases import phase
@@ -14,11 +19,12 @@ from gptfast_cli.core.engine.speculative.speculation import RoundOutput, Specula
 from gptfast_cli.core.events import Job, Measured, Progress
 from gptfast_cli.core.models.decoder import Logits, NonFiniteLogitsError
 from gptfast_cli.core.stopwatch import Stopwatch
+from gptfast_cli.core.token_ids import TokenIdError
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillOutput:
-    """What it took to begin a sequence: prompt tokens fed, those that the cache held already, and the time."""
+    """Cost of a prompt: tokens fed, tokens reused from the cache, seconds of prefill and of drawing the first token."""
 
     n_fed: int
     n_reused: int
@@ -26,143 +32,159 @@ class PrefillOutput:
     first_token_seconds: float
 
 
-_MOST_AHEAD = 16  # steps
+_MOST_AHEAD = 16
+"""Decode steps of one call, at most, where the model chooses tokens itself."""
 
 MAX_UNDRAFTED = 4
-"""Of these, where a proposer had nothing to propose and is soon to be asked again."""
+"""The same where the proposer proposed nothing and is to be asked again soon."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What a call of `step` did: the sequences that it advanced, of which some may now be over, and what it read.
+    """What one call of `step` did: it decoded, or prefilled a chunk of one prompt.
 
-    counts: tokens that each of them was given
+    advanced: the requests that received tokens, some of which may now be finished; none after a chunk that did not
+              complete its prompt
+    counts:   tokens that each of them received, an end token included
+    seconds:  of decoding; n_bytes: read by it
+    prefill:  cost of the prompt that this step completed: `advanced` is its request, with its first token
     """
 
     advanced: list[Request]
     counts: list[int]
-    seconds: float
-    n_bytes: int
+    seconds: float = 0.0
+    n_bytes: int = 0
+    prefill: PrefillOutput | None = None
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that all sequences together were given."""
+        """Tokens of all requests."""
         return sum(self.counts)
 
 
+@dataclass(slots=True)
+class _Prefill:
+    """A request whose prompt is being fed to a row; the row holds the first `n_held` tokens of it.
+
+    logits: of the token after them, where known
+    """
+
+    request: Request
+    row: int
+    n_reused: int
+    n_held: int
+    logits: Logits | None
+    watch: Stopwatch
+
+
 class Engine:
-    """Decodes up to `runner.n_rows` sequences together: `admit` while there is room, `step` while any is active."""
+    """Decodes up to `runner.n_rows` requests at a time; others wait in the order of their submission.
+
+    `generate` is a loop of `submit` and `step`. A request may be ended from outside at any time between two steps, by
+    `abort` or by setting its `finish_reason`; its row is then free.
+    """
 
     def __init__(
-        self, runner: Runner, speculation: Speculation | None = None, *, isolates_failures: bool = False
+        self,
+        runner: Runner,
+        speculation: Speculation | None = None,
+        *,
+        isolates_failures: bool = False,
+        prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
-        """`isolates_failures`: a sequence whose logits are not finite ends with its `failure`, and the others go on.
+        """`isolates_failures`: a request that fails ends with its `failure`, and the others go on.
 
-        Otherwise its failure is raised.
+        Otherwise its failure is raised: TokenIdError for a prompt token without an embedding, NonFiniteLogitsError.
         """
         self._runner = runner
-        self._isolates_failures = isolates_failures
         self._speculation = speculation
-        self._sequences: list[Request] = []  # row by row; some may be over until the next call
-        self._step_seconds = runner.guessed_seconds  # of the last step
+        self._isolates_failures = isolates_failures
+        self._prefill_chunk = prefill_chunk
+        self._waiting: deque[Request] = deque()
+        self._prefilling: _Prefill | None = None  # its row is none of those of `_rows`
+        self._rows: list[Request] = []  # being decoded, row by row; some may be finished until the next call
+        self._n_fed = 0  # prompt tokens since the last decode call
+        self._step_seconds = runner.guessed_seconds  # of the last decode step
         self._last_prompt: tuple[tuple[int, ...], Logits] | None = None  # with the logits of the token after it
 
     @property
     def active(self) -> list[Request]:
-        """The sequences that are not over."""
-        return [sequence for sequence in self._sequences if sequence.finish_reason is None]
+        """The unfinished requests that are being decoded, by row."""
+        return [request for request in self._rows if request.finish_reason is None]
 
     @property
-    def has_room(self) -> bool:
-        """Whether another sequence can begin."""
-        return len(self.active) < self._runner.n_rows
+    def unfinished(self) -> list[Request]:
+        """All unfinished requests: those being decoded, being prefilled, and waiting."""
+        prefilling = [] if self._prefilling is None else [self._prefilling.request]
+        return [each for each in (*self._rows, *prefilling, *self._waiting) if each.finish_reason is None]
 
-    def admit(self, sequence: Request) -> Job[PrefillOutput]:
-        """Feed a prompt, but for what the cache holds of it, and draw the first token.
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is unfinished."""
+        return bool(self.unfinished)
 
-        Raises TokenIdError where the prompt has a token without an embedding, NonFiniteLogitsError unless failures are
-        isolated.
+    def submit(self, request: Request) -> None:
+        """Let a request wait for a row; it is over once it has a finish reason."""
+        self._waiting.append(request)
+
+    def abort(self, request: Request) -> None:
+        """End a request as "interrupted", wherever it is, unless it is finished; its tokens so far stay."""
+        request.finish_reason = request.finish_reason or "interrupted"
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Job[StepOutput]]:
+        """The steps that finish all requests, each to be run before the next one is taken.
+
+        Requests are taken from the iterable as rows get free, so that it may be long, or lazy.
+
+            for step in engine.generate(requests):
+                output = yield from step
         """
-        assert self.has_room
+        coming = iter(requests)
+        while True:
+            while len(self.unfinished) < self._runner.n_rows and (request := next(coming, None)) is not None:
+                self.submit(request)
+            if not self.has_work:
+                return
+            yield self.step()
+
+    def step(self, max_steps: int = _MOST_AHEAD) -> Job[StepOutput]:
+        """Prefill a chunk of a waiting prompt, or decode: at least one more token for each active request.
+
+        Requests that are decoded wait for no more than `prefill_chunk` prompt tokens between two decode calls. A call
+        is a round of speculation, or up to `max_steps` steps, until a request ends, where the model chooses tokens
+        itself. Raises what a request fails with, unless failures are isolated.
+        """
+        prefill = self._next_prefill()
+        if prefill is not None:
+            n_fed = self._n_fed + len(self._chunk(prefill))
+            if n_fed <= self._prefill_chunk or not self.active:
+                return (yield from self._feed(prefill))
+        return (yield from self._decode(max_steps))
+
+    def fill_rows(self) -> Job[None]:
+        """Prefill waiting requests until no row is free, while active ones wait: for measurements of full batches."""
+        while (prefill := self._next_prefill()) is not None:
+            yield from self._feed(prefill)
+
+    def _next_prefill(self) -> _Prefill | None:
+        """The prompt that is being fed, or the next one that there is a free row for."""
+        if self._prefilling is not None and self._prefilling.request.finish_reason is not None:
+            self._prefilling = None
+        while self._prefilling is None and self._waiting and len(self.active) < self._runner.n_rows:
+            request = self._waiting.popleft()
+            if request.finish_reason is None:
+                self._prefilling = self._begin(request)
+        return self._prefilling
+
+    def _begin(self, request: Request) -> _Prefill:
+        """Give a request the next row, with what the cache holds of its prompt."""
         self._retire()
-        row, prompt = len(self._sequences), sequence.prompt
-        watch, drawing = Stopwatch(self._runner.model.device), Stopwatch(self._runner.model.device)
+        row, watch = len(self._rows), Stopwatch(self._runner.model.device)
         with watch:
-            logits, n_reused = self._recall(row, prompt)
-        for first in range(n_reused, len(prompt), PREFILL_CHUNK):
-            with watch:
-                logits = self._runner.prefill(row, prompt[first : first + PREFILL_CHUNK])
-            yield Progress("prefill", min(first + PREFILL_CHUNK, len(prompt)), len(prompt), "tokens")
-        assert logits is not None
-        self._last_prompt = prompt, logits
-        yield Measured("prefill", len(prompt) - n_reused, watch.seconds)
-        self._sequences.append(sequence)
-        with drawing:
-            self._draw(logits, [sequence])
-        self._clear_failures()
-        if self._speculation is not None and sequence.finish_reason is None:
-            self._speculation.begin(self._runner, row, prompt)
-        yield Measured("first token", 1, drawing.seconds)
-        return PrefillOutput(len(prompt) - n_reused, n_reused, watch.seconds, drawing.seconds)
+            logits, n_reused = self._reuse_prefix(row, request.prompt)
+        return _Prefill(request, row, n_reused, n_reused, logits, watch)
 
-    def step(self, most: int = _MOST_AHEAD) -> Job[StepOutput]:
-        """At least one more token for each active sequence, until one is over; at most so many where none is drafted.
-
-        A round of speculation gives what was accepted and one more, and a model that chooses by itself goes on a while.
-        Raises NonFiniteLogitsError unless failures are isolated.
-        """
-        watch = Stopwatch(self._runner.model.device)
-        with watch:
-            self._retire()
-            advanced = list(self._sequences)
-            draft_lengths = (
-                self._speculation.draft_lengths(self._runner, advanced) if self._speculation is not None else []
-            )
-            output = None
-            if self._speculation is not None and any(draft_lengths):
-                output = self._speculation.run(self._runner, advanced, draft_lengths)
-                most = MAX_UNDRAFTED
-                self._try_again(advanced)
-            if output is None:
-                output = self._plain(advanced, most)
-        self._clear_failures()
-        if self._speculation is not None and not output.stats.n_rounds:
-            self._speculation.record_steps(output.counts, watch.seconds)
-        stats = output.stats
-        yield Measured("decode", sum(output.counts), watch.seconds, len(advanced), stats.n_rounds, stats.n_accepted)
-        return StepOutput(advanced, output.counts, watch.seconds, output.n_bytes)
-
-    def _plain(self, advanced: list[Request], most: int) -> RoundOutput:
-        """Steps without a draft."""
-        watch = Stopwatch(self._runner.model.device)
-        with watch:
-            n_steps = self._run_ahead(advanced, most)
-            if not n_steps:
-                n_steps = 1
-                logits = self._runner.step([sequence.generated[-1] for sequence in advanced])
-                self._draw(logits, advanced)
-        self._step_seconds = watch.seconds / n_steps
-        n_rows = len(advanced)
-        n_bytes = sum(self._runner.step_bytes(n_rows, -step) for step in range(1, n_steps + 1))
-        return RoundOutput([n_steps] * n_rows, n_bytes)
-
-    def _run_ahead(self, advanced: list[Request], most: int) -> int:
-        """Let the model choose tokens by itself where it can; how many steps that were, none where it cannot."""
-        draws = [sequence.next_draw for sequence in advanced]
-        samplings = [sequence.sampler.sampling for sequence in advanced]
-        if not (self._runner.runs_ahead and all(sequence.wants_tokens_alone for sequence in advanced)):
-            return 0
-        affordable = max(1, int(AHEAD_SECONDS / self._step_seconds))
-        n_steps = min(most, _MOST_AHEAD, affordable, *(sequence.n_left for sequence in advanced))
-        uniforms = [[draw.uniform(step) for draw in draws] for step in range(n_steps)]
-        stops = frozenset().union(*(sequence.limits.stop_ids for sequence in advanced))
-        chosen = self._runner.run_ahead([[draw.generated[-1]] for draw in draws], samplings, uniforms, stops)
-        for tokens in chosen.tokens:
-            for sequence, token in zip(advanced, tokens, strict=True):
-                self._give(sequence, token)
-        return len(chosen.tokens)
-
-    def _recall(self, row: int, prompt: tuple[int, ...]) -> tuple[Logits | None, int]:
+    def _reuse_prefix(self, row: int, prompt: tuple[int, ...]) -> tuple[Logits | None, int]:
         """Begin a row with what the cache holds of a prompt; the logits after it, where they are known."""
         if self._last_prompt is not None and self._last_prompt[0] == prompt:
             n_reused = self._runner.reuse_prefix(row, prompt)
@@ -171,52 +193,150 @@ class Engine:
         # at least one token must be fed to know what comes after
         return None, self._runner.reuse_prefix(row, prompt[:-1])
 
-    def _draw(self, logits: Logits, sequences: Tokens[Request]) -> None:
+    def _chunk(self, prefill: _Prefill) -> tuple[int, ...]:
+        """The tokens of a prompt to be fed next; none where its row holds all of it."""
+        return prefill.request.prompt[prefill.n_held : prefill.n_held + self._prefill_chunk]
+
+    def _feed(self, prefill: _Prefill) -> Job[StepOutput]:
+        """Feed a chunk of a prompt; where that was the last one, draw the first token."""
+        request, chunk, n_prompt = prefill.request, self._chunk(prefill), len(prefill.request.prompt)
+        self._n_fed = self._n_fed + len(chunk) if self.active else 0
+        if chunk:
+            try:
+                with prefill.watch:
+                    prefill.logits = self._runner.prefill(prefill.row, chunk)
+            except TokenIdError as error:
+                request.fail(error)
+                if not self._isolates_failures:
+                    raise
+                return StepOutput([request], [0])
+            prefill.n_held += len(chunk)
+            yield Progress("prefill", prefill.n_held, n_prompt, "tokens")
+        if prefill.n_held < n_prompt or request.finish_reason is not None:
+            return StepOutput([], [])
+        n_fed = n_prompt - prefill.n_reused
+        yield Measured("prefill", n_fed, prefill.watch.seconds)
+        return (yield from self._first_token(prefill, n_fed))
+
+    def _first_token(self, prefill: _Prefill, n_fed: int) -> Job[StepOutput]:
+        """Draw the first token of a prompt that has been fed; its request is decoded from now on."""
+        request, logits, drawing = prefill.request, prefill.logits, Stopwatch(self._runner.model.device)
+        assert logits is not None
+        self._retire()
+        row, self._prefilling = len(self._rows), None
+        if row != prefill.row:  # requests have finished meanwhile
+            self._runner.move(prefill.row, row)
+        self._last_prompt = request.prompt, logits
+        self._rows.append(request)
+        with drawing:
+            self._draw(logits, [request])
+        self._clear_failures()
+        if self._speculation is not None and request.finish_reason is None:
+            self._speculation.begin(self._runner, row, request.prompt)
+        yield Measured("first token", 1, drawing.seconds)
+        output = PrefillOutput(n_fed, prefill.n_reused, prefill.watch.seconds, drawing.seconds)
+        return StepOutput([request], [0 if request.failure else 1], prefill=output)
+
+    def _decode(self, max_steps: int) -> Job[StepOutput]:
+        """One decode call: a round of speculation, or plain steps."""
+        self._n_fed = 0
+        watch = Stopwatch(self._runner.model.device)
+        with watch:
+            self._retire()
+            advanced = list(self._rows)
+            draft_lengths = (
+                self._speculation.draft_lengths(self._runner, advanced) if self._speculation is not None else []
+            )
+            output = None
+            if self._speculation is not None and any(draft_lengths):
+                output = self._speculation.run(self._runner, advanced, draft_lengths)
+                max_steps = MAX_UNDRAFTED
+                self._retry_failed(advanced)
+            if output is None:
+                output = self._plain(advanced, max_steps)
+        self._clear_failures()
+        if self._speculation is not None and not output.stats.n_rounds:
+            self._speculation.record_steps(output.counts, watch.seconds)
+        stats = output.stats
+        yield Measured("decode", sum(output.counts), watch.seconds, len(advanced), stats.n_rounds, stats.n_accepted)
+        return StepOutput(advanced, output.counts, watch.seconds, output.n_bytes)
+
+    def _plain(self, advanced: list[Request], max_steps: int) -> RoundOutput:
+        """Decode steps without a draft."""
+        watch = Stopwatch(self._runner.model.device)
+        with watch:
+            n_steps = self._run_ahead(advanced, max_steps)
+            if not n_steps:
+                n_steps = 1
+                logits = self._runner.step([request.generated[-1] for request in advanced])
+                self._draw(logits, advanced)
+        self._step_seconds = watch.seconds / n_steps
+        n_rows = len(advanced)
+        n_bytes = sum(self._runner.step_bytes(n_rows, -step) for step in range(1, n_steps + 1))
+        return RoundOutput([n_steps] * n_rows, n_bytes)
+
+    def _run_ahead(self, advanced: list[Request], max_steps: int) -> int:
+        """Steps in which the model chooses the tokens itself: how many were run, 0 where it cannot."""
+        draws = [request.next_draw for request in advanced]
+        samplings = [request.sampler.sampling for request in advanced]
+        if not (self._runner.runs_ahead and all(request.wants_tokens_alone for request in advanced)):
+            return 0
+        affordable = max(1, int(AHEAD_SECONDS / self._step_seconds))
+        n_steps = min(max_steps, _MOST_AHEAD, affordable, *(request.n_left for request in advanced))
+        uniforms = [[draw.uniform(step) for draw in draws] for step in range(n_steps)]
+        stops = frozenset().union(*(request.limits.stop_ids for request in advanced))
+        chosen = self._runner.run_ahead([[draw.generated[-1]] for draw in draws], samplings, uniforms, stops)
+        for tokens in chosen.tokens:
+            for request, token in zip(advanced, tokens, strict=True):
+                self._give(request, token)
+        return len(chosen.tokens)
+
+    def _draw(self, logits: Logits, requests: Sequence[Request]) -> None:
         with phase("sample"), self._runner.alone():
-            tokens = draw_tokens(logits, [sequence.next_draw for sequence in sequences])
-        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            self._give(sequence, token)
-            if sequence.n_logprobs is not None and len(sequence.generated) > len(sequence.logprobs):
-                sequence.logprobs.append(token_logprobs(logits.whole[row], token, sequence.n_logprobs))
+            tokens = draw_tokens(logits, [request.next_draw for request in requests])
+        for row, (request, token) in enumerate(zip(requests, tokens, strict=True)):
+            self._give(request, token)
+            if request.n_logprobs is not None and len(request.generated) > len(request.logprobs):
+                request.logprobs.append(token_logprobs(logits.whole[row], token, request.n_logprobs))
 
-    def _try_again(self, advanced: list[Request]) -> None:
-        """Let sequences that failed in a round have their next token without a draft, from an empty row.
+    def _retry_failed(self, advanced: list[Request]) -> None:
+        """Draw the next token of requests that failed in a round without a draft, from a row that is fed anew.
 
-        A drafted token that the model has NaN for spoils the logits before it too, as 0 times NaN is NaN.
+        A drafted token for which the model gives NaN spoils the logits before it too, as 0 times NaN is NaN.
         """
-        for row, sequence in enumerate(advanced):
-            if sequence.failure is None:
+        for row, request in enumerate(advanced):
+            if request.failure is None:
                 continue
-            sequence.finish_reason = sequence.failure = None
+            request.finish_reason = request.failure = None
             self._runner.wipe(row)
-            text = (*sequence.prompt, *sequence.generated)
-            for first in range(0, len(text), PREFILL_CHUNK):
-                logits = self._runner.prefill(row, text[first : first + PREFILL_CHUNK])
-            self._draw(logits, [sequence])
+            text = (*request.prompt, *request.generated)
+            for first in range(0, len(text), self._prefill_chunk):
+                logits = self._runner.prefill(row, text[first : first + self._prefill_chunk])
+            self._draw(logits, [request])
 
-    def _give(self, sequence: Request, token: int) -> None:
-        """Let a sequence go on with a token, or fail where it is none."""
+    def _give(self, request: Request, token: int) -> None:
+        """Append a token to a request; `vocab_size` stands for logits that are not finite."""
         model = self._runner.model
         if token < model.config.vocab_size:
-            sequence.take(token)
+            request.take(token)
         else:
-            sequence.fail(NonFiniteLogitsError(model.dtype, f"after {sequence.n_tokens:,} tokens"))
+            request.fail(NonFiniteLogitsError(model.dtype, f"after {request.n_tokens:,} tokens"))
 
     def _clear_failures(self) -> None:
-        """Empty the rows of sequences that have failed; raise a failure unless they are isolated."""
-        failed = [(row, each.failure) for row, each in enumerate(self._sequences) if each.failure is not None]
+        """Wipe the rows of failed requests; raise a failure unless failures are isolated."""
+        failed = [(row, each.failure) for row, each in enumerate(self._rows) if each.failure is not None]
         for row, _ in failed:
             self._runner.wipe(row)
         if failed and not self._isolates_failures:
             raise failed[0][1]
 
     def _retire(self) -> None:
-        """Give the rows of sequences that are over to the last ones, so that the active ones have the first rows."""
-        for row in reversed(range(len(self._sequences))):
-            if self._sequences[row].finish_reason is not None:
-                last = self._sequences.pop()
-                if row < len(self._sequences):
-                    self._runner.move(len(self._sequences), row)
+        """Drop finished requests; the last ones take their rows, so that the active ones have the first rows."""
+        for row in reversed(range(len(self._rows))):
+            if self._rows[row].finish_reason is not None:
+                last = self._rows.pop()
+                if row < len(self._rows):
+                    self._runner.move(len(self._rows), row)
                     if self._speculation is not None:
-                        self._speculation.move(len(self._sequences), row)
-                    self._sequences[row] = last
+                        self._speculation.move(len(self._rows), row)
+                    self._rows[row] = last

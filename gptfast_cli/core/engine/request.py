@@ -56,9 +56,9 @@ class Limits:
         return f"raise --max-context, up to {self.longest}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
-    """A prompt and its continuation; `id` names it in results. It is over once it has a finish reason."""
+    """A prompt and its continuation; `id` names it in results. It is finished once it has a finish reason."""
 
     id: int
     prompt: tuple[int, ...]

@@ -85,7 +85,7 @@ class Chat:
         self._request = request
         self._n_turns = 0  # ever taken: each draws from a stream of its own
         self._own_files: set[Path] = set()
-        self._generator: Engine | None = None
+        self._engine: Engine | None = None
         self.prompter = open_prompter(loaded, options.chat)
         self._limits = loaded.limits(
             options.max_new_tokens,
@@ -111,18 +111,18 @@ class Chat:
         Raises what Conversation.prompt raises; the conversation is then as it was before.
         """
         prompt = self.conversation.prompt(message)
-        generator = yield from self.start()
+        engine = yield from self.start()
         sampler = Sampler(self._request.options.sampling, self.seed, self._n_turns)
         self._n_turns += 1
         sequence = Request(0, prompt, sampler, self._limits)
         transcript = Transcript(sequence, self._loaded.tokenizer, self._request.options.stop)
         timings = Timings()
         try:
-            yield from _decode(transcript, generator, timings)
+            yield from _decode(transcript, engine, timings)
         except KeyboardInterrupt:
             yield from transcript.interrupt()
         except Exception:
-            self._generator = None  # its cache may hold half a step
+            self._engine = None  # its cache may hold half a step
             raise
         turn = self._turn(transcript, timings)
         if turn.is_kept:
@@ -147,7 +147,7 @@ class Chat:
 
     def start(self) -> Job[Engine]:
         """Make ready what decodes, unless it is."""
-        if self._generator is None:
+        if self._engine is None:
             runner = Runner(self._loaded.model, 1)
             request = self._request
             n_tokens, settings = self._limits.max_context, request.settings
@@ -162,8 +162,8 @@ class Chat:
             seconds = yield from compile_steps(runner, compiling, n_tokens=n_tokens, settings=settings)
             if seconds is not None:
                 yield Note(f"Compiled in {seconds:.1f} s")
-            self._generator = Engine(runner, speculation)
-        return self._generator
+            self._engine = Engine(runner, speculation)
+        return self._engine
 
     def _turn(self, transcript: Transcript, timings: Timings) -> Turn:
         sequence = transcript.sequence
@@ -182,11 +182,9 @@ class Chat:
         )
 
 
-def _decode(transcript: Transcript, generator: Engine, timings: Timings) -> Job[None]:
-    timings.add_prefill((yield from generator.admit(transcript.sequence)))
-    yield from transcript.follow()
-    while generator.active:
-        timings.add_step((yield from generator.step()))
+def _decode(transcript: Transcript, engine: Engine, timings: Timings) -> Job[None]:
+    for step in engine.generate([transcript.sequence]):
+        timings.add((yield from step))
         yield from transcript.follow()
 
 

@@ -1,7 +1,6 @@
 """`generate`: a prompt in, its continuations and their speed out."""
 
 import secrets
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,21 +148,13 @@ def run(request: GenerateRequest) -> Job[GenerateResult]:
     )
 
 
-def _decode(transcripts: list[Transcript], generator: Engine, timings: Timings) -> Job[None]:
-    waiting = deque(transcripts)
-    under_way: dict[int, Transcript] = {}
-    while waiting or generator.active:
-        while waiting and generator.has_room:
-            transcript = waiting.popleft()
-            sequence = transcript.sequence
-            under_way[sequence.id] = transcript
-            timings.add_prefill((yield from generator.admit(sequence)))
-            yield from transcript.follow()
-        if generator.active:
-            stride = yield from generator.step()
-            timings.add_step(stride)
-            for sequence in stride.advanced:
-                yield from under_way[sequence.id].follow()
+def _decode(transcripts: list[Transcript], engine: Engine, timings: Timings) -> Job[None]:
+    transcript_of = {transcript.sequence: transcript for transcript in transcripts}
+    for step in engine.generate(transcript_of):
+        output = yield from step
+        timings.add(output)
+        for request in output.advanced:
+            yield from transcript_of[request].follow()
 
 
 def _sample(transcript: Transcript) -> Sample:

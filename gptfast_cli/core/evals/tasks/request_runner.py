@@ -1,7 +1,7 @@
 """Answers to the requests of tasks: log-likelihoods, rolling log-likelihoods, and generations."""
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -72,27 +72,23 @@ def generated(
     whatever else is asked. There is a Failure in place of an answer where one may be as long as the context, where
     sampling options are out of their ranges, and where the model's logits are not finite.
     """
-    waiting = deque(sorted(range(len(requests)), key=lambda number: requests[number].prompt))  # alike side by side
-    generator = Engine(Runner(loaded.model, min(batch_size, len(requests))), isolates_failures=True)
-    answers: list[_Answer] = []
-    while waiting or answers:
-        while waiting and generator.has_room:
-            number = waiting.popleft()
-            try:
-                sequence = _sequence(number, requests[number], loaded, bos_rules, seed)
-            except UsageError as error:
-                yield number, Failure(error.message)
-                continue
-            result_of(generator.admit(sequence))
-            answers.append(_Answer(number, sequence, bos_rules.tokenizer, requests[number].until))
-        over = [answer for answer in answers if answer.read()]
-        answers = [answer for answer in answers if answer not in over]
-        yield from ((answer.number, answer.result) for answer in over)
-        if answers and not (waiting and generator.has_room):
-            result_of(generator.step())
+    engine = Engine(Runner(loaded.model, min(batch_size, len(requests))), isolates_failures=True)
+    answers: dict[Request, _Answer] = {}
+    for number in sorted(range(len(requests)), key=lambda number: requests[number].prompt):  # alike side by side
+        try:
+            request = _request(number, requests[number], loaded, bos_rules, seed)
+        except UsageError as error:
+            yield number, Failure(error.message)
+        else:
+            answers[request] = _Answer(number, request, bos_rules.tokenizer, requests[number].until)
+    for step in engine.generate(list(answers)):
+        for request in result_of(step).advanced:
+            if answers[request].read():
+                answer = answers.pop(request)
+                yield answer.number, answer.result
 
 
-def _sequence(number: int, request: GenerationRequest, loaded: LoadedModel, bos_rules: BosRules, seed: int) -> Request:
+def _request(number: int, request: GenerationRequest, loaded: LoadedModel, bos_rules: BosRules, seed: int) -> Request:
     check(request.sampling)
     most = loaded.config.max_context
     n_given = most - request.max_tokens
