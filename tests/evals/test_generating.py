@@ -9,7 +9,7 @@ from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.evals.tasks.bos_rules import bos_rules_of
-from gptfast_cli.core.evals.tasks.request_runner import _sequence, generated
+from gptfast_cli.core.evals.tasks.request_runner import _request, generated
 from gptfast_cli.core.evals.tasks.requests import GREEDY, GenerationRequest
 from gptfast_cli.core.events import result_of
 from model_files import settings_in
@@ -60,7 +60,7 @@ def test_a_special_token_among_the_stop_strings_ends_an_answer_as_a_token(tmp_pa
     )
     assert model.tokenizer is not None
     asked = GenerationRequest("A", ("\n", "<|im_end|>"), 9)
-    sequence = _sequence(0, asked, model, bos_rules_of(model, model.tokenizer), 0)
+    sequence = _request(0, asked, model, bos_rules_of(model, model.tokenizer), 0)
     sequence.take(65)
     assert sequence.finish_reason is None
     sequence.take(259)
