@@ -103,4 +103,8 @@ def test_the_life_of_a_token_names_at_most_12_files_in_order() -> None:
     text = (DOCS / "contributing.md").read_text().partition("## The life of a token")[2].partition("\n## ")[0]
     steps = re.findall(r"^(\d+)\. \[", text, re.MULTILINE)
     assert 0 < len(steps) <= 12 and steps == [str(n + 1) for n in range(len(steps))]
-    assert len(re.findall(r"\]\(\.\./", text)) == len(steps)
+    files = re.findall(r"\]\(\.\./([^)]+)\)", text)
+    assert len(files) == len(steps)
+    code = "".join((ROOT / "gptfast_cli" / file).read_text() for file in files)
+    names = [part for name in re.findall(r"`(\w+(?:(?:\.|::)\w+)*)`", text) for part in re.split(r"\.|::", name)]
+    assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
