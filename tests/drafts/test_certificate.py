@@ -1,6 +1,6 @@
 """A certificate finds a draft that lies about its law, and verification that keeps what it should not."""
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -35,7 +35,7 @@ class Changed:
         self._proposer, self._sharpness = candidate.proposer, sharpness
         self.begin, self.move = self._proposer.begin, self._proposer.move
 
-    def propose(self, draws: Rows[SamplingContext], draft_lengths: Rows[int]) -> list[Proposal]:
+    def propose(self, draws: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         return [self._changed(each) for each in self._proposer.propose(draws, draft_lengths)]
 
     def _changed(self, proposal: Proposal) -> Proposal:

@@ -1,6 +1,6 @@
 """Speculation gives what the target alone gives: token for token where it is greedy, whatever drafts, row by row."""
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -61,11 +61,11 @@ class Told:
         self._answers = answers
         self._spoilt = spoilt  # places of an answer
 
-    def begin(self, row: int, prompt: Rows[int]) -> None: ...
+    def begin(self, row: int, prompt: Sequence[int]) -> None: ...
 
     def move(self, source: int, target: int) -> None: ...
 
-    def propose(self, draws: Rows[SamplingContext], draft_lengths: Rows[int]) -> list[Proposal]:
+    def propose(self, draws: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         proposals = []
         for draw, draft_length in zip(draws, draft_lengths, strict=True):
             known, n = self._answers[tuple(draw.prompt)], len(draw.generated)
@@ -77,7 +77,7 @@ class Told:
 
 
 def run(
-    model: Decoder, wanted: Rows[Request], n_rows: int, proposer: Proposer | None = None, k: int = 0
+    model: Decoder, wanted: Sequence[Request], n_rows: int, proposer: Proposer | None = None, k: int = 0
 ) -> Speculation | None:
     speculation = None if proposer is None else Speculation(proposer, FixedDraftLength(k))
     runner = Runner(model, n_rows)
@@ -89,7 +89,7 @@ def run(
     return speculation
 
 
-def outcome(wanted: Rows[Request]) -> list[tuple[list[int], str | None]]:
+def outcome(wanted: Sequence[Request]) -> list[tuple[list[int], str | None]]:
     return [(each.generated, each.finish_reason) for each in wanted]
 
 
@@ -99,7 +99,7 @@ def plain(models: Models, n: int, sampling: Sampling = GREEDY, limits: Limits = 
     return outcome(wanted)
 
 
-def check_greedy(models: Models, n_prompts: int, draft_lengths: Rows[int], batches: Rows[int]) -> None:
+def check_greedy(models: Models, n_prompts: int, draft_lengths: Sequence[int], batches: Sequence[int]) -> None:
     expected = plain(models, n_prompts)
     assert {"eos", "length"} == {reason for _, reason in expected}
     for k in draft_lengths:

@@ -15,6 +15,7 @@ from sample_judgement import judgement
 
 LONG = "/data/" + "a" * 40 + "/drafts/" + "b" * 40 + "/step-1000"
 WILD = "a|b\x1b[31m\n`c`\t<d>_e_*f*"
+LISTS = ("drafts", "recommendations", "validation_runs", "losslessness_checks")
 
 
 def renamed(names: dict[str, str]) -> DraftReport:
@@ -26,7 +27,7 @@ def renamed(names: dict[str, str]) -> DraftReport:
     whole = judgement()
     return replace(
         whole,
-        **{name: tuple(map(other, getattr(whole, name))) for name in ("drafts", "picks", "proofs", "certificates")},
+        **{name: tuple(map(other, getattr(whole, name))) for name in LISTS},
     )
 
 

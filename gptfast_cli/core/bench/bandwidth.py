@@ -1,8 +1,8 @@
-"""How fast this device reads its memory now: the roof that decoding is measured against.
+"""Memory read bandwidth of this device, measured now: the roofline that decoding is compared with.
 
-As in STREAM (McCalpin 1995), memory is read from end to end several times and the fastest time counts: what else
-the machine does can only slow a read down. Two ways of reading take turns, because neither is the faster one
-everywhere: a sum runs on all threads, and a matrix times a vector keeps more reads of one thread under way.
+As in STREAM (McCalpin 1995), a buffer is read from end to end several times and the fastest read counts, because other
+load can only slow a read down. Two kinds of read alternate, because neither is the faster one on every machine: a sum
+uses all threads, and a matrix-vector product keeps more reads in flight for each thread.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from gptfast_cli.core.bench.environment import Clock, last_level_cache_bytes
 from gptfast_cli.core.device import available_memory_bytes
 
 _SECONDS = 0.15
-"""Time that a probe takes, and the last two reads that it has begun."""
+"""Duration of a measurement in seconds, plus the two reads under way at its end."""
 
 _COLUMNS = 16384
 _ROW_BYTES = _COLUMNS * 4
@@ -28,22 +28,22 @@ class Bandwidth:
 
     @property
     def bytes_per_second(self) -> float:
-        """Bytes that memory gives in a second."""
+        """Bytes read per second."""
         return self.n_bytes / self.seconds
 
 
 class Probe:
-    """Measures the read bandwidth of a device, with as many threads as PyTorch uses; it holds `n_bytes` of memory."""
+    """Measures a device's read bandwidth with PyTorch's threads; its buffer takes `n_bytes` of memory."""
 
     def __init__(self, device: torch.device, now: Clock) -> None:
         self.n_bytes = _buffer_bytes(device)
         self._now = now
-        # written, not merely reserved: until then every page of it may be one and the same
+        # written, not only allocated: unwritten pages may all map to one zero page
         self._matrix = torch.ones(self.n_bytes // _ROW_BYTES, _COLUMNS, device=device)
         self._vector = torch.ones(_COLUMNS, device=device)
 
     def measure(self) -> Bandwidth:
-        """Read the memory for a moment."""
+        """Read the buffer repeatedly for `_SECONDS`."""
         start = self._now()
         seconds: list[float] = []
         while not seconds or self._now() - start < _SECONDS:
@@ -61,10 +61,10 @@ class Probe:
 
 
 def _buffer_bytes(device: torch.device) -> int:
-    """Far more than all caches hold, and a small share of the memory that is free; whole rows of the matrix."""
+    """Size of the buffer: at least four times the caches, at most an eighth of free memory, in whole matrix rows."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        # a read of less than this would be over so soon that to start it would count
+        # a smaller read would be dominated by its launch
         wanted = max(4 << 30, 4 * torch.cuda.get_device_properties(device).L2_cache_size)
     else:
         free = available_memory_bytes() or 0

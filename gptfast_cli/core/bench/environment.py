@@ -1,4 +1,4 @@
-"""The machine that a measurement is of: CPU, memory, versions, clock and peak memory."""
+"""The environment of a measurement: CPU, memory, versions, clock and peak memory."""
 
 import platform
 import subprocess
@@ -20,12 +20,12 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def cpu_model() -> str | None:
-    """The name of the processor as its maker wrote it into the chip."""
+    """Model name of the processor; None where it is unknown."""
     return _entry(_CPU_INFO, "model name") or platform.processor() or None
 
 
 def last_level_cache_bytes() -> int:
-    """Bytes of the largest caches, all of them together: the threads of a program may run on any CPU."""
+    """Total bytes of all last-level caches: threads may run on any CPU."""
     caches: dict[str, int] = {}  # by the CPUs that share one
     for cache in _CPUS.glob("cpu[0-9]*/cache/index3"):
         size = _line(cache / "size").removesuffix("K")
@@ -59,13 +59,13 @@ _CHECKOUT = Path(gptfast_cli.__file__).parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Program, machine and moment; None where the machine does not say. It names no host, user or folder.
+    """Program, machine and date; None where unknown. It holds no host name, user name or path.
 
-    commit:           of the checkout that runs, with `-dirty` where files of it were changed since
-    instruction_sets: of the CPU, that PyTorch knows of
-    gpu:              name of the device where it is no CPU
-    ranks:            processes that hold the model together
-    threads:          CPU threads that PyTorch uses in each, of the `n_cpus` that the process may run on
+    commit:           of the running checkout, with `-dirty` where files were changed
+    instruction_sets: of the CPU, as PyTorch reports them
+    gpu:              name of the device; None for a CPU
+    ranks:            processes that share the model
+    threads:          CPU threads of PyTorch in each process, which may run on `n_cpus` CPUs
     date:             UTC, ISO 8601
     """
 
@@ -87,7 +87,7 @@ class Environment:
 
 
 def environment(device: torch.device, dtype: torch.dtype, n_ranks: int = 1) -> Environment:
-    """The environment of a measurement that is about to begin, on a device and in the dtype that it computes in."""
+    """The current environment, for a device and a compute dtype."""
     return Environment(
         gptfast=gptfast_cli.__version__,
         commit=_commit(),
@@ -108,7 +108,7 @@ def environment(device: torch.device, dtype: torch.dtype, n_ranks: int = 1) -> E
 
 
 def _commit() -> str | None:
-    """Only the package's own checkout is asked: it may be installed somewhere inside of a stranger's."""
+    """Commit of the package's own checkout, not of a repository that it may be installed in."""
     git = ["git", "--no-optional-locks", f"--git-dir={_CHECKOUT / '.git'}", f"--work-tree={_CHECKOUT}"]
     describe = [*git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
@@ -119,37 +119,37 @@ def _commit() -> str | None:
 
 
 class PeakMemoryReader(Protocol):
-    """What repetitions ask about memory."""
+    """Reads peak memory."""
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Reset the peak."""
         ...
 
     def peak_bytes(self) -> int:
-        """Most bytes used at once since then."""
+        """Peak bytes in use since the reset."""
         ...
 
 
 class PeakMemory:
-    """The peak of a device, or of the process for a CPU, less `besides` bytes that are no part of the work."""
+    """Peak memory of a device, or of the process on a CPU, minus `overhead` bytes that are not part of the work."""
 
-    def __init__(self, device: torch.device, besides: int) -> None:
+    def __init__(self, device: torch.device, overhead: int) -> None:
         self._device = device
-        self._besides = besides
+        self._overhead = overhead
 
     def reset(self) -> None:
         reset_peak_memory(self._device)
 
     def peak_bytes(self) -> int:
-        return max(0, peak_memory_bytes(self._device) - self._besides)
+        return max(0, peak_memory_bytes(self._device) - self._overhead)
 
 
 Clock: TypeAlias = Callable[[], float]
-"""Tells the seconds since some moment, once all that was begun is done."""
+"""Returns monotonic seconds after pending work has finished."""
 
 
 def device_clock(device: torch.device) -> Clock:
-    """The clock of work on a device: it waits until that is done."""
+    """A clock that synchronises the device before it reads the time."""
 
     def now() -> float:
         synchronize(device)

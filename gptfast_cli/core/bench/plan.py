@@ -1,16 +1,16 @@
-"""What a model would take on described hardware: bytes, memory and time of a step, by the roofline.
+"""Bytes, memory and time of a decode step on described hardware, by the roofline model.
 
-    step = sum over schemes of bytes / (bandwidth * share) + layers * seconds besides + messages between the devices
+    step = sum over schemes of bytes / (bandwidth * share) + layers * layer_seconds + communication
 
-The first term is the roofline. Without the second, a layer's kernels starting, its norms and its attention, no single
-share of the bandwidth fits a small and a large model: gpt-fast's figures lie between 51 and 87 % of what they read.
-A message costs a latency and its bytes over the link's bandwidth, as in Thakur, Rabenseifner and Gropp 2005,
-"Optimization of collective communication operations in MPICH". Arithmetic is not counted: a plan holds as long as a
-step is bound by what it reads, which large batches are not.
+The first term is the roofline. The second covers kernel launches, norms and attention: without it, no single share of
+the bandwidth fits a small and a large model (gpt-fast's figures lie between 51 and 87 % of the roofline). A message
+costs a latency plus its bytes / link bandwidth (Thakur, Rabenseifner and Gropp 2005, "Optimization of collective
+communication operations in MPICH"). Arithmetic is not counted: a plan holds while a step is memory-bound, which large
+batches are not.
 
-A device holds its part of the weights, keys and values of every sequence, and buffers: the activations of one piece of
-a prompt, and logits. What the runtime takes besides (a context, communication buffers, what lies between allocations)
-is not counted but reserved.
+A device holds its shard of the weights, the keys and values of every sequence, and buffers: the activations of one
+prefill chunk, and logits. Other memory of the runtime (context, communication buffers, fragmentation) is covered by a
+reserve.
 """
 
 import math
@@ -30,18 +30,18 @@ from gptfast_cli.core.quantize.allocation import Storage
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 
 LINK_LATENCY: Final = 10e-6
-"""Seconds of a small all-reduce among GPUs that read one another's memory over NVLink: up to 32 kB it took 11 to 14 us
+"""Seconds of a small all-reduce among GPUs over NVLink: up to 32 kB it took 11 to 14 us
 on A100s and 4 to 12 us on H100s, two to eight of them (SGLang, pull requests 2688 and 2904)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """One of several equal devices; None is not known.
+    """One of several equal devices; None is unknown.
 
-    bandwidth:      bytes that it reads of its own memory in a second
-    memory_bytes:   that it has
-    link_bandwidth: bytes that it sends to the others in a second, to all of them together
-    link_latency:   seconds of a message without its bytes
+    bandwidth:      memory read bandwidth, bytes per second
+    memory_bytes:   memory of the device
+    link_bandwidth: bytes per second sent to all other devices together
+    link_latency:   seconds of an empty message
     """
 
     bandwidth: float | None = None
@@ -52,17 +52,17 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Efficiency:
-    """How near decoding comes to the roofline.
+    """How close decoding comes to the roofline.
 
-    shares:        of the bandwidth, 0..1, by the scheme of what is read; a scheme without one has the lowest
-    layer_seconds: that each layer takes besides reading
+    shares:        reached share of the bandwidth, 0..1, by scheme; an unlisted scheme has the lowest one
+    layer_seconds: time of each layer in addition to reading
     """
 
     shares: Mapping[str, float]
     layer_seconds: float = 0.0
 
     def share(self, scheme: str) -> float:
-        """The share of the bandwidth at which weights of a scheme are read."""
+        """Reached share of the bandwidth for weights of a scheme."""
         return self.shares.get(scheme, min(self.shares.values()))
 
 
@@ -70,16 +70,17 @@ COMPILED: Final = Efficiency({PLAIN: 0.98, "int8": 0.84, "int4": 0.71}, layer_se
 """A GPU and compiled PyTorch: fitted to gpt-fast's five rows for one A100 (Llama-2-7B and 70B; bf16, int8, int4)."""
 
 NATIVE: Final = Efficiency({PLAIN: 0.95})
-"""A CPU and this program's engine, without pauses between layers: the median of the README's rows, 0.87 to 1.06."""
+"""This program's CPU engine, which has no pauses between layers: the median of the README's rows, 0.87 to 1.06."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepWork:
-    """What a decode step makes each of `n_devices` read and send.
+    """Bytes that each of `n_devices` reads and sends in a decode step.
 
-    weight_bytes:  by scheme
-    kv_bytes:      keys and values of the tokens so far
-    n_all_reduces: of `message_bytes` each; gathered_bytes: of one all-gather, all devices' parts together
+    weight_bytes:   by scheme
+    kv_bytes:       keys and values of the tokens so far
+    n_all_reduces:  of `message_bytes` each
+    gathered_bytes: of one all-gather of the logits, all devices together
     """
 
     n_devices: int
@@ -92,13 +93,13 @@ class StepWork:
 
     @property
     def n_bytes(self) -> int:
-        """All that a device reads."""
+        """Bytes that a device reads."""
         return sum(self.weight_bytes.values()) + self.kv_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Seconds of a step: reading, what layers take besides, messages; None where the hardware is not known for it."""
+    """Seconds of a step: reading, per-layer overhead, communication; None where the hardware is unknown."""
 
     read_s: float | None
     layers_s: float
@@ -106,14 +107,14 @@ class StepTime:
 
     @property
     def seconds(self) -> float | None:
-        """All of it."""
+        """Total seconds of a step."""
         if self.read_s is None or self.exchange_s is None:
             return None
         return self.read_s + self.layers_s + self.exchange_s
 
 
 def step_time(step: StepWork, hardware: Hardware, efficiency: Efficiency) -> StepTime:
-    """How long a step takes there."""
+    """Time of a step on the hardware."""
     read = None
     if hardware.bandwidth is not None:
         weights = sum(n_bytes / efficiency.share(scheme) for scheme, n_bytes in step.weight_bytes.items())
@@ -122,9 +123,9 @@ def step_time(step: StepWork, hardware: Hardware, efficiency: Efficiency) -> Ste
 
 
 def all_reduce_seconds(n_bytes: int, n_devices: int, latency: float, bandwidth: float) -> float:
-    """Seconds until each device has the sum of a message that each of them had; the faster one of two ways.
+    """Seconds of an all-reduce of `n_bytes`, by the faster of two algorithms.
 
-    One shot: everyone sends all of it to everyone, one latency. Two shots: everyone adds up a part and sends that on.
+    One-shot: each device sends its whole message to all others. Two-shot: reduce-scatter, then all-gather.
     """
     one_shot = latency + (n_devices - 1) * n_bytes / bandwidth
     two_shots = 2 * latency + 2 * (n_devices - 1) / n_devices * n_bytes / bandwidth
@@ -145,17 +146,18 @@ def _exchange_seconds(step: StepWork, hardware: Hardware) -> float | None:
 
 
 RESERVE: Final = 0.05
-"""Share of a device's memory that stays free for the runtime."""
+"""Share of a device's memory reserved for the runtime."""
 
 _LOGIT_BYTES = 4
-_LOGIT_COPIES = 2  # as they come, and as probabilities
+_LOGIT_COPIES = 2  # logits and probabilities
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOutline:
-    """A model without its numbers.
+    """A model without its weights.
 
-    dtype: of plain weights and activations; kv_dtype: that keys and values are kept in
+    dtype:    of plain weights and activations
+    kv_dtype: of the KV cache
     """
 
     config: ModelConfig
@@ -166,12 +168,15 @@ class ModelOutline:
 
 @dataclass(frozen=True, slots=True)
 class RankPortion:
-    """What one of `n_devices` has of a model.
+    """The shard of a model on one of `n_devices`.
 
-    part:           its shape; kv_form: how it keeps keys and values
-    weight_bytes:   of all its weights; stepped_bytes: by scheme, those that every step reads
-    embedding:      the embedding's scheme; embedding_row_bytes: that one token reads of it
-    vocab_size:     of the whole model
+    part:                shape of the shard
+    kv_layout:           layout of its KV cache
+    weight_bytes:        of all its weights
+    stepped_bytes:       weights that every step reads, by scheme
+    embedding:           scheme of the embedding
+    embedding_row_bytes: bytes of one embedding row
+    vocab_size:          of the whole model
     """
 
     n_devices: int
@@ -185,14 +190,14 @@ class RankPortion:
     vocab_size: int
 
     def kv_bytes(self, batch_size: int, context: int) -> int:
-        """Bytes of a cache with room for `context` tokens of each sequence: it grows in buckets."""
+        """Bytes of a KV cache for `context` tokens of each sequence, rounded up to buckets."""
         room = -(-context // BUCKET) * BUCKET
         parts = self.kv_layout.parts.values()
         head_bytes = sum(part.slots(room) * math.prod(part.shape) * part.dtype.itemsize for part in parts)
         return batch_size * self.part.n_layers * self.part.n_kv_heads * head_bytes
 
     def buffer_bytes(self, batch_size: int) -> int:
-        """Bytes of activations while a piece of a prompt is fed, and of the logits of a step."""
+        """Bytes of the activations of a prefill chunk, and of the logits of a step."""
         part = self.part
         # in and out of a block and normalised; queries, keys, values and heads; gate, up and their product
         elements = 3 * part.dim + part.qkv_dim + part.q_dim + 3 * part.ffn_dim
@@ -200,29 +205,29 @@ class RankPortion:
         return activations + batch_size * self.vocab_size * _LOGIT_BYTES * _LOGIT_COPIES
 
     def needed_bytes(self, batch_size: int, context: int) -> int:
-        """All that it takes."""
+        """Bytes of weights, KV cache and buffers."""
         return self.weight_bytes + self.kv_bytes(batch_size, context) + self.buffer_bytes(batch_size)
 
     def longest_context(self, batch_size: int, room: int) -> int:
-        """Tokens of context for which `room` bytes are enough, up to what the model can hold; 0 for none."""
+        """Longest context that fits into `room` bytes, at most the model's maximum; 0 if none fits."""
         free = room - self.needed_bytes(batch_size, 0)
         n_buckets = max(0, free) // (self.kv_bytes(batch_size, BUCKET) - self.kv_bytes(batch_size, 0))
         return min(n_buckets * BUCKET, self.part.max_context)
 
     def largest_batch(self, context: int, room: int) -> int:
-        """Sequences of so many tokens for which `room` bytes are enough."""
+        """Largest batch of sequences of `context` tokens that fits into `room` bytes."""
         none = self.needed_bytes(0, context)
         return max(0, room - none) // (self.needed_bytes(1, context) - none)
 
     def step(self, batch_size: int, context: int) -> StepWork:
-        """What a step reads and sends behind `context` tokens of each sequence."""
+        """Bytes read and sent by a step after `context` tokens of each sequence."""
         embedded = {self.embedding: batch_size * self.embedding_row_bytes}
         return StepWork(
             n_devices=self.n_devices,
             n_layers=self.part.n_layers,
             weight_bytes=Counter(self.stepped_bytes) + Counter(embedded),
             kv_bytes=batch_size * self.kv_layout.bytes_read(context),
-            n_all_reduces=2 * self.part.n_layers + 1,  # behind attention, the feed-forward, and the divided embedding
+            n_all_reduces=2 * self.part.n_layers + 1,  # after attention, feed-forward and the sharded embedding
             message_bytes=batch_size * self.part.dim * self.dtype.itemsize,
             gathered_bytes=batch_size * self.vocab_size * _LOGIT_BYTES,
         )
@@ -230,12 +235,15 @@ class RankPortion:
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """What `batch_size` sequences of `context` tokens need of each of `tp` devices, and their speed at that length.
+    """Memory of each of `tp` devices for `batch_size` sequences of `context` tokens, and the speed at that length.
 
-    headroom_bytes: what is left of the memory without the reserve, below 0 where it does not fit
-    max_context:    for this batch, max_batch_size: at this context; all three None where the memory is not known
-    step_bytes:     that a step reads; time: that it takes
-    mbu:            that of the bandwidth, 0..1; None, like tok_s of all sequences, where the time is
+    headroom_bytes: memory minus reserve minus need, below 0 where it does not fit; None where memory is unknown
+    max_context:    longest context at this batch size; None likewise
+    max_batch_size: largest batch at this context; None likewise
+    step_bytes:     bytes that a step reads
+    time:           of a step
+    tok_s:          tokens per second of all sequences; None where the time is unknown
+    mbu:            reached share of the bandwidth, 0..1; None likewise
     """
 
     tp: int
@@ -259,7 +267,7 @@ class PlanRow:
 
 
 def portion(model: ModelOutline, n_devices: int) -> RankPortion:
-    """What each of so many devices has of a model; raises UsageError where it cannot be divided."""
+    """The shard of each of `n_devices` devices; raises UsageError where the model cannot be sharded."""
     check_divides(model.config, n_devices)
     part = ModelShard(model.config, 0, n_devices).config
     sizes = {
@@ -267,7 +275,7 @@ def portion(model: ModelOutline, n_devices: int) -> RankPortion:
     }
     stepped: Counter[str] = Counter()
     for name, n_bytes in sizes.items():
-        if name != "embedding" or part.tied_embeddings:  # as the head it is read whole
+        if name != "embedding" or part.tied_embeddings:  # a tied embedding is read whole, as the head
             stepped[model.storages[name].scheme] += n_bytes
     return RankPortion(
         n_devices=n_devices,
@@ -289,7 +297,7 @@ def plan_rows(
     hardware: Hardware,
     efficiency: Efficiency,
 ) -> tuple[PlanRow, ...]:
-    """A row for each number of devices, length and batch size."""
+    """A row for each number of devices, context and batch size."""
     return tuple(
         _row(portion, batch_size, context, hardware, efficiency)
         for portion in portions

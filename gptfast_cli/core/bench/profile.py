@@ -1,7 +1,6 @@
-"""A trace of a job's work under our phase names, in the JSON that Perfetto and Chrome open.
+"""Record a trace of a job with our phase names, as JSON for Perfetto and Chrome.
 
-Every operation that is recorded takes time and a few hundred bytes, so the recording ends after some decode steps:
-later ones are like them.
+Each recorded operation costs time and a few hundred bytes, so recording stops after RECORDED_STEPS decode steps.
 """
 
 import gzip
@@ -25,13 +24,13 @@ from gptfast_cli.core.files import staged_file
 T = TypeVar("T")
 
 RECORDED_STEPS = 32
-"""Decode steps after which the recording ends."""
+"""Number of decode steps that are recorded."""
 
 
 def profiled(job: Job[T], path: Path) -> Job[T]:
-    """Run a job and write a trace of it to `path`, gzipped where that ends in .gz, however the job ends.
+    """Run a job and write its trace to `path` (gzipped for .gz), also when the job fails.
 
-    Raises UsageError, before any work, where `path` cannot be written or ends in neither .json nor .json.gz.
+    Raises UsageError, before any work, if `path` is not writable or ends in neither .json nor .json.gz.
     """
     _check(path)
     recorder = _Recorder(path)
@@ -45,17 +44,17 @@ def profiled(job: Job[T], path: Path) -> Job[T]:
 
 
 class _Recorder:
-    """Records from its birth to its end, and then writes what it has."""
+    """Records from construction until `end`, which writes the trace."""
 
     def __init__(self, path: Path) -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or the profiler's library writes to stderr about itself
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silence the profiler library's stderr
         self._path = path
-        # there is one cycle; PyTorch 2.11 would warn that it forgets the others
+        # one cycle; without acc_events PyTorch 2.11 warns
         self._profile: profile | None = profile(acc_events=True)
         self._profile.start()
 
     def end(self) -> None:
-        """Stop and write; nothing the second time."""
+        """Stop and write the trace; the second call does nothing."""
         if self._profile is None:
             return
         ended, self._profile = self._profile, None
@@ -67,14 +66,14 @@ class _Recorder:
 
 
 def _recorded(job: Job[T], recorder: _Recorder) -> Job[T]:
-    """The job itself, the recorder ended after enough of its steps; an interrupt goes through to the job."""
+    """Run the job, ending the recorder after RECORDED_STEPS steps; a KeyboardInterrupt is passed to the job."""
     n_steps = 0
     advance = partial(next, job)
     while True:
         try:
             event = advance()
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # StopIteration does not say what it carries
+            return end.value  # type: ignore[no-any-return]  # StopIteration.value is Any
         n_steps += _is_step(event)
         if n_steps == RECORDED_STEPS:
             recorder.end()

@@ -1,10 +1,10 @@
 """The rows of a benchmark: speed against the roofline, spread over repetitions, scaling over ranks.
 
-A decode step reads the weights and the keys and values once, whatever it computes from them, so that
+A decode step reads the weights and the KV cache once, so its memory bandwidth utilisation is
 
     MBU = bytes read / time / read bandwidth
 
-is the share of the possible that it reaches. It is taken of each repetition with the bandwidth measured around it.
+It is computed for each repetition with the bandwidth measured just before and after it.
 """
 
 import statistics
@@ -30,11 +30,11 @@ from gptfast_cli.core.engine.load import LoadedModel
 
 @dataclass(frozen=True, slots=True)
 class RooflineSpeed:
-    """What the repetitions of a row say.
+    """Speed of a row over its repetitions.
 
-    tok_s: tokens a second, of all sequences together
-    gbps:  median of the bytes read a second, in GB = 1e9 bytes; mbu: median of their share of the measured bandwidth,
-           0..1. Both None where bandwidth is not what limits
+    tok_s: tokens per second of all sequences
+    gbps:  median bytes read per second, GB = 1e9 bytes; None for prefill, which is not memory-bound
+    mbu:   median share of the measured bandwidth; None likewise
     """
 
     tok_s: Spread
@@ -43,7 +43,7 @@ class RooflineSpeed:
 
 
 def roofline_speed(n_tokens: int, repetitions: Sequence[Repetition]) -> RooflineSpeed:
-    """The speed of a row that processes `n_tokens` in each of its repetitions, of which there is at least one."""
+    """Speed of a row that processes `n_tokens` in each of its repetitions (at least one)."""
     rates = [(times.n_bytes / times.seconds, times.bandwidth) for times in repetitions if times.n_bytes is not None]
     return RooflineSpeed(
         tok_s=spread([n_tokens / times.seconds for times in repetitions]),
@@ -54,11 +54,12 @@ def roofline_speed(n_tokens: int, repetitions: Sequence[Repetition]) -> Roofline
 
 @dataclass(frozen=True, slots=True)
 class BenchRow:
-    """A case and its numbers, which are None where it failed; see Case, Speed and Repetition.
+    """A case and its numbers, None where it failed; see Case, RooflineSpeed and Repetition.
 
-    tp:          ranks that share the model; ranks: the numbers of each, medians, where there are several
+    tp:          ranks that share the model
+    ranks:       medians for each rank; empty for one
     repetitions: seconds of each
-    error:       why there are no numbers
+    error:       why it failed
     """
 
     test: str
@@ -82,7 +83,7 @@ class BenchRow:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBandwidth:
-    """What the probes before and after each row read, in GB/s with GB = 1e9 bytes."""
+    """Read bandwidth measured before and after each row, GB/s with GB = 1e9 bytes."""
 
     median_gbps: float
     min_gbps: float
@@ -93,12 +94,13 @@ class MemoryBandwidth:
 class Bench:
     """The record of a benchmark.
 
-    scheme, head_scheme: of most parameters, and of the head; n_bytes: of all weights in memory, of all ranks
-    kv_dtype:            that keys and values are kept in
-    compile_s:           by batch size, apart from all other times; None where nothing was compiled
-    load_s:              of one model, the one that most ranks share
-    bandwidth:           None where no row came so far
-    n_rounds:            repetitions that were asked for
+    scheme, head_scheme: of most parameters, and of the head
+    n_bytes:             of the weights in memory on all ranks
+    kv_dtype:            of the KV cache
+    compile_s:           compile time by batch size, not part of other times; None where nothing was compiled
+    load_s:              load time of the model on the most ranks
+    bandwidth:           None where no row was measured
+    n_rounds:            requested repetitions
     """
 
     environment: Environment
@@ -117,27 +119,27 @@ class Bench:
 
     @property
     def has_ranks(self) -> bool:
-        """Whether several share the model in any row."""
+        """Whether any row uses several ranks."""
         return any(row.tp > 1 for row in self.rows)
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether repetitions are missing that no failure of their row explains."""
+        """Whether repetitions are missing for another reason than a failure."""
         return any(len(row.repetitions) < self.n_rounds for row in self.rows if row.error in (None, INTERRUPTED))
 
     @property
     def has_numbers(self) -> bool:
-        """Whether any row worked."""
+        """Whether any row has numbers."""
         return any(row.error is None for row in self.rows)
 
     @property
     def is_out_of_memory(self) -> bool:
-        """Whether no row found enough memory."""
+        """Whether every row ran out of memory."""
         return all(row.error == OUT_OF_MEMORY for row in self.rows)
 
 
 def memory_bandwidth(bytes_per_second: Sequence[float]) -> MemoryBandwidth | None:
-    """Sum up what probes read."""
+    """Median, minimum and maximum of the probes; None without any."""
     if not bytes_per_second:
         return None
     rates = [rate / 1e9 for rate in bytes_per_second]
@@ -145,9 +147,9 @@ def memory_bandwidth(bytes_per_second: Sequence[float]) -> MemoryBandwidth | Non
 
 
 def bench_row(case: Case, tp: int, outcome: Timed | Failed, loaded: LoadedModel) -> BenchRow:
-    """What became of a case on so many ranks, as a row of the record."""
+    """The outcome of a case on `tp` ranks as a row of the record."""
     times = outcome.repetitions if isinstance(outcome, Timed) else ()
-    of_row = roofline_speed(case.total_tokens, times) if times else None
+    speed = roofline_speed(case.total_tokens, times) if times else None
     return BenchRow(
         test=case.name,
         phase=case.phase,
@@ -159,9 +161,9 @@ def bench_row(case: Case, tp: int, outcome: Timed | Failed, loaded: LoadedModel)
         n_prompt=case.n_tokens if case.phase == "prefill" else 0,
         n_gen=case.n_tokens if case.phase == "decode" else 0,
         depth=case.depth,
-        tok_s=of_row.tok_s if of_row else None,
-        gbps=of_row.gbps if of_row else None,
-        mbu=of_row.mbu if of_row else None,
+        tok_s=speed.tok_s if speed else None,
+        gbps=speed.gbps if speed else None,
+        mbu=speed.mbu if speed else None,
         peak_memory_bytes=max((repetition.peak_memory_bytes for repetition in times), default=None),
         ranks=medians([repetition.ranks for repetition in times]),
         repetitions=tuple(repetition.seconds for repetition in times),
@@ -171,10 +173,11 @@ def bench_row(case: Case, tp: int, outcome: Timed | Failed, loaded: LoadedModel)
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """A case on `tp` ranks against the fewest that it was measured on, `base`.
+    """Speed-up of a case on `tp` ranks over `base`, the fewest ranks that it was measured on.
 
-    speedup:     median of the ratios of repetitions that followed one another; least and most: the extreme ones
-    efficiency:  the speedup over that of ranks which cost nothing, tp / base
+    speedup:     median ratio of consecutive repetitions
+    least, most: minimum and maximum of these ratios
+    efficiency:  speedup / (tp / base)
     """
 
     test: str
@@ -188,7 +191,7 @@ class Scaling:
 
 
 def scaling(rows: Sequence[BenchRow]) -> Iterator[Scaling]:
-    """Of every case that was measured on several numbers of ranks, in the order of the rows."""
+    """Scaling of every case measured on several numbers of ranks, in the order of the rows."""
     bases: dict[tuple[str, int], BenchRow] = {}
     for row in sorted((row for row in rows if row.repetitions), key=lambda row: row.tp):
         bases.setdefault((row.test, row.batch_size), row)

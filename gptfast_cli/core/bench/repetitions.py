@@ -1,10 +1,10 @@
-"""Timing rows of a benchmark against one another: interleaved, so that all of them meet the machine's changing moods.
+"""Repeated timings of benchmark rows, interleaved so that machine noise affects all rows equally.
 
-Rounds of all rows follow one another, A B C A B C, and before and after every row the read bandwidth is measured. The
-first round warms up and counts for nothing. A row that failed has an error in place of times, whatever it had measured.
-An interrupt ends it early, with what has been measured.
+Rounds of all rows follow one another (A B C A B C), and the read bandwidth is measured before and after every row. The
+first round is warm-up. A failed row has an error in place of times, even if earlier repetitions worked. An interrupt
+ends the measurement with the repetitions so far.
 
-Where ranks share a row's work, the others stand by: they wait until it is their turn again.
+With several numbers of ranks, ranks that do not take part in a row wait until their next turn.
 """
 
 import statistics
@@ -25,23 +25,24 @@ from gptfast_cli.core.events import (
 from gptfast_cli.core.models.process_group import ProcessGroup
 
 Work: TypeAlias = Callable[[], int | None]
-"""Does what is to be timed; returns the bytes that it read, or None where bandwidth is not what limits it."""
+"""Runs the timed work; returns the bytes that it read, or None where it is not memory-bound."""
 
 OUT_OF_MEMORY = "OOM"
 INTERRUPTED = "interrupted"
-_STANDS_BY = "done by other ranks"
+_OTHER_RANKS = "done by other ranks"
 
-_ERRORS = (GptFastError, MemoryError, RuntimeError)  # ours, and what PyTorch raises
+_ERRORS = (GptFastError, MemoryError, RuntimeError)  # our errors, and PyTorch's
 
 
 @dataclass(frozen=True, slots=True)
 class TimedRow:
-    """One line of a benchmark; `n_tokens` is what it processes each time, all sequences together.
+    """One row of a benchmark.
 
-    prepare: makes ready for a repetition, unmeasured, and returns the work to be timed; whatever only that work
-             holds is freed after it, so that rows do not share memory
-    rank_subset:    the ranks that share it
-    other_model_bytes: bytes that each of these holds of no use to it, as are those of other models
+    n_tokens:          tokens of all sequences that a repetition processes
+    prepare:           unmeasured setup of a repetition; returns the work to time. Memory held only by that work is
+                       freed after it
+    rank_subset:       ranks that run it
+    other_model_bytes: bytes that each of these ranks holds for other models, not counted as its peak memory
     """
 
     name: str
@@ -54,12 +55,12 @@ class TimedRow:
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """A row's work, done once.
+    """One timed repetition.
 
-    n_bytes:           that all ranks read
-    bandwidth:         in bytes a second, of all ranks: the mean of what was measured before and after it
-    peak_memory_bytes: most that a rank used at once, making ready and working
-    ranks:             each by itself, where there are several
+    n_bytes:           bytes read by all ranks
+    bandwidth:         bytes per second of all ranks, mean of the probes before and after
+    peak_memory_bytes: maximum over ranks, setup included
+    ranks:             numbers of each rank; empty for one
     """
 
     seconds: float
@@ -71,21 +72,21 @@ class Repetition:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A row that worked each time, at least once; fewer times than the others where all was interrupted."""
+    """A row that worked; it has fewer repetitions than asked for after an interrupt."""
 
     repetitions: tuple[Repetition, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A row that did not: OUT_OF_MEMORY, INTERRUPTED before it was timed, or the message of its error."""
+    """A failed row: OUT_OF_MEMORY, INTERRUPTED before its first repetition, or an error message."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Several values of one quantity; `sd` is the sample standard deviation, None of a single value."""
+    """Mean, sample standard deviation (None of a single value) and median."""
 
     mean: float
     sd: float | None
@@ -93,7 +94,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Sum up one value or more."""
+    """Spread of at least one value."""
     sd = statistics.stdev(values) if len(values) > 1 else None
     return Spread(statistics.fmean(values), sd, statistics.median(values))
 
@@ -101,7 +102,7 @@ def spread(values: Sequence[float]) -> Spread:
 def measured(
     rows: Sequence[TimedRow], n_rounds: int, *, now: Clock, probe: Callable[[], Bandwidth], memory: PeakMemoryReader
 ) -> Job[tuple[Timed | Failed, ...]]:
-    """Warm up every row, then time each once a round; returns what became of each, in their order."""
+    """Warm up every row, then time each row once a round; returns the outcomes in the order of the rows."""
     repetitions: list[list[Repetition]] = [[] for _ in rows]
     failures: dict[int, Failed] = {}
     n_turns = (1 + n_rounds) * len(rows)
@@ -110,14 +111,14 @@ def measured(
             n_round, index = divmod(turn, len(rows))
             row = rows[index]
             yield Progress(row.name, turn, n_turns, "runs")
-            row.rank_subset.everyone.broadcast(None)  # a rank that is ahead would disturb the others
+            row.rank_subset.everyone.broadcast(None)  # barrier: a rank that runs ahead would disturb the others
             if index in failures:
                 continue
             match _attempt(row, now, probe, memory):
                 case Failed() as failure:
                     failures[index] = failure
                     yield Note(f"{row.name}: {failure.error}")
-                case Repetition() as repetition if n_round > 0:  # the first round warms up
+                case Repetition() as repetition if n_round > 0:  # the first round is warm-up
                     repetitions[index].append(repetition)
                     yield Measured(row.phase, row.n_tokens, repetition.seconds)
         yield Progress("done", n_turns, n_turns, "runs")
@@ -135,8 +136,8 @@ def _attempt(
 ) -> Repetition | Failed:
     group = row.rank_subset.group
     if group is None:
-        return Failed(_STANDS_BY)
-    # of several ranks one that fails by itself ends all: the others would wait for it
+        return Failed(_OTHER_RANKS)
+    # with several ranks, an error on one of them ends all: the others would wait for it
     errors = _ERRORS if group.size == 1 else UsageError
     try:
         with row.rank_subset.threads():
@@ -150,7 +151,7 @@ def _timed(
 ) -> Repetition:
     memory.reset()
     work = row.prepare()
-    before = probe()  # only now: to make ready may have taken long
+    before = probe()  # after the setup, which may take long
     waited, begin = group.seconds, now()
     n_bytes = work()
     seconds, waited = now() - begin, group.seconds - waited
@@ -168,7 +169,7 @@ def _timed(
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, or that there was not enough memory."""
+    """The first line of an error, or OUT_OF_MEMORY."""
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
     return next(iter(str(error).splitlines()), type(error).__name__)

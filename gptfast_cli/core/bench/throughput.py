@@ -1,4 +1,4 @@
-"""Tokens each second of a run, of each rank, and of speculation."""
+"""Throughput and latency of a generation, of each rank, and of speculation."""
 
 import statistics
 from collections.abc import Sequence
@@ -18,12 +18,15 @@ from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Each number stands for itself; None where there was nothing to measure, or no means to.
+    """Throughput and latency of a generation; None where nothing was measured.
 
-    decode_tok_s: tokens after the first ÷ time after the first, of one sequence; aggregate_tok_s: of all together
-    ttft_s:       from the start of prefill to the first token; tpot: time for each token after the first
-    compile_s:    before all of these, and part of none
-    decode_gbps:  bytes that the steps read ÷ their time, in GB = 1e9 bytes; mbu: that ÷ the measured bandwidth
+    decode_tok_s:    tokens after the first ÷ time after the first, for one sequence
+    aggregate_tok_s: the same for all sequences together
+    ttft_s:          time to first token, from the start of prefill
+    tpot_*_s:        time per output token after the first: median and 95th percentile
+    decode_gbps:     bytes read by decode steps ÷ their time, GB = 1e9 bytes
+    mbu:             decode_gbps ÷ measured bandwidth
+    compile_s:       compile time, not part of the others
     """
 
     prefill_tok_s: float | None
@@ -41,15 +44,15 @@ class Metrics:
 
 @dataclass(slots=True)
 class Timings:
-    """Collects the times of a generation."""
+    """Accumulates the timings of a generation."""
 
-    compile_seconds: float | None = None  # spent before the first prefill
+    compile_seconds: float | None = None  # before the first prefill
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
-    choosing_seconds: float = 0.0  # of first tokens
+    choosing_seconds: float = 0.0  # sampling of first tokens
     ttft_seconds: float | None = None  # of the first sequence
-    token_seconds: list[float] = field(default_factory=list)  # of every token after a first one
-    sequence_tokens: float = 0.0  # after the first, of one sequence: the mean of those under way
+    token_seconds: list[float] = field(default_factory=list)  # of every token after its sequence's first
+    sequence_tokens: float = 0.0  # after the first, of one sequence: mean over the batch
     decode_seconds: float = 0.0
     decode_bytes: int = 0
 
@@ -60,29 +63,29 @@ class Timings:
         elif output.advanced:
             self.add_step(output)
 
-    def add_prefill(self, admission: PrefillOutput) -> None:
-        """Count the beginning of a sequence."""
-        self.prefill_tokens += admission.n_fed
-        self.prefill_seconds += admission.prefill_seconds
-        self.choosing_seconds += admission.first_token_seconds
+    def add_prefill(self, output: PrefillOutput) -> None:
+        """Add the prefill and the first token of a sequence."""
+        self.prefill_tokens += output.n_fed
+        self.prefill_seconds += output.prefill_seconds
+        self.choosing_seconds += output.first_token_seconds
         if self.ttft_seconds is None:
-            self.ttft_seconds = admission.prefill_seconds + admission.first_token_seconds
+            self.ttft_seconds = output.prefill_seconds + output.first_token_seconds
 
-    def add_step(self, stride: StepOutput) -> None:
-        """Count steps or a round after the first token: what they gave, took and read."""
-        for count in stride.counts:
-            self.token_seconds += [stride.seconds / count] * count if count else []
-        self.sequence_tokens += stride.n_tokens / len(stride.advanced)
-        self.decode_seconds += stride.seconds
-        self.decode_bytes += stride.n_bytes
+    def add_step(self, output: StepOutput) -> None:
+        """Add decode steps or rounds."""
+        for count in output.counts:
+            self.token_seconds += [output.seconds / count] * count if count else []
+        self.sequence_tokens += output.n_tokens / len(output.advanced)
+        self.decode_seconds += output.seconds
+        self.decode_bytes += output.n_bytes
 
     @property
     def seconds(self) -> float:
-        """Of all of it."""
+        """Total time of prefill, sampling and decode."""
         return self.prefill_seconds + self.choosing_seconds + self.decode_seconds
 
     def metrics(self, *, load_seconds: float, peak_memory_bytes: int) -> Metrics:
-        """The numbers."""
+        """Summarise the timings."""
         return Metrics(
             prefill_tok_s=_rate(self.prefill_tokens, self.prefill_seconds),
             ttft_s=self.ttft_seconds,
@@ -103,7 +106,7 @@ def _rate(amount: float, seconds: float) -> float | None:
 
 
 def _percentile(values: Sequence[float], percent: int) -> float | None:
-    """The smallest value that at least `percent` of the values do not exceed (nearest rank)."""
+    """Nearest-rank percentile; None without values."""
     if not values:
         return None
     return sorted(values)[-(-len(values) * percent // 100) - 1]
@@ -111,12 +114,11 @@ def _percentile(values: Sequence[float], percent: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class RankNumbers:
-    """Of one rank.
+    """Numbers of one rank.
 
-    decode_gbps:      bytes of its own part that the steps read ÷ their time, in GB = 1e9 bytes
-    collective_share: 0..1, of the time of prefill and decode, the draft's with them, spent in collectives: their work,
-                      and waiting for the slowest rank; on a GPU the time until they were queued, and without those of
-                      compiled steps
+    decode_gbps:      bytes of its shard read by decode steps ÷ their time, GB = 1e9 bytes
+    collective_share: share of prefill and decode time (draft included) spent in collectives, waiting for the slowest
+                      rank included; on a GPU only until they are queued, without those of compiled steps
     """
 
     rank: int
@@ -128,9 +130,10 @@ class RankNumbers:
 def rank_numbers(
     group: ProcessGroup, metrics: Metrics, *, seconds: float, began: float
 ) -> tuple[RankNumbers, ...] | None:
-    """Those of all ranks, for each of them to know; None where there is one.
+    """Numbers of all ranks, on every rank; None for a single rank.
 
-    `seconds` are those of prefill and decode; `began` is what `group.seconds` was before them.
+    seconds: time of prefill and decode
+    began:   value of `group.seconds` before them
     """
     if group.size == 1:
         return None
@@ -141,11 +144,12 @@ def rank_numbers(
 
 @dataclass(frozen=True, slots=True)
 class RankSubset:
-    """The ranks that a model is dealt out to, of all `everyone` that take part in a measurement.
+    """The ranks that share a model, out of all ranks of a measurement.
 
-    group:  those that do the work; None on a rank that stands by meanwhile
-    size:      how many they are
-    n_threads: of PyTorch, in each; None leaves them as they are
+    everyone:  group of all ranks
+    group:     group of the sharing ranks; None on the other ranks, which wait
+    size:      number of sharing ranks
+    n_threads: PyTorch threads of each; None leaves them unchanged
     """
 
     everyone: ProcessGroup = ALONE
@@ -154,7 +158,7 @@ class RankSubset:
     n_threads: int | None = None
 
     def threads(self) -> AbstractContextManager[None]:
-        """With the threads that it works with, for the block."""
+        """Set the number of PyTorch threads for a block."""
         return nullcontext() if self.n_threads is None else torch_threads(self.n_threads)
 
 
@@ -162,14 +166,14 @@ ALL_ALONE: Final = RankSubset()
 
 
 def rank_subset_of(everyone: ProcessGroup, size: int, n_threads: int | None) -> RankSubset:
-    """The first so many ranks, with so many threads each; None divides the cores of a machine among those on it."""
+    """The first `size` ranks, with `n_threads` each; None divides the cores of a machine among its ranks."""
     of_all = torch.get_num_threads() * everyone.n_here
     own = max(1, min(of_all, computing_cpus()) // min(size, everyone.n_here))
     return RankSubset(everyone, everyone.first(size), size, own if n_threads is None else n_threads)
 
 
 def medians(times: Sequence[tuple[RankNumbers, ...]]) -> tuple[RankNumbers, ...]:
-    """The numbers of each rank, of several times: the most memory, and medians of the rest."""
+    """Summarise repetitions for each rank: maximum memory, medians of the rest."""
     return tuple(
         RankNumbers(
             rank=each[0].rank,
@@ -188,10 +192,10 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """How often the n-th drafted token of a round was accepted.
+    """Acceptance rate at one position of a round.
 
-    conditional:   of the rounds in which all those before it were
-    unconditional: of all rounds that drafted it
+    conditional:   share of the rounds that accepted all tokens before it
+    unconditional: share of all rounds that drafted a token there
     """
 
     conditional: float | None
@@ -202,14 +206,15 @@ class Acceptance:
 class SpeculationReport:
     """Rounds of all sequences together.
 
-    k:                  tokens drafted in a round; None where it was adapted
-    alpha:              mean of the sum of min(p, q) over verified tokens, of no dimension and independent of k
-    tau:                tokens per round, the one after the accepted ones with them
-    accepted_histogram: rounds by how many drafted tokens they kept
+    k:                  draft length; None where it was adaptive
+    alpha:              mean over verified tokens of sum(min(p, q)), independent of k
+    tau:                tokens per round, bonus token included
+    accepted_histogram: number of rounds by accepted tokens
+    acceptance:         by position
     shares:             of the time of rounds: draft, verify, sample, host; they sum to 1
-    n_plain_tokens:     given by steps without a draft, where the depth was adapted to 0
-    replicated:         each rank of the target had all of a draft that could not be dealt out
-    draft_load_s, draft_prefill_s: seconds of the draft before the first round, part of none of the shares
+    n_plain_tokens:     emitted by plain steps, with an adaptive draft length of 0 or an empty proposal
+    replicated:         each rank held a replica of a draft that could not be sharded
+    draft_load_s, draft_prefill_s: seconds of the draft before the first round, not part of the shares
     """
 
     draft: str
@@ -227,7 +232,7 @@ class SpeculationReport:
 
 
 def speculation_report(speculation: Speculation | None) -> SpeculationReport | None:
-    """The report of a generation; None where nothing was drafted for it."""
+    """Summarise the speculation of a generation; None for plain decoding."""
     if speculation is None or speculation.drafting is None:
         return None
     drafting, rounds = speculation.drafting, speculation.rounds

@@ -1,8 +1,8 @@
-"""Cases of a benchmark (prefill, decode, depth, batch) and the work that each measures.
+"""Cases of a benchmark (prefill or decode, context depth, batch size) and their timed work.
 
-Prompts are random, and no two are alike: what the runner knows already it would not feed again. Without compiled steps
-every repetition has a runner of its own. With them the runners stay, one for each phase and batch size, with room for
-the longest of their cases: a compiled step runs over all the room that there is.
+Prompts are random and all different, so that prefix reuse never skips prefill. Without compiled steps each repetition
+has its own runner. Compiled runners are kept, one for each phase and batch size, with a KV cache for the longest of
+their cases: a compiled step attends over the whole cache.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from gptfast_cli.core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Work on `batch_size` sequences, `n_tokens` of each, with `depth` tokens before them in the cache."""
+    """Process `n_tokens` of each of `batch_size` sequences, after `depth` tokens in the KV cache."""
 
     phase: Literal["prefill", "decode"]
     n_tokens: int
@@ -33,13 +33,13 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Short, without the batch size: `pp512`, `tg128@d4096`."""
+        """Name without the batch size, as in llama-bench: `pp512`, `tg128@d4096`."""
         kind = {"prefill": "pp", "decode": "tg"}[self.phase]
         return f"{kind}{self.n_tokens}" + (f"@d{self.depth}" if self.depth else "")
 
     @property
     def title(self) -> str:
-        """The name with the batch size: `tg128@d4096, batch 4`."""
+        """Name with the batch size: `tg128@d4096, batch 4`."""
         return f"{self.name}, batch {self.batch_size}"
 
     @property
@@ -49,23 +49,23 @@ class Case:
 
     @property
     def n_before(self) -> int:
-        """Tokens that each sequence has before the timed work: decoding needs one to go on from."""
+        """Tokens of each sequence before the timed work: decoding needs at least one."""
         return max(self.depth, 1) if self.phase == "decode" else self.depth
 
     @property
     def n_context(self) -> int:
-        """Tokens that each sequence comes to."""
+        """Final tokens of each sequence."""
         return self.n_before + self.n_tokens
 
     def check_context(self, max_context: int) -> None:
-        """Raise UsageError where a model cannot hold a sequence."""
+        """Raise UsageError where the context exceeds the model's."""
         if self.n_context > max_context:
             raise UsageError(f"needs {self.n_context} tokens of context, and the model has {max_context}")
 
 
 @dataclass(frozen=True, slots=True)
 class CaseOptions:
-    """Cases as a person asks for them: every length at every depth and batch size."""
+    """Options for cases: every length at every depth and batch size."""
 
     prompt_lens: tuple[int, ...] = (512,)
     gen_lens: tuple[int, ...] = (128,)
@@ -73,7 +73,7 @@ class CaseOptions:
     batch_sizes: tuple[int, ...] = (1,)
 
     def cases(self) -> tuple[Case, ...]:
-        """In the order of a table: prompts before generation, then by length, depth and batch size."""
+        """All cases: prefill before decode, then by length, depth and batch size."""
         return (*self._of("prefill", self.prompt_lens), *self._of("decode", self.gen_lens))
 
     def _of(self, phase: Literal["prefill", "decode"], lengths: Sequence[int]) -> tuple[Case, ...]:
@@ -89,16 +89,16 @@ _GREEDY = Sampling(temperature=0)
 
 
 class Workload:
-    """Makes cases of one model ready to be timed; the same seed gives the same prompts in the same order."""
+    """Prepares the cases of one model; the same seed gives the same prompts in the same order."""
 
     def __init__(self, model: Decoder, seed: int) -> None:
         self._model = model
         self._seed = seed
-        self._streams = itertools.count()  # one for each prompt
-        self._kept: dict[tuple[Literal["prefill", "decode"], int], Runner | None] = {}  # None: there was no memory
+        self._streams = itertools.count()  # a random stream for each prompt
+        self._kept: dict[tuple[Literal["prefill", "decode"], int], Runner | None] = {}  # None: out of memory
 
     def row(self, case: Case) -> TimedRow:
-        """The row of a case; to make it ready raises UsageError where the model cannot hold it."""
+        """The row of a case; its `prepare` raises UsageError where the model's context is too short."""
 
         def prepare() -> Work:
             case.check_context(self._model.config.max_context)
@@ -108,7 +108,7 @@ class Workload:
         return TimedRow(case.title, case.phase, case.total_tokens, prepare)
 
     def compile(self, cases: Sequence[Case], compiling: Compiling, settings: Settings) -> Job[dict[int, float] | None]:
-        """Compile the steps of cases, each runner's once; seconds by batch size, None where none is asked for.
+        """Compile the steps of cases, once for each runner; returns seconds by batch size, None without compiling.
 
         Raises GptFastError as `compile_steps` does.
         """
@@ -154,7 +154,7 @@ class Workload:
 
     def _decode(self, case: Case, runner: Runner) -> Work:
         engine = Engine(runner)
-        limits = Limits(case.n_tokens + 2, case.n_context + 2, frozenset())  # no sequence is over before the work is
+        limits = Limits(case.n_tokens + 2, case.n_context + 2, frozenset())  # no sequence ends before the work does
         for n in range(case.batch_size):
             prompt = self._prompt(case.n_before)
             engine.submit(Request(n, prompt, Sampler(_GREEDY, self._seed), limits))

@@ -7,7 +7,7 @@ are computed from start to end, for every draft length k from the same probabili
 independent. Under greedy decoding the probabilities are 0 or 1, and the counts equal those of the engine.
 """
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -230,5 +230,5 @@ class AssumedAcceptance:
         )
 
 
-def _padded(rows: Rows[Tensor], value: float = 0) -> Tensor:
+def _padded(rows: Sequence[Tensor], value: float = 0) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)

@@ -7,8 +7,7 @@ count on all ranks, because they decide what runs next.
 
 import statistics
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
-from collections.abc import Sequence as Rows
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise
 from typing import TypeAlias
@@ -29,7 +28,7 @@ from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.events import Job, Progress, result_of
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
-Texts: TypeAlias = Mapping[float, Rows[TargetText]]
+Texts: TypeAlias = Mapping[float, Sequence[TargetText]]
 """Texts by temperature."""
 
 _SECONDS = 0.03  # time of one measurement
@@ -108,7 +107,11 @@ class CostMeter:
     """Measures a target with drafts; rows keep their KV cache from one cell to the next."""
 
     def __init__(
-        self, runner: Runner, candidates: Rows[DraftCandidate], draft_lengths: Rows[int], group: ProcessGroup = ALONE
+        self,
+        runner: Runner,
+        candidates: Sequence[DraftCandidate],
+        draft_lengths: Sequence[int],
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.costs = Costs()
         self._runner = runner
@@ -123,7 +126,7 @@ class CostMeter:
         self._draft_lengths = draft_lengths
         self._speculations: dict[CostCell, Speculation] = {}  # kept: each estimates its next round's time from its last
 
-    def measure(self, texts: Texts, batch_sizes: Rows[int], n_times: int) -> Job[None]:
+    def measure(self, texts: Texts, batch_sizes: Sequence[int], n_times: int) -> Job[None]:
         """Measure every cell `n_times`."""
         points = [BenchPoint(temperature, n) for temperature in texts for n in batch_sizes]
         cells = [
@@ -144,7 +147,7 @@ class CostMeter:
             after / before for before, after in pairwise(measurements[1:])
         ]  # the first one is warm-up
 
-    def measure_once(self, texts: Texts, cells: Rows[CostCell]) -> Iterator[CostCell | None]:
+    def measure_once(self, texts: Texts, cells: Sequence[CostCell]) -> Iterator[CostCell | None]:
         """Measure cells once, grouped by BenchPoint, with plain steps before and after each draft."""
         for point, alike in groupby(cells, key=lambda cell: cell.point):
             chosen = _of_all_lengths(texts[point.temperature], point.batch_size)
@@ -164,7 +167,7 @@ class CostMeter:
                     self.costs.rounds.setdefault(cell, []).append((cost, (before + after) / 2))
                 before = after
 
-    def _plain(self, point: BenchPoint, texts: Rows[TargetText]) -> float:
+    def _plain(self, point: BenchPoint, texts: Sequence[TargetText]) -> float:
         """Measure a plain step without a draft, in seconds."""
         seconds, self.costs.step_bytes[point] = self._step(_Load(self._runner, texts, None))
         self.costs.steps.setdefault(point, []).append(seconds)
@@ -180,7 +183,7 @@ class CostMeter:
             n_steps += stride.counts[0]
         return seconds / n_steps, n_bytes // n_steps
 
-    def _round(self, cell: CostCell, texts: Rows[TargetText]) -> RoundCost:
+    def _round(self, cell: CostCell, texts: Sequence[TargetText]) -> RoundCost:
         """Measure a round, in seconds by part."""
         is_first = cell not in self._speculations
         speculation = self._speculations.setdefault(
@@ -209,7 +212,7 @@ class _Load:
     So native calls end as often as in a batch that is kept full. The prompt of a restarted text is still in the cache.
     """
 
-    def __init__(self, runner: Runner, texts: Rows[TargetText], speculation: Speculation | None) -> None:
+    def __init__(self, runner: Runner, texts: Sequence[TargetText], speculation: Speculation | None) -> None:
         self._engine = Engine(runner, speculation, isolates_failures=True)
         self._texts = texts
         for n, text in enumerate(texts):
@@ -232,7 +235,7 @@ class _Load:
             raise request.failure
 
 
-def _of_all_lengths(texts: Rows[TargetText], n: int) -> list[TargetText]:
+def _of_all_lengths(texts: Sequence[TargetText], n: int) -> list[TargetText]:
     """`n` texts at equal quantiles of all tokens: long texts take more of the decoding time."""
     ascending = sorted(texts, key=lambda text: len(text.tokens))
     ends = list(accumulate(len(text.tokens) for text in ascending))
@@ -252,13 +255,13 @@ class _Silent:
     def __init__(self, proposer: Proposer) -> None:
         self._proposer = proposer
 
-    def begin(self, row: int, prompt: Rows[int]) -> None:
+    def begin(self, row: int, prompt: Sequence[int]) -> None:
         self._proposer.begin(row, prompt)
 
     def move(self, source: int, target: int) -> None:
         self._proposer.move(source, target)
 
-    def propose(self, contexts: Rows[SamplingContext], draft_lengths: Rows[int]) -> list[Proposal]:
+    def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         return [Proposal(each.tokens[:0], None) for each in self._proposer.propose(contexts, draft_lengths)]
 
 
@@ -270,13 +273,13 @@ class _Filled:
     def __init__(self, proposer: NGram) -> None:
         self._proposer = proposer
 
-    def begin(self, row: int, prompt: Rows[int]) -> None:
+    def begin(self, row: int, prompt: Sequence[int]) -> None:
         self._proposer.begin(row, prompt)
 
     def move(self, source: int, target: int) -> None:
         self._proposer.move(source, target)
 
-    def propose(self, contexts: Rows[SamplingContext], draft_lengths: Rows[int]) -> list[Proposal]:
+    def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         proposals = self._proposer.propose(contexts, draft_lengths)
         return [
             Proposal(torch.nn.functional.pad(each.tokens, (0, draft_length - len(each.tokens))), None)

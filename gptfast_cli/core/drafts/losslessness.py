@@ -5,7 +5,7 @@ several ways, with the draft and without. Both counts come from one distribution
 of equal size, sum((a - b)^2 / (a + b)), has a chi-square distribution.
 """
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +54,7 @@ class _Run:
     candidate: DraftCandidate | None
     k: int = 0
 
-    def decode(self, sequences: Rows[Request]) -> None:
+    def decode(self, sequences: Sequence[Request]) -> None:
         """Decode all sequences to their ends."""
         speculation = None
         if self.candidate is not None:
@@ -64,7 +64,11 @@ class _Run:
 
 
 def check_losslessness(
-    runner: Runner, candidate: DraftCandidate, texts: Rows[TargetText], drawn: Sampling, size: CheckSize = CheckSize()
+    runner: Runner,
+    candidate: DraftCandidate,
+    texts: Sequence[TargetText],
+    drawn: Sampling,
+    size: CheckSize = CheckSize(),
 ) -> Job[LosslessnessCheck]:
     """Compare greedy texts at several draft lengths, and sampled tokens of one prompt."""
     chosen, n_equal, n_texts = texts[: size.n_texts], 0, 0
@@ -94,7 +98,7 @@ def check_losslessness(
     )
 
 
-def _greedy(texts: Rows[TargetText]) -> list[Request]:
+def _greedy(texts: Sequence[TargetText]) -> list[Request]:
     return [
         Request(n, text.prompt.ids, Sampler(Sampling(temperature=0), 0), Limits(text.most, 1 << 40, frozenset()))
         for n, text in enumerate(texts)

@@ -10,7 +10,7 @@ for every draft, and over repetitions of the costs.
 """
 
 import statistics
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -52,7 +52,7 @@ class Bootstrap:
         """sum(above) / sum(below) in each sample, for counts of shape [prompts]."""
         return (self.weights @ above) / (self.weights @ below)
 
-    def repetitions(self, values: Rows[float]) -> Tensor:
+    def repetitions(self, values: Sequence[float]) -> Tensor:
         """Median of the repetitions in each sample, [samples + 1]; the first is that of the data."""
         measured = torch.tensor(values, dtype=torch.float64)
         drawn = torch.randint(len(measured), (_SAMPLES, len(measured)), generator=self.generator)
@@ -102,7 +102,7 @@ class Prediction:
             if drafted
         )
 
-    def slices(self, texts: Rows[TargetText]) -> tuple[Slice, ...]:
+    def slices(self, texts: Sequence[TargetText]) -> tuple[Slice, ...]:
         """alpha by category of the prompts, and by position of the token in the text."""
         slices = (*self._by_category(texts), *self._by_context())
         return tuple(each for each in slices if each.n_tokens)
@@ -144,7 +144,7 @@ class Prediction:
             gbps=n_bytes / cost.total / 1e9,
         )
 
-    def _by_category(self, texts: Rows[TargetText]) -> list[Slice]:
+    def _by_category(self, texts: Sequence[TargetText]) -> list[Slice]:
         categories = [text.prompt.category for text in texts]
         if len(set(categories)) < 2:
             return []

@@ -8,7 +8,6 @@ also reported, and a `completion`, which replaces the target's continuation.
 
 import importlib.resources
 from collections.abc import Iterator, Sequence
-from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -52,13 +51,13 @@ class TargetText:
     sampler: Sampler
 
 
-def sequences(prompts: Rows[JudgePrompt], sampling: Sampling, seed: int, limits: Limits) -> list[Request]:
+def sequences(prompts: Sequence[JudgePrompt], sampling: Sampling, seed: int, limits: Limits) -> list[Request]:
     """A request for each prompt; the same seed gives the same random numbers."""
     return [Request(n, each.ids, Sampler(sampling, seed, n), limits) for n, each in enumerate(prompts)]
 
 
 def write_texts(
-    runner: Runner, prompts: Rows[JudgePrompt], sampling: Sampling, seed: int, limits: Limits
+    runner: Runner, prompts: Sequence[JudgePrompt], sampling: Sampling, seed: int, limits: Limits
 ) -> Job[tuple[list[TargetText], list[FailedPrompt]]]:
     """Generate the target's continuations, in batches of the runner's rows; returns texts and failed prompts."""
     endless = Limits(limits.max_new_tokens, limits.max_context, frozenset())  # `generated` would not hold the end token
@@ -80,7 +79,7 @@ def write_texts(
     return texts, failed
 
 
-def completion_texts(prompts: Rows[JudgePrompt], sampling: Sampling, seed: int, limits: Limits) -> list[TargetText]:
+def completion_texts(prompts: Sequence[JudgePrompt], sampling: Sampling, seed: int, limits: Limits) -> list[TargetText]:
     """The completions of prompts as texts."""
     texts = []
     for n, prompt in enumerate(prompts):

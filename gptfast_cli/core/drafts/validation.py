@@ -2,8 +2,7 @@
 
 import statistics
 from collections import deque
-from collections.abc import Iterator
-from collections.abc import Sequence as Rows
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gptfast_cli.core.drafts.candidates import DraftCandidate, SimulatedDraft
@@ -59,7 +58,7 @@ def validations_of(state: JudgeState, *, seconds: float, n_pairs: int) -> Iterat
         yield Validation(None if cell is None else candidates[cell.draft], 0 if cell is None else cell.k, point, many)
 
 
-def validation_run_of(validation: Validation, speedups: Rows[float], state: JudgeState) -> ValidationRun:
+def validation_run_of(validation: Validation, speedups: Sequence[float], state: JudgeState) -> ValidationRun:
     """Compare measured speed-ups with the prediction for the same texts."""
     measured, temperature, predicted = median_and_range(speedups), validation.point.temperature, 1.0
     if validation.cell is not None:
@@ -89,7 +88,7 @@ def speedup(runner: Runner, validation: Validation, stop_ids: frozenset[int]) ->
     return _tokens_per_second(runner, validation, stop_ids, speculation) / plain
 
 
-def median_and_range(speedups: Rows[float]) -> Interval:
+def median_and_range(speedups: Sequence[float]) -> Interval:
     """Median, minimum and maximum of runs."""
     return Interval(statistics.median(speedups), min(speedups), max(speedups))
 

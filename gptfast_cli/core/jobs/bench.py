@@ -1,7 +1,7 @@
-"""`bench`: how fast a model feeds prompts and generates, at each batch size, length and depth, and on so many ranks.
+"""`bench`: prefill and decode speed of a model at each batch size, length, depth and number of ranks.
 
-The numbers of ranks are contenders of one run: each keeps its own part of the model to the end, so that its rows take
-turns with those of the others.
+All numbers of ranks are measured in one run: each keeps its shard of the model in memory, and its rows are interleaved
+with those of the others.
 """
 
 from collections.abc import Callable
@@ -41,11 +41,11 @@ from gptfast_cli.core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """What to measure, and how often.
+    """What to measure.
 
-    arch:       a SHAPE to measure with random weights, stored as `allocation` says, in place of `model`
-    tps:        numbers of ranks to share the model, of those that the placing has; none are all of them
-    n_rounds:   repetitions of each case that count
+    arch:       SHAPE to measure with random weights in the schemes of `allocation`, in place of `model`
+    tps:        numbers of ranks that share the model; empty for all ranks of the runtime
+    n_rounds:   timed repetitions of each case
     """
 
     settings: Settings
@@ -61,32 +61,30 @@ class BenchRequest:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Numbers of ranks, each a contender."""
+        """Numbers of ranks to measure."""
         return self.tps or (self.runtime.group.size,)
 
 
 class MemoryReader(Protocol):
-    """What Probe is."""
+    """A bandwidth probe, as `Probe` is."""
 
     n_bytes: int
 
-    def measure(self) -> Bandwidth:
-        """See Probe."""
-        ...
+    def measure(self) -> Bandwidth: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """What a measurement rests on, and what a test gives to know what must come out."""
+    """Clock, bandwidth probe and backend; tests replace them for exact results."""
 
     clock: Callable[[torch.device], Clock] = device_clock
     probe: Callable[[torch.device, Clock], MemoryReader] = Probe
-    backend: Backend | None = None  # None is what the placing says
+    backend: Backend | None = None  # None: as the runtime says
 
 
 @dataclass(frozen=True, slots=True)
 class _ModelOnRanks:
-    """A model on some ranks; subject and workload are None on one that stands by."""
+    """A model on some ranks; loaded and workload are None on a rank that does not take part."""
 
     rank_subset: RankSubset
     loaded: LoadedModel | None
@@ -94,11 +92,11 @@ class _ModelOnRanks:
 
     @property
     def n_bytes(self) -> int:
-        """That its weights take on this rank."""
+        """Bytes of its weights on this rank."""
         return 0 if self.loaded is None else self.loaded.model.weight_bytes
 
     def row(self, case: Case, other_model_bytes: int) -> TimedRow:
-        """What it does of a case; see Row."""
+        """The timed row of a case."""
         row = TimedRow(case.title, case.phase, case.total_tokens, _nothing)
         if self.workload is not None:
             row = self.workload.row(case)
@@ -107,11 +105,11 @@ class _ModelOnRanks:
 
 
 def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[Bench]:
-    """Measure; an interrupt once rows are being timed ends it early, with all that is there.
+    """Measure; an interrupt while rows are timed returns the rows so far.
 
-    Every rank runs it; the record is that of the first one. Raises UsageError for values out of range, what loading and
-    compiling raise, and OutOfMemoryError for a shape that has no room. A row that fails has its error in the record,
-    and the others go on.
+    Every rank runs it; rank 0's record counts. A failed row has its error in the record, and the others go on. Raises
+    UsageError for values out of range, OutOfMemoryError for a shape that does not fit, and what loading and compiling
+    raise.
     """
     cases = _cases(request)
     device = pick_device(request.runtime.device)
@@ -120,7 +118,7 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
     _check_sharding(request, shape)
     if shape is not None:
         _check_room(shape, request, device)
-    probe = instruments.probe(device, now)  # before the model: its memory is apart from what rows are charged with
+    probe = instruments.probe(device, now)  # before the model: its buffer is not part of a row's memory
     models: list[_ModelOnRanks] = []
     for n_ranks in request.sizes:
         making = _load_on_ranks(request, n_ranks, shape, instruments.backend)
@@ -131,7 +129,7 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
             compile_s = yield from model.workload.compile(cases, request.compiling, request.settings)
     widest = max(models, key=lambda model: model.rank_subset.size)
     loaded = widest.loaded
-    assert loaded is not None  # every rank is of it
+    assert loaded is not None  # it includes every rank
     with widest.rank_subset.threads():
         env = environment(device, loaded.model.dtype, widest.rank_subset.size)
     held = sum(model.n_bytes for model in models)
@@ -172,7 +170,7 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
 
 
 def _cases(request: BenchRequest) -> tuple[Case, ...]:
-    """The cases, once everything is in its range."""
+    """The cases; raises UsageError for values out of range."""
     check_seed(request.seed)
     options = request.cases
     check_at_least(1, {"--reps": request.n_rounds, "--batch-size": min(options.batch_sizes, default=0)})
@@ -186,7 +184,7 @@ def _cases(request: BenchRequest) -> tuple[Case, ...]:
 
 
 def _check_sharding(request: BenchRequest, shape: Shape | None) -> None:
-    """Raise UsageError where some number of ranks cannot be dealt the model, before any of it is loaded."""
+    """Raise UsageError where the model cannot be sharded over some number of ranks, before it is loaded."""
     if max(request.sizes) == 1:
         return
     storages: Storages
@@ -200,7 +198,7 @@ def _check_sharding(request: BenchRequest, shape: Shape | None) -> None:
 
 
 def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> None:
-    """Raise OutOfMemoryError where a CPU's memory cannot hold the weights: the system would end the process instead."""
+    """Raise OutOfMemoryError where the weights exceed a CPU's memory: the system would kill the process."""
     dtype = pick_dtype(request.runtime.dtype, RANDOM_DTYPE, device)
     whole = planned_bytes(shape.config, request.allocation.allocation(shape.config), dtype)
     needed = sum(whole * min(size, request.runtime.group.n_here) / size for size in request.sizes)
@@ -226,5 +224,5 @@ def _load_on_ranks(
 
 
 def _nothing() -> Work:
-    """What a rank that stands by makes ready."""
-    raise AssertionError("it is not its turn")
+    """Work of a rank that does not take part; never called."""
+    raise AssertionError("this rank does not take part")

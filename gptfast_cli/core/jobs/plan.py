@@ -1,4 +1,4 @@
-"""`bench --plan`: what a model would need of a machine, and how fast it should decode there; nothing is loaded."""
+"""`bench --plan`: memory and decode speed of a model on a machine, computed without loading the model."""
 
 import difflib
 import itertools
@@ -48,9 +48,9 @@ from gptfast_cli.core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class HardwareOptions:
-    """A machine as a person describes it, in GB/s, GB = 1e9 bytes and microseconds: a device and its link.
+    """Options that describe a machine: bandwidths in GB/s, memory in GB (1e9 bytes), latency in microseconds.
 
-    Without bandwidth and memory it is this one: what is free of its memory counts, and its bandwidth is measured.
+    Without bandwidth and memory it is this machine, with its free memory and its measured bandwidth.
     """
 
     bandwidth: float | None = None
@@ -60,7 +60,7 @@ class HardwareOptions:
 
     @property
     def is_described(self) -> bool:
-        """Whether it is another machine than this one."""
+        """Whether another machine than this one is described."""
         return self.bandwidth is not None or self.memory is not None
 
 
@@ -68,10 +68,10 @@ class HardwareOptions:
 class PlanRequest:
     """What to plan.
 
-    model:      a MODEL or a SHAPE
-    allocation: how it would be quantised; None takes a model as it is stored, and a shape plain
-    tps:        numbers of devices; every one with every batch size and context of `cases`
-    efficiency: share of the bandwidth that decoding reaches, all told; None is by scheme and layer, see Reach
+    model:      MODEL or SHAPE
+    allocation: quantisation to plan for; None keeps the stored schemes, and plain weights for a shape
+    tps:        numbers of devices, each with every batch size and context of `cases`
+    efficiency: share of the bandwidth that decoding reaches; None estimates it by scheme and layer, see `Efficiency`
     """
 
     settings: Settings
@@ -86,7 +86,7 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True)
 class BenchPlan:
-    """What came out, and what it rests on; `is_measured`: the bandwidth is this machine's, as it was read just now."""
+    """The plan and its assumptions; `is_measured`: the bandwidth was measured on this machine."""
 
     model: str
     scheme: str
@@ -102,7 +102,7 @@ class BenchPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A model by its name, and by its scheme in a word."""
+    """A model to plan for, with its name and scheme."""
 
     name: str
     scheme: str
@@ -110,10 +110,10 @@ class _Named:
 
 
 def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[BenchPlan]:
-    """Count, and measure no more than this machine's bandwidth, where it is this machine that is planned for.
+    """Compute a plan; only this machine's bandwidth is measured, where none is described.
 
-    Raises UsageError for values out of range and for what does not divide, before anything is measured, and what
-    finding a model or reading a shape raises.
+    Raises UsageError for values out of range and for a model that cannot be sharded, before anything is measured, and
+    what finding a model or reading a shape raises.
     """
     _check_ranges(request)
     set_threads(request.runtime.threads)
@@ -166,10 +166,10 @@ def _check_positive(values: Mapping[str, float | None]) -> None:
 
 
 def _model(request: PlanRequest, here: torch.device | None) -> _Named:
-    """The model without its numbers, in the dtypes that it would have on a device; None is another machine's."""
+    """The model without its weights, in the dtypes of this device; `here` None is another machine."""
 
     def outline(config: ModelConfig, storages: Mapping[str, Storage], stored_in: torch.dtype) -> ModelOutline:
-        # what another machine computes in is not held against what this one can
+        # another machine may support other dtypes than this one
         dtype = pick_dtype(request.runtime.dtype, stored_in, here or torch.device("meta"))
         return ModelOutline(config, storages, dtype, pick_kv_dtype(request.runtime.kv_dtype, dtype))
 
@@ -205,7 +205,7 @@ def _check_plain(name: str, checkpoint: Checkpoint) -> None:
 
 
 def _contexts(cases: CaseOptions, model: _Named) -> tuple[int, ...]:
-    """The lengths to plan for: what stands before, a prompt, and what follows it; the usual one if the model has it."""
+    """Contexts to plan for: depth + prompt + generated tokens; the default one is cut to the model's maximum."""
     lengths = (cases.depths or (0,), cases.prompt_lens or (0,), cases.gen_lens or (0,))
     contexts = sorted({sum(each) for each in itertools.product(*lengths)})
     longest = model.outline.config.max_context

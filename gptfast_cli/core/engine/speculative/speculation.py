@@ -6,7 +6,7 @@ row of a batch accepts as many tokens as its own verification allows, independen
 
 import math
 import time
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -40,7 +40,7 @@ from gptfast_cli.core.stopwatch import Splits, Stopwatch
 _IN_ONE_PASS = 7  # drafted tokens verified in one read of the weights: TILE - 1, as the token before them is fed, too
 
 
-def native_draft(proposer: Proposer, target: Runner, sequences: Rows[Request]) -> Runner | None:
+def native_draft(proposer: Proposer, target: Runner, sequences: Sequence[Request]) -> Runner | None:
     """The draft's runner where both models can run rounds natively and no request needs logits; else None."""
     if not isinstance(proposer, DraftModel) or not (proposer.runner.runs_ahead and target.runs_ahead):
         return None
@@ -56,7 +56,7 @@ def round_limits(plan: RoundPlan, n_left: int, n_rounds: int) -> RoundLimits:
     return RoundLimits(max(1, min(n_rounds, plan.n_rounds)), min(draft_length, n_left - 1), plan.max_uncertainty)
 
 
-def run_rounds_native(target: Runner, draft: Runner, sequences: Rows[Request], limits: RoundLimits) -> NativeRounds:
+def run_rounds_native(target: Runner, draft: Runner, sequences: Sequence[Request], limits: RoundLimits) -> NativeRounds:
     """Run rounds of sequences in the first rows of both runners, without updating the sequences.
 
     It stops after the round in which a sequence ends.
@@ -120,7 +120,7 @@ class Speculation:
         self._may_draft = False  # some sequence has more than one token left
         self._round_seconds: float | None = None  # time of the last round
 
-    def begin(self, runner: Runner, row: int, prompt: Rows[int]) -> None:
+    def begin(self, runner: Runner, row: int, prompt: Sequence[int]) -> None:
         """Start a sequence in a row: prefill the draft with its prompt."""
         watch = Stopwatch(runner.model.device)
         with watch, phase("draft"), runner.alone():
@@ -131,7 +131,7 @@ class Speculation:
         """Move a sequence to another row."""
         self._proposer.move(source, target)
 
-    def draft_lengths(self, runner: Runner, sequences: Rows[Request]) -> list[int]:
+    def draft_lengths(self, runner: Runner, sequences: Sequence[Request]) -> list[int]:
         """Draft length for each sequence; all 0 asks for a plain step."""
         is_native = native_draft(self._proposer, runner, sequences) is not None
         initial = InitialEstimate(
@@ -144,7 +144,7 @@ class Speculation:
         self._may_draft = any(draft_lengths)
         return draft_lengths
 
-    def record_steps(self, counts: Rows[int], seconds: float) -> None:
+    def record_steps(self, counts: Sequence[int], seconds: float) -> None:
         """Record plain steps, taken as planned or because nothing was drafted; `counts`: tokens of each sequence."""
         self.rounds.n_plain_tokens += sum(counts)
         if self._plan.draft_length == 0:
@@ -153,7 +153,7 @@ class Speculation:
             draft_length, each = self._plan.draft_length, seconds / counts[0]
             self._policy.record_rounds(draft_length, each, RoundStats(n_rounds=len(counts), n_sequences=len(counts)))
 
-    def run(self, runner: Runner, sequences: Rows[Request], draft_lengths: Rows[int]) -> RoundOutput | None:
+    def run(self, runner: Runner, sequences: Sequence[Request], draft_lengths: Sequence[int]) -> RoundOutput | None:
         """Run one round, or with native models up to AHEAD_SECONDS of rounds; None where nothing was drafted."""
         draft = native_draft(self._proposer, runner, sequences)
         began = time.perf_counter()
@@ -181,7 +181,7 @@ class Speculation:
         return output
 
     def _round(
-        self, runner: Runner, sequences: Rows[Request], draft_lengths: Rows[int]
+        self, runner: Runner, sequences: Sequence[Request], draft_lengths: Sequence[int]
     ) -> tuple[RoundOutput, Seconds] | None:
         """Draft, verify and sample on the device; one transfer to the host at the end."""
         device, contexts = runner.model.device, [sequence.next_draw for sequence in sequences]
@@ -213,7 +213,7 @@ class Speculation:
         return output, (drafting, verifying, sampling)
 
     def _run_native(
-        self, runner: Runner, draft: Runner, sequences: Rows[Request], draft_length: int
+        self, runner: Runner, draft: Runner, sequences: Sequence[Request], draft_length: int
     ) -> tuple[RoundOutput, Seconds]:
         each = self._round_seconds or runner.guessed_seconds + draft_length * draft.guessed_seconds
         before = runner.step_bytes(len(sequences))
@@ -241,7 +241,7 @@ class Speculation:
         self.rounds.add(n_drafted, n_accepted, n_given, overlap)
 
 
-def _append_tokens(sequence: Request, tokens: Rows[int], model: Decoder, logits: Logits | None = None) -> int:
+def _append_tokens(sequence: Request, tokens: Sequence[int], model: Decoder, logits: Logits | None = None) -> int:
     """Append tokens to a sequence until it ends; returns their number, end token included."""
     for position, token in enumerate(tokens):
         if token == model.config.vocab_size:
@@ -274,7 +274,7 @@ def _verified(logits: Logits, context: SamplingContext, drafted: Tensor, q: Tens
     )
 
 
-def _fetch_outcomes(outcomes: Rows[Verification], drafted: Rows[Tensor]) -> list[tuple[list[int], float]]:
+def _fetch_outcomes(outcomes: Sequence[Verification], drafted: Sequence[Tensor]) -> list[tuple[list[int], float]]:
     """Emitted tokens and overlap of each row, fetched from the device in one transfer."""
     # float32 represents token ids exactly up to 2**24
     rows = [torch.cat([each.n_accepted, each.tokens, each.overlap]).float() for each in outcomes]
