@@ -12,7 +12,7 @@ from gptfast_cli.app import command_tree
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "gptfast_cli" / "docs"
-PAGES = [ROOT / "README.md", ROOT / "gptfast_cli" / "bundled" / "recipe" / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "tests" / "recipe" / "README.md", *sorted(DOCS.glob("*.md"))]
 TREE = typer.main.get_group(command_tree(plain=True))
 COMMANDS = TREE.commands
 FOLDERS_OF_PATHS = (ROOT, ROOT / "gptfast_cli", ROOT / "gptfast_cli" / "core")
