@@ -1,7 +1,8 @@
-"""From a MODEL as a person names it, or a shape with random weights, to a decoder in memory.
+"""Loading a model: a checkpoint by its MODEL name, or a shape with random weights.
 
-A quantised weight is made in blocks of rows, straight into its parts: no model of full precision is ever in memory. Its
-elements have mean 0, or half a step of its grid, and variance 1 / in_features, so that activations keep their size.
+Random quantised weights are made in blocks of rows, directly as codes and scales, so that no full-precision model is in
+memory. Elements have mean 0 (or half a quantisation step) and variance 1 / in_features, which keeps activations in
+range.
 """
 
 import math
@@ -59,10 +60,10 @@ from gptfast_cli.core.tokenizers import (
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A model that was found; of its weights no number has been read yet.
+    """A checkpoint that was found and opened, without reading weights.
 
-    config:  its shape, without the padding of its vocabulary unless that was asked for
-    seconds: that opening it took
+    config:  its shape, without vocabulary padding unless that was asked for
+    seconds: time to open it
     """
 
     found: Resolved
@@ -74,7 +75,7 @@ class OpenedModel:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all weights as stored, without the rows of padding."""
+        """Bytes of all weights as stored, without padding rows."""
         if self.config == self.checkpoint.config:
             return self.checkpoint.n_bytes
         names = [name for name in VOCABULARY_WEIGHTS if name in weight_shapes(self.config)]
@@ -83,7 +84,7 @@ class OpenedModel:
         )
 
     def read(self, name: str, block: Block | None = None) -> Weight:
-        """A weight, or a block of it, without the rows of padding."""
+        """Read a weight, or a block of it, without padding rows."""
         n_tokens = self.config.vocab_size
         if name not in VOCABULARY_WEIGHTS or n_tokens == self.checkpoint.config.vocab_size:
             return self.checkpoint.weight(name, block)
@@ -159,7 +160,7 @@ class LoadedModel:
         return count_params(self.config)
 
     def check_ids(self, ids: Sequence[int]) -> None:
-        """Raise TokenIdError for the first id that has no row in the model's embedding."""
+        """Raise TokenIdError for the first id outside of the embedding."""
         check_token_ids(ids, self.config.vocab_size, self.tokenizer.vocabulary.token_of if self.tokenizer else None)
 
     def limits(
@@ -173,13 +174,13 @@ class LoadedModel:
     ) -> Limits:
         """Limits of a sequence; `max_context` None is the model's own.
 
-        It ends with the model's end tokens and, in a chat, those that close a turn, unless `ignore_eos`; and with
-        special tokens that stand among the stop strings. Raises UsageError where `max_context` is beyond the model's.
+        Stop tokens are the model's end tokens and `turn_end_ids`, unless `ignore_eos`, and special tokens among the
+        stop strings. Raises UsageError where `max_context` exceeds the model's.
         """
         longest = self.config.max_context
         if max_context is not None and max_context > longest:
             raise UsageError(f"--max-context {max_context} is beyond the {longest} tokens that {self.name} can hold.")
-        possible = range(self.config.vocab_size)  # ids beyond it never come, and may be of any size
+        possible = range(self.config.vocab_size)  # larger ids can never be sampled
         end_ids = frozenset() if ignore_eos else (self.stop_ids | turn_end_ids).intersection(possible)
         named = stop_token_ids(stop, self.tokenizer).intersection(possible)
         return Limits(max_new_tokens, max_context or longest, end_ids | named, named - end_ids, longest)
@@ -188,10 +189,9 @@ class LoadedModel:
 def open_model(name: str | None, settings: Settings, *, with_padding: bool = False) -> OpenedModel:
     """Find a MODEL and open its files.
 
-    Output layers are often padded to a round number of tokens. What the tokenizer does not know has no text, and was
-    never trained to be said: those rows of the embedding and the head are left out, unless `with_padding`, so that no
-    backend ever gives them a probability. Raises NotFoundError, CorruptError or UsageError like the parts that it is
-    made of.
+    Vocabularies are often padded to a round size. Ids that the tokenizer does not know were never trained: their rows
+    of the embedding and the head are left out, unless `with_padding`, so that no backend gives them a probability.
+    Raises NotFoundError, CorruptError or UsageError.
     """
     watch = Stopwatch(torch.device("cpu"))
     with watch, phase("load"):
@@ -206,7 +206,7 @@ def open_model(name: str | None, settings: Settings, *, with_padding: bool = Fal
 
 
 def _n_known_tokens(tokenizer: Tokenizer) -> int:
-    """One more than the largest id that the tokenizer, or a file beside it, gives a meaning."""
+    """One more than the largest id known to the tokenizer or to the files beside it."""
     return 1 + max(tokenizer.vocab_size - 1, tokenizer.bos_id or 0, *tokenizer.stop_ids)
 
 
@@ -218,10 +218,9 @@ def load(
     *,
     role: str = "Model",
 ) -> Job[LoadedModel]:
-    """Find a MODEL unless it is opened, and bring it to its device, telling which one was taken and in which role.
+    """Load a MODEL, or an opened one, onto its device; notes its name, size, dtype and `role`.
 
-    `torch_backend` is as in `build`. Raises NotFoundError, CorruptError or UsageError like the parts that it is made
-    of.
+    `torch_backend` as in `build`. Raises NotFoundError, CorruptError or UsageError.
     """
     set_threads(runtime.threads)
     device = pick_device(runtime.device)
@@ -242,7 +241,7 @@ def load(
 
 
 def special_tokens_of(checkpoint: Checkpoint) -> SpecialTokens:
-    """What the manifest says of special tokens; for a folder without one, what its JSON files say."""
+    """Special tokens of the manifest or, without a manifest, of the JSON files."""
     entry = checkpoint.special_tokens
     if entry is None:
         return special_tokens(checkpoint.path)
@@ -254,7 +253,7 @@ _BIAS_SIZE = 0.02
 
 
 class RandomWeights:
-    """Weights of a shape on a device, plain ones in `dtype`; the same seed gives the same ones on the same device."""
+    """Random weights of a shape on a device, plain ones in `dtype`; deterministic for a seed and a device."""
 
     def __init__(
         self, config: ModelConfig, allocation: Allocation, *, device: torch.device, dtype: torch.dtype, seed: int
@@ -264,7 +263,7 @@ class RandomWeights:
         self._allocation, self._device, self._dtype = allocation, device, dtype
 
     def read(self, name: str, block: Block | None = None) -> Weight:
-        """Make a weight, or a part of it; whenever it is asked for it is the same one."""
+        """Make a weight, or a block of it; repeated calls give the same values."""
         shape, generator = self._shapes[name], torch.Generator(self._device).manual_seed(self._seeds[name])
         if len(shape) == 1:
             vector = plain(_vector(shape, generator, dtype=self._dtype, is_norm=not name.endswith("_bias")))
@@ -275,7 +274,7 @@ class RandomWeights:
 
 
 def planned_bytes(config: ModelConfig, allocation: Allocation, dtype: torch.dtype) -> int:
-    """Bytes of the weights that `RandomWeights` makes."""
+    """Bytes of all weights that `RandomWeights` makes."""
     storages = allocation.of(config)
     return sum(storages[name].n_bytes(shape, dtype.itemsize) for name, shape in weight_shapes(config).items())
 
@@ -283,30 +282,30 @@ def planned_bytes(config: ModelConfig, allocation: Allocation, dtype: torch.dtyp
 def random_matrix(
     storage: Storage, shape: tuple[int, ...], generator: torch.Generator, *, dtype: torch.dtype
 ) -> Weight:
-    """A random matrix [out_features, in_features] on the generator's device, stored so."""
+    """A random matrix [out_features, in_features] in a storage scheme, on the generator's device."""
     out_features, in_features = shape
-    reach = math.sqrt(3 / in_features)  # a uniform distribution over -reach..reach has variance 1 / in_features
+    bound = math.sqrt(3 / in_features)  # uniform over -bound..bound has variance bound^2 / 3 = 1 / in_features
     if storage.scheme == PLAIN:
         matrix = torch.empty(shape, dtype=dtype, device=generator.device)
-        return plain(matrix.uniform_(-reach, reach, generator=generator))
+        return plain(matrix.uniform_(-bound, bound, generator=generator))
     scheme, group_size = quantized(storage.scheme), storage.group_size or in_features
     outline = storage.outline(shape)
     parts = {name: torch.empty_like(part, device=generator.device) for name, part in outline.parts.items()}
     n_rows = max(1, _BLOCK_ELEMENTS // in_features)
     for first in range(0, out_features, n_rows):
         rows = slice(first, min(first + n_rows, out_features))
-        block = _quantized_rows(scheme, (rows.stop - first, in_features), group_size, generator, reach=reach)
+        block = _quantized_rows(scheme, (rows.stop - first, in_features), group_size, generator, bound=bound)
         for name, part in block.parts.items():
             parts[name][rows] = part
     return Weight(storage.scheme, shape, parts)
 
 
 def _quantized_rows(
-    scheme: QuantizedScheme, shape: tuple[int, int], group_size: int, generator: torch.Generator, *, reach: float
+    scheme: QuantizedScheme, shape: tuple[int, int], group_size: int, generator: torch.Generator, *, bound: float
 ) -> Weight:
     n_rows, in_features = shape
     n_groups = -(-in_features // group_size)
-    ends = torch.tensor([-reach, reach], device=generator.device).expand(n_rows, n_groups, 2)
+    ends = torch.tensor([-bound, bound], device=generator.device).expand(n_rows, n_groups, 2)
     params = scheme.fitter(ends.flatten(1)).fit(ends)
     codes = torch.randint(
         params.lowest,
@@ -329,7 +328,7 @@ def _vector(shape: tuple[int, ...], generator: torch.Generator, *, dtype: torch.
 
 
 RANDOM_DTYPE = torch.bfloat16
-"""What a shape counts as stored in, where nobody says in what to compute: nearly every model is."""
+"""Stored dtype assumed of a shape: that of nearly all published models."""
 
 
 def count_params(config: ModelConfig) -> int:

@@ -1,4 +1,4 @@
-"""`speculate`: what draft models gain for a target, predicted from agreement and costs, and then put to the test."""
+"""`speculate`: speed-ups of draft models for a target, predicted from acceptance and costs and checked by real runs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -49,22 +49,24 @@ _TINY, _TINY_DRAFT = BUNDLED
 _VALIDATION_PAIRS = 3
 _OTHER_PROMPTS = "Take others: --prompts FILE"
 _WHEN_QUIET = "Judge again when nothing else runs, or keep advice all the same: --save-advice --force"
-_VALIDATION_SECONDS = 40.0  # for all proofs together, where a few texts are enough for that
+_VALIDATION_SECONDS = 40.0  # time budget of all validation runs
 
 
 @dataclass(frozen=True, slots=True)
 class SpeculateRequest:
-    """What to judge, on what, and how closely.
+    """What to judge.
 
-    model:    a MODEL or a SHAPE; None is the current one
-    drafts:   DRAFTs or SHAPEs; none are those that suggest themselves. Prompt lookup is always judged too
-    draft_lengths:   tokens of a round; batch_sizes: texts side by side; temperatures: each with texts of its own
-    sampling: how tokens are drawn beside the temperature
-    prompts:  a file; None are the bundled prompts; limit: how many of them
-    alpha:    to be assumed of every draft; None measures it
-    n_times:  that each cost is measured
-    certify:  look whether speculation gives what the target alone gives
-    save_advice: keep the picks for later; on a noisy machine with `force` only
+    model:    MODEL or SHAPE; None is the current model
+    drafts:   DRAFTs or SHAPEs; empty for defaults. Prompt lookup is always judged, too
+    draft_lengths: values of k
+    temperatures: each has its own texts
+    sampling: sampling options beside the temperature
+    prompts:  prompts file; None for the bundled prompts
+    alpha:    acceptance probability to assume of every draft; None measures it
+    limit:    maximum number of prompts
+    n_times:  repetitions of each cost
+    certify:  run the losslessness checks
+    save_advice: save the recommendations for `--draft auto`; on a noisy machine only with `force`
     """
 
     settings: Settings
@@ -88,10 +90,10 @@ class SpeculateRequest:
 
 
 def run(request: SpeculateRequest) -> Job[DraftReport]:
-    """Judge; an interrupt once the models are there ends it early, with all that is known by then.
+    """Judge the drafts; an interrupt after loading returns a report of what was measured so far.
 
-    A prompt that the target cannot be given, or after which its logits are not finite, is left out, and told. Raises
-    UsageError for values out of range, a draft that does not fit or no prompts that are of use; else what loading
+    Prompts that the target cannot take, or after which its logits are not finite, are left out with a note. Raises
+    UsageError for values out of range, a draft that does not fit the target or no usable prompt, and what loading
     models raises.
     """
     _check(request)
@@ -136,7 +138,7 @@ def run(request: SpeculateRequest) -> Job[DraftReport]:
 
 
 def _check_noise(state: JudgeState, meter: CostMeter, request: SpeculateRequest, limits: Limits) -> Job[None]:
-    """Warn of a noisy machine before minutes are spent on it; raises GptFastError where advice was to be kept."""
+    """Warn of a noisy machine before the long measurements; raises GptFastError with --save-advice unless forced."""
     for prompt in state.prompts:
         try:
             meter.check_noise(prompt, limits.most_tokens(len(prompt.ids)) - len(prompt.ids))
@@ -160,11 +162,11 @@ def _save_advice(report: DraftReport, target: LoadedModel, request: SpeculateReq
 
 
 def _measure_acceptance(state: JudgeState, runner: Runner, request: SpeculateRequest, limits: Limits) -> Job[None]:
-    """Texts of each temperature, and how far the drafts agree with the target along them."""
+    """Generate the texts of each temperature and measure the drafts' acceptance along them."""
     reader = ProbsReader(Runner(runner.model, 1))
     for temperature in request.temperatures:
         sampling = replace(request.sampling, temperature=temperature)
-        # a text of one token is the prefill's alone
+        # a text of one token has nothing to draft
         written, failed = yield from _texts(state, runner, sampling, limits)
         yield from _leave_out(state, failed)
         texts = [text for text in written if len(text.tokens) > 1]
@@ -199,7 +201,7 @@ def _texts(
 
 
 def _leave_out(state: JudgeState, failed: Sequence[FailedPrompt]) -> Iterator[Note]:
-    """Remember prompts that are left out, and tell each once."""
+    """Record prompts that are left out, with one note each."""
     for each in failed:
         if each.name not in state.failed_prompts:
             state.failed_prompts[each.name] = each
@@ -207,7 +209,7 @@ def _leave_out(state: JudgeState, failed: Sequence[FailedPrompt]) -> Iterator[No
 
 
 def _measure_costs(state: JudgeState, meter: CostMeter, request: SpeculateRequest) -> Job[None]:
-    """What rounds and plain steps take."""
+    """Measure rounds, plain steps and memory bandwidth."""
     device = state.target.model.device
     probe = Probe(device, device_clock(device))
     state.bandwidths.append(probe.measure().bytes_per_second)
@@ -216,7 +218,7 @@ def _measure_costs(state: JudgeState, meter: CostMeter, request: SpeculateReques
 
 
 def _validate(state: JudgeState, meter: CostMeter, runner: Runner, limits: Limits, group: ProcessGroup) -> Job[None]:
-    """Run some of what was predicted, and look at its costs once more: the machine may be another one by now."""
+    """Check predictions by real runs; their costs are measured again, because the machine's speed drifts."""
     validations = list(validations_of(state, seconds=_VALIDATION_SECONDS, n_pairs=_VALIDATION_PAIRS))
     cells = [validation.cell for validation in validations if validation.cell is not None]
     measured: list[list[float]] = [[] for _ in validations]
@@ -246,7 +248,7 @@ def _check_losslessness(state: JudgeState, runner: Runner, request: SpeculateReq
 def _prompts(
     request: SpeculateRequest, target: LoadedModel, limits: Limits
 ) -> tuple[list[JudgePrompt], list[FailedPrompt]]:
-    """The prompts, and those that the target cannot be given; raises UsageError where none is left."""
+    """Usable prompts and failed ones; raises UsageError where none is usable."""
     failed: list[FailedPrompt] = []
     if target.is_random:
         prompts = synthetic_prompts(target.model.config.vocab_size)[: request.limit]
@@ -266,7 +268,7 @@ def _prompts(
 
 
 def _drafts(request: SpeculateRequest, target: LoadedModel) -> list[str]:
-    """Those that were asked for, or that suggest themselves; a shape says nothing that could be looked up."""
+    """The requested drafts or the defaults, and prompt lookup unless the target has random weights."""
     asked = list(request.drafts)
     if not asked and target.name.partition(":")[0] == _TINY:
         asked = [_TINY_DRAFT]
@@ -279,7 +281,7 @@ def _drafts(request: SpeculateRequest, target: LoadedModel) -> list[str]:
 
 
 def _check(request: SpeculateRequest) -> None:
-    """Raise UsageError for whatever can be seen to be wrong before a model is loaded."""
+    """Raise UsageError for invalid options, before a model is loaded."""
     for temperature in request.temperatures:
         check(replace(request.sampling, temperature=temperature))
     if not request.temperatures:
@@ -294,7 +296,7 @@ def _check(request: SpeculateRequest) -> None:
             "--limit": request.limit,
         },
     )
-    check_at_least(2, {"--max-new-tokens": request.max_new_tokens})  # the first one needs no draft
+    check_at_least(2, {"--max-new-tokens": request.max_new_tokens})  # the prefill gives the first one
     if request.alpha is not None and not 0 <= request.alpha <= 1:
         raise UsageError(f"--assume-alpha must be from 0 to 1, not {request.alpha}.")
     if request.alpha is not None and any(request.temperatures):
