@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from cpu_engine import SHAPES, STORAGES, fed, filled_cache, native, reference, weights_of
-from gptfast_cli.core.models.native import NativeModel, can_run
+from gptfast_cli.core.models.native import NativeModel, unsupported
 
 DTYPES = [torch.float32, torch.bfloat16]
 # relative error of the logits against the reference in float32: the order of sums alone; eight bits of mantissa through
@@ -146,5 +146,5 @@ def test_a_cache_that_grows_is_found_again() -> None:
 )
 def test_what_the_engine_cannot_run_is_known(changes: dict[str, int], dtype: torch.dtype, runs: bool) -> None:
     config, _ = weights_of("grouped heads, odd sizes", "float32", **changes)
-    assert can_run(config, dtype, torch.device("cpu")) is runs
-    assert not can_run(config, dtype, torch.device("cuda"))
+    assert (unsupported(config, ["plain"], dtype, torch.device("cpu")) is None) is runs
+    assert unsupported(config, ["plain"], dtype, torch.device("cuda")) is not None

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from gptfast_cli.core.schemes import Weight
 
+CPU, REFERENCE = "cpu", "reference"
+"""The names of the backends."""
+
 KEY_BLOCK = 128
 """Attention is given a number of cached keys that is a multiple of this; so many share the scales of an int8 cache."""
 

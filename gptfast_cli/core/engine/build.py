@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from gptfast_cli.core.backends import Backend
+from gptfast_cli.core.backends import CPU, REFERENCE, Backend
 from gptfast_cli.core.backends.cpu.compiler import (
     NoCompilerError,
     compile_library,
@@ -19,12 +19,12 @@ from gptfast_cli.core.backends.cpu.library import open_library
 from gptfast_cli.core.backends.phases import phase
 from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.device import AUTO, available_memory_bytes, check_fits, dtype_name, pick_kv_dtype
+from gptfast_cli.core.device import AUTO, available_memory_bytes, check_fits, pick_kv_dtype
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.files import private_folder
 from gptfast_cli.core.models.decoder import Decoder
-from gptfast_cli.core.models.native import NativeModel, can_run
+from gptfast_cli.core.models.native import NativeModel, unsupported
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 from gptfast_cli.core.models.sharding import ModelShard, check_divides
 from gptfast_cli.core.models.transformer import Transformer
@@ -41,38 +41,45 @@ from gptfast_cli.core.schemes.plain import plain
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 
-CPU, REFERENCE = "cpu", "reference"
 BACKENDS: Final = (CPU, REFERENCE)
 
+_ON_TORCH = "Running on PyTorch's own operations, several times as slow."
 _INSTALL = "Install g++ (Debian: apt-get install g++), or leave out --backend."
 
 
 def open_engine(
-    backend: str | None, config: ModelConfig, dtype: torch.dtype, device: torch.device, settings: Settings
+    backend: str | None,
+    config: ModelConfig,
+    stored_in: Collection[str],
+    dtype: torch.dtype,
+    device: torch.device,
+    settings: Settings,
 ) -> Job[ctypes.CDLL | None]:
-    """The library of the CPU engine, compiled first where this machine has none yet; None for the reference.
+    """The library of the CPU engine, compiled first if this machine has none yet; None to run on the reference.
 
-    With no backend named the engine is taken where it can run the model and a compiler is there. Raises UsageError for
-    a name that is no backend and for `cpu` where the engine lacks what the model needs, GptFastError where it cannot be
-    had.
+    backend:   None takes the engine if it supports the model and there is a compiler
+    stored_in: the schemes of the weights
+
+    Raises UsageError for an unknown backend, and for `cpu` if the engine does not support the model; GptFastError if it
+    cannot be compiled.
     """
     if backend not in (None, *BACKENDS):
         raise UsageError(f"There is no backend called {backend!r}.", f"Backends: {', '.join(BACKENDS)}.")
     if backend == REFERENCE:
         return None
-    if not can_run(config, dtype, device):
+    if (lacking := unsupported(config, stored_in, dtype, device)) is not None:
+        message = f"The CPU engine does not run {lacking.what}."
         if backend == CPU:
-            raise UsageError(
-                f"The CPU engine does not run heads of {config.head_dim} in {dtype_name(dtype)} on {device}.",
-                "It runs float32 and bfloat16 on a CPU, heads of whole vectors up to 256; leave out --backend.",
-            )
+            raise UsageError(message, lacking.hint)
+        if lacking.is_noted:
+            yield Note(f"{message} {_ON_TORCH}")
         return None
     try:
         return (yield from _compiled(settings))
     except NoCompilerError as error:
         if backend == CPU:
             raise GptFastError(error.message, _INSTALL) from error
-        yield Note(f"{error.message} Running on PyTorch's own operations, several times as slow.")
+        yield Note(f"{error.message} {_ON_TORCH}")
         return None
 
 
@@ -179,7 +186,8 @@ def build(
     check_sharded(parts.config, parts.storages, runtime.group.size)
     kv_dtype = pick_kv_dtype(runtime.kv_dtype, parts.dtype)
     chosen = REFERENCE if torch_backend is not None else runtime.backend
-    library = yield from open_engine(chosen, parts.config, parts.dtype, parts.device, settings)
+    stored_in = {storage.scheme for storage in parts.storages().values()}
+    library = yield from open_engine(chosen, parts.config, stored_in, parts.dtype, parts.device, settings)
     if library is None:
         return (yield from _on_torch(parts, kv_dtype, torch_backend or Reference(), runtime.group, watch))
     _check_memory(parts, runtime.group.size)

@@ -20,7 +20,6 @@ from gptfast_cli.core.device import to_device, torch_threads
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.models.decoder import Decoder, Logits
 from gptfast_cli.core.models.kv_cache import KVCache
-from gptfast_cli.core.models.native import NativeModel
 from gptfast_cli.core.token_ids import check_token_ids
 
 PREFILL_CHUNK = 512
@@ -127,8 +126,8 @@ class Runner:
 
     @property
     def runs_ahead(self) -> bool:
-        """Whether the model itself chooses tokens and goes on with them: a native one."""
-        return isinstance(self.model, NativeModel) and self.model.runs_ahead
+        """Whether the model samples tokens itself, several steps in one call."""
+        return self.model.token_loop is not None
 
     def run_ahead(
         self,
@@ -144,22 +143,24 @@ class Runner:
         A row's sampling says how it chooses, but for repetition penalties, of which the model knows nothing. The step
         that gives one of the stops is the last.
         """
-        assert isinstance(self.model, NativeModel)
+        loop = self.model.token_loop
+        assert loop is not None
         n_rows = len(fed)
         n_tokens = max(self._cache.lengths[:n_rows]) + max(map(len, fed)) + len(uniforms)
         self._cache.begin(slice(0, n_rows), n_tokens)
         choices = list(map(sampling_params, samplings))
         with self.alone(), phase("decode"):
-            chosen = self.model.run_ahead(fed, self._cache, choices, uniforms, tuple(stops), keep_logits=keep_logits)
+            chosen = loop.run_ahead(fed, self._cache, choices, uniforms, tuple(stops), keep_logits=keep_logits)
         for row, first in enumerate(fed):
             self.hold(row, [*first, *(tokens[row] for tokens in chosen.tokens[:-1])])
         return chosen
 
     def side(self, n_rows: int, n_tokens: int) -> EngineHandle:
         """What rounds of speculation of the first rows need of a native model, with room for `n_tokens` in each."""
-        assert isinstance(self.model, NativeModel)
+        loop = self.model.token_loop
+        assert loop is not None
         self._cache.begin(slice(0, n_rows), n_tokens)
-        return self.model.side(self._cache)
+        return loop.side(self._cache)
 
     def extend(self, fed: Sequence[Tensor], *, needs_probs: bool) -> list[Logits]:
         """Feed the first rows tokens that may come to nothing, any number to each, int64 on the model's device.

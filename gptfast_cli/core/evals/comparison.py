@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.device import AUTO, dtype_name, to_device
-from gptfast_cli.core.engine.build import CPU, REFERENCE, RuntimeConfig
+from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load, open_model
 from gptfast_cli.core.engine.ranges import check_at_least
 from gptfast_cli.core.errors import UsageError
@@ -26,7 +26,6 @@ from gptfast_cli.core.evals.scoring import (
     read_passages,
 )
 from gptfast_cli.core.events import Job, Note, Progress
-from gptfast_cli.core.models.native import NativeModel
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.tokenizers import Tokenizer, vocabulary_difference
 
@@ -87,7 +86,7 @@ class ComparedModel:
             scheme=self.loaded.checkpoint.scheme,
             dtype=dtype_name(model.dtype),
             device=model.device.type,
-            backend=CPU if isinstance(model, NativeModel) else REFERENCE,
+            backend=model.backend,
             batch_size=self.batch_size,
             roundings=tuple(f"{name} {value}" for name, value in chosen.items() if value not in (None, AUTO)),
         )

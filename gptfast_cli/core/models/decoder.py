@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
+from gptfast_cli.core.backends.cpu.engine import StepsAhead
+from gptfast_cli.core.backends.cpu.library import SamplingParams
+from gptfast_cli.core.backends.cpu.rounds import EngineHandle
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.models.kv_cache import KVCache
@@ -115,8 +118,40 @@ class Logits:
         return F.pad(self.own, (0, self.share.n_tokens - self.own.shape[-1]), value=-torch.inf)
 
 
+class TokenLoop(Protocol):
+    """Sampling inside the model: decode steps, or rounds of speculation, in one native call."""
+
+    def run_ahead(
+        self,
+        tokens: Sequence[Sequence[int]],
+        cache: KVCache,
+        params: Sequence[SamplingParams],
+        uniforms: Sequence[Sequence[float]],
+        stops: Sequence[int],
+        *,
+        keep_logits: bool = False,
+    ) -> StepsAhead:
+        """Feed tokens to the first rows of a cache, then decode sampled tokens; see `NativeEngine.run_ahead`.
+
+        Keys and values are written, but not yet counted.
+        """
+        ...
+
+    def side(self, cache: KVCache) -> EngineHandle:
+        """The engine and this cache, for `run_rounds` with another model."""
+        ...
+
+
 class Decoder(Protocol):
     """A model in memory."""
+
+    backend: str
+    """The name of the backend that runs it."""
+
+    @property
+    def token_loop(self) -> TokenLoop | None:
+        """What samples tokens natively; None where every step returns logits to Python."""
+        ...
 
     config: ModelConfig
     dtype: torch.dtype

@@ -5,18 +5,21 @@ to the bit in every dtype. In bfloat16 the residual stream is float32 all the sa
 """
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gptfast_cli.core.backends import (
+    CPU,
     FloatCache,
     Int8Cache,
     LayerCache,
     Linear,
 )
 from gptfast_cli.core.backends.cpu.engine import (
+    SCHEMES,
     CachePointers,
     ComputeOptions,
     NativeEngine,
@@ -27,6 +30,8 @@ from gptfast_cli.core.backends.cpu.engine import (
 from gptfast_cli.core.backends.cpu.library import MAX_HEAD_DIM, MatrixRole, NormRole, SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
 from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.device import dtype_name
+from gptfast_cli.core.models.decoder import TokenLoop
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 from gptfast_cli.core.models.sharding import ModelShard
@@ -37,21 +42,44 @@ from gptfast_cli.core.schemes import Block, Weight
 _LARGEST_SIZE = 1 << 26  # of any other dimension: products of some are C's int
 
 
-def can_run(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the engine has what a model needs: on a CPU, in float32 or bfloat16, whole vectors in a head."""
-    vector = {torch.float32: 16, torch.bfloat16: 32}.get(dtype)
-    return (
-        device.type == "cpu"
-        and vector is not None
-        and config.head_dim % vector == 0
-        and config.head_dim <= MAX_HEAD_DIM
-        and max(config.dim, config.qkv_dim, config.ffn_dim, config.vocab_size) <= _LARGEST_SIZE
-    )
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """Why the engine cannot run a model: the end of "The CPU engine does not run ...", and what it does run.
+
+    is_noted: worth a note when the model runs on the reference instead
+    """
+
+    what: str
+    hint: str
+    is_noted: bool = False
+
+
+def unsupported(
+    config: ModelConfig, schemes: Collection[str], dtype: torch.dtype, device: torch.device
+) -> Unsupported | None:
+    """What keeps the engine from running a model of this shape, whose weights are in these schemes; None if nothing."""
+    lanes = {torch.float32: 16, torch.bfloat16: 32}.get(dtype)
+    if (
+        device.type != "cpu"
+        or lanes is None
+        or config.head_dim % lanes
+        or config.head_dim > MAX_HEAD_DIM
+        or max(config.dim, config.qkv_dim, config.ffn_dim, config.vocab_size) > _LARGEST_SIZE
+    ):
+        return Unsupported(
+            f"heads of {config.head_dim} in {dtype_name(dtype)} on {device}",
+            "It runs float32 and bfloat16 on a CPU, heads of whole vectors up to 256; leave out --backend.",
+        )
+    if unknown := sorted(set(schemes) - SCHEMES):
+        hint = f"It runs {', '.join(sorted(SCHEMES))}; leave out --backend."
+        return Unsupported(f"weights in {', '.join(unknown)}", hint, is_noted=True)
+    return None
 
 
 class NativeModel:
     """A Decoder on the CPU engine; `take` is called once for each block of `weight_blocks`, and keeps packed copies."""
 
+    backend = CPU
     has_own_threads = True
 
     def __init__(
@@ -64,7 +92,7 @@ class NativeModel:
         group: ProcessGroup = ALONE,
     ) -> None:
         """Of the embedding every rank has all, of which it reads single rows; of all else its share."""
-        assert can_run(config, computing.dtype, torch.device("cpu"))
+        assert unsupported(config, (), computing.dtype, torch.device("cpu")) is None
         self.config = config
         self.share = ModelShard(config, group.rank, group.size)
         self.group = group
@@ -101,9 +129,9 @@ class NativeModel:
         return KVCache(self.share.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
 
     @property
-    def runs_ahead(self) -> bool:
-        """Whether it can choose tokens and go on with them: the logits of all are here."""
-        return self.group.size == 1
+    def token_loop(self) -> TokenLoop | None:
+        """The model itself, or None if it is sharded: sampling needs the logits of the whole vocabulary."""
+        return self if self.group.size == 1 else None
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
         return self._run(_batch(tokens, cache, rows), cache)

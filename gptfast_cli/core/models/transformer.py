@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from gptfast_cli.core.backends import (
+    REFERENCE,
     AttentionSpec,
     Backend,
     LayerCache,
@@ -133,7 +134,9 @@ ALL_ROWS = slice(None)
 class Transformer:
     """A decoder of the Llama class over weights that stay as their schemes store them."""
 
+    backend = REFERENCE
     has_own_threads = False
+    token_loop = None
 
     def __init__(
         self,
