@@ -220,7 +220,7 @@ def _draft_options(draft: str | None, speculate_k: str, *, is_length_given: bool
 
 def _generate_one(request: "GenerateRequest", profile: Path | None, *, json: bool, quiet: bool) -> None:
     from gptfast_cli.core.jobs.generate import run
-    from gptfast_cli.render.generation import write_numbers
+    from gptfast_cli.render.generation import write_generation
 
     job = run(request)
     if profile is not None:
@@ -239,7 +239,7 @@ def _generate_one(request: "GenerateRequest", profile: Path | None, *, json: boo
                 del fields[name]
         write_document("gptfast.generate/1", fields, sys.stdout)
     elif not quiet:
-        write_numbers(generation, sys.stderr)
+        write_generation(generation, sys.stderr)
     if any(sample.finish_reason == "interrupted" for sample in generation.samples):
         raise typer.Exit(ExitCode.INTERRUPTED)
 

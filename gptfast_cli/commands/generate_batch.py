@@ -9,8 +9,8 @@ from gptfast_cli.core.batch.replica import own_part
 from gptfast_cli.core.errors import ExitCode, GptFastError
 from gptfast_cli.core.jobs.generate_batch import BatchRequest, run
 from gptfast_cli.core.jobs.replicas import Replicas
+from gptfast_cli.render.generation import records_view, without_records, write_batch
 from gptfast_cli.render.progress import progress_view, show
-from gptfast_cli.render.records import records_view, without_records, write_batch
 
 
 def generate_batch(request: BatchRequest, n_replicas: int | None, *, quiet: bool) -> None:

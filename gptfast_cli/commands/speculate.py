@@ -154,10 +154,9 @@ def speculate(
 
 def _write(judgement: "DraftReport", report: Path | None, *, json: bool) -> None:
     from gptfast_cli.core.files import write_whole
-    from gptfast_cli.render.judgement_document import write_json
-    from gptfast_cli.render.judgement_html import write_html
-    from gptfast_cli.render.judgement_markdown import write_markdown
-    from gptfast_cli.render.judgement_text import write_judgement
+    from gptfast_cli.render.report.document import write_json
+    from gptfast_cli.render.report.html import write_html
+    from gptfast_cli.render.report.text import write_markdown, write_text
 
     command = shlex.join(["gptfast", *sys.argv[1:]])
     if report is not None:
@@ -167,7 +166,7 @@ def _write(judgement: "DraftReport", report: Path | None, *, json: bool) -> None
     if json:
         write_json(judgement, command, sys.stdout)
     else:
-        write_judgement(judgement, sys.stdout)
+        write_text(judgement, sys.stdout)
 
 
 def _check_report(report: Path | None) -> None:

@@ -10,12 +10,12 @@ from typing import Any, Final, TextIO
 
 from gptfast_cli.core.bench.record import Bench, BenchRow, Scaling, scaling
 from gptfast_cli.core.bench.throughput import RankNumbers
-from gptfast_cli.render.json import write_document
-from gptfast_cli.render.machine import machine_line
+from gptfast_cli.render.json import Keys, to_document, write_document
 from gptfast_cli.render.numbers import (
     count,
     digits,
     duration,
+    machine_line,
     size,
 )
 from gptfast_cli.render.tables import COLUMNS, GAP, Table, aligned, code, markdown_lines, wrapped
@@ -175,32 +175,26 @@ WRITERS: Final[dict[str, Callable[[Bench, str, TextIO], None]]] = {
 """By the name that `--output` takes."""
 
 
+_KEYS: Final[Keys] = {
+    Bench: (
+        "environment model scheme head_scheme kv_dtype n_params bytes=n_bytes seed load_s compile=compile_s bandwidth "
+        "reps=n_rounds interrupted=is_interrupted"
+    ),
+}
+
+
 def document(bench: Bench, command: str) -> dict[str, Any]:
-    """The whole record as JSON values; `command` is what made it."""
-    return {**_about(bench, command), "rows": _rows(bench), "scaling": [asdict(gain) for gain in scaling(bench.rows)]}
+    """The whole record as JSON values; `command` is the command line."""
+    gains = [to_document(gain) for gain in scaling(bench.rows)]
+    return {**_about(bench, command), "rows": _rows(bench), "scaling": gains}
 
 
 def _about(bench: Bench, command: str) -> dict[str, Any]:
-    return {
-        "command": command,
-        "environment": asdict(bench.environment),
-        "model": bench.model,
-        "scheme": bench.scheme,
-        "head_scheme": bench.head_scheme,
-        "kv_dtype": bench.kv_dtype,
-        "n_params": bench.n_params,
-        "bytes": bench.n_bytes,
-        "seed": bench.seed,
-        "load_s": bench.load_s,
-        "compile": bench.compile_s,
-        "bandwidth": asdict(bench.bandwidth) if bench.bandwidth else None,
-        "reps": bench.n_rounds,
-        "interrupted": bench.is_interrupted,
-    }
+    return {"command": command, **to_document(bench, _KEYS)}
 
 
 def _rows(bench: Bench) -> list[dict[str, Any]]:
-    return [asdict(row) | {"tok_s_per_sequence": _per_sequence(row)} for row in bench.rows]
+    return [to_document(row) | {"tok_s_per_sequence": _per_sequence(row)} for row in bench.rows]
 
 
 def _per_sequence(row: BenchRow) -> dict[str, float | None] | None:

@@ -1,44 +1,31 @@
-"""What a download brought, or with a dry run would bring."""
+"""Results of `download`: the files, or with --dry-run the plan of a transfer."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import TextIO
+from typing import Any, Final, TextIO
 
 from gptfast_cli.core.jobs.download import Downloaded, DownloadedFile
 from gptfast_cli.core.quantize.sizes import MemoryNeed
+from gptfast_cli.render.json import Keys, to_document
 from gptfast_cli.render.numbers import size
 from gptfast_cli.render.tables import write_table
 from gptfast_cli.render.terminal import printable
 
+_KEYS: Final[Keys] = {
+    Downloaded: (
+        "path name commit bytes=n_bytes missing_bytes received_bytes=n_received free_bytes files memory is_written "
+        "is_current"
+    ),
+    DownloadedFile: "name bytes=n_bytes was_there begun_bytes=n_begun verified_by",
+}
 
-def document(downloaded: Downloaded) -> dict[str, object]:
-    """The result as JSON fields."""
-    return {
-        "path": downloaded.path,
-        "name": downloaded.name,
-        "commit": downloaded.commit,
-        "bytes": downloaded.n_bytes,
-        "missing_bytes": downloaded.missing_bytes,
-        "received_bytes": downloaded.n_received,
-        "free_bytes": downloaded.free_bytes,
-        "files": [
-            {
-                "name": file.name,
-                "bytes": file.n_bytes,
-                "was_there": file.was_there,
-                "begun_bytes": file.n_begun,
-                "verified_by": file.verified_by,
-            }
-            for file in downloaded.files
-        ],
-        "memory": downloaded.memory and asdict(downloaded.memory),
-        "is_written": downloaded.is_written,
-        "is_current": downloaded.is_current,
-    }
+
+def document(downloaded: Downloaded) -> dict[str, Any]:
+    """The JSON fields."""
+    return to_document(downloaded, _KEYS)
 
 
 def write_plan(downloaded: Downloaded, stream: TextIO) -> None:
-    """Write the files and what is here of them, then the sums, the free disk and the memory that running it takes."""
+    """Write the files, the bytes to fetch, the free disk space, and the memory that running the model takes."""
     rows = [(file.name, size(file.n_bytes), _here(file)) for file in downloaded.files]
     write_table([("FILE", "SIZE", "HERE"), *rows], stream)
     begun = sum(file.n_begun for file in downloaded.files)
@@ -50,7 +37,7 @@ def write_plan(downloaded: Downloaded, stream: TextIO) -> None:
 
 
 def write_downloaded(downloaded: Downloaded, stream: TextIO) -> None:
-    """Write in one line what came, and in another what could not be verified."""
+    """Write a line with the number of files and bytes, and one with the files that could not be verified."""
     parts = [f"{len(downloaded.files)} files, {size(downloaded.n_bytes)}"]
     unverified = [file.name for file in downloaded.files if not file.was_there and file.verified_by is None]
     if downloaded.n_received:

@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any, Final, TextIO
 
 from gptfast_cli.core.evals.comparison import Compared, ModelSummary
 from gptfast_cli.core.evals.divergence import Divergence
 from gptfast_cli.core.evals.perplexity import Perplexity
-from gptfast_cli.core.evals.tasks.results import Metric, TaskResult, TaskResults
+from gptfast_cli.core.evals.tasks.results import FailedQuestion, Metric, TaskResult, TaskResults
 from gptfast_cli.core.jobs.eval import Evaluation
-from gptfast_cli.render.json import finite
-from gptfast_cli.render.machine import machine_line
-from gptfast_cli.render.numbers import count, nats, share
+from gptfast_cli.render.json import Keys, to_document
+from gptfast_cli.render.numbers import count, machine_line, nats, share
 from gptfast_cli.render.tables import Table, aligned, wrapped
 from gptfast_cli.render.terminal import printable, styled
 
@@ -193,74 +191,31 @@ def _write_dim(sentence: str, stream: TextIO) -> None:
         stream.write(styled(line, _DIM, stream) + "\n")
 
 
+_KEYS: Final[Keys] = {
+    Evaluation: "model scheme dtype=environment.dtype environment load_s interrupted=is_interrupted",
+    TaskResults: "beginnings=bos_rules seed partial=is_partial notes failures folder",
+    FailedQuestion: "task question=number reason",
+    TaskResult: "n n_all n_shots whole=is_whole group=is_group",
+    Perplexity: "* partial=is_partial",
+    Compared: (
+        "*divergence better=divergence.better model reference protocol n_windows n_windows_all itself=is_itself "
+        "partial=is_partial"
+    ),
+}
+
+
 def document(evaluation: Evaluation) -> dict[str, Any]:
-    """Numbers that are none, such as the perplexity of what is impossible, become null."""
-    return {
-        "model": evaluation.model,
-        "scheme": evaluation.scheme,
-        "dtype": evaluation.environment.dtype,
-        "environment": asdict(evaluation.environment),
-        "load_s": evaluation.load_s,
-        "interrupted": evaluation.is_interrupted,
-        "results": None if evaluation.tasks is None else _results(evaluation.tasks),
-        "tasks": None if evaluation.tasks is None else _about_json(evaluation.tasks),
-        "perplexity": None if evaluation.perplexity is None else _perplexity(evaluation.perplexity),
-        "divergence": None if evaluation.comparison is None else _divergence(evaluation.comparison),
+    """The JSON fields: metrics under the names of their tasks, each with its `_stderr`; infinite numbers are null."""
+    tasks = evaluation.tasks
+    fields = {
+        "results": tasks and {result.task: dict(_values(result)) for result in tasks.results},
+        "tasks": tasks and {**to_document(tasks, _KEYS), "each": {result.task: result for result in tasks.results}},
+        "perplexity": evaluation.perplexity,
+        "divergence": evaluation.comparison,
     }
+    return {**to_document(evaluation, _KEYS), **to_document(fields, _KEYS)}
 
 
-def _results(tasks: TaskResults) -> dict[str, Any]:
-    """Metrics by task; a standard error stands beside its metric as `acc_stderr`."""
-    return {result.task: finite(dict(_values(result))) for result in tasks.results}
-
-
-def _values(result: TaskResult) -> list[tuple[str, float | None]]:
-    values: list[tuple[str, float | None]] = []
+def _values(result: TaskResult) -> Iterator[tuple[str, float | None]]:
     for metric in result.metrics:
-        values += [(metric.name, metric.value), (f"{metric.name}_stderr", metric.stderr)]
-    return values
-
-
-def _about_json(tasks: TaskResults) -> dict[str, Any]:
-    """How the results came about; of each task, how much of it they are about."""
-    return {
-        "beginnings": tasks.bos_rules,
-        "seed": tasks.seed,
-        "partial": tasks.is_partial,
-        "notes": list(tasks.notes),
-        "failures": [
-            {"task": failed.task, "question": failed.number, "reason": failed.reason} for failed in tasks.failures
-        ],
-        "folder": None if tasks.folder is None else str(tasks.folder),
-        "each": {
-            result.task: {
-                "n": result.n,
-                "n_all": result.n_all,
-                "n_shots": result.n_shots,
-                "whole": result.is_whole,
-                "group": result.is_group,
-            }
-            for result in tasks.results
-        },
-    }
-
-
-def _perplexity(found: Perplexity) -> object:
-    return finite({**asdict(found), "partial": found.is_partial})
-
-
-def _divergence(found: Compared) -> object:
-    """The numbers, which model predicts the text better beyond the noise, and what was compared."""
-    return finite(
-        {
-            **asdict(found.divergence),
-            "better": found.divergence.better,
-            "model": asdict(found.model),
-            "reference": asdict(found.reference),
-            "protocol": found.protocol,
-            "n_windows": found.n_windows,
-            "n_windows_all": found.n_windows_all,
-            "itself": found.is_itself,
-            "partial": found.is_partial,
-        }
-    )
+        yield from ((metric.name, metric.value), (f"{metric.name}_stderr", metric.stderr))

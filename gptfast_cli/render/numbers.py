@@ -1,8 +1,12 @@
-"""How numbers are written for a person: tokens per second, times, bytes (GB = 1e9 bytes)."""
+"""How numbers are written for a person: tokens per second, times, bytes (GB = 1e9 bytes), and the machine of them."""
 
 import math
+from typing import TYPE_CHECKING
 
 from gptfast_cli.core.quantities import count, digits, size
+
+if TYPE_CHECKING:  # it loads PyTorch
+    from gptfast_cli.core.bench.environment import Environment
 
 __all__ = [
     "amount",
@@ -10,6 +14,7 @@ __all__ = [
     "digits",
     "duration",
     "gigabytes_per_second",
+    "machine_line",
     "nats",
     "share",
     "size",
@@ -65,3 +70,14 @@ def nats(value: float) -> str:
     if value == 0 or value >= 1:
         return f"{value:.2f}"
     return f"{value:.2g}" if value >= 1e-4 else f"{value:.1e}"
+
+
+def machine_line(about: "Environment") -> str:
+    """The machine, the versions and the day of a measurement in one line."""
+    threads = f"{about.threads} thread{'' if about.threads == 1 else 's'} of {about.cpu or 'a CPU'}"
+    ranks = "" if about.ranks == 1 else f"{about.ranks} ranks, each on "
+    commit = f", commit {about.commit[:10]}{'-dirty' * about.commit.endswith('-dirty')}" if about.commit else ""
+    return (
+        f"{ranks}{about.gpu or threads}, {about.dtype} on {about.device}; torch {about.torch}, "
+        f"Python {about.python}, gptfast {about.gptfast}{commit}; {about.date[:10]}"
+    )

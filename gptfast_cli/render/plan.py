@@ -1,14 +1,13 @@
 """A plan as a table and as JSON."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Final, TextIO
 
 from gptfast_cli.core.bench.plan import RESERVE, PlanRow
 from gptfast_cli.core.engine.runner import PREFILL_CHUNK
 from gptfast_cli.core.jobs.plan import BenchPlan
 from gptfast_cli.render.bench import schemes_of
-from gptfast_cli.render.json import write_document
+from gptfast_cli.render.json import Keys, to_document, write_document
 from gptfast_cli.render.numbers import (
     count,
     digits,
@@ -99,36 +98,22 @@ def _figures(plan: BenchPlan, *, has_links: bool) -> Iterator[str]:
         yield f"{link} to the others, {1e6 * hardware.link_latency:.3g} us a message"
 
 
+_KEYS: Final[Keys] = {
+    BenchPlan: "model scheme head_scheme n_params dtype kv_dtype hardware efficiency rows",
+    PlanRow: "* -time fits *time step_s=time.seconds",
+}
+
+
 def write_json(plan: BenchPlan, command: str, stream: TextIO) -> None:
-    """Write it; `command` is what made it."""
-    write_document("gptfast.plan/1", document(plan, command), stream)
-
-
-def document(plan: BenchPlan, command: str) -> dict[str, Any]:
-    """The plan as JSON values."""
+    """Write the plan as one document; `command` is the command line."""
     hardware = plan.hardware
-    return {
-        "command": command,
-        "model": plan.model,
-        "scheme": plan.scheme,
-        "head_scheme": plan.head_scheme,
-        "n_params": plan.n_params,
-        "dtype": plan.dtype,
-        "kv_dtype": plan.kv_dtype,
-        "hardware": {
-            "bandwidth_gbps": hardware.bandwidth and hardware.bandwidth / 1e9,
-            "bandwidth_is_measured": plan.is_measured,
-            "memory_bytes": hardware.memory_bytes,
-            "reserve": RESERVE,
-            "link_gbps": hardware.link_bandwidth and hardware.link_bandwidth / 1e9,
-            "link_latency_s": hardware.link_latency,
-        },
-        "efficiency": asdict(plan.efficiency),
-        "rows": [_row(row) for row in plan.rows],
+    fields = {
+        "bandwidth_gbps": hardware.bandwidth and hardware.bandwidth / 1e9,
+        "bandwidth_is_measured": plan.is_measured,
+        "memory_bytes": hardware.memory_bytes,
+        "reserve": RESERVE,
+        "link_gbps": hardware.link_bandwidth and hardware.link_bandwidth / 1e9,
+        "link_latency_s": hardware.link_latency,
     }
-
-
-def _row(row: PlanRow) -> dict[str, Any]:
-    fields = asdict(row)
-    time = fields.pop("time")
-    return {**fields, "fits": row.fits, **time, "step_s": row.time.seconds}
+    document = {"command": command, **to_document(plan, _KEYS), "hardware": fields}
+    write_document("gptfast.plan/1", document, stream)

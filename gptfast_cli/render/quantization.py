@@ -1,14 +1,15 @@
-"""What quantising a model did to its size, and what it cost."""
+"""Results of `quantize`: sizes before and after, fidelity, and with a budget the scheme chosen for each layer."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TextIO
+from typing import Any, Final, TextIO
 
 from gptfast_cli.core.evals.divergence import Divergence
+from gptfast_cli.core.jobs.allocating import ChosenAllocation
 from gptfast_cli.core.jobs.quantize import Quantized
 from gptfast_cli.core.quantize.sizes import PartSize
-from gptfast_cli.render import allocation
-from gptfast_cli.render.json import finite
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
+from gptfast_cli.render.json import Keys, to_document
 from gptfast_cli.render.numbers import (
     count,
     duration,
@@ -18,56 +19,83 @@ from gptfast_cli.render.numbers import (
 )
 from gptfast_cli.render.tables import write_block, write_table
 
+_KEYS: Final[Keys] = {
+    Quantized: (
+        "path name scheme bytes=n_bytes bytes_before=n_bytes_before bits_per_weight parts allocation=chosen "
+        "is_written was_there fidelity seconds peak_memory_bytes"
+    ),
+}
 
-def document(quantized: Quantized) -> dict[str, object]:
-    """The result as JSON fields; a number without bounds is null."""
-    fidelity = quantized.fidelity and {
-        **asdict(quantized.fidelity),
-        "dtype": quantized.fidelity_dtype,
-    }
+
+def document(quantized: Quantized) -> dict[str, Any]:
+    """The JSON fields; a number without bounds is null."""
+    fidelity = quantized.fidelity and {**asdict(quantized.fidelity), "dtype": quantized.fidelity_dtype}
+    allocation = quantized.chosen and allocation_document(quantized.chosen)
+    return to_document({**to_document(quantized, _KEYS), "allocation": allocation, "fidelity": fidelity})
+
+
+def allocation_document(chosen: ChosenAllocation) -> dict[str, Any]:
+    """The JSON fields of a choice; KLDs are means in nats, each with one layer quantised and all others plain."""
+    layers = [
+        {
+            "layer": layer,
+            "scheme": str(chosen.allocation.of_layer(layer)),
+            "kld": {str(option.storage): option.kld for option in options},
+            "bytes": {str(option.storage): option.n_bytes for option in options},
+        }
+        for layer, options in enumerate(chosen.options)
+    ]
     return {
-        "path": quantized.path,
-        "name": quantized.name,
-        "scheme": quantized.scheme,
-        "bytes": quantized.n_bytes,
-        "bytes_before": quantized.n_bytes_before,
-        "bits_per_weight": quantized.bits_per_weight,
-        "parts": [asdict(part) for part in quantized.parts],
-        "allocation": quantized.chosen and allocation.document(quantized.chosen),
-        "is_written": quantized.is_written,
-        "was_there": quantized.was_there,
-        "fidelity": finite(fidelity),
-        "seconds": quantized.seconds,
-        "peak_memory_bytes": quantized.peak_memory_bytes,
+        "layers": layers,
+        "ends_kld": chosen.ends_kld,
+        "predicted_kld": chosen.predicted_kld,
+        "measured_kld": chosen.measured_kld,
+        "tokens": chosen.n_tokens,
     }
 
 
 def write_sizes(quantized: Quantized, stream: TextIO) -> None:
-    """Write the table of sizes before and after, part by part, below that of the layers where these were chosen."""
+    """Write the sizes before and after by part, below the schemes of the layers where a budget chose them."""
     if quantized.chosen is not None:
-        allocation.write_choice(quantized.chosen, stream)
+        write_allocation(quantized.chosen, stream)
         stream.write("\n")
-    whole = PartSize(quantized.name, "", quantized.n_params, quantized.n_bytes_before, quantized.n_bytes)
+    total = PartSize(quantized.name, "", quantized.n_params, quantized.n_bytes_before, quantized.n_bytes)
     rows = [
         (
             *(each.part, each.scheme, count(each.n_params), size(each.n_bytes_before), size(each.n_bytes)),
             f"{8 * each.n_bytes / each.n_params:.2f}",
         )
-        for each in (*quantized.parts, whole)
+        for each in (*quantized.parts, total)
     ]
     write_table([("PART", "SCHEME", "PARAMETERS", "BEFORE", "AFTER", "BITS A WEIGHT"), *rows], stream)
 
 
 def write_quantized(quantized: Quantized, stream: TextIO) -> None:
-    """Write the block of numbers, within 80 columns, and what the last of them means."""
+    """Write the block of numbers, within 80 columns."""
     if quantized.chosen is not None:
-        allocation.write_choice(quantized.chosen, stream)
-    write_block(_lines(quantized), stream)
+        write_allocation(quantized.chosen, stream)
+    write_block(_rows(quantized), stream)
     if quantized.is_current:
         stream.write(f"{quantized.name} is now the current model.\n")
 
 
-def _lines(quantized: Quantized) -> Iterator[tuple[str, ...]]:
+def write_allocation(chosen: ChosenAllocation, stream: TextIO) -> None:
+    """Write a line for each layer: its scheme, its size, and its KLD in each scheme; then the sums."""
+    storages = [option.storage for option in chosen.options[0] if option.storage.scheme != PLAIN]
+    rows = []
+    for layer, options in enumerate(chosen.options):
+        by_storage = {option.storage: option for option in options}
+        storage = chosen.allocation.of_layer(layer)
+        klds = (nats(by_storage[each].kld) for each in storages)
+        rows.append((str(layer), str(storage), size(by_storage[storage].n_bytes), *klds))
+    write_table([("LAYER", "GETS", "SIZE", *(f"KLD IN {str(storage).upper()}" for storage in storages)), *rows], stream)
+    stream.write(
+        f"KLD {nats(chosen.predicted_kld)} as a sum, of which embedding and head {nats(chosen.ends_kld)}; "
+        f"{nats(chosen.measured_kld)} together, over {chosen.n_tokens:,} tokens\n"
+    )
+
+
+def _rows(quantized: Quantized) -> Iterator[tuple[str, ...]]:
     before, after = size(quantized.n_bytes_before), size(quantized.n_bytes)
     yield "size", after, f"{quantized.bits_per_weight:.2f} bits a weight", f"was {before}"
     if quantized.fidelity is not None:

@@ -15,7 +15,7 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.jobs.allocating import Goal
 from gptfast_cli.core.jobs.quantize import Quantized, QuantizeRequest, run
 from gptfast_cli.core.quantize.allocation import AllocationOptions
-from gptfast_cli.render import allocation as rendered
+from gptfast_cli.render.quantization import write_allocation
 from model_files import drained, settings_in
 
 
@@ -96,7 +96,7 @@ def test_the_table_says_what_each_layer_got_and_why(tmp_path: Path) -> None:
     chosen = quantize(tmp_path, Goal(n_bytes=1_700_000), dry_run=True).chosen
     assert chosen is not None
     shown = io.StringIO()
-    rendered.write_choice(chosen, shown)
+    write_allocation(chosen, shown)
     lines = shown.getvalue().splitlines()
     assert lines[0].split("  ")[0] == "LAYER" and "KLD IN INT4-G32" in lines[0] and "KLD IN INT8" in lines[0]
     assert [line.split()[1] for line in lines[1:5]] == [str(chosen.allocation.of_layer(layer)) for layer in range(4)]

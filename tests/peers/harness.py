@@ -40,7 +40,7 @@ from gptfast_cli.core.evals.tasks.harness_model import HarnessModel
 from gptfast_cli.core.evals.tasks.request_runner import RequestRunner
 from gptfast_cli.core.events import result_of
 from gptfast_cli.core.settings import load_settings
-from gptfast_cli.render.machine import machine_line
+from gptfast_cli.render.numbers import machine_line
 
 Answers = Callable[[Sequence[Instance]], object]
 

@@ -11,7 +11,7 @@ import pytest
 from judgement_cases import CASES, LONG, WILD, interrupted, with_gaps
 
 from gptfast_cli.core.drafts.report import DraftReport
-from gptfast_cli.render.judgement_document import write_json
+from gptfast_cli.render.report.document import write_json
 from sample_judgement import judgement
 
 

@@ -7,7 +7,7 @@ import pytest
 from judgement_cases import CASES, interrupted
 
 from gptfast_cli.core.drafts.report import DraftReport
-from gptfast_cli.render.judgement_markdown import write_markdown
+from gptfast_cli.render.report.text import write_markdown
 from sample_judgement import judgement
 
 COMMAND = "gptfast speculate --draft tiny-draft"

@@ -13,13 +13,13 @@ from gptfast_cli.core.drafts.report import (
     Noise,
     Recommendation,
 )
-from gptfast_cli.render.judgement_text import write_judgement
+from gptfast_cli.render.report.text import write_text
 from sample_judgement import judgement
 
 
 def text(of: DraftReport) -> str:
     stream = StringIO()
-    write_judgement(of, stream)
+    write_text(of, stream)
     return stream.getvalue()
 
 
@@ -57,7 +57,7 @@ def test_a_terminal_gets_the_same_text_in_bold_and_dim(monkeypatch: pytest.Monke
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()
-    write_judgement(judgement(), terminal)
+    write_text(judgement(), terminal)
     written = terminal.getvalue()
     assert written.startswith("\x1b[1muse tiny-draft")
     assert "\x1b[1m1.77*\x1b[0m" in written
@@ -125,7 +125,7 @@ def test_picks_proofs_slices_plain_decoding_and_certificates_are_told() -> None:
 
 def test_a_batch_size_for_which_no_draft_is_best_says_none() -> None:
     picks = tuple(replace(pick, draft=None, k=None, speedup=None) for pick in judgement().recommendations[:1])
-    assert section(text(replace(judgement(), recommendations=picks)), "Best picks")[-1].split() == [
+    assert section(text(replace(judgement(), recommendations=picks)), "Recommendations")[-1].split() == [
         "0",
         "1",
         "none",
@@ -136,20 +136,20 @@ def test_a_batch_size_for_which_no_draft_is_best_says_none() -> None:
 
 def test_bars_are_ascii_where_the_encoding_has_no_blocks() -> None:
     stream = Written(BytesIO(), encoding="ascii")
-    write_judgement(judgement(), stream)
+    write_text(judgement(), stream)
     assert "72% ######  " in stream.text()
 
 
 def test_bars_are_blocks_where_the_encoding_has_them() -> None:
     stream = Written(BytesIO(), encoding="utf-8")
-    write_judgement(judgement(), stream)
+    write_text(judgement(), stream)
     assert "72% \u2588\u2588\u2588\u2588\u2588\u258a" in stream.text()
 
 
 def test_an_interrupted_judgement_says_what_it_has_not() -> None:
     written = text(interrupted())
-    assert "Interrupted" in "\n".join(section(written, "Best picks"))
-    for sentence in ("No draft was compared", "No draft was judged", "the predictions are not proved"):
+    assert "Interrupted" in "\n".join(section(written, "Recommendations"))
+    for sentence in ("No draft was compared", "No draft was judged", "the predictions were not measured"):
         assert sentence in written
     assert "Interrupted" not in text(judgement())
 
@@ -173,7 +173,7 @@ def test_numbers_that_are_not_there_are_dashes_and_words() -> None:
 def test_long_names_are_shortened_in_tables_and_whole_above_their_grid() -> None:
     written = text(CASES["long names"])
     assert LONG in written.replace("\n", "")
-    names = [line.split()[0] for line in section(written, "Proofs")[2:4]]
+    names = [line.split()[0] for line in section(written, "Predicted and measured")[2:4]]
     assert names == ["/data/a...bbbb/step-1000", "self:int8"]
 
 
@@ -206,7 +206,7 @@ def test_each_line_of_the_verdict_is_wrapped_by_itself() -> None:
 
 def test_a_batch_size_without_a_clear_gain_says_so() -> None:
     unclear = replace(judgement(), recommendations=(Recommendation(0.0, 1, None, None, None, is_unclear=True),))
-    assert section(text(unclear), "Best picks")[-1].split() == ["0", "1", "no", "clear", "gain", "-", "-"]
+    assert section(text(unclear), "Recommendations")[-1].split() == ["0", "1", "no", "clear", "gain", "-", "-"]
 
 
 def test_prompts_that_failed_are_counted_and_named_with_their_reasons() -> None:

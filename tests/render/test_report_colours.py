@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-from gptfast_cli.render.charts.canvas import EDGES, shade
+from gptfast_cli.render.charts.svg import EDGES, shade
 
 STYLE = files("gptfast_cli.render.report").joinpath("style.css").read_text("utf-8")
 SHADES = [*(f"loss{n}" for n in (4, 3, 2, 1)), "even", *(f"gain{n}" for n in (1, 2, 3, 4))]

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from gptfast_cli.core.drafts.report import Interval
-from gptfast_cli.render.charts.heat_map import break_even_edges, heat_map
+from gptfast_cli.render.charts.bars import break_even_edges, heat_map
 from sample_judgement import judgement
 
 CELLS = judgement().drafts[0].grid

@@ -7,10 +7,9 @@ import pytest
 from report_cases import cases
 
 from gptfast_cli.core.drafts.report import Interval, RoundCost
-from gptfast_cli.render.charts.canvas import Box, placed, round_axis
-from gptfast_cli.render.charts.scatter import keys
-from gptfast_cli.render.report.compared import contenders, contours
-from gptfast_cli.render.report.losses import LossCase, best_case, waterfall_bars
+from gptfast_cli.render.charts.plots import point_labels
+from gptfast_cli.render.charts.svg import Box, place_labels, round_axis
+from gptfast_cli.render.report.figures import LossCase, best_case, contenders, contours, waterfall_bars
 from sample_judgement import judgement
 
 
@@ -23,7 +22,7 @@ def case() -> LossCase:
 def test_the_best_pick_is_taken_apart() -> None:
     found = case()
     best = max(judgement().recommendations, key=lambda pick: pick.speedup.value if pick.speedup else 0)
-    assert (found.judged.draft, found.judged.temperature) == (best.draft, best.temperature)
+    assert (found.draft.draft, found.draft.temperature) == (best.draft, best.temperature)
     assert (found.cell.k, found.cell.batch_size) == (best.k, best.batch_size)
 
 
@@ -31,7 +30,7 @@ def test_the_parts_lead_from_the_ideal_to_the_predicted_speed_up() -> None:
     found = case()
     bars = waterfall_bars(found)
     ideal, *parts, predicted = bars
-    assert ideal.end == found.judged.tau[found.cell.k].value
+    assert ideal.end == found.draft.tau[found.cell.k].value
     assert [bar.name for bar in parts] == ["Verifying", "Drafting", "Sampling", "Host"]
     at = ideal.end
     for bar in parts:
@@ -45,16 +44,16 @@ def test_a_part_that_costs_twice_as_much_takes_more() -> None:
     found = case()
     cost = replace(found.cell.cost, draft=2 * found.cell.cost.draft)
     taken = [bar.start - bar.end for bar in waterfall_bars(found) if bar.name == "Drafting"]
-    dearer = LossCase(found.judged, replace(found.cell, cost=cost), found.step_seconds)
+    dearer = LossCase(found.draft, replace(found.cell, cost=cost), found.step_seconds)
     assert [bar.start - bar.end for bar in waterfall_bars(dearer) if bar.name == "Drafting"] > taken
 
 
 def test_a_verification_of_one_step_and_nothing_else_loses_nothing() -> None:
     found = case()
     free = replace(
-        found.cell, cost=RoundCost(0.0, found.step_seconds, 0.0, 0.0), predicted=found.judged.tau[found.cell.k]
+        found.cell, cost=RoundCost(0.0, found.step_seconds, 0.0, 0.0), predicted=found.draft.tau[found.cell.k]
     )
-    bars = waterfall_bars(LossCase(found.judged, free, found.step_seconds))
+    bars = waterfall_bars(LossCase(found.draft, free, found.step_seconds))
     assert all(math.isclose(bar.start, bar.end) for bar in bars if bar.kind == "change")
 
 
@@ -62,7 +61,7 @@ def test_what_the_parts_do_not_explain_is_shown_as_such_and_the_measured_last() 
     found = case()
     real = Interval(2.0, 1.9, 2.1)
     cell = replace(found.cell, predicted=Interval(2.2, 2.1, 2.3), measured=real)
-    *_, other, predicted, measured = waterfall_bars(LossCase(found.judged, cell, found.step_seconds))
+    *_, other, predicted, measured = waterfall_bars(LossCase(found.draft, cell, found.step_seconds))
     assert (other.name, other.end) == ("Other", 2.2)
     assert (predicted.end, measured.end, measured.interval) == (2.2, 2.0, real)
 
@@ -97,15 +96,15 @@ def test_a_scale_holds_its_values_between_round_numbers() -> None:
 def test_names_cover_neither_points_nor_one_another_and_stay_on_the_sheet() -> None:
     sheet = Box(0, 0, 300, 200)
     points = [Box(x, y, x + 8, y + 8) for x, y in ((10, 10), (14, 20), (150, 100), (152, 103), (290, 190))]
-    boxes = placed(["a-name"] * 5, points, sheet)
+    boxes = place_labels(["a-name"] * 5, points, sheet)
     found = [box for box in boxes if box is not None]
     assert len(found) >= 4
     for n, box in enumerate(found):
-        assert sheet.holds(box)
-        assert not any(box.meets(other) for other in (*points, *found[n + 1 :]))
+        assert sheet.contains(box)
+        assert not any(box.overlaps(other) for other in (*points, *found[n + 1 :]))
 
 
 def test_long_or_many_names_are_told_by_number() -> None:
-    assert keys(["one", "two"]) == ["one", "two"]
-    assert keys(["one", "t" * 30]) == ["1", "2"]
-    assert keys(["one"] * 9) == [str(n) for n in range(1, 10)]
+    assert point_labels(["one", "two"]) == ["one", "two"]
+    assert point_labels(["one", "t" * 30]) == ["1", "2"]
+    assert point_labels(["one"] * 9) == [str(n) for n in range(1, 10)]

@@ -28,7 +28,7 @@ import torch
 from cli.command_line import CommandLine, environment_of
 from gptfast_cli.core.bench.bandwidth import Probe
 from gptfast_cli.core.bench.environment import device_clock, environment
-from gptfast_cli.render.machine import machine_line
+from gptfast_cli.render.numbers import machine_line
 
 WIDTH = 80
 CPU = torch.device("cpu")

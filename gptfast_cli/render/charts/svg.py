@@ -1,22 +1,80 @@
-"""SVG: the canvas, its colours, axes, and labels that do not overlap.
+"""SVG: elements, the canvas of a chart, its colours and axes, and labels that do not overlap.
 
-Blue and orange differ to every kind of colour-blind eye; the style sheet gives each class its colour and its ink, in
-light and in dark.
+All text is escaped as it is written. The style sheet of the page gives each class its colours, in light and in dark;
+blue and orange are told apart with every kind of colour blindness.
 """
 
+import html
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias, Union
 
-from gptfast_cli.render.markup import Child, Element, tag
+from gptfast_cli.core.drafts.report import Interval
+from gptfast_cli.render.terminal import printable
+
+Child: TypeAlias = Union["Element", str]
+Value: TypeAlias = str | float | None
+
+_NO_XML: Final = {0xFFFE: "\N{REPLACEMENT CHARACTER}", 0xFFFF: "\N{REPLACEMENT CHARACTER}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """An element and what is in it."""
+
+    name: str
+    attributes: tuple[tuple[str, str], ...]
+    children: tuple[Child, ...]
+
+    def __str__(self) -> str:
+        """As well-formed XML."""
+        attributes = "".join(f' {key}="{_escaped(value)}"' for key, value in self.attributes)
+        inner = "".join(_escaped(child) if isinstance(child, str) else str(child) for child in self.children)
+        return f"<{self.name}{attributes}>{inner}</{self.name}>"
+
+    def __html__(self) -> str:
+        """What a template with autoescape takes as it is."""
+        return str(self)
+
+
+def tag(name: str, /, *children: Child | None, **attributes: Value) -> Element:
+    """An element; `class_` is the attribute class, `stroke_width` is stroke-width, and None is left out."""
+    named = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items())
+    return Element(
+        name,
+        tuple((key, _value(value)) for key, value in named if value is not None),
+        tuple(child for child in children if child is not None),
+    )
+
+
+def _value(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.2f}".rstrip("0").rstrip(".")  # a hundredth of a pixel
+
+
+def visible(text: str) -> str:
+    """The text with control characters, halves of surrogates and what XML excludes replaced by visible characters."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")  # a file's name may hold half a surrogate
+    return printable(whole).translate(_NO_XML)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(visible(text))
+
+
+def interval_text(interval: Interval, unit: str = "") -> str:
+    """An interval in plain text: 1.71 [1.66, 1.77]."""
+    return f"{interval.value:.2f}{unit} [{interval.low:.2f}, {interval.high:.2f}]"
+
 
 WIDTH = 344  # pixels: what a window of 400 has room for, and a third of a wide page
 
 
 def canvas(label: str, width: float, height: float, *marks: Child | None) -> Element:
-    """A picture with a text that stands for it where it is not seen."""
+    """A picture with its alternative text."""
     return tag(
         "svg",
         tag("title", label),
@@ -31,17 +89,17 @@ def canvas(label: str, width: float, height: float, *marks: Child | None) -> Ele
 
 
 def text(words: str, x: float, y: float, class_: str = "", anchor: str = "start") -> Element:
-    """A line of writing; `anchor` is start, middle or end."""
+    """A line of text; `anchor` is start, middle or end."""
     return tag("text", words, x=x, y=y, class_=class_ or None, text_anchor=None if anchor == "start" else anchor)
 
 
-def marked(title: str, *marks: Child | None, class_: str | None = None) -> Element:
-    """Marks that tell more under the pointer."""
+def with_tooltip(title: str, *marks: Child | None, class_: str | None = None) -> Element:
+    """Marks with a tooltip."""
     return tag("g", tag("title", title), *marks, class_=class_)
 
 
 def shortened(words: str, limit: int) -> str:
-    """A name that has to fit; its middle is left out, for names of models differ at both ends."""
+    """At most `limit` characters of a name: its two ends, for names of models differ there."""
     if len(words) <= limit:
         return words
     head = limit // 2
@@ -49,7 +107,7 @@ def shortened(words: str, limit: int) -> str:
 
 
 def path(points: list[tuple[float, float]]) -> str:
-    """The straight strokes through points, as the `d` of a path."""
+    """The `d` of a path: straight lines through points."""
     return "M" + "L".join(f"{x:.2f},{y:.2f}" for x, y in points)
 
 
@@ -64,7 +122,7 @@ def shade(speedup: float) -> str:
 
 
 def legend() -> Element:
-    """The scale of colours, with the ratios at which they change."""
+    """The scale of colours with the speed-ups at which they change."""
     width, height = 34, 14
     losses = [f"loss{n}" for n in range(len(EDGES), 0, -1)]
     shades = [*losses, "even", *(f"gain{n}" for n in range(1, len(EDGES) + 1))]
@@ -80,7 +138,7 @@ def legend() -> Element:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A straight scale from values (low, high) to pixels (start, end)."""
+    """A linear scale from values (low, high) to pixels (start, end)."""
 
     low: float
     high: float
@@ -88,14 +146,14 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value; one outside of the scale stays at its edge."""
+        """The pixel of a value, clamped to the scale."""
         inside = min(max(value, self.low), self.high)
         return self.start + (inside - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A scale, what it measures, and the values written beside it."""
+    """A scale with its label and the values of its ticks."""
 
     scale: Scale
     label: str
@@ -104,7 +162,7 @@ class Axis:
 
 
 def round_axis(label: str, values: list[float], start: float, end: float, n_steps: int = 5) -> Axis:
-    """An axis that begins and ends at round numbers around all the values."""
+    """An axis between the round numbers around all the values."""
     low, high = min(values), max(values)
     if high - low < 1e-6 * max(1.0, abs(high)):  # a single value still needs a scale
         low, high = low - 0.1, high + 0.1
@@ -121,7 +179,7 @@ def round_step(span: float, n_steps: int) -> float:
 
 
 def whole_axis(label: str, values: list[int], start: float, end: float) -> Axis:
-    """An axis of whole numbers, half a step wider than they are; every second is named where there are many."""
+    """An axis of whole numbers with half a step beside the first and the last; at most about 10 ticks."""
     first, last = min(values), max(values)
     return Axis(
         Scale(first - 0.5, last + 0.5, start, end), label, tuple(range(first, last + 1, 1 + (last - first) // 10))
@@ -129,7 +187,7 @@ def whole_axis(label: str, values: list[int], start: float, end: float) -> Axis:
 
 
 def frame(x: Axis, y: Axis) -> Element:
-    """Rules across for y, numbers for both, and what they are: y above its numbers, x below."""
+    """Horizontal rules, the numbers of both axes, and their labels: that of y above its numbers, that of x below."""
     left, right, bottom = x.scale.start, x.scale.end, y.scale.start
     rules = [tag("line", x1=left, x2=right, y1=y.scale(t), y2=y.scale(t), class_="rule") for t in y.ticks]
     return tag(
@@ -144,45 +202,45 @@ def frame(x: Axis, y: Axis) -> Element:
 
 
 LETTER: Final = 6.2
-"""Pixels that a letter takes, on the wide side of the mean."""
+"""Pixels of a letter, rather too many than too few."""
 
 _HEIGHT: Final = 14
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle on the sheet."""
+    """A rectangle in pixels."""
 
     left: float
     top: float
     right: float
     bottom: float
 
-    def meets(self, other: "Box") -> bool:
-        """Whether the two have a spot in common."""
+    def overlaps(self, other: "Box") -> bool:
+        """Whether the two have a point in common."""
         is_beside = self.right <= other.left or other.right <= self.left
         return not (is_beside or self.bottom <= other.top or other.bottom <= self.top)
 
-    def holds(self, other: "Box") -> bool:
+    def contains(self, other: "Box") -> bool:
         """Whether the other lies within."""
         is_across = self.left <= other.left and other.right <= self.right
         return is_across and self.top <= other.top and other.bottom <= self.bottom
 
 
-def placed(names: Sequence[str], points: Sequence[Box], sheet: Box) -> list[Box | None]:
-    """A box for each name beside its point, or None where there is no room: the first names choose first."""
+def place_labels(names: Sequence[str], points: Sequence[Box], sheet: Box) -> list[Box | None]:
+    """A box for each name beside its point, placed in their order; None where all places around it are taken."""
     taken = list(points)
     boxes: list[Box | None] = []
     for name, point in zip(names, points, strict=True):
-        free = (box for box in _around(point, LETTER * len(name)) if sheet.holds(box))
-        box = next((box for box in free if not any(box.meets(other) for other in taken)), None)
+        free = (box for box in _around(point, LETTER * len(name)) if sheet.contains(box))
+        box = next((box for box in free if not any(box.overlaps(other) for other in taken)), None)
         boxes.append(box)
         taken += [box] if box is not None else []
     return boxes
 
 
 def _around(point: Box, width: float) -> list[Box]:
-    """Right, left, above, below, and the four between."""
+    """Right, left, above, below, and the four corners."""
     x, y = (point.left + point.right) / 2, (point.top + point.bottom) / 2
     right, left = point.right + 5, point.left - 5 - width
     above, below = point.top - 2 - _HEIGHT, point.bottom + 2

@@ -1,0 +1,477 @@
+"""The content of the report on draft models: what to use, then why, how sure that is, and at which costs.
+
+Every table, sentence and figure is made here, once; `text` and `html` lay them out.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Literal
+
+from gptfast_cli.core.drafts.report import (
+    DraftReport,
+    DraftResult,
+    GridCell,
+    LosslessnessCheck,
+    PlainDecoding,
+    Recommendation,
+    ValidationRun,
+)
+from gptfast_cli.render.charts.plots import point_labels
+from gptfast_cli.render.charts.svg import legend
+from gptfast_cli.render.numbers import count, digits, duration, size
+from gptfast_cli.render.report.about import glossary
+from gptfast_cli.render.report.figures import (
+    best_case,
+    compared_figure,
+    contenders,
+    draft_figures,
+    loss_figure,
+    run_names,
+    slice_figure,
+    validation_figure,
+)
+from gptfast_cli.render.report.tree import (
+    MISSING,
+    Block,
+    Card,
+    Cell,
+    Column,
+    Detail,
+    Facts,
+    Fold,
+    Group,
+    Holds,
+    Legend,
+    Name,
+    Paragraph,
+    Part,
+    Pictured,
+    Quoted,
+    Ranged,
+    Section,
+    Share,
+    Soft,
+    Speedup,
+    Table,
+    Words,
+)
+from gptfast_cli.render.tables import short_names
+
+_MAX_OPEN_CARDS: Final = 4  # with more drafts, only the recommended ones are unfolded
+_MBU_FROM_CACHE: Final = 1.2  # the measured bandwidth is less than 20 % off
+_SLICE_NAME: Final = 24  # characters
+
+_TEMPERATURE: Final = Column("temp", "Temperature")
+_BATCH: Final = Column("batch", "Batch")
+_DRAFT: Final = Column("draft", "Draft", is_text=True)
+_K: Final = Column("k", "k")
+
+
+def sections(report: DraftReport) -> Iterator[Section]:
+    """All sections, in the order in which they are read."""
+    yield _recommendations(report)
+    yield _drafts(report)
+    yield from _losses(report)
+    yield from _comparison(report)
+    yield _validation(report)
+    yield from _slices(report)
+    yield from _costs(report)
+    yield _plain_decoding(report)
+    yield _losslessness(report)
+    yield from _failed_prompts(report)
+    yield glossary()
+
+
+def temperatures(report: DraftReport) -> list[float]:
+    """All temperatures that something was measured at, the lowest first."""
+    return sorted({each.temperature for each in (*report.drafts, *report.plain)})
+
+
+def _recommendations(report: DraftReport) -> Section:
+    sizes = f"{count(report.n_params)} parameters, {report.scheme}, {size(report.n_bytes)}"
+    blocks: list[Block] = []
+    if report.is_interrupted:  # the page says so at its top
+        blocks.append(Pictured(otherwise=(_paragraph("Interrupted: this is what was measured until then."),)))
+    blocks.append(_paragraph("Speed-ups are over plain decoding of ", Name(report.target), f" ({sizes})."))
+    if report.recommendations:
+        columns = (_TEMPERATURE, _BATCH, _DRAFT, _K, Column("speed-up", "Speed-up"))
+        rows = tuple(_recommendation(pick) for pick in report.recommendations)
+        blocks.append(Table("The best draft and k by temperature and batch size", columns, rows, n_names=2))
+    else:
+        blocks.append(_paragraph("No draft was compared with plain decoding."))
+    return Section("picks", "Recommendations", tuple(blocks))
+
+
+def _recommendation(pick: Recommendation) -> tuple[Cell, ...]:
+    at = (f"{pick.temperature:g}", str(pick.batch_size))
+    if pick.draft is None or pick.speedup is None:
+        draft = Soft("no clear gain") if pick.is_unclear else Soft("none", ": plain decoding is fastest")
+        return *at, draft, MISSING, MISSING
+    return *at, Name(pick.draft), str(pick.k), Ranged(pick.speedup, "×")
+
+
+def _drafts(report: DraftReport) -> Section:
+    if not report.drafts:
+        return Section("drafts", "Drafts", (_paragraph("No draft was judged."),))
+    n_drafts = len({each.draft for each in report.drafts})
+    picked = {pick.draft for pick in report.recommendations}
+    on_page = _paragraph(
+        "Predicted speed-up by k and batch size, blue where speculation is faster than plain decoding and orange where "
+        "it is slower; the heavy line between them is where it breaks even. A framed cell was measured in a validation "
+        "run, with the measured speed-up in bold below the predicted one."
+    )
+    in_text = _paragraph(
+        "Predicted speed-up by k and batch size; ", Speedup(1.23, is_best=True), " is the best of its batch size, ",
+        Speedup(0.98), " is slower than plain decoding. tau: tokens per round. overall, conditional: share of the "
+        "rounds that accept the k-th drafted token, of all rounds and of those that accepted the tokens before it. "
+        "Below, where the time of a round goes at the best k; break-even: the alpha under which it is slower, never "
+        "where even a perfect draft is.",
+    )  # fmt: skip
+    cards = (_card(draft, is_open=n_drafts <= _MAX_OPEN_CARDS or draft.draft in picked) for draft in report.drafts)
+    return Section("drafts", "Drafts", (Pictured((on_page, Legend(legend())), (in_text,)), *cards))
+
+
+def _card(draft: DraftResult, *, is_open: bool) -> Card:
+    best = best_cells(draft)
+    pictures: list[Block] = [Group(tuple(draft_figures(draft)), "figures")]
+    tables: list[Block] = [_grid(draft)]
+    if draft.grid:
+        tables.append(_rounds(draft, list(best.values())))
+    else:
+        note = _paragraph("Its rounds were not timed.")
+        pictures.insert(0, note)
+        tables.append(note)
+    blocks = (_paragraph(*_draft_line(draft)), Pictured(tuple(pictures), tuple(tables)))
+    return Card(draft, max(best.values(), key=lambda cell: cell.predicted.value, default=None), is_open, blocks)
+
+
+def _draft_line(draft: DraftResult) -> Iterator[Words]:
+    basis = "assumed, not measured" if draft.basis == "assumed" else f"{draft.basis}, {draft.n_tokens:,} tokens"
+    costs = "no parameters"
+    if draft.n_params:
+        reads = f"{count(draft.n_params)} parameters, {size(draft.n_bytes)} a drafted token"
+        costs = f"{reads}; load {duration(draft.load_s)}, prefill {duration(draft.prefill_s)}"
+    yield from ("alpha ", Ranged(draft.alpha, is_alpha=True), f" ({basis}); {costs}")
+
+
+def best_cells(draft: DraftResult) -> dict[int, GridCell]:
+    """The cell of the highest predicted speed-up of each batch size; of equal ones the first."""
+    best: dict[int, GridCell] = {}
+    for cell in sorted(draft.grid, key=lambda each: each.batch_size):
+        so_far = best.setdefault(cell.batch_size, cell)
+        if cell.predicted.value > so_far.predicted.value:
+            best[cell.batch_size] = cell
+    return best
+
+
+def _grid(draft: DraftResult) -> Table:
+    """A row for each k, a column for each batch size; below a prediction the speed-up of a validation run."""
+    sizes = sorted({cell.batch_size for cell in draft.grid})
+    batches = [f"batch {each}" if n == 0 else str(each) for n, each in enumerate(sizes)]
+    headings = ("k", "tau", *batches, "overall", "conditional")
+    columns = tuple(Column(heading, heading) for heading in headings)
+    return Table(f"Speed-ups of {draft.draft}", columns, tuple(_grid_rows(draft, sizes)))
+
+
+def _grid_rows(draft: DraftResult, sizes: Sequence[int]) -> Iterator[tuple[Cell, ...]]:
+    cells = {(cell.k, cell.batch_size): cell for cell in draft.grid}
+    best = best_cells(draft)
+    for k in sorted({*draft.tau, *(cell.k for cell in draft.grid), *range(1, len(draft.acceptance_by_position) + 1)}):
+        of_k = [cells.get((k, each)) for each in sizes]
+        tau = digits(draft.tau[k].value) if k in draft.tau else ""
+        predicted = ("" if c is None else Speedup(c.predicted.value, is_best=c is best[c.batch_size]) for c in of_k)
+        yield str(k), tau, *predicted, *_acceptance(draft, k)
+        if any(cell and cell.measured for cell in of_k):
+            measured = (Speedup(c.measured.value, is_measured=True) if c and c.measured else "" for c in of_k)
+            yield "measured", "", *measured
+
+
+def _acceptance(draft: DraftResult, k: int) -> tuple[Cell, Cell]:
+    if k > len(draft.acceptance_by_position):
+        return "", ""
+    at_k = draft.acceptance_by_position[k - 1]
+    conditional = MISSING if at_k.conditional is None else f"{at_k.conditional:.0%}"
+    return Share(at_k.unconditional), conditional
+
+
+def _rounds(draft: DraftResult, cells: Sequence[GridCell]) -> Table:
+    """Where the time of a round goes."""
+    columns = tuple(column for column, _ in _ROUND)
+    rows = tuple(tuple(value(cell) for _, value in _ROUND) for cell in cells)
+    return Table(f"Costs of a round: {draft.draft}, temperature {draft.temperature:g}", columns, rows, n_names=2)
+
+
+_ROUND: Final[Sequence[tuple[Column, Callable[[GridCell], Cell]]]] = (
+    (_BATCH, lambda cell: str(cell.batch_size)),
+    (_K, lambda cell: str(cell.k)),
+    (Column("speed-up", "Speed-up"), lambda cell: Ranged(cell.predicted, "×")),
+    (Column("round", "Round"), lambda cell: duration(cell.cost.total)),
+    (Column("draft", "Drafting"), lambda cell: Part(cell.cost.draft, cell.cost.total)),
+    (Column("verify", "Verifying"), lambda cell: Part(cell.cost.verify, cell.cost.total)),
+    (Column("sample", "Sampling"), lambda cell: Part(cell.cost.sample, cell.cost.total)),
+    (Column("host", "Host"), lambda cell: Part(cell.cost.host, cell.cost.total)),
+    (
+        Column("break-even", "Break-even α"),
+        lambda cell: "never" if cell.break_even is None else f"{cell.break_even:.3f}",
+    ),
+    (Column("at most", "Perfect draft", since=Detail.MARKDOWN), lambda cell: digits(cell.ceiling)),
+    (Column("tok/s", "tok/s", since=Detail.MARKDOWN), lambda cell: digits(cell.tok_s)),
+    (Column("TPOT", "TPOT", since=Detail.MARKDOWN), lambda cell: duration(cell.token_seconds)),
+    (Column("GB/s", "GB/s", since=Detail.MARKDOWN), lambda cell: digits(cell.gbps)),
+)
+
+
+def _losses(report: DraftReport) -> Iterator[Section]:
+    case = best_case(report)
+    if case is None:
+        return
+    is_picked = any(pick.draft is not None for pick in report.recommendations)
+    lead = _paragraph(
+        "The best recommendation, " if is_picked else "No draft was recommended; the one nearest to it, ",
+        Name(str(case)),
+        ": were drafting free and verifying no dearer than a plain step, each round would gain τ. "
+        f"A plain step takes {duration(case.step_seconds)}, a round {duration(case.cell.cost.total)}.",
+    )
+    yield Section("losses", "Where the speed-up goes", (lead, loss_figure(case)), Detail.PAGE)
+
+
+def _comparison(report: DraftReport) -> Iterator[Section]:
+    steps = {(plain.temperature, plain.batch_size): plain.step_seconds for plain in report.plain}
+    groups = []
+    for temperature in temperatures(report):
+        found = contenders([draft for draft in report.drafts if draft.temperature == temperature], steps)
+        if not found:
+            continue
+        names = [each.draft.draft for each in found]
+        headings = (
+            ("Token cost", "Token cost"),
+            ("Best speed-up", "Best speed-up"),
+            ("k", "k"),
+            ("Batch", "Batch"),
+        )
+        table = Table(
+            f"Drafts compared at temperature {temperature:g}",
+            (_DRAFT, Column("alpha", "α"), *(Column(*each) for each in headings)),
+            tuple(
+                (
+                    Name(each.draft.draft),
+                    Ranged(each.draft.alpha),
+                    f"{each.cost:.3f}",
+                    Ranged(each.best.predicted, "×"),
+                    str(each.best.k),
+                    str(each.best.batch_size),
+                )
+                for each in found
+            ),
+            is_numbered=point_labels(names) != names,
+        )
+        groups.append(Group((compared_figure(temperature, found), table), "pair", temperature))
+    if groups:
+        lead = _paragraph(
+            "Up is better agreement, left is a cheaper token; the larger a point, the higher its best speed-up at the "
+            "smallest batch. Filled points are beaten by no other draft in both. Grey curves: the best speed-up over k "
+            "if verifying cost one plain step."
+        )
+        yield Section("compared", "Drafts compared", (lead, *groups), Detail.PAGE)
+
+
+def _validation(report: DraftReport) -> Section:
+    title = "Predicted and measured"
+    if not report.validation_runs:
+        return Section("proofs", title, (_paragraph("No validation runs: the predictions were not measured."),))
+    names = run_names(report.validation_runs)
+    is_numbered = point_labels(names) != names
+    columns = (
+        _DRAFT,
+        _TEMPERATURE,
+        _BATCH,
+        _K,
+        Column("predicted", "Predicted"),
+        Column("measured", "Measured"),
+        Column("error", "Error"),
+        Column("prompts", "Prompts", since=Detail.MARKDOWN),
+    )
+    rows = tuple(_run(run) for run in report.validation_runs)
+    table = Table("Predicted and measured speed-up", columns, rows, n_names=4, is_numbered=is_numbered)
+    lead = _paragraph(
+        "Validation runs, interleaved with plain decoding, each against the prediction for the very prompts that were "
+        "run. Plain decoding against itself shows the noise."
+    )
+    error = "no median error"
+    if report.median_error is not None:
+        error = f"median error {report.median_error:.1%} without signs and without plain decoding"
+    pair = Group(
+        (validation_figure(report.validation_runs), table), "stack" if is_numbered else "pair"
+    )  # long names are wide
+    remark = _paragraph(f"error = predicted / measured - 1; {error}.")
+    return Section("proofs", title, (Pictured((lead, pair), (table,)), remark))
+
+
+def _run(run: ValidationRun) -> tuple[Cell, ...]:
+    return (
+        Soft("plain decoding") if run.draft is None else Name(run.draft),
+        f"{run.temperature:g}",
+        str(run.batch_size),
+        str(run.k) if run.k else MISSING,
+        digits(run.predicted),
+        Ranged(run.measured, "×"),
+        f"{run.error:+.1%}",
+        str(run.n_prompts),
+    )
+
+
+def _slices(report: DraftReport) -> Iterator[Section]:
+    tables = [table for kind in _KINDS if (table := _slice_table(report, kind)) is not None]
+    if not tables:
+        return
+    lead = _paragraph("Alpha over parts of the texts, with 95 % intervals; the dashed line is alpha over all of them.")
+    figures = (Group((slice_figure(draft),), temperature=draft.temperature) for draft in report.drafts if draft.slices)
+    yield Section(
+        "slices",
+        "Alpha by category and by context",
+        (Pictured((lead, Group(tuple(figures), "figures")), tuple(tables)),),
+    )
+
+
+_KINDS: Final[tuple[Literal["category", "context"], ...]] = ("category", "context")
+
+
+def _slice_table(report: DraftReport, kind: Literal["category", "context"]) -> Table | None:
+    slices = [{each.name: each for each in draft.slices if each.kind == kind} for draft in report.drafts]
+    names = list(dict.fromkeys(name for of_draft in slices for name in of_draft))
+    if not names:
+        return None
+    rows = []
+    for draft, of_draft in zip(report.drafts, slices, strict=True):
+        alphas = (
+            Ranged(of_draft[name].alpha, is_alpha=True, since=Detail.MARKDOWN) if name in of_draft else MISSING
+            for name in names
+        )
+        rows.append((Name(draft.draft), f"{draft.temperature:g}", *alphas))
+    headings = short_names(names, _SLICE_NAME).values()
+    columns = (_DRAFT, _TEMPERATURE, *(Column(heading, heading) for heading in headings))
+    return Table(f"Alpha by {kind}", columns, tuple(rows), n_names=2)
+
+
+def _costs(report: DraftReport) -> Iterator[Section]:
+    if not report.drafts:
+        return
+    drafts = {draft.draft: draft for draft in reversed(report.drafts)}
+    headings = ("Parameters", "Bytes for a token", "Load", "Prefill")
+    models = Table(
+        "Costs of the drafts",
+        (_DRAFT, *(Column(heading, heading) for heading in headings)),
+        tuple(
+            (
+                Name(each.draft),
+                count(each.n_params),
+                size(each.n_bytes),
+                duration(each.load_s),
+                duration(each.prefill_s),
+            )
+            for each in reversed(drafts.values())
+        ),
+    )
+    folds = (
+        Group((Fold(_about_rounds(each), (_rounds(each, _in_order(each.grid)),)),), temperature=each.temperature)
+        for each in report.drafts
+        if each.grid
+    )
+    lead = _paragraph(
+        "Medians, of a whole batch. Loading and prefill are paid once and are part of no speed-up. Under the "
+        "break-even α a draft loses; never: even a perfect one would. TPOT: time between the tokens of one sequence."
+    )
+    yield Section("costs", "Costs", (lead, models, *folds), Detail.PAGE)
+
+
+def _about_rounds(draft: DraftResult) -> tuple[Words, ...]:
+    return "Rounds of ", Name(draft.draft), f", temperature {draft.temperature:g}"
+
+
+def _in_order(grid: Sequence[GridCell]) -> list[GridCell]:
+    return sorted(grid, key=lambda cell: (cell.batch_size, cell.k))
+
+
+def _plain_decoding(report: DraftReport) -> Section:
+    if not report.plain:
+        return Section("plain", "Plain decoding", (_paragraph("It was not measured."),))
+    lead = _paragraph(
+        "The target alone. tok/s is of all sequences together; MBU is GB/s over the "
+        f"{digits(report.bandwidth_gbps)} GB/s that reads of memory reach here. It feeds the prompt of one "
+        f"sequence in {duration(report.prefill_s)}."
+    )
+    headings = ("Step", "tok/s", "GB/s", "MBU")
+    columns = (_TEMPERATURE, _BATCH, *(Column(h.lower() if h == "Step" else h, h) for h in headings))
+    rows = tuple(_step(plain) for plain in report.plain)
+    table = Table("Plain decoding by temperature and batch size", columns, rows, n_names=2)
+    remark = _paragraph("An MBU far over 100 %: the weights stay in the processor's caches, memory is not read.")
+    in_cache = any(each.mbu > _MBU_FROM_CACHE for each in report.plain)
+    return Section("plain", "Plain decoding", (Pictured((lead,)), table, *((remark,) if in_cache else ())))
+
+
+def _step(plain: PlainDecoding) -> tuple[Cell, ...]:
+    return (
+        f"{plain.temperature:g}",
+        str(plain.batch_size),
+        duration(plain.step_seconds),
+        digits(plain.tok_s),
+        digits(plain.gbps),
+        f"{plain.mbu:.0%}",
+    )
+
+
+def _losslessness(report: DraftReport) -> Section:
+    title = "Losslessness checks"
+    lead = Pictured(
+        (
+            _paragraph(
+                "Speculation must not change what the target says. Greedy texts must be equal token by token; drawn "
+                "ones must follow the same distribution: a p-value under 0.0001 would be a fault."
+            ),
+        )
+    )
+    if not report.losslessness_checks:
+        return Section("certificates", title, (lead, _paragraph("Not run: --certify runs them.")))
+    columns = (
+        _DRAFT,
+        Column("greedy equal", "Equal greedy texts"),
+        Column("draws", "Texts drawn"),
+        Column("chi-square", "χ²"),
+        Column("df", "Degrees of freedom"),
+        Column("p", "p-value"),
+        Column("holds", "Holds"),
+    )
+    rows = tuple(_check(check) for check in report.losslessness_checks)
+    table = Table("Speculation against the target alone", columns, rows)
+    return Section("certificates", title, (lead, table))
+
+
+def _check(check: LosslessnessCheck) -> tuple[Cell, ...]:
+    return (
+        Name(check.draft),
+        f"{check.n_equal} of {check.n_texts}",
+        f"{check.n_draws:,}",
+        f"{check.chi_square:.1f}",
+        str(check.degrees),
+        f"{check.p_value:.2g}",
+        Holds(check.holds),
+    )
+
+
+def _failed_prompts(report: DraftReport) -> Iterator[Section]:
+    if not report.failed_prompts:
+        return
+    n_failed = len(report.failed_prompts)
+    n_all = report.n_prompts + n_failed
+    items = tuple((_listed(names), (Quoted(reason),)) for reason, names in report.failures.items())
+    yield Section(
+        "failed", "Failed prompts", (_paragraph(f"Left out: {n_failed:,} of {n_all:,} prompts."), Facts(items))
+    )
+
+
+def _listed(names: Sequence[str]) -> tuple[Words, ...]:
+    first, *others = names
+    return Name(first), *(part for name in others for part in (", ", Name(name)))
+
+
+def _paragraph(*words: Words) -> Paragraph:
+    return Paragraph(words)
