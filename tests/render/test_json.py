@@ -1,9 +1,10 @@
 """Documents from dataclasses: the keys that a schema declares, in their order, with values that JSON can hold."""
 
+import importlib
 import io
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,14 @@ def test_a_document_is_a_line_of_ascii_and_opens_with_its_schema() -> None:
     write_document("gptfast.test/1", {"name": "é", "value": math.inf}, stream)
     assert stream.getvalue() == '{"schema": "gptfast.test/1", "name": "\\u00e9", "value": null}\n'
     assert json.loads(stream.getvalue())["value"] is None
+
+
+@pytest.mark.parametrize("module", ["bench", "download", "evaluation", "plan", "quantization", "report.document"])
+def test_every_declared_key_names_a_field_or_a_property(module: str) -> None:
+    keys = importlib.import_module(f"gptfast_cli.render.{module}")._KEYS
+    assert keys
+    for kind, words in keys.items():
+        names = {field.name for field in fields(kind)} | set(dir(kind))
+        for word in words.split():
+            path = word.removesuffix("+range").partition("=")[2] or word.removesuffix("+range").lstrip("*-")
+            assert path.split(".")[0] in {*names, ""}, f"{kind.__name__} has no {path}"

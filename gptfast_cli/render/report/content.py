@@ -133,15 +133,15 @@ def _drafts(report: DraftReport) -> Section:
 def _card(draft: DraftResult, *, is_open: bool) -> Card:
     best = best_cells(draft)
     pictures: list[Block] = [Group(tuple(draft_figures(draft)), "figures")]
-    tables: list[Block] = [_grid(draft)]
+    tables: list[Block] = [_paragraph(*_draft_line(draft)), _grid(draft)]
     if draft.grid:
         tables.append(_rounds(draft, list(best.values())))
     else:
         note = _paragraph("Its rounds were not timed.")
         pictures.insert(0, note)
         tables.append(note)
-    blocks = (_paragraph(*_draft_line(draft)), Pictured(tuple(pictures), tuple(tables)))
-    return Card(draft, max(best.values(), key=lambda cell: cell.predicted.value, default=None), is_open, blocks)
+    highest = max(best.values(), key=lambda cell: cell.predicted.value, default=None)
+    return Card(draft, highest, is_open, (Pictured(tuple(pictures), tuple(tables)),))
 
 
 def _draft_line(draft: DraftResult) -> Iterator[Words]:

@@ -113,11 +113,10 @@ Cell: TypeAlias = str | Name | Soft | Ranged | Speedup | Share | Part | Holds
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """A sentence or a few; `is_note`: in small type."""
+    """A sentence or a few."""
 
     kind: ClassVar = "paragraph"
     words: tuple[Words, ...]
-    is_note: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +205,7 @@ class Pictured:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One draft at one temperature; `best`: its cell of the highest predicted speed-up."""
+    """One draft at one temperature; `best`: its cell of the highest predicted speed-up; folded up unless `is_open`."""
 
     kind: ClassVar = "card"
     draft: DraftResult
