@@ -83,7 +83,8 @@ def sections(report: DraftReport) -> Iterator[Section]:
 
 def temperatures(report: DraftReport) -> list[float]:
     """All temperatures that something was measured at, the lowest first."""
-    return sorted({each.temperature for each in (*report.drafts, *report.plain)})
+    drafts = {each.temperature for each in report.drafts}
+    return sorted(drafts | {each.temperature for each in report.plain})
 
 
 def _recommendations(report: DraftReport) -> Section:
