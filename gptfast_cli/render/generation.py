@@ -74,7 +74,7 @@ def speculation_rows(report: "SpeculationReport") -> Iterator[tuple[str, ...]]:
     yield "accepted", f"{report.rounds:,} rounds", counts
     if report.acceptance:
         overall, conditional = zip(*((each.unconditional, each.conditional) for each in report.acceptance), strict=True)
-        yield "position", f"conditional {_percents(conditional)}", f"overall {_percents(overall)}"
+        yield "position", "conditional", _percents(conditional), f"overall {_percents(overall)}"
     yield "time", ", ".join(f"{part} {part_share:.0%}" for part, part_share in report.shares.items())
 
 

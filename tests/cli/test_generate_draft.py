@@ -30,7 +30,7 @@ def test_the_block_tells_tokens_a_round_and_where_the_time_went(fake: Callable[[
     lines = fake("streams").run("generate", "Hello", "--draft", "tiny-draft").stderr.decode().splitlines()
     assert "draft    tiny-draft     k 5   3.25 tokens a round   alpha 0.912" in lines
     assert "accepted 40 rounds      0: 25%, 1: 0%, 2: 25%, 3: 0%, 4: 0%, 5: 50%" in lines
-    assert "position conditional 75 67 - %   overall 75 50 0 %" in lines
+    assert "position conditional    75 67 - %   overall 75 50 0 %" in lines
     assert "load     120 ms         draft 40.0 ms   peak memory 310 MB" in lines
     assert "time     draft 30%, verify 50%, sample 15%, host 5%" in lines
     assert all(len(line) <= 80 for line in lines)

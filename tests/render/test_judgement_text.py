@@ -173,7 +173,7 @@ def test_numbers_that_are_not_there_are_dashes_and_words() -> None:
 def test_long_names_are_shortened_in_tables_and_whole_above_their_grid() -> None:
     written = text(CASES["long names"])
     assert LONG in written.replace("\n", "")
-    names = [line.split()[0] for line in section(written, "Predicted and measured")[2:4]]
+    names = [line.split()[0] for line in section(written, "Validation runs")[2:4]]
     assert names == ["/data/a...bbbb/step-1000", "self:int8"]
 
 

@@ -276,7 +276,7 @@ def _comparison(report: DraftReport) -> Iterator[Section]:
 
 
 def _validation(report: DraftReport) -> Section:
-    title = "Predicted and measured"
+    title = "Validation runs"
     if not report.validation_runs:
         return Section("proofs", title, (_paragraph("No validation runs: the predictions were not measured."),))
     names = run_names(report.validation_runs)
