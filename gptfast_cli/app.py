@@ -37,9 +37,14 @@ from gptfast_cli.options import (
 )
 from gptfast_cli.render.failure import named, write_error
 from gptfast_cli.render.terminal import shows_escapes
-from gptfast_cli.tree import GptFastGroup, origin_of
+from gptfast_cli.tree import GptFastGroup, epilog_of, origin_of
 
 PROGRAM = "gptfast"
+_EXAMPLES = (
+    "gptfast download meta-llama/Llama-2-7b-chat-hf",
+    "gptfast quantize --mode int4 --groupsize 32",
+    'gptfast generate "Once upon a time"',
+)
 
 
 def main() -> NoReturn:
@@ -67,9 +72,9 @@ def run_process() -> int:
 def command_tree(*, plain: bool) -> typer.Typer:
     """All commands and their options; the help of a plain tree is text without boxes, colours or escapes."""
     tree = typer.Typer(rich_markup_mode=None if plain else "rich", pretty_exceptions_enable=False, add_completion=False)
-    tree.callback(invoke_without_command=True, cls=GptFastGroup)(_root)
+    tree.callback(invoke_without_command=True, cls=GptFastGroup, epilog=epilog_of(_EXAMPLES))(_root)
     for command in COMMANDS:
-        tree.command(command.name, cls=command.kind)(command.function)
+        tree.command(command.name, cls=command.kind, epilog=epilog_of(command.examples))(command.function)
     return tree
 
 
@@ -82,12 +87,12 @@ def _print_version(value: bool) -> None:  # noqa: FBT001  # typer's signature of
 def _root(
     context: typer.Context,
     *,
-    list_: Annotated[bool, typer.Option("--list", help="List the models that are here, and where.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the local models.")] = False,
     remove: StoredNameOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --remove: no confirmation.")] = False,
     json: Annotated[bool, typer.Option("--json", help="With --list: print one JSON document.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
     show_completion: Annotated[
         Shell | None,
@@ -95,7 +100,7 @@ def _root(
     ] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Fast text generation from Llama-class models, and the truth about draft models."""
+    """Fast text generation on plain PyTorch, and a judge of draft models whose predictions are checked by real runs."""
     if list_ or remove is not None:
         from gptfast_cli.commands.store import list_models, remove_model
 
@@ -143,7 +148,7 @@ def _fail(error: Exception, invocation: Invocation) -> ExitCode:
 
 
 def _usage_error(error: typer.TyperException) -> UsageError:
-    """What typer found wrong, in our words; a value that nobody typed is named by the variable or file that sets it."""
+    """A usage error of typer in our words; a value from outside the command line is named with its origin."""
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     message = error.format_message()
     if context is None:
@@ -156,7 +161,7 @@ def _usage_error(error: typer.TyperException) -> UsageError:
 
 
 def _with_origins(error: GptFastError, values: Sequence[OutsideValue]) -> GptFastError:
-    """The error, with what sets the values that it names and that nobody typed."""
+    """The error, with the origin of each value in it that comes from outside the command line."""
     if isinstance(error, UsageError | NotFoundError):
         for each in values:
             named_value = rf"(?<!\w){re.escape(str(each.value))}(?!\w)"

@@ -1,4 +1,4 @@
-"""`gptfast bench`: how fast a model, or a shape without weights, feeds prompts and generates."""
+"""`gptfast bench`: speed of a model, or of a shape with random weights; with --plan, a prediction."""
 
 import shlex
 import sys
@@ -13,9 +13,6 @@ from gptfast_cli.commands.bench_options import (
     ONE,
     PROMPT_LENS,
     ArchOption,
-    BatchSizesOption,
-    CompileOption,
-    CompilePrefillOption,
     DepthOption,
     DeviceBandwidthOption,
     DeviceMemoryOption,
@@ -34,41 +31,50 @@ from gptfast_cli.commands.bench_options import (
     SeedOption,
     TpOption,
 )
-from gptfast_cli.commands.bench_plan import (
-    OF_A_PLAN,
-    check_plan,
-    make_plan,
-    write_plan,
-)
 from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.core.errors import ExitCode, UsageError
 from gptfast_cli.core.models.process_group import ALONE
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.numbers import IntegerList
 from gptfast_cli.options import (
-    ActivationsOption,
-    BackendOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
+    BatchSizesOption,
+    CompileOption,
+    CompilePrefillOption,
+    DeviceOptions,
+    EngineOptions,
     KvDtypeOption,
     ModelArgument,
     ModelOption,
-    QuietOption,
-    ThreadsOption,
+    OutputOptions,
+    is_given,
     model_given,
 )
 from gptfast_cli.render.progress import progress_view, show
+from gptfast_cli.tree import command
 
 if TYPE_CHECKING:
     from gptfast_cli.core.bench.record import Bench
+    from gptfast_cli.core.jobs.plan import BenchPlan
 
 _FORMATS = ("csv", "json", "jsonl", "md")
 _OF_A_SHAPE = ("mode", "groupsize", "head", "embeddings")
 _OF_A_MODEL = ("model_argument", "model")
+_OF_A_PLAN = ("device_bandwidth", "device_memory", "link_bandwidth", "link_latency", "efficiency")
+"""Options that require --plan."""
+
+_OF_A_MEASUREMENT = (
+    "model_argument", "model", "arch", "reps", "seed", "compile", "compile_prefill", "backend", "activations", "output",
+)  # fmt: skip
+_OF_THIS_MACHINE = ("device", "threads")
+_OF_ANOTHER_MACHINE = ("device_bandwidth", "device_memory")
 
 
+@command(
+    "bench",
+    "gptfast bench tiny --batch-size 1,2,4,8",
+    "gptfast bench --plan llama-2-7b --device-bandwidth 1000 --device-memory 24",
+    "gptfast bench --arch layers=4,dim=256,heads=4,ffn=768,vocab=1000 --mode int4",
+)
 def bench(
     context: typer.Context,
     model_argument: ModelArgument = None,
@@ -94,37 +100,33 @@ def bench(
     efficiency: EfficiencyOption = None,
     compile: CompileOption = False,  # noqa: A002  # the option's name, also in the settings file
     compile_prefill: CompilePrefillOption = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
+    hardware: DeviceOptions,
     kv_dtype: KvDtypeOption = "auto",
-    threads: ThreadsOption = None,
-    backend: BackendOption = None,
-    activations: ActivationsOption = None,
+    engine: EngineOptions,
     output: OutputOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    printing: OutputOptions,
 ) -> None:
-    """Measure how fast a model feeds prompts (pp) and generates (tg), beside the memory that it reads.
+    """Measure the speed of prefill (pp) and decoding (tg), with the memory bandwidth that is reached.
 
-    With --plan it is computed instead whether it fits and how fast it should be. Results go to stdout, all else to
-    stderr. Ctrl-C keeps what has been measured.
+    With --plan, predict whether a model fits and how fast it is. Results go to stdout, everything else to stderr.
+    Ctrl-C keeps the measurements so far.
     """
-    written = _format(output, json=json)
+    written = _format(output, json=printing.json)
     flags = _flags(context)
     if plan is None:
-        _refuse_strangers(flags, arch)
+        _refuse_unexpected(flags, arch)
     else:
-        check_plan(flags)
+        _check_plan(flags)
     prompt_lens, gen_lens = _lengths(prompt_len), _lengths(gen_len)
     tps = () if tp is None else tp.numbers
     group = ALONE if plan is not None else context.with_resource(ranks(max(tps, default=None)))
-    with progress_view(sys.stderr, quiet=quiet) as show_progress:
+    with progress_view(sys.stderr, quiet=printing.quiet) as show_progress:
         from gptfast_cli.core.bench.workload import CaseOptions
         from gptfast_cli.core.engine.build import RuntimeConfig
         from gptfast_cli.core.engine.compiled import Compiling
         from gptfast_cli.core.jobs.bench import BenchRequest, run
         from gptfast_cli.core.jobs.plan import HardwareOptions, PlanRequest
+        from gptfast_cli.core.jobs.plan import run as run_plan
         from gptfast_cli.core.quantize.allocation import AllocationOptions
 
         allocation = AllocationOptions(mode, groupsize, head, embeddings)
@@ -136,19 +138,26 @@ def bench(
                 allocation=allocation if flags.keys() & set(_OF_A_SHAPE) or mode != "plain" else None,
                 tps=tps or (1,),
                 cases=cases,
-                runtime=RuntimeConfig(device, dtype, threads, kv_dtype=kv_dtype),
+                runtime=RuntimeConfig(hardware.device, hardware.dtype, hardware.threads, kv_dtype=kv_dtype),
                 hardware=HardwareOptions(device_bandwidth, device_memory, link_bandwidth, link_latency),
                 efficiency=efficiency,
             )
-            planned = make_plan(asked, show_progress)
+            planned = show(run_plan(asked), show_progress)
         else:
-            chosen = backend or ("reference" if compile or compile_prefill else None)  # it is PyTorch that compiles
             request = BenchRequest(
                 settings=load_settings(),
                 model=model_given(context, model_argument, model),
                 arch=arch,
                 allocation=allocation,
-                runtime=RuntimeConfig(device, dtype, threads, chosen, activations, kv_dtype=kv_dtype, group=group),
+                runtime=RuntimeConfig(
+                    hardware.device,
+                    hardware.dtype,
+                    hardware.threads,
+                    engine.backend or ("reference" if compile or compile_prefill else None),  # torch.compile
+                    engine.activations,
+                    kv_dtype=kv_dtype,
+                    group=group,
+                ),
                 compiling=Compiling(decode=compile, prefill=compile_prefill),
                 cases=cases,
                 tps=tps,
@@ -157,7 +166,7 @@ def bench(
             )
             measured = show(run(request), show_progress)
     if plan is not None:
-        write_plan(planned, json=json)
+        _write_plan(planned, json=printing.json)
         return
     _write(measured, written)
     if code := exit_code(measured):
@@ -175,8 +184,17 @@ def _write(bench: "Bench", written: str | None) -> None:
         WRITERS[written](bench, shlex.join(["gptfast", *sys.argv[1:]]), sys.stdout)
 
 
+def _write_plan(planned: "BenchPlan", *, json: bool) -> None:
+    from gptfast_cli.render.plan import write_json, write_table
+
+    if json:
+        write_json(planned, shlex.join(["gptfast", *sys.argv[1:]]), sys.stdout)
+    else:
+        write_table(planned, sys.stdout)
+
+
 def exit_code(bench: "Bench") -> ExitCode:
-    """What a benchmark ends with."""
+    """The exit code of a benchmark."""
     if bench.is_interrupted:
         return ExitCode.INTERRUPTED
     if bench.has_numbers:
@@ -185,7 +203,7 @@ def exit_code(bench: "Bench") -> ExitCode:
 
 
 def _format(output: str | None, *, json: bool) -> str | None:
-    """The name of the format; None is the table."""
+    """The format of the output; None: a table."""
     if output is not None and output not in _FORMATS:
         raise UsageError(f"--output: there is no format {output!r}.", f"Formats: {', '.join(_FORMATS)}.")
     if json and output not in (None, "json"):
@@ -194,18 +212,14 @@ def _format(output: str | None, *, json: bool) -> str | None:
 
 
 def _flags(context: typer.Context) -> dict[str | None, str]:
-    """The options that were given, as they are written, by the names of their parameters."""
-    given = [
-        parameter
-        for parameter in context.command.params
-        if (source := context.get_parameter_source(parameter.name or "")) is not None and source.name == "COMMANDLINE"
-    ]
+    """The options on the command line, by parameter name: `--prompt-len`, or MODEL for the argument."""
+    given = [parameter for parameter in context.command.params if is_given(context, parameter.name or "")]
     return {parameter.name: parameter.opts[0] if parameter.opts[0].startswith("-") else "MODEL" for parameter in given}
 
 
-def _refuse_strangers(flags: Mapping[str | None, str], arch: str | None) -> None:
-    """Raise UsageError for an option that was given and would not be listened to."""
-    for flag in (flags[name] for name in OF_A_PLAN if name in flags):
+def _refuse_unexpected(flags: Mapping[str | None, str], arch: str | None) -> None:
+    """Raise UsageError for an option on the command line that has no effect."""
+    for flag in (flags[name] for name in _OF_A_PLAN if name in flags):
         raise UsageError(f"{flag} requires --plan.", "Add --plan MODEL, or --plan SHAPE.")
     for name in _OF_A_SHAPE if arch is None else _OF_A_MODEL:
         if name not in flags:
@@ -218,6 +232,21 @@ def _refuse_strangers(flags: Mapping[str | None, str], arch: str | None) -> None
         raise UsageError(f"{flags[name]} and --arch exclude each other.", "Leave out one of them.")
 
 
+def _check_plan(flags: Mapping[str | None, str]) -> None:
+    """Raise UsageError for an option that has no effect with --plan; `flags` are those on the command line."""
+    for name in _OF_A_MEASUREMENT:
+        if name in flags:
+            hint = "Leave out one of them; a plan is printed as a table, or with --json."
+            raise UsageError(f"{flags[name]} and --plan exclude each other.", hint)
+    described = next((flags[name] for name in _OF_ANOTHER_MACHINE if name in flags), None)
+    for name in _OF_THIS_MACHINE:
+        if described and name in flags:
+            raise UsageError(
+                f"{flags[name]} and {described} exclude each other: one is this machine, the other another machine.",
+                "Leave out one of them.",
+            )
+
+
 def _lengths(listed: IntegerList) -> tuple[int, ...]:
-    """The numbers, of which 0 stands for none at all."""
+    """The numbers without 0, which means none."""
     return tuple(number for number in listed.numbers if number)

@@ -11,13 +11,19 @@ from gptfast_cli.numbers import (
     Integers,
     Number,
 )
-from gptfast_cli.options import complete_file, complete_model, complete_scheme
+from gptfast_cli.options import (
+    CASES,
+    MACHINE,
+    OUTPUT,
+    complete_file,
+    complete_model,
+    complete_scheme,
+    group_size_option,
+    scheme_option,
+)
 
-_SHAPE = "A shape without weights"
-_PLAN = "A plan, without loading or measuring"
-_CASES = "What is measured"
-_SPEED = "Speed"
-_OUTPUT = "Output"
+_SHAPE = "Shape with random weights"
+_PLAN = "Plan: predicted size and speed, without loading"
 
 
 def _complete_shape(incomplete: str) -> list[str | tuple[str, str]]:
@@ -39,24 +45,14 @@ PROMPT_LENS = IntegerList("512", (512,))
 GEN_LENS = IntegerList("128", (128,))
 DEPTHS = IntegerList("0", (0,))
 
-BatchSizesOption = Annotated[
-    IntegerList,
-    typer.Option(
-        "--batch-size",
-        parser=Integers(Integer(1)),
-        metavar="1,2,4",
-        rich_help_panel=_CASES,
-        help="Sequences side by side.",
-    ),
-]
 PromptLenOption = Annotated[
     IntegerList,
     typer.Option(
         "--prompt-len",
         parser=Integers(Integer()),
         metavar="N,...",
-        rich_help_panel=_CASES,
-        help="Tokens of a prompt; 0 is none.",
+        rich_help_panel=CASES,
+        help="Prompt lengths; 0: no prefill test.",
     ),
 ]
 GenLenOption = Annotated[
@@ -65,8 +61,8 @@ GenLenOption = Annotated[
         "--gen-len",
         parser=Integers(Integer()),
         metavar="N,...",
-        rich_help_panel=_CASES,
-        help="Tokens to generate; 0 is none.",
+        rich_help_panel=CASES,
+        help="Numbers of generated tokens; 0: no decode test.",
     ),
 ]
 DepthOption = Annotated[
@@ -75,12 +71,13 @@ DepthOption = Annotated[
         "--depth",
         parser=Integers(Integer()),
         metavar="N,...",
-        rich_help_panel=_CASES,
-        help="Tokens that stand before these.",
+        rich_help_panel=CASES,
+        help="Tokens already in the KV cache.",
     ),
 ]
 RepsOption = Annotated[
-    int, typer.Option("--reps", parser=Integer(1), metavar="N", rich_help_panel=_CASES, help="Repetitions that count.")
+    int,
+    typer.Option("--reps", parser=Integer(1), metavar="N", rich_help_panel=CASES, help="Number of timed repetitions."),
 ]
 SeedOption = Annotated[
     int,
@@ -88,8 +85,8 @@ SeedOption = Annotated[
         "--seed",
         parser=Integer(0, LARGEST_SEED),
         metavar="N",
-        rich_help_panel=_CASES,
-        help="Of prompts and random weights.",
+        rich_help_panel=CASES,
+        help="Random seed of prompts and weights.",
     ),
 ]
 ArchOption = Annotated[
@@ -99,48 +96,18 @@ ArchOption = Annotated[
         metavar="SHAPE",
         autocompletion=_complete_shape,
         rich_help_panel=_SHAPE,
-        help="llama-2-7b, a config.json, or layers=4,dim=768,heads=12,ffn=3072,vocab=32000.",
+        help="SHAPE: llama-2-7b, a config.json, or layers=4,dim=768,heads=12,ffn=3072,vocab=32000.",
     ),
 ]
 ModeOption = Annotated[
     str,
     typer.Option(
-        "--mode", metavar="SCHEME", autocompletion=complete_scheme, rich_help_panel=_SHAPE, help="Scheme of its layers."
+        "--mode", metavar="SCHEME", autocompletion=complete_scheme, rich_help_panel=_SHAPE, help="Scheme of the layers."
     ),
 ]
-GroupSizeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--groupsize",
-        parser=Integer(1),
-        metavar="N",
-        show_default="32",
-        rich_help_panel=_SHAPE,
-        help="Elements that share a scale.",
-    ),
-]
-HeadOption = Annotated[
-    str | None,
-    typer.Option(
-        "--head",
-        metavar="SCHEME",
-        autocompletion=complete_scheme,
-        show_default="int8, or plain",
-        rich_help_panel=_SHAPE,
-        help="Scheme of the output head.",
-    ),
-]
-EmbeddingsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--embeddings",
-        metavar="SCHEME",
-        autocompletion=complete_scheme,
-        show_default="int8, or plain",
-        rich_help_panel=_SHAPE,
-        help="Scheme of the embedding.",
-    ),
-]
+GroupSizeOption = Annotated[int | None, group_size_option(_SHAPE)]
+HeadOption = Annotated[str | None, scheme_option("output head", _SHAPE)]
+EmbeddingsOption = Annotated[str | None, scheme_option("embeddings", _SHAPE)]
 PlanOption = Annotated[
     str | None,
     typer.Option(
@@ -148,7 +115,7 @@ PlanOption = Annotated[
         metavar="MODEL|SHAPE",
         autocompletion=_complete_planned,
         rich_help_panel=_PLAN,
-        help="Whether it fits, and how fast it should be, on this machine or as the figures below describe one.",
+        help="Predict whether a model fits and how fast it is, on this machine or on the hardware below.",
     ),
 ]
 TpOption = Annotated[
@@ -157,9 +124,9 @@ TpOption = Annotated[
         "--tp",
         parser=Integers(Integer(1)),
         metavar="1,2,4",
-        show_default="1, or as many as torchrun has started",
-        rich_help_panel=_CASES,
-        help="Processes that share the model, or devices of a plan.",
+        show_default="1, or the ranks that torchrun started",
+        rich_help_panel=MACHINE,
+        help="Tensor parallelism: processes that share the model, or devices of a plan.",
     ),
 ]
 DeviceBandwidthOption = Annotated[
@@ -170,7 +137,7 @@ DeviceBandwidthOption = Annotated[
         metavar="GB/S",
         show_default="this machine's",
         rich_help_panel=_PLAN,
-        help="That a device reads of its memory.",
+        help="Memory bandwidth of each device, GB/s.",
     ),
 ]
 DeviceMemoryOption = Annotated[
@@ -179,9 +146,9 @@ DeviceMemoryOption = Annotated[
         "--device-memory",
         parser=Number(is_closed=False),
         metavar="GB",
-        show_default="what is free here",
+        show_default="free memory of this machine",
         rich_help_panel=_PLAN,
-        help="That a device has.",
+        help="Memory of each device, GB.",
     ),
 ]
 LinkBandwidthOption = Annotated[
@@ -191,7 +158,7 @@ LinkBandwidthOption = Annotated[
         parser=Number(is_closed=False),
         metavar="GB/S",
         rich_help_panel=_PLAN,
-        help="That a device sends to all others together.",
+        help="Link bandwidth of each device to all others together, GB/s.",
     ),
 ]
 LinkLatencyOption = Annotated[
@@ -202,7 +169,7 @@ LinkLatencyOption = Annotated[
         metavar="US",
         show_default="10",
         rich_help_panel=_PLAN,
-        help="Microseconds of a message, however small.",
+        help="Latency of a message, in microseconds.",
     ),
 ]
 EfficiencyOption = Annotated[
@@ -213,14 +180,8 @@ EfficiencyOption = Annotated[
         metavar="SHARE",
         show_default="by scheme and layer",
         rich_help_panel=_PLAN,
-        help="Share of the bandwidth that decoding reaches, 0 to 1: the MBU of a measurement.",
+        help="Fraction of the memory bandwidth that decoding reaches (MBU), 0 to 1.",
     ),
-]
-CompileOption = Annotated[
-    bool, typer.Option("--compile", rich_help_panel=_SPEED, help="Compile the decode step of each batch size.")
-]
-CompilePrefillOption = Annotated[
-    bool, typer.Option("--compile-prefill", rich_help_panel=_SPEED, help="Compile the prefill too.")
 ]
 OutputOption = Annotated[
     str | None,
@@ -229,7 +190,7 @@ OutputOption = Annotated[
         metavar="FORMAT",
         autocompletion=_complete_output,
         show_default="a table",
-        rich_help_panel=_OUTPUT,
-        help="md, csv, json or jsonl.",
+        rich_help_panel=OUTPUT,
+        help="Format: md, csv, json or jsonl.",
     ),
 ]

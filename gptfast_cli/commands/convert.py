@@ -1,26 +1,31 @@
-"""`gptfast convert`: a model from elsewhere becomes a checkpoint that describes itself."""
+"""`gptfast convert`: writes a checkpoint from a model in another format."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
-    DebugOption,
     DtypeOption,
-    JsonOption,
-    QuietOption,
+    OutOption,
+    OutputOptions,
+    OverwriteOption,
     complete_cached,
-    complete_folder,
     complete_model,
 )
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.numbers import count, size
 from gptfast_cli.render.progress import progress_view, show
+from gptfast_cli.tree import command
 
 
+@command(
+    "convert",
+    "gptfast convert meta-llama/Llama-2-7b-chat-hf",
+    "gptfast convert ./stories15M.pt --out ./stories15M",
+    "gptfast convert ./Llama-2-7b --verify --allow-pickle",
+)
 def convert(
     source: Annotated[
         str,
@@ -28,41 +33,33 @@ def convert(
             metavar="SOURCE",
             autocompletion=complete_cached,
             show_default=False,
-            help="A folder, a file, or org/name in the Hugging Face cache.",
+            help="Folder, file, or org/name in the Hugging Face cache.",
         ),
     ],
     *,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            autocompletion=complete_folder,
-            show_default="the store",
-            help="Where to write the checkpoint.",
-        ),
-    ] = None,
+    out: OutOption = None,
     dtype: DtypeOption = None,
     tokenizer_from: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", autocompletion=complete_model, help="Take the tokenizer of another model."),
+        typer.Option(metavar="MODEL", autocompletion=complete_model, help="Model whose tokenizer to use."),
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Compare all of it with its SHA-256, and logits with transformers if installed."),
+        typer.Option(
+            "--verify", help="Check the SHA-256 of all files, and the logits against transformers if installed."
+        ),
     ] = False,
     allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Open pickled files: .bin and .pth of makers whom you trust.")
+        bool, typer.Option("--allow-pickle", help="Read pickle files (.bin, .pth); only from sources you trust.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is there already.")] = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    force: OverwriteOption = False,
+    printing: OutputOptions,
 ) -> None:
-    """Turn a model of Hugging Face, Meta, gpt-fast or llama2.c into a checkpoint, and make it the current one.
+    """Convert a Hugging Face, Meta, gpt-fast or llama2.c model to a checkpoint, and make it the current model.
 
-    The folder that it was written to goes to stdout.
+    Prints the folder of the new checkpoint.
     """
-    with progress_view(sys.stderr, quiet=quiet) as show_progress:
+    with progress_view(sys.stderr, quiet=printing.quiet) as show_progress:
         from gptfast_cli.core.jobs.convert import ConvertRequest, run
 
         request = ConvertRequest(
@@ -76,7 +73,7 @@ def convert(
             force=force,
         )
         converted = show(run(request), show_progress)
-    if json:
+    if printing.json:
         fields = {
             "path": converted.path,
             "name": converted.name,
@@ -86,7 +83,7 @@ def convert(
         write_document("gptfast.convert/1", fields, sys.stdout)
         return
     sys.stdout.write(f"{converted.path}\n")
-    if not quiet:
+    if not printing.quiet:
         n_params = count(converted.n_params)
         is_current = "; now the current model" if converted.is_current else ""
         sys.stderr.write(f"{converted.name}: {n_params} parameters, {size(converted.n_bytes)}{is_current}\n")

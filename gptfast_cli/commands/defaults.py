@@ -8,8 +8,9 @@ import inspect
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from gptfast_cli.commands import COMMANDS, Command
+from gptfast_cli.commands import COMMANDS
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.tree import Command
 
 _MAX_FILE_BYTES = 16_000  # the reader takes quadratic time for some files
 

@@ -1,4 +1,4 @@
-"""`gptfast download`: fetches a model from the Hugging Face Hub or from S3."""
+"""`gptfast download`: a model from the Hugging Face Hub or S3."""
 
 import sys
 from pathlib import Path
@@ -8,16 +8,18 @@ import typer
 
 from gptfast_cli.core.settings import check_hub_environment, load_settings
 from gptfast_cli.numbers import Integer
-from gptfast_cli.options import (
-    DebugOption,
-    JsonOption,
-    QuietOption,
-    complete_folder,
-)
+from gptfast_cli.options import OutputOptions, complete_folder
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.progress import progress_view, show
+from gptfast_cli.tree import command
 
 
+@command(
+    "download",
+    "gptfast download meta-llama/Llama-2-7b-chat-hf",
+    "gptfast download Qwen/Qwen3-8B --dry-run",
+    "gptfast download s3://bucket/prefix --local-dir ./model",
+)
 def download(
     source: Annotated[
         str,
@@ -31,39 +33,35 @@ def download(
     ] = None,
     include: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", show_default="what a model needs", help="Fetch these files; may be repeated."),
+        typer.Option(metavar="PATTERN", show_default="what a model needs", help="Files to fetch; repeatable."),
     ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Leave out these files; may be repeated.")
-    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Files to skip; repeatable.")] = None,
     local_dir: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
             autocompletion=complete_folder,
-            show_default="the Hugging Face cache, or for S3 gptfast's own",
-            help="A plain folder to put the files into.",
+            show_default="the Hugging Face cache; for S3, GPTFAST_HOME",
+            help="Folder for the files.",
         ),
     ] = None,
     max_workers: Annotated[
-        int, typer.Option(metavar="N", parser=Integer(1, 64), help="Files to fetch side by side.")
+        int, typer.Option(metavar="N", parser=Integer(1, 64), help="Number of concurrent downloads.")
     ] = 8,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show files, sizes, free disk and memory to run it; fetch nothing.")
+        bool, typer.Option("--dry-run", help="Print files, sizes, free disk space and memory needed; fetch nothing.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Compare the files that are here by their hashes; fetch those that differ.")
+        bool, typer.Option("--force", help="Verify the hashes of existing files, and fetch those that differ.")
     ] = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    printing: OutputOptions,
 ) -> None:
-    """Fetch a model from the Hugging Face Hub or from S3, verified, and make it the current one.
+    """Download a model from the Hugging Face Hub or S3, verify it, and make it the current model.
 
-    The folder that holds it goes to stdout. A download that was stopped goes on when the command is given again.
+    Prints the folder of the model. An interrupted download resumes when the command is repeated.
     """
     check_hub_environment()
-    with progress_view(sys.stderr, quiet=quiet) as show_progress:
+    with progress_view(sys.stderr, quiet=printing.quiet) as show_progress:
         from gptfast_cli.core.jobs.download import DownloadRequest, run
         from gptfast_cli.core.jobs.origins import DownloadOptions
 
@@ -80,11 +78,11 @@ def download(
         downloaded = show(run(request), show_progress)
     from gptfast_cli.render.download import document, write_downloaded, write_plan
 
-    if json:
+    if printing.json:
         write_document("gptfast.download/1", document(downloaded), sys.stdout)
     elif dry_run:
         write_plan(downloaded, sys.stdout)
     else:
         sys.stdout.write(f"{downloaded.path}\n")
-        if not quiet:
+        if not printing.quiet:
             write_downloaded(downloaded, sys.stderr)

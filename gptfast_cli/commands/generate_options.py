@@ -6,41 +6,42 @@ from typing import Annotated
 import typer
 
 from gptfast_cli.commands.prompt import DEFAULT
-from gptfast_cli.numbers import (
-    LARGEST_SEED,
-    Integer,
-    IntegerOrAuto,
-    Number,
+from gptfast_cli.numbers import LARGEST_SEED, Integer, IntegerOrAuto, Number
+from gptfast_cli.options import (
+    CHAT,
+    MACHINE,
+    SAMPLING,
+    SPEED,
+    complete_draft_or_advice,
+    complete_file,
 )
-from gptfast_cli.options import complete_draft_or_advice, complete_file
 
 _PROMPT = "Prompt"
-_CHAT = "Chat"
-_FILE = "A file of prompts"
-_LENGTH = "Length and number"
-_SAMPLING = "Sampling"
-_SPEED = "Speed"
+_FILE = "File of prompts"
+_LENGTH = "Length and number of samples"
 
 PromptArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="PROMPT",
         show_default=DEFAULT,
-        help="The text to continue, or a message to a chat model; - or nothing reads what is piped in.",
+        help="Text to continue, or message to a chat model; -: read stdin. A piped stdin is read without it.",
     ),
 ]
 PromptFileOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", autocompletion=complete_file, rich_help_panel=_PROMPT, help="Read the prompt from a file."
+        metavar="FILE", autocompletion=complete_file, rich_help_panel=_PROMPT, help="Text file of the prompt."
     ),
 ]
 PromptIdsOption = Annotated[
-    str | None, typer.Option(metavar="1,2,3", rich_help_panel=_PROMPT, help="Give the prompt as token ids.")
+    str | None, typer.Option(metavar="1,2,3", rich_help_panel=_PROMPT, help="Prompt as token ids.")
 ]
 PromptLengthOption = Annotated[
     int | None,
-    typer.Option(parser=Integer(1), metavar="N", rich_help_panel=_PROMPT, help="Make up a prompt of N tokens."),
+    typer.Option(
+        parser=Integer(1), metavar="N", rich_help_panel=_PROMPT, help="Synthetic prompt of N tokens, for timing."
+    ),
 ]
 PromptCacheOption = Annotated[
     Path | None,
@@ -48,25 +49,14 @@ PromptCacheOption = Annotated[
         metavar="FILE",
         autocompletion=complete_file,
         rich_help_panel=_PROMPT,
-        help="Keep the keys and values of the prompt, and start from them next time.",
+        help="Save the KV cache of the prompt to this file, and reuse it in later runs.",
     ),
 ]
 ShowPromptOption = Annotated[
-    bool, typer.Option("--show-prompt", rich_help_panel=_PROMPT, help="Show the exact text that the model is given.")
-]
-SystemOption = Annotated[str | None, typer.Option(metavar="TEXT", rich_help_panel=_CHAT, help="The system message.")]
-ChatTemplateOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|FILE",
-        autocompletion=complete_file,
-        show_default="the model's",
-        rich_help_panel=_CHAT,
-        help="Another template of the model, or a file.",
-    ),
+    bool, typer.Option("--show-prompt", rich_help_panel=_PROMPT, help="Show the prompt after the chat template.")
 ]
 InteractiveOption = Annotated[
-    bool, typer.Option("--interactive", rich_help_panel=_CHAT, help="Talk turn by turn; only new tokens are fed.")
+    bool, typer.Option("--interactive", rich_help_panel=CHAT, help="Chat turn by turn, reusing the KV cache.")
 ]
 PromptsFileOption = Annotated[
     Path | None,
@@ -74,7 +64,7 @@ PromptsFileOption = Annotated[
         metavar="FILE",
         autocompletion=complete_file,
         rich_help_panel=_FILE,
-        help="Answer each row of a JSON-lines file, as JSON lines.",
+        help="JSON-lines file of prompts; answers are JSON lines.",
     ),
 ]
 ReplicasOption = Annotated[
@@ -84,7 +74,7 @@ ReplicasOption = Annotated[
         metavar="N",
         show_default="none",
         rich_help_panel=_FILE,
-        help="Spread the rows over N independent engines, each with a GPU or a part of the cores.",
+        help="Data parallelism: N processes, each with one GPU or a part of the cores.",
     ),
 ]
 OutputOption = Annotated[
@@ -94,24 +84,29 @@ OutputOption = Annotated[
         autocompletion=complete_file,
         show_default="stdout",
         rich_help_panel=_FILE,
-        help="Write the answers to a file; run again, it goes on where it stopped.",
+        help="File of the answers; an interrupted run resumes when the command is repeated.",
     ),
 ]
 UnorderedOption = Annotated[
-    bool, typer.Option("--unordered", rich_help_panel=_FILE, help="Write each answer as soon as it is there.")
+    bool, typer.Option("--unordered", rich_help_panel=_FILE, help="Write answers as they finish, not in file order.")
 ]
 MaxNewTokensOption = Annotated[
     int,
-    typer.Option(parser=Integer(1), metavar="N", rich_help_panel=_LENGTH, help="Most tokens to generate for a sample."),
+    typer.Option(
+        "--max-new-tokens",
+        "-n",
+        parser=Integer(1),
+        metavar="N",
+        rich_help_panel=_LENGTH,
+        help="Maximum number of new tokens.",
+    ),
 ]
 StopOption = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="TEXT", rich_help_panel=_LENGTH, help="End before this text, or at this special token; may be repeated."
-    ),
+    typer.Option(metavar="TEXT", rich_help_panel=_LENGTH, help="Stop before this text or special token; repeatable."),
 ]
 IgnoreEosOption = Annotated[
-    bool, typer.Option("--ignore-eos", rich_help_panel=_LENGTH, help="Go on after an end-of-sequence token.")
+    bool, typer.Option("--ignore-eos", rich_help_panel=_LENGTH, help="Continue after end-of-sequence tokens.")
 ]
 MaxContextOption = Annotated[
     int | None,
@@ -120,59 +115,50 @@ MaxContextOption = Annotated[
         metavar="N",
         show_default="the model's",
         rich_help_panel=_LENGTH,
-        help="Most tokens, prompt included.",
+        help="Maximum context length in tokens, prompt included.",
     ),
 ]
 NumSamplesOption = Annotated[
-    int, typer.Option(parser=Integer(1), metavar="N", rich_help_panel=_LENGTH, help="Continue the prompt N times.")
+    int, typer.Option(parser=Integer(1), metavar="N", rich_help_panel=_LENGTH, help="Number of samples of the prompt.")
 ]
 BatchSizeOption = Annotated[
     int | None,
     typer.Option(
         parser=Integer(1),
         metavar="N",
-        show_default="all; 8 for a file",
+        show_default="all samples; 8 for a file",
         rich_help_panel=_LENGTH,
-        help="Samples made side by side.",
+        help="Maximum batch size: samples decoded together.",
     ),
 ]
 TemperatureOption = Annotated[
     float,
-    typer.Option(parser=Number(), metavar="T", rich_help_panel=_SAMPLING, help="0 always takes the likeliest token."),
-]
-TopKOption = Annotated[
-    int,
     typer.Option(
-        parser=Integer(), metavar="K", rich_help_panel=_SAMPLING, help="Draw from the K likeliest tokens; 0 is all."
-    ),
-]
-TopPOption = Annotated[
-    float,
-    typer.Option(
-        parser=Number(0, 1, is_closed=False),
-        metavar="P",
-        rich_help_panel=_SAMPLING,
-        help="Draw from the likeliest that sum up to P.",
-    ),
-]
-MinPOption = Annotated[
-    float,
-    typer.Option(
-        parser=Number(0, 1), metavar="P", rich_help_panel=_SAMPLING, help="Drop those under P times the likeliest."
+        "--temperature",
+        "--temp",
+        parser=Number(),
+        metavar="T",
+        rich_help_panel=SAMPLING,
+        help="Sampling temperature; 0: greedy.",
     ),
 ]
 RepetitionPenaltyOption = Annotated[
     float,
-    typer.Option(parser=Number(is_closed=False), metavar="R", rich_help_panel=_SAMPLING, help="Above 1, repeat less."),
+    typer.Option(
+        parser=Number(is_closed=False),
+        metavar="R",
+        rich_help_panel=SAMPLING,
+        help="Repetition penalty; 1: off, above 1: less repetition.",
+    ),
 ]
 SeedOption = Annotated[
     int | None,
     typer.Option(
         parser=Integer(0, LARGEST_SEED),
         metavar="N",
-        show_default="a fresh one",
-        rich_help_panel=_SAMPLING,
-        help="The same seed gives the same text on one backend.",
+        show_default="random",
+        rich_help_panel=SAMPLING,
+        help="Random seed; the same seed gives the same text on the same backend.",
     ),
 ]
 LogprobsOption = Annotated[
@@ -180,8 +166,8 @@ LogprobsOption = Annotated[
     typer.Option(
         parser=Integer(),
         metavar="N",
-        rich_help_panel=_SAMPLING,
-        help="In JSON: the log-probability of each token, and of the N likeliest.",
+        rich_help_panel=SAMPLING,
+        help="Log-probabilities of each token and of the N most likely ones; requires --json.",
     ),
 ]
 DraftOption = Annotated[
@@ -189,8 +175,8 @@ DraftOption = Annotated[
     typer.Option(
         metavar="DRAFT",
         autocompletion=complete_draft_or_advice,
-        rich_help_panel=_SPEED,
-        help="A smaller MODEL, self:int8, ngram, or auto: what speculate --save-advice found best.",
+        rich_help_panel=SPEED,
+        help="Speculative decoding with a smaller MODEL, self:int8, ngram, or auto (from speculate --save-advice).",
     ),
 ]
 SpeculateKOption = Annotated[
@@ -198,26 +184,20 @@ SpeculateKOption = Annotated[
     typer.Option(
         parser=IntegerOrAuto(Integer()),
         metavar="N",
-        rich_help_panel=_SPEED,
-        help="Tokens to draft at a time; auto takes what pays.",
+        rich_help_panel=SPEED,
+        help="Draft length: drafted tokens a round, or auto (adaptive).",
     ),
-]
-CompileOption = Annotated[
-    bool,
-    typer.Option("--compile", rich_help_panel=_SPEED, help="Compile the decode step; the first time takes a minute."),
-]
-CompilePrefillOption = Annotated[
-    bool, typer.Option("--compile-prefill", rich_help_panel=_SPEED, help="Compile the prefill too.")
 ]
 ProfileOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
         autocompletion=complete_file,
-        rich_help_panel=_SPEED,
-        help="Write a trace to open in Perfetto: .json or .json.gz.",
+        rich_help_panel=SPEED,
+        help="Write a profiler trace for Perfetto: .json or .json.gz.",
     ),
 ]
 VerifyWeightsOption = Annotated[
-    bool, typer.Option("--verify-weights", help="Compare the weights with their SHA-256 before they are loaded.")
+    bool,
+    typer.Option("--verify-weights", rich_help_panel=MACHINE, help="Check the SHA-256 of the weights before loading."),
 ]

@@ -1,89 +1,191 @@
-"""`gptfast quantize`: writes a model anew with fewer bits a weight, and measures what that costs."""
+"""`gptfast quantize`: writes a model anew with fewer bits a weight, and measures the loss of quality."""
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gptfast_cli.commands.quantize_options import (
-    BlocksizeOption,
-    CalibrationLimitOption,
-    CalibrationOption,
-    CalibrationSeqLengthOption,
-    CalibrationTasksOption,
-    EmbeddingsOption,
-    FidelityTextOption,
-    GroupSizeOption,
-    HeadOption,
-    LayersOption,
-    ModeOption,
-    OutOption,
-    PercdampOption,
-    RoundingOption,
-    TargetKldOption,
-    TargetSizeOption,
-)
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.quantize.mode import read_mode
+from gptfast_cli.core.quantize.mode import modes, read_mode, roundings_by_name
 from gptfast_cli.core.settings import load_settings
+from gptfast_cli.numbers import Integer, Number
 from gptfast_cli.options import (
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
+    DeviceOptions,
     ModelArgument,
     ModelOption,
-    QuietOption,
-    ThreadsOption,
+    OutOption,
+    OutputOptions,
+    OverwriteOption,
+    complete_file,
+    complete_scheme,
+    group_size_option,
+    is_given,
     model_given,
+    scheme_option,
 )
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.progress import progress_view, show
+from gptfast_cli.tree import command
+
+_LAYERS = "Schemes layer by layer"
+_CALIBRATION = "Calibration, for gptq and targets"
 
 
+def _complete_mode() -> list[str]:
+    return modes(complete_scheme())
+
+
+def _complete_rounding() -> list[str]:
+    return list(roundings_by_name())
+
+
+def _complete_calibration(incomplete: str) -> list[str | tuple[str, str]]:
+    return ["bundled", *complete_file(incomplete)]
+
+
+@command(
+    "quantize",
+    "gptfast quantize tiny --mode int8",
+    "gptfast quantize tiny --mode int4 --groupsize 32 --rounding search",
+    "gptfast quantize tiny --mode int4-gptq --dry-run",
+)
 def quantize(
     context: typer.Context,
     model_argument: ModelArgument = None,
     *,
     model: ModelOption = None,
-    mode: ModeOption = "int8",
-    groupsize: GroupSizeOption = None,
-    head: HeadOption = None,
-    embeddings: EmbeddingsOption = None,
-    layers: LayersOption = None,
-    target_size: TargetSizeOption = None,
-    target_kld: TargetKldOption = None,
-    rounding: RoundingOption = None,
-    calibration: CalibrationOption = None,
-    calibration_tasks: CalibrationTasksOption = None,
-    calibration_limit: CalibrationLimitOption = None,
-    calibration_seq_length: CalibrationSeqLengthOption = None,
-    percdamp: PercdampOption = None,
-    blocksize: BlocksizeOption = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            metavar="SCHEME",
+            autocompletion=_complete_mode,
+            help="Scheme of the layers: int8 or int4; int4-gptq is int4 with --rounding gptq.",
+        ),
+    ] = "int8",
+    groupsize: Annotated[int | None, group_size_option()] = None,
+    head: Annotated[str | None, scheme_option("output head")] = None,
+    embeddings: Annotated[str | None, scheme_option("embeddings")] = None,
+    rounding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=_complete_rounding,
+            show_default="nearest",
+            help="Quantizer: nearest, search or gptq.",
+        ),
+    ] = None,
     out: OutOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is there already.")] = False,
+    force: OverwriteOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the sizes before and after, and write nothing.")
+        bool, typer.Option("--dry-run", help="Print the sizes before and after; write nothing.")
     ] = False,
-    fidelity_text: FidelityTextOption = None,
-    no_fidelity: Annotated[bool, typer.Option("--no-fidelity", help="Do not measure what was lost.")] = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
-    threads: ThreadsOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    fidelity_text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            autocompletion=complete_file,
+            show_default="the bundled one",
+            help="Text on which the loss of quality is measured.",
+        ),
+    ] = None,
+    no_fidelity: Annotated[bool, typer.Option("--no-fidelity", help="Do not measure the loss of quality.")] = False,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEMES",
+            rich_help_panel=_LAYERS,
+            show_default="--mode for all",
+            help="Schemes of single layers: 0-3=int8,*=int4.",
+        ),
+    ] = None,
+    target_size: Annotated[
+        float | None,
+        typer.Option(
+            parser=Number(is_closed=False),
+            metavar="GB",
+            rich_help_panel=_LAYERS,
+            help="Choose schemes with the least loss for which the weights take at most this many GB.",
+        ),
+    ] = None,
+    target_kld: Annotated[
+        float | None,
+        typer.Option(
+            parser=Number(is_closed=False),
+            metavar="NATS",
+            rich_help_panel=_LAYERS,
+            help="Choose the smallest schemes for which the mean KL divergence is at most this many nats.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            autocompletion=_complete_calibration,
+            rich_help_panel=_CALIBRATION,
+            show_default="bundled",
+            help="Calibration text.",
+        ),
+    ] = None,
+    calibration_tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...", rich_help_panel=_CALIBRATION, help="Calibrate on tasks of lm_eval, such as wikitext."
+        ),
+    ] = None,
+    calibration_limit: Annotated[
+        int | None,
+        typer.Option(
+            parser=Integer(1),
+            metavar="N",
+            rich_help_panel=_CALIBRATION,
+            show_default="12 tokens a column",
+            help="Maximum number of calibration sequences.",
+        ),
+    ] = None,
+    calibration_seq_length: Annotated[
+        int | None,
+        typer.Option(
+            parser=Integer(2),
+            metavar="N",
+            rich_help_panel=_CALIBRATION,
+            show_default="512",
+            help="Tokens of a calibration sequence; longer texts are split.",
+        ),
+    ] = None,
+    percdamp: Annotated[
+        float | None,
+        typer.Option(
+            parser=Number(is_closed=False),
+            metavar="SHARE",
+            rich_help_panel=_CALIBRATION,
+            show_default="0.01",
+            help="Damping of the Hessian, relative to its mean diagonal.",
+        ),
+    ] = None,
+    blocksize: Annotated[
+        int | None,
+        typer.Option(
+            parser=Integer(1),
+            metavar="N",
+            rich_help_panel=_CALIBRATION,
+            show_default="128",
+            help="Columns of a GPTQ block.",
+        ),
+    ] = None,
+    hardware: DeviceOptions,
+    printing: OutputOptions,
 ) -> None:
-    """Store a model in 8 or 4 bits a weight, measure what that costs, and make it the current one.
+    """Quantize a model to 8 or 4 bits a weight, measure the loss of quality, and make it the current model.
 
-    The folder that it was written to goes to stdout. A run that was stopped goes on when it is given again.
+    Prints the folder of the new checkpoint. An interrupted run resumes when the command is repeated.
     """
     if no_fidelity and fidelity_text is not None:
         raise UsageError("--no-fidelity and --fidelity-text exclude each other.", "Leave out one of them.")
     _check_choice(context, {"--layers": layers, "--target-size": target_size, "--target-kld": target_kld})
     scheme, rounding = read_mode(mode, rounding)
-    with progress_view(sys.stderr, quiet=quiet) as show_progress:
+    with progress_view(sys.stderr, quiet=printing.quiet) as show_progress:
         from gptfast_cli.core.engine.build import RuntimeConfig
         from gptfast_cli.core.jobs.allocating import Goal
         from gptfast_cli.core.jobs.calibration_text import CalibrationOptions
@@ -112,29 +214,28 @@ def quantize(
             dry_run=dry_run,
             fidelity=not no_fidelity,
             fidelity_text=fidelity_text,
-            runtime=RuntimeConfig(device=device, dtype=dtype, threads=threads),
+            runtime=RuntimeConfig(hardware.device, hardware.dtype, hardware.threads),
         )
         quantized = show(run(request), show_progress)
     from gptfast_cli.render.quantization import document, write_quantized, write_sizes
 
-    if json:
+    if printing.json:
         write_document("gptfast.quantize/1", document(quantized), sys.stdout)
     elif dry_run:
         write_sizes(quantized, sys.stdout)
     else:
         sys.stdout.write(f"{quantized.path}\n")
-        if not quiet:
+        if not printing.quiet:
             write_quantized(quantized, sys.stderr)
 
 
 def _check_choice(context: typer.Context, options: Mapping[str, object]) -> None:
-    """Raise UsageError where what layers get is said in two ways."""
+    """Raise UsageError where two options choose the schemes of the layers."""
     given = [flag for flag, value in options.items() if value is not None]
     if len(given) > 1:
         raise UsageError(f"{given[0]} and {given[1]} exclude each other.", "Leave out one of them.")
-    source = context.get_parameter_source("mode")
-    if given and given[0] != "--layers" and source is not None and source.name == "COMMANDLINE":
+    if given and given[0] != "--layers" and is_given(context, "mode"):
         raise UsageError(
-            f"--mode and {given[0]} exclude each other: schemes are chosen.",
-            "Leave out --mode; how integers are chosen says --rounding.",
+            f"--mode and {given[0]} exclude each other: {given[0]} chooses the schemes.",
+            "Leave out --mode; --rounding sets the quantizer.",
         )

@@ -11,7 +11,7 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
 
-def is_dealt_out(n_ranks: int | None) -> bool:
+def is_sharded(n_ranks: int | None) -> bool:
     """Whether several processes hold a model: those that are going to be started, or that this one is of."""
     rank = this_rank()
     return (n_ranks or 1) > 1 if rank is None else rank.size > 1

@@ -109,7 +109,7 @@ class _Place:
 
     def _free_options(self, word: str) -> tuple[tuple[str, str], ...]:
         free = [option for option in self._options() if option.multiple or option not in self.given]
-        return tuple((name, option.help or "") for option in free for name in _names(option) if name.startswith(word))
+        return tuple((name, option.help or "") for option in free for name in _spellings(option, word))
 
     def _values(self, parameter: TyperOption | TyperArgument | None, word: str, prefix: str = "") -> Answer:
         items = parameter.shell_complete(self.context, word) if parameter is not None else []
@@ -124,6 +124,12 @@ def _commands(group: TyperGroup, word: str) -> tuple[tuple[str, str], ...]:
         for name, command in group.commands.items()
         if name.startswith(word) and not command.hidden
     )
+
+
+def _spellings(option: TyperOption, word: str) -> list[str]:
+    """The names of an option that begin with the word, one for on and one for off: not both `--temp` and its long form."""
+    both = ([name for name in names if name.startswith(word)] for names in (option.opts, option.secondary_opts))
+    return [names[0] for names in both if names]
 
 
 def _names(option: TyperOption) -> list[str]:

@@ -21,7 +21,6 @@ from types import ModuleType
 from typing import Any, Self
 
 from gptfast_cli import app
-from gptfast_cli.commands import Command
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import (
     Finished,
@@ -31,6 +30,7 @@ from gptfast_cli.core.events import (
     TextChunk,
 )
 from gptfast_cli.core.settings import Settings, load_settings
+from gptfast_cli.tree import Command
 
 
 class ContextFullError(UsageError):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.command_line import ROOT, CommandLine
-from gptfast_cli.commands.words import joined
+from gptfast_cli.commands.eval import joined
 
 DRAFT = ("eval", "tiny-draft", "--threads", "1", "--dtype", "float32")
 
