@@ -33,7 +33,9 @@ from gptfast_cli.options import (
     DebugOption,
     Invocation,
     OutsideValue,
+    ShownModelOption,
     StoredNameOption,
+    UsedModelOption,
 )
 from gptfast_cli.render.failure import named, write_error
 from gptfast_cli.render.terminal import shows_escapes
@@ -88,9 +90,17 @@ def _root(
     context: typer.Context,
     *,
     list_: Annotated[bool, typer.Option("--list", help="List the local models.")] = False,
+    show: ShownModelOption = None,
+    use: UsedModelOption = None,
     remove: StoredNameOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="With --remove: no confirmation.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="With --list: print one JSON document.")] = False,
+    show_settings: Annotated[
+        bool,
+        typer.Option("--show-settings", help="Print folders, environment variables and the settings file's values."),
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="With --list, --show or --show-settings: print one JSON document.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
@@ -101,10 +111,8 @@ def _root(
     debug: DebugOption = False,
 ) -> None:
     """Fast text generation on plain PyTorch, and a judge of draft models whose predictions are checked by real runs."""
-    if list_ or remove is not None:
-        from gptfast_cli.commands.store import list_models, remove_model
-
-        list_models(json=json) if remove is None else remove_model(remove, yes=yes)
+    if list_ or show_settings or (show, use, remove) != (None, None, None):
+        _manage(list_=list_, show=show, use=use, remove=remove, yes=yes, json=json)
     elif show_completion is not None:
         typer.echo(SCRIPTS[show_completion], nl=False)
     elif context.invoked_subcommand is None:
@@ -113,6 +121,22 @@ def _root(
         context.default_map = load_defaults(settings_file())
         return
     raise typer.Exit
+
+
+def _manage(*, list_: bool, show: str | None, use: str | None, remove: str | None, yes: bool, json: bool) -> None:
+    """Run the one of the root's options that is about models or settings."""
+    from gptfast_cli.commands import store
+
+    if list_:
+        store.list_models(json=json)
+    elif show is not None:
+        store.show_model(show, json=json)
+    elif use is not None:
+        store.use_model(use)
+    elif remove is not None:
+        store.remove_model(remove, yes=yes)
+    else:
+        store.show_settings(load_defaults(settings_file()), json=json)
 
 
 def _run(arguments: list[str]) -> int:

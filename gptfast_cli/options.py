@@ -128,17 +128,6 @@ def _complete_kv_dtype() -> list[str]:
     return ["auto", "int8"]
 
 
-DtypeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DTYPE",
-        envvar="GPTFAST_DTYPE",
-        autocompletion=complete_dtype,
-        show_default="the checkpoint's",
-        rich_help_panel=MACHINE,
-        help="Compute dtype: bfloat16, float16 or float32.",
-    ),
-]
 DebugOption = Annotated[
     bool,
     typer.Option("--debug", is_eager=True, callback=_set_debug, help="Print the traceback of an error."),
@@ -182,6 +171,17 @@ StoredNameOption = Annotated[
         autocompletion=_complete_stored,
         help="Remove a model from the store, the Hugging Face cache or the S3 downloads, after confirmation.",
     ),
+]
+
+ShownModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--show", metavar="MODEL", autocompletion=complete_model, help="Print a model's scheme, size and path."
+    ),
+]
+UsedModelOption = Annotated[
+    str | None,
+    typer.Option("--use", metavar="MODEL", autocompletion=complete_model, help="Make a model the current one."),
 ]
 
 # chat, for generate, speculate and eval
@@ -326,7 +326,17 @@ class DeviceOptions:
             help="Device: auto, cpu, cuda or mps.",
         ),
     ] = "auto"
-    dtype: DtypeOption = None
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            envvar="GPTFAST_DTYPE",
+            autocompletion=complete_dtype,
+            show_default="the checkpoint's",
+            rich_help_panel=MACHINE,
+            help="Compute dtype: bfloat16, float16 or float32.",
+        ),
+    ] = None
     threads: Annotated[
         int | None,
         typer.Option(

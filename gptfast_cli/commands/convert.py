@@ -7,11 +7,11 @@ import typer
 
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.options import (
-    DtypeOption,
     OutOption,
     OutputOptions,
     OverwriteOption,
     complete_cached,
+    complete_dtype,
     complete_model,
 )
 from gptfast_cli.render.json import write_document
@@ -38,7 +38,16 @@ def convert(
     ],
     *,
     out: OutOption = None,
-    dtype: DtypeOption = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            envvar="GPTFAST_DTYPE",
+            autocompletion=complete_dtype,
+            show_default="the checkpoint's",
+            help="Dtype of the stored weights: bfloat16, float16 or float32.",
+        ),
+    ] = None,
     tokenizer_from: Annotated[
         str | None,
         typer.Option(metavar="MODEL", autocompletion=complete_model, help="Model whose tokenizer to use."),

@@ -68,7 +68,7 @@ def joined(arguments: list[str]) -> list[str]:
     "eval",
     "gptfast eval tiny --tasks bundled-cloze --limit 20",
     "gptfast eval tiny-draft --against tiny",
-    "gptfast eval tiny --text book.txt --protocol stride-512",
+    "gptfast eval tiny --tasks bundled-sums bundled-choice --json",
     kind=WordsCommand,
 )
 def evaluate(

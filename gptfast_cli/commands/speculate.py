@@ -227,7 +227,7 @@ def speculate(
     if judgement.is_interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)
     is_advice_refused = save_advice and not force and judgement.is_noisy
-    if is_advice_refused or not all(certificate.holds for certificate in judgement.losslessness_checks):
+    if is_advice_refused or not all(check.holds for check in judgement.losslessness_checks):
         raise typer.Exit(ExitCode.FAILURE)
     if failed := judgement.failed_prompts:
         raise GptFastError(

@@ -1,19 +1,24 @@
-"""`gptfast --list` and `gptfast --remove NAME`: which models are here, and taking one away."""
+"""`gptfast --list`, `--show`, `--use`, `--remove` and `--show-settings`: local models, and where they are."""
 
 import os
 import sys
+from collections.abc import Mapping
 
 import typer
 
 from gptfast_cli.core.checkpoints.inventory import (
     Entry,
     Inventory,
+    entry_of,
     find_entries,
     remove,
     take_inventory,
 )
-from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.settings import load_settings
+from gptfast_cli.core.checkpoints.resolve import as_path, resolve
+from gptfast_cli.core.checkpoints.store import OTHER_HOME, write_current
+from gptfast_cli.core.errors import GptFastError, UsageError
+from gptfast_cli.core.files import why_not_writable
+from gptfast_cli.core.settings import load_settings, settings_file
 from gptfast_cli.options import MODEL_VARIABLE
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.numbers import count, size
@@ -37,6 +42,55 @@ def list_models(*, json: bool) -> None:
         sys.stderr.write(f"The current model, {printable(inventory.current)}, is gone: name another with --model.\n")
     if named := os.environ.get(MODEL_VARIABLE):
         sys.stderr.write(f"{MODEL_VARIABLE} names {printable(named)}, which is taken instead of the current model.\n")
+
+
+def show_model(model: str, *, json: bool) -> None:
+    """Write one model's schemes, size and path to stdout; raises NotFoundError."""
+    settings = load_settings()
+    inventory, found = take_inventory(settings), resolve(model, settings)
+    listed = (entry for entry in inventory.entries if entry.path == found.path)
+    fields = _fields(next(listed, None) or entry_of(found.name, "folder", found.path), inventory.current)
+    if json:
+        write_document("gptfast.show/1", fields, sys.stdout)
+    else:
+        _write_pairs(fields)
+
+
+def use_model(model: str) -> None:
+    """Make a model the current one; raises NotFoundError, and GptFastError where the home cannot be written."""
+    settings = load_settings()
+    found = resolve(model, settings)
+    if (reason := why_not_writable(settings.home)) is not None:
+        raise GptFastError(f"{settings.home} cannot be written ({reason}).", OTHER_HOME)
+    write_current(settings.home, found.path if as_path(model) else found.name)
+    sys.stderr.write(f"Current model: {printable(found.name)}\n")
+
+
+def show_settings(defaults: Mapping[str, Mapping[str, object]], *, json: bool) -> None:
+    """Write the folders, the environment variables and the settings file's values to stdout.
+
+    defaults: of the settings file, by command and option
+    """
+    settings = load_settings()
+    fields: dict[str, object] = {
+        "home": str(settings.home),
+        "hf_cache": str(settings.hf_cache),
+        "kernel_cache": str(settings.kernel_cache),
+        "settings_file": str(settings_file()),
+    }
+    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith("GPTFAST_")}
+    if json:
+        document = {**fields, "environment": variables, "defaults": defaults}
+        write_document("gptfast.settings/1", document, sys.stdout)
+        return
+    own = {f"[{name}] {key}": value for name, options in defaults.items() for key, value in options.items()}
+    _write_pairs({**fields, **variables, **own})
+
+
+def _write_pairs(fields: Mapping[str, object]) -> None:
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        sys.stdout.write(f"{name:<{width}}  {printable('' if value is None else str(value))}\n")
 
 
 def remove_model(name: str, *, yes: bool) -> None:
@@ -80,17 +134,18 @@ def _row(entry: Entry, current: str) -> tuple[str, ...]:
 
 
 def _document(inventory: Inventory) -> dict[str, object]:
-    models = [
-        {
-            "name": entry.name,
-            "current": _is_current(entry, inventory.current),
-            "where": entry.where,
-            "scheme": entry.scheme or None,
-            "head_scheme": entry.head_scheme or None,
-            "bytes": entry.n_bytes,
-            "parameters": entry.n_params,
-            "path": str(entry.path),
-        }
-        for entry in inventory.entries
-    ]
+    models = [_fields(entry, inventory.current) for entry in inventory.entries]
     return {"models": models, "total_bytes": inventory.n_bytes}
+
+
+def _fields(entry: Entry, current: str) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "current": _is_current(entry, current),
+        "where": entry.where,
+        "scheme": entry.scheme or None,
+        "head_scheme": entry.head_scheme or None,
+        "bytes": entry.n_bytes,
+        "parameters": entry.n_params,
+        "path": str(entry.path),
+    }

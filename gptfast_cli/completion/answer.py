@@ -127,7 +127,7 @@ def _commands(group: TyperGroup, word: str) -> tuple[tuple[str, str], ...]:
 
 
 def _spellings(option: TyperOption, word: str) -> list[str]:
-    """The names of an option that begin with the word, one for on and one for off: not both `--temp` and its long form."""
+    """The first name of an option that begins with the word, of `--chat` and of `--no-chat`."""
     both = ([name for name in names if name.startswith(word)] for names in (option.opts, option.secondary_opts))
     return [names[0] for names in both if names]
 

@@ -60,18 +60,18 @@ class Inventory:
 def take_inventory(settings: Settings) -> Inventory:
     """What there is, bundled models first; the current one is an entry too where it is a folder elsewhere."""
     entries = [
-        *(_entry(name, IN_PROGRAM, bundled_folder(name)) for name in BUNDLED),
-        *(_entry(stored.name, IN_STORE, stored.path) for stored in open_store(settings).entries()),
+        *(entry_of(name, IN_PROGRAM, bundled_folder(name)) for name in BUNDLED),
+        *(entry_of(stored.name, IN_STORE, stored.path) for stored in open_store(settings).entries()),
         *(
-            _entry(str(name), IN_HF_CACHE, path)
+            entry_of(str(name), IN_HF_CACHE, path)
             for repo in cached_repos(settings.hf_cache)
             for name, path in revisions(settings.hf_cache, repo)
         ),
-        *(_entry(str(source), FROM_S3, path) for source, path in bucket_paths(settings.home)),
+        *(entry_of(str(source), FROM_S3, path) for source, path in bucket_paths(settings.home)),
     ]
     current = read_current(settings.home) or BUNDLED[0]
     if Path(current).is_absolute() and Path(current) not in {entry.path for entry in entries}:
-        entries.append(_entry(current, FOLDER, Path(current)))
+        entries.append(entry_of(current, FOLDER, Path(current)))
     files = {file.resolve() for entry in entries for file in _files(entry.path)}
     return Inventory(tuple(entries), current, sum(file.stat().st_size for file in files))
 
@@ -117,7 +117,8 @@ def remove(entries: Iterable[Entry], settings: Settings) -> None:
             remove_folder(folder)
 
 
-def _entry(name: str, where: str, path: Path) -> Entry:
+def entry_of(name: str, where: str, path: Path) -> Entry:
+    """A model's entry: its sizes and schemes, or that it is damaged."""
     n_bytes = sum(file.stat().st_size for file in _files(path))
     try:
         if is_file(path / MANIFEST_FILE):
