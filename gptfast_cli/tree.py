@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
+import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from gptfast_cli.core.settings import settings_file
@@ -25,6 +26,7 @@ class _Help:
     """Help in boxes on a terminal and as plain text elsewhere: -h beside --help, and no type for a flag."""
 
     rich_markup_mode: Any
+    epilog: str | None
 
     def get_help_option_names(self, _: Any) -> list[str]:  # noqa: ANN401  # typer has no public name for it
         return _HELP_NAMES
@@ -39,8 +41,12 @@ class _Help:
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
         if self.rich_markup_mode is None:
             write_help(self, ctx, formatter)
-        else:
-            super().format_help(ctx, formatter)  # type: ignore[misc]
+            return
+        examples, self.epilog = self.epilog, None  # which typer would double-space and colour
+        super().format_help(ctx, formatter)  # type: ignore[misc]
+        self.epilog = examples
+        if examples is not None:
+            typer.echo(" " + examples.replace("\n\n", "\n   ") + "\n")
 
 
 class GptFastCommand(_Help, TyperCommand):

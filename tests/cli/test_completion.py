@@ -51,7 +51,7 @@ def values(line: str) -> list[str]:
 def test_commands_are_completed_with_their_help() -> None:
     assert values("gptfast ") == [command.name for command in COMMANDS]
     assert answer_to("gptfast gen").values == (
-        ("generate", "Continue a prompt with text, or answer it, and show how fast."),
+        ("generate", "Continue a prompt, or answer it as a chat model, and report the speed."),
     )
 
 
@@ -207,7 +207,7 @@ def test_a_broken_settings_file_is_not_spoken_of(gptfast: CommandLine, home: Pat
     settings.write_text("[nonsense")
     outcome = gptfast.with_environment(_GPTFAST_COMPLETE="gptfast generate --temp").run()
     assert outcome.returncode == 0 and outcome.stderr == b""
-    assert outcome.stdout.splitlines() == [b"none", b"--temperature\t0 always takes the likeliest token."]
+    assert outcome.stdout.splitlines() == [b"none", b"--temperature\tSampling temperature; 0: greedy."]
 
 
 @pytest.mark.parametrize("line", QUESTIONS)

@@ -61,9 +61,9 @@ def test_keys_and_values_in_int8_are_compared_with_the_whole_cache_of_the_refere
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--protocol", "gptq-64"), "--protocol goes with --text FILE"),
-        (("--against-dtype", "float32"), "--against-dtype goes with --against MODEL"),
-        (("--against-batch-size", "4"), "--against-batch-size goes with --against MODEL"),
+        (("--protocol", "gptq-64"), "--protocol requires --text"),
+        (("--against-dtype", "float32"), "--against-dtype requires --against"),
+        (("--against-batch-size", "4"), "--against-batch-size requires --against"),
         (("--text", "TEXT", "--protocol", "gptq-2048"), "needs a context of 2,048 tokens, and tiny has 512"),
     ],
 )

@@ -19,8 +19,8 @@ from cli.typing_in_terminal import CTRL_D, typing_into
         (["Hello", "--prompts-file", "x"], "PROMPT and --prompts-file exclude each other"),
         (["--prompts-file", "x", "--show-prompt"], "--show-prompt and --prompts-file exclude each other"),
         (["--prompts-file", "x", "--output", "y", "--json"], "--json writes to stdout, and --output to a file"),
-        (["Hello", "--output", "x"], "--output needs a file of prompts"),
-        (["Hello", "--unordered"], "--unordered needs a file of prompts"),
+        (["Hello", "--output", "x"], "--output requires --prompts-file"),
+        (["Hello", "--unordered"], "--unordered requires --prompts-file"),
         (["Hello", "--logprobs", "2"], "--logprobs requires --json"),
     ],
 )

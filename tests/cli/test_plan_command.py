@@ -73,7 +73,7 @@ def test_a_plan_for_this_machine_just_works(gptfast: CommandLine) -> None:
         (["tiny", *LLAMA[1:]], "MODEL and --plan exclude"),
         ([*LLAMA[1:], "--reps", "3"], "--reps and --plan exclude"),
         ([*LLAMA[1:], "--output", "csv"], "--output and --plan exclude"),
-        ([*LLAMA[1:], *A100, "--threads", "2"], "--threads is of this machine, and --device-bandwidth"),
+        ([*LLAMA[1:], *A100, "--threads", "2"], "--threads and --device-bandwidth exclude each other"),
     ],
 )
 def test_what_does_not_go_with_a_plan_is_a_usage_error(gptfast: CommandLine, arguments: list[str], says: str) -> None:

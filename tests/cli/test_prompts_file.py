@@ -84,7 +84,7 @@ def test_a_bad_row_ends_the_run_with_1_and_one_line(fake: Fake) -> None:
     outcome = fake(BAD=4).run(*ARGUMENTS)
     assert outcome.returncode == 1 and len(outcome.stdout.splitlines()) == 12
     assert b"x.jsonl:4: nope" in outcome.stderr
-    assert b"error: 1 of 12 rows could not be answered.\n" in outcome.stderr
+    assert b"error: 1 of 12 rows failed.\n" in outcome.stderr
 
 
 def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(fake: Fake, output: Path) -> None:

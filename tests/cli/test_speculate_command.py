@@ -99,7 +99,7 @@ def test_ctrl_c_tells_what_is_known(gptfast: CommandLine) -> None:
         (("--report", "out.pdf"), 2, "--report writes .html, .md, .json"),
         (("--report", "/no/such/folder/out.html"), 2, "--report cannot write"),
         (("--draft", "auto"), 2, "speculate is what finds it"),
-        (("--draft-only",), 2, "--draft-only measures one draft"),
+        (("--draft-only",), 2, "--draft-only requires exactly one --draft"),
         (("--draft", "no-such-model"), 3, "no-such-model"),
         (("--prompts", "/no/such/file"), 3, "There is no file of prompts"),
         (("--draft", "layers=1,dim=64,heads=2,ffn=160,vocab=300"), 2, "--assume-alpha"),

@@ -1,5 +1,6 @@
 """Help and version: everything is listed, and nothing slow is loaded."""
 
+import shlex
 import time
 
 import pytest
@@ -14,7 +15,7 @@ SLOW_MODULES = {"torch", "numpy", "transformers", "huggingface_hub", "safetensor
 
 
 def test_help_lists_every_command_in_the_order_of_the_contract(gptfast: CommandLine) -> None:
-    rows = gptfast.run("--help").stdout.decode().partition("Commands:")[2].splitlines()
+    rows = gptfast.run("--help").stdout.decode().partition("Commands:")[2].partition("Examples:")[0].splitlines()
     assert [row.split()[0] for row in rows if row.startswith("  ") and row[2] != " "] == COMMANDS
 
 
@@ -33,6 +34,26 @@ def test_help_in_a_pipe_keeps_the_groups_of_options(gptfast: CommandLine, flag: 
     assert headings[:4] == ["Arguments", "Options", "Prompt", "Chat"]
     assert {"Sampling", "Speed", "Machine", "Output"} < set(headings)
     assert text.index("Sampling:") < text.index("--temperature") < text.index("Speed:")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_in_examples_that_the_command_can_read(name: str) -> None:
+    group = typer.main.get_group(command_tree(plain=True))
+    command = group.commands[name]
+    heading, *examples = (command.epilog or "").split("\n\n")
+    assert heading == "Examples:" and len(examples) in (2, 3)
+    for example in examples:
+        program, called, *words = shlex.split(example)
+        assert (program, called) == ("gptfast", name) and len(example) <= 78
+        command.make_context(name, words)  # which raises where an option or a value is wrong
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_each_example_has_a_line_of_its_own(gptfast: CommandLine, columns: int) -> None:
+    texts = (gptfast.run("bench", "-h").stdout.decode(), gptfast.run_in_terminal("bench", "-h", columns=columns)[1])
+    for text in texts:
+        lines = [line.strip() for line in text.partition("Examples:")[2].splitlines() if line.strip()]
+        assert lines[0] == "gptfast bench tiny --batch-size 1,2,4,8" and len(lines) == 3
 
 
 def test_help_on_a_terminal_shows_no_type_of_a_flag(gptfast: CommandLine) -> None:
