@@ -18,7 +18,7 @@ from cli.typing_in_terminal import CTRL_D, typing_into
         (["--interactive", "--prompts-file", "x"], "--prompts-file and --interactive exclude each other"),
         (["Hello", "--prompts-file", "x"], "PROMPT and --prompts-file exclude each other"),
         (["--prompts-file", "x", "--show-prompt"], "--show-prompt and --prompts-file exclude each other"),
-        (["--prompts-file", "x", "--output", "y", "--json"], "--json writes to stdout, and --output to a file"),
+        (["--prompts-file", "x", "--output", "y", "--json"], "--json and --output exclude each other"),
         (["Hello", "--output", "x"], "--output requires --prompts-file"),
         (["Hello", "--unordered"], "--unordered requires --prompts-file"),
         (["Hello", "--logprobs", "2"], "--logprobs requires --json"),
