@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.quantize.mode import modes, read_mode, roundings_by_name
+from gptfast_cli.core.quantize import modes, read_mode, roundings_by_name
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.numbers import Integer, Number
 from gptfast_cli.options import (

@@ -57,7 +57,7 @@ class Checkpoint(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating dtype that the model computes in unless told otherwise."""
+        """The default compute dtype."""
         ...
 
     @property

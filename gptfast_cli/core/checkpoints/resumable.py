@@ -1,7 +1,7 @@
-"""Writing a checkpoint block by block, so that a run that was stopped, by whatever, goes on with the next block.
+"""Writing a checkpoint block by block, so that a run that was killed or interrupted resumes with the next block.
 
-Each block is a file of weights. Beside it stand, once it is safely on the disk, the SHA-256 of its tensors; a block
-whose bytes are others is written again. What comes out is the same to the byte, however often it was stopped.
+Each block is a file of weights. After it was synced to disk, the SHA-256 of its tensors is written beside it; a block
+whose bytes do not match is written again. The result is the same to the byte, however often it was interrupted.
 """
 
 import contextlib

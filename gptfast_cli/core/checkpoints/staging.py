@@ -1,8 +1,7 @@
-"""Folders that appear whole or not at all: written under another name beside their place, then renamed.
+"""Folders that appear whole or not at all: written to a temporary sibling, then renamed.
 
-What a killed process left behind is kept for the next one of the same work to go on with, and swept by another. A
-folder still being written is known by a lock that its writer holds, which the system lets go of with the process,
-however it ends.
+The folder of a killed process is reused by the next run of the same work, and deleted by a run of other work. A folder
+being written is locked by its writer; the operating system releases the lock when the process ends.
 """
 
 import contextlib

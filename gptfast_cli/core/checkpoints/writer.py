@@ -1,4 +1,4 @@
-"""Writing a checkpoint: what it is going to hold, its safetensors file, and the manifest that completes it."""
+"""Writing a checkpoint: its planned contents, its safetensors files, and the manifest, which is written last."""
 
 import hashlib
 import json
@@ -20,6 +20,7 @@ from gptfast_cli.core.checkpoints.manifest import (
     StoredPart,
     StoredWeight,
     TokenizerEntry,
+    read_manifest,
     tensor_name,
 )
 from gptfast_cli.core.checkpoints.shard import CODES, LENGTH_BYTES
@@ -29,6 +30,7 @@ from gptfast_cli.core.errors import DiskFullError, UsageError
 from gptfast_cli.core.files import sync_folder, write_synced
 from gptfast_cli.core.quantities import size
 from gptfast_cli.core.schemes import Weight
+from gptfast_cli.core.tokenizers import open_tokenizer, special_tokens, tokenizer_files
 
 _ALIGNMENT = 64  # the first tensor starts on a cache line
 _CHUNK_BYTES = 1 << 24
@@ -36,7 +38,7 @@ _CHUNK_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """A tensor that is to be written."""
+    """Dtype and shape of a tensor to be written."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -55,15 +57,15 @@ class PlannedTensor:
 def write_shard(
     path: Path, planned: Mapping[str, PlannedTensor], tensors: Iterator[tuple[str, Tensor]]
 ) -> Iterator[tuple[str, str]]:
-    """Write a file of the planned tensors, which come by name in the planned order, and sync it to the disk.
+    """Write the planned tensors, in the planned order, to a safetensors file and sync it to disk.
 
-    Yields the name of each tensor when it is written, and the SHA-256 of its bytes.
+    Yields the name of each tensor after it was written, and the SHA-256 of its bytes.
     """
     with path.open("wb") as file:
         file.write(header(planned))
         for name, plan in planned.items():
-            given, tensor = next(tensors)  # zip would keep the one before while the next is made
-            assert (given, tensor.dtype, tuple(tensor.shape)) == (name, plan.dtype, plan.shape), given
+            next_name, tensor = next(tensors)  # zip would keep the previous tensor in memory
+            assert (next_name, tensor.dtype, tuple(tensor.shape)) == (name, plan.dtype, plan.shape), next_name
             sha256 = _write_bytes(file, tensor)
             del tensor
             yield name, sha256
@@ -72,7 +74,7 @@ def write_shard(
 
 
 def header(planned: Mapping[str, PlannedTensor]) -> bytes:
-    """The length and the header of a file of these tensors, one straight after the other."""
+    """Length and JSON header of a safetensors file of these tensors, contiguous in this order."""
     entries: dict[str, object] = {}
     end = 0
     for name, plan in planned.items():
@@ -84,7 +86,7 @@ def header(planned: Mapping[str, PlannedTensor]) -> bytes:
 
 
 def tensor_sha256(tensor: Tensor) -> str:
-    """The SHA-256 of a tensor's bytes as they stand in a file."""
+    """SHA-256 of a tensor's bytes as stored."""
     digest = hashlib.sha256()
     for chunk in _chunks(tensor):
         digest.update(chunk)
@@ -100,7 +102,7 @@ def _write_bytes(file: BinaryIO, tensor: Tensor) -> str:
 
 
 def _chunks(tensor: Tensor) -> Iterator[memoryview]:
-    """A tensor's bytes without a copy of them."""
+    """A tensor's bytes, not copied, _CHUNK_BYTES at a time."""
     content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     for start in range(0, len(content), _CHUNK_BYTES):
         yield content[start : start + _CHUNK_BYTES]
@@ -128,9 +130,9 @@ def planned(outline: Weight) -> PlannedWeight:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """A tokenizer to be copied into the checkpoint, and its special tokens as token ids.
+    """A tokenizer to copy into the checkpoint, and its special tokens as token ids.
 
-    All files are in one folder, or in a folder inside of it, which is kept.
+    All files are in one folder or its subfolders, whose relative paths are kept.
     """
 
     files: tuple[Path, ...]
@@ -139,9 +141,24 @@ class TokenizerFiles:
     add_bos: bool
 
 
+def tokenizer_of(folder: Path) -> TokenizerFiles:
+    """The tokenizer of a model's folder; without files where it has none, but with the special ids it declares.
+
+    Raises CorruptError where a manifest, or the tokenizer of a folder without one, cannot be read.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        entry = read_manifest(folder).tokenizer
+        if entry is not None:
+            files = tuple(folder / name for name in entry.files)
+            return TokenizerFiles(files, entry.bos_id, entry.stop_ids, entry.add_bos)
+    files = tokenizer_files(folder) if open_tokenizer(folder) else ()
+    special = special_tokens(folder)
+    return TokenizerFiles(files, special.bos_id, tuple(sorted(special.stop_ids)), special.add_bos)
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a checkpoint is going to hold; the weights stand in the order in which they are written."""
+    """The contents of a checkpoint to be written; weights in the order in which they are written."""
 
     name: str
     config: ModelConfig
@@ -246,7 +263,7 @@ def _copy_tokenizer(staging: Path, tokenizer: TokenizerFiles) -> TokenizerEntry:
 
 
 def _by_name(files: tuple[Path, ...]) -> dict[str, Path]:
-    """Files by their way from the folder that holds all of them, with slashes."""
+    """Files by their path relative to their common folder, with slashes."""
     if not files:
         return {}
     folder = os.path.commonpath([file.parent for file in files])

@@ -1,4 +1,4 @@
-"""Choosing what each layer gets: under a size, the least KLD; under a KLD, the least size."""
+"""Choose the scheme of each layer: the least KLD under a size, or the least size under a KLD."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,22 +29,22 @@ from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 
 N_POSITIONS = 1024
-"""Positions to measure at: enough to tell layers apart; every layer goes through all of them, once for each scheme."""
+"""Positions to measure at: enough to rank layers; each layer runs on all of them once for each scheme."""
 
 CANDIDATES: Final = ("int4", "int8", PLAIN)
 """Schemes that a layer may get, the smallest first."""
 
-_DTYPE = torch.float32  # rounding of the arithmetic in bfloat16 costs as much as a layer in int8
+_DTYPE = torch.float32  # rounding errors of bfloat16 arithmetic are as large as those of a layer in int8
 
 _MARGIN = 0.95  # of the KLD that a choice may be predicted to cost, after one that came out higher
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the whole model may weigh, or what it may cost; one of the two.
+    """The maximum size of the whole model, or its maximum KLD; one of the two.
 
     n_bytes: of all weights
-    kld:     mean KLD in nats on the text that is measured with
+    kld:     mean KLD in nats on the measured text
     """
 
     n_bytes: int | None = None
@@ -59,7 +59,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class AllocationContext:
-    """What it is measured with.
+    """Texts, device and quantizer of the measurement.
 
     texts:    token ids, two or more each, of which the first N_POSITIONS positions are taken
     rounder:  how integers are chosen; without a calibration, of which there would have to be one for each way
@@ -90,7 +90,7 @@ class ChosenAllocation:
 
 
 def choose(
-    checkpoint: Checkpoint, options: AllocationOptions, goal: Goal, means: AllocationContext
+    checkpoint: Checkpoint, options: AllocationOptions, goal: Goal, context: AllocationContext
 ) -> Job[ChosenAllocation]:
     """Measure what each layer costs in each scheme, choose, and measure what the choice costs as a whole.
 
@@ -98,12 +98,12 @@ def choose(
     their sum does not, the next choice is held to less. Raises UsageError where no choice reaches the goal.
     """
     goal.check()
-    means = replace(means, texts=first_positions(iter(means.texts), N_POSITIONS))
+    context = replace(context, texts=first_positions(iter(context.texts), N_POSITIONS))
     config = checkpoint.config
     candidates = [storage_of("--mode", scheme, options.group_size) for scheme in CANDIDATES]
     embedding, head = options.ends(config, USUAL_ENDS)
     of_ends = Allocation(Storage(PLAIN), embedding, head)
-    klds, ends_kld = yield from _sensitivity(checkpoint, of_ends, candidates, means)
+    klds, ends_kld = yield from _sensitivity(checkpoint, of_ends, candidates, context)
     ways = tuple(
         tuple(Option(at, _layer_bytes(checkpoint, layer, at), klds.get((layer, at), 0.0)) for at in candidates)
         for layer in range(config.n_layers)
@@ -114,9 +114,9 @@ def choose(
     while True:
         choice = _best(choices, goal, allowed)
         allocation = allocation_of([option.storage for option in choice.options], embedding, head)
-        measured = yield from _measured(checkpoint, allocation, means)
+        measured = yield from _measured(checkpoint, allocation, context)
         if goal.kld is None or measured <= goal.kld:
-            n_tokens = sum(len(text) - 1 for text in means.texts)
+            n_tokens = sum(len(text) - 1 for text in context.texts)
             return ChosenAllocation(allocation, ways, ends_kld, choice.kld, measured, n_tokens)
         allowed = _MARGIN * choice.kld * goal.kld / measured
 
@@ -142,12 +142,12 @@ def _best(choices: Sequence[Choice], goal: Goal, allowed: float | None) -> Choic
 
 
 def _sensitivity(
-    checkpoint: Checkpoint, of_ends: Allocation, candidates: Sequence[Storage], means: AllocationContext
+    checkpoint: Checkpoint, of_ends: Allocation, candidates: Sequence[Storage], context: AllocationContext
 ) -> Job[tuple[Mapping[tuple[int, Storage], float], float]]:
     """The KLD of each layer in each storage, and that of both ends."""
-    config, texts, backend = checkpoint.config, means.texts, Reference()
-    sensitivity = Sensitivity(config, texts, backend=backend, device=means.device, dtype=_DTYPE)
-    fidelity = BlockwiseKLD(config, texts, backend=backend, device=means.device, dtype=_DTYPE)
+    config, texts, backend = checkpoint.config, context.texts, Reference()
+    sensitivity = Sensitivity(config, texts, backend=backend, device=context.device, dtype=_DTYPE)
+    fidelity = BlockwiseKLD(config, texts, backend=backend, device=context.device, dtype=_DTYPE)
     storages = [storage for storage in candidates if storage.scheme != PLAIN]
     blocks = weight_blocks(config)
     klds: Mapping[tuple[int, Storage], float] = {}
@@ -155,40 +155,40 @@ def _sensitivity(
     for number, names in enumerate(blocks):
         yield Progress("measure layers", number, len(blocks), "blocks")
         block = {name: checkpoint.weight(name) for name in names}
-        ends = fidelity.add(block, _stored(block, of_ends, means))
+        ends = fidelity.add(block, _stored(block, of_ends, context))
         if "embedding" in block:
             sensitivity.embed(block["embedding"])
         elif "norm" in block:
             klds = sensitivity.klds(block)
         else:
-            uniform = {at: _stored(block, Allocation(at, at, at), means) for at in storages}
+            uniform = {at: _stored(block, Allocation(at, at, at), context) for at in storages}
             sensitivity.layer(layer_of(names[0]), block, uniform)
     yield Progress("measure layers", len(blocks), len(blocks), "blocks")
     assert ends is not None
     return klds, ends.kld_mean
 
 
-def _measured(checkpoint: Checkpoint, allocation: Allocation, means: AllocationContext) -> Job[float]:
+def _measured(checkpoint: Checkpoint, allocation: Allocation, context: AllocationContext) -> Job[float]:
     """The KLD of a whole allocation."""
-    fidelity = BlockwiseKLD(checkpoint.config, means.texts, backend=Reference(), device=means.device, dtype=_DTYPE)
+    fidelity = BlockwiseKLD(checkpoint.config, context.texts, backend=Reference(), device=context.device, dtype=_DTYPE)
     blocks = weight_blocks(checkpoint.config)
     result = None
     for number, names in enumerate(blocks):
         yield Progress("measure the choice", number, len(blocks), "blocks")
         block = {name: checkpoint.weight(name) for name in names}
-        result = fidelity.add(block, _stored(block, allocation, means))
+        result = fidelity.add(block, _stored(block, allocation, context))
     yield Progress("measure the choice", len(blocks), len(blocks), "blocks")
     assert result is not None
     return result.kld_mean
 
 
-def _stored(block: Mapping[str, Weight], allocation: Allocation, means: AllocationContext) -> dict[str, Weight]:
+def _stored(block: Mapping[str, Weight], allocation: Allocation, context: AllocationContext) -> dict[str, Weight]:
     def stored(name: str, weight: Weight) -> Weight:
         storage = allocation.storage(name, weight.shape)
         if storage.scheme == PLAIN:
             return weight
         (matrix,) = weight.parts.values()
-        return means.rounder.quantize(name, matrix, storage)
+        return context.rounder.quantize(name, matrix, storage)
 
     return {name: stored(name, weight) for name, weight in block.items()}
 

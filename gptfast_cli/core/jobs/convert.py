@@ -26,12 +26,12 @@ from gptfast_cli.core.checkpoints.writer import (
     TokenizerFiles,
     check_place,
     planned,
+    tokenizer_of,
 )
 from gptfast_cli.core.device import DTYPES, dtype_name
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.evals.conversion import LARGEST_DIFFERENCE, logit_difference, why_not
 from gptfast_cli.core.events import Job, Note
-from gptfast_cli.core.jobs.tokenizer_copy import tokenizer_copy
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
@@ -191,7 +191,7 @@ def _tokenizer_folder(request: ConvertRequest, own: Path) -> Path:
 
 def _tokenizer(request: ConvertRequest, folder: Path) -> TokenizerFiles:
     """The tokenizer to be copied; raises NotFoundError where another model's was asked for and it has none."""
-    tokenizer = tokenizer_copy(folder)
+    tokenizer = tokenizer_of(folder)
     if request.tokenizer_from is not None and not tokenizer.files:
         raise NotFoundError(f"{request.tokenizer_from}: has no tokenizer.", "Name another model with --tokenizer-from.")
     return tokenizer

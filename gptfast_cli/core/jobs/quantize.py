@@ -1,4 +1,4 @@
-"""Quantising: a model becomes a checkpoint of fewer bits a weight, and what that cost is measured on the way."""
+"""Quantize a model into a checkpoint of fewer bits per weight, measuring the KLD to the original on the way."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
 from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.checkpoints.store import free_name, make_current, open_store, store_name
-from gptfast_cli.core.checkpoints.writer import Contents, check_place, check_space, planned
+from gptfast_cli.core.checkpoints.writer import Contents, check_place, check_space, planned, tokenizer_of
 from gptfast_cli.core.device import (
     dtype_name,
     peak_memory_bytes,
@@ -38,12 +38,11 @@ from gptfast_cli.core.jobs.allocating import (
 )
 from gptfast_cli.core.jobs.calibration_text import Calibrating, CalibrationOptions, read_calibration
 from gptfast_cli.core.jobs.quantize_blocks import QuantizePlan, compare_blocks, write_blocks
-from gptfast_cli.core.jobs.tokenizer_copy import tokenizer_copy
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantities import count
+from gptfast_cli.core.quantize import NEAREST
 from gptfast_cli.core.quantize.allocation import Allocation, AllocationOptions
 from gptfast_cli.core.quantize.calibration import Calibration
-from gptfast_cli.core.quantize.mode import NEAREST
 from gptfast_cli.core.quantize.quantizers import CalibratedQuantizer, quantizers
 from gptfast_cli.core.quantize.rounder import FALLBACK, Rounder
 from gptfast_cli.core.quantize.sizes import PartSize, part_sizes
@@ -131,7 +130,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     """Quantise a model block by block, and make what comes out the current one.
 
     Memory holds two blocks at a time, and of the whole model only the hidden states of the text that fidelity is
-    measured on. A run that is stopped, by whatever, leaves finished blocks for the next one to go on with.
+    measured on. A run that is interrupted or killed leaves its finished blocks, with which the next run resumes.
 
     Raises UsageError for a scheme, group size or rounding that there is not, for a model that is quantised already and
     where something is in the place; CorruptError with file and tensor where weights are NaN or infinite;
@@ -154,8 +153,8 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     if request.goal is not None:
         assert calibrating is not None
         with watch:
-            means = AllocationContext(calibrating.texts, device, _rounder(request))
-            chosen = yield from choose(checkpoint, request.storage, request.goal, means)
+            context = AllocationContext(calibrating.texts, device, _rounder(request))
+            chosen = yield from choose(checkpoint, request.storage, request.goal, context)
     allocation = request.storage.allocation(checkpoint.config) if chosen is None else chosen.allocation
     plan = _plan(request, found, checkpoint, allocation, calibrating)
     plan = replace(plan, contents=with_recipe(plan.contents, checkpoint, _options(request, allocation, device, dtype)))
@@ -276,7 +275,7 @@ def _plan(
             weight: planned(checkpoint.weight(weight) if at.scheme == PLAIN else at.outline(shape))
             for (weight, shape), at in zip(weight_shapes(checkpoint.config).items(), storages.values(), strict=True)
         },
-        tokenizer=tokenizer_copy(found.path),
+        tokenizer=tokenizer_of(found.path),
         provenance=Provenance(base, revision, f"gptfast {__version__}", request.rounding, learned),
     )
     if contents.n_bytes >= checkpoint.n_bytes:

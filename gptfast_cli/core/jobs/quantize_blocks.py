@@ -1,4 +1,4 @@
-"""Writing a quantised model block by block, with what it cost measured on the way."""
+"""Write a quantised model block by block, and measure its KLD to the original."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from gptfast_cli.core.stopwatch import Stopwatch
 
 @dataclass(frozen=True, slots=True)
 class QuantizePlan:
-    """What is going to be done; the provenance of the contents has their recipe."""
+    """The work to do; the provenance of the contents holds their recipe hash."""
 
     checkpoint: Checkpoint
     storages: Mapping[str, Storage]
@@ -29,7 +29,7 @@ class QuantizePlan:
 
     @property
     def identity(self) -> str:
-        """By which a later run knows that what is left here is of the same work."""
+        """Identifies the work, so that a later run resumes only its own blocks."""
         recipe = self.contents.provenance.recipe
         assert recipe is not None
         return recipe[:16]
@@ -38,7 +38,7 @@ class QuantizePlan:
 def write_blocks(
     plan: QuantizePlan, rounder: Rounder, fidelity: BlockwiseKLD | None, watch: Stopwatch, *, force: bool
 ) -> Job[Divergence | None]:
-    """Quantise and write what an earlier run has not, and go through all of it for what it cost.
+    """Quantise and write the blocks that an earlier run has not, and measure the KLD of all of them.
 
     Raises CorruptError with file and tensor where weights are NaN or infinite, UsageError, DiskFullError.
     """
@@ -62,7 +62,9 @@ def write_blocks(
                         rounder.calibration.leave()
                     if fidelity is not None:
                         divergence = fidelity.add(_read(plan.checkpoint, block), writer.weights(number))
-                yield from _told(f"layer {number} of {len(blocks) - 2}", rounder.take_errors(), watch.seconds - seconds)
+                yield from _notes(
+                    f"layer {number} of {len(blocks) - 2}", rounder.take_errors(), watch.seconds - seconds
+                )
                 yield Progress("quantize", number + 1, len(blocks), "blocks")
     except KeyboardInterrupt:
         yield Note("Stopped. Finished blocks are kept: the same command goes on from there.")
@@ -73,7 +75,7 @@ def write_blocks(
 def compare_blocks(
     plan: QuantizePlan, made: Checkpoint, fidelity: BlockwiseKLD | None, watch: Stopwatch
 ) -> Job[Divergence | None]:
-    """Go through what an earlier run of the same plan has made, for what it cost."""
+    """Measure the KLD of a checkpoint that an earlier run of the same plan has written."""
     if fidelity is None:
         return None
     divergence = None
@@ -99,8 +101,8 @@ def _quantised(plan: QuantizePlan, rounder: Rounder, name: str) -> Weight:
     return rounder.quantize(name, matrix, storage)
 
 
-def _told(layer: str, errors: Sequence[OutputError], seconds: float) -> Iterator[Note]:
-    """What a person should know of a layer whose errors are known."""
+def _notes(layer: str, errors: Sequence[OutputError], seconds: float) -> Iterator[Note]:
+    """Fallbacks, seconds and output errors of one calibrated layer."""
     for error in errors:
         if error.fallback is not None:
             yield Note(f"{error.name}: rounded by {FALLBACK}, as {error.fallback}.")

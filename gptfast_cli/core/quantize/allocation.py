@@ -1,12 +1,12 @@
 """Which scheme and group size each weight is stored in, and the mixed allocations that fit a budget of bits.
 
-Norms and biases stay as they are: they are a thousandth of the bytes, and every activation passes through them. The
-embedding and the head are 8 bits wide unless told otherwise, also where the layers have 4: a head's errors go
-straight into the logits.
+Norms and biases stay plain: they are a thousandth of the bytes, and every activation passes through them. The
+embedding and the head are int8 by default, also where the layers are int4: errors of the head go straight into the
+logits.
 
-The cost of a choice is the sum of what its layers cost alone, each measured with all others as they were: KLD grows
-with the square of small errors, and those of different layers hardly know of one another (HAWQ-V3, Yao et al. 2021,
-arXiv:2011.10680, chooses by such a sum). What the chosen model loses as a whole is measured afterwards.
+The predicted KLD of a choice is the sum of the KLDs of its layers, each measured with all other layers unquantised:
+KLD grows with the square of small errors, and errors of different layers are nearly uncorrelated (HAWQ-V3, Yao et al.
+2021, arXiv:2011.10680, minimises such a sum). The KLD of the chosen model as a whole is measured afterwards.
 """
 
 import difflib
@@ -35,7 +35,7 @@ _CHOICE: Final = re.compile(r"\s*(?:\*|(?P<first>\d+)(?:-(?P<last>\d+))?)\s*=\s*
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How a matrix is to be stored; `group_size` is one of the scheme's, or None where it has none."""
+    """Scheme and group size of a matrix; `group_size` is one of the scheme's, or None where it has none."""
 
     scheme: str
     group_size: int | None = None
@@ -44,18 +44,18 @@ class Storage:
         return self.scheme if self.group_size is None else f"{self.scheme}-g{self.group_size}"
 
     def fitted(self, shape: tuple[int, ...]) -> "Storage":
-        """The same with the group size, no larger than its own, at which a matrix of this shape takes fewest bytes.
+        """The same scheme with the group size, at most its own, at which a matrix of this shape takes the fewest bytes.
 
-        Columns that do not fill their last group are stored all the same: 320 columns in groups of 128 take 384.
+        The last group is padded: 320 columns in groups of 128 take the bytes of 384.
         """
         if self.group_size is None:
             return self
         sizes = [size for size in quantized(self.scheme).group_sizes if size <= self.group_size]
-        choices = [replace(self, group_size=size) for size in sorted(sizes, reverse=True)]
-        return min(choices, key=lambda storage: storage.outline(shape).n_bytes)
+        candidates = [replace(self, group_size=size) for size in sorted(sizes, reverse=True)]
+        return min(candidates, key=lambda storage: storage.outline(shape).n_bytes)
 
     def outline(self, shape: tuple[int, ...]) -> Weight:
-        """A matrix of this shape without its numbers, on the meta device; of a quantised scheme."""
+        """Parts of a quantised matrix of this shape, on the meta device."""
         return quantized(self.scheme).outline(shape, self.group_size)
 
     def n_bytes(self, shape: tuple[int, ...], itemsize: int) -> int:
@@ -97,25 +97,25 @@ class Allocation:
         return {name: self.storage(name, shape) for name, shape in weight_shapes(config).items()}
 
     def smaller_groups(self, config: ModelConfig) -> dict[int, Storage]:
-        """What matrices get whose columns do not fill the groups that were asked for, by the number of columns."""
+        """Storage of matrices whose columns do not fill the requested groups, by the number of columns."""
         shapes = {name: shape for name, shape in weight_shapes(config).items() if len(shape) > 1}
         fitted = {name: self.storage(name, shape) for name, shape in shapes.items()}
         return {shapes[name][1]: at for name, at in fitted.items() if at != self._wanted(name)}
 
     def _wanted(self, name: str) -> Storage:
-        """What was asked for."""
+        """The requested storage, before its groups are fitted to the shape."""
         ends = {"embedding": self.embedding, "head": self.head}
         return ends[name] if name in ends else self.of_layer(layer_of(name))
 
 
 @dataclass(frozen=True, slots=True)
 class AllocationOptions:
-    """An allocation as a person asks for it.
+    """An allocation as requested on the command line.
 
     mode:       scheme of the layers
     group_size: None takes 32, where the scheme has groups
     head, embeddings: their schemes; None takes int8, or `mode` where that is plain
-    layers:     those of single layers, as `choices` reads them
+    layers:     those of single layers, as read by `parse_layers`
     """
 
     mode: str
@@ -125,25 +125,25 @@ class AllocationOptions:
     layers: str | None = None
 
     def allocation(self, config: ModelConfig) -> Allocation:
-        """What that means for a model; raises UsageError for what cannot be."""
+        """The allocation for a model; raises UsageError for options that contradict each other or the model."""
         mode = storage_of("--mode", self.mode, self.group_size)
         by_layer = [mode] * config.n_layers
         if self.layers is not None:
-            by_layer = choices(self.layers, by_layer, self.group_size)
+            by_layer = parse_layers(self.layers, by_layer, self.group_size)
         embedding, head = self.ends(config, _usual_ends(_most(by_layer).scheme))
         if self.group_size is not None and all(at.group_size is None for at in (*by_layer, embedding, head)):
             raise UsageError(f"{mode} has no groups, so --groupsize says nothing.", "Leave out --groupsize.")
         return allocation_of(by_layer, embedding, head)
 
     def ends(self, config: ModelConfig, usual: str) -> tuple[Storage, Storage]:
-        """The storages of the embedding and the head; `usual` is the scheme of one that nothing is said of."""
+        """Storages of the embedding and the head; `usual` is the default scheme."""
         wanted = self._tied() if config.tied_embeddings else self
         named = {"--embeddings": wanted.embeddings or usual, "--head": wanted.head or usual}
         embedding, head = (storage_of(option, name, self.group_size) for option, name in named.items())
         return embedding, head
 
     def _tied(self) -> "AllocationOptions":
-        """Both ends alike, as they are one matrix."""
+        """The same options with one scheme for both, as tied embedding and head are one matrix."""
         if self.head and self.embeddings and self.head != self.embeddings:
             raise UsageError(
                 f"--head {self.head} and --embeddings {self.embeddings} contradict each other: the model has one "
@@ -155,7 +155,7 @@ class AllocationOptions:
 
 
 def _usual_ends(mode: str) -> str:
-    """Scheme of the embedding and the head where nobody chose one."""
+    """Default scheme of the embedding and the head."""
     return PLAIN if mode == PLAIN else USUAL_ENDS
 
 
@@ -167,7 +167,7 @@ def allocation_of(by_layer: Sequence[Storage], embedding: Storage, head: Storage
 
 
 def _most(by_layer: Sequence[Storage]) -> Storage:
-    """The storage that most layers have, the first among equals."""
+    """The most common storage of the layers, the first one on a tie."""
     return Counter(by_layer).most_common(1)[0][0]
 
 
@@ -195,11 +195,11 @@ def storage_of(option: str, text: str, group_size: int | None) -> Storage:
     return Storage(scheme, size)
 
 
-def choices(text: str, usual: Sequence[Storage], group_size: int | None) -> list[Storage]:
-    """The storage of each layer, as a person writes it: `0-3=int8,*=int4`, where `*` is every layer not named.
+def parse_layers(text: str, usual: Sequence[Storage], group_size: int | None) -> list[Storage]:
+    """Parse --layers, such as `0-3=int8,*=int4`, into the storage of each layer; `*` is every layer not named.
 
-    usual: that of the layers which the text says nothing of
-    Raises UsageError where it is of another form, names a layer twice or one that the model does not have.
+    usual: default storage of each layer
+    Raises UsageError for another syntax, a layer named twice, or one that the model does not have.
     """
     by_layer: dict[int, Storage] = {}
     rest = None
@@ -233,7 +233,7 @@ def _listed(sizes: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to store a layer: what it weighs, and what it costs (KLD in nats, with every other layer as it was)."""
+    """One storage of a layer: its bytes, and its KLD in nats with every other layer unquantised."""
 
     storage: Storage
     n_bytes: int
@@ -242,7 +242,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One option for each layer, and the sums of what they weigh and cost."""
+    """One option for each layer, and the sums of their bytes and KLDs."""
 
     options: tuple[Option, ...]
     n_bytes: int
@@ -250,9 +250,9 @@ class Choice:
 
 
 def frontier(layers: Sequence[Sequence[Option]]) -> list[Choice]:
-    """Every choice that no other beats in bytes and KLD, from the smallest to the most faithful; exact.
+    """The exact Pareto frontier of choices in bytes and KLD, by ascending bytes.
 
-    Layers of one shape weigh alike, so that there are few different sums of bytes, and few choices are kept on the way.
+    Layers of one shape have equal bytes, so there are few distinct sums and few choices are kept at each layer.
     """
     kept = [Choice((), 0, 0.0)]
     for options in layers:

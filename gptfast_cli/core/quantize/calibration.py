@@ -1,13 +1,14 @@
 """Calibration: second moments of the inputs of every matrix, collected block by block.
 
-The text reaches a layer through all that came before as it has become: quantised layers, and inside of the layer the
-quantised matrices ahead. So the codes of a matrix can make good for what theirs lost (the "true sequential" order of
-GPTQ's authors). One layer is in memory at a time. What stays is the hidden state of each token; and what the layer's
-attention has made of it, until that is joined to it.
+The inputs of a matrix are those of the model with everything before it already quantised: the layers before, and the
+earlier matrices of its own layer. So each matrix can compensate the errors before it (the "true sequential" order of
+GPTQ's authors). One layer is in memory at a time, beside the hidden state of each token and, until the output projection
+is applied, its attention output.
 
-The arithmetic is that of the model itself, run on the reference backend whose products pass through a `_Tap`: it
-adds up the moments of what arrives at the matrix in question, and ends the pass there. The states go on by the parts
-of a layer, so that only what lies between a matrix and the beginning of its part is computed twice.
+The forward pass is the model's own, on the reference backend with its linear operation replaced by a `_Tap`: it
+accumulates the moments of the inputs of one matrix and stops the pass there. A layer has three parts (QKV and
+attention; output projection; feed-forward); the states advance part by part, so only the operations between the
+beginning of a part and the matrix are computed twice.
 """
 
 import contextlib
@@ -28,11 +29,11 @@ from gptfast_cli.core.schemes import Weight, schemes
 from gptfast_cli.core.schemes.plain import plain
 
 _TILE = 512
-"""Rows of the moments that are computed at once, from the diagonal on: half of a symmetric matrix is enough."""
+"""Rows of the moments computed at once, from the diagonal to the right: the matrix is symmetric."""
 
 
 class Moments:
-    """Takes in inputs [..., in_features] as they come."""
+    """Accumulates x x^T over inputs [..., in_features]."""
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         self._sums = torch.zeros(in_features, in_features, device=device)
@@ -46,13 +47,13 @@ class Moments:
         self._n_tokens += len(rows)
 
     def mean(self) -> Inputs:
-        """The mean over all tokens so far; of none it is zero. Ends the adding up."""
+        """The mean over all tokens; zero for no tokens. Destroys the sums."""
         for tile, onward in self._tiles():
             self._sums[onward, tile] = self._sums[tile, onward].t().clone()
         return Inputs(self._sums.div_(max(1, self._n_tokens)), self._n_tokens)
 
     def _tiles(self) -> Iterator[tuple[slice, slice]]:
-        """Rows at a time, and the columns from there on."""
+        """Row tiles, each with the columns from its first row on."""
         for first in range(0, len(self._sums), _TILE):
             yield slice(first, first + _TILE), slice(first, None)
 
@@ -74,27 +75,27 @@ class Calibration:
     ) -> None:
         self._tap = _Tap()
         backend = Reference(self._tap)
-        # no token is filled in: it would count like one of the text
+        # no padding: padded tokens would count in the moments
         self._stream = Stream(config, texts, backend=backend, device=device, filled_up=False)
         self._decoder_layer = decoder_layer(config, backend)
         self._q_dim = config.q_dim
         self._device, self._dtype = device, dtype
         self._block: dict[str, Weight] = {}
-        self._part = _N_PARTS  # the one that the states stand before; this many is behind the layer
+        self._part = _N_PARTS  # the next part to run; _N_PARTS after the layer
         self._heads: list[Tensor] = []  # of each batch, from the first part for the second
 
     def enter(self, block: Mapping[str, Weight]) -> None:
-        """Come to the next block, as `weight_blocks` cuts them; weights by their full names."""
+        """Start the next block of `weight_blocks`; weights by their full names."""
         is_layer = block.keys().isdisjoint(_AROUND_LAYERS)
         self._block = {name: self._dense(weight) if is_layer else weight for name, weight in block.items()}
         self._part = 0 if is_layer else _N_PARTS
         if is_layer:
             self._heads = self._stream.room(self._q_dim, self._dtype)
         if "norm" in block:
-            self._stream.end()  # behind the layers nothing asks for inputs
+            self._stream.end()  # no matrix after the layers is calibrated
 
     def inputs(self, name: str) -> Inputs | None:
-        """What a matrix of the block is multiplied with, once all before it have been replaced.
+        """The inputs of a matrix of the block, after all matrices before it have been replaced.
 
         None for the embedding, which is a table, and the head, which may be the same matrix.
         """
@@ -107,11 +108,11 @@ class Calibration:
         return self._tap.taken_in().mean()
 
     def replace(self, name: str, weight: Weight) -> None:
-        """Go on with what a weight of the block has become."""
+        """Use a quantised weight from here on."""
         self._block[name] = weight if self._part == _N_PARTS else self._dense(weight)
 
     def leave(self) -> None:
-        """Go through what is left of the block as it is now."""
+        """Run the rest of the block with its current weights."""
         while self._part < _N_PARTS:
             self._go_on()
         if "embedding" in self._block:
@@ -124,10 +125,10 @@ class Calibration:
         self._stream.run(self._operation())
         self._part += 1
         if self._part == _PART_OF["gate_up"]:
-            self._heads = []  # they take as much as the states, and what comes takes the most beside them
+            self._heads = []  # free them before the feed-forward, which needs the most memory
 
     def _operation(self) -> Operation:
-        """The part that comes next, with the weights as they are now."""
+        """The next part of the layer with the current weights."""
         layer, weights = self._decoder_layer, assemble_layer(self._block)
         heads = iter(self._heads)
 
@@ -144,35 +145,35 @@ class Calibration:
         return (attend, join, feed_forward)[self._part]
 
     def _dense(self, weight: Weight) -> Weight:
-        """As the backend would have it for each product, made once for all texts."""
+        """The dense weight on the device, converted once for all texts."""
         on_device = schemes[weight.scheme].to(weight, self._device, self._dtype)
         return plain(schemes[weight.scheme].dense(on_device, self._dtype))
 
 
 def _until_reached(part: Operation, x: Tensor, *, place: RopePositions, cache: LayerCache) -> Tensor:
-    """Run a part of a layer for what the tap takes in, and leave x as it was."""
+    """Run a part of a layer until the tapped matrix is reached; x is unchanged."""
     with contextlib.suppress(_ReachedError):
         part(x, place=place, cache=cache)
     return x
 
 
 class _ReachedError(Exception):
-    """The matrix that was awaited has been reached: nothing after it is needed."""
+    """Ends a forward pass at the tapped matrix."""
 
 
 class _Tap:
-    """The product of the reference, but what arrives at the awaited weight is taken in and goes no further."""
+    """The reference's linear operation, except that it accumulates the inputs of one weight and ends the pass there."""
 
     def __init__(self) -> None:
         self._awaited: Weight | None = None
         self._moments: Moments | None = None
 
     def await_inputs(self, weight: Weight, device: torch.device) -> None:
-        """Add up what is multiplied with a matrix from now on."""
+        """Start to accumulate the inputs of a matrix."""
         self._awaited, self._moments = weight, Moments(weight.shape[1], device)
 
     def taken_in(self) -> Moments:
-        """What has been added up, which is the caller's from here on; nothing is awaited any more."""
+        """Return the accumulated moments and stop accumulating."""
         moments, self._awaited, self._moments = self._moments, None, None
         assert moments is not None
         return moments

@@ -1,4 +1,4 @@
-"""A rounding on its way through a model's matrices, each told what it is multiplied with where that is asked for."""
+"""Applies a quantizer to a model's matrices in reading order, with the calibrated inputs of each where it uses them."""
 
 from dataclasses import dataclass
 
@@ -18,19 +18,18 @@ from gptfast_cli.core.quantize.quantizers import (
 from gptfast_cli.core.schemes import Weight, quantized, schemes
 
 FALLBACK = "search"
-"""The rounding of matrices whose inputs are not known well enough."""
-
+"""The quantizer of matrices whose inputs are too few or unusable."""
 
 _ROWS = 512
-"""Rows whose outputs are enough to tell the error of a matrix."""
+"""Rows of a matrix whose outputs are compared to estimate its error."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputError:
-    """What rounding did to the outputs of a matrix on the calibration text.
+    """Error of a matrix's outputs on the calibration text, caused by quantization.
 
-    relative: root of the squared error over the squared outputs
-    fallback: why it was rounded by search; None where it was not
+    relative: sqrt(sum of squared errors / sum of squared outputs)
+    fallback: why FALLBACK was used; None where it was not
     """
 
     name: str
@@ -39,23 +38,23 @@ class OutputError:
 
 
 class Rounder:
-    """Rounds matrices in reading order."""
+    """Quantises matrices in reading order."""
 
     def __init__(self, rounding: Quantizer, calibration: Calibration | None, compensation: Compensation) -> None:
-        """`calibration` goes with a calibrated rounding; it is for the caller to make it enter and leave blocks."""
+        """`calibration` is for a calibrated quantizer; the caller calls its `enter` and `leave` around each block."""
         self.calibration = calibration
         self._rounding, self._compensation = rounding, compensation
         self._errors: list[OutputError] = []
 
     def quantize(self, name: str, matrix: Tensor, storage: Storage) -> Weight:
-        """A matrix as it is going to be stored; raises CorruptError where it holds NaN or infinity."""
+        """Quantise a matrix; raises CorruptError where it holds NaN or infinity."""
         weight = self._quantize(name, matrix, storage)
         if self.calibration is not None:
             self.calibration.replace(name, weight)
         return weight
 
     def take_errors(self) -> list[OutputError]:
-        """Of the matrices since this was last asked whose inputs are known."""
+        """Output errors of the calibrated matrices since the last call."""
         errors, self._errors = self._errors, []
         return errors
 
@@ -75,7 +74,7 @@ class Rounder:
 
 
 def output_error(matrix: Tensor, weight: Weight, inputs: Inputs) -> float:
-    """How far outputs are off as a share of their size: root of tr((W - Q) H (W - Q)^T) / tr(W H W^T), of some rows."""
+    """sqrt(tr((W - Q) H (W - Q)^T) / tr(W H W^T)), estimated on about _ROWS rows."""
     rows = slice(None, None, -(-len(matrix) // _ROWS))
     original = matrix[rows].to(inputs.moments.device, torch.float32)
     found = schemes[weight.scheme].dense(weight.row_block(rows), torch.float32)

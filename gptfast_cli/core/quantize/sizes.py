@@ -15,7 +15,7 @@ from gptfast_cli.core.schemes.plain import NAME as PLAIN
 
 @dataclass(frozen=True, slots=True)
 class PartSize:
-    """The embedding, the layers' matrices, the head, or the norms and biases; `scheme` is what they get."""
+    """Size of the embedding, the layers' matrices, the head, or the norms and biases, and their planned scheme."""
 
     part: str
     scheme: str
@@ -25,9 +25,9 @@ class PartSize:
 
 
 def part_sizes(checkpoint: Checkpoint, contents: Contents, storages: Mapping[str, Storage]) -> tuple[PartSize, ...]:
-    """The sizes of a model's parts, before and as they are planned, in the order in which a step reads them.
+    """Sizes of a model's parts before and after quantization, in the order in which a step reads them.
 
-    Where layers have several schemes, those of each are a part.
+    The layers of each scheme are a part of their own.
     """
     sizes: dict[tuple[str, str], PartSize] = {}
     for name, shape in weight_shapes(checkpoint.config).items():
@@ -59,14 +59,14 @@ _BFLOAT16_BYTES = 2
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes of the weights by form, `bfloat16` and the schemes; and of keys and values for each token of context."""
+    """Bytes of the weights in bfloat16 and in each scheme, and bytes of the KV cache for each token of context."""
 
     weight_bytes: Mapping[str, int]
     kv_bytes_per_token: int
 
 
 def memory_need(config: ModelConfig, schemes: Iterable[str] = ("int8", "int4")) -> MemoryNeed:
-    """What a model of this shape needs, in bfloat16 and quantised as `gptfast quantize --mode` does it."""
+    """Memory of a model of this shape, in bfloat16 and quantised as by `gptfast quantize --mode`."""
     forms = {"bfloat16": PLAIN, **{scheme: scheme for scheme in schemes}}
     weight_bytes = {form: _weight_bytes(config, mode) for form, mode in forms.items()}
     return MemoryNeed(weight_bytes, config.kv_bytes_per_token(_BFLOAT16_BYTES))
@@ -83,7 +83,7 @@ def stored(checkpoint: Checkpoint) -> dict[str, Storage]:
 
 
 def _storage(checkpoint: Checkpoint, name: str) -> Storage:
-    # a plain weight is told by its dtypes: another program's would have to be read and put together
+    # the dtypes suffice for a plain weight; reading another program's format would stack its pieces
     if set(checkpoint.dtypes(name)) <= set(DTYPES.values()):
         return Storage(PLAIN)
     weight = checkpoint.weight(name)
