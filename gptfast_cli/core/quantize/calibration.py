@@ -2,8 +2,8 @@
 
 The inputs of a matrix are those of the model with everything before it already quantised: the layers before, and the
 earlier matrices of its own layer. So each matrix can compensate the errors before it (the "true sequential" order of
-GPTQ's authors). One layer is in memory at a time, beside the hidden state of each token and, until the output projection
-is applied, its attention output.
+GPTQ's authors). One layer is in memory at a time, beside the hidden state of each token and, until the output
+projection is applied, its attention output.
 
 The forward pass is the model's own, on the reference backend with its linear operation replaced by a `_Tap`: it
 accumulates the moments of the inputs of one matrix and stops the pass there. A layer has three parts (QKV and
