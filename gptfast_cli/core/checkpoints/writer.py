@@ -20,7 +20,6 @@ from gptfast_cli.core.checkpoints.manifest import (
     StoredPart,
     StoredWeight,
     TokenizerEntry,
-    read_manifest,
     tensor_name,
 )
 from gptfast_cli.core.checkpoints.shard import CODES, LENGTH_BYTES
@@ -30,7 +29,6 @@ from gptfast_cli.core.errors import DiskFullError, UsageError
 from gptfast_cli.core.files import sync_folder, write_synced
 from gptfast_cli.core.quantities import size
 from gptfast_cli.core.schemes import Weight
-from gptfast_cli.core.tokenizers import open_tokenizer, special_tokens, tokenizer_files
 
 _ALIGNMENT = 64  # the first tensor starts on a cache line
 _CHUNK_BYTES = 1 << 24
@@ -139,21 +137,6 @@ class TokenizerFiles:
     bos_id: int | None
     stop_ids: tuple[int, ...]
     add_bos: bool
-
-
-def tokenizer_of(folder: Path) -> TokenizerFiles:
-    """The tokenizer of a model's folder; without files where it has none, but with the special ids it declares.
-
-    Raises CorruptError where a manifest, or the tokenizer of a folder without one, cannot be read.
-    """
-    if (folder / MANIFEST_FILE).is_file():
-        entry = read_manifest(folder).tokenizer
-        if entry is not None:
-            files = tuple(folder / name for name in entry.files)
-            return TokenizerFiles(files, entry.bos_id, entry.stop_ids, entry.add_bos)
-    files = tokenizer_files(folder) if open_tokenizer(folder) else ()
-    special = special_tokens(folder)
-    return TokenizerFiles(files, special.bos_id, tuple(sorted(special.stop_ids)), special.add_bos)
 
 
 @dataclass(frozen=True, slots=True)

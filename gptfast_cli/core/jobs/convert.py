@@ -15,7 +15,7 @@ from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
 from gptfast_cli.core.checkpoints.downloads import S3, find_bucket_path, find_snapshot, parse_repo
 from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint
 from gptfast_cli.core.checkpoints.identity import made_already, with_recipe
-from gptfast_cli.core.checkpoints.manifest import Provenance
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance, read_manifest
 from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.resolve import as_path, resolve
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
@@ -26,7 +26,6 @@ from gptfast_cli.core.checkpoints.writer import (
     TokenizerFiles,
     check_place,
     planned,
-    tokenizer_of,
 )
 from gptfast_cli.core.device import DTYPES, dtype_name
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
@@ -37,7 +36,7 @@ from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.schemes.plain import plain
 from gptfast_cli.core.settings import Settings
-from gptfast_cli.core.tokenizers import disagreements
+from gptfast_cli.core.tokenizers import disagreements, open_tokenizer, special_tokens, tokenizer_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +194,21 @@ def _tokenizer(request: ConvertRequest, folder: Path) -> TokenizerFiles:
     if request.tokenizer_from is not None and not tokenizer.files:
         raise NotFoundError(f"{request.tokenizer_from}: has no tokenizer.", "Name another model with --tokenizer-from.")
     return tokenizer
+
+
+def tokenizer_of(folder: Path) -> TokenizerFiles:
+    """The tokenizer of a model's folder; without files where it has none, but with the special ids it declares.
+
+    Raises CorruptError where a manifest, or the tokenizer of a folder without one, cannot be read.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        entry = read_manifest(folder).tokenizer
+        if entry is not None:
+            files = tuple(folder / name for name in entry.files)
+            return TokenizerFiles(files, entry.bos_id, entry.stop_ids, entry.add_bos)
+    files = tokenizer_files(folder) if open_tokenizer(folder) else ()
+    special = special_tokens(folder)
+    return TokenizerFiles(files, special.bos_id, tuple(sorted(special.stop_ids)), special.add_bos)
 
 
 def _notes(tokenizer: TokenizerFiles, checkpoint: Checkpoint) -> Iterator[Note]:

@@ -16,7 +16,7 @@ from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
 from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.checkpoints.store import free_name, make_current, open_store, store_name
-from gptfast_cli.core.checkpoints.writer import Contents, check_place, check_space, planned, tokenizer_of
+from gptfast_cli.core.checkpoints.writer import Contents, check_place, check_space, planned
 from gptfast_cli.core.device import (
     dtype_name,
     peak_memory_bytes,
@@ -37,6 +37,7 @@ from gptfast_cli.core.jobs.allocating import (
     choose,
 )
 from gptfast_cli.core.jobs.calibration_text import Calibrating, CalibrationOptions, read_calibration
+from gptfast_cli.core.jobs.convert import tokenizer_of
 from gptfast_cli.core.jobs.quantize_blocks import QuantizePlan, compare_blocks, write_blocks
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantities import count
