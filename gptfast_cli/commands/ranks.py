@@ -1,4 +1,4 @@
-"""How a command comes to its ranks: it starts them, is one of them, or goes alone."""
+"""Ranks of a command with --tp: it launches them, is one of them, or runs alone."""
 
 import sys
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
 
 def is_sharded(n_ranks: int | None) -> bool:
-    """Whether several processes hold a model: those that are going to be started, or that this one is of."""
+    """Whether several ranks share the model: those that `--tp` is to launch, or those of torchrun."""
     rank = this_rank()
     return (n_ranks or 1) > 1 if rank is None else rank.size > 1
 
 
 @contextmanager
 def ranks(n_ranks: int | None) -> Iterator[ProcessGroup]:
-    """What `--tp` asks for, for the block; the process that starts ranks ends with them, and never enters it."""
+    """The process group of `--tp`; a process that launches ranks exits with their code and never enters the block."""
     rank = this_rank()
     if rank is not None:
         if n_ranks not in (None, rank.size):
-            raise UsageError(f"--tp {n_ranks}: the launcher has started {rank.size} ranks.", "Leave out --tp.")
+            raise UsageError(f"--tp {n_ranks}: the launcher started {rank.size} ranks.", "Leave out --tp.")
         from gptfast_cli.core.distributed.group import joined
 
         with joined(rank, sys.argv[1:]) as group:

@@ -101,3 +101,30 @@ def test_weights_are_verified_where_that_is_asked(gptfast: CommandLine, hf_folde
     assert refused.returncode == 6
     assert "weights-00001.safetensors: head.weight" in refused.stderr.decode()
     assert f"gptfast convert SOURCE --out {path} --force" in refused.stderr.decode()
+
+
+def test_a_model_is_shown_and_made_current(gptfast: CommandLine) -> None:
+    shown = json.loads(gptfast.run("--show", "tiny-draft", "--json").stdout)
+    assert shown["schema"] == "gptfast.show/1" and (shown["name"], shown["scheme"]) == ("tiny-draft", "plain")
+    assert not shown["current"]
+    used = gptfast.run("--use", "tiny-draft")
+    assert (used.returncode, used.stdout, used.stderr) == (0, b"", b"Current model: tiny-draft\n")
+    assert json.loads(gptfast.run("--show", "tiny-draft", "--json").stdout)["current"]
+    lines = gptfast.run("--show", "tiny-draft").stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == [name for name in shown if name != "schema"]
+
+
+def test_a_model_that_is_nowhere_is_neither_shown_nor_made_current(gptfast: CommandLine) -> None:
+    for option in ("--show", "--use"):
+        outcome = gptfast.run(option, "nosuch")
+        assert (outcome.returncode, outcome.stdout) == (3, b"")
+        assert outcome.stderr.startswith(b"error: model 'nosuch' not found (looked in folders, the store and the HF")
+
+
+def test_settings_are_shown_with_the_variables_and_the_file_that_set_them(gptfast: CommandLine, home: Path) -> None:
+    file = home / ".config" / "gptfast" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("[generate]\ntemperature = 0.5\n")
+    shown = json.loads(gptfast.with_environment(GPTFAST_THREADS="2").run("--show-settings", "--json").stdout)
+    assert shown["settings_file"] == str(file) and shown["defaults"] == {"generate": {"temperature": "0.5"}}
+    assert shown["environment"]["GPTFAST_THREADS"] == "2"

@@ -125,4 +125,6 @@ def _unknown(model: str, settings: Settings) -> NotFoundError:
     nearest = difflib.get_close_matches(model, names) or difflib.get_close_matches(model.partition(":")[0], names)
     meant = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
     otherwise = fetch if is_on_hub else "See which there are: gptfast --list"
-    return NotFoundError(f"{model}: no model of this name is here.", f"{meant}{otherwise}")
+    return NotFoundError(
+        f"model {model!r} not found (looked in folders, the store and the HF cache).", f"{meant}{otherwise}"
+    )

@@ -228,7 +228,7 @@ def _seed(request: BatchRequest, rows: Sequence[Row | BadRow], found: Mapping[in
     if request.options.seed is not None and begun - {request.options.seed}:
         raise UsageError(
             f"{request.output}: was begun with --seed {max(begun)}, not {request.options.seed}.",
-            "Give that seed, or none, or another --output.",
+            "Use that seed, no --seed, or another --output.",
         )
     if request.part is not None:
         return request.part.seed
