@@ -91,7 +91,9 @@ class WarmProcess:
 @functools.cache
 def warm_server(variables: tuple[tuple[str, str], ...]) -> WarmServer:
     """The server of this pytest process for programs with these variables, which its modules may have read."""
-    return WarmServer(dict(variables))
+    server = WarmServer(dict(variables))
+    atexit.register(server.close)
+    return server
 
 
 def fixed_variables(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
