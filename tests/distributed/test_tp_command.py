@@ -14,7 +14,7 @@ import pytest
 
 from cli.command_line import CommandLine, environment_of
 from distributed.orphans import end_within_seconds, is_running
-from gptfast_cli.core.distributed.launch import _told
+from gptfast_cli.core.distributed.launch import _outcome
 from gptfast_cli.core.distributed.rank import (
     FOLDER,
     Failure,
@@ -180,7 +180,7 @@ def test_of_all_that_ranks_end_with_the_reason_is_told(
 ) -> None:
     (tmp_path / "1.log").write_text("a line\n\nImportError: torch\n")
     with pytest.raises(GptFastError) as caught:
-        _told(left, codes, tmp_path)
+        _outcome(left, codes, tmp_path)
     assert caught.value.exit_code == error[0] and error[1] in caught.value.message
 
 
