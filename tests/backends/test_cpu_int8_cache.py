@@ -12,8 +12,8 @@ from gptfast_cli.core.backends import (
     QUAD,
     FloatCache,
     Int8Cache,
-    int8_cache,
 )
+from gptfast_cli.core.backends.reference import coded_keys, quantised
 from gptfast_cli.core.models.native import NativeModel
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -72,15 +72,15 @@ def test_codes_and_scales_are_the_references(shape: str, dtype: torch.dtype) -> 
     model.step([tokens], coded, slice(None))
     for layer in coded.whole():
         assert isinstance(layer, Int8Cache)
-        codes, scales = int8_cache.quantised(torch.unflatten(layer.recent_keys, 2, (2, KEY_BLOCK)), dim=-2)
+        codes, scales = quantised(torch.unflatten(layer.recent_keys, 2, (2, KEY_BLOCK)), dim=-2)
         assert torch.equal(layer.key_scales, scales)
         keys = codes.float() * scales.unsqueeze(-2)
-        assert torch.equal(int8_cache.coded_keys(layer, torch.float32), keys.flatten(2, 3))
+        assert torch.equal(coded_keys(layer, torch.float32), keys.flatten(2, 3))
     if dtype is torch.float32:  # in bfloat16 values are rounded before they can be seen
         native(*weights_of(shape, "float32"), dtype).step([tokens], exact, slice(None))
         first, plain = coded.whole()[0], exact.whole()[0]
         assert isinstance(first, Int8Cache) and isinstance(plain, FloatCache)
-        codes, scales = int8_cache.quantised(plain.values, dim=-1)
+        codes, scales = quantised(plain.values, dim=-1)
         assert torch.equal(first.value_scales, scales)
         assert torch.equal(first.value_codes.transpose(3, 4).flatten(2, 3), codes)
         assert first.value_codes.shape[2] == n / QUAD

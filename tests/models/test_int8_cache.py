@@ -9,9 +9,8 @@ from gptfast_cli.core.backends import (
     AttentionSpec,
     Int8Cache,
     RopePositions,
-    int8_cache,
 )
-from gptfast_cli.core.backends.reference import Reference
+from gptfast_cli.core.backends.reference import Reference, write_int8
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.models.transformer import Transformer
 from llama_oracle import SHAPES, ours, random_llama
@@ -66,7 +65,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     assert isinstance(layer, Int8Cache)
     for at in torch.arange(n).split(50):
         place = RopePositions(at[None], torch.empty(0), torch.empty(0))
-        int8_cache.write(layer, k[None, at], v[None, at], place.positions)
+        write_int8(layer, k[None, at], v[None, at], place.positions)
         heads.append(Reference().attend(q[None, at], layer, place=place, spec=spec)[0])
     return torch.cat(heads).view(n, n_heads, head_dim)
 

@@ -11,11 +11,13 @@ A layer is five operations; embedding and head stand around them:
 `reference` states each in plain PyTorch and is the oracle for every other backend.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]  # PyTorch has no public word for it
 
 from gptfast_cli.core.schemes import Weight
 
@@ -85,7 +87,7 @@ class FloatCache:
 
 @dataclass(frozen=True, slots=True)
 class Int8Cache:
-    """Keys and values of one layer in int8; see `int8_cache`, and FloatCache for the rest.
+    """Keys and values of one layer in int8, as `reference` writes and reads them; else as FloatCache.
 
     key_codes:    [batch, kv_heads, n_keys / KEY_TILE, quads, KEY_TILE, QUAD] int8; quads = head_dim / QUAD, rounded up
     key_scales:   [batch, kv_heads, n_keys / KEY_BLOCK, head_dim] float32
@@ -139,3 +141,13 @@ class Backend(Protocol):
     def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:
         """Logits of x [..., dim]: [..., vocab_size] float32."""
         ...
+
+
+def phase(name: str) -> AbstractContextManager[object]:
+    """Name the work of a block in a profiler trace; without a running profiler it does nothing.
+
+    Inside a compiled function it does nothing either: names would be barriers to fusion.
+    """
+    if torch.compiler.is_compiling() or not _profiler_enabled():
+        return nullcontext()
+    return torch.profiler.record_function(name)

@@ -6,6 +6,16 @@ matrix products get a whole number of row tiles, because the vendor's kernel for
 order; values are summed over key blocks of one size, whose masked tail adds exact zeros; and the activation is
 spelled out in operations that round alike wherever in a tensor an element stands.
 (Products under 12 columns wide escape the first habit; no head or layer of a real model is that narrow.)
+
+An int8 cache takes a byte per key and value: code = round(127 x / largest), value = code * largest / 127. Keys have a
+scale per channel of a block, values one per token: a few channels of all keys are much larger than the others, those
+of values are not (KIVI, Liu et al. 2024, arXiv:2402.02750). A channel's scale is known once its block of KEY_BLOCK
+tokens is complete, so
+
+    a query at position t reads the keys of its own block as they were computed, those of earlier blocks as codes,
+
+which depends on t alone, not on how a text is cut into calls, nor on rejected drafts. The last two blocks of keys are
+also kept as computed: a call writes at most KEY_BLOCK tokens, and a row can be rolled back by as many.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +27,8 @@ from torch import Tensor
 
 from gptfast_cli.core.backends import (
     KEY_BLOCK,
+    KEY_TILE,
+    QUAD,
     AttentionSpec,
     FloatCache,
     Int8Cache,
@@ -24,12 +36,12 @@ from gptfast_cli.core.backends import (
     Linear,
     Norm,
     RopePositions,
-    int8_cache,
 )
 from gptfast_cli.core.schemes import Scheme, Weight, schemes
 
 ROW_TILE = 16
-SCHEMES: Mapping[str, Scheme] = dict(schemes)  # a plain one: a compiler cannot look behind the import of a plug
+_SMALLEST = 1e-30  # lower bound of the largest element; smaller elements become 0
+SCHEMES: Mapping[str, Scheme] = dict(schemes)  # a dict: torch.compile cannot trace the import of a plug
 
 
 class Reference:
@@ -56,7 +68,7 @@ class Reference:
         q = torch.unflatten(q, 2, (spec.n_kv_heads, -1))  # [batch, time, kv_heads, group, head_dim]
         q = q.permute(0, 2, 3, 1, 4)
         group, time = q.shape[2:4]
-        values = cache.values if isinstance(cache, FloatCache) else int8_cache.values(cache, q.dtype)
+        values = cache.values if isinstance(cache, FloatCache) else coded_values(cache, q.dtype)
         keys = torch.arange(values.shape[2], device=q.device)
         scores = torch.unflatten(score(q.flatten(2, 3), cache, keys, place.positions), 2, (group, time))
         future = keys > place.positions.unsqueeze(-1)  # [batch, time, n_keys]
@@ -80,9 +92,9 @@ class Reference:
 
 
 def write(cache: LayerCache, k: Tensor, v: Tensor, positions: Tensor) -> None:
-    """Put k and v [batch, time, kv_heads, head_dim] into a cache, at positions [batch, time]."""
+    """Write k and v [batch, time, kv_heads, head_dim] at positions [batch, time]."""
     if isinstance(cache, Int8Cache):
-        int8_cache.write(cache, k, v, positions)
+        write_int8(cache, k, v, positions)
         return
     rows = torch.arange(len(k), device=k.device).unsqueeze(-1)  # [batch, 1], against positions [batch, time]
     cache.keys[rows, :, positions] = k
@@ -96,7 +108,7 @@ def score(q: Tensor, cache: LayerCache, keys: Tensor, positions: Tensor) -> Tens
     """
     if isinstance(cache, FloatCache):
         return matmul(q, cache.keys.transpose(-1, -2))
-    coded = matmul(q, int8_cache.coded_keys(cache, q.dtype).transpose(-1, -2))
+    coded = matmul(q, coded_keys(cache, q.dtype).transpose(-1, -2))
     recent = matmul(q, cache.recent_keys.transpose(-1, -2))[..., keys % (2 * KEY_BLOCK)]
     own = keys // KEY_BLOCK == (positions // KEY_BLOCK).unsqueeze(-1)  # [batch, time, n_keys]
     return torch.where(own.repeat(1, q.shape[2] // positions.shape[1], 1).unsqueeze(1), recent, coded)
@@ -144,12 +156,51 @@ def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
 
 
 def is_exact(x: Tensor) -> bool:
-    """Whether the promise of equal bits in any company holds for work on x."""
+    """Whether results for x are batch-invariant, bit for bit."""
     return x.dtype is torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def rotate(x: Tensor, place: RopePositions) -> Tensor:
-    """Turn the pairs (x_i, x_{i + head_dim / 2}) of x [batch, time, heads, head_dim] by the angles of their place."""
+    """Rotate the pairs (x_i, x_{i + head_dim / 2}) of x [batch, time, heads, head_dim] (RoPE)."""
     cos, sin = place.cos.unsqueeze(2), place.sin.unsqueeze(2)  # the same for all heads
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def write_int8(cache: Int8Cache, k: Tensor, v: Tensor, positions: Tensor) -> None:
+    """Write k and v [batch, time, kv_heads, head_dim] at positions [batch, time]; time is at most KEY_BLOCK."""
+    rows = torch.arange(len(k), device=k.device).unsqueeze(-1)  # [batch, 1], against positions [batch, time]
+    cache.recent_keys[rows, :, positions % (2 * KEY_BLOCK)] = k
+    # the blocks that are written to; codes of an incomplete block are not read
+    blocks = torch.stack([positions[:, 0], positions[:, -1]], dim=1) // KEY_BLOCK
+    recent = torch.unflatten(cache.recent_keys, 2, (2, KEY_BLOCK))
+    codes, scales = quantised(recent[rows, :, blocks % 2], dim=-2)  # [batch, 2, kv_heads, KEY_BLOCK, head_dim]
+    tiles = torch.unflatten(F.pad(codes, (0, -codes.shape[-1] % QUAD)), -1, (-1, QUAD))
+    tiles = torch.unflatten(tiles, 3, (-1, KEY_TILE)).transpose(4, 5)
+    torch.unflatten(cache.key_codes, 2, (-1, KEY_BLOCK // KEY_TILE))[rows, :, blocks] = tiles
+    cache.key_scales[rows, :, blocks] = scales
+    codes, scales = quantised(v, dim=-1)
+    cache.value_codes[rows, :, positions // QUAD, :, positions % QUAD] = codes
+    cache.value_scales[rows, :, positions] = scales
+
+
+def quantised(x: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
+    """int8 codes of x, and float32 scales, one for all elements along `dim`."""
+    x = x.float()
+    largest = x.abs().amax(dim, keepdim=True).clamp(min=_SMALLEST)
+    steps = torch.full_like(largest, 127) / largest  # 127 / tensor is rounded twice
+    return torch.round(x * steps).to(torch.int8), (largest / 127).squeeze(dim)
+
+
+def coded_keys(cache: Int8Cache, dtype: torch.dtype) -> Tensor:
+    """Dequantised keys, [batch, kv_heads, n_keys, head_dim]."""
+    head_dim = cache.key_scales.shape[-1]
+    codes = cache.key_codes.transpose(3, 4).flatten(4)[..., :head_dim]  # [batch, kv_heads, tiles, KEY_TILE, head_dim]
+    blocks = torch.unflatten(codes.flatten(2, 3).float(), 2, (-1, KEY_BLOCK))
+    return (blocks * cache.key_scales.unsqueeze(-2)).flatten(2, 3).to(dtype)
+
+
+def coded_values(cache: Int8Cache, dtype: torch.dtype) -> Tensor:
+    """Dequantised values, [batch, kv_heads, n_keys, head_dim]."""
+    codes = cache.value_codes.transpose(3, 4).flatten(2, 3)
+    return (codes.float() * cache.value_scales.unsqueeze(-1)).to(dtype)

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from gptfast_cli.core.backends import CPU, REFERENCE, Backend
+from gptfast_cli.core.backends import CPU, REFERENCE, Backend, phase
 from gptfast_cli.core.backends.cpu.compiler import (
     NoCompilerError,
     compile_library,
@@ -16,7 +16,6 @@ from gptfast_cli.core.backends.cpu.compiler import (
 )
 from gptfast_cli.core.backends.cpu.engine import ComputeOptions
 from gptfast_cli.core.backends.cpu.library import open_library
-from gptfast_cli.core.backends.phases import phase
 from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import AUTO, available_memory_bytes, check_fits, pick_kv_dtype

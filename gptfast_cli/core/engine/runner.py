@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gptfast_cli.core.backends import phase
 from gptfast_cli.core.backends.cpu.engine import StepsAhead
 from gptfast_cli.core.backends.cpu.library import SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
-from gptfast_cli.core.backends.phases import phase
 from gptfast_cli.core.device import to_device, torch_threads
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.models.decoder import Decoder, Logits

@@ -20,8 +20,8 @@ from gptfast_cli.core.backends import (
     Linear,
     Norm,
     RopePositions,
+    phase,
 )
-from gptfast_cli.core.backends.phases import phase
 from gptfast_cli.core.config import LinearScaling, Llama3Scaling, ModelConfig, RopeConfig
 from gptfast_cli.core.device import to_device, torch_threads
 from gptfast_cli.core.models.kv_cache import KVCache
