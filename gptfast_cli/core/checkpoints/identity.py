@@ -1,7 +1,7 @@
-"""Hashes that identify a model, and what a checkpoint was made from, so that the same work is not done twice.
+"""Hashes that identify a model and the recipe of a checkpoint, so that finished work is not repeated.
 
-Of each stored tensor it covers the name, the dtype, the shape and some of the bytes, taken evenly from all over it:
-training touches every matrix everywhere, so two models that differ differ there. It is no proof against forgery.
+The fingerprint covers the name, dtype, shape and evenly spaced samples of the bytes of each stored tensor: training
+changes all of a matrix, so different models differ in the samples. It is no protection against forgery.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def with_recipe(contents: Contents, source: Checkpoint, options: str = "") -> Contents:
-    """The same contents with the hash of what they are made from; `options` are those that they do not show."""
+    """The contents with their recipe hash; `options` are those that affect the bytes but are not in the contents."""
     tokenizer = contents.tokenizer
     files = () if tokenizer is None else tuple((file.name, sha256_of(file)) for file in tokenizer.files)
     ids = None if tokenizer is None else (tokenizer.bos_id, tokenizer.stop_ids, tokenizer.add_bos)
@@ -48,9 +48,9 @@ def with_recipe(contents: Contents, source: Checkpoint, options: str = "") -> Co
 
 
 def made_already(folder: Path, contents: Contents, source: Checkpoint) -> StoredCheckpoint | None:
-    """The checkpoint in a folder, if it was made by the same recipe and no file of its source has changed since.
+    """The checkpoint in a folder, if it has the same recipe and no file of its source is newer.
 
-    A fingerprint is of some of the bytes: a source that was damaged and fetched again may have the same.
+    A source that was damaged and fetched again may have the same fingerprint, hence the times.
     """
     if not (folder / MANIFEST_FILE).is_file():
         return None

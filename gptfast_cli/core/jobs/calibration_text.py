@@ -1,4 +1,4 @@
-"""Texts for calibration: bundled documents, a file, or documents of tasks."""
+"""Calibration texts: the bundled documents, a text file, or documents of lm-evaluation-harness tasks."""
 
 import gzip
 import hashlib
@@ -21,10 +21,10 @@ _MOST = 10_000  # documents of a task
 
 
 def documents_of_tasks(names: Sequence[str]) -> list[str]:
-    """Texts of tasks, a question and its answer together, the first ones of each.
+    """Question and answer of the first documents of each task, joined by a space.
 
-    Raises UsageError where lm_eval is not installed and for a task that it does not know or that has nothing to learn
-    from; NetworkError where a task's data cannot be had.
+    Raises UsageError where lm_eval is not installed, and for a task that it does not know or that has test documents
+    only; NetworkError where a task's data cannot be downloaded.
     """
     check_hub_environment()
     try:
@@ -47,7 +47,7 @@ def documents_of_tasks(names: Sequence[str]) -> list[str]:
 
 
 def _tasks(loaded: object) -> Iterator[Any]:
-    """The tasks of a name; a group holds others."""
+    """The tasks of a name; a group contains others."""
     if isinstance(loaded, Mapping):
         for inner in loaded.values():
             yield from _tasks(inner)
@@ -74,16 +74,16 @@ _SEQ_LENGTH = 512
 _TOKEN_CHARACTERS = 64  # no token of a text is longer on average
 
 _TOKENS_PER_COLUMN = 12
-"""Tokens to learn from where nobody says how many texts, for each column of the widest matrix: 67,584 for 5,632."""
+"""Default number of tokens for each column of the widest matrix: 67,584 for 5,632 columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationOptions:
-    """What to learn from, and how, as a person asks for it; None takes the usual.
+    """The calibration options of the command line; None is the default.
 
-    text, tasks: a text file or "bundled", which is the usual; or tasks of lm_eval, `wikitext,lambada`
-    limit:       texts that are read; the usual is as many as have 12 tokens for each column of the widest matrix
-    seq_length:  tokens of a text, 512; a longer document is cut into several
+    text, tasks: a text file or "bundled" (the default); or tasks of lm_eval, such as `wikitext,lambada`
+    limit:       maximum number of texts; default: enough for 12 tokens for each column of the widest matrix
+    seq_length:  maximum tokens of a text, default 512; a longer document is split
     damping, block_size: see Compensation
     """
 
@@ -96,12 +96,12 @@ class CalibrationOptions:
 
     @property
     def compensation(self) -> Compensation:
-        """How a rounding goes about it."""
+        """Damping and block size of GPTQ."""
         usual = Compensation()
         return Compensation(self.damping or usual.damping, self.block_size or usual.block_size)
 
     def check(self) -> None:
-        """Raise UsageError for what cannot be."""
+        """Raise UsageError for options that exclude each other or are out of range."""
         if self.text is not None and self.tasks is not None:
             raise UsageError("--calibration and --calibration-tasks exclude each other.", "Leave out one of them.")
         for option, value, least in (
@@ -117,16 +117,16 @@ class CalibrationOptions:
 
 @dataclass(frozen=True, slots=True)
 class Calibrating:
-    """Texts as token ids, each with its beginning-of-sequence token, and what a manifest says of them."""
+    """Token ids of the texts, each with its BOS token, and their record in the manifest."""
 
     texts: list[list[int]]
     record: CalibrationText
 
 
 def read_calibration(options: CalibrationOptions, tokenizer: Tokenizer, config: ModelConfig) -> Calibrating:
-    """Read as much as there is to learn from, or as is wanted.
+    """Read and tokenise as many texts as are requested, or all there are.
 
-    Raises UsageError where it cannot be read, is too short or needs lm_eval, which is not installed; NetworkError.
+    Raises UsageError where the text cannot be read, is too short or needs lm_eval; NetworkError.
     """
     source, documents = _documents(options)
     n = min(options.seq_length or _SEQ_LENGTH, config.max_context)
@@ -151,7 +151,7 @@ def read_calibration(options: CalibrationOptions, tokenizer: Tokenizer, config: 
 
 
 def _documents(options: CalibrationOptions) -> tuple[str, Iterable[str]]:
-    """What the text is called, and its documents."""
+    """The name of the source, and its documents."""
     if options.tasks is not None:
         return options.tasks, documents_of_tasks([name.strip() for name in options.tasks.split(",")])
     if options.text is None or options.text == _BUNDLED:
@@ -167,7 +167,7 @@ def bundled_calibration() -> list[str]:
 
 
 def _cut(tokenizer: Tokenizer, document: str, n_tokens: int) -> Iterator[list[int]]:
-    """A document in texts of at most `n_tokens`; what is left at its end is one where it has two tokens."""
+    """Split a document into texts of at most `n_tokens`, BOS included; a rest of one token is dropped."""
     bos = tokenizer.encode("")
     n = n_tokens - len(bos)
     tokens = tokenizer.encode(document, bos=False)

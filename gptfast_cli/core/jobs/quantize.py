@@ -56,17 +56,17 @@ from gptfast_cli.core.tokenizers import Tokenizer, open_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class QuantizeRequest:
-    """What to quantise, and how.
+    """The options of quantize.
 
     model:         None takes the current one
-    rounding:      how integers are chosen, such as "nearest"
-    goal:          what the whole may weigh or cost, under which each layer gets its scheme; None is as `storage` says
-    calibration:   what a calibrated rounding learns from and a goal is measured on; else it must be left as it is
+    rounding:      name of the quantizer, such as "nearest"
+    goal:          maximum size or KLD, under which the scheme of each layer is chosen; None takes `storage`
+    calibration:   text for a calibrated quantizer and for a goal; otherwise it must be the default
     out:           the folder to write; None is the store, under the model's name and `:int4-g32` or the like
-    force:         replace a checkpoint that is there already
-    dry_run:       tell the sizes and write nothing
-    fidelity:      measure what was lost, on the bundled text or on `fidelity_text`
-    runtime:       where and in what to measure that; the dtype is the one that the model would run in
+    force:         replace an existing checkpoint
+    dry_run:       report the sizes and write nothing
+    fidelity:      measure the KLD to the original on the bundled text or on `fidelity_text`
+    runtime:       device and dtype of that measurement; the default dtype is that of inference
     """
 
     settings: Settings
@@ -85,11 +85,11 @@ class QuantizeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """The checkpoint that was written, or with a dry run would be; `fidelity` is None where it was not measured.
+    """The checkpoint that was written, or would be without dry_run; `fidelity` is None where it was not measured.
 
-    was_there:      an earlier run of the same work has written it
-    chosen:         what each layer got and why, where there was a goal
-    fidelity_dtype: what both models computed in for it
+    was_there:      it was written by an earlier run with the same options
+    chosen:         the scheme of each layer and its measurements, where there was a goal
+    fidelity_dtype: compute dtype of both models in that measurement
     seconds:        of work, fidelity included; peak memory is that of the process
     """
 
