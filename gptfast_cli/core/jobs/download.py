@@ -1,4 +1,4 @@
-"""Downloading: a model of the Hugging Face Hub or of S3 comes here, and becomes the current one."""
+"""Download of a model from the Hugging Face Hub or S3: verified, resumable; it becomes the current model."""
 
 import shlex
 import shutil
@@ -48,13 +48,13 @@ _SLACK_BYTES = 1_000_000  # notes, links and locks beside the files
 
 @dataclass(frozen=True, slots=True)
 class DownloadRequest:
-    """What to fetch, and where to.
+    """What to download, and where to.
 
-    source:   `org/name[@revision]`, where `hf://` may stand before it, or `s3://bucket/prefix`
-    include, exclude: patterns of file names; without `include` it is what a model needs
-    local_dir: a plain folder; None is the Hugging Face cache, or for S3 a folder below the home
-    terms:    how to ask the server
-    endpoint: the Hub to ask; None is HF_ENDPOINT's, else huggingface.co
+    source:    `[hf://]org/name[@revision]` or `s3://bucket/prefix`
+    include, exclude: patterns of file names; without `include`, the files that a model needs
+    local_dir: a plain folder; None: the Hugging Face cache, or for S3 a folder of the home
+    terms:     concurrency, retries and verification
+    endpoint:  URL of the Hub; None: HF_ENDPOINT, else huggingface.co
     """
 
     source: str
@@ -75,10 +75,10 @@ class DownloadRequest:
 
 @dataclass(frozen=True, slots=True)
 class DownloadedFile:
-    """One file; `verified_by` is the hash that it was compared with on its way here, None where that was none.
+    """One file; `verified_by`: the kind of hash that was compared during the download, None: none.
 
-    was_there: it was there before, from whatever source, and nothing was fetched
-    n_begun:   bytes of an unfinished file that an earlier download has left, and this one goes on from
+    was_there: it existed before, and nothing was fetched
+    n_begun:   bytes of an unfinished earlier download, which this one resumes
     """
 
     name: str
@@ -90,14 +90,14 @@ class DownloadedFile:
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """The model that was fetched, or with a dry run would be.
+    """The downloaded model, or the plan of a dry run.
 
-    commit:     None for what has none
-    free_bytes: on the disk that it goes to, before
-    missing_bytes: of the files that were not there before; files with the same contents share one place in the cache
-    n_received: bytes that came over the network, those in vain included
-    memory:     what it takes to run it; only told of a dry run, None where gptfast does not know the model's kind
-    is_current: it is the current model now
+    commit:        None for S3
+    free_bytes:    on the target disk, before the download
+    missing_bytes: of the files that did not exist before; files with equal contents share one place in the cache
+    n_received:    bytes received over the network, failed attempts included
+    memory:        memory needed to run it; of a dry run only, None for an unknown family
+    is_current:    it is the current model now
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""`eval`: how well a model does on tasks and predicts a text, and how far it is from another model."""
+"""`eval`: accuracy on tasks, perplexity of a text, and KL divergence from a reference model."""
 
 import hashlib
 import json
@@ -33,16 +33,16 @@ from gptfast_cli.core.settings import Settings
 T = TypeVar("T", TaskResults, Perplexity, Compared)
 
 _ANSWERS_DEPEND_ON: Final = ("device", "dtype", "backend", "activations", "kv_dtype")
-"""Fields of a placing."""
+"""Fields of RuntimeConfig."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvalRequest:
-    """What to measure of which model.
+    """What to measure, and of which model.
 
-    tasks:   those that it names; where it names none and nothing else is asked for, the bundled ones
-    text:    a file to predict; where there is a reference, both read it instead of the bundled text
-    against: the reference
+    tasks:   names of tasks; none: the bundled tasks, unless `text` or `against` is set
+    text:    text for the perplexity, and for the comparison in place of the bundled text
+    against: the reference model
     """
 
     settings: Settings
@@ -54,13 +54,13 @@ class EvalRequest:
 
     @property
     def wants_tasks(self) -> bool:
-        """Whether any are to be done."""
+        """Whether tasks are to run."""
         return bool(self.tasks.names) or (self.text is None and self.against is None)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured; None where it was not asked for, or an interrupt came first."""
+    """Results; None for what was not requested, or was interrupted before it began."""
 
     environment: Environment
     model: str
@@ -74,15 +74,14 @@ class Evaluation:
 
 
 def run(request: EvalRequest) -> Job[Evaluation]:
-    """Load the models once and measure what was asked for; an interrupt ends it early, with what is there.
+    """Load the models once and measure; an interrupt ends it early, with the results so far.
 
-    Raises what loading raises, and what the parts do: UsageError and NotFoundError for what cannot be meant; all of it
-    before anything is measured.
+    Raises UsageError and NotFoundError for invalid options, and what loading raises, before any measurement.
     """
     for options in (request.tasks, request.text, request.against):
         if options is not None:
             options.check()
-    asked = yield from _asked(request)  # before the model: a wrong name is told at once
+    asked = yield from _asked(request)  # before loading, so that a wrong name fails fast
     loaded = yield from load(
         open_model(request.model, request.settings, with_padding=True), request.settings, request.runtime
     )
@@ -144,7 +143,7 @@ def _pair(
 
 
 def _in_turn(part: Job[T | None] | None, *, is_interrupted: bool) -> Job[tuple[T | None, bool]]:
-    """What a part comes to, and whether there has been an interrupt, after which none is begun; None is no part."""
+    """The result of a part, and whether the run is interrupted, after which no further part begins."""
     if part is None or is_interrupted:
         return None, is_interrupted
     found = yield from part
@@ -152,7 +151,7 @@ def _in_turn(part: Job[T | None] | None, *, is_interrupted: bool) -> Job[tuple[T
 
 
 def _memory_path(request: EvalRequest, options: TaskOptions, loaded: LoadedModel) -> Path:
-    """Where the answers of a run are kept until it is over: of this model, run so, for these tasks."""
+    """File of the answers so far, named by a hash of the model, its runtime and the tasks."""
     runtime = {name: getattr(request.runtime, name) for name in _ANSWERS_DEPEND_ON}
     tasks = asdict(options) | {"include_path": None if options.include_path is None else str(options.include_path)}
     for name in ("limit", "output_path"):  # more questions, or another place for results, ask nothing else

@@ -1,4 +1,4 @@
-"""Where a download comes from, listed: the Hub, or a bucket of S3. Both give their files to the same engine."""
+"""Origins of a download: a repository of the Hub, or a folder of an S3 bucket, as a list of files to fetch."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DownloadOptions:
-    """How to ask a server: so many files side by side, and for how long.
+    """Concurrency, retries and verification of a download.
 
-    force: compare the files that are here with their hashes, and fetch those that differ
+    n_workers: concurrent downloads
+    force:     verify the hashes of existing files, and fetch those that differ
     """
 
     n_workers: int = 8
@@ -33,35 +34,35 @@ class DownloadOptions:
 
 
 class Origin(Protocol):
-    """A place that holds a model, and what is known of it."""
+    """A remote model: its name, version and files."""
 
     @property
     def name(self) -> str:
-        """What a person calls the model, here and once it was fetched."""
+        """The name of the model, before and after the download."""
         ...
 
     @property
     def pinned_name(self) -> str:
-        """A name for exactly what was listed, found also where that of a branch or a tag cannot be kept."""
+        """A name with the commit, valid also where the cache cannot keep that of a branch or tag."""
         ...
 
     @property
     def version(self) -> str | None:
-        """The commit that was listed; None where there are none."""
+        """The listed commit; None for S3."""
         ...
 
     @property
     def files(self) -> Sequence[RemoteFile]:
-        """All that it holds."""
+        """All files."""
         ...
 
     @property
     def layout(self) -> Layout:
-        """Where they go."""
+        """Local paths of the files."""
         ...
 
     def described(self, names: Iterable[str]) -> Job[Sequence[RemoteFile]]:
-        """The files of these names with all that can be known before they are fetched, checksums above all."""
+        """The files of these names, with their sizes and checksums."""
         ...
 
     def fetch(self, files: Sequence[RemoteFile]) -> Job[dict[str, Fetched]]:
@@ -71,7 +72,7 @@ class Origin(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HubOrigin:
-    """See Origin; a repository at a commit."""
+    """A repository at a commit."""
 
     repo: RepoName
     listing: Listing
@@ -82,32 +83,27 @@ class HubOrigin:
 
     @property
     def name(self) -> str:
-        """See Origin."""
         return str(self.repo)
 
     @property
     def pinned_name(self) -> str:
-        """See Origin."""
         return f"{self.repo.repo}@{self.listing.commit}"
 
     @property
     def version(self) -> str:
-        """See Origin."""
         return self.listing.commit
 
     @property
     def files(self) -> Sequence[RemoteFile]:
-        """See Origin."""
         return self.listing.files
 
     def described(self, names: Iterable[str]) -> Job[Sequence[RemoteFile]]:
-        """See Origin; a listing has it all."""
         yield from ()
         by_name = {file.name: file for file in self.listing.files}
         return [by_name[name] for name in names]
 
     def fetch(self, files: Sequence[RemoteFile]) -> Job[dict[str, Fetched]]:
-        """See Origin; what is kept in Xet storage alone is left to huggingface_hub."""
+        # files that only Xet storage has are left to huggingface_hub
         for_library = {file.name: file for file in self.listing.files if file.needs_library}
         ours = [file for file in files if file.name not in for_library]
         fetched = yield from fetch_all(
@@ -127,7 +123,7 @@ class HubOrigin:
 
 @dataclass(frozen=True, slots=True)
 class S3Origin:
-    """See Origin; what a bucket holds below a prefix."""
+    """The files of a bucket below a prefix."""
 
     name: str
     files: Sequence["S3File"]
@@ -137,11 +133,10 @@ class S3Origin:
 
     @property
     def pinned_name(self) -> str:
-        """See Origin."""
         return self.name
 
     def described(self, names: Iterable[str]) -> Job[Sequence[RemoteFile]]:
-        """See Origin; a listing tells no checksum, so each file is asked about."""
+        # a listing has no checksums: one request for each file
         from gptfast_cli.core.hub.sources import s3  # noqa: PLC0415  # boto3 is an extra
 
         wanted = set(names)
@@ -153,7 +148,6 @@ class S3Origin:
         )
 
     def fetch(self, files: Sequence[RemoteFile]) -> Job[dict[str, Fetched]]:
-        """See Origin."""
         return fetch_all(files, self.layout, n_workers=self.terms.n_workers, retry_policy=self.terms.retry_policy)
 
 
@@ -170,7 +164,7 @@ def hub_origin(
 
 
 def s3_origin(path: BucketPath, settings: Settings, local_dir: Path | None, terms: DownloadOptions) -> Job[S3Origin]:
-    """What a bucket holds, in a folder of its name below the home or in `local_dir`.
+    """A folder of a bucket, stored below the home or in `local_dir`.
 
     Raises UsageError without boto3, NotFoundError, NotAuthorisedError, NetworkError.
     """
