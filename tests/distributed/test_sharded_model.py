@@ -72,7 +72,7 @@ def _computed(
     model = drained(build(parts, runtime, settings=settings_in(root), watch=Stopwatch(CPU)))[1]
 
     def whole(own: Tensor) -> Tensor:
-        return Logits(own, model.share, group).whole
+        return Logits(own, model.shard, group).whole
 
     cache = model.new_cache(len(PROMPTS))
     cache.reserve(32)

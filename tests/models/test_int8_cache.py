@@ -158,9 +158,9 @@ def test_a_row_is_gone_on_from_at_its_end_or_after_a_whole_block() -> None:
     cache = in_int8().new_cache(2)
     cache.begin(slice(0, 1), 300)
     cache.advance(slice(0, 1), 300)
-    assert [cache.kept(0, n) for n in (300, 299, 256, 255, 127, 0)] == [300, 256, 256, 128, 0, 0]
+    assert [cache.reusable_length(0, n) for n in (300, 299, 256, 255, 127, 0)] == [300, 256, 256, 128, 0, 0]
     cache.begin(slice(None), 301)  # and something comes between
-    assert cache.kept(0, 300) == 256
+    assert cache.reusable_length(0, 300) == 256
 
 
 def test_a_copied_row_goes_on_as_the_other_does() -> None:

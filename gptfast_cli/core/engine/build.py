@@ -195,7 +195,7 @@ def build(
     native = NativeModel(library, parts.config, computing, n_threads=torch.get_num_threads(), group=runtime.group)
     for block in weight_blocks(parts.config):
         with watch, phase("load"):
-            native.take({name: _read(parts, name, native.share, whole=("embedding",)) for name in block})
+            native.take({name: _read(parts, name, native.shard, whole=("embedding",)) for name in block})
         yield Progress("load", native.weight_bytes, parts.n_bytes // runtime.group.size, "bytes")
     return native
 
@@ -213,11 +213,11 @@ def _on_torch(
     parts: ModelSource, kv_dtype: torch.dtype, backend: Backend, group: ProcessGroup, watch: Stopwatch
 ) -> Job[Transformer]:
     weights: dict[str, Weight] = {}
-    share = ModelShard(parts.config, group.rank, group.size)
+    shard = ModelShard(parts.config, group.rank, group.size)
     done = 0
     for name in weight_shapes(parts.config):
         with watch, phase("load"):
-            stored = _read(parts, name, share)
+            stored = _read(parts, name, shard)
             weights[name] = schemes[stored.scheme].to(stored, parts.device, parts.dtype)
         done += stored.n_bytes
         yield Progress("load", done, parts.n_bytes // group.size, "bytes")
@@ -225,9 +225,9 @@ def _on_torch(
     return Transformer(parts.config, made, backend, parts.dtype, kv_dtype=kv_dtype, group=group)
 
 
-def _read(parts: ModelSource, name: str, share: ModelShard, whole: Collection[str] = ()) -> Weight:
+def _read(parts: ModelSource, name: str, shard: ModelShard, whole: Collection[str] = ()) -> Weight:
     """A rank's part of a weight; zeros where the first rank has it alone."""
-    if share.size == 1:
+    if shard.size == 1:
         return parts.read(name, None)
-    block = WHOLE if name in whole else share.block(name)
+    block = WHOLE if name in whole else shard.block(name)
     return plain(torch.zeros(weight_shapes(parts.config)[name])) if block is None else parts.read(name, block)

@@ -57,7 +57,9 @@ class Runner:
 
     def reuse_prefix(self, row: int, prompt: Sequence[int]) -> int:
         """Let a row begin as the prompt does, as far as any row holds that; returns how many tokens it then has."""
-        shared = [self._cache.kept(other, common_prefix(held, prompt)) for other, held in enumerate(self._held)]
+        shared = [
+            self._cache.reusable_length(other, common_prefix(held, prompt)) for other, held in enumerate(self._held)
+        ]
         best = max(range(self.n_rows), key=lambda other: (shared[other], other == row))
         n_tokens = shared[best]
         if best == row:
@@ -224,14 +226,14 @@ class Runner:
         They are `n_tokens`, or the most of them that can be kept without the rest.
         """
         assert n_tokens <= len(self._held[row])
-        n_tokens = self._cache.settled(n_tokens)
+        n_tokens = self._cache.truncated(n_tokens)
         return {"tokens": torch.tensor(self._held[row][:n_tokens]), **self._cache.row(row, n_tokens)}
 
     @torch.inference_mode()
     def restore(self, row: int, saved: Mapping[str, Tensor]) -> None:
         """Let a row hold what `save` gave, of a runner of the same model; raises ValueError where it does not fit."""
         tokens = saved["tokens"].tolist()
-        if len(tokens) != self._cache.settled(len(tokens)):
+        if len(tokens) != self._cache.truncated(len(tokens)):
             raise ValueError("a part of a block of keys")
         found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in saved.items() if name != "tokens"}
         if found != self._cache.outline(len(tokens)):
@@ -273,7 +275,7 @@ class Runner:
 
     def _told(self, logits: Tensor) -> Logits:
         """What the model has said of its own tokens, as all ranks know it."""
-        return Logits(logits, self.model.share, self.model.group)
+        return Logits(logits, self.model.shard, self.model.group)
 
 
 def sampling_params(sampling: Sampling) -> SamplingParams:

@@ -37,35 +37,35 @@ class NonFiniteLogitsError(GptFastError):
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits of the tokens to come, whose rows all ranks ask the same of, in the same order.
+    """Next-token logits, sharded by token; every rank must call the same methods in the same order.
 
     own:   [rows, tokens] float32, of the tokens that this rank has
-    share: that these tokens are of; None where they are all
+    shard: the shard of the model; None for the whole vocabulary
     """
 
     own: Tensor
-    share: ModelShard | None = None
+    shard: ModelShard | None = None
     group: ProcessGroup = ALONE
 
     @property
     def vocab_size(self) -> int:
         """How many tokens all ranks have."""
-        return self.own.shape[-1] if self.share is None else self.share.whole.vocab_size
+        return self.own.shape[-1] if self.shard is None else self.shard.whole.vocab_size
 
     @property
     def tokens(self) -> slice:
         """The tokens that this rank has, the first of which come first."""
-        return slice(0, self.vocab_size) if self.share is None else self.share.tokens
+        return slice(0, self.vocab_size) if self.shard is None else self.shard.tokens
 
     @cached_property
     def whole(self) -> Tensor:
-        """Those of all tokens, [rows, vocab_size] float32."""
+        """Logits of the whole vocabulary, [rows, vocab_size] float32: an all-gather."""
         if self.group.size == 1:
             return self.own
         return self.group.gather(self._padded())[..., : self.vocab_size]
 
     def put_together(self) -> "Logits":
-        """The same, with all of them on every rank."""
+        """The same logits, whole on every rank."""
         return Logits(self.whole)
 
     def rows(self, rows: slice | Sequence[int]) -> "Logits":
@@ -96,7 +96,7 @@ class Logits:
         Returns [rows, candidates] float32 and their tokens int64, in the order of tokens. None where that is not less
         than all of them, or where equals are so many that a rank could not tell all of its own.
         """
-        if self.share is None or self.group.size == 1 or n >= self.share.n_tokens:
+        if self.shard is None or self.group.size == 1 or n >= self.shard.n_tokens:
             return None
         own, at = self._padded().topk(n + 1)  # one more: where it is as large, others may be too
         at, order = at.sort()
@@ -114,8 +114,8 @@ class Logits:
 
     def _padded(self) -> Tensor:
         """As many on every rank: the last ones may have fewer tokens."""
-        assert self.share is not None
-        return F.pad(self.own, (0, self.share.n_tokens - self.own.shape[-1]), value=-torch.inf)
+        assert self.shard is not None
+        return F.pad(self.own, (0, self.shard.n_tokens - self.own.shape[-1]), value=-torch.inf)
 
 
 class TokenLoop(Protocol):
@@ -155,16 +155,16 @@ class Decoder(Protocol):
 
     config: ModelConfig
     dtype: torch.dtype
-    """In which it computes."""
+    """The compute dtype."""
     kv_dtype: torch.dtype
-    """In which it keeps keys and values: the same, or int8."""
+    """The KV-cache dtype: the same, or int8."""
     device: torch.device
     has_own_threads: bool
-    """Whether a step is done by threads that stand ready for the next one: PyTorch's would be in their way."""
+    """Whether a step runs on spinning threads of its own, with which PyTorch's would compete."""
     group: ProcessGroup
     """The ranks that each have a part of it; logits are those of a rank's own tokens, see Logits."""
-    share: ModelShard
-    """That part."""
+    shard: ModelShard
+    """The shard of this rank."""
 
     @property
     def weight_bytes(self) -> int:

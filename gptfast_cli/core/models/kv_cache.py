@@ -44,20 +44,20 @@ class KVTensor:
 
 
 class KVLayout(Protocol):
-    """A way to keep keys and values."""
+    """How the keys and values of a layer are stored."""
 
     parts: Mapping[str, KVTensor]
     most_tokens: int
-    """That may be written to a row in one go."""
+    """Maximum number of tokens written to a row in one call."""
     block: int
-    """Tokens by which the beginning of a text stands for itself, whatever came after it."""
+    """Prefix lengths that are a multiple of this do not depend on later tokens."""
 
     def layer(self, parts: Mapping[str, Tensor]) -> LayerCache:
         """The cache of a layer."""
         ...
 
     def bytes_read(self, n_tokens: int) -> int:
-        """Bytes that a step reads of a row with so many tokens, in all layers."""
+        """Bytes of a row of `n_tokens` that a step reads, over all layers."""
         ...
 
 
@@ -107,7 +107,7 @@ class Int8KVLayout:
 
 
 def kv_layout_of(config: ModelConfig, kv_dtype: torch.dtype, dtype: torch.dtype) -> KVLayout:
-    """The form that keeps keys and values in `kv_dtype`, of a model that computes in `dtype`."""
+    """The layout for keys and values in `kv_dtype`, of a model that computes in `dtype`."""
     return Int8KVLayout(config, dtype) if kv_dtype is torch.int8 else FloatKVLayout(config, kv_dtype)
 
 
@@ -127,12 +127,12 @@ class KVCache:
         self, config: ModelConfig, n_rows: int, *, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
     ) -> None:
         """`kv_dtype` is the one that keys and values are kept in, `dtype` the one that they are computed in."""
-        self._form = kv_layout_of(config, kv_dtype, dtype)
+        self._layout = kv_layout_of(config, kv_dtype, dtype)
         self._row_shape = (n_rows, config.n_kv_heads)
         self._device, self._n_layers = device, config.n_layers
         self._check_fits(BUCKET)
         self._layers: list[dict[str, Tensor]] = [{} for _ in range(config.n_layers)]  # each part of each layer
-        for name, part in self._form.parts.items():
+        for name, part in self._layout.parts.items():
             shape = (n_rows, config.n_kv_heads, part.slots(0), *part.shape)
             empty = torch.zeros(shape, dtype=part.dtype, device=device)
             for layer in self._layers:
@@ -144,17 +144,17 @@ class KVCache:
 
     @property
     def most_tokens(self) -> int:
-        """Tokens that may be written to a row in one go."""
-        return self._form.most_tokens
+        """Maximum number of tokens written to a row in one call."""
+        return self._layout.most_tokens
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that the cache takes, used or not."""
+        """Bytes of all tensors of the cache."""
         return sum(tensor.nbytes for tensor in self.tensors())
 
     def bytes_read(self, n_tokens: int) -> int:
-        """Bytes that a step reads of a row with so many tokens."""
-        return self._form.bytes_read(n_tokens)
+        """Bytes of a row of `n_tokens` that a step reads, over all layers."""
+        return self._layout.bytes_read(n_tokens)
 
     @torch.inference_mode()
     def reserve(self, n_tokens: int) -> None:
@@ -164,7 +164,7 @@ class KVCache:
             return
         grown = -(-missing // BUCKET) * BUCKET
         self._check_fits(grown)
-        for name, part in self._form.parts.items():
+        for name, part in self._layout.parts.items():
             if part.n_slots is not None:
                 continue
             for layer in self._layers:
@@ -178,7 +178,7 @@ class KVCache:
         """Raise OutOfMemoryError where a CPU's memory has no room for so many tokens more: it would end the process."""
         slots = math.prod(self._row_shape) * self._n_layers
         each = (
-            part.slots(n_tokens) * math.prod(part.shape) * part.dtype.itemsize for part in self._form.parts.values()
+            part.slots(n_tokens) * math.prod(part.shape) * part.dtype.itemsize for part in self._layout.parts.values()
         )
         n_bytes = slots * sum(each)
         if self._device.type == "cpu" and n_bytes >= _LARGE_BYTES:  # to ask takes longer than to take little
@@ -194,8 +194,8 @@ class KVCache:
         """A view of one layer: some rows, and room for at least `n_keys` tokens, rounded up to whole key blocks."""
         n_keys = -(-n_keys // KEY_BLOCK) * KEY_BLOCK
         assert n_keys <= self.capacity
-        parts = self._form.parts
-        return self._form.layer(
+        parts = self._layout.parts
+        return self._layout.layer(
             {name: tensor[rows, :, : parts[name].slots(n_keys)] for name, tensor in self._layers[index].items()}
         )
 
@@ -205,40 +205,40 @@ class KVCache:
 
     def whole(self) -> list[LayerCache]:
         """All of every layer: the same tensors each time, until the capacity grows."""
-        return [self._form.layer(layer) for layer in self._layers]
+        return [self._layout.layer(layer) for layer in self._layers]
 
     def tensors(self) -> Iterator[Tensor]:
-        """All that it is made of."""
+        """Every tensor of the cache."""
         for layer in self._layers:
             yield from layer.values()
 
     def row(self, row: int, n_tokens: int) -> dict[str, Tensor]:
         """Views of the first `n_tokens` of a row, whole blocks of them, by `keys.N`, `values.N` ... of layer N."""
-        assert n_tokens == self.settled(n_tokens)
+        assert n_tokens == self.truncated(n_tokens)
         return {
             f"{name}.{index}": layer[name][row, :, : part.slots(n_tokens)]
-            for name, part in self._form.parts.items()
+            for name, part in self._layout.parts.items()
             if part.n_slots is None
             for index, layer in enumerate(self._layers)
         }
 
     def outline(self, n_tokens: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Dtypes and shapes of what `row` gives, whether there is room for so many tokens or not."""
+        """Dtypes and shapes of the tensors of `row`, also past the capacity."""
         return {
             f"{name}.{index}": (part.dtype, (layer[name].shape[1], part.slots(n_tokens), *part.shape))
-            for name, part in self._form.parts.items()
+            for name, part in self._layout.parts.items()
             if part.n_slots is None
             for index, layer in enumerate(self._layers)
         }
 
-    def settled(self, n_tokens: int) -> int:
-        """The most of a text's first tokens that stand for themselves, whatever a row holds behind them."""
-        return n_tokens // self._form.block * self._form.block
+    def truncated(self, n_tokens: int) -> int:
+        """`n_tokens` rounded down to whole blocks, whose keys and values do not depend on later tokens."""
+        return n_tokens // self._layout.block * self._layout.block
 
-    def kept(self, row: int, n_tokens: int) -> int:
-        """The most of the first `n_tokens` of a row that another text can go on from."""
+    def reusable_length(self, row: int, n_tokens: int) -> int:
+        """How many of the first `n_tokens` of a row another text can reuse as its prefix."""
         is_end = n_tokens == self.lengths[row] and row not in self._open
-        return n_tokens if is_end else self.settled(n_tokens)
+        return n_tokens if is_end else self.truncated(n_tokens)
 
     def advance(self, rows: slice, n_tokens: int) -> None:
         """Count `n_tokens` just written to each of the rows as valid."""
@@ -246,13 +246,13 @@ class KVCache:
         self._open.difference_update(range(*rows.indices(self.n_rows)))
 
     def rollback(self, row: int, length: int) -> None:
-        """Forget all but the first `length` tokens of a row: those that are `kept`, or up to `most_tokens` fewer."""
+        """Keep the first `length` tokens of a row: a `reusable_length`, or up to `most_tokens` fewer."""
         assert 0 <= length <= self.lengths[row]
         self.lengths[row] = length
 
     @torch.inference_mode()
     def wipe(self, row: int) -> None:
-        """Forget a row, and put zeros in its place."""
+        """Empty a row, and fill it with zeros."""
         for tensor in self.tensors():
             tensor[row].zero_()
         self.lengths[row] = 0
@@ -260,9 +260,9 @@ class KVCache:
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, n_tokens: int) -> None:
-        """Make a row equal to the first `n_tokens` of another, which are `kept`."""
+        """Copy the first `n_tokens` of a row, a `reusable_length`, to another."""
         assert n_tokens <= self.lengths[source]
-        for name, part in self._form.parts.items():
+        for name, part in self._layout.parts.items():
             n_slots = part.slots(n_tokens)
             for layer in self._layers:
                 layer[name][target, :, :n_slots] = layer[name][source, :, :n_slots]

@@ -91,15 +91,15 @@ class NativeModel:
         n_threads: int,
         group: ProcessGroup = ALONE,
     ) -> None:
-        """Of the embedding every rank has all, of which it reads single rows; of all else its share."""
+        """Of the embedding every rank has all, of which it reads single rows; of all else its shard."""
         assert unsupported(config, (), computing.dtype, torch.device("cpu")) is None
         self.config = config
-        self.share = ModelShard(config, group.rank, group.size)
+        self.shard = ModelShard(config, group.rank, group.size)
         self.group = group
         self.dtype, self.kv_dtype = computing.dtype, computing.kv_dtype
         self.device = torch.device("cpu")
         self.weight_bytes = self.embedding_bytes = 0
-        self._engine = NativeEngine(library, self.share.config, computing, n_threads=n_threads)
+        self._engine = NativeEngine(library, self.shard.config, computing, n_threads=n_threads)
         if group.size > 1:
             self._engine.set_sum(group.sum, is_first=group.rank == 0)
         self._frequencies = frequencies(config.head_dim, config.rope)
@@ -120,13 +120,13 @@ class NativeModel:
         elif "norm" in block:
             assert self._embedding is not None
             self._engine.set_norm(self._n_layers, NormRole.ATTENTION_NORM, block["norm"])
-            head = block["head"] if "head" in block else self._embedding.block(Block(rows=(self.share.tokens,)))
+            head = block["head"] if "head" in block else self._embedding.block(Block(rows=(self.shard.tokens,)))
             self._engine.set_linear(self._n_layers, MatrixRole.QKV, Linear(head))
         else:
             self._take_layer(block)
 
     def new_cache(self, n_rows: int) -> KVCache:
-        return KVCache(self.share.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
+        return KVCache(self.shard.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
 
     @property
     def token_loop(self) -> TokenLoop | None:

@@ -148,19 +148,19 @@ class Transformer:
         kv_dtype: torch.dtype | None = None,
         group: ProcessGroup = ALONE,
     ) -> None:
-        """`weights` are those of this rank's share of a model of the shape `config`.
+        """`weights` are those of this rank's shard of a model of the shape `config`.
 
         `kv_dtype` is the one that keys and values are kept in; None is that of computing.
         """
         self.config = config
-        self.share = ModelShard(config, group.rank, group.size)
+        self.shard = ModelShard(config, group.rank, group.size)
         self.weights = weights
         self.dtype = dtype
         self.kv_dtype = kv_dtype or dtype
         self.device = next(iter(weights.embedding.parts.values())).device
         self._backend = backend
         self.group = group
-        self._layer = decoder_layer(self.share.config, backend, group)
+        self._layer = decoder_layer(self.shard.config, backend, group)
         self._frequencies = frequencies(config.head_dim, config.rope).to(self.device)
 
     @torch.inference_mode()
@@ -235,7 +235,7 @@ class Transformer:
 
     def new_cache(self, n_rows: int) -> KVCache:
         """An empty cache for `n_rows` sequences of this model."""
-        return KVCache(self.share.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
+        return KVCache(self.shard.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
 
     def _pieces(self, tokens: Tensor, cache: KVCache, rows: slice) -> Tensor:
         """The hidden states of tokens [batch, time], as many at a time as the cache can take in."""
@@ -256,7 +256,7 @@ class Transformer:
     def _embedded(self, tokens: Tensor) -> Tensor:
         if self.group.size == 1:
             return self._backend.embed(tokens, self.weights.embedding, self.dtype)
-        own = tokens - self.share.tokens.start
+        own = tokens - self.shard.tokens.start
         is_own = (own >= 0) & (own < self.weights.embedding.shape[0])
         x = self._backend.embed(own.where(is_own, 0), self.weights.embedding, self.dtype)
         return self.group.sum(x * is_own.unsqueeze(-1))  # every other rank has zeros there
