@@ -1,7 +1,4 @@
-"""A benchmark as a table, Markdown, CSV and JSON.
-
-Where several ranks share the model, a second table says what they gain.
-"""
+"""Results of `bench` as a table, Markdown, CSV and JSON; with several ranks also a table of their speed-up."""
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +24,7 @@ _DIM = "2"
 
 
 def write_table(bench: Bench, stream: TextIO) -> None:
-    """Write it; a row that failed has its error in place of numbers."""
+    """Write the table for a terminal; a row that failed has its error in place of numbers."""
     for line in wrapped(_model_line(bench)):
         stream.write(styled(line, _DIM, stream) + "\n")
     for table in (list(_table(bench)), list(_scaling_table(bench))):
@@ -44,7 +41,7 @@ def headings(bench: Bench) -> tuple[str, ...]:
 
 
 def cells(row: BenchRow, bench: Bench) -> tuple[str, ...]:
-    """A row of the table: what it is, and its numbers where it worked; empty where there is none."""
+    """The cells of a row: test, batch size and ranks, then the numbers; a failed row has none."""
     about = (row.test, str(row.batch_size), *((str(row.tp),) * bench.has_ranks))
     if row.tok_s is None:
         return about
@@ -56,18 +53,18 @@ def cells(row: BenchRow, bench: Bench) -> tuple[str, ...]:
         "" if row.gbps is None else digits(row.gbps),
         "" if row.mbu is None else f"{row.mbu:.0%}",
         "" if row.peak_memory_bytes is None else size(row.peak_memory_bytes),
-        *((_waited(row.ranks),) * bench.has_ranks),
+        *((_collectives(row.ranks),) * bench.has_ranks),
     )
 
 
 def schemes_of(scheme: str, head_scheme: str) -> str:
-    """How a model is stored, in a few words."""
+    """The schemes of layers and head."""
     # else the name says it, as in int4-g32-head-plain
     return scheme if head_scheme in scheme else f"{scheme} layers, {head_scheme} head"
 
 
 def measurement_line(bench: Bench) -> str:
-    """What else belongs to the numbers: bandwidth, spread, seed, and the times that are no part of them."""
+    """Bandwidth, number of repetitions, seed, and the times outside the measurement: load and compile."""
     return "; ".join(_measurements(bench))
 
 
@@ -94,7 +91,7 @@ def _measurements(bench: Bench) -> Iterator[str]:
 
 
 def _table(bench: Bench) -> Iterator[str]:
-    heading, *lines = aligned(_numbers_behind_a_name(headings(bench), [cells(row, bench) for row in bench.rows]))
+    heading, *lines = aligned(_named_rows(headings(bench), [cells(row, bench) for row in bench.rows]))
     yield heading
     for row, line in zip(bench.rows, lines, strict=True):
         yield line if row.error is None else _shortened(f"{line}{GAP}{printable(row.error)}")
@@ -103,7 +100,7 @@ def _table(bench: Bench) -> Iterator[str]:
 def _scaling_table(bench: Bench) -> Iterator[str]:
     gains = list(scaling(bench.rows))
     if gains:
-        yield from aligned(_numbers_behind_a_name(_SCALING, [_gain(gain) for gain in gains]))
+        yield from aligned(_named_rows(_SCALING, [_gain(gain) for gain in gains]))
 
 
 def _gain(gain: Scaling) -> tuple[str, ...]:
@@ -111,14 +108,14 @@ def _gain(gain: Scaling) -> tuple[str, ...]:
     return gain.test, str(gain.batch_size), f"{gain.base} to {gain.tp}", *ratios, f"{gain.efficiency:.0%}"
 
 
-def _waited(ranks: Sequence[RankNumbers]) -> str:
-    """The time in collectives, from the rank that spends the least of it there to the one that spends the most."""
+def _collectives(ranks: Sequence[RankNumbers]) -> str:
+    """The share of the time in collectives: the lowest of all ranks to the highest."""
     shares = [rank.collective_share for rank in ranks if rank.collective_share is not None]
     ends = dict.fromkeys(f"{share:.0%}" for share in (min(shares), max(shares))) if shares else ()
     return " to ".join(ends)
 
 
-def _numbers_behind_a_name(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+def _named_rows(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     return Table(headings, tuple(rows), "<" + ">" * (len(headings) - 1))
 
 
@@ -127,7 +124,7 @@ def _shortened(line: str) -> str:
 
 
 _ABOUT = ("gptfast", "commit", "torch", "device", "cpu", "gpu", "threads", "dtype", "date")
-"""What a line of CSV says of its environment."""
+"""The fields of the environment in a line of CSV."""
 
 
 def write_json(bench: Bench, command: str, stream: TextIO) -> None:

@@ -140,7 +140,7 @@ class PlainLines:
         self._source = source
 
     def read(self, prompt: str) -> str:
-        """See Lines; raises UsageError for bytes that are not UTF-8."""
+        """Raises UsageError for bytes that are not UTF-8."""
         if self._source.isatty():
             sys.stderr.write(prompt)
             sys.stderr.flush()
@@ -187,11 +187,10 @@ class EditedLines:
         self._history.shorten()
 
     def read(self, prompt: str) -> str:
-        """See Lines."""
         return input(prompt)
 
     def remember(self, entry: str) -> None:
-        """See Lines; what is said twice in a row is kept once."""
+        """A line repeated at once is kept once."""
         readline = self._readline
         n_entries = readline.get_current_history_length()
         if n_entries == 0 or readline.get_history_item(n_entries) != entry:

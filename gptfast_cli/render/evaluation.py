@@ -1,4 +1,4 @@
-"""An evaluation as tables and as JSON."""
+"""Results of `eval`: tasks, perplexity and comparison as tables, and as JSON."""
 
 import math
 from collections.abc import Iterator
@@ -23,17 +23,17 @@ def divergence_table(found: Compared) -> Table:
 
 
 def divergence_sides(found: Compared) -> str:
-    """Who stands against whom, and on what."""
+    """The two models and the text that they are compared on."""
     text = "the bundled text" if found.protocol is None else f"the text by {found.protocol}"
     windows = f", {found.n_windows:,} of {found.n_windows_all:,} windows" if found.is_partial else ""
     return (
-        f"{_told(found.model)}, against the reference, {_told(found.reference)}: {found.divergence.tokens:,} tokens of "
+        f"{_side(found.model)}, against the reference, {_side(found.reference)}: {found.divergence.tokens:,} tokens of "
         f"{text}{windows}"
     )
 
 
 def divergence_verdict(found: Compared) -> str:
-    """Which one predicts the text better, where that can be told."""
+    """Which of the two predicts the text better; no answer where the ratio has no interval."""
     divergence, model, reference = found.divergence, found.model.name, found.reference.name
     if found.is_itself:
         return f"{model} was compared with itself."
@@ -62,12 +62,12 @@ def _divergence_rows(found: Divergence) -> Iterator[tuple[str, str, str]]:
     yield "perplexity", f"{found.ppl_other:.4f}", f"the reference {found.ppl_reference:.4f}"
 
 
-def _told(side: ModelSummary) -> str:
+def _side(side: ModelSummary) -> str:
     return ", ".join([f"{side.name} ({side.scheme} {side.dtype} on {side.device}", side.backend, *side.roundings]) + ")"
 
 
 def _decimals(width: float) -> int:
-    """Digits behind the point that show an interval of this width."""
+    """Decimals with which an interval of this width has two digits, 4 to 8."""
     return min(max(4, 2 - math.floor(math.log10(width))), 8) if 0 < width < math.inf else 4
 
 

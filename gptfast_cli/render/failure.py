@@ -1,4 +1,4 @@
-"""An exception as a person meets it: at most five lines on stderr, and an exit code."""
+"""Errors for the user: at most five lines on stderr."""
 
 import errno
 from collections.abc import Collection
@@ -20,7 +20,7 @@ _SMALLER = ("--max-new-tokens", "--batch-size", "--max-context", "--prompt-len",
 
 
 def named(error: Exception, home: Path | None = None, flags: Collection[str] = ()) -> GptFastError:
-    """The error as one of ours: memory and disk by their own kinds, what nobody foresaw as an internal error.
+    """The error as a GptFastError: out of memory and disk full as their classes, an unforeseen one as internal error.
 
     A file of `home`, which is `$GPTFAST_HOME`, may be kept elsewhere; `flags` are those that the command has.
     """
@@ -43,7 +43,7 @@ def named(error: Exception, home: Path | None = None, flags: Collection[str] = (
 
 
 def write_error(error: GptFastError, stream: TextIO) -> None:
-    """What went wrong, why, and what to try next: at most five lines, of which the hint is never the one cut."""
+    """Write message and hint in at most five lines; a long message is cut, the hint is not."""
     hint = [f"hint: {line}" for line in error.hint.splitlines()[:2]]
     what, *why = error.message.splitlines()[: _MOST_LINES - len(hint)] or [type(error).__name__]
     lines = [what, *(f"       {line}" for line in why), *hint]

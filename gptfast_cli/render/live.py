@@ -92,10 +92,9 @@ _NAME_COLUMNS = 28
 
 
 class _Rate(ProgressColumn):
-    """Bytes a second, of late."""
+    """Bytes per second over the last updates."""
 
     def render(self, task: Task) -> Text:
-        """See ProgressColumn."""
         return Text(f"{size(task.speed)}/s" if task.speed else "")
 
 

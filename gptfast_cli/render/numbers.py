@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
 
 
 def amount(done: int, total: int | None, unit: str) -> str:
-    """How far a task has come: `1.20 GB of 13.5 GB`, `37 of 291 tokens`, `120 tokens`, or nothing."""
+    """Progress of a task: `1.20 GB of 13.5 GB`, `37 of 291 tokens`, `120 tokens`, or nothing."""
     if not done and total is None:
         return ""
     if unit == "bytes":
@@ -53,7 +53,7 @@ def amount(done: int, total: int | None, unit: str) -> str:
 
 
 def value_so_far(value: float | None) -> str:
-    """What a measurement comes to as far as it has come, behind the amount: `, 7.183 so far`, or nothing."""
+    """The value of a measurement under way, after the amount: `, 7.183 so far`, or nothing."""
     return "" if value is None or math.isnan(value) else f", {value:.4g} so far"
 
 
@@ -61,8 +61,8 @@ def share(part: float) -> str:
     """A share 0..1 in per cent: 41.3 %, 99.66 %; 100 % only for the whole."""
     if part == 1:
         return "100 %"
-    shown = min(part, 0.9999) if part < 1 else part
-    return f"{100 * shown:.{2 if part >= 0.99 else 1}f} %"
+    rounded = min(part, 0.9999) if part < 1 else part
+    return f"{100 * rounded:.{2 if part >= 0.99 else 1}f} %"
 
 
 def nats(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A plan as a table and as JSON."""
+"""Results of `bench --plan`: memory and predicted speed of each case, as tables and as JSON."""
 
 from collections.abc import Iterator
 from typing import Final, TextIO
@@ -25,7 +25,7 @@ _DIM = "2"
 
 
 def write_table(plan: BenchPlan, stream: TextIO) -> None:
-    """Write it; all bytes are those of one device."""
+    """Write the tables of memory and of speed; all bytes are those of one device."""
     schemes = schemes_of(plan.scheme, plan.head_scheme)
     kept = "" if plan.kv_dtype == plan.dtype else f"; {plan.kv_dtype} keys and values"
     for line in wrapped(f"{plan.model}: {count(plan.n_params)} parameters, {schemes}, {plan.dtype}{kept}"):
@@ -34,7 +34,7 @@ def write_table(plan: BenchPlan, stream: TextIO) -> None:
         rows = tuple((*_case(row), *cells(row)) for row in plan.rows)
         stream.write("\n" + "".join(f"{line}\n" for line in aligned(Table(headings, rows, ">" * len(headings)))))
     stream.write("\n")
-    for line in (line for sentence in _grounds(plan) for line in wrapped(sentence)):
+    for line in (line for sentence in _assumptions(plan) for line in wrapped(sentence)):
         stream.write(styled(line, _DIM, stream) + "\n")
     stream.flush()
 
@@ -67,8 +67,8 @@ def _speed(row: PlanRow) -> Iterator[str]:
         yield f"{row.mbu:.0%}"
 
 
-def _grounds(plan: BenchPlan) -> Iterator[str]:
-    """What the numbers rest on, and what is missing for those that are not there."""
+def _assumptions(plan: BenchPlan) -> Iterator[str]:
+    """The assumptions, and the options that would give the missing numbers."""
     hardware, efficiency = plan.hardware, plan.efficiency
     has_links = any(row.tp > 1 for row in plan.rows)
     yield f"a device: {'; '.join(_figures(plan, has_links=has_links))}"

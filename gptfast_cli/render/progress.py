@@ -82,7 +82,7 @@ class Status:
         return " \N{MIDDLE DOT} ".join(self.parts())
 
     def _time(self, elapsed: float) -> str:
-        """What has passed; what is left, once rows have told how long one takes, and until the last is done."""
+        """The time passed, or, once a first row is done, the time left."""
         if self.rows is None or self.rows.total is None or self.rows.done in (self._rows_before, self.rows.total):
             return duration(elapsed)
         n_left = self.rows.total - self.rows.done
@@ -97,7 +97,7 @@ _SECONDS_UNTIL_A_PACE = 0.5
 
 @dataclass(slots=True)
 class _Beginning:
-    """How far a task was when it was first heard of, when that was, and how far it was last."""
+    """Progress of a task at its first event, the time of that, and progress at its last event."""
 
     done: int
     at: float
@@ -136,13 +136,13 @@ class PlainView:
                 self._write_now_and_then(", ".join([_so_far(event), *self._pace(event)]))
 
     def _show_part(self, event: Progress) -> None:
-        """Tell of a part when it is done: what it is, and how fast it came."""
+        """Write a part when it is done, with its size and rate."""
         paces = list(self._pace(event))
         if event.done == event.total:
             self._write(", ".join([f"{event.part}: {amount(event.done, None, event.unit)}", *paces]))
 
     def _pace(self, event: Progress) -> Iterator[str]:
-        """The rate of bytes, and what is left of a task at the pace that it has had here, once there is one."""
+        """The rate of bytes and the time left, after the first half second."""
         key = event.task, event.part
         began = self._began.get(key)
         if began is None or event.done < began.last:  # it begins, perhaps for the second time

@@ -37,7 +37,7 @@ class Cursor:
         self._has_moved = False  # ahead of the text: it stands in a line that no character has begun
 
     def placed(self, text: str) -> str:
-        """What to write for printable text, so that the cursor never stays behind the last column."""
+        """The characters to write for printable text, so that the cursor never rests after the last column."""
         if not text:
             return ""
         if self._has_moved and text[0] == "\n":

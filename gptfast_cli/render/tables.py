@@ -147,7 +147,7 @@ _CUT = "..."  # in every encoding, unlike the one character
 
 
 def short_names(names: Iterable[str], width: int) -> dict[str, str]:
-    """What stands for each name: itself, its two ends, or those and a number where another name has the same."""
+    """A short form of each name: itself, its two ends, or these and a number where two would be the same."""
     shown: dict[str, str] = {}
     for name in dict.fromkeys(names):
         short, n = shortened(name, width), 1
@@ -159,7 +159,7 @@ def short_names(names: Iterable[str], width: int) -> dict[str, str]:
 
 
 def shortened(name: str, width: int) -> str:
-    """The name in one line; of a long one the beginning and, of a path the telling part, more of the end."""
+    """The name in one line; of a long one a third from its beginning and the rest from its end."""
     line = one_line(name)
     if len(line) <= width:
         return line

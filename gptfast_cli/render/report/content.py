@@ -3,7 +3,7 @@
 Every table, sentence and figure is made here, once; `text` and `html` lay them out.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 from gptfast_cli.core.drafts.report import (
@@ -19,11 +19,11 @@ from gptfast_cli.render.charts.plots import point_labels
 from gptfast_cli.render.charts.svg import legend
 from gptfast_cli.render.numbers import count, digits, duration, size
 from gptfast_cli.render.report.about import glossary
+from gptfast_cli.render.report.cards import BATCH, DRAFT, TEMPERATURE, K, draft_card, round_table
 from gptfast_cli.render.report.figures import (
     best_case,
     compared_figure,
     contenders,
-    draft_figures,
     loss_figure,
     run_names,
     slice_figure,
@@ -32,7 +32,6 @@ from gptfast_cli.render.report.figures import (
 from gptfast_cli.render.report.tree import (
     MISSING,
     Block,
-    Card,
     Cell,
     Column,
     Detail,
@@ -43,12 +42,10 @@ from gptfast_cli.render.report.tree import (
     Legend,
     Name,
     Paragraph,
-    Part,
     Pictured,
     Quoted,
     Ranged,
     Section,
-    Share,
     Soft,
     Speedup,
     Table,
@@ -59,11 +56,6 @@ from gptfast_cli.render.tables import short_names
 _MAX_OPEN_CARDS: Final = 4  # with more drafts, only the recommended ones are unfolded
 _MBU_FROM_CACHE: Final = 1.2  # the measured bandwidth is less than 20 % off
 _SLICE_NAME: Final = 24  # characters
-
-_TEMPERATURE: Final = Column("temp", "Temperature")
-_BATCH: Final = Column("batch", "Batch")
-_DRAFT: Final = Column("draft", "Draft", is_text=True)
-_K: Final = Column("k", "k")
 
 
 def sections(report: DraftReport) -> Iterator[Section]:
@@ -94,7 +86,7 @@ def _recommendations(report: DraftReport) -> Section:
         blocks.append(Pictured(otherwise=(_paragraph("Interrupted: this is what was measured until then."),)))
     blocks.append(_paragraph("Speed-ups are over plain decoding of ", Name(report.target), f" ({sizes})."))
     if report.recommendations:
-        columns = (_TEMPERATURE, _BATCH, _DRAFT, _K, Column("speed-up", "Speed-up"))
+        columns = (TEMPERATURE, BATCH, DRAFT, K, Column("speed-up", "Speed-up"))
         rows = tuple(_recommendation(pick) for pick in report.recommendations)
         blocks.append(Table("The best draft and k by temperature and batch size", columns, rows, n_names=2))
     else:
@@ -127,98 +119,8 @@ def _drafts(report: DraftReport) -> Section:
         "Below, where the time of a round goes at the best k; break-even: the alpha under which it is slower, never "
         "where even a perfect draft is.",
     )  # fmt: skip
-    cards = (_card(draft, is_open=n_drafts <= _MAX_OPEN_CARDS or draft.draft in picked) for draft in report.drafts)
+    cards = (draft_card(draft, is_open=n_drafts <= _MAX_OPEN_CARDS or draft.draft in picked) for draft in report.drafts)
     return Section("drafts", "Drafts", (Pictured((on_page, Legend(legend())), (in_text,)), *cards))
-
-
-def _card(draft: DraftResult, *, is_open: bool) -> Card:
-    best = best_cells(draft)
-    pictures: list[Block] = [Group(tuple(draft_figures(draft)), "figures")]
-    tables: list[Block] = [_paragraph(*_draft_line(draft)), _grid(draft)]
-    if draft.grid:
-        tables.append(_rounds(draft, list(best.values())))
-    else:
-        note = _paragraph("Its rounds were not timed.")
-        pictures.insert(0, note)
-        tables.append(note)
-    highest = max(best.values(), key=lambda cell: cell.predicted.value, default=None)
-    return Card(draft, highest, is_open, (Pictured(tuple(pictures), tuple(tables)),))
-
-
-def _draft_line(draft: DraftResult) -> Iterator[Words]:
-    basis = "assumed, not measured" if draft.basis == "assumed" else f"{draft.basis}, {draft.n_tokens:,} tokens"
-    costs = "no parameters"
-    if draft.n_params:
-        reads = f"{count(draft.n_params)} parameters, {size(draft.n_bytes)} a drafted token"
-        costs = f"{reads}; load {duration(draft.load_s)}, prefill {duration(draft.prefill_s)}"
-    yield from ("alpha ", Ranged(draft.alpha, is_alpha=True), f" ({basis}); {costs}")
-
-
-def best_cells(draft: DraftResult) -> dict[int, GridCell]:
-    """The cell of the highest predicted speed-up of each batch size; of equal ones the first."""
-    best: dict[int, GridCell] = {}
-    for cell in sorted(draft.grid, key=lambda each: each.batch_size):
-        so_far = best.setdefault(cell.batch_size, cell)
-        if cell.predicted.value > so_far.predicted.value:
-            best[cell.batch_size] = cell
-    return best
-
-
-def _grid(draft: DraftResult) -> Table:
-    """A row for each k, a column for each batch size; below a prediction the speed-up of a validation run."""
-    sizes = sorted({cell.batch_size for cell in draft.grid})
-    batches = [f"batch {each}" if n == 0 else str(each) for n, each in enumerate(sizes)]
-    headings = ("k", "tau", *batches, "overall", "conditional")
-    columns = tuple(Column(heading, heading) for heading in headings)
-    return Table(f"Speed-ups of {draft.draft}", columns, tuple(_grid_rows(draft, sizes)))
-
-
-def _grid_rows(draft: DraftResult, sizes: Sequence[int]) -> Iterator[tuple[Cell, ...]]:
-    cells = {(cell.k, cell.batch_size): cell for cell in draft.grid}
-    best = best_cells(draft)
-    for k in sorted({*draft.tau, *(cell.k for cell in draft.grid), *range(1, len(draft.acceptance_by_position) + 1)}):
-        of_k = [cells.get((k, each)) for each in sizes]
-        tau = digits(draft.tau[k].value) if k in draft.tau else ""
-        predicted = ("" if c is None else Speedup(c.predicted.value, is_best=c is best[c.batch_size]) for c in of_k)
-        yield str(k), tau, *predicted, *_acceptance(draft, k)
-        if any(cell and cell.measured for cell in of_k):
-            measured = (Speedup(c.measured.value, is_measured=True) if c and c.measured else "" for c in of_k)
-            yield "measured", "", *measured
-
-
-def _acceptance(draft: DraftResult, k: int) -> tuple[Cell, Cell]:
-    if k > len(draft.acceptance_by_position):
-        return "", ""
-    at_k = draft.acceptance_by_position[k - 1]
-    conditional = MISSING if at_k.conditional is None else f"{at_k.conditional:.0%}"
-    return Share(at_k.unconditional), conditional
-
-
-def _rounds(draft: DraftResult, cells: Sequence[GridCell]) -> Table:
-    """Where the time of a round goes."""
-    columns = tuple(column for column, _ in _ROUND)
-    rows = tuple(tuple(value(cell) for _, value in _ROUND) for cell in cells)
-    return Table(f"Costs of a round: {draft.draft}, temperature {draft.temperature:g}", columns, rows, n_names=2)
-
-
-_ROUND: Final[Sequence[tuple[Column, Callable[[GridCell], Cell]]]] = (
-    (_BATCH, lambda cell: str(cell.batch_size)),
-    (_K, lambda cell: str(cell.k)),
-    (Column("speed-up", "Speed-up"), lambda cell: Ranged(cell.predicted, "×")),
-    (Column("round", "Round"), lambda cell: duration(cell.cost.total)),
-    (Column("draft", "Drafting"), lambda cell: Part(cell.cost.draft, cell.cost.total)),
-    (Column("verify", "Verifying"), lambda cell: Part(cell.cost.verify, cell.cost.total)),
-    (Column("sample", "Sampling"), lambda cell: Part(cell.cost.sample, cell.cost.total)),
-    (Column("host", "Host"), lambda cell: Part(cell.cost.host, cell.cost.total)),
-    (
-        Column("break-even", "Break-even α"),
-        lambda cell: "never" if cell.break_even is None else f"{cell.break_even:.3f}",
-    ),
-    (Column("at most", "Perfect draft", since=Detail.MARKDOWN), lambda cell: digits(cell.ceiling)),
-    (Column("tok/s", "tok/s", since=Detail.MARKDOWN), lambda cell: digits(cell.tok_s)),
-    (Column("TPOT", "TPOT", since=Detail.MARKDOWN), lambda cell: duration(cell.token_seconds)),
-    (Column("GB/s", "GB/s", since=Detail.MARKDOWN), lambda cell: digits(cell.gbps)),
-)
 
 
 def _losses(report: DraftReport) -> Iterator[Section]:
@@ -251,7 +153,7 @@ def _comparison(report: DraftReport) -> Iterator[Section]:
         )
         table = Table(
             f"Drafts compared at temperature {temperature:g}",
-            (_DRAFT, Column("alpha", "α"), *(Column(*each) for each in headings)),
+            (DRAFT, Column("alpha", "α"), *(Column(*each) for each in headings)),
             tuple(
                 (
                     Name(each.draft.draft),
@@ -282,10 +184,10 @@ def _validation(report: DraftReport) -> Section:
     names = run_names(report.validation_runs)
     is_numbered = point_labels(names) != names
     columns = (
-        _DRAFT,
-        _TEMPERATURE,
-        _BATCH,
-        _K,
+        DRAFT,
+        TEMPERATURE,
+        BATCH,
+        K,
         Column("predicted", "Predicted"),
         Column("measured", "Measured"),
         Column("error", "Error"),
@@ -349,7 +251,7 @@ def _slice_table(report: DraftReport, kind: Literal["category", "context"]) -> T
         )
         rows.append((Name(draft.draft), f"{draft.temperature:g}", *alphas))
     headings = short_names(names, _SLICE_NAME).values()
-    columns = (_DRAFT, _TEMPERATURE, *(Column(heading, heading) for heading in headings))
+    columns = (DRAFT, TEMPERATURE, *(Column(heading, heading) for heading in headings))
     return Table(f"Alpha by {kind}", columns, tuple(rows), n_names=2)
 
 
@@ -360,7 +262,7 @@ def _costs(report: DraftReport) -> Iterator[Section]:
     headings = ("Parameters", "Bytes for a token", "Load", "Prefill")
     models = Table(
         "Costs of the drafts",
-        (_DRAFT, *(Column(heading, heading) for heading in headings)),
+        (DRAFT, *(Column(heading, heading) for heading in headings)),
         tuple(
             (
                 Name(each.draft),
@@ -373,7 +275,7 @@ def _costs(report: DraftReport) -> Iterator[Section]:
         ),
     )
     folds = (
-        Group((Fold(_about_rounds(each), (_rounds(each, _in_order(each.grid)),)),), temperature=each.temperature)
+        Group((Fold(_about_rounds(each), (round_table(each, _in_order(each.grid)),)),), temperature=each.temperature)
         for each in report.drafts
         if each.grid
     )
@@ -401,7 +303,7 @@ def _plain_decoding(report: DraftReport) -> Section:
         f"sequence in {duration(report.prefill_s)}."
     )
     headings = ("Step", "tok/s", "GB/s", "MBU")
-    columns = (_TEMPERATURE, _BATCH, *(Column(h.lower() if h == "Step" else h, h) for h in headings))
+    columns = (TEMPERATURE, BATCH, *(Column(h.lower() if h == "Step" else h, h) for h in headings))
     rows = tuple(_step(plain) for plain in report.plain)
     table = Table("Plain decoding by temperature and batch size", columns, rows, n_names=2)
     remark = _paragraph("An MBU far over 100 %: the weights stay in the processor's caches, memory is not read.")
@@ -433,7 +335,7 @@ def _losslessness(report: DraftReport) -> Section:
     if not report.losslessness_checks:
         return Section("certificates", title, (lead, _paragraph("Not run: --certify runs them.")))
     columns = (
-        _DRAFT,
+        DRAFT,
         Column("greedy equal", "Equal greedy texts"),
         Column("draws", "Texts drawn"),
         Column("chi-square", "χ²"),
