@@ -31,7 +31,7 @@ DEEPEST, N_PROMPTS = 8, 6
 
 
 class Pair:
-    """The bundled target, its greedy texts, and a draft's chances along them."""
+    """The bundled target, its greedy texts, and a draft's acceptance probabilities along them."""
 
     def __init__(self, folder: Path, backend: str, draft: str) -> None:
         options = JudgeOptions(settings_in(folder), RuntimeConfig("cpu", "float32", backend=backend), None, 1, DEEPEST)

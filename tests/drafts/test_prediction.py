@@ -22,7 +22,7 @@ K = 4
 
 
 def alike(alpha: float, *, n_texts: int = 20, length: int = 200) -> AcceptanceProbs:
-    """Texts whose every token stays with the same chance."""
+    """Texts with the same acceptance probability at every token."""
     return acceptance_probs(torch.full((n_texts,), alpha), length)
 
 

@@ -1,4 +1,4 @@
-"""An adapted depth finds what pays, leaves a draft alone that does not, and comes back when it does."""
+"""The adaptive draft length finds what pays, stops a draft that does not pay, and tries it again."""
 
 import math
 import random
@@ -162,7 +162,7 @@ def test_rounds_do_not_end_for_doubts_that_do_not_come_true() -> None:
 
 
 def test_a_round_ends_where_one_more_token_costs_more_than_it_may_give() -> None:
-    """The chance that all tokens so far stay is at the bound what a token takes, times tokens in that time."""
+    """At the bound, P(all tokens so far are accepted) = seconds of a drafted token * tokens per second."""
     policy, machine = AdaptiveDraftLength(), Machine(0.2, 0.98, hard=0.25, hard_alpha=0.5)
     machine.run(policy, 20_000)
     speed, token_seconds = machine.n_tokens / machine.seconds, machine.draft_cost + machine.verify_cost
@@ -174,7 +174,7 @@ def test_a_round_ends_where_one_more_token_costs_more_than_it_may_give() -> None
     assert statistics.median(bounds) == pytest.approx(token_seconds * speed, rel=0.15)
 
 
-def test_a_fixed_depth_stays_what_it_is_and_never_ends_for_doubt() -> None:
+def test_a_fixed_draft_length_is_constant_and_has_no_uncertainty_limit() -> None:
     policy = FixedDraftLength(3)
     policy.record_steps(1, 1.0)
     policy.record_rounds(3, 99.0, RoundStats(n_rounds=1, n_drafted=3, n_verified=3, n_accepted=0, uncertainty=2.9))

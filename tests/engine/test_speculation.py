@@ -151,7 +151,7 @@ def test_a_draft_that_is_the_target_is_accepted_whole(models: Models, sampling: 
         assert outcome(wanted) == plain(models, 3, limits=limits)
 
 
-def test_no_drafted_token_stays_where_none_is_right(models: Models) -> None:
+def test_no_drafted_token_is_accepted_where_none_is_right(models: Models) -> None:
     expected = plain(models, 5)
     answers = {each.prompt: text for each, (text, _) in zip(sequences(5, GREEDY), expected, strict=True)}
     wanted = sequences(5, GREEDY)
@@ -225,7 +225,7 @@ def test_logprobs_are_those_of_the_target(models: Models) -> None:
         assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-5)
 
 
-def test_drawn_text_follows_the_targets_law(models: Models) -> None:
+def test_sampled_text_has_the_targets_distribution(models: Models) -> None:
     """The third token of many sequences of one prompt, which rounds reach in several ways."""
     n, limits, sampling = 600, Limits(3, 512, frozenset()), Sampling(temperature=0.6, top_k=4)
     counts = []

@@ -1,4 +1,4 @@
-"""Speculative sampling emits the target's own law, exactly; three ways of getting it slightly wrong are noticed."""
+"""Speculative sampling has exactly the target's distribution; three slightly wrong variants are detected."""
 
 import inspect
 import itertools
@@ -23,8 +23,8 @@ SAMPLINGS = [
 ]
 
 
-def random_laws(vocab_size: int, draft_length: int, seed: int, sampling: Sampling, spread: float = 1.5) -> dict:
-    """A law for the token after each beginning of up to `draft_length` tokens, float64."""
+def random_probs(vocab_size: int, draft_length: int, seed: int, sampling: Sampling, spread: float = 1.5) -> dict:
+    """Probabilities of the token after each prefix of up to `draft_length` tokens, float64."""
     generator = torch.Generator().manual_seed(seed)
     beginnings = [b for n in range(draft_length + 1) for b in itertools.product(range(vocab_size), repeat=n)]
     logits = spread * torch.randn(len(beginnings), vocab_size, generator=generator, dtype=torch.float64)
@@ -62,9 +62,9 @@ class OneRound:
         )
         return int(done.n_accepted), int(done.tokens)
 
-    def law(self, vocab_size: int) -> dict[tuple[int, ...], float]:
+    def distribution(self, vocab_size: int) -> dict[tuple[int, ...], float]:
         """Probability of each run of emitted tokens: the measure of the uniform numbers that lead to it."""
-        law: dict[tuple[int, ...], float] = {}
+        distribution: dict[tuple[int, ...], float] = {}
         reached, cell = 1.0, []  # numbers that accept everything so far
         for n in range(len(self.path) + 1):
             accepts, rest = 0.0, [0.0] * (len(self.path) - n)
@@ -80,11 +80,11 @@ class OneRound:
                 ]
                 for token, (begin, end) in enumerate(itertools.pairwise([0.0, *ends])):
                     emitted = (*self.path[:n], token)
-                    law[emitted] = law.get(emitted, 0.0) + reached * (1 - accepts) * (end - begin)
+                    distribution[emitted] = distribution.get(emitted, 0.0) + reached * (1 - accepts) * (end - begin)
             reached, cell = reached * accepts, [*cell, accepts / 2]
             if accepts == 0:
                 break
-        return law
+        return distribution
 
 
 def rest_of(one: OneRound, n: int) -> list[float]:
@@ -93,17 +93,17 @@ def rest_of(one: OneRound, n: int) -> list[float]:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize(("vocab_size", "draft_length"), [(3, 1), (5, 1), (4, 2), (3, 3)])
-def test_the_law_of_emitted_tokens_is_the_targets(vocab_size: int, draft_length: int, sampling: Sampling) -> None:
-    p, q = (random_laws(vocab_size, draft_length, seed, sampling) for seed in (1, 2))
+def test_emitted_tokens_have_the_targets_distribution(vocab_size: int, draft_length: int, sampling: Sampling) -> None:
+    p, q = (random_probs(vocab_size, draft_length, seed, sampling) for seed in (1, 2))
     emitted: dict[tuple[int, ...], float] = {}
     for path in itertools.product(range(vocab_size), repeat=draft_length):
         drafted = math.prod(float(q[path[:n]][token]) for n, token in enumerate(path))
         if drafted == 0:
             continue
-        for run, probability in OneRound(p, q, path).law(vocab_size).items():
+        for run, probability in OneRound(p, q, path).distribution(vocab_size).items():
             emitted[run] = emitted.get(run, 0.0) + drafted * probability
     for text in itertools.product(range(vocab_size), repeat=draft_length + 1):
-        # what a round leaves open follows the target's law, as the next rounds see to
+        # what a round leaves open follows the target's distribution, as the next rounds see to
         given = sum(
             emitted.get(text[:n], 0.0) * math.prod(float(p[text[:m]][text[m]]) for m in range(n, draft_length + 1))
             for n in range(1, draft_length + 2)
@@ -120,9 +120,9 @@ def draws(p: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
 
 def chi_square_of(tested: Verify, pair: int, n: int, uniforms: Callable[[Tensor], Tensor]) -> tuple[float, int]:
-    """Of the joint law of the first three tokens that rounds of depth 2 emit, against the target's; and its freedom.
+    """Chi-square against the target of the first three tokens from rounds with k = 2, and its degrees of freedom.
 
-    Laws do not depend on what came before, so that a round that ends early is completed by draws from p.
+    Probabilities do not depend on the prefix, so that a round that ends early is completed by draws from p.
     """
     generator = torch.Generator().manual_seed(pair)
     spread = 0.5 + 0.25 * pair  # from alike to nearly certain of different things
@@ -150,14 +150,14 @@ def chi_square_of(tested: Verify, pair: int, n: int, uniforms: Callable[[Tensor]
 
 
 def is_suspicious(tested: Verify, uniforms: Callable[[Tensor], Tensor] = lambda numbers: numbers) -> bool:
-    """Whether draws of all pairs, a million together, would come so far from the law once in 10,000 times or less."""
+    """Whether a million draws differ from the distribution more than once in 10,000 times by chance (p < 1e-4)."""
     results = [chi_square_of(tested, pair, 1_000_000 // N_PAIRS, uniforms) for pair in range(N_PAIRS)]
     total, freedom = (sum(column) for column in zip(*results, strict=True))
     # Wilson and Hilferty 1931: the cube root of chi-square is nearly normal; 3.72 is its quantile of 1 - 1e-4
     return ((total / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom)) > 3.72
 
 
-def test_a_million_draws_have_the_targets_law() -> None:
+def test_a_million_draws_have_the_targets_distribution() -> None:
     assert not is_suspicious(verify)
 
 
@@ -206,7 +206,7 @@ def test_nothing_drafted_gives_a_draw_from_the_target() -> None:
     assert [one([[0.25, 0.75]], [], [], [], token)[1] for token in (0.0, 0.2499, 0.25, LAST)] == [0, 0, 1, 1]
 
 
-def test_certain_laws_agree_or_not() -> None:
+def test_one_hot_distributions_accept_or_reject() -> None:
     assert one([[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0]], [1], [LAST], 0.3) == (1, 0)
     assert one([[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0]], [0], [0.0], LAST) == (0, 1)
 
@@ -231,7 +231,7 @@ def test_what_stands_behind_a_rows_own_depth_counts_for_nothing() -> None:
     assert done.tokens.tolist() == [1, 0, 1]
 
 
-def test_overlap_is_the_chance_of_acceptance() -> None:
+def test_overlap_is_the_probability_of_acceptance() -> None:
     done = verify(
         torch.tensor([[[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]]),
         torch.tensor([[[0.6, 0.3, 0.1]]]),

@@ -1,4 +1,4 @@
-"""`speculate` judges drafts from end to end: agreement, costs, predictions, proofs, and what an interrupt leaves."""
+"""`speculate` end to end: acceptance, costs, predictions, validation runs, and the report after an interrupt."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def judged(request: SpeculateRequest, **changes: Any) -> DraftReport:
     return drained(run(replace(request, **changes)))[1]
 
 
-def test_a_judgement_has_every_draft_temperature_depth_and_batch_size(asked: SpeculateRequest) -> None:
+def test_a_report_has_every_draft_temperature_draft_length_and_batch_size(asked: SpeculateRequest) -> None:
     told = judged(asked, certify=True)
     assert (told.target, told.n_prompts, told.is_interrupted) == ("tiny", 3, False)
     assert [(each.draft, each.temperature) for each in told.drafts] == [
@@ -80,7 +80,7 @@ def test_a_judgement_has_every_draft_temperature_depth_and_batch_size(asked: Spe
     assert all(each.holds and each.n_texts == 9 for each in told.losslessness_checks)
 
 
-def test_agreement_depends_on_the_seed_alone(asked: SpeculateRequest) -> None:
+def test_acceptance_depends_on_the_seed_alone(asked: SpeculateRequest) -> None:
     first, second, other = (judged(asked, seed=seed, temperatures=(0.8,)).drafts[0] for seed in (1, 1, 2))
     assert (first.alpha, first.tau, first.acceptance_by_position, first.slices) == (
         second.alpha,
@@ -178,7 +178,7 @@ def test_a_target_that_says_nothing_cannot_be_judged(asked: SpeculateRequest, mo
         judged(asked)
 
 
-def test_a_shape_is_judged_by_assumed_agreement(asked: SpeculateRequest) -> None:
+def test_a_shape_is_judged_by_assumed_acceptance(asked: SpeculateRequest) -> None:
     told = judged(
         asked, model=f"{SMALL}:int8", drafts=(SMALL, "self:int4"), alpha=0.8, temperatures=(0.0,), max_new_tokens=40
     )

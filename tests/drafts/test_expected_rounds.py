@@ -18,8 +18,8 @@ class Pair:
     def __init__(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         beginnings = [p for n in range(LENGTH + 9) for p in itertools.product(range(VOCAB), repeat=min(n, LENGTH))]
-        laws = (2 * torch.randn(2, len(beginnings), VOCAB, generator=generator, dtype=torch.float64)).softmax(-1)
-        self._p, self._q = (dict(zip(beginnings, each, strict=True)) for each in laws)
+        probs = (2 * torch.randn(2, len(beginnings), VOCAB, generator=generator, dtype=torch.float64)).softmax(-1)
+        self._p, self._q = (dict(zip(beginnings, each, strict=True)) for each in probs)
 
     def p(self, beginning: Prefix) -> Tensor:
         return self._p[beginning[:LENGTH]]
@@ -32,9 +32,7 @@ class Pair:
         draft_length = min(k, LENGTH - len(text) - 1)
         if len(text) >= LENGTH:
             return 0.0
-        return (draft_length > 0) + sum(
-            chance * self.rounds(given, k) for given, chance in self._round(text, draft_length)
-        )
+        return (draft_length > 0) + sum(prob * self.rounds(given, k) for given, prob in self._round(text, draft_length))
 
     def _round(self, text: Prefix, draft_length: int) -> list[tuple[Prefix, float]]:
         """What a round of speculative sampling gives, and how probable that is."""
@@ -44,8 +42,8 @@ class Pair:
         rest = (p - q).clamp(min=0)
         for x in range(VOCAB):
             p_accept = min(1.0, float(p[x] / q[x]))
-            for given, chance in self._round((*text, x), draft_length - 1):
-                outcomes.append((given, float(q[x]) * p_accept * chance))
+            for given, prob in self._round((*text, x), draft_length - 1):
+                outcomes.append((given, float(q[x]) * p_accept * prob))
             refused = float(q[x]) * (1 - p_accept)
             outcomes += [((*text, y), refused * float(rest[y] / rest.sum())) for y in range(VOCAB)]
         return outcomes
@@ -101,7 +99,7 @@ def of(
         ([0, 1, 1, 0, 1, 1, 1, 1, 1], 4, 2),
     ],
 )
-def test_certain_chances_give_whole_counts(p_accept: list[float], k: int, n_rounds: int) -> None:
+def test_acceptance_probabilities_of_0_and_1_give_whole_counts(p_accept: list[float], k: int, n_rounds: int) -> None:
     counts = expected(of(p_accept, most=99), k)
     assert counts.n_rounds.tolist() == [n_rounds] and counts.n_plain.tolist() == [0]
 
@@ -118,7 +116,7 @@ def test_where_nothing_is_proposed_plain_steps_follow() -> None:
     assert [float(x) for x in (skipping.n_rounds, skipping.n_plain)] == [1, 4]
 
 
-def test_places_are_reached_one_after_another() -> None:
+def test_positions_are_reached_one_after_another() -> None:
     counts = expected(of([0.0, *[0.5] * 400], most=9999), 3)
     drafted, reached, accepted = (each.sum(0) for each in (counts.n_drafted, counts.n_reached, counts.n_accepted))
     assert (accepted / reached).tolist() == pytest.approx([0.5, 0.5, 0.5], abs=0.01)

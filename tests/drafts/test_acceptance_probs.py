@@ -40,16 +40,16 @@ def read(models: tuple[Decoder, Decoder], one: TargetText) -> tuple[ModelAccepta
     return acceptance, p, q
 
 
-def test_a_token_stays_by_the_ratio_of_both_laws(models: tuple[Decoder, Decoder]) -> None:
+def test_a_token_is_accepted_by_the_ratio_of_both_probabilities(models: tuple[Decoder, Decoder]) -> None:
     acceptance, p, q = read(models, text(0.7))
-    laws = [(logits / 0.7).softmax(-1) for logits in (p, q)]
+    probs = [(logits / 0.7).softmax(-1) for logits in (p, q)]
     acceptance_probs = acceptance.acceptance_probs(3)
     own = torch.tensor(TOKENS)
-    ratio = (laws[1] / laws[0]).gather(-1, own.unsqueeze(-1)).squeeze(-1).clamp(max=1)
+    ratio = (probs[1] / probs[0]).gather(-1, own.unsqueeze(-1)).squeeze(-1).clamp(max=1)
     for n in range(1, len(TOKENS)):
         expected = [*ratio[n : n + 3].tolist(), 0, 0][:3]
         assert acceptance_probs.p_accept[0, n].tolist() == pytest.approx(expected, abs=1e-5)
-    overlap = torch.minimum(*laws).sum(-1)
+    overlap = torch.minimum(*probs).sum(-1)
     assert acceptance_probs.overlap[0, 1:].tolist() == pytest.approx(overlap[1:].tolist(), abs=1e-5)
     assert acceptance_probs.overlap[0, :1].isnan().all(), "the first token is not drafted"
     assert (acceptance_probs.lengths.tolist(), acceptance_probs.most.tolist()) == ([len(TOKENS)], [50])
@@ -64,7 +64,7 @@ def test_alpha_is_that_of_the_divergence(models: tuple[Decoder, Decoder]) -> Non
     )
 
 
-def test_where_the_most_probable_token_is_taken_a_token_stays_or_not(models: tuple[Decoder, Decoder]) -> None:
+def test_greedy_tokens_are_accepted_with_probability_0_or_1(models: tuple[Decoder, Decoder]) -> None:
     target, draft = models
     tokens, ids = [], list(PROMPT)
     for _ in range(12):
@@ -82,7 +82,7 @@ def test_where_the_most_probable_token_is_taken_a_token_stays_or_not(models: tup
     assert 0 < acceptance.acceptance_probs(1).p_accept.mean() < 1
 
 
-def test_given_text_counts_by_the_overlap_of_both_laws(models: tuple[Decoder, Decoder]) -> None:
+def test_a_given_completion_counts_by_the_overlap_of_both_distributions(models: tuple[Decoder, Decoder]) -> None:
     acceptance, p, q = read(models, text(1.0, given=True))
     overlap = torch.minimum(p.softmax(-1), q.softmax(-1)).sum(-1)
     assert acceptance.acceptance_probs(1).p_accept[0, :, 0].tolist() == pytest.approx(overlap.tolist(), abs=1e-5)
@@ -100,7 +100,7 @@ def test_looked_up_tokens_stay_where_the_text_has_them_too() -> None:
     assert acceptance_probs.p_accept[0, 5].tolist() == [0, 0, 0, 0]
 
 
-def test_an_assumed_chance_is_that_of_every_token() -> None:
+def test_an_assumed_alpha_is_that_of_every_token() -> None:
     acceptance = AssumedAcceptance(0.75)
     acceptance.read(text(0.0), torch.empty(0))
     assert acceptance.acceptance_probs(2).p_accept.unique().tolist() == [0.75]

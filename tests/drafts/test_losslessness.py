@@ -1,4 +1,4 @@
-"""A certificate finds a draft that lies about its law, and verification that keeps what it should not."""
+"""The losslessness check finds a draft with wrong probabilities, and a verification that accepts too much."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -60,17 +60,21 @@ def check(target: LoadedModel, candidate: DraftCandidate) -> LosslessnessCheck:
     return drained(check_losslessness(Runner(target.model, N_ROWS), candidate, texts, DRAWN))[1]
 
 
-def test_a_draft_that_tells_the_truth_is_certified(pair: tuple[LoadedModel, DraftCandidate]) -> None:
+def test_a_draft_with_its_true_probabilities_passes_the_losslessness_check(
+    pair: tuple[LoadedModel, DraftCandidate],
+) -> None:
     target, candidate = pair
     told = check(target, candidate)
     assert told.holds and (told.n_texts, told.n_equal) == (9, 9)
     assert told.degrees > 3 and 1e-4 < told.p_value <= 1
 
 
-def test_a_draft_that_lies_about_its_law_is_found_out(pair: tuple[LoadedModel, DraftCandidate]) -> None:
+def test_a_draft_with_wrong_probabilities_fails_the_losslessness_check(
+    pair: tuple[LoadedModel, DraftCandidate],
+) -> None:
     target, candidate = pair
     told = check(target, replace(candidate, proposer=Changed(candidate, 0.25)))
-    assert told.n_equal == told.n_texts, "where no token is drawn, laws say nothing"
+    assert told.n_equal == told.n_texts, "greedy decoding does not use the probabilities"
     assert told.p_value < 1e-4 and not told.holds
 
 
