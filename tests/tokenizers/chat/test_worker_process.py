@@ -127,7 +127,6 @@ def test_after_an_interrupted_render_the_next_answer_is_not_the_old_one(template
 def test_the_process_ends_with_its_parent(content: str) -> None:
     script = f"""
 import os, signal, threading
-from gptfast_cli.core.tokenizers.chat import worker_process
 from gptfast_cli.core.tokenizers.chat.template import ChatTemplate, TemplateSource
 template = ChatTemplate(TemplateSource({SOMETIMES_ENDLESS!r}, "m", {{}}))
 template.render([{{"role": "user", "content": "a"}}])
