@@ -76,14 +76,14 @@ def test_text_that_might_have_begun_a_stop_string_comes_out_at_the_end() -> None
 def test_a_stop_string_that_the_last_piece_completes_is_not_shown() -> None:
     followed = transcript(3, 4, 5, 6, stops=("\n\n",))
     assert followed.text == " time"
-    assert followed.sequence.finish_reason == "stop"
+    assert followed.request.finish_reason == "stop"
 
 
 def test_tokens_that_came_after_a_stop_string_are_dropped() -> None:
     one_by_one, group = (transcript(3, 4, 1, 2, 5, stops=("me u",), over=False, group=both) for both in (False, True))
     assert group.text == " ti"
-    assert group.sequence.generated == [3, 4, 1, 2]
-    assert group.sequence.finish_reason == one_by_one.sequence.finish_reason == "stop"
+    assert group.request.generated == [3, 4, 1, 2]
+    assert group.request.finish_reason == one_by_one.request.finish_reason == "stop"
     assert group.text == one_by_one.text
 
 
@@ -97,8 +97,8 @@ def test_an_interrupt_gives_what_was_held_back_and_tells_once_that_it_is_over() 
     followed = transcript(1, 2, over=False)
     assert list(followed.interrupt()) == [TextChunk(0, " a"), Finished(0)]
     assert list(followed.interrupt()) == []
-    assert followed.sequence.finish_reason == "interrupted"
+    assert followed.request.finish_reason == "interrupted"
     ended = transcript(1, over=False)
-    ended.sequence.finish_reason = "length"  # by a step whose text nobody has read yet
+    ended.request.finish_reason = "length"  # by a step whose text nobody has read yet
     assert list(ended.interrupt()) == [TextChunk(0, " upon"), Finished(0)]
-    assert ended.sequence.finish_reason == "length"
+    assert ended.request.finish_reason == "length"

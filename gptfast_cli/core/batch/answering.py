@@ -46,12 +46,12 @@ class Answer:
     @property
     def is_over(self) -> bool:
         """Whether every sample is finished."""
-        return all(transcript.sequence.finish_reason is not None for transcript in self.transcripts)
+        return all(transcript.request.finish_reason is not None for transcript in self.transcripts)
 
     @property
     def n_prompt_tokens(self) -> int:
         """Tokens of the prompt, which all samples share."""
-        return len(self.transcripts[0].sequence.prompt)
+        return len(self.transcripts[0].request.prompt)
 
     def fields(self) -> dict[str, object]:
         """What there is to tell: the fields of the sample, or `samples` where there are several."""
@@ -108,7 +108,7 @@ def _opening(row: Row, prompter: Prompter) -> list[Message]:
 
 
 def _sample_fields(transcript: Transcript) -> dict[str, object]:
-    sequence = transcript.sequence
+    sequence = transcript.request
     fields: dict[str, object] = {
         "text": transcript.text,
         "token_ids": sequence.generated,
@@ -120,7 +120,7 @@ def _sample_fields(transcript: Transcript) -> dict[str, object]:
 
 
 class Answering:
-    """Rows on their way through a generator; the samples of a row are begun one after the other."""
+    """Decodes the rows of a file of prompts, the samples of a row as requests of their own."""
 
     def __init__(
         self,
@@ -176,10 +176,10 @@ class Answering:
                 self._refused.append(refusal(row, error.message, self._identities[row.line]))
                 continue
             self._answers[row.index] = answer
-            self._transcripts |= {transcript.sequence: transcript for transcript in answer.transcripts}
+            self._transcripts |= {transcript.request: transcript for transcript in answer.transcripts}
             for transcript in answer.transcripts:
-                if transcript.sequence.finish_reason is None:  # no other sample has failed
-                    yield transcript.sequence
+                if transcript.request.finish_reason is None:  # no other sample has failed
+                    yield transcript.request
 
     def _refusals(self) -> Job[None]:
         refused, self._refused = self._refused, []
@@ -192,7 +192,7 @@ class Answering:
             return
         if request.failure is not None:
             for transcript in answer.transcripts:
-                self._engine.abort(transcript.sequence)
+                self._engine.abort(transcript.request)
             yield refusal(answer.row, request.failure.message, self._identities[answer.row.line])
         elif answer.is_over:
             yield record_of(answer.row, answer.fields(), self._identities[answer.row.line])
@@ -200,7 +200,7 @@ class Answering:
             return
         del self._answers[request.id]
         for transcript in answer.transcripts:
-            del self._transcripts[transcript.sequence]
+            del self._transcripts[transcript.request]
 
 
 def _without_progress(job: Job[T]) -> Job[T]:

@@ -1,10 +1,10 @@
-"""Steps made by torch.compile, ready before the first prompt, so that nothing is compiled while text grows.
+"""Forward passes compiled by torch.compile before the first prompt, so that nothing is compiled during decoding.
 
-A decode step has one shape for a whole run: all rows, free ones too, and the whole cache, whose room is taken at
-once. A prefill has one dynamic size, its time. On a CUDA or ROCm device a decode step is captured as a graph of kernels
-as well, for which the weights and the cache have to stay where they are.
+A decode step has one shape in a run: all rows, free ones too, and the whole cache, which is reserved at once. Prefill
+has one dynamic size, the number of tokens. On CUDA and ROCm a decode step is also captured as a CUDA graph, for which
+the addresses of weights and cache must not change.
 
-What is compiled adds up in an order of its own: float32 may differ from the uncompiled in its last bits.
+Compiled sums are in another order: float32 logits may differ in their last bits.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ from gptfast_cli.core.models.transformer import Transformer
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 
-_GRAPH_WARM_UPS = 3  # CUDA graphs: one to run, one to record, one to replay
+_GRAPH_WARM_UPS = 3  # of a CUDA graph: run, record, replay
 
-_MOST_SHAPES = 64  # that one process compiles a step for: each runner is a shape of its own, and the usual limit is 8
+_MOST_SHAPES = 64  # in one process, one for each runner; the default limit is 8
 
 _LEAVE_OUT = "Leave out --compile."
 
@@ -39,7 +39,7 @@ _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 @dataclass(frozen=True, slots=True)
 class Compiling:
-    """Which steps to compile; `backend` is a name or a function, as torch.compile takes it."""
+    """Which forward passes to compile; `backend`: as in torch.compile."""
 
     decode: bool = False
     prefill: bool = False
@@ -47,10 +47,10 @@ class Compiling:
 
 
 def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settings: Settings) -> Job[float | None]:
-    """Compile steps of a runner whose rows will hold up to `n_tokens`; returns the seconds, None where none is asked.
+    """Compile forward passes of a runner with rows of up to `n_tokens`; returns the seconds, None: nothing to compile.
 
-    The compiler keeps its work in the folder of compiled code, for later runs. Raises GptFastError where it
-    cannot do it, as without a C++ compiler, UsageError for a model that is not made of PyTorch's operations.
+    Compiled code is cached in the folder of kernels. Raises GptFastError where compilation fails, as without a C++
+    compiler, and UsageError for a model that does not consist of PyTorch operations.
     """
     if not (compiling.decode or compiling.prefill):
         return None
@@ -61,19 +61,19 @@ def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settin
         folder, remark = private_folder(settings.kernel_cache)
         if remark:
             yield Note(remark)
-        os.environ[_CACHE_VARIABLE] = str(folder)  # read when the compiler is loaded: now
-    from torch._dynamo import mark_static_address  # noqa: PLC0415  # it takes seconds, for those who compile
+        os.environ[_CACHE_VARIABLE] = str(folder)  # read at the import of the compiler, below
+    from torch._dynamo import mark_static_address  # noqa: PLC0415  # takes seconds
 
     yield Progress("compile", 0, None, "tokens")
     watch = Stopwatch(runner.model.device)
     with watch, phase("compile"), _failure_named(), warnings.catch_warnings(), _many_shapes():
-        warnings.simplefilter("ignore")  # the compiler's own, about its own insides
+        warnings.simplefilter("ignore")  # of the compiler about itself
         runner.prepare(
             n_tokens,
             prefill=_prefill(model, compiling.backend) if compiling.prefill else None,
             decode=_decode(model, compiling.backend) if compiling.decode else None,
         )
-        for tensor in (*model.tensors(), *runner.tensors()):  # or a captured graph would begin by copying all of them
+        for tensor in (*model.tensors(), *runner.tensors()):  # else a captured graph copies all of them first
             mark_static_address(tensor)
         for _ in range(_GRAPH_WARM_UPS if _captures(model) else 1):
             runner.warm_up()
@@ -83,7 +83,7 @@ def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settin
 def _decode(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
     if not _captures(model) or backend != "inductor":
         return fixed_step(model, torch.compile(model.next_logits, fullgraph=True, dynamic=False, backend=backend))
-    # multiplying and adding up in one kernel of its own, where the vendor's is slow: at a single row
+    # fuses matrix-vector products, for which the vendor's kernels are slow
     options: dict[str, str | int | bool | Callable[..., Any]] = {
         "triton.cudagraphs": True,
         "coordinate_descent_tuning": True,
@@ -92,7 +92,7 @@ def _decode(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
 
     def replay(tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        return forward(tokens, positions, layers).clone()  # the next replay overwrites the graph's own memory
+        return forward(tokens, positions, layers).clone()  # the next replay overwrites the graph's output
 
     return fixed_step(model, replay)
 
@@ -111,7 +111,7 @@ def _prefill(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
 
 
 def fixed_step(model: Transformer, forward: Callable[[Tensor, Tensor, Sequence[LayerCache]], Tensor]) -> Forward:
-    """A step that is given the whole length of the cache, and the very same tensors of it for all rows."""
+    """A forward pass over the whole capacity of the cache; with all rows its tensors are the same each time."""
 
     def run(tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
         is_whole = len(tokens) == cache.n_rows
@@ -123,7 +123,7 @@ def fixed_step(model: Transformer, forward: Callable[[Tensor, Tensor, Sequence[L
 
 
 def _captures(model: Transformer) -> bool:
-    """Whether a step can be captured as a graph of kernels; PyTorch calls ROCm devices cuda too."""
+    """Whether a step can be captured as a CUDA graph; ROCm devices are of type cuda too."""
     return model.device.type == "cuda"
 
 
@@ -135,7 +135,7 @@ def _many_shapes() -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _failure_named() -> Iterator[None]:
-    """Turn what torch.compile raises into GptFastError; its own message takes a screen."""
+    """Turn exceptions of torch.compile, which fill a screen, into GptFastError."""
     from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415
 
     try:

@@ -1,10 +1,10 @@
-"""A prompt's keys and values in a file, so that another run starts behind the prompt instead of feeding it again.
+"""Prompt cache: the keys and values of a prompt in a file, so that another run need not prefill it.
 
-The file is in safetensors: `model` [32] uint8 is the hash of the model and dtype that it belongs to, `tokens` the
-prompt, `keys.N` and `values.N` [kv_heads, tokens, head_dim] what layer N made of it; in int8 they are the parts of an
-Int8Cache, for whole blocks of tokens. `sha256` [32] uint8 is the SHA-256 of all these tensors: altered keys would give
-another text, and nobody would notice. A prompt takes from the file the tokens that both begin with. Each of several
-ranks has a file of its own, with its heads: `FILE.1-of-2` and `FILE.2-of-2`.
+The format is safetensors: `model` [32] uint8 is the hash of model and dtype, `tokens` [tokens] int64 the prompt,
+`keys.N` and `values.N` [kv_heads, tokens, head_dim] those of layer N; in int8 they are the tensors of an Int8Cache, for
+whole blocks of tokens. `sha256` [32] uint8 is the SHA-256 of all these tensors, as altered keys would silently give
+another text. A prompt reuses the prefix that it has in common with the file. With several ranks each has a file with
+its heads: `FILE.1-of-2` and `FILE.2-of-2`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,34 +31,34 @@ _HEADING = {"model": (torch.uint8, 1), "tokens": (torch.int64, 1), "sha256": (to
 
 
 class PromptCache:
-    """The file for one prompt of one model: `load` before it is fed, `save` after."""
+    """The file of one prompt and model: `load` before the prefill, `save` after it."""
 
     def __init__(self, file: Path, loaded: LoadedModel, prompt: tuple[int, ...]) -> None:
         model = loaded.model
-        self._together = model.group
+        self._group = model.group
         self._file = file
-        if self._together.size > 1:
-            self._file = file.with_name(f"{file.name}.{self._together.rank + 1}-of-{self._together.size}")
-        dtypes = dict.fromkeys((model.dtype, model.kv_dtype))  # one, where both are the same
-        place = (self._together.rank, self._together.size) if self._together.size > 1 else ()
+        if self._group.size > 1:
+            self._file = file.with_name(f"{file.name}.{self._group.rank + 1}-of-{self._group.size}")
+        dtypes = dict.fromkeys((model.dtype, model.kv_dtype))  # one if equal
+        place = (self._group.rank, self._group.size) if self._group.size > 1 else ()
         key = " ".join(map(str, (fingerprint(loaded.checkpoint), *dtypes, *place)))
         self._model = torch.frombuffer(bytearray(sha256(key.encode()).digest()), dtype=torch.uint8)
         self._prompt = prompt
-        self._n_shared = 0  # tokens of the prompt that the file holds
+        self._n_shared = 0  # leading tokens of the prompt that the file holds
 
     def load(self, runner: Runner) -> Iterator[Note]:
-        """Let the runner hold what the file holds; nothing where there is no file, or not the same one on each rank.
+        """Load the file into the runner, unless there is none or the ranks' files differ.
 
-        Raises UsageError where it belongs to another model or dtype, CorruptError where it is no prompt cache.
+        Raises UsageError for a file of another model or dtype, CorruptError for one that is no prompt cache.
         """
-        if not all(self._together.exchange(self._file.exists())):
+        if not all(self._group.exchange(self._file.exists())):
             return
         saved = self._read()
         if not torch.equal(saved.pop("model"), self._model):
             raise UsageError(f"{self._file}: is the prompt cache of another model, or of another dtype.", _OTHER_FILE)
         tokens = saved["tokens"].tolist()
-        if any(other != tokens for other in self._together.exchange(tokens)):
-            return  # a run was ended between them
+        if any(other != tokens for other in self._group.exchange(tokens)):
+            return  # a run was interrupted between writing them
         try:
             runner.restore(_ROW, saved)
         except ValueError as error:
@@ -83,9 +83,9 @@ class PromptCache:
         return saved
 
     def save(self, runner: Runner) -> Iterator[Note]:
-        """Write the prompt, which the runner has been fed, unless the file held most of it already.
+        """Write the prompt, which the runner has prefilled, unless the file holds at least half of it already.
 
-        So a file goes on serving a long beginning that many prompts share, and is replaced by a prompt of its own.
+        So a file keeps serving a long prefix that many prompts share.
         """
         if 2 * self._n_shared >= len(self._prompt):
             return
@@ -104,6 +104,6 @@ class PromptCache:
 
 
 def _sha256_of(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Of tensors, their names, dtypes and shapes: [32] uint8."""
+    """SHA-256 of tensors with their names, dtypes and shapes: [32] uint8."""
     lines = [f"{name} {each.dtype} {tuple(each.shape)} {tensor_sha256(each)}" for name, each in sorted(tensors.items())]
     return torch.frombuffer(bytearray(sha256("\n".join(lines).encode()).digest()), dtype=torch.uint8)

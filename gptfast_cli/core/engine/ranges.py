@@ -1,4 +1,4 @@
-"""What every way of generating asks of its numbers; an error names the option that a person gave."""
+"""Range checks of options that several commands share; an error names the option."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,25 +9,25 @@ MOST_SAMPLES = 2**16
 
 
 def check_at_least(minimum: int, values: Mapping[str, int | None]) -> None:
-    """Raise UsageError for a value below the minimum, by option; None was not given."""
+    """Raise UsageError for an option whose value is below the minimum; None: not given."""
     for option, value in values.items():
         if value is not None and value < minimum:
             raise UsageError(f"{option} must be at least {minimum}, not {value}.")
 
 
 def check_seed(seed: int | None) -> None:
-    """Raise UsageError for a seed outside of 64 bits."""
+    """Raise UsageError for a seed that is not an unsigned 64-bit number."""
     if seed is not None and not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"--seed must be from 0 to {LARGEST_SEED}, not {seed}.")
 
 
 def check_samples(n: int) -> None:
-    """Raise UsageError for a number of samples of one prompt that is out of its range."""
+    """Raise UsageError for a number of samples that is out of its range."""
     if not 1 <= n <= MOST_SAMPLES:
         raise UsageError(f"--num-samples must be from 1 to {MOST_SAMPLES}, not {n}.")
 
 
 def check_stops(stops: Sequence[str]) -> None:
-    """Raise UsageError for a stop string that would stop everything."""
+    """Raise UsageError for an empty stop string."""
     if "" in stops:
         raise UsageError("--stop needs at least one character.")

@@ -1,14 +1,13 @@
-"""A sequence that is being generated: its limits, stop strings, and the text that its tokens become.
+"""A request: prompt, sampler, limits and generated tokens; stop strings; and the text of the tokens.
 
-Read character by character, the stop string that is complete first ends the text. Of several that end with the same
-character the longest counts. So of the stops "aXb" and "X" it is "X" that ends "aXb", and of "ab" and "b" it is "ab":
-whether tokens are "a", "X", "b" or "aXb" makes no difference, as nothing behind the end of a stop is looked at.
+The stop string that is complete first, character by character, ends the text; of several that end at one character,
+the longest. So "X" of the stops "aXb" and "X" ends "aXb", and "ab" of "ab" and "b": how the text is cut into tokens
+makes no difference.
 
-A special token has no text, so a stop string that is written as one ends the text at the token itself.
+A special token has no text: a stop string that is written as one ends the text at the token.
 """
 
 from collections.abc import Iterator, Sequence
-from collections.abc import Sequence as Texts
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,12 +21,12 @@ FinishReason = Literal["stop", "eos", "length", "interrupted", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a sequence is over.
+    """When a request is finished.
 
-    max_context:    most tokens, prompt and generated ones together
-    longest:        what --max-context can raise that to; None where that is not known
-    stop_ids:       tokens that end it
-    named_stop_ids: those of them that a person named as stop strings
+    max_context:    maximum number of tokens, prompt included
+    longest:        what --max-context can raise it to; None: not known
+    stop_ids:       end tokens
+    named_stop_ids: those of them that --stop names
     """
 
     max_new_tokens: int
@@ -37,7 +36,7 @@ class Limits:
     longest: int | None = None
 
     def most_tokens(self, n_prompt: int) -> int:
-        """Tokens that a sequence with a prompt of this length can come to, the prompt included."""
+        """Maximum length of a request with a prompt of this length, prompt included, in tokens."""
         return min(n_prompt + self.max_new_tokens, self.max_context)
 
     def check_prompt(self, n_tokens: int) -> None:
@@ -50,7 +49,7 @@ class Limits:
 
     @property
     def more_room(self) -> str:
-        """What gives a prompt more room."""
+        """Advice how to get a longer context."""
         if self.longest is None or self.longest <= self.max_context:
             return "take a model with a longer context"
         return f"raise --max-context, up to {self.longest}"
@@ -64,7 +63,7 @@ class Request:
     prompt: tuple[int, ...]
     sampler: Sampler
     limits: Limits
-    n_logprobs: int | None = None  # alternatives to keep for each token; None keeps no log-probabilities at all
+    n_logprobs: int | None = None  # alternatives kept for each token; None: no log-probabilities
     generated: list[int] = field(default_factory=list)  # without the end token
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the generated tokens
     finish_reason: FinishReason | None = None
@@ -72,30 +71,30 @@ class Request:
 
     @property
     def next_draw(self) -> SamplingContext:
-        """What decides the next token."""
+        """The sampler of the next token, and the tokens before it."""
         return SamplingContext(self.sampler, self.prompt, self.generated)
 
     @property
     def wants_tokens_alone(self) -> bool:
-        """Whether a model that chooses by itself can give all of it: no log-probabilities, and no memory of tokens."""
+        """Whether a model can sample for it without the host: no log-probabilities, no repetition penalty."""
         return self.n_logprobs is None and self.sampler.sampling.repetition_penalty == 1
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the prompt and generated ones."""
+        """Tokens so far, prompt included."""
         return len(self.prompt) + len(self.generated)
 
     @property
     def n_left(self) -> int:
-        """Tokens that may still come."""
+        """Maximum number of further tokens."""
         return self.limits.most_tokens(len(self.prompt)) - self.n_tokens
 
     def fail(self, failure: GptFastError) -> None:
-        """End without a next token."""
+        """End with a failure."""
         self.finish_reason, self.failure = "error", failure
 
     def take(self, token: int) -> None:
-        """Go on with a token, which may end the sequence."""
+        """Append a token, which may end the request."""
         if token in self.limits.stop_ids:
             self.finish_reason = "stop" if token in self.limits.named_stop_ids else "eos"
             return
@@ -105,7 +104,7 @@ class Request:
 
 
 class StopStrings:
-    """Passes text through piece by piece, holding back what may turn out to be the beginning of a stop string."""
+    """Filters a stream of text: holds back what may be the beginning of a stop string, and ends at the first one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -113,7 +112,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """Take the next piece; return what is certain to be output. Once `found`, that is nothing more."""
+        """Add a piece of text; returns the text that can be shown. Once `found` is true, nothing more is."""
         if self.found:
             return ""
         self._held += text
@@ -126,17 +125,17 @@ class StopStrings:
         return shown
 
     def finish(self) -> str:
-        """What is still held when no more text comes."""
+        """The text that is still held back, at the end of the stream."""
         shown, self._held = self._held, ""
         return shown
 
     def _start_of_first(self) -> int | None:
-        """Where the stop string begins that is complete first."""
+        """Start of the stop string that is complete first; None: there is none."""
         found = ((start, stop) for stop in self._stops if (start := self._held.find(stop)) >= 0)
         return min(((start + len(stop), start) for start, stop in found), default=(0, None))[1]
 
     def _undecided(self) -> int:
-        """Length of the longest ending of the held text with which a stop string begins."""
+        """Length of the longest suffix of the held text that is a prefix of a stop string."""
         longest = max(map(len, self._stops), default=0)
         lengths = range(min(longest - 1, len(self._held)), 0, -1)
         return next((n for n in lengths if any(stop.startswith(self._held[-n:]) for stop in self._stops)), 0)
@@ -187,48 +186,48 @@ def _is_unicode(text: str) -> bool:
 
 
 class Transcript:
-    """Follows a sequence; without a tokenizer its text stays empty."""
+    """The text of a request, token by token; empty without a tokenizer."""
 
-    def __init__(self, sequence: Request, tokenizer: Tokenizer | None, stops: Texts[str]) -> None:
-        self.sequence = sequence
+    def __init__(self, request: Request, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
+        self.request = request
         self.text = ""
         self._stops = StopStrings(stops)
         self._n_read = 0
-        self._is_told = False  # that the sequence is over
-        self._stream = None if tokenizer is None else tokenizer.stream(after=sequence.prompt)
+        self._is_announced = False  # Finished has been yielded
+        self._stream = None if tokenizer is None else tokenizer.stream(after=request.prompt)
 
     def read(self) -> str:
-        """The text of the tokens generated since the last call; all of it once the sequence is over.
+        """The text since the last call, without what may become a stop string; all of it once the request is finished.
 
-        A stop string that completes ends the sequence.
+        A complete stop string ends the request.
         """
         if self._stream is None:
             return ""
         text = ""
-        for token in self.sequence.generated[self._n_read :]:
+        for token in self.request.generated[self._n_read :]:
             self._n_read += 1
             text += self._stops.push(self._stream.push(token))
             if self._stops.found:
-                del self.sequence.generated[self._n_read :]  # as if they had been looked at one by one
+                del self.request.generated[self._n_read :]  # generated after the stop string, in the same call
                 break
-        if self.sequence.finish_reason is not None and not self._stops.found:
+        if self.request.finish_reason is not None and not self._stops.found:
             text += self._stops.push(self._stream.finish())
             text += self._stops.finish()
             self._stream = None  # at its end
         if self._stops.found:
-            self.sequence.finish_reason = "stop"
+            self.request.finish_reason = "stop"
         self.text += text
         return text
 
     def follow(self) -> Iterator[TextChunk | Finished]:
-        """What is new in the text, and once that the sequence is over."""
+        """Events for new text, and for the end of the request."""
         if text := self.read():
-            yield TextChunk(self.sequence.id, text)
-        if self.sequence.finish_reason is not None and not self._is_told:
-            self._is_told = True
-            yield Finished(self.sequence.id)
+            yield TextChunk(self.request.id, text)
+        if self.request.finish_reason is not None and not self._is_announced:
+            self._is_announced = True
+            yield Finished(self.request.id)
 
     def interrupt(self) -> Iterator[TextChunk | Finished]:
-        """End the sequence where it stands, unless it is over; what `follow` gives for that."""
-        self.sequence.finish_reason = self.sequence.finish_reason or "interrupted"
+        """End the request, unless it is finished; yields the events of `follow`."""
+        self.request.finish_reason = self.request.finish_reason or "interrupted"
         yield from self.follow()

@@ -1,8 +1,8 @@
-"""The only place where tokens meet the model and its cache, which remembers the tokens that it holds.
+"""Runs the model on the rows of a KV cache, and knows the tokens that each row holds.
 
-Rows of the cache are slots: the sequences under way have the first ones, and a slot that is free still holds what
-was there last. A prompt starts from the longest beginning that any slot holds, so that the samples of one prompt,
-the turns of a conversation and the requests with one system message feed what they have in common once.
+The requests that are being decoded have the first rows. A free row keeps its last text, and a prompt starts from the
+longest prefix of it that any row holds: samples of one prompt, turns of a conversation and requests with one system
+message are prefilled once.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,22 +23,21 @@ from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.token_ids import check_token_ids
 
 PREFILL_CHUNK = 512
-"""Prompt tokens fed at once: enough to keep the arithmetic busy, few enough to bound the memory of their scores."""
+"""Prompt tokens of one forward pass: enough to be compute-bound, few enough to bound the memory of the scores."""
 
 AHEAD_SECONDS = 0.008
-"""A model that chooses by itself goes on for so long before its tokens are looked at: too short to be seen, long enough
-that what is done between the steps of a small model costs them little."""
+"""Time budget of one run-ahead call, in seconds: a small model pays the host's work once for many steps."""
 
-_USUAL_BANDWIDTH = 20e9  # bytes a second; for a first guess
+_USUAL_BANDWIDTH = 20e9  # bytes/s, before any step has been timed
 
-_WARM_UP_TOKENS = 2  # at least: a size of 1 is a case of its own
+_WARM_UP_TOKENS = 2  # compilers specialise on a size of 1
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """What a step runs: `Decoder.step`, or one prepared for tensors of one shape.
+    """A forward pass: `Decoder.step`, or one that is compiled for tensors of one shape.
 
-    is_fixed: it is always given the whole length of the cache and, decoding, all rows
+    is_fixed: its inputs span the whole capacity of the cache and, in decoding, all rows
     """
 
     run: Callable[[Sequence[Sequence[int]], KVCache, slice], Tensor]
@@ -46,17 +45,17 @@ class Forward:
 
 
 class Runner:
-    """A model and the KV cache of up to `n_rows` sequences."""
+    """A model and its KV cache of `n_rows` rows."""
 
     def __init__(self, model: Decoder, n_rows: int) -> None:
         self.model = model
         self.n_rows = n_rows
         self._cache = model.new_cache(n_rows)
         self._plain = self._prefill = self._decode = Forward(model.step)
-        self._held: list[list[int]] = [[] for _ in range(n_rows)]  # tokens whose keys and values each row has
+        self._held: list[list[int]] = [[] for _ in range(n_rows)]  # the tokens of each row in the cache
 
     def reuse_prefix(self, row: int, prompt: Sequence[int]) -> int:
-        """Let a row begin as the prompt does, as far as any row holds that; returns how many tokens it then has."""
+        """Fill a row with the longest prefix of the prompt that any row holds; returns its number of tokens."""
         shared = [
             self._cache.reusable_length(other, common_prefix(held, prompt)) for other, held in enumerate(self._held)
         ]
@@ -70,61 +69,61 @@ class Runner:
         return n_tokens
 
     def wipe(self, row: int) -> None:
-        """Let a row hold nothing, and no NaN: what it held, times a weight of 0, would reach a later text there."""
+        """Zero a row: a masked NaN would still reach a later text there, as 0 times NaN is NaN."""
         self._cache.wipe(row)
         self._held[row] = []
 
     def clear(self) -> None:
-        """Let every row hold nothing; the room of the cache stays."""
+        """Empty every row; the capacity stays."""
         for row in range(self.n_rows):
             self._cache.rollback(row, 0)
             self._held[row] = []
 
     def prepare(self, n_tokens: int, *, prefill: Forward | None = None, decode: Forward | None = None) -> None:
-        """Make room for `n_tokens` in each row once and for all, and run these from now on."""
+        """Reserve `n_tokens` in each row, and use these forward passes from now on."""
         self._prefill, self._decode = prefill or self._plain, decode or self._plain
         self._cache.reserve(max(n_tokens, max(self._cache.lengths) + _WARM_UP_TOKENS))
 
     def alone(self) -> AbstractContextManager[None]:
-        """For small work beside steps: PyTorch wakes no threads that would be in the way of the model's own."""
+        """One PyTorch thread for small work beside a model that has threads of its own."""
         return torch_threads(1) if self.model.has_own_threads else nullcontext()
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor of the cache, which all steps share."""
+        """All tensors of the cache."""
         yield from self._cache.tensors()
 
     def warm_up(self) -> None:
-        """Run what is prepared once; it leaves what the rows hold as it is."""
+        """Run each compiled forward pass once; the content of the rows does not change."""
         if self._prefill.is_fixed:
             self._feed(self._prefill, [[0] * _WARM_UP_TOKENS], slice(0, 1))
         if self._decode.is_fixed:
             self.step([])
 
     def prefill(self, row: int, tokens: Sequence[int]) -> Logits:
-        """Feed a piece of a prompt to one row; return the logits of the token to come, a single row.
+        """Feed tokens of a prompt to one row; returns the logits after the last of them, [1, vocab].
 
-        Raises TokenIdError for a token without an embedding, which nothing has been fed of then.
+        Raises TokenIdError for a token without an embedding, before anything is fed.
         """
         check_token_ids(tokens, self.model.config.vocab_size)
         rows, most = slice(row, row + 1), min(self._cache.most_tokens, len(tokens))
         for piece in (tokens[first : first + most] for first in range(0, len(tokens), most)):
             with phase("prefill"):
-                # compilers take a size of 1 for a constant, and would begin anew for it
+                # a compiler would specialise on a size of 1, and compile again
                 logits = self._feed(self._prefill if len(piece) > 1 else self._plain, [piece], rows)
-            self.hold(row, piece)
-        return self._told(logits)
+            self.append(row, piece)
+        return self._logits(logits)
 
     def step(self, tokens: Sequence[int]) -> Logits:
-        """Feed one token to each of the first rows; return the logits of the tokens to come."""
+        """Feed one token to each of the first rows; returns the logits after them, [rows, vocab]."""
         n_rows = len(tokens)
         batch = [[token] for token in tokens]
-        if self._decode.is_fixed:  # free rows run along, and write past the end of what they hold
+        if self._decode.is_fixed:  # free rows are computed too, and write after their last token
             batch += [[0]] * (self.n_rows - n_rows)
         with phase("decode"):
             logits = self._feed(self._decode, batch, slice(0, len(batch)))
         for row, token in enumerate(tokens):
-            self.hold(row, [token])
-        return self._told(logits[:n_rows])
+            self.append(row, [token])
+        return self._logits(logits[:n_rows])
 
     @property
     def runs_ahead(self) -> bool:
@@ -140,10 +139,9 @@ class Runner:
         *,
         keep_logits: bool = False,
     ) -> StepsAhead:
-        """Feed the first rows these tokens, and then what they choose, in as many steps as there are uniforms.
+        """Feed the first rows these tokens, then the tokens that the model samples, one step for each of `uniforms`.
 
-        A row's sampling says how it chooses, but for repetition penalties, of which the model knows nothing. The step
-        that gives one of the stops is the last.
+        Repetition penalties are not applied. The step in which a row samples one of `stops` is the last.
         """
         loop = self.model.token_loop
         assert loop is not None
@@ -154,26 +152,26 @@ class Runner:
         with self.alone(), phase("decode"):
             chosen = loop.run_ahead(fed, self._cache, choices, uniforms, tuple(stops), keep_logits=keep_logits)
         for row, first in enumerate(fed):
-            self.hold(row, [*first, *(tokens[row] for tokens in chosen.tokens[:-1])])
+            self.append(row, [*first, *(tokens[row] for tokens in chosen.tokens[:-1])])
         return chosen
 
     def side(self, n_rows: int, n_tokens: int) -> EngineHandle:
-        """What rounds of speculation of the first rows need of a native model, with room for `n_tokens` in each."""
+        """A handle for native rounds of speculation of the first rows, with room for `n_tokens` in each."""
         loop = self.model.token_loop
         assert loop is not None
         self._cache.begin(slice(0, n_rows), n_tokens)
         return loop.side(self._cache)
 
     def extend(self, fed: Sequence[Tensor], *, needs_probs: bool) -> list[Logits]:
-        """Feed the first rows tokens that may come to nothing, any number to each, int64 on the model's device.
+        """Feed the first rows drafted tokens, any number to each, int64 on the model's device.
 
-        Returns a row's logits after every one of them; where laws are to be made of them, all ranks have all. Nobody
-        looks at the tokens: the rows have their keys and values, and `truncate_to` tells which of them stay.
+        Returns the logits after each token, for each row [tokens, vocab]; `needs_probs`: every rank gets the whole
+        vocabulary. The tokens are not copied to the host: `truncate_to` then sets how many of them a row keeps.
         """
         rows = slice(0, len(fed))
         self._cache.begin(rows, max(self._cache.lengths[rows]) + max(map(len, fed)))
         with self.alone(), phase("verify"), torch.inference_mode():
-            logits = self._told(self.model.feed(fed, self._cache, rows))
+            logits = self._logits(self.model.feed(fed, self._cache, rows))
             if needs_probs:
                 logits = logits.put_together()
         for row, tokens in enumerate(fed):
@@ -181,9 +179,9 @@ class Runner:
         return logits.split([len(tokens) for tokens in fed])
 
     def read(self, rows: slice, texts: Sequence[Sequence[int]], wanted: Sequence[int]) -> Tensor:
-        """Feed rows more of texts that are certain, any number of tokens to each.
+        """Feed rows more tokens of known texts, any number to each.
 
-        Returns the logits after the wanted ones, counted through the tokens of all rows: [wanted, vocab] float32.
+        Returns the logits after the tokens `wanted`, indices into the tokens of all rows: [wanted, vocab] float32.
         Raises TokenIdError for a token without an embedding, before anything is fed.
         """
         for text in texts:
@@ -192,13 +190,13 @@ class Runner:
         device = self.model.device
         with self.alone(), phase("prefill"), torch.inference_mode():
             fed = [to_device(text, torch.int64, device) for text in texts]
-            logits = self._told(self.model.feed(fed, self._cache, rows, wanted)).whole
+            logits = self._logits(self.model.feed(fed, self._cache, rows, wanted)).whole
         for row, text in zip(range(*rows.indices(self.n_rows)), texts, strict=True):
-            self.hold(row, text)
+            self.append(row, text)
         return logits
 
     def truncate_to(self, row: int, prompt: Sequence[int], generated: Sequence[int]) -> list[int]:
-        """Let a row hold no more than this text but for its last token; returns what it lacks of the whole text."""
+        """Shorten a row to this text without its last token; returns the tokens of the text that the row lacks."""
         held = self._held[row]
         n_tokens = min(self._cache.lengths[row], len(prompt) + len(generated) - 1)
         self._cache.rollback(row, n_tokens)
@@ -207,23 +205,23 @@ class Runner:
         return list(generated[n_tokens - len(prompt) :])
 
     def n_held(self, row: int) -> int:
-        """Tokens whose keys and values a row has."""
+        """Number of tokens in a row."""
         return self._cache.lengths[row]
 
-    def hold(self, row: int, tokens: Sequence[int]) -> None:
-        """Let a row have more tokens of a text that is certain, whose keys and values were just written."""
+    def append(self, row: int, tokens: Sequence[int]) -> None:
+        """Count tokens of a known text as held by a row; their keys and values have just been written."""
         self._cache.advance(slice(row, row + 1), len(tokens))
         self._held[row] += tokens
 
     def move(self, source: int, target: int) -> None:
-        """Put what a row holds into another row."""
+        """Copy a row into another one."""
         self._cache.copy(source, target, self._cache.lengths[source])
         self._held[target] = list(self._held[source])
 
     def save(self, row: int, n_tokens: int) -> dict[str, Tensor]:
-        """The first tokens that a row holds, as tensors by name: `tokens` [tokens] int64, keys and values.
+        """The first tokens of a row as tensors by name: `tokens` [tokens] int64, keys and values.
 
-        They are `n_tokens`, or the most of them that can be kept without the rest.
+        `n_tokens` of them, or fewer: in int8 whole blocks only.
         """
         assert n_tokens <= len(self._held[row])
         n_tokens = self._cache.truncated(n_tokens)
@@ -231,7 +229,7 @@ class Runner:
 
     @torch.inference_mode()
     def restore(self, row: int, saved: Mapping[str, Tensor]) -> None:
-        """Let a row hold what `save` gave, of a runner of the same model; raises ValueError where it does not fit."""
+        """Fill a row with the tensors of `save`; raises ValueError where they do not fit this model."""
         tokens = saved["tokens"].tolist()
         if len(tokens) != self._cache.truncated(len(tokens)):
             raise ValueError("a part of a block of keys")
@@ -247,44 +245,43 @@ class Runner:
 
     @property
     def guessed_seconds(self) -> float:
-        """That a step may take, before one has been timed."""
+        """Estimated duration of a step that has not been timed yet."""
         return self.model.weight_bytes / _USUAL_BANDWIDTH
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes that the KV cache takes."""
+        """Size of the KV cache in bytes."""
         return self._cache.n_bytes
 
     def step_bytes(self, n_rows: int, later: int = 0) -> int:
-        """Bytes that the next step of the first rows reads, or one so many steps later.
-
-        They are all weights, but only rows of the embedding, and the keys and values.
-        """
+        """Bytes that a step of the first rows reads, `later` steps from now: weights, embedding rows, KV cache."""
         model = self.model
-        table = 0 if model.config.tied_embeddings else model.embedding_bytes  # a tied table is read whole, as the head
+        table = (
+            0 if model.config.tied_embeddings else model.embedding_bytes
+        )  # a tied table is read whole: it is the head
         embedded = n_rows * model.embedding_bytes // model.config.vocab_size
         kv = sum(self._cache.bytes_read(length + later) for length in self._cache.lengths[:n_rows])
         return model.weight_bytes - table + embedded + kv
 
     @torch.inference_mode()
     def _feed(self, forward: Forward, tokens: Sequence[Sequence[int]], rows: slice) -> Tensor:
-        """Run tokens of some rows, each going on where its row ends; they are written, but not yet counted."""
+        """Run the forward pass on tokens that continue the rows; they are written, but not yet counted as held."""
         with self.alone():
             self._cache.begin(rows, max(self._cache.lengths[rows]) + len(tokens[0]))
             return forward.run(tokens, self._cache, rows)
 
-    def _told(self, logits: Tensor) -> Logits:
-        """What the model has said of its own tokens, as all ranks know it."""
+    def _logits(self, logits: Tensor) -> Logits:
+        """Logits of this rank's shard of the vocabulary, with what is needed to combine them."""
         return Logits(logits, self.model.shard, self.model.group)
 
 
 def sampling_params(sampling: Sampling) -> SamplingParams:
-    """The same for a native model, which knows nothing of repetition penalties."""
+    """The sampling parameters of the native engine, which has no repetition penalty."""
     return SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
 
 
 def common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
+    """Number of leading tokens that two sequences have in common."""
     for n, (a, b) in enumerate(zip(held, prompt, strict=False)):
         if a != b:
             return n

@@ -1,7 +1,7 @@
 """Sampling: temperature, top-k, top-p, min-p, penalties, and uniforms keyed by seed, sequence and position.
 
-A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") has no state to
-hand round: the number is a hash of its key, here three rounds of the SplitMix64 finaliser (Steele et al. 2014).
+The generator is counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): a number is a hash
+of its key, here rounds of the SplitMix64 finaliser (Steele et al. 2014), so that there is no state to pass on.
 
 The order is that of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p.
 """
@@ -23,11 +23,11 @@ _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 
 
 TOKEN, PROPOSAL, ACCEPTANCE = range(3)
-"""What a number decides: the model's own token, the one that a draft proposes, or whether that one is accepted."""
+"""Purpose of a uniform: the target's token, the token that a draft proposes, or whether that one is accepted."""
 
 
 def uniform(seed: int, sequence: int, position: int, purpose: int = TOKEN) -> float:
-    """A number in [0, 1), one of 2^32 evenly spaced ones, all exact in float64; those of two purposes are unrelated."""
+    """A uniform number in [0, 1), a multiple of 2^-32; purposes have independent numbers."""
     state = 0
     for part in (seed, sequence, position) if purpose == TOKEN else (seed, sequence, position, purpose):
         state = _mix((state ^ part) + _GOLDEN_GAMMA & _MASK)
@@ -42,7 +42,7 @@ def _mix(z: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is chosen; temperature 0 takes the most probable one."""
+    """Sampling parameters of a request; temperature 0 is greedy."""
 
     temperature: float = 0.8
     top_k: int = 200  # 0: off
@@ -52,21 +52,21 @@ class Sampling:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the token is the most probable one rather than drawn."""
+        """Whether the most probable token is taken."""
         return self.temperature == 0
 
 
 _FLOAT32 = torch.finfo(torch.float32)
-"""Logits are float32: a smaller number than its `tiny` would be 0 there, a larger one than its `max` infinite."""
+"""Logits are float32: below `tiny` a parameter would be 0, above `max` infinite."""
 
 _MOST_TOP_K = 2**31 - 1
 
 _MOST_PENALTY = 1e6
-"""Logits up to 3e32 stay finite under this penalty, and under 1 / it."""
+"""Logits up to 3e32 stay finite under penalties from 1 / this to this."""
 
 
 def check(sampling: Sampling) -> None:
-    """Raise UsageError for a value outside its range, in the precision that computes with it."""
+    """Raise UsageError for a value out of its range."""
     temperature, penalty = sampling.temperature, sampling.repetition_penalty
     ranges = {
         "--temperature": (
@@ -89,12 +89,12 @@ def check(sampling: Sampling) -> None:
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make tokens marked in `seen` [rows, vocab] bool less likely (CTRL, Keskar et al. 2019, arXiv:1909.05858)."""
+    """Repetition penalty on tokens marked in `seen` [rows, vocab] bool (CTRL, Keskar et al. 2019, arXiv:1909.05858)."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """What a token is drawn from, [rows, vocab] float32, for a temperature above 0; float64 stays that."""
+    """The distribution that a token is drawn from, [rows, vocab] float32 (float64 stays float64); not for greedy."""
     assert not sampling.is_greedy
     wide = logits if logits.dtype is torch.float64 else logits.float()
     # the maximum goes first, so that the smallest temperature cannot overflow
@@ -128,7 +128,7 @@ def _keep_min_p(logits: Tensor, fraction: float) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Natural logarithms of probabilities; `top` holds the likeliest tokens, the likeliest first, as (id, logprob)."""
+    """Log-probability (natural) of a token; `top`: the most probable tokens, in descending order, as (id, logprob)."""
 
     token_id: int
     logprob: float
@@ -136,7 +136,7 @@ class TokenLogprobs:
 
 
 def token_logprobs(logits: Tensor, token: int, n_top: int) -> TokenLogprobs:
-    """Of a token drawn from logits [vocab] float32, and of the `n_top` likeliest ones."""
+    """Log-probabilities of a token and of the `n_top` most probable ones, from logits [vocab] float32."""
     logprobs = logits.log_softmax(dim=-1)
     values, ids = logprobs.topk(min(n_top, len(logprobs)))
     return TokenLogprobs(token, logprobs[token].item(), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
@@ -144,7 +144,7 @@ def token_logprobs(logits: Tensor, token: int, n_top: int) -> TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """How the tokens of one sequence are drawn; `stream` tells sequences of one seed apart."""
+    """Sampling parameters and random stream of a request: (seed, stream) is unique to it."""
 
     sampling: Sampling
     seed: int
@@ -153,25 +153,22 @@ class Sampler:
 
 @dataclass(frozen=True, slots=True)
 class SamplingContext:
-    """The next draw of a sequence, and the tokens before it."""
+    """The sampler of the next token, and the tokens before it."""
 
     sampler: Sampler
     prompt: Sequence[int]
     generated: Sequence[int]
 
     def uniform(self, later: int = 0, purpose: int = TOKEN) -> float:
-        """The number in [0, 1) that decides it, or the draw so many tokens later.
-
-        Each seed, stream, position and purpose has its own.
-        """
+        """The uniform number in [0, 1) of the token `later` positions from the next one."""
         position = len(self.prompt) + len(self.generated) + later
         return uniform(self.sampler.seed, self.sampler.stream, position, purpose)
 
 
 def draw_tokens(logits: Logits, draws: Sequence[SamplingContext]) -> list[int]:
-    """A token for each row of logits, each row by its own sampler; the same on all ranks.
+    """Sample a token for each row of logits by its own sampler; the same on all ranks.
 
-    It is `vocab_size`, which is no token, where the logits are not finite.
+    `vocab_size`, which is no token, stands for logits that are not finite.
     """
     rows_by_sampling: dict[Sampling, list[int]] = {}
     for row, draw in enumerate(draws):
@@ -194,7 +191,7 @@ def _draw_alike(logits: Logits, draws: Sequence[SamplingContext], sampling: Samp
 
 
 def _drawn(logits: Logits, draws: Sequence[SamplingContext], sampling: Sampling) -> Tensor:
-    """The tokens that the numbers of these draws stand for, [rows] int64."""
+    """Tokens drawn by inverse CDF, [rows] int64."""
     device = logits.own.device
     uniforms = to_device([draw.uniform() for draw in draws], widest(device), device)
     candidates = logits.largest(sampling.top_k) if sampling.top_k else None
@@ -202,14 +199,15 @@ def _drawn(logits: Logits, draws: Sequence[SamplingContext], sampling: Sampling)
         return sample_inverse_cdf(probabilities(logits.whole, sampling), uniforms)
     values, tokens = candidates
     place = sample_inverse_cdf(probabilities(values, sampling), uniforms).unsqueeze(-1)
-    return F.pad(tokens, (0, 1), value=logits.vocab_size).gather(-1, place).squeeze(-1)  # behind them: no token
+    return (
+        F.pad(tokens, (0, 1), value=logits.vocab_size).gather(-1, place).squeeze(-1)
+    )  # past the last candidate: no token
 
 
 def sample_inverse_cdf(p: Tensor, uniforms: Tensor) -> Tensor:
-    """The token at which the distribution function of p [rows, vocab] passes each row's number in [0, 1), [rows].
+    """The first token whose cumulative probability exceeds u · Σp, for p [rows, vocab] and u in [0, 1) [rows]: [rows].
 
-    p need not sum to 1. A token of probability 0 is never taken: its step has no height. NaN gives `vocab`, which is no
-    token.
+    p need not be normalised. A token of probability 0 is never taken. NaN gives `vocab`, which is no token.
     """
     cumulative = p.to(widest(p.device)).cumsum(dim=-1)  # float32 would lose the steps of rare tokens in a sum near 1
     thresholds = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
@@ -217,15 +215,15 @@ def sample_inverse_cdf(p: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def distribution(logits: Logits, draw: SamplingContext, drafted: Tensor) -> Tensor:
-    """What drawn tokens are from as others are drafted [drafted] int64 after those of a draw, [tokens, vocab] float32.
+    """Target distribution at the last positions of `drafted` [n] int64: [rows, vocab] float32.
 
-    Of so many rows are the logits, the last of them after all drafted tokens, the one before it after all but one.
+    The last row of the logits is after all drafted tokens, the row before it after all but one, and so on.
     """
     return probabilities(_as_drafted(logits, draw, drafted).whole, draw.sampler.sampling)
 
 
 def most_probable(logits: Logits, draw: SamplingContext, drafted: Tensor) -> Tensor:
-    """The token with the largest logit in place of each law, [tokens] int64; `vocab` where one is no number."""
+    """The most probable token at the same positions, [rows] int64; `vocab` where logits are not finite."""
     return _as_drafted(logits, draw, drafted).best()
 
 
@@ -235,12 +233,12 @@ def _as_drafted(logits: Logits, draw: SamplingContext, drafted: Tensor) -> Logit
         return logits
     seen = torch.zeros(len(drafted) + 1, logits.vocab_size, device=logits.own.device)
     seen[1:].scatter_(1, drafted.unsqueeze(-1), 1.0)
-    after = seen.cumsum(dim=0)[-len(logits.own) :] > 0  # the tokens drafted before each
+    after = seen.cumsum(dim=0)[-len(logits.own) :] > 0  # drafted before each position
     return _penalised(logits, after | _seen(logits, [draw]), penalty)
 
 
 def _seen(logits: Logits, draws: Sequence[SamplingContext]) -> Tensor:
-    """Tokens that each draw has had before it, [draws, vocab] bool."""
+    """Tokens of prompt and text of each request, [requests, vocab] bool."""
     device = logits.own.device
     seen = torch.zeros(len(draws), logits.vocab_size, dtype=torch.bool, device=device)
     for row, draw in enumerate(draws):
@@ -249,5 +247,5 @@ def _seen(logits: Logits, draws: Sequence[SamplingContext]) -> Tensor:
 
 
 def _penalised(logits: Logits, seen: Tensor, penalty: float) -> Logits:
-    """Each rank's own logits as `seen` [rows, vocab] bool makes them less likely."""
+    """The rank's own logits with the repetition penalty on `seen` [rows, vocab] bool."""
     return replace(logits, own=penalise(logits.own, seen[:, logits.tokens], penalty))

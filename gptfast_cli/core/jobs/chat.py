@@ -166,7 +166,7 @@ class Chat:
         return self._engine
 
     def _turn(self, transcript: Transcript, timings: Timings) -> Turn:
-        sequence = transcript.sequence
+        sequence = transcript.request
         assert sequence.finish_reason is not None
         memory_bytes = peak_memory_bytes(self._loaded.model.device)
         metrics = timings.metrics(load_seconds=self._loaded.seconds, peak_memory_bytes=memory_bytes)
@@ -183,7 +183,7 @@ class Chat:
 
 
 def _decode(transcript: Transcript, engine: Engine, timings: Timings) -> Job[None]:
-    for step in engine.generate([transcript.sequence]):
+    for step in engine.generate([transcript.request]):
         timings.add((yield from step))
         yield from transcript.follow()
 

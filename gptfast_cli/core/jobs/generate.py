@@ -149,7 +149,7 @@ def run(request: GenerateRequest) -> Job[GenerateResult]:
 
 
 def _decode(transcripts: list[Transcript], engine: Engine, timings: Timings) -> Job[None]:
-    transcript_of = {transcript.sequence: transcript for transcript in transcripts}
+    transcript_of = {transcript.request: transcript for transcript in transcripts}
     for step in engine.generate(transcript_of):
         output = yield from step
         timings.add(output)
@@ -158,7 +158,7 @@ def _decode(transcripts: list[Transcript], engine: Engine, timings: Timings) -> 
 
 
 def _sample(transcript: Transcript) -> Sample:
-    sequence = transcript.sequence
+    sequence = transcript.request
     assert sequence.finish_reason is not None
     return Sample(
         id=sequence.id,

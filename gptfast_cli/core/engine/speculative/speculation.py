@@ -70,8 +70,8 @@ def run_rounds_native(target: Runner, draft: Runner, sequences: Sequence[Request
         )
     for row, (text, n_held) in enumerate(zip(texts, native.n_held, strict=True)):
         emitted = [token for each in native.rounds for token in each[row].tokens]
-        target.hold(row, [text.rest[-1], *emitted[:-1]])
-        draft.hold(row, [*text.rest, *emitted][: n_held - text.n_held])
+        target.append(row, [text.rest[-1], *emitted[:-1]])
+        draft.append(row, [*text.rest, *emitted][: n_held - text.n_held])
     return native
 
 
