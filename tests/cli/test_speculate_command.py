@@ -98,7 +98,7 @@ def test_ctrl_c_tells_what_is_known(gptfast: CommandLine) -> None:
         (("--temperature", "warm"), 2, "--temperature must be numbers of at least 0"),
         (("--report", "out.pdf"), 2, "--report writes .html, .md, .json"),
         (("--report", "/no/such/folder/out.html"), 2, "--report cannot write"),
-        (("--draft", "auto"), 2, "speculate is what finds it"),
+        (("--draft", "auto"), 2, "only for generate"),
         (("--draft-only",), 2, "--draft-only requires exactly one --draft"),
         (("--draft", "no-such-model"), 3, "no-such-model"),
         (("--prompts", "/no/such/file"), 3, "There is no file of prompts"),
