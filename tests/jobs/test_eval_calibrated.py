@@ -39,7 +39,7 @@ def test_neither_of_two_models_may_have_learned_from_the_text(
 ) -> None:
     names = {"calibrated": calibrated, "tiny-draft": "tiny-draft"}
     settings, runtime = settings_in(tmp_path), RuntimeConfig("cpu", "float32", 1)
-    with pytest.raises(UsageError, match=r"The bundled held-out text: has pieces of .* \(learned\.txt\)"):
+    with pytest.raises(UsageError, match=r"The bundled held-out text: overlaps with .* \(learned\.txt\)"):
         drained(run(EvalRequest(settings, names[model], runtime, against=AgainstOptions(names[against]))))
 
 
@@ -48,6 +48,6 @@ def test_a_file_that_a_model_has_learned_from_is_refused_and_another_is_not(cali
     fresh = tmp_path / "fresh.txt"
     fresh.write_text((Path(__file__).parents[2] / "README.md").read_text()[:6000])
     options = [TextOptions(file, "llamacpp-256") for file in (tmp_path / "learned.txt", fresh)]
-    with pytest.raises(UsageError, match=r"learned\.txt: has pieces of"):
+    with pytest.raises(UsageError, match=r"learned\.txt: overlaps with"):
         drained(run(EvalRequest(settings, calibrated, runtime, text=options[0])))
     assert drained(run(EvalRequest(settings, calibrated, runtime, text=options[1])))[1].perplexity is not None
