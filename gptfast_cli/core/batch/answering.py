@@ -25,7 +25,7 @@ _INDEX_BITS = 32  # of a stream's number: the row; the bits above them tell the 
 
 @dataclass(frozen=True, slots=True)
 class BatchContext:
-    """What all rows share; `seed` is for those that have none of their own."""
+    """What all rows share; `seed` is for rows without their own."""
 
     loaded: LoadedModel
     prompter: Prompter
@@ -37,7 +37,7 @@ class BatchContext:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer under way, one transcript for each sample."""
+    """An answer in progress, one transcript per sample."""
 
     row: Row
     seed: int
@@ -54,7 +54,7 @@ class Answer:
         return len(self.transcripts[0].request.prompt)
 
     def fields(self) -> dict[str, object]:
-        """What there is to tell: the fields of the sample, or `samples` where there are several."""
+        """Fields of the record: those of the sample, or `samples` if there are several."""
         samples = [_sample_fields(transcript) for transcript in self.transcripts]
         told = samples[0] if len(samples) == 1 else {"samples": samples}
         return {**told, "prompt_tokens": self.n_prompt_tokens, "seed": self.seed}
@@ -82,7 +82,7 @@ def begin(row: Row, setting: BatchContext) -> Answer:
 
 
 def _stream(row: Row, sample: int) -> int:
-    """With a seed of its own a row is drawn as a single prompt with that seed is, wherever it stands."""
+    """A row with its own seed is sampled like a single prompt with that seed, independent of its line."""
     return row.index + (sample << _INDEX_BITS) if row.options.seed is None else sample
 
 
@@ -144,7 +144,7 @@ class Answering:
         self._refused: list[Record] = []  # rows without an answer, to be yielded next
 
     def run(self) -> Job[None]:
-        """Answer all rows; the record of each is yielded as soon as it is over."""
+        """Answer all rows; yields the record of each as soon as it is finished."""
         setting = self._setting
         # no row has been read for its length yet: each gets room for the whole context
         n_tokens = setting.loaded.limits(1, setting.max_context).max_context

@@ -24,7 +24,7 @@ from gptfast_cli.core.files import open_plain
 
 
 def record_of(row: Row | BadRow, told: Mapping[str, object], identity: str) -> Record:
-    """The record of a row: whose it is, what is told of it, and what it depended on."""
+    """The record of a row: its id and line, the answer, and the hash of what the answer depends on."""
     return Record({"id": row.id, "line": row.line, **told, "request": identity})
 
 
@@ -34,7 +34,7 @@ def refusal(row: Row | BadRow, reason: str, identity: str) -> Record:
 
 
 def reason_of(record: Record) -> str | None:
-    """Why a row was not answered; None where it was."""
+    """Why a row was not answered; None if it was."""
     match record.fields:
         case {"error": {"message": str(reason)}}:
             return reason
@@ -42,7 +42,7 @@ def reason_of(record: Record) -> str | None:
 
 
 def tokens_of(record: Record) -> tuple[int, int]:
-    """Tokens of a row's prompt, and those that were generated for it; none where it was not answered."""
+    """(prompt tokens, generated tokens) of a row; zeros if it was not answered."""
     match record.fields:
         case {"samples": list(samples), "prompt_tokens": int(n_prompt)}:
             return n_prompt, sum(len(sample["token_ids"]) for sample in samples)
@@ -52,14 +52,14 @@ def tokens_of(record: Record) -> tuple[int, int]:
 
 
 def line_of(record: Record) -> int:
-    """The line that a record's row stands on."""
+    """The line number of a record's row."""
     line = record.fields["line"]
     assert isinstance(line, int)
     return line
 
 
 class Order:
-    """Takes records as they finish and lets go of those whose turn it is.
+    """Reorders records: accepts them as they finish, releases them in order.
 
     `lines` are those of the rows to come, each record leaving after that of the row before it; None lets all go.
     """
@@ -70,11 +70,11 @@ class Order:
 
     @property
     def held(self) -> list[Record]:
-        """The records that wait for others, by line."""
+        """Records that wait for earlier ones, by line."""
         return [self._held[line] for line in sorted(self._held)]
 
     def put(self, record: Record) -> list[Record]:
-        """Take a record; return those that leave now."""
+        """Add a record; returns those released by it."""
         if self._due is None:
             return [record]
         self._held[line_of(record)] = record
@@ -93,7 +93,7 @@ _SECONDS_BETWEEN_SYNCS = 5.0
 
 
 class RecordFile:
-    """Records on disk; read what is there once, before anything is appended.
+    """Records on disk; `read` is called once, before the first append.
 
     Without `follow` a symbolic link of that name is refused. Raises NotFoundError where its folder is not there,
     UsageError where it is no file or another process writes it.
@@ -119,7 +119,7 @@ class RecordFile:
         os.ftruncate(self._handle, self._end)
 
     def append(self, record: Mapping[str, object]) -> None:
-        """Add a record; DiskFullError where there is no room for it, and those before it stay."""
+        """Append a record. Raises DiskFullError, leaving earlier records intact."""
         line = json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
         with self._room_needed():
             self._write(line)
@@ -127,17 +127,17 @@ class RecordFile:
                 self._sync()
 
     def clear(self) -> None:
-        """Drop all records."""
+        """Delete all records."""
         if self._end:
             self._end = 0
             os.ftruncate(self._handle, 0)
 
     def remove(self) -> None:
-        """Delete the file; it is still to be closed."""
+        """Delete the file, which stays open until `close`."""
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Put what there is on the disk and let others write."""
+        """Sync and release the lock."""
         try:
             with self._room_needed():
                 self._sync()
@@ -170,7 +170,7 @@ class RecordFile:
 
     @contextlib.contextmanager
     def _room_needed(self) -> Iterator[None]:
-        """Turn the system's word for a full disk into DiskFullError."""
+        """Turn ENOSPC into DiskFullError."""
         try:
             yield
         except OSError as error:
@@ -183,14 +183,14 @@ class RecordFile:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether it is the beginning of a record, and not some other file's last line."""
+    """Whether a truncated line is the start of a record, not the last line of a foreign file."""
     is_cut = not line.endswith(b"\n") and (line.startswith(_BEGINNING) or _BEGINNING.startswith(line))
     whole = _json(line) if is_cut else None
     return is_cut and (whole is None or (isinstance(whole, dict) and whole.keys() >= _KEYS))
 
 
 def _json(line: bytes) -> object:
-    """What a line holds; None where it is no JSON."""
+    """The value of a line; None if it is not JSON."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
@@ -198,7 +198,7 @@ def _json(line: bytes) -> object:
 
 
 def _open(path: Path, *, follow: bool) -> int:
-    """A handle on the file, which is made where it is not there, and locked."""
+    """Open the file, create it if missing, and lock it."""
     try:
         handle = (os.open if follow else open_plain)(path, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError as error:
@@ -228,26 +228,26 @@ def _lock(handle: int, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What matters of a record that an earlier run has written."""
+    """Relevant fields of a record that an earlier run wrote."""
 
     seed: int | None  # of its answer
     is_bad: bool
 
 
 class Output(Protocol):
-    """Takes records as they finish."""
+    """Receives records as they finish."""
 
     @property
     def found(self) -> Mapping[int, Found]:
-        """The records that were there before, by the line of their rows."""
+        """Records of an earlier run, by line."""
         ...
 
     def put(self, record: Record) -> list[Record]:
-        """Take a record; return those whose turn it is, which are safe by then."""
+        """Add a record; returns those released in order, already durable."""
         ...
 
     def unsaved(self) -> list[Record]:
-        """Records that are finished, and nowhere yet because their turn has not come."""
+        """Finished records that have not been released yet."""
         ...
 
 
@@ -275,7 +275,7 @@ def open_output(path: Path | None, identities: Mapping[int, str], *, in_order: b
 
 
 class _Passing:
-    """No file: records leave when it is their turn, and that is all."""
+    """No file: records are only reordered."""
 
     def __init__(self, order: Order) -> None:
         self.found: Mapping[int, Found] = {}
@@ -289,7 +289,7 @@ class _Passing:
 
 
 class _File:
-    """A file of records; one that waits for its turn is kept in a file beside it, so that no kill can lose it."""
+    """A file of records; records that wait for earlier ones are kept in a second file, so that a kill loses none."""
 
     def __init__(
         self, records: RecordFile, waiting: RecordFile, identities: Mapping[int, str], *, in_order: bool
@@ -310,7 +310,7 @@ class _File:
         self._order = Order(lines[n_found:] if in_order else None)
 
     def take_up_waiting(self, identities: Mapping[int, str], *, valid: bool) -> None:
-        """Go on with the records that an earlier run left waiting; those of another run are dropped."""
+        """Continue with the waiting records of an earlier run; those of a different run are dropped."""
         for record in self._waiting.read():
             line = record["line"]
             if valid and line not in self.found and identities.get(line) == record["request"]:
@@ -332,7 +332,7 @@ class _File:
         return []
 
     def tidy(self) -> None:
-        """Leave no second file behind where it has no use."""
+        """Delete the second file if it is empty."""
         if not self._order.held:
             self._waiting.remove()
 

@@ -1,4 +1,4 @@
-"""A replica: a process that answers some rows of a file for another one, which tells it which and by which seed."""
+"""The part of a file of prompts that a replica process answers: its rows, and the seed of the run."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "GPTFAST_REPLICA"
-"""The variable that names the file with a replica's part; the rest is the same command line."""
+"""Environment variable: the JSON file with this replica's part. The command line is that of the parent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,11 @@ class ReplicaPart:
 
 
 def write_part(part: ReplicaPart, file: Path) -> None:
-    """Leave a part for a replica."""
+    """Write the part of a replica."""
     file.write_text(json.dumps(asdict(part)), encoding="utf-8")
 
 
 def own_part(environment: Mapping[str, str] = os.environ) -> ReplicaPart | None:
-    """The part of this process; None where it is no replica."""
+    """The part of this process; None if it is not a replica."""
     file = environment.get(VARIABLE)
     return None if file is None else ReplicaPart(**json.loads(Path(file).read_text(encoding="utf-8")))

@@ -62,7 +62,7 @@ _URLS: Final = ("/v1/chat/completions", "/v1/completions")
 
 
 def row_body(row: Fields) -> Fields:
-    """Where a row's fields are: the row itself, or the body of an OpenAI request.
+    """The fields of a row: the row itself, or the body of an OpenAI batch request.
 
     Raises CorruptError for a request that is not for an answer.
     """
@@ -79,7 +79,7 @@ def row_body(row: Fields) -> Fields:
 
 
 def check_names(body: Fields) -> None:
-    """Raise CorruptError for a field that is unknown, or that asks for what gptfast cannot do."""
+    """Raise CorruptError for a field that is unknown or not supported."""
     for name in body:
         value = body.values[name]
         if name in _UNGRANTED:
@@ -91,7 +91,7 @@ def check_names(body: Fields) -> None:
 
 
 def own_options(body: Fields, defaults: GenerationOptions) -> GenerationOptions:
-    """The defaults, and over them what the row says itself.
+    """The default options, overridden by those of the row.
 
     Raises CorruptError or UsageError for a value that cannot be meant.
     """
@@ -113,7 +113,7 @@ def own_options(body: Fields, defaults: GenerationOptions) -> GenerationOptions:
 
 
 def _spelling(body: Fields, names: tuple[str, ...]) -> str:
-    """The one of several names for a thing that the row uses; the first where it uses none."""
+    """Which of several alternative field names the row uses; the first if none."""
     used = [name for name in names if name in body]
     if len(used) > 1:
         raise body.corrupt(used[1], f"means the same as {used[0]}; give one of them")
@@ -130,7 +130,7 @@ def _stop(body: Fields, default: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _n_logprobs(body: Fields, default: int | None) -> int | None:
-    """`logprobs` is a number of alternatives, or true, and that number is then in `top_logprobs`."""
+    """`logprobs` is a number of alternatives, or true with the number in `top_logprobs`."""
     wanted = body.values.get("logprobs")
     if wanted is False:
         return None
@@ -152,7 +152,7 @@ class Messages:
 
     @property
     def has_system_message(self) -> bool:
-        """Whether it begins with a system message of its own."""
+        """Whether the first message is a system message."""
         return str(self.messages[0]["role"]) == "system"
 
 
@@ -162,7 +162,7 @@ _NAMES = ("prompt", "prompt_ids", "messages")
 
 
 def own_prompt(body: Fields) -> Prompt:
-    """The prompt of a row; raises CorruptError where there is none, more than one, or an empty one."""
+    """The prompt of a row. Raises CorruptError if there is none, more than one, or an empty one."""
     given = [name for name in _NAMES if name in body]
     if len(given) != 1:
         there = " and ".join(given) or "none"
@@ -200,7 +200,7 @@ def _message(body: Fields, message: object) -> Mapping[str, Any]:
 
 
 def _check_content(body: Fields, message: Mapping[str, Any]) -> None:
-    """Raise CorruptError where the content of a message is anything but text."""
+    """Raise CorruptError if the content of a message is not text."""
     match message.get("content"):
         case str():
             return
@@ -244,7 +244,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A line that cannot be answered, and why; the id where one can be read."""
+    """A line that cannot be answered, and why; `id` if it could be read."""
 
     line: int  # from 1
     digest: str  # SHA-256 of the line
@@ -253,7 +253,7 @@ class BadRow:
 
 
 def read_rows(path: Path, defaults: GenerationOptions, group: ProcessGroup = ALONE) -> list[Row | BadRow]:
-    """All rows of a file, what they leave open being filled in from the defaults. Rank 0 reads it for all.
+    """All rows of a file, completed by the default options. Rank 0 reads the file for all ranks.
 
     Raises NotFoundError where there is no file, UsageError where it holds no row or nothing but bad ones.
     """
@@ -278,7 +278,7 @@ def read_rows(path: Path, defaults: GenerationOptions, group: ProcessGroup = ALO
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, and their numbers."""
+    """(number, text) of the lines that are not blank."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -304,7 +304,7 @@ def _parse(line: bytes, where: str, *, number: int, index: int, defaults: Genera
 
 
 def _reason(error: GptFastError, where: str) -> str:
-    """What is wrong with a row, in words that were made for a file or for the command line."""
+    """The reason from an error message made for a file or for the command line."""
     reason = error.message.removeprefix(f"{where}: ").removeprefix("--")
     return re.sub(r": line 1 (column \d+) \(char \d+\)$", r" at \1", reason)  # of this row, not of the file
 
@@ -328,7 +328,7 @@ _LARGEST_OTHER_BYTES = 64_000_000
 
 
 def model_identity(folder: Path) -> str:
-    """A hash of a model: of its weights the fingerprint, of its tokenizer and templates all that is in their files."""
+    """A hash of a model: fingerprint of its weights, and contents of its tokenizer and template files."""
     digest = hashlib.sha256(fingerprint(open_checkpoint(folder)).encode())
     files = (path for path in folder.iterdir() if path.is_file())
     for path in sorted(path for path in files if path.stat().st_size <= _LARGEST_OTHER_BYTES):
@@ -338,6 +338,6 @@ def model_identity(folder: Path) -> str:
 
 
 def row_identity(row: Row | BadRow, run: str) -> str:
-    """A hash of a row, of its place, and of what all rows of a run share: `run`, as one text."""
+    """A hash of a row, its line number, and `run`, the options that all rows share."""
     index = row.index if isinstance(row, Row) else None
     return hashlib.sha256(f"{row.digest} {index} {run}".encode()).hexdigest()[:_HEX_DIGITS]

@@ -23,7 +23,7 @@ class Family(Protocol):
         ...
 
     def sources(self, config: ModelConfig) -> dict[str, tuple[str, ...]]:
-        """The Hugging Face tensors that make each of our weights, stacked along their first axis, by our name."""
+        """Hugging Face tensor names of each weight, by our name; several are concatenated along the first axis."""
         ...
 
 
@@ -31,7 +31,7 @@ families: Plugs[Family] = Plugs(__name__)
 
 
 def family_of(hf_config: Fields) -> Family:
-    """The family that reads a config.json; raises UsageError where there is none, CorruptError for a damaged file."""
+    """The family of a config.json. Raises UsageError if there is none, CorruptError for a damaged file."""
     architectures = hf_config.texts("architectures")
     for name in families:
         if set(architectures) & set(families[name].architectures):

@@ -1,4 +1,4 @@
-"""Rows of a file spread over independent engines, each a process of its own; one that dies has its rows done again."""
+"""Data parallelism for files of prompts: replica processes share the rows; rows of a dead replica are redone."""
 
 import contextlib
 import json
@@ -20,14 +20,14 @@ from gptfast_cli.core.distributed.rank import PARENT
 from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.events import Job, Note, Record
 
-_MOST_VAIN_STARTS = 2  # of a replica that answers nothing before it ends
+_MOST_VAIN_STARTS = 2  # consecutive starts of a replica without an answer
 _SECONDS_TO_STOP = 5.0
 _SHOWN_LINES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """How many, and the command that starts one: the one that this process was started by."""
+    """Number of replicas, and the command line that starts one: that of this process."""
 
     n: int
     command: tuple[str, ...]
@@ -35,7 +35,7 @@ class Replicas:
 
 @dataclass(slots=True)
 class _Replica:
-    """One of them; `missing` are the lines of rows that it has not answered yet."""
+    """A replica; `missing` are the line numbers of its unanswered rows."""
 
     number: int
     missing: set[int]
@@ -46,9 +46,9 @@ class _Replica:
 
 
 def answered(lines: Sequence[int], replicas: Replicas, seed: int) -> Job[None]:
-    """Yield the record of each row, as soon as it comes.
+    """Yield the record of each row as soon as it is received.
 
-    Raises GptFastError where a replica ends again and again without having answered anything.
+    Raises GptFastError if a replica ends twice in a row without answering anything.
     """
     team = [_Replica(n, set(lines[n :: replicas.n])) for n in range(min(replicas.n, len(lines)))]
     told: queue.SimpleQueue[tuple[_Replica, str | None]] = queue.SimpleQueue()
@@ -95,7 +95,7 @@ def _start(
         text=True,
         encoding="utf-8",
         errors="replace",
-        start_new_session=True,  # a Ctrl-C is for the one who started it
+        start_new_session=True,  # Ctrl-C reaches the parent only
     )
     replica.listener = threading.Thread(target=_listen, args=(replica, replica.process, told), daemon=True)
     replica.listener.start()
@@ -112,14 +112,14 @@ def _listen(
         errors = threading.Thread(target=replica.stderr.extend, args=(process.stderr,), daemon=True)
         errors.start()
         for text in process.stdout:
-            if text.endswith("\n"):  # or it was cut off in the middle
+            if text.endswith("\n"):  # otherwise the line is truncated
                 told.put((replica, text))
         errors.join()
     told.put((replica, None))
 
 
 def _ended(replica: _Replica) -> Iterator[Note]:
-    """What is to be said of a replica that has ended; raises GptFastError where it is of no use to start it again."""
+    """Report an ended replica. Raises GptFastError if restarting it is pointless."""
     assert replica.process is not None
     code, replica.process = replica.process.returncode, None
     if not replica.missing:
@@ -145,7 +145,7 @@ def _stop(replica: _Replica) -> None:
 
 
 def _share_of_machine(number: int, n: int) -> Mapping[str, str]:
-    """Its own GPU where there are several, else its share of the cores; what a person has said goes before."""
+    """Environment of a replica: one GPU each if there are several, else a share of the cores unless threads are set."""
     n_gpus = torch.cuda.device_count()
     if n_gpus > 1:
         return {"CUDA_VISIBLE_DEVICES": str(number % n_gpus)}

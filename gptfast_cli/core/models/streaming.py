@@ -31,15 +31,15 @@ from gptfast_cli.core.models.weights import LayerWeights
 from gptfast_cli.core.schemes import Weight
 
 _BATCH_TOKENS = 1024
-"""Tokens that go through a layer at once: enough to keep the arithmetic busy, few enough to bound its memory."""
+"""Tokens per pass through a layer: enough to be compute bound, few enough to bound memory."""
 
 _SLICE_ELEMENTS = 1 << 24
-"""Elements of the head that are multiplied at once, and so may have to be had as dense numbers: 64 MB in float32."""
+"""Elements of the head per product, which may have to be dequantised: 64 MB in float32."""
 
 
 @dataclass(slots=True)
 class _Batch:
-    """Texts of about one length, side by side."""
+    """Texts of similar length."""
 
     texts: Sequence[int]  # which they are, in the order of the stream
     lengths: Sequence[int]
@@ -48,15 +48,15 @@ class _Batch:
 
 
 class Operation(Protocol):
-    """A layer or a part of one: x [batch, time, dim] becomes x, beginning with an empty cache."""
+    """A layer or a part of one: maps x [batch, time, dim] to x, from an empty KV cache."""
 
     def __call__(self, x: Tensor, *, place: RopePositions, cache: LayerCache) -> Tensor:
-        """What comes out of it."""
+        """The output."""
         ...
 
 
 class Stream:
-    """The hidden states of texts, each at its own beginning: `embed`, `layer` once for each, then `logits`."""
+    """Hidden states of texts: call `embed`, `layer` for each layer, then `logits`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Stream:
         device: torch.device,
         filled_up: bool = True,
     ) -> None:
-        """`filled_up`: texts of different lengths go side by side, the shorter ones filled up with other tokens."""
+        """`filled_up`: batch texts of different lengths, padding the shorter ones."""
         self._config = config
         self._backend = backend
         self._layer = decoder_layer(config, backend)
@@ -77,17 +77,17 @@ class Stream:
 
     @torch.inference_mode()
     def embed(self, embedding: Weight, dtype: torch.dtype) -> None:
-        """Begin with the embedding of every token, in the dtype to compute in."""
+        """Embed all tokens, in the compute dtype."""
         for batch, x in zip(self._batches, self.room(self._config.dim, dtype), strict=True):
             batch.x = x.copy_(self._backend.embed(batch.tokens, embedding, dtype))
 
     def layer(self, weights: LayerWeights) -> None:
-        """Go through the next layer."""
+        """Compute the next layer."""
         self.run(partial(self._layer, layer=weights))
 
     @torch.inference_mode()
     def run(self, operation: Operation) -> None:
-        """Put what an operation makes of the states of each batch in their place."""
+        """Replace the states of each batch by the output of an operation."""
         for batch in self._batches:
             n_rows, time = batch.tokens.shape
             at = torch.arange(time, device=self._device).expand(n_rows, time)
@@ -98,14 +98,14 @@ class Stream:
             batch.x.copy_(operation(batch.x, place=place, cache=cache))
 
     def room(self, width: int, dtype: torch.dtype) -> list[Tensor]:
-        """Room for `width` numbers of each token: [batch, time, width] for each batch in turn, all of one tensor."""
+        """Views [batch, time, width] for each batch, into one allocated tensor."""
         shapes = [batch.tokens.shape for batch in self._batches]
         whole = torch.empty(sum(shape.numel() for shape in shapes), width, dtype=dtype, device=self._device)
         rows = torch.split(whole, [shape.numel() for shape in shapes])
         return [part.view(*shape, width) for part, shape in zip(rows, shapes, strict=True)]
 
     def copy(self) -> "Stream":
-        """Another one that stands where this one does, and goes its own way from here."""
+        """An independent copy of the current states."""
         other = copy.copy(self)
         states = self.room(self._config.dim, self._batches[0].x.dtype)
         pairs = zip(self._batches, states, strict=True)
@@ -113,12 +113,12 @@ class Stream:
         return other
 
     def end(self) -> None:
-        """Let go of the states."""
+        """Free the states."""
         for batch in self._batches:
             batch.x = batch.x.new_empty(0)
 
     def hidden(self) -> Tensor:
-        """The states now, text after text, [tokens, dim]."""
+        """The current states, text after text, [tokens, dim]."""
         rows = {
             text: batch.x[row, :length]
             for batch in self._batches
@@ -127,7 +127,7 @@ class Stream:
         return torch.cat([rows[text] for text in sorted(rows)])
 
     def logits(self, norm: Weight, head: Weight, *, block_tokens: int) -> Iterator[Tensor]:
-        """Logits of the token that comes after each, [up to block_tokens, vocab_size] float32 at a time, in order."""
+        """Logits after each token, in order, in blocks [<= block_tokens, vocab_size] float32."""
         # no generator, which would keep what it has given while it makes the next
         return map(partial(self._logits, norm=norm, head=head), torch.split(self.hidden(), block_tokens))
 
@@ -150,7 +150,7 @@ class Stream:
 
 
 def _alike(texts: Sequence[Sequence[int]], *, filled_up: bool) -> Iterator[list[int]]:
-    """Batches of texts whose lengths are near one another, so that little is filled up; or are the same."""
+    """Batches of texts of similar length (little padding), or of equal length."""
     batch: list[int] = []
     for number in sorted(range(len(texts)), key=lambda number: len(texts[number])):
         assert texts[number]

@@ -13,7 +13,7 @@ from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.schemes import Weight
 
 VOCABULARY_WEIGHTS = ("embedding", "head")
-"""Those with a row for each token."""
+"""Weights with one row per token of the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class ModelWeights:
-    """A whole decoder; with tied embeddings `head` is the very object `embedding`."""
+    """All weights of a decoder; with tied embeddings `head is embedding`."""
 
     embedding: Weight  # [vocab_size, dim]
     layers: tuple[LayerWeights, ...]
@@ -45,14 +45,14 @@ class ModelWeights:
 
     @cached_property
     def n_bytes(self) -> int:
-        """Bytes of all weights as they stand in memory; a tied head counts once."""
+        """Bytes of all weights in memory; a tied head counts once."""
         layers = sum(layer.n_bytes for layer in self.layers)
         head = 0 if self.head is self.embedding else self.head.n_bytes
         return self.embedding.n_bytes + layers + self.norm.n_bytes + head
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight that a checkpoint of this shape holds, by name, in reading order."""
+    """Shape of every weight by name, in reading order."""
     table, in_layer = (config.vocab_size, config.dim), _layer_shapes(config)
     ends = {"embedding": table, "norm": (config.dim,), "head": table}
     names = [name for block in weight_blocks(config) for name in block]
@@ -60,18 +60,18 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def weight_blocks(config: ModelConfig) -> list[tuple[str, ...]]:
-    """Those names in the pieces that a pass over a model takes: the embedding, each layer, what comes after."""
+    """The names in blocks, one pass over a model: embedding, each layer, final norm and head."""
     layers = [tuple(f"layers.{layer}.{name}" for name in _layer_shapes(config)) for layer in range(config.n_layers)]
     return [("embedding",), *layers, ("norm",) if config.tied_embeddings else ("norm", "head")]
 
 
 def layer_of(name: str) -> int:
-    """The number of the layer that a weight is of, by its name, `layers.N.…`."""
+    """The layer number in a weight's name, `layers.N.…`."""
     return int(name.split(".", 2)[1])
 
 
 def assemble(config: ModelConfig, read: Callable[[str], Weight]) -> ModelWeights:
-    """Put a model together; `read` gives the weight of a name and is called once for each, in reading order."""
+    """Assemble a model; `read` returns the weight of a name and is called once for each, in reading order."""
     embedding, *layers, ends = ({name: read(name) for name in block} for block in weight_blocks(config))
     return ModelWeights(
         embedding=embedding["embedding"],
@@ -82,7 +82,7 @@ def assemble(config: ModelConfig, read: Callable[[str], Weight]) -> ModelWeights
 
 
 def assemble_layer(block: Mapping[str, Weight]) -> LayerWeights:
-    """Put a layer together from its weights by their full names, `layers.N.` before each."""
+    """Assemble a layer from its weights by full names, `layers.N.…`."""
     weights = {name.split(".", 2)[2]: weight for name, weight in block.items()}
 
     def linear(name: str) -> Linear:
