@@ -16,7 +16,7 @@ _MAX_FILE_BYTES = 16_000  # the reader takes quadratic time for some files
 
 
 def load_defaults(path: Path) -> dict[str, dict[str, Any]]:
-    """The options set in the file, by command; empty where there is no file.
+    """The options set in the file, by command; empty if there is no file.
 
     Raises UsageError for a file that is not TOML, and for a table or key that is no command or option.
     """

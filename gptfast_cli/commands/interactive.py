@@ -76,7 +76,7 @@ class Dialogue:
         self._send(message)
 
     def _read(self) -> str:
-        """A line, or several where they go on; empty where Ctrl-C cleared it, and at the end of the input."""
+        """A line, or several where they go on; empty if Ctrl-C cleared it, and at the end of the input."""
         line = ""
         try:
             line = self._lines.read(_PROMPT)

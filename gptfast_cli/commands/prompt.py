@@ -30,7 +30,7 @@ class PromptSources:
         Where nothing is given it is what a pipe or file on stdin holds, and else DEFAULT; `retry_policy` is how many
         seconds a pipe may take to begin.
 
-        Raises UsageError where there is more than one source, and for ids that are no numbers or bytes that are no
+        Raises UsageError if there is more than one source, and for ids that are no numbers or bytes that are no
         UTF-8; NotFoundError for a file that is not there.
         """
         given = [source for source in (self.argument, self.file, self.ids, self.length) if source is not None]

@@ -230,7 +230,7 @@ def quantize(
 
 
 def _check_choice(context: typer.Context, options: Mapping[str, object]) -> None:
-    """Raise UsageError where two options choose the schemes of the layers."""
+    """Raise UsageError if two options choose the schemes of the layers."""
     given = [flag for flag, value in options.items() if value is not None]
     if len(given) > 1:
         raise UsageError(f"{given[0]} and {given[1]} exclude each other.", "Leave out one of them.")

@@ -9,7 +9,7 @@ from gptfast_cli.core.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class SlashCommand:
-    """A command of the chat; `argument` is empty where it takes none, and in brackets where it may be left out."""
+    """A command of the chat; `argument` is empty if it takes none, and in brackets where it may be left out."""
 
     name: str
     argument: str

@@ -96,7 +96,7 @@ def _write_pairs(fields: Mapping[str, object]) -> None:
 def remove_model(name: str, *, yes: bool) -> None:
     """Delete a model, after a `y` to the question whether to, or with `yes`.
 
-    Raises NotFoundError where there is none of this name, UsageError where nobody could be asked, or where it is not
+    Raises NotFoundError if there is none of this name, UsageError if nobody could be asked, or where it is not
     this program's to remove.
     """
     settings = load_settings()

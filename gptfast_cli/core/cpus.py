@@ -57,7 +57,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _quota(group: Path, *, is_unified: bool) -> float:
-    """Raises ValueError where the group has none."""
+    """Raises ValueError if the group has none."""
     if is_unified:
         quota, period = _read(group / "cpu.max").split()
     else:

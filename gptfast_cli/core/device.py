@@ -21,7 +21,7 @@ _ROOT = Path("/")
 
 
 def memory_bytes() -> int | None:
-    """Bytes of memory that the machine has; None where it does not say."""
+    """Bytes of memory that the machine has; None if it does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
@@ -29,7 +29,7 @@ def memory_bytes() -> int | None:
 
 
 def available_memory_bytes(root: Path = _ROOT) -> int | None:
-    """Bytes that this process can still take; all that the machine has where no more is known, None where not that.
+    """Bytes that this process can still take; all that the machine has where no more is known, None if not that.
 
     `root` is the folder whose `proc` and `sys` tell, for tests.
     """
@@ -38,7 +38,7 @@ def available_memory_bytes(root: Path = _ROOT) -> int | None:
 
 
 def check_fits(n_bytes: int, what: str, hint: str, available: int | None = None) -> None:
-    """Raise OutOfMemoryError where `what` takes more bytes than are available (by default those of this process)."""
+    """Raise OutOfMemoryError if `what` takes more bytes than are available (by default those of this process)."""
     free = available_memory_bytes() if available is None else available
     if free is not None and n_bytes > free:
         raise OutOfMemoryError(f"{what} take {size(n_bytes)}, and {size(free)} of memory are free.", hint)

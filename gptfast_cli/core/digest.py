@@ -93,11 +93,9 @@ class _Cyclic:
         self._value = 0
 
     def update(self, data: bytes, /) -> None:
-        """See Digest."""
         self._value = self._function(data, self._value)
 
     def digest(self) -> bytes:
-        """See Digest."""
         return self._value.to_bytes(self._n_bytes, "big")
 
 
@@ -110,7 +108,6 @@ class _DigestOfParts:
         self._missing = part_bytes  # of the part under way
 
     def update(self, data: bytes, /) -> None:
-        """See Digest."""
         rest = memoryview(data)
         while rest:
             here, rest = rest[: self._missing], rest[self._missing :]

@@ -25,8 +25,8 @@ class DownloadNote:
     """What is known of one file.
 
     version:  commit, or the ETag of an object in S3
-    checksum: that its contents had; None where the source offered none
-    source:   `org/name` or `s3://bucket/prefix`; None where another program wrote the note
+    checksum: that its contents had; None if the source offered none
+    source:   `org/name` or `s3://bucket/prefix`; None if another program wrote the note
     noted_at: seconds since 1970; a file that was changed later is not the one of the note
     """
 
@@ -51,7 +51,7 @@ def write_note(root: Path, name: str, *, version: str, checksum: Checksum | None
 
 
 def read_note(root: Path, name: str) -> DownloadNote | None:
-    """The note about a file; None where there is none that can be read."""
+    """The note about a file; None if there is none that can be read."""
     try:
         text = note_path(root, name).read_text(encoding="utf-8")
         version, value, noted_at, form, source = [*text.split("\n"), "", "", "", ""][:5]
@@ -61,7 +61,7 @@ def read_note(root: Path, name: str) -> DownloadNote | None:
 
 
 def sources_noted(root: Path) -> set[str] | None:
-    """The sources of a folder's files, as far as notes tell; None where nothing was downloaded to it."""
+    """The sources of a folder's files, as far as notes tell; None if nothing was downloaded to it."""
     if not (root / NOTES).is_dir():
         return None
     names = (path.name.removesuffix(SUFFIX) for path in (root / NOTES).glob(f"*{SUFFIX}"))

@@ -14,7 +14,7 @@ class Progress:
     """How far a long task has come; `total` is None while it is not known.
 
     part:   of a task whose parts go on side by side, the one that this is about, such as a file's name; None is all
-    so_far: of a measurement, what it comes to as far as it has come; None or NaN where there is nothing yet
+    so_far: of a measurement, what it comes to as far as it has come; None or NaN if there is nothing yet
     """
 
     task: str

@@ -27,7 +27,7 @@ _MAX_FILE_BYTES = 32_000_000  # the largest index in use has 9 million
 class Fields:
     """One JSON object; `where` is the file's name and, inside it, the way to this object.
 
-    Getters raise CorruptError where a field is missing without a default or is not what they return. A field that
+    Getters raise CorruptError if a field is missing without a default or is not what they return. A field that
     is null counts as missing.
     """
 
@@ -129,7 +129,7 @@ class Fields:
 
 
 def read_fields(path: Path) -> Fields:
-    """The JSON object that a file holds; CorruptError where there is none, OSError where the file cannot be read."""
+    """The JSON object that a file holds; CorruptError where there is none, OSError if the file cannot be read."""
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise CorruptError(
             f"{path.name}: has {size(path.stat().st_size)}, and no such file is that large",
@@ -139,7 +139,7 @@ def read_fields(path: Path) -> Fields:
 
 
 def parse_fields(text: bytes, where: str) -> Fields:
-    """The JSON object in `text`, UTF-8; raises CorruptError where there is none or a key comes twice."""
+    """The JSON object in `text`, UTF-8; raises CorruptError if there is none or a key comes twice."""
     try:
         values = json.loads(text.decode("utf-8"), object_pairs_hook=distinct, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -150,7 +150,7 @@ def parse_fields(text: bytes, where: str) -> Fields:
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs; raises ValueError where a key is there twice."""
+    """The object of these pairs; raises ValueError if a key is there twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
         counts = Counter(name for name, _ in pairs)

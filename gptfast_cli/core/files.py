@@ -31,7 +31,7 @@ PARTIAL: Final = ".gptfast-partial"
 def staged_file(path: Path) -> Iterator[Path]:
     """Another name beside `path`, for the block to write and sync a file; it takes the place when the block ends well.
 
-    Raises DiskFullError where the disk ran full; then and after any error `path` is as it was.
+    Raises DiskFullError if the disk ran full; then and after any error `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     other = sibling(path, PARTIAL)
@@ -59,7 +59,7 @@ def write_synced(path: Path, text: str) -> None:
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """Why no file can be made in a folder, which is made where it is missing; None where one can."""
+    """Why no file can be made in a folder, which is made where it is missing; None if one can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -87,7 +87,7 @@ def is_file(path: Path) -> bool:
 def open_plain(path: Path, flags: int, mode: int = 0o666) -> int:
     """A handle on a plain file: never on what a symbolic link leads to, nor on a pipe or a device.
 
-    For files whose names others can guess. Raises CorruptError where something else has the name.
+    For files whose names others can guess. Raises CorruptError if something else has the name.
     """
     extra = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
     try:
@@ -116,7 +116,7 @@ def is_own_folder(path: Path) -> bool:
 
 
 def check_inside(root: Path, folder: Path) -> None:
-    """Raise CorruptError where a symbolic link leads from a folder below `root` out of it."""
+    """Raise CorruptError if a symbolic link leads from a folder below `root` out of it."""
     if not folder.resolve().is_relative_to(root.resolve()):
         raise CorruptError(
             f"{folder}: leads out of {root}, through a symbolic link.",
@@ -182,7 +182,7 @@ _MODE = 0o700
 def why_untrusted(path: Path) -> str:
     """Why a file or folder may have been written by another user, to follow its name in a message; "" where not.
 
-    Windows gives a profile's folders to its user alone, and says nothing in the mode. Raises OSError where there is
+    Windows gives a profile's folders to its user alone, and says nothing in the mode. Raises OSError if there is
     nothing of that name.
     """
     if sys.platform == "win32":

@@ -59,7 +59,7 @@ class AnswerKeys:
 
 
 def _stop_echo(keyboard: TextIO) -> list[Any] | None:
-    """Let a terminal show nothing of what is typed; returns its old mode, or None where it has none."""
+    """Let a terminal show nothing of what is typed; returns its old mode, or None if it has none."""
     if sys.platform == "win32" or not keyboard.isatty():
         return None
     old = termios.tcgetattr(keyboard)

@@ -63,7 +63,7 @@ class Answer:
 def begin(row: Row, setting: BatchContext) -> Answer:
     """The answer to a row, nothing of it decoded yet.
 
-    Raises UsageError or CorruptError where the row cannot be put to this model.
+    Raises UsageError or CorruptError if the row cannot be put to this model.
     """
     loaded, options = setting.loaded, row.options
     limits = loaded.limits(

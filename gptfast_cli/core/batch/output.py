@@ -95,7 +95,7 @@ _SECONDS_BETWEEN_SYNCS = 5.0
 class RecordFile:
     """Records on disk; `read` is called once, before the first append.
 
-    Without `follow` a symbolic link of that name is refused. Raises NotFoundError where its folder is not there,
+    Without `follow` a symbolic link of that name is refused. Raises NotFoundError if its folder is not there,
     UsageError where it is no file or another process writes it.
     """
 
@@ -108,7 +108,7 @@ class RecordFile:
     def read(self) -> Iterator[Mapping[str, Any]]:
         """The records that are there; after the last of them, a torn one is cut off.
 
-        Raises UsageError where the file holds anything else.
+        Raises UsageError if the file holds anything else.
         """
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):

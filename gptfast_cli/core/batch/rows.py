@@ -255,7 +255,7 @@ class BadRow:
 def read_rows(path: Path, defaults: GenerationOptions, group: ProcessGroup = ALONE) -> list[Row | BadRow]:
     """All rows of a file, completed by the default options. Rank 0 reads the file for all ranks.
 
-    Raises NotFoundError where there is no file, UsageError where it holds no row or nothing but bad ones.
+    Raises NotFoundError if there is no file, UsageError if it holds no row or nothing but bad ones.
     """
     rows: list[Row | BadRow] = []
     lines_by_id: dict[str, int] = {}

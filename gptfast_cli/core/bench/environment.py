@@ -20,7 +20,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def cpu_model() -> str | None:
-    """Model name of the processor; None where it is unknown."""
+    """Model name of the processor; None if it is unknown."""
     return _entry(_CPU_INFO, "model name") or platform.processor() or None
 
 
@@ -59,7 +59,7 @@ _CHECKOUT = Path(gptfast_cli.__file__).parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Program, machine and date; None where unknown. It holds no host name, user name or path.
+    """Program, machine and date; None if unknown. It holds no host name, user name or path.
 
     commit:           of the running checkout, with `-dirty` where files were changed
     instruction_sets: of the CPU, as PyTorch reports them

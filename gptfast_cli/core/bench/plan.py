@@ -99,7 +99,7 @@ class StepWork:
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Seconds of a step: reading, per-layer overhead, communication; None where the hardware is unknown."""
+    """Seconds of a step: reading, per-layer overhead, communication; None if the hardware is unknown."""
 
     read_s: float | None
     layers_s: float
@@ -237,12 +237,12 @@ class RankPortion:
 class PlanRow:
     """Memory of each of `tp` devices for `batch_size` sequences of `context` tokens, and the speed at that length.
 
-    headroom_bytes: memory minus reserve minus need, below 0 where it does not fit; None where memory is unknown
+    headroom_bytes: memory minus reserve minus need, below 0 where it does not fit; None if memory is unknown
     max_context:    longest context at this batch size; None likewise
     max_batch_size: largest batch at this context; None likewise
     step_bytes:     bytes that a step reads
     time:           of a step
-    tok_s:          tokens per second of all sequences; None where the time is unknown
+    tok_s:          tokens per second of all sequences; None if the time is unknown
     mbu:            reached share of the bandwidth, 0..1; None likewise
     """
 
@@ -267,7 +267,7 @@ class PlanRow:
 
 
 def portion(model: ModelOutline, n_devices: int) -> RankPortion:
-    """The shard of each of `n_devices` devices; raises UsageError where the model cannot be sharded."""
+    """The shard of each of `n_devices` devices; raises UsageError if the model cannot be sharded."""
     check_divides(model.config, n_devices)
     part = ModelShard(model.config, 0, n_devices).config
     sizes = {

@@ -54,7 +54,7 @@ def roofline_speed(n_tokens: int, repetitions: Sequence[Repetition]) -> Roofline
 
 @dataclass(frozen=True, slots=True)
 class BenchRow:
-    """A case and its numbers, None where it failed; see Case, RooflineSpeed and Repetition.
+    """A case and its numbers, None if it failed; see Case, RooflineSpeed and Repetition.
 
     tp:          ranks that share the model
     ranks:       medians for each rank; empty for one
@@ -97,9 +97,9 @@ class Bench:
     scheme, head_scheme: of most parameters, and of the head
     n_bytes:             of the weights in memory on all ranks
     kv_dtype:            of the KV cache
-    compile_s:           compile time by batch size, not part of other times; None where nothing was compiled
+    compile_s:           compile time by batch size, not part of other times; None if nothing was compiled
     load_s:              load time of the model on the most ranks
-    bandwidth:           None where no row was measured
+    bandwidth:           None if no row was measured
     n_rounds:            requested repetitions
     """
 

@@ -25,7 +25,7 @@ from gptfast_cli.core.events import (
 from gptfast_cli.core.models.process_group import ProcessGroup
 
 Work: TypeAlias = Callable[[], int | None]
-"""Runs the timed work; returns the bytes that it read, or None where it is not memory-bound."""
+"""Runs the timed work; returns the bytes that it read, or None if it is not memory-bound."""
 
 OUT_OF_MEMORY = "OOM"
 INTERRUPTED = "interrupted"

@@ -18,7 +18,7 @@ from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Throughput and latency of a generation; None where nothing was measured.
+    """Throughput and latency of a generation; None if nothing was measured.
 
     decode_tok_s:    tokens after the first ÷ time after the first, for one sequence
     aggregate_tok_s: the same for all sequences together
@@ -206,7 +206,7 @@ class Acceptance:
 class SpeculationReport:
     """Rounds of all sequences together.
 
-    k:                  draft length; None where it was adaptive
+    k:                  draft length; None if it was adaptive
     alpha:              mean over verified tokens of sum(min(p, q)), independent of k
     tau:                tokens per round, bonus token included
     accepted_histogram: number of rounds by accepted tokens

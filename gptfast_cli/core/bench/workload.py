@@ -58,7 +58,7 @@ class Case:
         return self.n_before + self.n_tokens
 
     def check_context(self, max_context: int) -> None:
-        """Raise UsageError where the context exceeds the model's."""
+        """Raise UsageError if the context exceeds the model's."""
         if self.n_context > max_context:
             raise UsageError(f"needs {self.n_context} tokens of context, and the model has {max_context}")
 
@@ -98,7 +98,7 @@ class Workload:
         self._kept: dict[tuple[Literal["prefill", "decode"], int], Runner | None] = {}  # None: out of memory
 
     def row(self, case: Case) -> TimedRow:
-        """The row of a case; its `prepare` raises UsageError where the model's context is too short."""
+        """The row of a case; its `prepare` raises UsageError if the model's context is too short."""
 
         def prepare() -> Work:
             case.check_context(self._model.config.max_context)

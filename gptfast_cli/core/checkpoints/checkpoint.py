@@ -82,12 +82,12 @@ class Checkpoint(Protocol):
 
     @property
     def special_tokens(self) -> TokenizerEntry | None:
-        """What a manifest says of the tokenizer; None where there is no manifest or no tokenizer."""
+        """What a manifest says of the tokenizer; None if there is no manifest or no tokenizer."""
         ...
 
     @property
     def calibration(self) -> CalibrationText | None:
-        """The text that its rounding has learned from; None where it has not, or no manifest tells."""
+        """The text that its rounding has learned from; None if it has not, or no manifest tells."""
         ...
 
     @property

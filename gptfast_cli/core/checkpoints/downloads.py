@@ -53,7 +53,7 @@ class RepoName:
 
 
 def parse_repo(name: str) -> RepoName | None:
-    """A repository's name and revision, where `hf://` may stand before them; None where the text is none.
+    """A repository's name and revision, where `hf://` may stand before them; None if the text is none.
 
     `--` in a name is refused, as the Hub does: it stands for the slash in the name of a cached folder.
     """
@@ -80,7 +80,7 @@ def is_revision(text: str) -> bool:
 
 
 def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
-    """The snapshot of `org/name[@revision]`, where `hf://` may stand before it; None where the cache has none.
+    """The snapshot of `org/name[@revision]`, where `hf://` may stand before it; None if the cache has none.
 
     Without a revision it is that of `main`.
     """
@@ -99,7 +99,7 @@ def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
 
 
 def snapshot_at(path: Path) -> Snapshot | None:
-    """The snapshot whose folder this is; None where the folder is no snapshot of a hub cache."""
+    """The snapshot whose folder this is; None if the folder is no snapshot of a hub cache."""
     repo = path.parent.parent.name
     if path.parent.name != "snapshots" or not repo.startswith(_PREFIX):
         return None
@@ -163,7 +163,7 @@ class BucketPath:
 
 
 def parse_bucket_path(text: str) -> BucketPath | None:
-    """The bucket and prefix that a text names, with or without a slash at its end; None where S3 can have none such."""
+    """The bucket and prefix that a text names, with or without a slash at its end; None if S3 can have none such."""
     bucket, _, prefix = text.removeprefix(S3).partition("/")
     if not text.startswith(S3) or not _BUCKET.fullmatch(bucket) or not _is_prefix(prefix):
         return None
@@ -171,7 +171,7 @@ def parse_bucket_path(text: str) -> BucketPath | None:
 
 
 def find_bucket_path(home: Path, text: str) -> Path | None:
-    """The folder of `s3://bucket/prefix`; None where it was not downloaded."""
+    """The folder of `s3://bucket/prefix`; None if it was not downloaded."""
     path = parse_bucket_path(text)
     if path is None:
         return None

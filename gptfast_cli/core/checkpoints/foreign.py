@@ -48,7 +48,7 @@ class WeightFiles:
     def read(self, folder: Path) -> dict[str, Shard]:
         """The shard of every tensor in the folder, by the tensor's name.
 
-        Raises CorruptError where files are missing or the index and the shards contradict each other.
+        Raises CorruptError if files are missing or the index and the shards contradict each other.
         """
         if (folder / self.single).is_file():  # as transformers has it: the single file before the index
             shard = self.open(folder / self.single)
@@ -137,22 +137,18 @@ class ForeignCheckpoint:
 
     @property
     def scheme(self) -> str:
-        """See Checkpoint."""
         return PLAIN
 
     @property
     def stored_as(self) -> str:
-        """See Checkpoint."""
         return PLAIN
 
     @property
     def n_bytes(self) -> int:
-        """See Checkpoint."""
         return sum(part.n_params * part.dtype.itemsize for part in self._all())
 
     @property
     def n_params(self) -> int:
-        """See Checkpoint."""
         return sum(part.n_params for part in self._all())
 
     @property
@@ -166,11 +162,9 @@ class ForeignCheckpoint:
         return
 
     def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
-        """See Checkpoint."""
         return tuple(part.dtype for part in self.parts[name])
 
     def weight(self, name: str, block: Block | None = None) -> Weight:
-        """See Checkpoint."""
         tensors = [piece.tensor for piece in self.pieces(name)]
         if block is not None:
             tensors = list(map(touched_in_part, tensors))
@@ -180,7 +174,6 @@ class ForeignCheckpoint:
         return whole if block is None else whole.block(Block(columns=block.columns))
 
     def pieces(self, name: str) -> Iterator[Piece]:
-        """See Checkpoint."""
         for part in self.parts[name]:
             yield Piece(part.place, part.read())
 
@@ -253,7 +246,7 @@ def half_split(part: WeightPart, head_dim: int) -> WeightPart:
 
 
 def check_parts(config: ModelConfig, parts: Mapping[str, Sequence[WeightPart]], said_by: str) -> None:
-    """Raise CorruptError where a shape is not what `said_by` makes it, UsageError where a dtype is not floating."""
+    """Raise CorruptError if a shape is not what `said_by` makes it, UsageError if a dtype is not floating."""
     for weight, shape in weight_shapes(config).items():
         for part, n_rows in zip(parts[weight], _rows(config, weight, n_parts=len(parts[weight])), strict=True):
             wanted = (n_rows or shape[0], *shape[1:])

@@ -33,10 +33,10 @@ class Entry:
     """A model that is here.
 
     where:               one of the five words above
-    scheme, head_scheme: of the layers and of the output head; `damaged` where that cannot be read, and empty where the
+    scheme, head_scheme: of the layers and of the output head; `damaged` where that cannot be read, and empty if the
                          files are of no language model
     n_bytes:             of its files
-    n_params:            None where that takes opening the weights
+    n_params:            None if that takes opening the weights
     """
 
     name: str
@@ -79,7 +79,7 @@ def take_inventory(settings: Settings) -> Inventory:
 def find_entries(inventory: Inventory, name: str) -> tuple[Entry, ...]:
     """What goes when a name is removed: an entry, or of the Hugging Face cache all revisions of a repository.
 
-    Raises NotFoundError where there is none, UsageError where it is not this program's to remove.
+    Raises NotFoundError if there is none, UsageError if it is not this program's to remove.
     """
     repo = name.removeprefix("hf://")
     named = [entry for entry in inventory.entries if entry.name.lower() in (name.lower(), repo.lower())]

@@ -164,9 +164,9 @@ class Provenance:
     source:   the repository, or the name of the folder, that was converted
     revision: the commit, where the source is a snapshot of a Hugging Face repository
     writer:   the program and version that wrote the checkpoint
-    rounding: how the integers of quantised weights were chosen; None where there are none
-    calibration: the text that the rounding has learned from; None where it needs none
-    recipe:   SHA-256 of the source's fingerprint and all options that the bytes depend on; None where it is not known
+    rounding: how the integers of quantised weights were chosen; None if there are none
+    calibration: the text that the rounding has learned from; None if it needs none
+    recipe:   SHA-256 of the source's fingerprint and all options that the bytes depend on; None if it is not known
     """
 
     source: str
@@ -236,7 +236,7 @@ def tensor_name(weight: str, part: str) -> str:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint folder.
 
-    Raises CorruptError with file and field where it is damaged, UsageError where a newer gptfast wrote it, and
+    Raises CorruptError with file and field where it is damaged, UsageError if a newer gptfast wrote it, and
     FileNotFoundError where there is none.
     """
     fields = read_fields(folder / MANIFEST_FILE)

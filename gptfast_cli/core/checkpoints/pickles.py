@@ -50,7 +50,7 @@ class StateDictError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Memory of a file that tensors share; `dtype` is None where it is one that this program does not read."""
+    """Memory of a file that tensors share; `dtype` is None if it is one that this program does not read."""
 
     dtype: torch.dtype | None
     key: str
@@ -273,7 +273,7 @@ def refuse_pickle(path: Path, source: Path) -> CorruptError:
 def open_pickle(path: Path) -> Shard:
     """The tensors of a file by their names, none of them read yet.
 
-    Raises CorruptError where the file is damaged or its pickle holds more than tensors, UsageError where it was
+    Raises CorruptError if the file is damaged or its pickle holds more than tensors, UsageError if it was
     written in torch's format of before 1.6.
     """
     root, pickled, records = _opened(path)
@@ -333,7 +333,7 @@ def _pickle(path: Path, archive: zipfile.ZipFile, records: dict[str, _Record]) -
 
 
 def _start(file: BinaryIO, header: int) -> int | None:
-    """Where a record's bytes begin behind its local header; None where there is no such header."""
+    """Where a record's bytes begin behind its local header; None if there is no such header."""
     file.seek(header)
     content = file.read(_LOCAL_HEADER.size)
     if len(content) < _LOCAL_HEADER.size:

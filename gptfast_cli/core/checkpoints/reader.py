@@ -51,65 +51,52 @@ class StoredCheckpoint:
 
     @property
     def name(self) -> str:
-        """See Checkpoint."""
         return self.manifest.name
 
     @property
     def config(self) -> ModelConfig:
-        """See Checkpoint."""
         return self.manifest.config
 
     @property
     def dtype(self) -> torch.dtype:
-        """See Checkpoint."""
         return DTYPES[self.manifest.dtype]
 
     @property
     def scheme(self) -> str:
-        """See Checkpoint."""
         return self.manifest.scheme
 
     @property
     def stored_as(self) -> str:
-        """See Checkpoint."""
         return self.manifest.stored_as
 
     @property
     def n_bytes(self) -> int:
-        """See Checkpoint."""
         return self.manifest.n_bytes
 
     @property
     def n_params(self) -> int:
-        """See Checkpoint."""
         return self.manifest.n_params
 
     @property
     def special_tokens(self) -> TokenizerEntry | None:
-        """See Checkpoint."""
         return self.manifest.tokenizer
 
     @property
     def calibration(self) -> CalibrationText | None:
-        """See Checkpoint."""
         return self.manifest.provenance.calibration
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """See Checkpoint."""
         return tuple(shard.path for shard in self.shards.values())
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """See Checkpoint."""
         return ()
 
     def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
-        """See Checkpoint."""
         return tuple(SAFETENSORS_DTYPES[part.dtype] for part in self.manifest.weights[name].parts.values())
 
     def weight(self, name: str, block: Block | None = None) -> Weight:
-        """See Checkpoint."""
         stored = self.manifest.weights[name]
         parts = {part: self.shards[at.file].tensor(tensor_name(name, part)) for part, at in stored.parts.items()}
         if block is None:
@@ -118,7 +105,6 @@ class StoredCheckpoint:
         return Weight(stored.scheme, stored.shape, touched).block(block)
 
     def pieces(self, name: str) -> Iterator[Piece]:
-        """See Checkpoint."""
         for part, at in self.manifest.weights[name].parts.items():
             tensor = tensor_name(name, part)
             yield Piece(f"{at.file}: {tensor}", self.shards[at.file].tensor(tensor))
@@ -145,8 +131,8 @@ class StoredCheckpoint:
 def open_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
     """Open a checkpoint, or a folder or file of another layout in place.
 
-    Headers are read and checked, weights are not. Raises NotFoundError where the folder holds no model, CorruptError
-    where its files contradict one another or it is pickled and that is not allowed, UsageError where it needs what
+    Headers are read and checked, weights are not. Raises NotFoundError if the folder holds no model, CorruptError
+    where its files contradict one another or it is pickled and that is not allowed, UsageError if it needs what
     gptfast lacks.
     """
     try:

@@ -44,7 +44,7 @@ def resolve(model: str | None, settings: Settings) -> Resolved:
 
 
 def as_path(text: str) -> Path | None:
-    """The file or folder that a text is the path of; None where there is none."""
+    """The file or folder that a text is the path of; None if there is none."""
     path = Path(text).expanduser()
     try:
         return path if path.is_file() or path.is_dir() else None
@@ -53,7 +53,7 @@ def as_path(text: str) -> Path | None:
 
 
 def as_folder(text: str) -> Path | None:
-    """The folder that a text is the path of; None where there is none, UsageError where it is a file's."""
+    """The folder that a text is the path of; None if there is none, UsageError if it is a file's."""
     path = as_path(text)
     if path is not None and path.is_file():
         raise UsageError(f"{text}: is a file, and a model is a folder.", _of_file(path))

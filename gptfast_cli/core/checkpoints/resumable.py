@@ -125,7 +125,7 @@ def resumable_checkpoint(
 
     Until then `folder` is as it was, and what is finished is kept for a run of the same identity. Raises UsageError
     where something is there already (`force` replaces a checkpoint, and nothing else) or another process is at it,
-    DiskFullError where there is or turns out to be too little space. After an error of the source nothing is kept.
+    DiskFullError if there is or turns out to be too little space. After an error of the source nothing is kept.
     """
     check_place(folder, force=force)
     folder = folder.resolve()

@@ -64,7 +64,7 @@ class Shard:
     def tensor(self, name: str) -> Tensor:
         """A tensor of the file, mapped, to be read only; its bytes are read when they are touched.
 
-        Raises CorruptError where the file has become shorter since it was opened.
+        Raises CorruptError if the file has become shorter since it was opened.
         """
         stored = self.tensors[name]
         if stored.start == stored.end:

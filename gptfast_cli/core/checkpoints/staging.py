@@ -38,7 +38,7 @@ def staged_folder(place: Path, identity: str, *, replace: bool) -> Iterator[Path
     way. Where the block ends badly, what it has written stays for a run of the same identity to go on with: one of
     another for this place clears it away, as does any after two weeks.
 
-    Raises DiskFullError where the disk ran full, UsageError where another process is at the same work or something else
+    Raises DiskFullError if the disk ran full, UsageError if another process is at the same work or something else
     took the place meanwhile.
     """
     staging, lock = _begin(place, place.with_name(f".{place.name}.{identity}{_RESUMABLE}"))
@@ -66,7 +66,7 @@ def remove_folder(place: Path) -> None:
 
 
 def _begin(place: Path, staging: Path) -> tuple[Path, int | None]:
-    """The folder `staging` beside `place`, new or one to go on with, and the lock on it; None where another has it."""
+    """The folder `staging` beside `place`, new or one to go on with, and the lock on it; None if another has it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     beginning = _lock(place.parent, wait=True)  # or another's sweep might take a folder not yet locked
     try:
@@ -144,7 +144,7 @@ def _put_back(aside: Path) -> None:
 
 
 def _lock(folder: Path, *, wait: bool = False) -> int | None:
-    """Hold the folder against other writers; None where one holds it, or where the system has no such lock."""
+    """Hold the folder against other writers; None if one holds it, or where the system has no such lock."""
     if sys.platform == "win32":
         return None
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

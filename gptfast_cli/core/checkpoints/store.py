@@ -54,7 +54,7 @@ class Store:
         return self.home / "checkpoints" / folder
 
     def find(self, name: str) -> Path | None:
-        """The folder of a checkpoint by its name; None where the store has no such one."""
+        """The folder of a checkpoint by its name; None if the store has no such one."""
         folder = _folder_name(name)
         if folder is None or not is_file(self.home / "checkpoints" / folder / MANIFEST_FILE):
             return None
@@ -106,7 +106,7 @@ _FILE = "current"
 
 
 def read_current(home: Path) -> str | None:
-    """The name or absolute path of the current model; None where there is none yet."""
+    """The name or absolute path of the current model; None if there is none yet."""
     try:
         text = (home / _FILE).read_text(encoding="utf-8").rstrip("\r\n")  # a prefix in S3 may end with a space
     except OSError:  # there is none, or the home is not for this person

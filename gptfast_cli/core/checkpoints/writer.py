@@ -211,7 +211,7 @@ def complete(folder: Path, contents: Contents, stored: Mapping[str, StoredWeight
 
 
 def check_place(folder: Path, *, force: bool) -> None:
-    """Raise UsageError where a checkpoint must not go; an empty folder is a free place."""
+    """Raise UsageError if a checkpoint must not go; an empty folder is a free place."""
     if not folder.exists() or (folder.is_dir() and next(folder.iterdir(), None) is None):
         return
     if not (folder / MANIFEST_FILE).is_file():
@@ -221,7 +221,7 @@ def check_place(folder: Path, *, force: bool) -> None:
 
 
 def check_space(folder: Path, n_bytes: int) -> None:
-    """Raise DiskFullError where a checkpoint of so many bytes has no room."""
+    """Raise DiskFullError if a checkpoint of so many bytes has no room."""
     parent = next(parent for parent in folder.parents if parent.exists())
     free = shutil.disk_usage(parent).free
     if n_bytes > free:

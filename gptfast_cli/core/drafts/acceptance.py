@@ -28,7 +28,7 @@ class AcceptanceProbs:
     p_accept:         [texts, n, position] float64, P(drafted token is accepted | those before it in the round were)
     n_proposed:       [texts, n] int64, number of tokens that the proposer drafts there, at most
     lengths, most:    [texts] int64, tokens of each text, and the maximum that its limits allow
-    overlap:          [texts, token] float64, sum over the vocabulary of min(p, q); NaN where nothing is drafted
+    overlap:          [texts, token] float64, sum over the vocabulary of min(p, q); NaN if nothing is drafted
     """
 
     p_accept: Tensor

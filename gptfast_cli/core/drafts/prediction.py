@@ -176,7 +176,7 @@ class Prediction:
 def break_even(k: int, ratio: float) -> float | None:
     """The constant alpha at which rounds that cost `ratio` plain steps have speed-up 1.
 
-    It solves 1 + a + ... + a^k = ratio; 0 where they cost no more than a step, None where even a = 1 is too little.
+    It solves 1 + a + ... + a^k = ratio; 0 where they cost no more than a step, None if even a = 1 is too little.
     """
     if ratio > k + 1:
         return None

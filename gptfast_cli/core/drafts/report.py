@@ -58,7 +58,7 @@ class Slice:
 class PositionAcceptance:
     """Acceptance rate at one position of rounds with the largest k.
 
-    conditional:   P(accepted | all tokens before it were accepted); None where that never happens
+    conditional:   P(accepted | all tokens before it were accepted); None if that never happens
     unconditional: P(accepted), over all rounds that drafted a token there
     """
 
@@ -89,7 +89,7 @@ class GridCell:
     measured:      speed-up of real runs, interleaved with plain ones
     error:         predicted / measured - 1, with the prediction for the prompts that were run
     ceiling:       speed-up of a perfect draft (alpha = 1) at the same costs
-    break_even:    constant alpha with speed-up 1; None where even a perfect draft is slower than plain decoding
+    break_even:    constant alpha with speed-up 1; None if even a perfect draft is slower than plain decoding
     token_seconds: predicted time between tokens of one sequence
     tok_s:         predicted tokens per second of all sequences
     gbps:          weights, keys and values of both models read by a round, GB/s with GB = 1e9 bytes
@@ -112,8 +112,8 @@ class GridCell:
 class DraftResult:
     """A draft at one temperature.
 
-    alpha:             mean over positions of sum(min(p, q)); NaN where nothing was drafted
-    tau:               tokens per round, by k; NaN where nothing was drafted
+    alpha:             mean over positions of sum(min(p, q)); NaN if nothing was drafted
+    tau:               tokens per round, by k; NaN if nothing was drafted
     acceptance_by_position: of rounds with the largest k
     load_s, prefill_s: seconds to load the draft, and to prefill one sequence; not part of a speed-up
     n_bytes:           weight bytes read per drafted token
@@ -153,7 +153,7 @@ class PlainDecoding:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What to use at a temperature and batch size; draft, k and speedup are None where no draft has a clear gain.
+    """What to use at a temperature and batch size; draft, k and speedup are None if no draft has a clear gain.
 
     is_unclear: some draft may gain, but its interval is wide or spans 1
     """
@@ -217,7 +217,7 @@ class DraftReport:
     median_error:  median absolute error of the validation runs with a draft
     bandwidth_gbps: median measured read bandwidth, GB/s
     prefill_s:     seconds of the target's prefill of one sequence
-    noise:         of the machine during the run; None where it was not measured
+    noise:         of the machine during the run; None if it was not measured
     n_prompts:     prompts that were judged; failed_prompts: those left out
     """
 

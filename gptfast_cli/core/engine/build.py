@@ -103,7 +103,7 @@ Storages = Callable[[], Mapping[str, Storage]]
 
 
 def check_sharded(config: ModelConfig, storages: Storages, size: int) -> None:
-    """Raise UsageError where a model of this shape, so stored, cannot be dealt out to so many ranks."""
+    """Raise UsageError if a model of this shape, so stored, cannot be dealt out to so many ranks."""
     if size == 1:
         return
     check_divides(config, size)
@@ -179,7 +179,7 @@ def build(
     """Put a model together, weight by weight; the watch runs while weights are read.
 
     `torch_backend` computes it where the placing does not ask for another, and is asked for by tests alone. Raises
-    UsageError and GptFastError as `open_engine` does, OutOfMemoryError where a CPU's memory cannot hold the weights.
+    UsageError and GptFastError as `open_engine` does, OutOfMemoryError if a CPU's memory cannot hold the weights.
     """
     runtime.check()
     check_sharded(parts.config, parts.storages, runtime.group.size)
@@ -201,7 +201,7 @@ def build(
 
 
 def _check_memory(parts: ModelSource, size: int) -> None:
-    """Raise OutOfMemoryError where the engine's copies of the weights do not fit; an embedding stays in its file."""
+    """Raise OutOfMemoryError if the engine's copies of the weights do not fit; an embedding stays in its file."""
     available = available_memory_bytes()
     if available is None or parts.n_bytes // size <= available:
         return

@@ -82,7 +82,7 @@ class Prompter:
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """The text of a conversation up to where the model's answer begins, or without the words that open it.
 
-        Raises UsageError where the model has no chat format or its template refuses the messages; CorruptError for a
+        Raises UsageError if the model has no chat format or its template refuses the messages; CorruptError for a
         template that is broken or unsafe.
         """
         if self._template is None:
@@ -93,7 +93,7 @@ class Prompter:
     def turn_end_ids(self) -> frozenset[int]:
         """The token by which the chat template closes an answer, such as <|im_end|>, where it is a single one.
 
-        It is read off a conversation that ends in an answer. Empty where there is no such token, or no template.
+        It is read off a conversation that ends in an answer. Empty if there is no such token, or no template.
         """
         if self._template is None or self._tokenizer is None:
             return frozenset()
@@ -107,7 +107,7 @@ class Prompter:
         return frozenset({added[max(closing, key=len)]} if closing else ())
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of what `text` or `render` gave; raises UsageError where the model has no tokenizer."""
+        """Token ids of what `text` or `render` gave; raises UsageError if the model has no tokenizer."""
         if self._tokenizer is None:
             raise UsageError(f"{self._name} has no tokenizer.", "Give token ids instead: --prompt-ids 1,2,3")
         # a template writes its own BOS, or leaves it out on purpose
@@ -204,7 +204,7 @@ class Conversation:
         return len(self._encode(self.exchanges, again)) - len(self._encode(self.exchanges[1:], again))
 
     def drop_oldest(self) -> None:
-        """Forget the oldest exchange; raises NotFoundError where there is none."""
+        """Forget the oldest exchange; raises NotFoundError if there is none."""
         if not self.exchanges:
             raise NotFoundError("There is no exchange to forget yet.")
         del self.exchanges[0]
@@ -212,7 +212,7 @@ class Conversation:
     def prompt(self, message: str) -> tuple[int, ...]:
         """The token ids of the conversation with one message more, up to where its answer begins.
 
-        Raises ContextFullError where they leave no room for an answer, and what Prompter.render raises.
+        Raises ContextFullError if they leave no room for an answer, and what Prompter.render raises.
         """
         prompt = self._encode(self.exchanges, message)
         if self._has_room(prompt):

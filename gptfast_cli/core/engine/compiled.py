@@ -49,7 +49,7 @@ class Compiling:
 def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settings: Settings) -> Job[float | None]:
     """Compile forward passes of a runner with rows of up to `n_tokens`; returns the seconds, None: nothing to compile.
 
-    Compiled code is cached in the folder of kernels. Raises GptFastError where compilation fails, as without a C++
+    Compiled code is cached in the folder of kernels. Raises GptFastError if compilation fails, as without a C++
     compiler, and UsageError for a model that does not consist of PyTorch operations.
     """
     if not (compiling.decode or compiling.prefill):

@@ -174,7 +174,7 @@ class LoadedModel:
         """Limits of a sequence; `max_context` None is the model's own.
 
         Stop tokens are the model's end tokens and `turn_end_ids`, unless `ignore_eos`, and special tokens among the
-        stop strings. Raises UsageError where `max_context` exceeds the model's.
+        stop strings. Raises UsageError if `max_context` exceeds the model's.
         """
         longest = self.config.max_context
         if max_context is not None and max_context > longest:

@@ -40,7 +40,7 @@ class Limits:
         return min(n_prompt + self.max_new_tokens, self.max_context)
 
     def check_prompt(self, n_tokens: int) -> None:
-        """Raise UsageError where a prompt of `n_tokens` leaves no room for an answer."""
+        """Raise UsageError if a prompt of `n_tokens` leaves no room for an answer."""
         if n_tokens >= self.max_context:
             raise UsageError(
                 f"The prompt has {n_tokens} tokens, and the context holds {self.max_context}, the answer included.",

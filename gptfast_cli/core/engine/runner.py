@@ -229,7 +229,7 @@ class Runner:
 
     @torch.inference_mode()
     def restore(self, row: int, saved: Mapping[str, Tensor]) -> None:
-        """Fill a row with the tensors of `save`; raises ValueError where they do not fit this model."""
+        """Fill a row with the tensors of `save`; raises ValueError if they do not fit this model."""
         tokens = saved["tokens"].tolist()
         if len(tokens) != self._cache.truncated(len(tokens)):
             raise ValueError("a part of a block of keys")

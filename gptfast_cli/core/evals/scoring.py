@@ -249,7 +249,7 @@ def _scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, 
 
 
 def _values(model: Decoder, reading: Reading, passages: Sequence[Passage]) -> list[tuple[float, bool]]:
-    """(log-probability, is argmax) of each prediction; NaN where logits are not finite."""
+    """(log-probability, is argmax) of each prediction; NaN if logits are not finite."""
     logits = reading.logits
     rows = to_device([prediction.row for prediction in reading.predictions], torch.int64, logits.device)
     tokens = [passages[prediction.passage].tokens[prediction.token] for prediction in reading.predictions]

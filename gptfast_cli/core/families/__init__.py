@@ -18,7 +18,7 @@ class Family(Protocol):
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         """Read a config.json, in its older or newer spelling.
 
-        Raises CorruptError where a field is missing or impossible, UsageError where the model needs what we lack.
+        Raises CorruptError if a field is missing or impossible, UsageError if the model needs what we lack.
         """
         ...
 

@@ -25,7 +25,6 @@ class Llama:
     architectures = ("LlamaForCausalLM",)
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
-        """See Family."""
         fields = Fields(hf_config, _FILE)
         _refuse_what_we_lack(fields)
         dim, n_heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
@@ -51,7 +50,6 @@ class Llama:
         return config
 
     def sources(self, config: ModelConfig) -> dict[str, tuple[str, ...]]:
-        """See Family."""
         sources: dict[str, tuple[str, ...]] = {"embedding": ("model.embed_tokens.weight",)}
         for layer in range(config.n_layers):
             for name, parts in _layer_sources(config).items():

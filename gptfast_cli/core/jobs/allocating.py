@@ -95,7 +95,7 @@ def choose(
     """Measure what each layer costs in each scheme, choose, and measure what the choice costs as a whole.
 
     Of `options` it takes the size of groups and the ends. Where the parts together cost more than a goal allows, though
-    their sum does not, the next choice is held to less. Raises UsageError where no choice reaches the goal.
+    their sum does not, the next choice is held to less. Raises UsageError if no choice reaches the goal.
     """
     goal.check()
     context = replace(context, texts=first_positions(iter(context.texts), N_POSITIONS))

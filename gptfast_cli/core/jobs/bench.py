@@ -184,7 +184,7 @@ def _cases(request: BenchRequest) -> tuple[Case, ...]:
 
 
 def _check_sharding(request: BenchRequest, shape: Shape | None) -> None:
-    """Raise UsageError where the model cannot be sharded over some number of ranks, before it is loaded."""
+    """Raise UsageError if the model cannot be sharded over some number of ranks, before it is loaded."""
     if max(request.sizes) == 1:
         return
     storages: Storages
@@ -198,7 +198,7 @@ def _check_sharding(request: BenchRequest, shape: Shape | None) -> None:
 
 
 def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> None:
-    """Raise OutOfMemoryError where the weights exceed a CPU's memory: the system would kill the process."""
+    """Raise OutOfMemoryError if the weights exceed a CPU's memory: the system would kill the process."""
     dtype = pick_dtype(request.runtime.dtype, RANDOM_DTYPE, device)
     whole = planned_bytes(shape.config, request.allocation.allocation(shape.config), dtype)
     needed = sum(whole * min(size, request.runtime.group.n_here) / size for size in request.sizes)

@@ -23,7 +23,7 @@ _MOST = 10_000  # documents of a task
 def documents_of_tasks(names: Sequence[str]) -> list[str]:
     """Question and answer of the first documents of each task, joined by a space.
 
-    Raises UsageError where lm_eval is not installed, and for a task that it does not know or that has test documents
+    Raises UsageError if lm_eval is not installed, and for a task that it does not know or that has test documents
     only; NetworkError where a task's data cannot be downloaded.
     """
     check_hub_environment()
@@ -126,7 +126,7 @@ class Calibrating:
 def read_calibration(options: CalibrationOptions, tokenizer: Tokenizer, config: ModelConfig) -> Calibrating:
     """Read and tokenise as many texts as are requested, or all there are.
 
-    Raises UsageError where the text cannot be read, is too short or needs lm_eval; NetworkError.
+    Raises UsageError if the text cannot be read, is too short or needs lm_eval; NetworkError.
     """
     source, documents = _documents(options)
     n = min(options.seq_length or _SEQ_LENGTH, config.max_context)

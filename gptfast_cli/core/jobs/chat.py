@@ -47,7 +47,7 @@ class Turn:
     """An answer, and what it took.
 
     prompt_tokens: of the conversation up to the answer; n_fed: those of them that the cache did not hold
-    ttft_s:        from the start of prefill to the first token; None where none came
+    ttft_s:        from the start of prefill to the first token; None if none came
     decode_tok_s:  tokens after the first ÷ time after the first
     """
 
@@ -132,7 +132,7 @@ class Chat:
     def save(self, path: Path) -> None:
         """Write the conversation as one line of JSON, a row of a file of prompts.
 
-        Raises NotFoundError where there is nothing to save or no folder to save it in, and UsageError where something
+        Raises NotFoundError if there is nothing to save or no folder to save it in, and UsageError where something
         stands at `path` that was not saved by this chat.
         """
         if not self.conversation.exchanges:

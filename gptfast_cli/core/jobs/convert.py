@@ -86,8 +86,8 @@ class _Source:
 def run(request: ConvertRequest) -> Job[Converted]:
     """Convert a model, one weight at a time, and make it the current one.
 
-    Raises NotFoundError where the source is not there, CorruptError with file and tensor where it is damaged or
-    holds NaN or infinite weights, or is pickled and that is not allowed, UsageError where it needs what gptfast lacks,
+    Raises NotFoundError if the source is not there, CorruptError with file and tensor where it is damaged or
+    holds NaN or infinite weights, or is pickled and that is not allowed, UsageError if it needs what gptfast lacks,
     DiskFullError. The place that it is written to stays as it was until all of it is there; the files that a run which
     was stopped has finished are kept beside it for the same command to go on with.
     """
@@ -189,7 +189,7 @@ def _tokenizer_folder(request: ConvertRequest, own: Path) -> Path:
 
 
 def _tokenizer(request: ConvertRequest, folder: Path) -> TokenizerFiles:
-    """The tokenizer to be copied; raises NotFoundError where another model's was asked for and it has none."""
+    """The tokenizer to be copied; raises NotFoundError if another model's was asked for and it has none."""
     tokenizer = tokenizer_of(folder)
     if request.tokenizer_from is not None and not tokenizer.files:
         raise NotFoundError(f"{request.tokenizer_from}: has no tokenizer.", "Name another model with --tokenizer-from.")
@@ -199,7 +199,7 @@ def _tokenizer(request: ConvertRequest, folder: Path) -> TokenizerFiles:
 def tokenizer_of(folder: Path) -> TokenizerFiles:
     """The tokenizer of a model's folder; without files where it has none, but with the special ids it declares.
 
-    Raises CorruptError where a manifest, or the tokenizer of a folder without one, cannot be read.
+    Raises CorruptError if a manifest, or the tokenizer of a folder without one, cannot be read.
     """
     if (folder / MANIFEST_FILE).is_file():
         entry = read_manifest(folder).tokenizer

@@ -77,7 +77,7 @@ class BatchResult:
     n_bad:           rows whose record is an error
     n_prompt_tokens: of the rows that this run has answered; `n_tokens` were generated for them
     seconds:         from the start of this run to its end
-    metrics:         None where nothing was left to decode
+    metrics:         None if nothing was left to decode
     """
 
     n_rows: int

@@ -85,7 +85,7 @@ class QuantizeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """The checkpoint that was written, or would be without dry_run; `fidelity` is None where it was not measured.
+    """The checkpoint that was written, or would be without dry_run; `fidelity` is None if it was not measured.
 
     was_there:      it was written by an earlier run with the same options
     chosen:         the scheme of each layer and its measurements, where there was a goal
@@ -195,7 +195,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
 
 
 def _calibrating(request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> Calibrating | None:
-    """What the rounding learns from and a goal is measured on; None where neither is."""
+    """What the rounding learns from and a goal is measured on; None if neither is."""
     if request.rounding not in quantizers:
         raise UsageError(
             f"--rounding: there is no rounding called {request.rounding!r}.", f"Roundings: {', '.join(quantizers)}."
@@ -340,7 +340,7 @@ def _obstacles(plan: QuantizePlan, *, force: bool) -> Iterator[Note]:
 def _texts(
     request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None, calibrating: Calibrating | None
 ) -> Job[list[list[int]] | None]:
-    """The texts to measure fidelity on, None where there is to be none or can be none."""
+    """The texts to measure fidelity on, None if there is to be none or can be none."""
     if not request.fidelity:
         return None
     if tokenizer is None:

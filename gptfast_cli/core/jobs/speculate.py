@@ -248,7 +248,7 @@ def _check_losslessness(state: JudgeState, runner: Runner, request: SpeculateReq
 def _prompts(
     request: SpeculateRequest, target: LoadedModel, limits: Limits
 ) -> tuple[list[JudgePrompt], list[FailedPrompt]]:
-    """Usable prompts and failed ones; raises UsageError where none is usable."""
+    """Usable prompts and failed ones; raises UsageError if none is usable."""
     failed: list[FailedPrompt] = []
     if target.is_random:
         prompts = synthetic_prompts(target.model.config.vocab_size)[: request.limit]

@@ -150,7 +150,7 @@ class Decoder(Protocol):
 
     @property
     def token_loop(self) -> TokenLoop | None:
-        """What samples tokens natively; None where every step returns logits to Python."""
+        """What samples tokens natively; None if every step returns logits to Python."""
         ...
 
     config: ModelConfig

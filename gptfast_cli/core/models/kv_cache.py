@@ -175,7 +175,7 @@ class KVCache:
         self.capacity += grown
 
     def _check_fits(self, n_tokens: int) -> None:
-        """Raise OutOfMemoryError where a CPU's memory has no room for so many tokens more: it would end the process."""
+        """Raise OutOfMemoryError if a CPU's memory has no room for so many tokens more: it would end the process."""
         slots = math.prod(self._row_shape) * self._n_layers
         each = (
             part.slots(n_tokens) * math.prod(part.shape) * part.dtype.itemsize for part in self._layout.parts.values()

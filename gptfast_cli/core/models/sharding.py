@@ -63,7 +63,7 @@ class ModelShard:
         return -(-self.whole.vocab_size // self.size)
 
     def block(self, name: str) -> Block | None:
-        """The part of the weight of a name, as in `weight_shapes`; None where the first rank has it alone."""
+        """The part of the weight of a name, as in `weight_shapes`; None if the first rank has it alone."""
         rows_of_qkv, rows_of_gate_up = self._rows_of_qkv(), self._rows_of_gate_up()
         added_once = WHOLE if self.rank == 0 else None
         blocks = {
@@ -90,7 +90,7 @@ class ModelShard:
 
 
 def check_divides(config: ModelConfig, size: int) -> None:
-    """Raise UsageError where heads or the features of the feed-forward network do not divide among so many ranks."""
+    """Raise UsageError if heads or the features of the feed-forward network do not divide among so many ranks."""
     obstacle = next(_obstacles(config, size), None)
     if obstacle is not None:
         even = [n for n in range(1, _MOST_RANKS + 1) if not any(_obstacles(config, n))]

@@ -35,7 +35,7 @@ _CHOICE: Final = re.compile(r"\s*(?:\*|(?P<first>\d+)(?:-(?P<last>\d+))?)\s*=\s*
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Scheme and group size of a matrix; `group_size` is one of the scheme's, or None where it has none."""
+    """Scheme and group size of a matrix; `group_size` is one of the scheme's, or None if it has none."""
 
     scheme: str
     group_size: int | None = None

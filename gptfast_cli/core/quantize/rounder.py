@@ -29,7 +29,7 @@ class OutputError:
     """Error of a matrix's outputs on the calibration text, caused by quantization.
 
     relative: sqrt(sum of squared errors / sum of squared outputs)
-    fallback: why FALLBACK was used; None where it was not
+    fallback: why FALLBACK was used; None if it was not
     """
 
     name: str
@@ -47,7 +47,7 @@ class Rounder:
         self._errors: list[OutputError] = []
 
     def quantize(self, name: str, matrix: Tensor, storage: Storage) -> Weight:
-        """Quantise a matrix; raises CorruptError where it holds NaN or infinity."""
+        """Quantise a matrix; raises CorruptError if it holds NaN or infinity."""
         weight = self._quantize(name, matrix, storage)
         if self.calibration is not None:
             self.calibration.replace(name, weight)

@@ -87,7 +87,7 @@ class Scheme(Protocol):
     def columns(self, weight: Weight, columns: slice) -> Weight:
         """Some columns of a matrix, exactly as they are; groups that are cut become smaller ones.
 
-        Raises UsageError where no groups that can be stored end at these borders.
+        Raises UsageError if no groups that can be stored end at these borders.
         """
         ...
 
@@ -228,7 +228,7 @@ class QuantizedScheme(Scheme, Protocol):
     def outline(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
         """A matrix of this shape without its numbers, on the meta device: what is going to be stored.
 
-        `group_size` is one of `group_sizes`, or None where there are none; so it is for every caller of a scheme.
+        `group_size` is one of `group_sizes`, or None if there are none; so it is for every caller of a scheme.
         """
         ...
 

@@ -41,14 +41,14 @@ _COMPANIONS = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, GENERATION_CO
 def open_tokenizer(
     folder: Path, special: SpecialTokens | None = None, *, n_embeddings: int | None = None
 ) -> Tokenizer | None:
-    """The tokenizer of a model's folder, or None where it holds no tokenizer file.
+    """The tokenizer of a model's folder, or None if it holds no tokenizer file.
 
     `special` is what a checkpoint's manifest keeps; without it the special tokens are read from the folder's JSON
     files, config.json among them. Where files of several formats are there, the first readable one of the lowest
     rank is taken. `n_embeddings` is the number of rows of the model's embedding, which may be smaller than the
-    vocabulary: the tokens beyond them cannot be encoded. None where ids are not fed to a model.
+    vocabulary: the tokens beyond them cannot be encoded. None if ids are not fed to a model.
 
-    Raises CorruptError where no tokenizer file of the folder can be read, or a JSON file beside it is damaged.
+    Raises CorruptError if no tokenizer file of the folder can be read, or a JSON file beside it is damaged.
     """
     declared = read_declarations(folder)
     found = _read_vocabulary(folder, declared)

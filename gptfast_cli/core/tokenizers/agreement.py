@@ -207,7 +207,7 @@ class Difference:
 
 
 def vocabulary_difference(ours: Tokenizer, theirs: Tokenizer) -> Difference | None:
-    """The first difference of two vocabularies; None where they are the same.
+    """The first difference of two vocabularies; None if they are the same.
 
     Compared are the token of every id, special tokens and how added ones are matched, merges or scores, normalizer and
     pre-tokenizer, and the tokens that begin and end a text. Files of two formats state their rules in different terms:

@@ -50,7 +50,7 @@ class ByteRankVocabulary:
     adds_bos = None
 
     def __init__(self, ranks: ByteRanks, declared: Declarations) -> None:
-        """Raises ValueError where the tokens are no vocabulary or the pattern cannot be used."""
+        """Raises ValueError if the tokens are no vocabulary or the pattern cannot be used."""
         self._tokens = ranks.tokens
         self._first_id = ranks.first_id
         self._pieces = ranks.pieces
@@ -91,7 +91,7 @@ class ByteRankVocabulary:
     def encode(self, text: str) -> list[int]:
         """See Vocabulary.
 
-        Raises UsageError where the text is too long.
+        Raises UsageError if the text is too long.
         """
         ids: list[int] = []
         for part in self._written_out.split(text):
@@ -123,7 +123,7 @@ class ByteRankVocabulary:
 
 
 def decode_base64(text: str | bytes) -> bytes:
-    """The bytes of a token as both files write it; raises ValueError where it is none."""
+    """The bytes of a token as both files write it; raises ValueError if it is none."""
     token = base64.b64decode(text, validate=True)
     if not 0 < len(token) <= _MAX_TOKEN_BYTES:
         raise ValueError(f"a token of {len(token)} bytes")

@@ -56,14 +56,14 @@ class AddedToken:
 class Declarations:
     """What the files of one folder declare.
 
-    roles:          token texts by role, one of ROLES; None where a file says that there is none
+    roles:          token texts by role, one of ROLES; None if a file says that there is none
     named:          all special tokens that are named, by role or without one
     added:          tokens on top of the vocabulary, by ascending id
     lists_added:    whether tokenizer_config.json lists them, which then replace those of a tokenizer.json
     is_llama:       whether tokenizer_class is transformers' LlamaTokenizer, which treats SentencePiece models specially
     legacy:         whether SentencePiece puts its dummy space before every text between special tokens, as its own
                     library does for each, or before the first text alone; null is false
-    add_bos:        whether a text begins with BOS; None where no file says
+    add_bos:        whether a text begins with BOS; None if no file says
     add_eos:        likewise whether it ends with EOS
     bos_ids:        BOS by id, the most specific file first
     stop_ids:       every id that a file calls an end of sequence
@@ -88,7 +88,7 @@ def read_declarations(folder: Path) -> Declarations:
     the added tokens itself; elsewhere special_tokens_map.json has the last word (transformers,
     PreTrainedTokenizerBase._from_pretrained).
 
-    Raises CorruptError where a file is no JSON object or a token in it is neither text nor id.
+    Raises CorruptError if a file is no JSON object or a token in it is neither text nor id.
     """
     file = folder / TOKENIZER_CONFIG
     config = _object(file)

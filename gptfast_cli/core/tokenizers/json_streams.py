@@ -136,7 +136,7 @@ _CHAIN = re.compile("(Replace )*(ByteFallback )?(Fuse (Strip )?)?")
 
 
 def _chain(steps: Sequence[Mapping[str, Any]]) -> Chain | None:
-    """The steps of a Sequence decoder as a Chain, or None where they are others, or in another order."""
+    """The steps of a Sequence decoder as a Chain, or None if they are others, or in another order."""
     if not _CHAIN.fullmatch("".join(f"{step['type']} " for step in steps)):
         return None
     replacements = []

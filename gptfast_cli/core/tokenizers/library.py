@@ -100,7 +100,7 @@ class ExpressionError(Exception):
 def encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
     """The ids of a text without anything added to it.
 
-    Raises UsageError where the text is too long and cannot be cut, or the vocabulary lacks a token for something in it.
+    Raises UsageError if the text is too long and cannot be cut, or the vocabulary lacks a token for something in it.
     """
     if len(text) <= MAX_CHARACTERS:
         return _encode(tokenizer, text)
@@ -141,7 +141,7 @@ def silenced() -> Iterator[None]:
 
 
 def decode(tokenizer: tokenizers.Tokenizer, ids: list[int]) -> str:
-    """The text of tokens; raises UsageError where the library cannot tell."""
+    """The text of tokens; raises UsageError if the library cannot tell."""
     try:
         return unpanicked(partial(tokenizer.decode, ids))
     except Exception as error:  # the library raises nothing narrower
@@ -151,7 +151,7 @@ def decode(tokenizer: tokenizers.Tokenizer, ids: list[int]) -> str:
 def check_expression(pattern: str) -> None:
     """Cut runs of characters into words by a regular expression, as a trial.
 
-    The runs are of usual characters, and of those that stand in the pattern. Raises ExpressionError where it takes too
+    The runs are of usual characters, and of those that stand in the pattern. Raises ExpressionError if it takes too
     many steps, and ValueError where it is none.
     """
     if len(pattern) > _MAX_PATTERN_CHARACTERS:
@@ -207,7 +207,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def unpanicked(call: Callable[[], T]) -> T:
-    """What a call returns; raises ExpressionError where the library panics, which is no Exception in Python."""
+    """What a call returns; raises ExpressionError if the library panics, which is no Exception in Python."""
     try:
         return call()
     except BaseException as error:

@@ -32,9 +32,9 @@ _CHAINS = {
 
 
 def check_limits(file: object) -> None:
-    """Raise ValueError where a tokenizer.json could take endless time or memory; it may be malformed otherwise.
+    """Raise ValueError if a tokenizer.json could take endless time or memory; it may be malformed otherwise.
 
-    Raises ExpressionError where a regular expression takes too many steps.
+    Raises ExpressionError if a regular expression takes too many steps.
     """
     if not isinstance(file, dict):
         raise ValueError("no JSON object")
@@ -56,7 +56,7 @@ def longest_replacement(character_map: bytes) -> int:
 
 
 def _checked_chain(file: Mapping[str, Any], name: str) -> Iterator[str]:
-    """The regular expressions of a chain; raises ValueError where it has too many steps or makes a text too long."""
+    """The regular expressions of a chain; raises ValueError if it has too many steps or makes a text too long."""
     growth = 1
     for n_steps, step in enumerate(_steps(file.get(name), _CHAINS[name]), 1):
         growth *= _growth(step)
@@ -104,7 +104,7 @@ def _pattern(step: Mapping[str, Any], kind: str) -> str | None:
 
 
 def _check_model(model: object) -> None:
-    """Raise ValueError where the model looks up too much at every position of a text."""
+    """Raise ValueError if the model looks up too much at every position of a text."""
     match model:
         case {"vocab": [*pieces]}:  # a unigram model, which tries every length of a piece
             longest = max((len(each[0]) for each in pieces if isinstance(each, list) and _is_piece(each)), default=0)

@@ -228,7 +228,7 @@ class Box:
 
 
 def place_labels(names: Sequence[str], points: Sequence[Box], sheet: Box) -> list[Box | None]:
-    """A box for each name beside its point, placed in their order; None where all places around it are taken."""
+    """A box for each name beside its point, placed in their order; None if all places around it are taken."""
     taken = list(points)
     boxes: list[Box | None] = []
     for name, point in zip(names, points, strict=True):

@@ -115,7 +115,7 @@ def loss_figure(case: LossCase) -> Figure:
 
 
 def best_case(report: DraftReport) -> LossCase | None:
-    """The recommendation with the highest predicted speed-up, else the cell with it; None where costs are missing."""
+    """The recommendation with the highest predicted speed-up, else the cell with it; None if costs are missing."""
     cases = [
         LossCase(draft, cell, plain.step_seconds)
         for draft in report.drafts
@@ -225,7 +225,7 @@ def contours(highest_cost: float, n_points: int = 60) -> tuple[Curve, ...]:
 
 
 def _alpha_for(level: float, cost: float) -> float | None:
-    """The alpha that gives a speed-up at a cost, by bisection; None where alpha 1 does not."""
+    """The alpha that gives a speed-up at a cost, by bisection; None if alpha 1 does not."""
     if _speedup(1.0, cost) < level:
         return None
     low, high = 0.0, 1.0

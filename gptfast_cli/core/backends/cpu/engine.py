@@ -212,7 +212,7 @@ class NativeEngine:
     def logsumexp_argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """log(sum(exp(row))) [rows] float64 and argmax [rows] int64 of logits [rows, vocab_size] float32.
 
-        The first is NaN where a logit is NaN or infinite; the second is the lowest id among equals.
+        The first is NaN if a logit is NaN or infinite; the second is the lowest id among equals.
         """
         n_rows, vocab_size = logits.shape
         logits = logits.contiguous()

@@ -241,7 +241,7 @@ def open_library(path: Path) -> ctypes.CDLL:
 
 
 def check_abi(library: ctypes.CDLL, expected: Mapping[str, int]) -> None:
-    """Raise AssertionError where the library was compiled with another size or value than expected."""
+    """Raise AssertionError if the library was compiled with another size or value than expected."""
     library.gptfast_abi.argtypes = (c_char_p,)
     library.gptfast_abi.restype = c_int
     for name, value in expected.items():

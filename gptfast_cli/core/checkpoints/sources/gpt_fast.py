@@ -41,11 +41,9 @@ class GptFast:
     rank = 40
 
     def holds(self, path: Path) -> bool:
-        """See Source."""
         return _file(path).is_file()
 
     def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:
-        """See Source."""
         file = _file(path)
         if not allow_pickle:
             raise refuse_pickle(file, path)

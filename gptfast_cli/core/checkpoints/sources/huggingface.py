@@ -34,12 +34,10 @@ class HuggingFace:
     rank = 10
 
     def holds(self, path: Path) -> bool:
-        """See Source."""
         folder = path.parent if path.name in (SAFETENSORS.single, SAFETENSORS.index) else path
         return (folder / CONFIG_FILE).is_file() and SAFETENSORS.are_in(folder)
 
     def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:  # noqa: ARG002  # there is none
-        """See Source."""
         folder = path if path.is_dir() else path.parent
         family, config = read_config(folder)
         return from_shards(folder, family, config, SAFETENSORS.read(folder))
@@ -48,7 +46,7 @@ class HuggingFace:
 def read_config(folder: Path) -> tuple[Family, ModelConfig]:
     """The family and the shape that the folder's config.json declares.
 
-    Raises CorruptError where it is damaged, UsageError where the model needs what gptfast lacks.
+    Raises CorruptError if it is damaged, UsageError if the model needs what gptfast lacks.
     """
     fields = read_fields(folder / CONFIG_FILE)
     if "quantization_config" in fields:
@@ -61,7 +59,7 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig]:
 
 
 def from_shards(folder: Path, family: Family, config: ModelConfig, shards: Mapping[str, Shard]) -> ForeignCheckpoint:
-    """The model whose tensors are in `shards`, under Hugging Face's names; raises CorruptError where some are not."""
+    """The model whose tensors are in `shards`, under Hugging Face's names; raises CorruptError if some are not."""
     _check_names(folder, family, config, shards)
     parts = {
         weight: tuple(stored_part(shards[tensor], tensor) for tensor in tensors)
@@ -95,7 +93,7 @@ def _identical_head(family: Family, config: ModelConfig, shards: Mapping[str, Sh
 
 
 def check_identical(of_head: Shard, head: str, of_embedding: Shard, embedding: str) -> None:
-    """Raise CorruptError where a head that is stored although it is tied is not the embedding."""
+    """Raise CorruptError if a head that is stored although it is tied is not the embedding."""
     ours, theirs = of_embedding.tensor(embedding).view(torch.uint8), of_head.tensor(head).view(torch.uint8)
     if not torch.equal(ours, theirs):
         raise CorruptError(

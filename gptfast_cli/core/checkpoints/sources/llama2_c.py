@@ -53,11 +53,9 @@ class Llama2C:
     rank = 50
 
     def holds(self, path: Path) -> bool:
-        """See Source."""
         return bool(_files(path))
 
     def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:  # noqa: ARG002  # there is none
-        """See Source."""
         files = _files(path)
         if len(files) > 1:
             names = ", ".join(file.name for file in files[:3])
@@ -109,7 +107,7 @@ def _read_header(file: Path) -> tuple[ModelConfig, int]:
 
 
 def _config(sizes: tuple[int, ...], *, tied: bool) -> ModelConfig | None:
-    """The shape that a header describes; None where no model has it."""
+    """The shape that a header describes; None if no model has it."""
     dim, ffn_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_context = sizes
     if not all(0 < size <= _LARGEST for size in (dim, ffn_dim, n_layers, n_heads, n_kv_heads, max_context)):
         return None

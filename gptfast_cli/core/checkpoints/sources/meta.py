@@ -53,11 +53,9 @@ class Meta:
     rank = 30
 
     def holds(self, path: Path) -> bool:
-        """See Source."""
         return _folder(path) is not None
 
     def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:
-        """See Source."""
         folder = _folder(path)
         assert folder is not None, path
         files = _files(folder)

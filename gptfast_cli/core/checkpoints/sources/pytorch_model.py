@@ -17,12 +17,10 @@ class PytorchModel:
     rank = 20
 
     def holds(self, path: Path) -> bool:
-        """See Source."""
         folder = path.parent if path.name in (PICKLES.single, PICKLES.index) else path
         return (folder / CONFIG_FILE).is_file() and PICKLES.are_in(folder)
 
     def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:
-        """See Source."""
         folder = path if path.is_dir() else path.parent
         if not allow_pickle:
             is_single = (folder / PICKLES.single).is_file()

@@ -61,7 +61,7 @@ _SCHEMA = "gptfast.advice/1"
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What to use at a temperature and batch size; `draft` and `k` are None where plain decoding is fastest."""
+    """What to use at a temperature and batch size; `draft` and `k` are None if plain decoding is fastest."""
 
     temperature: float
     batch_size: int
@@ -131,7 +131,7 @@ def open_draft(
     settings: Settings,
     runtime: RuntimeConfig,
 ) -> Job[Speculation | None]:
-    """Open a draft for a target; None where none is asked for or the advice is plain decoding.
+    """Open a draft for a target; None if none is asked for or the advice is plain decoding.
 
     Raises UsageError for a draft that does not fit the target and for `auto` without saved advice, and what loading a
     model raises.

@@ -154,7 +154,7 @@ class Speculation:
             self._policy.record_rounds(draft_length, each, RoundStats(n_rounds=len(counts), n_sequences=len(counts)))
 
     def run(self, runner: Runner, sequences: Sequence[Request], draft_lengths: Sequence[int]) -> RoundOutput | None:
-        """Run one round, or with native models up to AHEAD_SECONDS of rounds; None where nothing was drafted."""
+        """Run one round, or with native models up to AHEAD_SECONDS of rounds; None if nothing was drafted."""
         draft = native_draft(self._proposer, runner, sequences)
         began = time.perf_counter()
         if draft is None:

@@ -18,7 +18,6 @@ class StrideProtocol:
     counts_words = False
 
     def least_tokens(self, size: int) -> int:  # noqa: ARG002
-        """See Windowing."""
         return 2
 
     def n_windows(self, text: TokenText, size: int) -> int:
@@ -28,7 +27,6 @@ class StrideProtocol:
         return n_more if size == text.max_context and beyond % size == 1 else 1 + n_more
 
     def window(self, text: TokenText, size: int, number: int) -> Window:
-        """See Windowing."""
         begin = number * size
         reached = begin - size + text.max_context if number else 0
         end = min(begin + text.max_context, len(text.tokens))

@@ -22,7 +22,7 @@ from gptfast_cli.core.tokenizers.tokenizer import Vocabulary
 class BosRules:
     """The rules of one model.
 
-    prefix_id: BOS where the tokenizer has one, else its end-of-text token; None where it has neither
+    prefix_id: BOS where the tokenizer has one, else its end-of-text token; None if it has neither
     """
 
     tokenizer: Tokenizer
@@ -49,7 +49,7 @@ class BosRules:
     def pair(self, context: str, continuation: str) -> Passage:
         """A continuation behind its context, or behind the prefix token where that comes to no token.
 
-        Raises UsageError where it adds no token, or too many to be held.
+        Raises UsageError if it adds no token, or too many to be held.
         """
         if not context:
             return fitted(*self._alone(self.tokenizer.encode(continuation, bos=False)), self.max_context)

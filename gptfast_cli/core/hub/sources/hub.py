@@ -192,12 +192,10 @@ class HubFile:
 
     @property
     def version(self) -> str:
-        """See RemoteFile."""
         return self.commit
 
     @contextlib.contextmanager
     def open(self, start: int, validator: str | None) -> Iterator[Body]:
-        """See RemoteFile."""
         url = f"{self.asked.endpoint}/{self.asked.repo}/resolve/{self.commit}/{quote(self.name)}"
         headers = {**_headers(), "accept-encoding": "identity"}  # a part of a compressed file is of no use
         if start:
@@ -370,12 +368,10 @@ class _HttpBody:
 
     @property
     def validator(self) -> str | None:
-        """See Body."""
         etag = self._response.headers.get("etag")
         return None if etag is None or etag.startswith("W/") else str(etag)
 
     def chunks(self) -> Iterator[bytes]:
-        """See Body."""
         with self._faults_named():
             yield from self._response.iter_bytes()
 

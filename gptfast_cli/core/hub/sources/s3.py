@@ -204,7 +204,6 @@ class S3File:
 
     @property
     def version(self) -> str:
-        """See RemoteFile."""
         return self.etag.strip('"')
 
     @property
@@ -261,7 +260,7 @@ def open_bucket(name: str, prefix: str) -> Bucket:
 def list_bucket(bucket: Bucket) -> list[S3File]:
     """The objects below the prefix, without their checksums.
 
-    Raises NotFoundError where there are none, UsageError where they are too many to be one model's.
+    Raises NotFoundError if there are none, UsageError if they are too many to be one model's.
     """
     with faults_named(str(bucket)):
         pages = bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=bucket.prefix)
@@ -298,7 +297,6 @@ class _Body:
         self.size: int | None = int(match[2]) if match else answer["ContentLength"]
 
     def chunks(self) -> Iterator[bytes]:
-        """See Body."""
         with faults_named(self._where):
             yield from self._stream.iter_chunks(_CHUNK_BYTES)
 

@@ -22,7 +22,7 @@ class Quantizer(Protocol):
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
         """Quantise a floating matrix [out_features, in_features].
 
-        `group_size` is one of the scheme's, or None where it has none. Raises CorruptError where the matrix holds NaN
+        `group_size` is one of the scheme's, or None if it has none. Raises CorruptError if the matrix holds NaN
         or infinity.
         """
         ...
@@ -59,7 +59,7 @@ class CalibratedQuantizer(Quantizer, Protocol):
     def calibrated(self, inputs: Inputs, compensation: Compensation) -> Quantizer:
         """The quantizer for matrices with these inputs.
 
-        Its `quantize` raises UnusableInputsError where the inputs are too few or their moments cannot be inverted.
+        Its `quantize` raises UnusableInputsError if the inputs are too few or their moments cannot be inverted.
         """
         ...
 

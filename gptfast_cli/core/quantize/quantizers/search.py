@@ -33,7 +33,7 @@ def search_params(groups: Tensor, importance: Tensor, fitter: GroupFitter) -> Gr
     """The params of least weighted error for groups [out, n_groups, group_size] float32.
 
     importance: of each element, not negative, of a shape that broadcasts to that of the groups
-    Raises CorruptError where a group holds NaN or infinity.
+    Raises CorruptError if a group holds NaN or infinity.
     """
     check_finite(groups)
     best = fitter.fit(groups)

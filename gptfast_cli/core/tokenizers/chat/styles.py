@@ -33,7 +33,7 @@ _KEY = "chat_template"
 def read_templates(folder: Path) -> dict[str, str]:
     """The texts of a folder's chat templates by name; none where it has none.
 
-    Raises CorruptError where a file is neither a template nor a JSON object that holds one.
+    Raises CorruptError if a file is neither a template nor a JSON object that holds one.
     """
     return _in_jinja_files(folder) or _in_json(folder / TOKENIZER_CONFIG) or _in_json(folder / PROCESSOR_FILE)
 
@@ -45,7 +45,7 @@ def template_files(folder: Path) -> tuple[Path, ...]:
 
 
 def read_template(file: Path) -> str:
-    """The text of a Jinja file; raises CorruptError where it is not UTF-8."""
+    """The text of a Jinja file; raises CorruptError if it is not UTF-8."""
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -90,7 +90,7 @@ def read_variables(folder: Path) -> dict[str, str]:
     """The texts of a folder's special tokens by role; a role that no file declares is not there.
 
     special_tokens_map.json has the last word in older folders, and none where tokenizer_config.json lists the added
-    tokens itself (transformers' PreTrainedTokenizerBase._from_pretrained). Raises CorruptError where one of the two
+    tokens itself (transformers' PreTrainedTokenizerBase._from_pretrained). Raises CorruptError if one of the two
     is no JSON object.
     """
     declared = _values(folder / TOKENIZER_CONFIG)
@@ -148,7 +148,7 @@ _TEMPLATE = r"""
 def llama_2_template(folder: Path, tokenizer: Tokenizer | None) -> ChatTemplate:
     """Llama-2's chat form with the special tokens of a model's folder, `<s>` and `</s>` where it names none.
 
-    `tokenizer` is the one that will read what is written, None where there is none.
+    `tokenizer` is the one that will read what is written, None if there is none.
     """
     variables = {"bos_token": "<s>", "eos_token": "</s>"} | read_variables(folder)
     variables["after_bos"] = "" if tokenizer is None else _after_bos(tokenizer, variables["bos_token"])
@@ -165,7 +165,7 @@ def _after_bos(tokenizer: Tokenizer, bos: str) -> str:
 def open_chat_template(folder: Path, name: str | None = None) -> ChatTemplate | None:
     """A chat template of a model's folder: the one of that name, or else its default.
 
-    None where no name is given and the folder has no template. Raises UsageError with the names that there are where
+    None if no name is given and the folder has no template. Raises UsageError with the names that there are where
     the name is none of them, or where none is given and none of several is the default; CorruptError where a file is
     damaged.
     """
@@ -181,7 +181,7 @@ def open_chat_template(folder: Path, name: str | None = None) -> ChatTemplate | 
 def read_chat_template(file: Path, folder: Path) -> ChatTemplate:
     """A chat template in a Jinja file, with the special tokens of a model's folder.
 
-    Raises NotFoundError where the file is not there, CorruptError where it is no text.
+    Raises NotFoundError if the file is not there, CorruptError if it is no text.
     """
     if not file.is_file():
         raise NotFoundError(f"{file}: there is no such file.", "Name a Jinja file, or a template of the model.")

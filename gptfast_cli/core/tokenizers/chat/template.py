@@ -40,7 +40,7 @@ class WorkerProcess:
     def ask(self, request: bytes, *, seconds: float) -> bytes:
         """The line that answers a line.
 
-        Raises TimeoutError where it takes longer than `seconds`, in which a start does not count, ChildProcessError
+        Raises TimeoutError if it takes longer than `seconds`, in which a start does not count, ChildProcessError
         where the process ends instead, and GptFastError where none can be started.
         """
         try:
@@ -150,7 +150,7 @@ class ChatTemplate:
         A message's content is a text or, as in the OpenAI API, a list of parts `{"type": "text", "text": ...}`. The
         template is given the list; where it takes texts alone, the parts are the lines of one, as in llama.cpp.
 
-        Raises UsageError where the template refuses the messages, with its own words, or they are none or too many;
+        Raises UsageError if the template refuses the messages, with its own words, or they are none or too many;
         CorruptError where it is broken, leaves its sandbox, or needs too much time, memory or output.
         """
         request = self._request(messages, add_generation_prompt=add_generation_prompt)

@@ -20,7 +20,7 @@ class TokenizerFormat(Protocol):
     def read(self, path: Path, declared: Declarations) -> Vocabulary:
         """Read a file, with the tokens that the JSON files beside it add.
 
-        Raises CorruptError where the file is damaged or of another format.
+        Raises CorruptError if the file is damaged or of another format.
         """
         ...
 

@@ -28,7 +28,7 @@ _ABSENT = -1  # the id of BOS or EOS where the model was trained without one
 class SentencePieceVocabulary:
     """The vocabulary of a tokenizer.model and of the tokens added to it.
 
-    Raises RuntimeError where the library cannot read the model, ValueError where a piece is not what it says.
+    Raises RuntimeError if the library cannot read the model, ValueError if a piece is not what it says.
     """
 
     adds_bos = None
@@ -166,7 +166,7 @@ class SentencePieceStream:
 
 
 def _check_pieces(pieces: SentencePieceProcessor) -> None:
-    """Raise ValueError where a piece is no text, or one that stands for a byte does not say which."""
+    """Raise ValueError if a piece is no text, or one that stands for a byte does not say which."""
     ids = list(range(pieces.vocab_size()))
     for piece, is_byte in zip(pieces.id_to_piece(ids), pieces.is_byte(ids), strict=True):
         if is_byte and not _BYTE.fullmatch(piece):
@@ -182,7 +182,7 @@ _RULES: dict[int, dict[int, tuple[str, int | bytes]]] = {  # with their defaults
 
 
 def _rules(model: bytes) -> dict[str, int | bytes]:
-    """What a model says about plain text beside its pieces, by name; raises ValueError where it is no model."""
+    """What a model says about plain text beside its pieces, by name; raises ValueError if it is no model."""
     said = dict(rule for rules in _RULES.values() for rule in rules.values())
     for number, message in _fields(model):
         if isinstance(message, bytes) and number in _RULES:
@@ -222,7 +222,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def _check_rules(rules: Mapping[str, int | bytes]) -> None:
-    """Raise ValueError where a text could become endlessly long."""
+    """Raise ValueError if a text could become endlessly long."""
     character_map = rules[_CHARACTER_MAP]
     if isinstance(character_map, bytes) and longest_replacement(character_map) > MAX_GROWTH:
         raise ValueError(f"a character may become more than {MAX_GROWTH} others")

@@ -38,7 +38,7 @@ class Tekken:
 
 
 def _ranks(content: object) -> ByteRanks:
-    """What a file says; raises ValueError where that is not what Tekken files say."""
+    """What a file says; raises ValueError if that is not what Tekken files say."""
     match content:
         case {
             "config": {

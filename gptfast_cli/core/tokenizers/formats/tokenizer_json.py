@@ -29,7 +29,7 @@ class JsonVocabulary:
     def __init__(self, tokenizer: tokenizers.Tokenizer, pieces: Mapping[str, int] | Sequence[Sequence[Any]]) -> None:
         """`pieces` are those of the file's model: ids by piece, or, of a unigram model, pieces and scores by id.
 
-        Raises ValueError where there is no token.
+        Raises ValueError if there is no token.
         """
         self._tokenizer = tokenizer
         # the library's pickled state of a decoder is its JSON
@@ -68,7 +68,7 @@ class JsonVocabulary:
     def encode(self, text: str) -> list[int]:
         """See Vocabulary.
 
-        Raises UsageError where the text is too long, or holds something that the vocabulary has no token for.
+        Raises UsageError if the text is too long, or holds something that the vocabulary has no token for.
         """
         return library.encode(self._tokenizer, text)
 

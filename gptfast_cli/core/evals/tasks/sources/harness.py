@@ -20,7 +20,6 @@ class HarnessTasks:
     options: TaskOptions
 
     def task_run(self, request_runner: RequestRunner, prompter: Prompter | None) -> TaskRun:
-        """See TaskSet."""
         return HarnessTaskRun(self.loaded, HarnessModel(request_runner, prompter), self.options)
 
 
