@@ -30,7 +30,7 @@ from gptfast_cli.core.schemes.plain import plain
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """How a kind of weight files is called and opened."""
+    """A kind of weight files."""
 
     single: str
     index: str
@@ -38,7 +38,7 @@ class WeightFiles:
 
     @property
     def suffix(self) -> str:
-        """What the name of a shard ends in."""
+        """Suffix of shard names."""
         return Path(self.single).suffix
 
     def are_in(self, folder: Path) -> bool:
@@ -96,7 +96,7 @@ _FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True, slots=True)
 class WeightPart:
-    """Some rows of a weight: their place, `file: tensor`, what they are, and how to read them in our order."""
+    """Rows of a weight: place (`file: tensor`), shape and dtype, and how to read them in our order."""
 
     place: str
     dtype: torch.dtype
@@ -111,7 +111,7 @@ class WeightPart:
 
 @dataclass(frozen=True, slots=True)
 class ForeignCheckpoint:
-    """A model that another program wrote; see Checkpoint.
+    """A Checkpoint that another program wrote.
 
     declared_by: the file that says what shape the model has, or "the header"
     files:       that hold the weights
@@ -158,7 +158,7 @@ class ForeignCheckpoint:
 
     @property
     def calibration(self) -> None:
-        """None: other programs do not tell."""
+        """None: other formats do not record it."""
         return
 
     def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
@@ -203,13 +203,13 @@ class ForeignCheckpoint:
 
 
 def fetch_config(folder: Path) -> str:
-    """The hint that a config.json beside the weights would say what they do not."""
+    """The hint to put a config.json beside the weights."""
     place = shlex.quote(str(folder))
     return f"Put its {CONFIG_FILE} there: gptfast download org/name --include {CONFIG_FILE} --local-dir {place}"
 
 
 def stored_part(shard: Shard, tensor: str) -> WeightPart:
-    """A tensor of a file as it stands there."""
+    """A tensor of a file, unchanged."""
     stored = shard.tensors[tensor]
     place = f"{shard.path.name}: {tensor}"
     return WeightPart(place, DTYPES[stored.dtype], stored.shape, lambda: shard.tensor(tensor))
@@ -237,7 +237,7 @@ def joined(parts: Sequence[WeightPart], axis: int) -> WeightPart:
 
 
 def half_split(part: WeightPart, head_dim: int) -> WeightPart:
-    """Query or key rows whose RoPE pairs stand side by side, as rows whose pairs stand half a head apart.
+    """Permute query or key rows from adjacent RoPE pairs to pairs half a head apart.
 
     Row 2i of a head becomes row i, and row 2i + 1 row i + head_dim / 2: Meta's form, of Su et al. 2021, becomes that
     of transformers, which is ours. Queries and keys change alike, so that their products stay what they were.
@@ -306,7 +306,7 @@ def meta_names(config: ModelConfig) -> list[str]:
 
 
 def meta_parts(config: ModelConfig, tensor: Callable[[str], WeightPart]) -> dict[str, tuple[WeightPart, ...]]:
-    """What each of our weights is stacked from, given Meta's tensors by their names."""
+    """The parts of each of our weights, from Meta's tensors by name."""
     parts: dict[str, tuple[WeightPart, ...]] = {"embedding": (tensor(EMBEDDING),)}
     for layer in (f"layers.{layer}." for layer in range(config.n_layers)):
         parts[f"{layer}attention_norm"] = (tensor(layer + ATTENTION_NORM),)

@@ -1,4 +1,4 @@
-"""All models that have a name here: bundled, in the store, in the Hugging Face cache, fetched from S3.
+"""All named models on this machine: bundled, in the store, in the Hugging Face cache, downloaded from S3.
 
 Only small files are read; no weights, and no PyTorch.
 """
@@ -30,7 +30,7 @@ _PLAIN = "plain"  # NAME of formats.plain, which loads PyTorch
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model that is here.
+    """A model on this machine.
 
     where:               one of the five words above
     scheme, head_scheme: of the layers and of the output head; `damaged` where that cannot be read, and empty if the
@@ -50,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The entries, and the name of the one that is taken where a command names none; `total` counts links once."""
+    """All entries, and the name of the current model; `total` counts linked files once."""
 
     entries: tuple[Entry, ...]
     current: str
@@ -58,7 +58,7 @@ class Inventory:
 
 
 def take_inventory(settings: Settings) -> Inventory:
-    """What there is, bundled models first; the current one is an entry too where it is a folder elsewhere."""
+    """All models, bundled ones first; a current model in a folder elsewhere is an entry too."""
     entries = [
         *(entry_of(name, IN_PROGRAM, bundled_folder(name)) for name in BUNDLED),
         *(entry_of(stored.name, IN_STORE, stored.path) for stored in open_store(settings).entries()),
@@ -77,7 +77,7 @@ def take_inventory(settings: Settings) -> Inventory:
 
 
 def find_entries(inventory: Inventory, name: str) -> tuple[Entry, ...]:
-    """What goes when a name is removed: an entry, or of the Hugging Face cache all revisions of a repository.
+    """The entries that removing a name deletes: one, or all revisions of a repository in the Hugging Face cache.
 
     Raises NotFoundError if there is none, UsageError if it is not this program's to remove.
     """
@@ -105,7 +105,7 @@ def find_entries(inventory: Inventory, name: str) -> tuple[Entry, ...]:
 
 
 def remove(entries: Iterable[Entry], settings: Settings) -> None:
-    """Delete entries that `find_entries` gave; where one of them was the current model, none is."""
+    """Delete entries; if one was the current model, clear it."""
     for entry in entries:
         if entry.where == IN_HF_CACHE:
             folder = repo_folder(settings.hf_cache, entry.name.partition("@")[0])
@@ -141,5 +141,5 @@ def _foreign_scheme(path: Path) -> str:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The files of a folder, links that lead nowhere left out."""
+    """The files of a folder, without dangling links."""
     return (file for file in path.rglob("*") if is_file(file))

@@ -84,7 +84,7 @@ _CHUNK_BYTES = 1 << 24
 
 
 def sha256_of(path: Path, start: int = 0, end: int | None = None) -> str:
-    """The SHA-256 in hexadecimal of the bytes of a file from `start` to `end`, or to its own."""
+    """Hexadecimal SHA-256 of bytes `start` to `end` of a file (default: to its end)."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         left = (path.stat().st_size if end is None else end) - file.seek(start)
@@ -130,7 +130,7 @@ class StoredWeight:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerEntry:
-    """The tokenizer's files in the folder, by name with their SHA-256, and its special tokens as token ids.
+    """The tokenizer: SHA-256 of its files by name, and its special tokens as ids.
 
     A file may be in a folder inside of it: then its name is `additional_chat_templates/tool_use.jinja`, with a slash.
     """
@@ -143,7 +143,7 @@ class TokenizerEntry:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationText:
-    """The text that a rounding has learned from: enough to know it again, or a piece of it.
+    """The calibration text of a quantizer: enough to recognise it, or an excerpt of it.
 
     source: "bundled", the name of a file, or of tasks
     sha256: of the whole text in UTF-8
@@ -159,7 +159,7 @@ class CalibrationText:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a checkpoint came from.
+    """The source of a checkpoint.
 
     source:   the repository, or the name of the folder, that was converted
     revision: the commit, where the source is a snapshot of a Hugging Face repository
@@ -179,7 +179,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a checkpoint says of itself; `dtype` is the floating dtype that it computes in, such as bfloat16."""
+    """The contents of `gptfast.json`; `dtype` is the compute dtype, such as bfloat16."""
 
     name: str
     config: ModelConfig
@@ -200,7 +200,7 @@ class Manifest:
 
     @property
     def scheme(self) -> str:
-        """The scheme of the layers' matrices; where they have several, `int4+int8`, that of most parameters first."""
+        """The scheme of the layers' matrices; if there are several, joined by `+`, that of most parameters first."""
         sizes: dict[str, int] = {}
         for name, weight in self.weights.items():
             if name.startswith("layers.") and len(weight.shape) == 2:
@@ -209,7 +209,7 @@ class Manifest:
 
     @property
     def head_scheme(self) -> str:
-        """The scheme of the output head; of the embedding, where that is both."""
+        """The scheme of the output head (of the embedding if tied)."""
         return self.weights.get("head", self.weights["embedding"]).scheme
 
     @property
@@ -229,7 +229,7 @@ class Manifest:
 
 
 def tensor_name(weight: str, part: str) -> str:
-    """Name in a shard of the tensor that stores a part of a weight."""
+    """Tensor name, in a shard, of a part of a weight."""
     return f"{weight}.{part}"
 
 

@@ -43,7 +43,7 @@ _OTHER_BYTES = "its bytes are not those that were written (SHA-256 differs)"
 
 @dataclass(frozen=True, slots=True)
 class StoredCheckpoint:
-    """A checkpoint in this program's own format; see Checkpoint."""
+    """A Checkpoint in this program's own format."""
 
     path: Path
     manifest: Manifest
@@ -215,7 +215,7 @@ def _check_parts(checkpoint: StoredCheckpoint) -> None:
 
 
 def _making_again(checkpoint: StoredCheckpoint) -> str:
-    """The command that fetches the checkpoint again, or those that make it anew in its place, as its manifest says."""
+    """The commands that download or rebuild the checkpoint in its place, from its manifest."""
     fetch = fetch_command(checkpoint.path)
     if fetch is not None:
         return f"Fetch it again: {fetch}"

@@ -1,4 +1,4 @@
-"""Which model a person means: a bundled name, a folder, one of the store, of the Hugging Face cache, or from S3.
+"""Resolution of MODEL: a bundled name, a folder, a name in the store or in the Hugging Face cache, or an S3 prefix.
 
 They are tried in that order; a folder that has a bundled name is written `./tiny`. With no model named it is the
 one last made ready, else the bundled `tiny`.
@@ -26,7 +26,7 @@ _SAFETENSORS: Final = ".safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A model's folder; `origin` says in a few words how it was found, for the line that tells which one was taken."""
+    """A model's folder; `origin` says how it was found, for the `Model:` line."""
 
     path: Path
     name: str
@@ -61,12 +61,12 @@ def as_folder(text: str) -> Path | None:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file, or one in a folder, is of llama.cpp."""
+    """Whether a path is a GGUF file, or a folder with one."""
     return path.suffix == _GGUF if is_file(path) else any(path.glob(f"*{_GGUF}"))
 
 
 def _of_file(path: Path) -> str:
-    """What to do where a file is named for a model."""
+    """The hint for a file given as MODEL."""
     if is_gguf(path):
         return NO_GGUF
     if is_file(path.parent / MANIFEST_FILE) or (path.suffix == _SAFETENSORS and is_file(path.parent / _CONFIG_FILE)):
@@ -95,7 +95,7 @@ def _named(model: str, settings: Settings) -> Resolved:
 
 
 def _current(current: str, settings: Settings) -> Resolved:
-    """The model last made ready: what was written then, and no folder or bundled model that has its name here."""
+    """The current model, as recorded; never a folder or bundled model of the same name."""
     path = _absolute_folder(current) or open_store(settings).find(current) or find_bucket_path(settings.home, current)
     snapshot = find_snapshot(settings.hf_cache, current)
     if path is None and snapshot is not None:

@@ -1,4 +1,4 @@
-"""Writing a checkpoint block by block, so that a run that was killed or interrupted resumes with the next block.
+"""Resumable writing of a checkpoint, block by block: a killed or interrupted run continues with the next block.
 
 Each block is a file of weights. After it was synced to disk, the SHA-256 of its tensors is written beside it; a block
 whose bytes do not match is written again. The result is the same to the byte, however often it was interrupted.
@@ -40,7 +40,7 @@ SHARD_BYTES = 4_000_000_000
 
 
 class BlockWriter:
-    """Writes blocks into a folder that becomes a checkpoint; a block is a run of weights, by their names."""
+    """Writes a checkpoint in blocks; a block is a list of consecutive weight names."""
 
     def __init__(self, folder: Path, contents: Contents, blocks: Sequence[Sequence[str]]) -> None:
         self._folder = folder
@@ -54,7 +54,7 @@ class BlockWriter:
 
     @property
     def n_found(self) -> int:
-        """Blocks that an earlier run, or this one, has finished."""
+        """Finished blocks, of this run and earlier ones."""
         return len(self._stored)
 
     @property
@@ -72,7 +72,7 @@ class BlockWriter:
         return number in self._stored
 
     def write(self, number: int, read: Callable[[str], Weight]) -> None:
-        """Write a block and wait until it is on the disk; `read` gives each weight when its turn comes."""
+        """Write and sync a block; `read` returns each weight in turn."""
         for _ in self.steps(number, read):
             pass
 
@@ -94,7 +94,7 @@ class BlockWriter:
         }
 
     def complete(self) -> None:
-        """Make the folder a checkpoint, once every block is finished."""
+        """Write the manifest, once every block is finished."""
         numbers = range(len(self._plans))
         complete(self._folder, self._contents, {name: at for n in numbers for name, at in self._stored[n].items()})
         for number in numbers:
@@ -121,7 +121,7 @@ class BlockWriter:
 def resumable_checkpoint(
     folder: Path, contents: Contents, blocks: Sequence[Sequence[str]], *, identity: str, force: bool
 ) -> Iterator[BlockWriter]:
-    """A writer of blocks that are all of the contents; when the block of code ends well, `folder` is the checkpoint.
+    """A writer for the blocks of `contents`; when the `with` block succeeds, `folder` is the checkpoint.
 
     Until then `folder` is as it was, and what is finished is kept for a run of the same identity. Raises UsageError
     where something is there already (`force` replaces a checkpoint, and nothing else) or another process is at it,
@@ -149,7 +149,7 @@ def write_checkpoint(
     force: bool,
     shard_bytes: int = SHARD_BYTES,
 ) -> Job[Manifest]:
-    """Write a checkpoint shard by shard; `read` gives each weight when its turn comes, and only one is held at a time.
+    """Write a checkpoint shard by shard; `read` returns each weight in turn, one in memory at a time.
 
     A shard holds at most `shard_bytes`, or one weight. Otherwise as `resumable_checkpoint`.
     """
@@ -175,7 +175,7 @@ def _write_missing(writer: BlockWriter, n_blocks: int, total: int, read: Callabl
 
 
 def _shards(weights: Mapping[str, PlannedWeight], shard_bytes: int) -> Iterator[list[str]]:
-    """Cut the weights, in their order, into runs of at most `shard_bytes`, or of one weight."""
+    """Consecutive weights in shards of at most `shard_bytes`, or of one weight."""
     shard: list[str] = []
     total = 0
     for name, weight in weights.items():

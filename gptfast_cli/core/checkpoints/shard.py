@@ -46,7 +46,7 @@ _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies in its file: dtype code, shape, and bytes `start` to `end` of the file."""
+    """A tensor's place in its file: dtype code, shape, byte range `start` to `end`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -104,7 +104,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def touched_in_part(tensor: Tensor) -> Tensor:
-    """The same, for which nothing is read around what is touched; where the system takes such advice (Unix)."""
+    """The same without read-ahead around touched pages (madvise, on Unix)."""
     if hasattr(mmap, "MADV_RANDOM"):
         begin = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
         n_bytes = tensor.data_ptr() + tensor.nbytes - begin

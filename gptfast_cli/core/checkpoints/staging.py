@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: written to a temporary sibling, then renamed.
+"""Atomic folders: written to a temporary sibling, then renamed.
 
 The folder of a killed process is reused by the next run of the same work, and deleted by a run of other work. A folder
 being written is locked by its writer; the operating system releases the lock when the process ends.
@@ -56,7 +56,7 @@ def staged_folder(place: Path, identity: str, *, replace: bool) -> Iterator[Path
 
 
 def remove_folder(place: Path) -> None:
-    """Delete a folder so that it is there whole or not at all; what a kill leaves of it is swept later."""
+    """Delete a folder atomically; remains of a killed run are removed later."""
     if place.is_symlink():  # what it leads to belongs elsewhere
         place.unlink()
         return
@@ -106,7 +106,7 @@ def _put(staging: Path, place: Path, *, replace: bool) -> None:
 
 
 def _clear(aside: Path) -> None:
-    """Delete what has been replaced, a link to a folder elsewhere without that folder."""
+    """Delete the replaced folder; of a symbolic link, only the link."""
     if aside.is_symlink():
         aside.unlink()
     else:
@@ -114,7 +114,7 @@ def _clear(aside: Path) -> None:
 
 
 def _sweep(place: Path, staging: Path) -> None:
-    """Clear away what the dead have left beside `place`, but for the folder that is going on."""
+    """Delete remains of dead processes beside `place`, except the folder in use."""
     for left in place.parent.iterdir():
         if not left.name.endswith((PARTIAL, _RESUMABLE, _REPLACED)) or not is_own_folder(left):
             continue
@@ -128,7 +128,7 @@ def _sweep(place: Path, staging: Path) -> None:
 
 
 def _is_given_up(left: Path, place: Path) -> bool:
-    """Whether a resumable folder is that of other work for this place, or has been left for long."""
+    """Whether a resumable folder belongs to other work for this place, or is old."""
     if not left.name.endswith(_RESUMABLE):
         return False
     rival = left.name.removesuffix(_RESUMABLE).rpartition(".")[0] == f".{place.name}"

@@ -28,7 +28,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # by Windows, w
 
 @dataclass(frozen=True, slots=True)
 class StoreEntry:
-    """A checkpoint in the store; its scheme is `damaged` where its manifest cannot be read."""
+    """A checkpoint in the store; scheme `damaged` if its manifest cannot be read."""
 
     name: str
     path: Path
@@ -44,7 +44,7 @@ class Store:
     home: Path
 
     def place(self, name: str) -> Path:
-        """The folder of a name, whether it is there or not; UsageError where the name cannot be one."""
+        """The folder of a name, existing or not. Raises UsageError for an invalid name."""
         folder = _folder_name(name)
         if folder is None:
             raise UsageError(
@@ -69,12 +69,12 @@ class Store:
 
 
 def open_store(settings: Settings) -> Store:
-    """The user's store."""
+    """The store of these settings."""
     return Store(settings.home)
 
 
 def store_name(text: str) -> str:
-    """A name for the store made of a folder's name: characters that a name cannot have become dashes."""
+    """A store name from a folder name: invalid characters become dashes."""
     name = re.sub(r"-{2,}", "-", re.sub(r"[^\w.+-]", "-", text, flags=re.ASCII))[:100].strip("-.")
     return name if _folder_name(name) is not None else f"model-{name}".rstrip("-")
 
@@ -115,7 +115,7 @@ def read_current(home: Path) -> str | None:
 
 
 def make_current(home: Path, model: str | Path) -> Job[bool]:
-    """Make a model the current one; where the home cannot be written, say so and return False: the model is made."""
+    """Make a model the current one. If the home is not writable, yield a note and return False."""
     reason = why_not_writable(home)
     if reason is not None:
         yield Note(f"{home} cannot be written ({reason}), so the current model stays as it was. {OTHER_HOME}")
@@ -130,7 +130,7 @@ def write_current(home: Path, model: str | Path) -> None:
 
 
 def clear_current(home: Path) -> None:
-    """Have no current model."""
+    """Clear the current model."""
     (home / _FILE).unlink(missing_ok=True)
 
 
@@ -138,13 +138,13 @@ BUNDLED = ("tiny", "tiny-draft")
 
 
 def model_names(settings: Settings) -> list[str]:
-    """Every name that stands for a model here and now, without repetition; folders have no names."""
+    """All model names on this machine, without duplicates; folders have none."""
     stored = [entry.name for entry in open_store(settings).entries()]
     return list(dict.fromkeys([*BUNDLED, *stored, *cached_repos(settings.hf_cache)]))
 
 
 def free_name(name: str) -> str:
-    """A name for a folder's model: its own, or one beside it, since a bundled name always means the bundled model."""
+    """A store name for a model folder; a bundled name gets a prefix, since it always means the bundled model."""
     return f"model-{name}" if name in BUNDLED else name
 
 
