@@ -1,6 +1,6 @@
 """Quantities as a person reads them, in messages as in tables: three significant digits, and one unit."""
 
-_LARGEST = 999.5  # what rounds to 1,000 is told in the next unit
+_LARGEST = 999.5  # larger values would round to 1,000: use the next unit
 
 
 def digits(value: float) -> str:

@@ -103,7 +103,7 @@ Storages = Callable[[], Mapping[str, Storage]]
 
 
 def check_sharded(config: ModelConfig, storages: Storages, size: int) -> None:
-    """Raise UsageError if a model of this shape, so stored, cannot be dealt out to so many ranks."""
+    """Raise UsageError if a model of this shape and storage cannot be sharded over `size` ranks."""
     if size == 1:
         return
     check_divides(config, size)

@@ -71,7 +71,7 @@ class GenerateResult:
     """All continuations of a prompt and what they cost.
 
     kv_dtype: that keys and values were kept in
-    ranks:    the numbers of each, where the model is dealt out to several
+    ranks:    metrics of each rank, if the model is sharded over several
     """
 
     model: str

@@ -201,7 +201,7 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
 
 
 def _stops_of_rows(rows: Sequence[Row], request: BatchRequest, tokenizer: Tokenizer | None) -> Iterator[Note]:
-    """Stop strings of rows' own that can never match; each is told once, with the first row that has it."""
+    """Notes on stop strings of rows that can never match; one per string, naming the first row that has it."""
     own = [row for row in rows if row.options.stop != request.options.stop]
     first_rows = {row.options.stop: row for row in reversed(own)}
     told: dict[str, int] = {}

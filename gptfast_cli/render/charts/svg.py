@@ -1,7 +1,7 @@
 """SVG: elements, the canvas of a chart, its colours and axes, and labels that do not overlap.
 
 All text is escaped as it is written. The style sheet of the page gives each class its colours, in light and in dark;
-blue and orange are told apart with every kind of colour blindness.
+blue and orange can be distinguished with every kind of colour blindness.
 """
 
 import html

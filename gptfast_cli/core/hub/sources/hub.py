@@ -263,7 +263,7 @@ def list_repo(repo: str, revision: str, *, endpoint: str | None, retry_policy: R
     """What a model repository holds; raises NotFoundError, NotAuthorisedError, NetworkError, CorruptError."""
     asked = Asked(endpoint or constants.ENDPOINT, repo, revision)
     asked.check_token()
-    logging.set_verbosity_error()  # what it warns of is told in our words
+    logging.set_verbosity_error()  # its warnings are reported in our own messages
     api = HfApi(endpoint=asked.endpoint, library_name="gptfast", library_version=__version__)
     info = yield from with_retries(
         repo,
