@@ -244,7 +244,7 @@ class BlockwiseKLD:
 
     def add(self, original: Mapping[str, Weight], quantised: Mapping[str, Weight]) -> Divergence | None:
         """Compute the next block; returns the divergence after the last one."""
-        first, second = self._placed(original), self._placed(quantised)
+        first, second = (_placed(block, self._device, self._dtype) for block in (original, quantised))
         if "embedding" in first:
             self._original.embed(first["embedding"], self._dtype)
             self._quantised.embed(second["embedding"], self._dtype)
@@ -266,12 +266,6 @@ class BlockwiseKLD:
         for targets in torch.split(self._targets, n):  # zip would keep the previous logits alive
             comparison.add(next(reference), next(other), targets)
         return comparison.result()
-
-    def _placed(self, block: Mapping[str, Weight]) -> Mapping[str, Weight]:
-        """The weights on the device; on a CPU unchanged, since memory-mapped weights would be copied."""
-        if self._device.type == "cpu":
-            return block
-        return {name: schemes[weight.scheme].to(weight, self._device, self._dtype) for name, weight in block.items()}
 
 
 _SENSITIVITY_LOGITS = 1 << 22
@@ -300,24 +294,23 @@ class Sensitivity:
 
     def embed(self, embedding: Weight) -> None:
         """Compute the embedding; called first."""
-        self._embedding = self._placed(embedding)
+        self._embedding = _placed({"embedding": embedding}, self._device, self._dtype)["embedding"]
         self._original.embed(self._embedding, self._dtype)
 
     def layer(self, number: int, block: Mapping[str, Weight], stored: Mapping[Storage, Mapping[str, Weight]]) -> None:
         """Compute the next layer in its original weights, and once for each storage in `stored`."""
-        weights = assemble_layer({name: self._placed(weight) for name, weight in block.items()})
+        weights = assemble_layer(_placed(block, self._device, self._dtype))
         for other in self._others.values():
             other.layer(weights)
         for storage, otherwise in stored.items():
             other = self._others[number, storage] = self._original.copy()
-            other.layer(assemble_layer({name: self._placed(weight) for name, weight in otherwise.items()}))
+            other.layer(assemble_layer(_placed(otherwise, self._device, self._dtype)))
         self._original.layer(weights)
 
     def klds(self, ends: Mapping[str, Weight]) -> dict[tuple[int, Storage], float]:
         """Mean KLD in nats by (layer, storage); `ends` is the last block: norm, and head unless it is tied."""
-        norm, head = self._placed(ends["norm"]), self._embedding
-        if "head" in ends:
-            head = self._placed(ends["head"])
+        placed = _placed(ends, self._device, self._dtype)
+        norm, head = placed["norm"], placed.get("head", self._embedding)
         assert head is not None, "embed comes first"
         n = max(1, _SENSITIVITY_LOGITS // self._config.vocab_size)
         comparisons = {key: Comparison() for key in self._others}
@@ -328,6 +321,9 @@ class Sensitivity:
                 comparison.add(logits, next(others[key]), targets)
         return {key: comparison.result().kld_mean for key, comparison in comparisons.items()}
 
-    def _placed(self, weight: Weight) -> Weight:
-        """The weight on the device; on a CPU unchanged, since a memory-mapped weight would be copied."""
-        return weight if self._device.type == "cpu" else schemes[weight.scheme].to(weight, self._device, self._dtype)
+
+def _placed(block: Mapping[str, Weight], device: torch.device, dtype: torch.dtype) -> Mapping[str, Weight]:
+    """The weights on the device; on a CPU unchanged, since memory-mapped weights would be copied."""
+    if device.type == "cpu":
+        return block
+    return {name: schemes[weight.scheme].to(weight, device, dtype) for name, weight in block.items()}
