@@ -65,8 +65,8 @@ def test_a_row_comes_to_the_same_in_any_company() -> None:
     logits = random_logits(7, 4001)
     log_totals, likeliest = engine().logsumexp_argmax(logits)
     for n_threads in (2, 3):
-        group = engine(n_threads).logsumexp_argmax(logits)
-        assert (group[0].tolist(), group[1].tolist()) == (log_totals.tolist(), likeliest.tolist())
+        batched = engine(n_threads).logsumexp_argmax(logits)
+        assert (batched[0].tolist(), batched[1].tolist()) == (log_totals.tolist(), likeliest.tolist())
     for row in range(7):
         assert engine().logsumexp_argmax(logits[row : row + 1])[0].item() == log_totals[row].item()
 

@@ -72,8 +72,8 @@ def test_a_wide_model_takes_fewer_tokens_at_once() -> None:
     model = native(*weights_of(SHAPE, "bfloat16", intermediate_size=400_000, **WIDE), torch.bfloat16)
     text = [n % 90 for n in range(100)]
     with no_more_than(300 << 20):
-        group = fed(model, text, [100])
-    assert torch.equal(group[-1], fed(model, text, [1, 98, 1])[-1])
+        batched = fed(model, text, [100])
+    assert torch.equal(batched[-1], fed(model, text, [1, 98, 1])[-1])
 
 
 def test_a_refused_thread_is_an_error_and_those_that_were_started_end() -> None:

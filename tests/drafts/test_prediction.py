@@ -70,8 +70,8 @@ def test_where_nothing_is_proposed_a_batch_waits_for_those_who_verify() -> None:
     proposed = torch.where(torch.arange(200) % 2 == 0, K, 0).expand(8, 200)
     partly = AcceptanceProbs(some.p_accept, proposed, some.lengths, some.most, some.overlap)
     (known, cell), (many, at_eight) = costs(1, 3.0), costs(8, 3.0)
-    alone, group = predicted(partly).grid_cell(cell, known), predicted(partly).grid_cell(at_eight, many)
-    assert group.predicted.value < 0.9 * alone.predicted.value
+    alone, batched = predicted(partly).grid_cell(cell, known), predicted(partly).grid_cell(at_eight, many)
+    assert batched.predicted.value < 0.9 * alone.predicted.value
 
 
 def test_break_even_is_where_the_predicted_speed_up_is_one() -> None:

@@ -74,9 +74,9 @@ def test_rounds_one_by_one_give_what_rounds_in_one_call_give(
     pair: Pair, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "AHEAD_SECONDS", 1e9)
-    group = texts(pair[0], sampling, 3, pair[1], 4)
+    batched = texts(pair[0], sampling, 3, pair[1], 4)
     monkeypatch.setattr(module, "native_draft", lambda *_: None)
-    assert texts(pair[0], sampling, 3, pair[1], 4) == group
+    assert texts(pair[0], sampling, 3, pair[1], 4) == batched
 
 
 def test_a_row_of_a_batch_is_what_it_is_alone(pair: Pair) -> None:
@@ -185,11 +185,11 @@ def test_what_keys_and_values_are_kept_in_is_told(request_for: GenerateRequest) 
 
 
 def test_samples_go_on_from_the_prompt_that_was_fed_once(request_for: GenerateRequest) -> None:
-    fed, group, _ = outcome(request_for, num_samples=3)
+    fed, batched, _ = outcome(request_for, num_samples=3)
     assert fed == 192
     fed, in_turn, _ = outcome(request_for, num_samples=3, batch_size=1)
     assert fed == 192 + 2 * 64
-    assert group.samples == in_turn.samples
+    assert batched.samples == in_turn.samples
 
 
 @pytest.mark.parametrize(

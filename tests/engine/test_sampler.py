@@ -51,10 +51,10 @@ def test_draws_do_not_depend_on_the_batch_or_its_order_or_the_samplers_beside_th
     logits = Logits(torch.randn(6, 300, generator=torch.Generator().manual_seed(0)))
     kinds = (Sampling(top_k=50, top_p=0.9), Sampling(temperature=0), Sampling(top_k=0, repetition_penalty=1.4))
     draws = [draw(row, position=row * 7, sampling=kinds[row % 3], seed=row % 2) for row in range(6)]
-    group = draw_tokens(logits, draws)
+    batched = draw_tokens(logits, draws)
     order = [4, 0, 5, 2, 1, 3]
-    assert draw_tokens(logits.rows(order), [draws[row] for row in order]) == [group[row] for row in order]
-    assert [draw_tokens(logits.rows([row]), [draws[row]])[0] for row in range(6)] == group
+    assert draw_tokens(logits.rows(order), [draws[row] for row in order]) == [batched[row] for row in order]
+    assert [draw_tokens(logits.rows([row]), [draws[row]])[0] for row in range(6)] == batched
 
 
 @pytest.mark.parametrize("varied", ["seed", "stream", "position"])

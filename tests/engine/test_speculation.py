@@ -130,9 +130,9 @@ def test_a_row_of_a_batch_is_what_it_is_alone_in_whatever_order(models: Models, 
     for each in sequences(7, sampling):
         run(models.target, [each], 1, proposer(1), 3)
         alone.append((each.generated, each.finish_reason))
-    group = sequences(7, sampling)
-    run(models.target, group, 4, proposer(4), 3)
-    assert outcome(group) == alone
+    batched = sequences(7, sampling)
+    run(models.target, batched, 4, proposer(4), 3)
+    assert outcome(batched) == alone
     backwards = sequences(7, sampling)
     run(models.target, backwards[::-1], 3, proposer(3), 3)
     assert outcome(backwards) == alone

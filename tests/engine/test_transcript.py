@@ -46,12 +46,12 @@ class Pieces:
 TOKENIZER = Tokenizer(Pieces(), SpecialTokens(bos_id=None, add_bos=False, stop_ids=frozenset()))
 
 
-def transcript(*tokens: int, stops: tuple[str, ...] = (), over: bool = True, group: bool = False) -> Transcript:
+def transcript(*tokens: int, stops: tuple[str, ...] = (), over: bool = True, batched: bool = False) -> Transcript:
     """A transcript of a prompt, "Once", and these tokens, which came one by one or together."""
     sequence = Request(0, (0,), Sampler(Sampling(), seed=0), Limits(99, 99, frozenset()))
     followed = Transcript(sequence, TOKENIZER, stops)
     for token in tokens:
-        if not group:
+        if not batched:
             followed.read()
         sequence.generated.append(token)
     if over:
@@ -80,11 +80,13 @@ def test_a_stop_string_that_the_last_piece_completes_is_not_shown() -> None:
 
 
 def test_tokens_that_came_after_a_stop_string_are_dropped() -> None:
-    one_by_one, group = (transcript(3, 4, 1, 2, 5, stops=("me u",), over=False, group=both) for both in (False, True))
-    assert group.text == " ti"
-    assert group.request.generated == [3, 4, 1, 2]
-    assert group.request.finish_reason == one_by_one.request.finish_reason == "stop"
-    assert group.text == one_by_one.text
+    one_by_one, batched = (
+        transcript(3, 4, 1, 2, 5, stops=("me u",), over=False, batched=both) for both in (False, True)
+    )
+    assert batched.text == " ti"
+    assert batched.request.generated == [3, 4, 1, 2]
+    assert batched.request.finish_reason == one_by_one.request.finish_reason == "stop"
+    assert batched.text == one_by_one.text
 
 
 def test_a_transcript_that_is_over_gives_its_last_text_once() -> None:

@@ -34,8 +34,8 @@ def answers(loaded: LoadedModel, *requests: GenerationRequest, batch_size: int =
 @pytest.mark.parametrize("sampling", [GREEDY, WIDE], ids=["greedy", "drawn"])
 def test_an_answer_does_not_depend_on_what_else_is_asked(sampling: Sampling, loaded: LoadedModel) -> None:
     requests = [GenerationRequest(prompt, ("\n\n",), 5 + n, sampling) for n, prompt in enumerate(PROMPTS * 2)]
-    group = answers(loaded, *requests, batch_size=3)
-    assert group == [answers(loaded, request)[0] for request in requests]
+    batched = answers(loaded, *requests, batch_size=3)
+    assert batched == [answers(loaded, request)[0] for request in requests]
 
 
 def test_drawn_answers_differ_by_sample_and_seed_and_are_the_same_again(loaded: LoadedModel) -> None:

@@ -82,9 +82,9 @@ def test_a_score_does_not_depend_on_company(backend: str) -> None:
     config, weights = weights_of("grouped heads, odd sizes", "float32", vocab_size=VOCAB_SIZE)
     model: Decoder = reference(config, weights) if backend == "reference" else native(config, weights, torch.float32)
     passages = mixture()
-    group = dict(scores(model, passages))
+    batched = dict(scores(model, passages))
     for number, passage in enumerate(passages):
-        assert dict(scores(model, [passage])) == {0: group[number]}
+        assert dict(scores(model, [passage])) == {0: batched[number]}
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "int8", "int4-32"])
@@ -92,9 +92,9 @@ def test_the_engine_scores_alike_in_any_company_however_weights_are_stored(stora
     config, weights = weights_of("grouped heads, odd sizes", storage, vocab_size=VOCAB_SIZE)
     model = native(config, weights, torch.bfloat16)
     passages = mixture()[:15]
-    group = dict(scores(model, passages))
+    batched = dict(scores(model, passages))
     for number, passage in enumerate(passages):
-        assert dict(scores(model, [passage])) == {0: group[number]}
+        assert dict(scores(model, [passage])) == {0: batched[number]}
 
 
 def test_what_passages_have_in_common_is_fed_once(monkeypatch: pytest.MonkeyPatch) -> None:

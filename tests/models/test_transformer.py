@@ -72,9 +72,9 @@ def test_a_batch_of_ragged_rows_equals_each_row_alone_bit_for_bit(shape: str, ti
             model.forward(history[row : row + 1, :start], batch, rows=slice(row, row + 1))
             model.forward(history[row : row + 1, :start], single)
         alone.append(model.logits(model.forward(tokens[row : row + 1], single)))
-    group = model.logits(model.forward(tokens, batch))
+    batched = model.logits(model.forward(tokens, batch))
 
-    assert torch.equal(group, torch.cat(alone))
+    assert torch.equal(batched, torch.cat(alone))
     assert batch.lengths == [start + time for start in starts]
 
 

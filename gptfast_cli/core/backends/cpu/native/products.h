@@ -202,9 +202,9 @@ static void dot_int4(const Matrix& m, const uint8_t* unit, const Input& x, float
         GF_UNROLL
         for (int i = 0; i < 4; i++) {
           prefetch(unit + PREFETCH + 64 * i);
-          __m512i for_each_token = _mm512_load_si512(unit + 64 * i);
-          low[i] = _mm512_and_si512(for_each_token, low_half);
-          high[i] = _mm512_and_si512(for_each_token, high_half);
+          __m512i packed = _mm512_load_si512(unit + 64 * i);
+          low[i] = _mm512_and_si512(packed, low_half);
+          high[i] = _mm512_and_si512(packed, high_half);
         }
         __m512 scale = load_bf16(scales + LANES * (g >> shift)).v;
         __m512 zero = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(zeros, 4 * g), _mm512_set1_epi32(15)));
