@@ -3,18 +3,18 @@
     PYTHONPATH=. python tests/speed/speculation.py [--alpha 0.8] [--draft-lengths 1,2,4,8] [--tokens 200] [--pairs 5]
     PYTHONPATH=. python tests/speed/speculation.py --bundled [--drafts tiny-draft,self:int8,ngram] [--tokens 200]
 
-`--bundled` runs `gptfast generate` with the bundled pair, the model itself and prompt lookup as drafts. Else target and
+`--bundled` takes the bundled pair, the model itself and prompt lookup as drafts. Else target and
 draft have random weights, the shape of TinyLlama-1.1B and 134 M parameters, and so never agree: the draft's tokens are
 exchanged, after all of its work, for those that the target will say, each with probability alpha.
 Every number is a median of runs that take turns; a speed-up is one of pairs, against plain decoding just before.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,13 +25,16 @@ from gptfast_cli.core.device import set_threads
 from gptfast_cli.core.drafts.candidates import SimulatedDraft
 from gptfast_cli.core.engine.build import ModelSource, RuntimeConfig, build
 from gptfast_cli.core.engine.engine import Engine
-from gptfast_cli.core.engine.load import RandomWeights
-from gptfast_cli.core.engine.request import Limits, Request
+from gptfast_cli.core.engine.load import LoadedModel, RandomWeights, load
+from gptfast_cli.core.engine.request import Limits, Request, Transcript
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampler, Sampling
 from gptfast_cli.core.engine.shapes import read_shape
 from gptfast_cli.core.engine.speculative.draft_length import AdaptiveDraftLength, DraftLengthPolicy, FixedDraftLength
+from gptfast_cli.core.engine.speculative.drafting import open_draft_model
+from gptfast_cli.core.engine.speculative.proposers import Proposer
 from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
+from gptfast_cli.core.engine.speculative.proposers.ngram import NGram
 from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.events import result_of
 from gptfast_cli.core.models.decoder import Decoder
@@ -43,8 +46,8 @@ CPU = torch.device("cpu")
 TARGET = "layers=22,dim=2048,heads=32,kv_heads=4,ffn=5632,vocab=32000"
 DRAFT = "layers=12,dim=768,heads=12,ffn=2048,vocab=32000"
 PROMPT = tuple(range(100, 200))
-PARTS = ("draft", "verify", "sample", "host")
 GREEDY = Sampling(temperature=0)
+OPENING = "Once upon a time"
 
 
 def main() -> int:
@@ -96,36 +99,70 @@ def main() -> int:
 
 
 def bundled(drafts: list[str], n_tokens: int, n_pairs: int) -> int:
-    """The bundled pair, through the command that a person types: speed-up over plain decoding, run by run."""
-    tell("| draft | k | temperature | tokens a round | speed-up | draft, verify, sample, host |")
+    """The bundled pair, in one process with both models loaded: speed-up over plain decoding, pair by pair.
+
+    Each run is what `gptfast generate` does once the models are loaded: a new engine and a policy that has seen
+    nothing, timed from the first token to the end, detokenisation included. The first row pairs plain with plain: the
+    spread of the machine.
+    """
+    settings = load_settings()
+    target = result_of(load("tiny", settings, RuntimeConfig()))
+    assert target.tokenizer is not None
+    prompt = tuple(target.tokenizer.encode(OPENING))
+    tell("| draft | k | temperature | tokens a round | runs with rounds | speed-up: median [quartiles] |")
     tell("|---|---|---|---|---|---|")
-    for draft in drafts:
-        for k in ("5", "auto"):
-            for temperature in ("0", "0.8"):
-                speedups, reports = [], []
+    for draft in ("none", *drafts):
+        proposer = _new_proposer(draft, target, 2 * n_tokens)
+        for k in ("auto",) if draft == "none" else ("5", "auto"):
+            for temperature in (0.0, 0.8):
+                speedups, taus = [], []
                 for seed in range(n_pairs):
-                    common = ("--temperature", temperature, "--seed", str(seed), "--max-new-tokens", str(n_tokens))
-                    runs = [common, (*common, "--draft", draft, "--speculate-k", k)]
-                    if seed % 2:  # neither is always first
-                        drafted, plain = generate(*runs[1]), generate(*runs[0])
-                    else:
-                        plain, drafted = generate(*runs[0]), generate(*runs[1])
-                    speedups.append(drafted["metrics"]["decode_tok_s"] / plain["metrics"]["decode_tok_s"])
-                    reports.append(drafted["speculation"])
-                taus = [report["tau"] for report in reports if report["tau"]]
+                    speculation = None
+                    if proposer is not None:
+                        policy: DraftLengthPolicy = AdaptiveDraftLength() if k == "auto" else FixedDraftLength(int(k))
+                        speculation = Speculation(proposer(), policy)
+                    sampler = Sampler(Sampling(temperature=temperature), seed)
+                    runs = {
+                        name: partial(
+                            _generate, target, Request(0, prompt, sampler, Limits(n_tokens, 2048, frozenset())), how
+                        )
+                        for name, how in (("plain", None), ("drafted", speculation))
+                    }
+                    order = ("plain", "drafted") if seed % 2 else ("drafted", "plain")  # neither is always first
+                    seconds = {name: runs[name]() for name in order}
+                    speedups.append(seconds["plain"] / seconds["drafted"])
+                    if speculation is not None and speculation.rounds.tau:
+                        taus.append(speculation.rounds.tau)
+                low, middle, high = statistics.quantiles(speedups, n=4)
                 tau = f"{statistics.median(taus):.2f}" if taus else "none"
-                shares = [statistics.median(report["shares"].get(part, 0) for report in reports) for part in PARTS]
-                spread = f"{statistics.median(speedups):.2f} [{min(speedups):.2f}..{max(speedups):.2f}]"
-                told = ", ".join(f"{share:.0%}" for share in shares) if taus else ""
-                tell(f"| {draft} | {k} | {temperature} | {tau} | {spread} | {told} |")
-    tell(f"\n{n_tokens} tokens; {machine()}")
+                gain = f"{middle:.3f} [{low:.3f}..{high:.3f}]"
+                tell(f"| {draft} | {k} | {temperature} | {tau} | {len(taus)} of {n_pairs} | {gain} |")
+    tell(f"\n{n_tokens} tokens, {n_pairs} pairs; {machine()}")
     return 0
 
 
-def generate(*options: str) -> Any:
-    """The document of a run of `gptfast generate`."""
-    command = [sys.executable, "-m", "gptfast_cli", "generate", "Once upon a time", "--ignore-eos", "--json", *options]
-    return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+def _new_proposer(draft: str, target: LoadedModel, n_tokens: int) -> Callable[[], Proposer] | None:
+    """Makes proposers of a kind that know no text yet; None for plain decoding."""
+    if draft == "none":
+        return None
+    if draft == "ngram":
+        return partial(NGram, 1)
+    opening = open_draft_model(draft, target, n_tokens=n_tokens, settings=load_settings(), runtime=RuntimeConfig())
+    model, _ = result_of(opening)
+    return partial(DraftModel, model, 1)
+
+
+def _generate(target: LoadedModel, request: Request, speculation: Speculation | None) -> float:
+    """Seconds from the first token of a request to its end."""
+    engine, transcript = Engine(Runner(target.model, 1), speculation), Transcript(request, target.tokenizer, ())
+    engine.submit(request)
+    while not request.generated:
+        result_of(engine.step())
+    began = time.perf_counter()
+    while engine.has_work:
+        result_of(engine.step())
+        list(transcript.follow())
+    return time.perf_counter() - began
 
 
 def tell(line: str) -> None:
