@@ -10,7 +10,6 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from gptfast_cli import __version__
 from gptfast_cli.commands import COMMANDS
 from gptfast_cli.commands.defaults import load_defaults
 from gptfast_cli.completion.answer import VARIABLE, answer_shell
@@ -38,6 +37,7 @@ from gptfast_cli.options import (
     UsedModelOption,
 )
 from gptfast_cli.render.failure import named, write_error
+from gptfast_cli.render.numbers import program_version
 from gptfast_cli.render.terminal import shows_escapes
 from gptfast_cli.tree import GptFastGroup, epilog_of, origin_of
 
@@ -80,12 +80,6 @@ def command_tree(*, plain: bool) -> typer.Typer:
     return tree
 
 
-def _print_version(value: bool) -> None:  # noqa: FBT001  # typer's signature of a callback
-    if value:
-        typer.echo(f"{PROGRAM} {__version__}")
-        raise typer.Exit
-
-
 def _root(
     context: typer.Context,
     *,
@@ -99,10 +93,10 @@ def _root(
         typer.Option("--show-settings", help="Print folders, environment variables and the settings file's values."),
     ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="With --list, --show or --show-settings: print one JSON document.")
+        bool, typer.Option("--json", help="With --list, --show, --show-settings or --version: print one JSON document.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+        bool, typer.Option("--version", help="Print version and commit, the version of PyTorch, and the backends.")
     ] = False,
     show_completion: Annotated[
         Shell | None,
@@ -111,7 +105,9 @@ def _root(
     debug: DebugOption = False,
 ) -> None:
     """Fast text generation on plain PyTorch, and a judge of draft models whose predictions are checked by real runs."""
-    if list_ or show_settings or (show, use, remove) != (None, None, None):
+    if version:
+        _write_version(json=json)
+    elif list_ or show_settings or (show, use, remove) != (None, None, None):
         _manage(list_=list_, show=show, use=use, remove=remove, yes=yes, json=json)
     elif show_completion is not None:
         typer.echo(SCRIPTS[show_completion], nl=False)
@@ -121,6 +117,21 @@ def _root(
         context.default_map = load_defaults(settings_file())
         return
     raise typer.Exit
+
+
+def _write_version(*, json: bool) -> None:
+    from gptfast_cli.core.versions import find_versions
+
+    versions = find_versions(load_settings())
+    if json:
+        from gptfast_cli.render.json import write_document
+
+        write_document("gptfast.version/1", versions, sys.stdout)
+        return
+    typer.echo(program_version(versions.gptfast, versions.commit))
+    typer.echo(f"torch {versions.torch or 'is not installed'}, Python {versions.python}")
+    for backend in versions.backends:
+        typer.echo(f"backend {backend.name}: {'' if backend.available else 'not available. '}{backend.state}")
 
 
 def _manage(*, list_: bool, show: str | None, use: str | None, remove: str | None, yes: bool, json: bool) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "gigabytes_per_second",
     "machine_line",
     "nats",
+    "program_version",
     "share",
     "size",
     "tokens_per_second",
@@ -76,8 +77,13 @@ def machine_line(about: "Environment") -> str:
     """The machine, the versions and the day of a measurement in one line."""
     threads = f"{about.threads} thread{'' if about.threads == 1 else 's'} of {about.cpu or 'a CPU'}"
     ranks = "" if about.ranks == 1 else f"{about.ranks} ranks, each on "
-    commit = f", commit {about.commit[:10]}{'-dirty' * about.commit.endswith('-dirty')}" if about.commit else ""
     return (
         f"{ranks}{about.gpu or threads}, {about.dtype} on {about.device}; torch {about.torch}, "
-        f"Python {about.python}, gptfast {about.gptfast}{commit}; {about.date[:10]}"
+        f"Python {about.python}, {program_version(about.gptfast, about.commit)}; {about.date[:10]}"
     )
+
+
+def program_version(version: str, commit: str | None) -> str:
+    """The program with its version and the first ten digits of its commit: `gptfast 0.1.0, commit 8fa64bd266-dirty`."""
+    known = f", commit {commit[:10]}{'-dirty' * commit.endswith('-dirty')}" if commit else ""
+    return f"gptfast {version}{known}"

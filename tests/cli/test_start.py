@@ -1,13 +1,20 @@
 """Help and version: everything is listed, and nothing slow is loaded."""
 
+import json
+import platform
 import shlex
 import time
+from importlib import metadata
 
 import pytest
 import typer
 
 from cli.command_line import CommandLine
+from gptfast_cli import __version__
 from gptfast_cli.app import command_tree
+from gptfast_cli.core.engine.build import BACKENDS
+from gptfast_cli.core.versions import find_commit
+from gptfast_cli.render.numbers import program_version
 
 COMMANDS = ["download", "convert", "quantize", "generate", "speculate", "eval", "bench"]
 QUICK = [["--help"], ["--version"], ["generate", "--help"], ["quantize", "--help"], ["bench", "--help"]]
@@ -74,6 +81,20 @@ def test_help_fits_the_terminal(gptfast: CommandLine, arguments: list[str], colu
 def test_the_bare_program_shows_its_help(gptfast: CommandLine) -> None:
     outcome = gptfast.run()
     assert outcome.returncode == 0 and b"Commands:" in outcome.stdout
+
+
+def test_version_prints_commit_torch_and_every_backend(gptfast: CommandLine) -> None:
+    first, second, *backends = gptfast.run("--version").stdout.decode().splitlines()
+    assert first == program_version(__version__, find_commit())
+    assert second == f"torch {metadata.version('torch')}, Python {platform.python_version()}"
+    assert [line.partition(":")[0] for line in backends] == [f"backend {name}" for name in BACKENDS]
+
+
+def test_version_is_a_json_document_too(gptfast: CommandLine) -> None:
+    document = json.loads(gptfast.run("--version", "--json").stdout)
+    assert list(document) == ["schema", "gptfast", "commit", "torch", "python", "backends"]
+    assert document["schema"] == "gptfast.version/1" and document["commit"] == find_commit()
+    assert [backend["name"] for backend in document["backends"]] == list(BACKENDS)
 
 
 @pytest.mark.parametrize("arguments", QUICK, ids=" ".join)

@@ -1,7 +1,6 @@
 """The environment of a measurement: CPU, memory, versions, clock and peak memory."""
 
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 import gptfast_cli
 from gptfast_cli.core.cpus import available_cpus
 from gptfast_cli.core.device import dtype_name, memory_bytes, peak_memory_bytes, reset_peak_memory, synchronize
+from gptfast_cli.core.versions import find_commit
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -54,14 +54,11 @@ def _text(file: Path) -> str:
         return ""
 
 
-_CHECKOUT = Path(gptfast_cli.__file__).parents[1]
-
-
 @dataclass(frozen=True, slots=True)
 class Environment:
     """Program, machine and date; None if unknown. It holds no host name, user name or path.
 
-    commit:           of the running checkout, with `-dirty` where files were changed
+    commit:           see `versions.find_commit`
     instruction_sets: of the CPU, as PyTorch reports them
     gpu:              name of the device; None for a CPU
     ranks:            processes that share the model
@@ -90,7 +87,7 @@ def environment(device: torch.device, dtype: torch.dtype, n_ranks: int = 1) -> E
     """The current environment, for a device and a compute dtype."""
     return Environment(
         gptfast=gptfast_cli.__version__,
-        commit=_commit(),
+        commit=find_commit(),
         python=platform.python_version(),
         torch=torch.__version__,
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -105,17 +102,6 @@ def environment(device: torch.device, dtype: torch.dtype, n_ranks: int = 1) -> E
         dtype=dtype_name(dtype),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _commit() -> str | None:
-    """Commit of the package's own checkout, not of a repository that it may be installed in."""
-    git = ["git", "--no-optional-locks", f"--git-dir={_CHECKOUT / '.git'}", f"--work-tree={_CHECKOUT}"]
-    describe = [*git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    try:
-        described = subprocess.run(describe, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described.stdout.strip() or None
 
 
 class PeakMemoryReader(Protocol):
