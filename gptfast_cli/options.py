@@ -1,11 +1,12 @@
 """Options that several commands share, each defined once: name, help, environment variable and completion.
 
-`DeviceOptions`, `EngineOptions` and `OutputOptions` are groups of them, which `tree.command` expands.
+The options of a help panel are the fields of a frozen dataclass, whose `panel` is the title; `tree.command` expands it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import typer
 
@@ -14,7 +15,7 @@ from gptfast_cli.core.cpus import most_threads
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.registry import plug_names
 from gptfast_cli.core.settings import load_settings
-from gptfast_cli.numbers import Integer, IntegerList, Integers, Number
+from gptfast_cli.numbers import LARGEST_INTEGER, LARGEST_SEED, Integer, IntegerList, Integers, Number
 
 MODEL_VARIABLE: Final = "GPTFAST_MODEL"
 """The variable that names the model where --model does not."""
@@ -102,36 +103,74 @@ def _complete_stored() -> list[str]:
     return [*stored, *cached_repos(settings.hf_cache), *(str(path) for path, _ in bucket_paths(settings.home))]
 
 
-def _complete_device() -> list[str]:
-    return ["auto", "cpu", "cuda", "mps"]
+def choices(*names: str) -> Callable[[], list[str]]:
+    """A completion of fixed names."""
+    return lambda: list(names)
 
 
-def complete_backend() -> list[str]:
-    """Names of the backends."""
-    return ["cpu", "reference"]
+complete_backend = choices("cpu", "reference")
+complete_dtype = choices("bfloat16", "float16", "float32")
+
+# kinds of options; `usual` describes a default that depends on something else
 
 
-def _complete_activations() -> list[str]:
-    return ["float"]
+def integer_option(
+    least: int,
+    help: str,  # noqa: A002  # typer's name
+    *flags: str,
+    most: int = LARGEST_INTEGER,
+    usual: str | None = None,
+    panel: str | None = None,
+) -> Any:  # noqa: ANN401  # typer's Option returns Any
+    """An option that takes a whole number."""
+    parser = Integer(least, most)
+    return typer.Option(
+        *flags, parser=parser, metavar="N", show_default=usual or True, rich_help_panel=panel, help=help
+    )
 
 
-def _complete_group_size() -> list[str]:
-    return ["32", "64", "128", "256"]
+def seed_option(help: str = "Random seed.", usual: str | None = None) -> Any:  # noqa: A002, ANN401
+    """--seed."""
+    return integer_option(0, help, "--seed", most=LARGEST_SEED, usual=usual)
 
 
-def complete_dtype() -> list[str]:
-    """Names of the dtypes to compute in."""
-    return ["bfloat16", "float16", "float32"]
+def number_option(parser: Number, metavar: str, help: str, *flags: str, usual: str | None = None) -> Any:  # noqa: A002, ANN401
+    """An option that takes a number in the range of the parser."""
+    return typer.Option(*flags, parser=parser, metavar=metavar, show_default=usual or True, help=help)
 
 
-def _complete_kv_dtype() -> list[str]:
-    return ["auto", "int8"]
+def path_option(metavar: Literal["FILE", "FOLDER"], help: str, usual: str | None = None) -> Any:  # noqa: A002, ANN401
+    """An option that takes a path, completed by the shell."""
+    complete = complete_file if metavar == "FILE" else complete_folder
+    return typer.Option(metavar=metavar, autocompletion=complete, show_default=usual or True, help=help)
 
 
-DebugOption = Annotated[
-    bool,
-    typer.Option("--debug", is_eager=True, callback=_set_debug, help="Print the traceback of an error."),
-]
+def group_size_option(panel: str | None = None) -> Any:  # noqa: ANN401
+    """--groupsize."""
+    return typer.Option(
+        "--groupsize",
+        parser=Integer(1),
+        metavar="N",
+        autocompletion=choices("32", "64", "128", "256"),
+        show_default="32, for schemes with groups",
+        rich_help_panel=panel,
+        help="Group size: weights that share a scale (32, 64, 128 or 256).",
+    )
+
+
+def scheme_option(tensor: str, panel: str | None = None) -> Any:  # noqa: ANN401
+    """--head or --embeddings."""
+    return typer.Option(
+        metavar="SCHEME",
+        autocompletion=complete_scheme,
+        show_default="int8, or plain with --mode plain",
+        rich_help_panel=panel,
+        help=f"Scheme of the {tensor}.",
+    )
+
+
+# the model, and the root's options about models
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -183,6 +222,10 @@ UsedModelOption = Annotated[
     str | None,
     typer.Option("--use", metavar="MODEL", autocompletion=complete_model, help="Make a model the current one."),
 ]
+DebugOption = Annotated[
+    bool,
+    typer.Option("--debug", is_eager=True, callback=_set_debug, help="Print the traceback of an error."),
+]
 
 # chat, for generate, speculate and eval
 
@@ -195,79 +238,41 @@ ChatOption = Annotated[
         help="Format the prompt as a user message with the chat template.",
     ),
 ]
-SystemOption = Annotated[str | None, typer.Option(metavar="TEXT", rich_help_panel=CHAT, help="System message.")]
-ChatTemplateOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|FILE",
-        autocompletion=complete_file,
-        show_default="the model's",
-        rich_help_panel=CHAT,
-        help="Chat template: the name of another one of the model, or a Jinja file.",
-    ),
-]
 
-# sampling, for generate and speculate
+
+@dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """The chat template and its system message."""
+
+    panel: ClassVar = CHAT
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")] = None
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            autocompletion=complete_file,
+            show_default="the model's",
+            help="Chat template: the name of another one of the model, or a Jinja file.",
+        ),
+    ] = None
+
+
+# truncation of the sampled distribution, for generate and speculate
 
 TopKOption = Annotated[
-    int,
-    typer.Option(
-        parser=Integer(), metavar="K", rich_help_panel=SAMPLING, help="Sample from the K most likely tokens; 0: off."
-    ),
+    int, typer.Option(parser=Integer(), metavar="K", help="Sample from the K most likely tokens; 0: off.")
 ]
+_ABOVE_0 = Number(0, 1, is_closed=False)
 TopPOption = Annotated[
-    float,
-    typer.Option(
-        parser=Number(0, 1, is_closed=False),
-        metavar="P",
-        rich_help_panel=SAMPLING,
-        help="Sample from the most likely tokens with total probability P; 1: off.",
-    ),
+    float, number_option(_ABOVE_0, "P", "Sample from the most likely tokens with total probability P; 1: off.")
 ]
 MinPOption = Annotated[
-    float,
-    typer.Option(
-        parser=Number(0, 1),
-        metavar="P",
-        rich_help_panel=SAMPLING,
-        help="Minimum probability of a token, relative to the most likely one; 0: off.",
-    ),
+    float, number_option(Number(0, 1), "P", "Minimum probability of a token, relative to the most likely one; 0: off.")
 ]
-
-# schemes of weights, for quantize and bench
-
-
-def group_size_option(panel: str | None = None) -> Any:  # noqa: ANN401  # typer's Option returns Any
-    """--groupsize, in a help panel."""
-    return typer.Option(
-        parser=Integer(1),
-        metavar="N",
-        autocompletion=_complete_group_size,
-        show_default="32, for schemes with groups",
-        rich_help_panel=panel,
-        help="Group size: weights that share a scale (32, 64, 128 or 256).",
-    )
-
-
-def scheme_option(tensor: str, panel: str | None = None) -> Any:  # noqa: ANN401
-    """--head or --embeddings, in a help panel."""
-    return typer.Option(
-        metavar="SCHEME",
-        autocompletion=complete_scheme,
-        show_default="int8, or plain with --mode plain",
-        rich_help_panel=panel,
-        help=f"Scheme of the {tensor}.",
-    )
-
 
 # checkpoints that are written, for convert and quantize
 
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER", autocompletion=complete_folder, show_default="the store", help="Folder of the new checkpoint."
-    ),
-]
+OutOption = Annotated[Path | None, path_option("FOLDER", "Folder of the new checkpoint.", usual="the store")]
 OverwriteOption = Annotated[bool, typer.Option("--force", help="Replace an existing checkpoint.")]
 
 # device, engine and output, for all commands that run a model
@@ -282,32 +287,20 @@ BatchSizesOption = Annotated[
         help="Batch sizes to measure: sequences decoded together.",
     ),
 ]
-CompileOption = Annotated[
-    bool,
-    typer.Option("--compile", rich_help_panel=SPEED, help="Compile the decode step; the first run takes a minute."),
-]
-CompilePrefillOption = Annotated[
-    bool, typer.Option("--compile-prefill", rich_help_panel=SPEED, help="Compile the prefill too.")
-]
 KvDtypeOption = Annotated[
     str,
     typer.Option(
         metavar="DTYPE",
         envvar="GPTFAST_KV_DTYPE",
-        autocompletion=_complete_kv_dtype,
+        autocompletion=choices("auto", "int8"),
         rich_help_panel=MACHINE,
         help="KV-cache dtype: int8, or auto (same as the compute dtype).",
     ),
 ]
 TpOption = Annotated[
     int | None,
-    typer.Option(
-        "--tp",
-        parser=Integer(1),
-        metavar="N",
-        show_default="1, or the ranks that torchrun started",
-        rich_help_panel=MACHINE,
-        help="Tensor parallelism over N processes.",
+    integer_option(
+        1, "Tensor parallelism over N processes.", usual="1, or the ranks that torchrun started", panel=MACHINE
     ),
 ]
 
@@ -316,13 +309,13 @@ TpOption = Annotated[
 class DeviceOptions:
     """The device, the compute dtype and the CPU threads."""
 
+    panel: ClassVar = MACHINE
     device: Annotated[
         str,
         typer.Option(
             metavar="DEVICE",
             envvar="GPTFAST_DEVICE",
-            autocompletion=_complete_device,
-            rich_help_panel=MACHINE,
+            autocompletion=choices("auto", "cpu", "cuda", "mps"),
             help="Device: auto, cpu, cuda or mps.",
         ),
     ] = "auto"
@@ -333,7 +326,6 @@ class DeviceOptions:
             envvar="GPTFAST_DTYPE",
             autocompletion=complete_dtype,
             show_default="the checkpoint's",
-            rich_help_panel=MACHINE,
             help="Compute dtype: bfloat16, float16 or float32.",
         ),
     ] = None
@@ -346,7 +338,6 @@ class DeviceOptions:
             metavar="N",
             envvar="GPTFAST_THREADS",
             show_default="all cores",
-            rich_help_panel=MACHINE,
             help="Number of CPU threads.",
         ),
     ] = None
@@ -356,6 +347,7 @@ class DeviceOptions:
 class EngineOptions:
     """The backend, and how it multiplies quantized weights."""
 
+    panel: ClassVar = MACHINE
     backend: Annotated[
         str | None,
         typer.Option(
@@ -363,7 +355,6 @@ class EngineOptions:
             envvar="GPTFAST_BACKEND",
             autocompletion=complete_backend,
             show_default="the fastest",
-            rich_help_panel=MACHINE,
             help="Backend: cpu (native engine) or reference (plain PyTorch).",
         ),
     ] = None
@@ -371,22 +362,34 @@ class EngineOptions:
         str | None,
         typer.Option(
             metavar="DTYPE",
-            autocompletion=_complete_activations,
+            autocompletion=choices("float"),
             show_default="8-bit where the CPU supports it",
-            rich_help_panel=MACHINE,
             help="float: keep the activations of quantized layers in floating point.",
         ),
     ] = None
 
 
 @dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """Which steps torch.compile compiles."""
+
+    panel: ClassVar = SPEED
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the decode step; the first run takes a minute.")
+    ] = False
+    compile_prefill: Annotated[bool, typer.Option("--compile-prefill", help="Compile the prefill too.")] = False
+
+    def engine(self, asked: EngineOptions) -> EngineOptions:
+        """The engine asked for, on the reference backend where it names none and torch.compile has work."""
+        is_reference = asked.backend is None and (self.compile or self.compile_prefill)
+        return replace(asked, backend="reference") if is_reference else asked
+
+
+@dataclass(frozen=True, slots=True)
 class OutputOptions:
     """What is printed: JSON, no notes, tracebacks of errors."""
 
-    json: Annotated[
-        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON document on stdout, nothing else.")
-    ] = False
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Print results and errors only.")
-    ] = False
+    panel: ClassVar = OUTPUT
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False
     debug: DebugOption = False

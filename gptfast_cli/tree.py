@@ -1,13 +1,14 @@
 """The command tree of typer with our help: groups of options, examples, and the origin of each option's value.
 
-A command is a function. Its parameters are options, or frozen dataclasses whose fields are options that several
-commands share (`RuntimeOptions`, `OutputOptions`): `command` expands these to single options for typer.
+A command is a function. Its parameters are options, or frozen dataclasses whose fields are the options of a help panel,
+such as `DeviceOptions`: `command` expands these to single options for typer.
 """
 
 import inspect
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -99,8 +100,13 @@ def _with_fields(function: Callable[..., None]) -> Callable[..., None]:
     for parameter in signature.parameters.values():
         if parameter.name in groups:
             parameters.extend(
-                inspect.Parameter(field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-                for field in fields(groups[parameter.name])
+                inspect.Parameter(
+                    field.name,
+                    parameter.KEYWORD_ONLY,
+                    default=field.default,
+                    annotation=_in_panel(field.type, parameter.annotation),
+                )
+                for field in fields(parameter.annotation)
             )
         else:
             parameters.append(parameter)
@@ -114,6 +120,14 @@ def _with_fields(function: Callable[..., None]) -> Callable[..., None]:
     expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return expanded
+
+
+def _in_panel(annotation: Any, group: Any) -> Any:  # noqa: ANN401  # annotations
+    """The annotation of an option, in the help panel of its group unless it has one of its own."""
+    kind, option = get_args(annotation)
+    option = copy(option)
+    option.rich_help_panel = option.rich_help_panel or getattr(group, "panel", None)
+    return Annotated[kind, option]
 
 
 def write_help(command: Any, context: Any, formatter: Any) -> None:  # noqa: ANN401  # typer's

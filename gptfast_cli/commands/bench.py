@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -38,8 +39,7 @@ from gptfast_cli.core.settings import load_settings
 from gptfast_cli.numbers import IntegerList
 from gptfast_cli.options import (
     BatchSizesOption,
-    CompileOption,
-    CompilePrefillOption,
+    CompileOptions,
     DeviceOptions,
     EngineOptions,
     KvDtypeOption,
@@ -98,8 +98,7 @@ def bench(
     link_bandwidth: LinkBandwidthOption = None,
     link_latency: LinkLatencyOption = None,
     efficiency: EfficiencyOption = None,
-    compile: CompileOption = False,  # noqa: A002  # the option's name, also in the settings file
-    compile_prefill: CompilePrefillOption = False,
+    compiled: CompileOptions,
     hardware: DeviceOptions,
     kv_dtype: KvDtypeOption = "auto",
     engine: EngineOptions,
@@ -138,7 +137,7 @@ def bench(
                 allocation=allocation if flags.keys() & set(_OF_A_SHAPE) or mode != "plain" else None,
                 tps=tps or (1,),
                 cases=cases,
-                runtime=RuntimeConfig(hardware.device, hardware.dtype, hardware.threads, kv_dtype=kv_dtype),
+                runtime=RuntimeConfig(**asdict(hardware), kv_dtype=kv_dtype),
                 hardware=HardwareOptions(device_bandwidth, device_memory, link_bandwidth, link_latency),
                 efficiency=efficiency,
             )
@@ -150,15 +149,9 @@ def bench(
                 arch=arch,
                 allocation=allocation,
                 runtime=RuntimeConfig(
-                    hardware.device,
-                    hardware.dtype,
-                    hardware.threads,
-                    engine.backend or ("reference" if compile or compile_prefill else None),  # torch.compile
-                    engine.activations,
-                    kv_dtype=kv_dtype,
-                    group=group,
+                    **asdict(hardware), **asdict(compiled.engine(engine)), kv_dtype=kv_dtype, group=group
                 ),
-                compiling=Compiling(decode=compile, prefill=compile_prefill),
+                compiling=Compiling(compiled.compile, compiled.compile_prefill),
                 cases=cases,
                 tps=tps,
                 n_rounds=reps,
@@ -168,12 +161,13 @@ def bench(
     if plan is not None:
         _write_plan(planned, json=printing.json)
         return
-    _write(measured, written)
+    write_bench(measured, written)
     if code := exit_code(measured):
         raise typer.Exit(code)
 
 
-def _write(bench: "Bench", written: str | None) -> None:
+def write_bench(bench: "Bench", written: str | None) -> None:
+    """Write it in a format of `--output`; None: a table."""
     if written is None:
         from gptfast_cli.render.bench import write_table
 

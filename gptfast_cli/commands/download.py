@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from gptfast_cli.core.settings import check_hub_environment, load_settings
-from gptfast_cli.numbers import Integer
-from gptfast_cli.options import OutputOptions, complete_folder
+from gptfast_cli.options import OutputOptions, integer_option, path_option
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.progress import progress_view, show
 from gptfast_cli.tree import command
@@ -38,16 +37,9 @@ def download(
     exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Files to skip; repeatable.")] = None,
     local_dir: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            autocompletion=complete_folder,
-            show_default="the Hugging Face cache; for S3, GPTFAST_HOME",
-            help="Folder for the files.",
-        ),
+        path_option("FOLDER", "Folder for the files.", usual="the Hugging Face cache; for S3, GPTFAST_HOME"),
     ] = None,
-    max_workers: Annotated[
-        int, typer.Option(metavar="N", parser=Integer(1, 64), help="Number of concurrent downloads.")
-    ] = 8,
+    max_workers: Annotated[int, integer_option(1, "Number of concurrent downloads.", most=64)] = 8,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print files, sizes, free disk space and memory needed; fetch nothing.")
     ] = False,

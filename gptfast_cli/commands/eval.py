@@ -1,44 +1,39 @@
 """`gptfast eval`: accuracy on tasks, perplexity of a text, and KL divergence from another model."""
 
 import sys
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import typer
 
 from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 from gptfast_cli.core.settings import load_settings
-from gptfast_cli.numbers import LARGEST_SEED, Integer, Number
+from gptfast_cli.numbers import Number
 from gptfast_cli.options import (
-    ChatTemplateOption,
     DeviceOptions,
     EngineOptions,
     KvDtypeOption,
     ModelArgument,
     ModelOption,
     OutputOptions,
-    SystemOption,
+    TemplateOptions,
     TpOption,
+    choices,
     complete_backend,
     complete_dtype,
-    complete_file,
-    complete_folder,
     complete_model,
+    integer_option,
     model_given,
+    number_option,
+    path_option,
+    seed_option,
 )
 from gptfast_cli.render.progress import progress_view, show
 from gptfast_cli.tree import GptFastCommand, command
 
-_TASKS = "Tasks"
-_TEXT = "Perplexity"
-_AGAINST = "Comparison with a reference model"
-_BUNDLED = ("bundled", "bundled-choice", "bundled-cloze", "bundled-sums")
 _TAKES_WORDS: Final = "--tasks"
-
-
-def _complete_task() -> list[str]:
-    return list(_BUNDLED)
 
 
 def _complete_protocol() -> list[str]:
@@ -64,6 +59,98 @@ def joined(arguments: list[str]) -> list[str]:
     return [*arguments[:first], *words, *arguments[end:]]
 
 
+@dataclass(frozen=True, slots=True)
+class QuestionOptions:
+    """Tasks, their questions, and where results go."""
+
+    panel: ClassVar = "Tasks"
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks",
+            metavar="NAME...",
+            autocompletion=choices("bundled", "bundled-choice", "bundled-cloze", "bundled-sums"),
+            show_default="the bundled ones",
+            help="Tasks, groups or patterns, separated by spaces or commas.",
+        ),
+    ] = None
+    limit: Annotated[
+        float | None,
+        number_option(
+            Number(is_closed=False),
+            "N",
+            "Maximum number of questions of each task, or their share if below 1.",
+            usual="all",
+        ),
+    ] = None
+    num_fewshot: Annotated[
+        int | None, integer_option(0, "Number of solved examples before each question.", usual="the task's")
+    ] = None
+    include_path: Annotated[
+        Path | None, path_option("FOLDER", "Folder of further tasks, as YAML of lm-evaluation-harness.")
+    ] = None
+    output_path: Annotated[
+        Path | None,
+        path_option("FOLDER", "Folder for results and samples, in the layout of lm-evaluation-harness."),
+    ] = None
+    batch_size: Annotated[int, integer_option(1, "Batch size: sequences evaluated together.")] = 8
+    seed: Annotated[int, seed_option("Random seed of few-shot examples and sampled answers.")] = 1234
+    chat: Annotated[bool, typer.Option("--chat/--no-chat", help="Format questions with the chat template.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class PerplexityOptions:
+    """A text and its windows."""
+
+    panel: ClassVar = "Perplexity"
+    text: Annotated[Path | None, path_option("FILE", "Measure the perplexity of this text.")] = None
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROTOCOL",
+            autocompletion=_complete_protocol,
+            show_default="llamacpp-512",
+            help="Windows of the text: gptq-2048, llamacpp-512, lm-eval-word or stride-512; other sizes work too.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceOptions:
+    """The reference model, and how it runs; the fields are those of AgainstOptions."""
+
+    panel: ClassVar = "Comparison with a reference model"
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            autocompletion=complete_model,
+            help="Reference model: measure KL divergence from it, on --text or the bundled text.",
+        ),
+    ] = None
+    against_dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            autocompletion=complete_dtype,
+            show_default="--dtype",
+            help="Compute dtype of the reference.",
+        ),
+    ] = None
+    against_backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BACKEND",
+            autocompletion=complete_backend,
+            show_default="--backend",
+            help="Backend of the reference.",
+        ),
+    ] = None
+    against_batch_size: Annotated[
+        int | None, integer_option(1, "Batch size of the reference.", usual="--batch-size")
+    ] = None
+
+
 @command(
     "eval",
     "gptfast eval tiny --tasks bundled-cloze --limit 20",
@@ -76,137 +163,10 @@ def evaluate(
     model_argument: ModelArgument = None,
     *,
     model: ModelOption = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            "--tasks",
-            metavar="NAME...",
-            autocompletion=_complete_task,
-            show_default="the bundled ones",
-            rich_help_panel=_TASKS,
-            help="Tasks, groups or patterns, separated by spaces or commas.",
-        ),
-    ] = None,
-    limit: Annotated[
-        float | None,
-        typer.Option(
-            parser=Number(is_closed=False),
-            metavar="N",
-            show_default="all",
-            rich_help_panel=_TASKS,
-            help="Maximum number of questions of each task, or their share if below 1.",
-        ),
-    ] = None,
-    num_fewshot: Annotated[
-        int | None,
-        typer.Option(
-            parser=Integer(),
-            metavar="N",
-            show_default="the task's",
-            rich_help_panel=_TASKS,
-            help="Number of solved examples before each question.",
-        ),
-    ] = None,
-    include_path: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            autocompletion=complete_folder,
-            rich_help_panel=_TASKS,
-            help="Folder of further tasks, as YAML of lm-evaluation-harness.",
-        ),
-    ] = None,
-    output_path: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            autocompletion=complete_folder,
-            rich_help_panel=_TASKS,
-            help="Folder for results and samples, in the layout of lm-evaluation-harness.",
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            parser=Integer(1),
-            metavar="N",
-            rich_help_panel=_TASKS,
-            help="Batch size: sequences evaluated together.",
-        ),
-    ] = 8,
-    seed: Annotated[
-        int,
-        typer.Option(
-            parser=Integer(0, LARGEST_SEED),
-            metavar="N",
-            rich_help_panel=_TASKS,
-            help="Random seed of few-shot examples and sampled answers.",
-        ),
-    ] = 1234,
-    chat: Annotated[
-        bool,
-        typer.Option("--chat/--no-chat", rich_help_panel=_TASKS, help="Format questions with the chat template."),
-    ] = False,
-    system: SystemOption = None,
-    chat_template: ChatTemplateOption = None,
-    text: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            autocompletion=complete_file,
-            rich_help_panel=_TEXT,
-            help="Measure the perplexity of this text.",
-        ),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PROTOCOL",
-            autocompletion=_complete_protocol,
-            show_default="llamacpp-512",
-            rich_help_panel=_TEXT,
-            help="Windows of the text: gptq-2048, llamacpp-512, lm-eval-word or stride-512; other sizes work too.",
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            autocompletion=complete_model,
-            rich_help_panel=_AGAINST,
-            help="Reference model: measure KL divergence from it, on --text or the bundled text.",
-        ),
-    ] = None,
-    against_dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE",
-            autocompletion=complete_dtype,
-            show_default="--dtype",
-            rich_help_panel=_AGAINST,
-            help="Compute dtype of the reference.",
-        ),
-    ] = None,
-    against_backend: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BACKEND",
-            autocompletion=complete_backend,
-            show_default="--backend",
-            rich_help_panel=_AGAINST,
-            help="Backend of the reference.",
-        ),
-    ] = None,
-    against_batch_size: Annotated[
-        int | None,
-        typer.Option(
-            parser=Integer(1),
-            metavar="N",
-            show_default="--batch-size",
-            rich_help_panel=_AGAINST,
-            help="Batch size of the reference.",
-        ),
-    ] = None,
+    asked: QuestionOptions,
+    template: TemplateOptions,
+    perplexity: PerplexityOptions,
+    reference: ReferenceOptions,
     hardware: DeviceOptions,
     kv_dtype: KvDtypeOption = "auto",
     tp: TpOption = None,
@@ -219,16 +179,14 @@ def evaluate(
     Results go to stdout, everything else to stderr. Ctrl-C keeps the results so far; tasks resume from there when the
     command is repeated.
     """
-    _check_together({"--protocol": protocol}, text, "--text FILE")
-    _check_together(
-        {
-            "--against-dtype": against_dtype,
-            "--against-backend": against_backend,
-            "--against-batch-size": against_batch_size,
-        },
-        against,
-        "--against MODEL",
-    )
+    text = perplexity.text
+    _check_together({"--protocol": perplexity.protocol}, text, "--text FILE")
+    of_reference = {
+        "--against-dtype": reference.against_dtype,
+        "--against-backend": reference.against_backend,
+        "--against-batch-size": reference.against_batch_size,
+    }
+    _check_together(of_reference, reference.against, "--against MODEL")
     group = context.with_resource(ranks(tp))
     with progress_view(sys.stderr, quiet=printing.quiet) as show_progress:
         from gptfast_cli.core.engine.build import RuntimeConfig
@@ -242,29 +200,19 @@ def evaluate(
         request = EvalRequest(
             settings=load_settings(),
             model=model_given(context, model_argument, model),
-            runtime=RuntimeConfig(
-                hardware.device,
-                hardware.dtype,
-                hardware.threads,
-                engine.backend,
-                engine.activations,
-                kv_dtype=kv_dtype,
-                group=group,
-            ),
+            runtime=RuntimeConfig(**asdict(hardware), **asdict(engine), kv_dtype=kv_dtype, group=group),
             tasks=TaskOptions(
-                names=_names(tasks),
-                limit=limit,
-                n_shots=num_fewshot,
-                include_path=include_path,
-                chat=ChatOptions(chat, system, chat_template),
-                output_path=output_path,
-                batch_size=batch_size,
-                seed=seed,
+                names=_names(asked.tasks),
+                limit=asked.limit,
+                n_shots=asked.num_fewshot,
+                include_path=asked.include_path,
+                chat=ChatOptions(asked.chat, template.system, template.chat_template),
+                output_path=asked.output_path,
+                batch_size=asked.batch_size,
+                seed=asked.seed,
             ),
-            text=None if text is None else TextOptions(text, protocol or DEFAULT_PROTOCOL),
-            against=None
-            if against is None
-            else AgainstOptions(against, against_dtype, against_backend, against_batch_size),
+            text=None if text is None else TextOptions(text, perplexity.protocol or DEFAULT_PROTOCOL),
+            against=None if reference.against is None else AgainstOptions(*astuple(reference)),
         )
         evaluation = show(run(request), show_progress)
     if printing.json:

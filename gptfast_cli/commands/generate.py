@@ -6,60 +6,41 @@ Three modes share the options: one prompt, a file of prompts (--prompts-file), a
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import typer
 
-from gptfast_cli.commands.generate_options import (
-    BatchSizeOption,
-    DraftOption,
-    IgnoreEosOption,
-    InteractiveOption,
-    LogprobsOption,
-    MaxContextOption,
-    MaxNewTokensOption,
-    NumSamplesOption,
-    OutputOption,
-    ProfileOption,
-    PromptArgument,
-    PromptCacheOption,
-    PromptFileOption,
-    PromptIdsOption,
-    PromptLengthOption,
-    PromptsFileOption,
-    RepetitionPenaltyOption,
-    ReplicasOption,
-    SeedOption,
-    ShowPromptOption,
-    SpeculateKOption,
-    StopOption,
-    TemperatureOption,
-    UnorderedOption,
-    VerifyWeightsOption,
-)
-from gptfast_cli.commands.prompt import PromptSources, shared_prompt
+from gptfast_cli.commands.prompt import DEFAULT, PromptSources, shared_prompt
 from gptfast_cli.commands.ranks import is_sharded, ranks
 from gptfast_cli.core.engine.speculative.draft_length import DEFAULT_DRAFT_LENGTH, DraftOptions, parse_draft_length
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 from gptfast_cli.core.settings import load_settings
+from gptfast_cli.numbers import Integer, IntegerOrAuto, Number
 from gptfast_cli.options import (
+    CHAT,
+    MACHINE,
+    SAMPLING,
+    SPEED,
     ChatOption,
-    ChatTemplateOption,
-    CompileOption,
-    CompilePrefillOption,
+    CompileOptions,
     DeviceOptions,
     EngineOptions,
     KvDtypeOption,
     MinPOption,
     ModelOption,
     OutputOptions,
-    SystemOption,
+    TemplateOptions,
     TopKOption,
     TopPOption,
     TpOption,
+    complete_draft_or_advice,
+    integer_option,
     is_given,
+    number_option,
+    path_option,
+    seed_option,
 )
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.progress import View, nothing, progress_view, show
@@ -70,9 +51,135 @@ if TYPE_CHECKING:
     from gptfast_cli.core.jobs.generate import GenerateRequest
     from gptfast_cli.core.jobs.generate_batch import BatchRequest
 
+PromptArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PROMPT",
+        show_default=DEFAULT,
+        help="Text to continue, or message to a chat model; -: read stdin. A piped stdin is read without it.",
+    ),
+]
+InteractiveOption = Annotated[
+    bool, typer.Option("--interactive", rich_help_panel=CHAT, help="Chat turn by turn, reusing the KV cache.")
+]
+VerifyWeightsOption = Annotated[
+    bool,
+    typer.Option("--verify-weights", rich_help_panel=MACHINE, help="Check the SHA-256 of the weights before loading."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """A single prompt from elsewhere than the argument."""
+
+    panel: ClassVar = "Prompt"
+    prompt_file: Annotated[Path | None, path_option("FILE", "Text file of the prompt.")] = None
+    prompt_ids: Annotated[str | None, typer.Option(metavar="1,2,3", help="Prompt as token ids.")] = None
+    prompt_length: Annotated[int | None, integer_option(1, "Synthetic prompt of N tokens, for timing.")] = None
+    prompt_cache: Annotated[
+        Path | None,
+        path_option("FILE", "Save the KV cache of the prompt to this file, and reuse it in later runs."),
+    ] = None
+    show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Show the prompt after the chat template.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """A file of prompts and the file of their answers."""
+
+    panel: ClassVar = "File of prompts"
+    prompts_file: Annotated[Path | None, path_option("FILE", "JSON-lines file of prompts; answers are JSON lines.")] = (
+        None
+    )
+    output: Annotated[
+        Path | None,
+        path_option(
+            "FILE", "File of the answers; an interrupted run resumes when the command is repeated.", usual="stdout"
+        ),
+    ] = None
+    unordered: Annotated[bool, typer.Option("--unordered", help="Write answers as they finish, not in file order.")] = (
+        False
+    )
+    replicas: Annotated[
+        int | None,
+        integer_option(1, "Data parallelism: N processes, each with one GPU or a part of the cores.", usual="none"),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class LengthOptions:
+    """When an answer ends, how many there are, and how many are decoded together."""
+
+    panel: ClassVar = "Length and number of samples"
+    max_new_tokens: Annotated[int, integer_option(1, "Maximum number of new tokens.", "--max-new-tokens", "-n")] = 200
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text or special token; repeatable.")
+    ] = None
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Continue after end-of-sequence tokens.")] = False
+    max_context: Annotated[
+        int | None, integer_option(1, "Maximum context length in tokens, prompt included.", usual="the model's")
+    ] = None
+    num_samples: Annotated[int, integer_option(1, "Number of samples of the prompt.")] = 1
+    batch_size: Annotated[
+        int | None,
+        integer_option(1, "Maximum batch size: samples decoded together.", usual="all samples; 8 for a file"),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """How tokens are sampled, and what is reported of their probabilities."""
+
+    panel: ClassVar = SAMPLING
+    temperature: Annotated[
+        float, number_option(Number(), "T", "Sampling temperature; 0: greedy.", "--temperature", "--temp")
+    ] = 0.8
+    top_k: TopKOption = 200
+    top_p: TopPOption = 1.0
+    min_p: MinPOption = 0.0
+    repetition_penalty: Annotated[
+        float,
+        number_option(Number(is_closed=False), "R", "Repetition penalty; 1: off, above 1: less repetition."),
+    ] = 1.0
+    seed: Annotated[
+        int | None,
+        seed_option("Random seed; the same seed gives the same text on the same backend.", usual="random"),
+    ] = None
+    logprobs: Annotated[
+        int | None,
+        integer_option(0, "Log-probabilities of each token and of the N most likely ones; requires --json."),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedOptions:
+    """Profile and speculative decoding."""
+
+    panel: ClassVar = SPEED
+    profile: Annotated[Path | None, path_option("FILE", "Write a profiler trace for Perfetto: .json or .json.gz.")] = (
+        None
+    )
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DRAFT",
+            autocompletion=complete_draft_or_advice,
+            help="Speculative decoding with a smaller MODEL, self:int8, ngram, or auto (from speculate --save-advice).",
+        ),
+    ] = None
+    speculate_k: Annotated[
+        str,
+        typer.Option(
+            parser=IntegerOrAuto(Integer()),
+            metavar="N",
+            help="Draft length: drafted tokens a round, or auto (adaptive).",
+        ),
+    ] = str(DEFAULT_DRAFT_LENGTH)
+
+
 _ONE_PROMPT, _TALK, _FILE = "one prompt", "--interactive", "--prompts-file"
-_OF_ONE_PROMPT = ("prompt_file", "prompt_ids", "prompt_length", "prompt_cache", "show_prompt", "profile")
-_OF_A_FILE = ("prompts_file", "output", "unordered", "replicas")
+_OF_ONE_PROMPT = (*(field.name for field in fields(PromptOptions)), "profile")
+_OF_A_FILE = tuple(field.name for field in fields(FileOptions))
 _UNEXPECTED: Final = {
     _ONE_PROMPT: _OF_A_FILE,
     _TALK: (*_OF_ONE_PROMPT, *_OF_A_FILE, "num_samples", "batch_size", "logprobs", "json"),
@@ -91,38 +198,16 @@ def generate(
     context: typer.Context,
     prompt: PromptArgument = None,
     *,
-    prompt_file: PromptFileOption = None,
-    prompt_ids: PromptIdsOption = None,
-    prompt_length: PromptLengthOption = None,
-    prompt_cache: PromptCacheOption = None,
-    show_prompt: ShowPromptOption = False,
+    single: PromptOptions,
     model: ModelOption = None,
     chat: ChatOption = None,
-    system: SystemOption = None,
-    chat_template: ChatTemplateOption = None,
+    template: TemplateOptions,
     interactive: InteractiveOption = False,
-    prompts_file: PromptsFileOption = None,
-    output: OutputOption = None,
-    unordered: UnorderedOption = False,
-    replicas: ReplicasOption = None,
-    max_new_tokens: MaxNewTokensOption = 200,
-    stop: StopOption = None,
-    ignore_eos: IgnoreEosOption = False,
-    max_context: MaxContextOption = None,
-    num_samples: NumSamplesOption = 1,
-    batch_size: BatchSizeOption = None,
-    temperature: TemperatureOption = 0.8,
-    top_k: TopKOption = 200,
-    top_p: TopPOption = 1.0,
-    min_p: MinPOption = 0.0,
-    repetition_penalty: RepetitionPenaltyOption = 1.0,
-    seed: SeedOption = None,
-    logprobs: LogprobsOption = None,
-    compile: CompileOption = False,  # noqa: A002  # the option's name, also in the settings file
-    compile_prefill: CompilePrefillOption = False,
-    profile: ProfileOption = None,
-    draft: DraftOption = None,
-    speculate_k: SpeculateKOption = str(DEFAULT_DRAFT_LENGTH),
+    file: FileOptions,
+    length: LengthOptions,
+    sampling: SamplingOptions,
+    compiled: CompileOptions,
+    speed: SpeedOptions,
     hardware: DeviceOptions,
     kv_dtype: KvDtypeOption = "auto",
     tp: TpOption = None,
@@ -134,20 +219,21 @@ def generate(
 
     The text goes to stdout, everything else to stderr. Ctrl-C keeps the text so far and reports its speed.
     """
-    mode = _TALK if interactive else _FILE if prompts_file is not None else _ONE_PROMPT
+    mode = _TALK if interactive else _FILE if file.prompts_file is not None else _ONE_PROMPT
     _refuse_unexpected(context, mode)
-    if draft is None and is_given(context, "speculate_k"):
+    has_draft_length = is_given(context, "speculate_k")
+    if speed.draft is None and has_draft_length:
         hint = "Add --draft DRAFT: a smaller model, self:int8, ngram or auto."
         raise UsageError("--speculate-k requires --draft.", hint)
-    if mode == _ONE_PROMPT and logprobs is not None and not printing.json:
+    if mode == _ONE_PROMPT and sampling.logprobs is not None and not printing.json:
         raise UsageError("--logprobs requires --json.", "Add --json.")
-    if output is not None and printing.json:
+    if file.output is not None and printing.json:
         raise UsageError("--json and --output exclude each other.", "Leave out one of them.")
     if is_sharded(tp):
-        _refuse_sharded({_TALK: interactive, "--replicas": replicas})
+        _refuse_sharded({_TALK: interactive, "--replicas": file.replicas})
     group = context.with_resource(ranks(tp))
     if mode == _ONE_PROMPT:
-        sources = PromptSources(prompt, prompt_file, prompt_ids, prompt_length)
+        sources = PromptSources(prompt, single.prompt_file, single.prompt_ids, single.prompt_length)
         source = shared_prompt(sources, group)
     with progress_view(sys.stderr, quiet=printing.quiet):  # PyTorch takes a while to load
         from gptfast_cli.core.engine.build import RuntimeConfig
@@ -157,67 +243,58 @@ def generate(
         from gptfast_cli.core.engine.sampling import Sampling
 
     settings = load_settings()
-    backend = engine.backend or ("reference" if compile or compile_prefill else None)  # torch.compile
-    runtime = RuntimeConfig(
-        hardware.device,
-        hardware.dtype,
-        hardware.threads,
-        backend,
-        engine.activations,
-        verify_weights,
-        kv_dtype,
-        group,
-    )
+    engine = compiled.engine(engine)
+    runtime = RuntimeConfig(**asdict(hardware), **asdict(engine), verify=verify_weights, kv_dtype=kv_dtype, group=group)
     options = GenerationOptions(
-        sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty),
-        max_new_tokens=max_new_tokens,
-        stop=tuple(stop or ()),
-        ignore_eos=ignore_eos,
-        num_samples=num_samples,
-        n_logprobs=logprobs,
-        seed=seed,
-        max_context=max_context,
-        batch_size=batch_size,
-        chat=ChatOptions(chat, system, chat_template),
-        drafting=_draft_options(draft, speculate_k, is_length_given=is_given(context, "speculate_k")),
-        compiling=Compiling(decode=compile, prefill=compile_prefill),
+        sampling=Sampling(
+            sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.repetition_penalty
+        ),
+        max_new_tokens=length.max_new_tokens,
+        stop=tuple(length.stop or ()),
+        ignore_eos=length.ignore_eos,
+        num_samples=length.num_samples,
+        n_logprobs=sampling.logprobs,
+        seed=sampling.seed,
+        max_context=length.max_context,
+        batch_size=length.batch_size,
+        chat=ChatOptions(chat, template.system, template.chat_template),
+        drafting=None
+        if speed.draft is None
+        else DraftOptions(speed.draft, parse_draft_length(speed.speculate_k), has_draft_length),
+        compiling=Compiling(compiled.compile, compiled.compile_prefill),
     )
     if mode == _TALK:
         from gptfast_cli.commands.interactive import interact
         from gptfast_cli.core.jobs.chat import ChatRequest
 
         interact(ChatRequest(settings, model, runtime, options), prompt, quiet=printing.quiet)
-    elif prompts_file is not None:
+    elif file.prompts_file is not None:
         from gptfast_cli.core.jobs.generate_batch import BatchRequest
 
         batch_request = BatchRequest(
-            prompts=prompts_file,
+            prompts=file.prompts_file,
             settings=settings,
             model=model,
             runtime=runtime,
             options=options,
-            output=output,
-            in_order=not unordered,
+            output=file.output,
+            in_order=not file.unordered,
         )
-        _generate_batch(batch_request, replicas, quiet=printing.quiet)
+        _generate_batch(batch_request, file.replicas, quiet=printing.quiet)
     else:
         from gptfast_cli.core.jobs.generate import GenerateRequest
 
         request = GenerateRequest(
             prompt=source,
-            prompt_length=prompt_length,
-            prompt_cache=prompt_cache,
-            show_prompt=show_prompt,
+            prompt_length=single.prompt_length,
+            prompt_cache=single.prompt_cache,
+            show_prompt=single.show_prompt,
             settings=settings,
             model=model,
             runtime=runtime,
             options=options,
         )
-        _generate_one(request, profile if group.rank == 0 else None, printing)
-
-
-def _draft_options(draft: str | None, speculate_k: str, *, is_length_given: bool) -> DraftOptions | None:
-    return None if draft is None else DraftOptions(draft, parse_draft_length(speculate_k), is_length_given)
+        _generate_one(request, speed.profile if group.rank == 0 else None, printing)
 
 
 def _generate_one(request: "GenerateRequest", profile: Path | None, printing: OutputOptions) -> None:

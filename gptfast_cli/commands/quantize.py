@@ -2,15 +2,16 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.quantize import modes, read_mode, roundings_by_name
 from gptfast_cli.core.settings import load_settings
-from gptfast_cli.numbers import Integer, Number
+from gptfast_cli.numbers import Number
 from gptfast_cli.options import (
     DeviceOptions,
     ModelArgument,
@@ -21,16 +22,18 @@ from gptfast_cli.options import (
     complete_file,
     complete_scheme,
     group_size_option,
+    integer_option,
     is_given,
     model_given,
+    number_option,
+    path_option,
     scheme_option,
 )
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.progress import progress_view, show
 from gptfast_cli.tree import command
 
-_LAYERS = "Schemes layer by layer"
-_CALIBRATION = "Calibration, for gptq and targets"
+_POSITIVE = Number(is_closed=False)
 
 
 def _complete_mode() -> list[str]:
@@ -43,6 +46,60 @@ def _complete_rounding() -> list[str]:
 
 def _complete_calibration(incomplete: str) -> list[str | tuple[str, str]]:
     return ["bundled", *complete_file(incomplete)]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOptions:
+    """Schemes of single layers, or a target that chooses them."""
+
+    panel: ClassVar = "Schemes layer by layer"
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEMES", show_default="--mode for all", help="Schemes of single layers: 0-3=int8,*=int4."
+        ),
+    ] = None
+    target_size: Annotated[
+        float | None,
+        number_option(
+            _POSITIVE, "GB", "Choose schemes with the least loss for which the weights take at most this many GB."
+        ),
+    ] = None
+    target_kld: Annotated[
+        float | None,
+        number_option(
+            _POSITIVE,
+            "NATS",
+            "Choose the smallest schemes for which the mean KL divergence is at most this many nats.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class LearningOptions:
+    """Calibration text and GPTQ; the fields are those of CalibrationOptions."""
+
+    panel: ClassVar = "Calibration, for gptq and targets"
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", autocompletion=_complete_calibration, show_default="bundled", help="Calibration text."
+        ),
+    ] = None
+    calibration_tasks: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Calibrate on tasks of lm_eval, such as wikitext.")
+    ] = None
+    calibration_limit: Annotated[
+        int | None, integer_option(1, "Maximum number of calibration sequences.", usual="12 tokens a column")
+    ] = None
+    calibration_seq_length: Annotated[
+        int | None, integer_option(2, "Tokens of a calibration sequence; longer texts are split.", usual="512")
+    ] = None
+    percdamp: Annotated[
+        float | None,
+        number_option(_POSITIVE, "SHARE", "Damping of the Hessian, relative to its mean diagonal.", usual="0.01"),
+    ] = None
+    blocksize: Annotated[int | None, integer_option(1, "Columns of a GPTQ block.", usual="128")] = None
 
 
 @command(
@@ -82,98 +139,11 @@ def quantize(
         bool, typer.Option("--dry-run", help="Print the sizes before and after; write nothing.")
     ] = False,
     fidelity_text: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            autocompletion=complete_file,
-            show_default="the bundled one",
-            help="Text on which the loss of quality is measured.",
-        ),
+        Path | None, path_option("FILE", "Text on which the loss of quality is measured.", usual="the bundled one")
     ] = None,
     no_fidelity: Annotated[bool, typer.Option("--no-fidelity", help="Do not measure the loss of quality.")] = False,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCHEMES",
-            rich_help_panel=_LAYERS,
-            show_default="--mode for all",
-            help="Schemes of single layers: 0-3=int8,*=int4.",
-        ),
-    ] = None,
-    target_size: Annotated[
-        float | None,
-        typer.Option(
-            parser=Number(is_closed=False),
-            metavar="GB",
-            rich_help_panel=_LAYERS,
-            help="Choose schemes with the least loss for which the weights take at most this many GB.",
-        ),
-    ] = None,
-    target_kld: Annotated[
-        float | None,
-        typer.Option(
-            parser=Number(is_closed=False),
-            metavar="NATS",
-            rich_help_panel=_LAYERS,
-            help="Choose the smallest schemes for which the mean KL divergence is at most this many nats.",
-        ),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            autocompletion=_complete_calibration,
-            rich_help_panel=_CALIBRATION,
-            show_default="bundled",
-            help="Calibration text.",
-        ),
-    ] = None,
-    calibration_tasks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...", rich_help_panel=_CALIBRATION, help="Calibrate on tasks of lm_eval, such as wikitext."
-        ),
-    ] = None,
-    calibration_limit: Annotated[
-        int | None,
-        typer.Option(
-            parser=Integer(1),
-            metavar="N",
-            rich_help_panel=_CALIBRATION,
-            show_default="12 tokens a column",
-            help="Maximum number of calibration sequences.",
-        ),
-    ] = None,
-    calibration_seq_length: Annotated[
-        int | None,
-        typer.Option(
-            parser=Integer(2),
-            metavar="N",
-            rich_help_panel=_CALIBRATION,
-            show_default="512",
-            help="Tokens of a calibration sequence; longer texts are split.",
-        ),
-    ] = None,
-    percdamp: Annotated[
-        float | None,
-        typer.Option(
-            parser=Number(is_closed=False),
-            metavar="SHARE",
-            rich_help_panel=_CALIBRATION,
-            show_default="0.01",
-            help="Damping of the Hessian, relative to its mean diagonal.",
-        ),
-    ] = None,
-    blocksize: Annotated[
-        int | None,
-        typer.Option(
-            parser=Integer(1),
-            metavar="N",
-            rich_help_panel=_CALIBRATION,
-            show_default="128",
-            help="Columns of a GPTQ block.",
-        ),
-    ] = None,
+    by_layer: LayerOptions,
+    learning: LearningOptions,
     hardware: DeviceOptions,
     printing: OutputOptions,
 ) -> None:
@@ -183,7 +153,8 @@ def quantize(
     """
     if no_fidelity and fidelity_text is not None:
         raise UsageError("--no-fidelity and --fidelity-text exclude each other.", "Leave out one of them.")
-    _check_choice(context, {"--layers": layers, "--target-size": target_size, "--target-kld": target_kld})
+    target_size, target_kld = by_layer.target_size, by_layer.target_kld
+    _check_choice(context, {"--layers": by_layer.layers, "--target-size": target_size, "--target-kld": target_kld})
     scheme, rounding = read_mode(mode, rounding)
     with progress_view(sys.stderr, quiet=printing.quiet) as show_progress:
         from gptfast_cli.core.engine.build import RuntimeConfig
@@ -198,23 +169,16 @@ def quantize(
         request = QuantizeRequest(
             settings=load_settings(),
             model=model_given(context, model_argument, model),
-            storage=AllocationOptions(scheme, groupsize, head, embeddings, layers),
+            storage=AllocationOptions(scheme, groupsize, head, embeddings, by_layer.layers),
             rounding=rounding,
             goal=goal,
-            calibration=CalibrationOptions(
-                text=calibration,
-                tasks=calibration_tasks,
-                limit=calibration_limit,
-                seq_length=calibration_seq_length,
-                damping=percdamp,
-                block_size=blocksize,
-            ),
+            calibration=CalibrationOptions(*astuple(learning)),
             out=out,
             force=force,
             dry_run=dry_run,
             fidelity=not no_fidelity,
             fidelity_text=fidelity_text,
-            runtime=RuntimeConfig(hardware.device, hardware.dtype, hardware.threads),
+            runtime=RuntimeConfig(*astuple(hardware)),
         )
         quantized = show(run(request), show_progress)
     from gptfast_cli.render.quantization import document, write_quantized, write_sizes
