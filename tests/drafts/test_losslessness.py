@@ -30,6 +30,8 @@ class Changed:
     """A draft whose proposals are changed on their way."""
 
     bytes_per_step = 0
+    may_be_empty = False
+    native_runner = None
 
     def __init__(self, candidate: DraftCandidate, sharpness: float) -> None:
         self._proposer, self._sharpness = candidate.proposer, sharpness

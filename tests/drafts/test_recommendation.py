@@ -40,7 +40,7 @@ UNCLEAR = Recommendation(0.0, 4, None, None, None, is_unclear=True)
             [recommendation(1), UNCLEAR, recommendation(8)],
             "No draft at batch 1; no clear gain at batch 4; no draft from batch 8",
         ),
-        ([], "Nothing is known yet"),
+        ([], "Nothing was measured yet"),
         (
             [recommendation(1, "d", 4, 1.7), recommendation(1, t=1.0)],
             "Temperature 0: use d, k = 4: 1.70x [1.65, 1.75] at batch 1\nTemperature 1: no draft from batch 1",
@@ -54,7 +54,7 @@ def test_a_line_for_each_temperature_says_what_to_use(recommendations: list[Reco
 
 def test_a_noisy_machine_is_named_before_all_else() -> None:
     first, second = verdict_of([recommendation(1)], Noise(0.8, 1.2)).split("\n")
-    assert first == "Noisy machine: equal runs of plain decoding differ by 50%. Take the figures as rough"
+    assert first == "Noisy machine: equal runs of plain decoding differ by 50%. The results are approximate"
     assert second == "No draft from batch 1"
 
 

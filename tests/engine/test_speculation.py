@@ -56,6 +56,8 @@ class Told:
     """A proposer that knows what will come, and spoils some of it."""
 
     bytes_per_step = 0
+    may_be_empty = False
+    native_runner = None
 
     def __init__(self, answers: dict[tuple[int, ...], list[int]], spoilt: frozenset[int] = frozenset()) -> None:
         self._answers = answers

@@ -91,7 +91,7 @@ def test_acceptance_depends_on_the_seed_alone(asked: SpeculateRequest) -> None:
     assert first.alpha != other.alpha
 
 
-@pytest.mark.parametrize("task", ["write texts", "compare drafts", "measure costs", "prove"])
+@pytest.mark.parametrize("task", ["write texts", "compare drafts", "measure costs", "validate"])
 def test_an_interrupt_keeps_what_is_known(asked: SpeculateRequest, task: str) -> None:
     job = run(asked)
     for event in job:
@@ -101,8 +101,8 @@ def test_an_interrupt_keeps_what_is_known(asked: SpeculateRequest, task: str) ->
     told = drained(job)[1]
     assert told.is_interrupted
     assert bool(told.drafts) == (task != "write texts")
-    assert any(draft.grid for draft in told.drafts) == (task in ("measure costs", "prove"))
-    assert bool(told.validation_runs) == (task == "prove")
+    assert any(draft.grid for draft in told.drafts) == (task in ("measure costs", "validate"))
+    assert bool(told.validation_runs) == (task == "validate")
 
 
 def test_a_text_that_was_given_is_no_text_of_the_targets(asked: SpeculateRequest, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_text_that_was_given_is_no_text_of_the_targets(asked: SpeculateRequest
         ('{"promt": "a"}', "no prompt has such a field"),
         (
             '{"prompt_ids": [99999]}',
-            "None of the prompts is of use[.]\nprompts.jsonl:1: Token id 99999 has no embedding",
+            "No prompt can be used[.]\nprompts.jsonl:1: Token id 99999 has no embedding",
         ),
         ('{"prompt": "a", "completion": "b"}', "too short"),
         ('{"prompt": "a", "completion": "b c d e"}\n{"prompt": "a"}', "some of its prompts have a completion"),
@@ -163,7 +163,7 @@ def test_a_prompt_that_fails_is_left_out_alone(tmp_path: Path, completion: str |
     assert all(failed[f"prompts.jsonl:{line}"].startswith("The model's logits are NaN") for line in (1, 5))
     assert all(math.isfinite(draft.alpha.value) for draft in told.drafts if draft.n_tokens)
     file.write_text(json.dumps(rows[0]))
-    with pytest.raises(GptFastError, match="None of the prompts is of use") as raised:
+    with pytest.raises(GptFastError, match="No prompt can be used") as raised:
         judged(request)
     assert "\nprompts.jsonl:1: The model's logits are NaN" in raised.value.message
 
@@ -201,10 +201,10 @@ def test_a_shape_can_draft_for_a_model(asked: SpeculateRequest) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model": SMALL, "drafts": (SMALL,)}, "agrees with nothing"),
-        ({"model": SMALL, "temperatures": (0.0,), "alpha": 0.5}, "needs a draft"),
+        ({"model": SMALL, "drafts": (SMALL,)}, "has random weights: its acceptance cannot be measured"),
+        ({"model": SMALL, "temperatures": (0.0,), "alpha": 0.5}, "requires --draft"),
         ({"drafts": (SMALL,), "alpha": 0.5, "temperatures": (0.0,)}, "it has 300 tokens, and the target 1,536"),
-        ({"alpha": 0.5}, "goes with temperature 0"),
+        ({"alpha": 0.5}, "requires temperature 0"),
         ({"alpha": 1.5, "temperatures": (0.0,)}, "from 0 to 1"),
         ({"draft_lengths": (0, 1)}, "--k must be at least 1"),
         ({"batch_sizes": ()}, "--batch-size must be at least 1"),
@@ -259,7 +259,7 @@ def test_advice_from_a_noisy_machine_is_kept_by_force_alone(
     else:
         monkeypatch.setattr(Costs, "noise", property(lambda costs: Noise(0.7, 1.4) if costs.rounds else None))
         events, told = drained(run(short))
-        assert any(isinstance(event, Note) and event.text.startswith("Advice is not kept") for event in events)
+        assert any(isinstance(event, Note) and event.text.startswith("No advice was saved") for event in events)
         assert told.is_noisy and told.verdict.startswith("Noisy machine")
     assert not (asked.settings.home / "advice").exists()
     judged(short, force=True)

@@ -96,6 +96,11 @@ _NOTHING = torch.empty(0, dtype=torch.int64)
 class AcceptanceReader(Protocol):
     """Reads texts one by one and collects a draft's acceptance probabilities along them."""
 
+    @property
+    def prefill_seconds(self) -> Sequence[float]:
+        """Seconds of the draft's prefill of each prompt; empty for a draft without a model."""
+        ...
+
     def read(self, text: TargetText, probs: Tensor) -> None:
         """Read the next text and the target's probabilities along it, [tokens, vocab] float32, one-hot if greedy."""
         ...
@@ -142,11 +147,12 @@ class ModelAcceptance:
     """
 
     def __init__(self, runner: Runner) -> None:
-        self.reader = ProbsReader(runner)
+        self._reader = ProbsReader(runner)
+        self.prefill_seconds = self._reader.prefill_seconds
         self._rows: list[tuple[TargetText, Tensor, Tensor]] = []  # acceptance probability and overlap of each token
 
     def read(self, text: TargetText, probs: Tensor) -> None:
-        q = self.reader.probs(text).to(probs.device)
+        q = self._reader.probs(text).to(probs.device)
         overlap = torch.minimum(probs, q).sum(dim=-1).clamp(max=1)
         own = torch.tensor(text.tokens, device=probs.device).unsqueeze(-1)
         p_own, q_own = probs.gather(-1, own).squeeze(-1), q.gather(-1, own).squeeze(-1)
@@ -176,6 +182,8 @@ class ModelAcceptance:
 
 class NGramAcceptance:
     """Acceptance of prompt lookup: a deterministic token is accepted where it equals the text's."""
+
+    prefill_seconds = ()
 
     def __init__(self, max_draft_length: int) -> None:
         self._max_draft_length = max_draft_length
@@ -212,6 +220,8 @@ class NGramAcceptance:
 
 class AssumedAcceptance:
     """The same assumed acceptance probability alpha for every token."""
+
+    prefill_seconds = ()
 
     def __init__(self, alpha: float) -> None:
         self._alpha = alpha

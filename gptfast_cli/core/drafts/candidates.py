@@ -36,22 +36,20 @@ from gptfast_cli.core.settings import Settings
 class SimulatedDraft:
     """A draft of random weights, whose tokens are replaced by the known greedy text with probability alpha."""
 
+    may_be_empty = False
+    native_runner = None
+
     def __init__(self, draft: DraftModel, alpha: float) -> None:
         """`alpha`: P(drafted token is accepted | those before it in the round were)."""
         self._draft, self._alpha = draft, alpha
         self._answers: Mapping[tuple[int, ...], Sequence[int]] = {}
         self._n_asked = 0
         self.bytes_per_step = draft.bytes_per_step
+        self.begin, self.move = draft.begin, draft.move
 
     def know(self, answers: Mapping[tuple[int, ...], Sequence[int]]) -> None:
         """Set the target's text after each prompt; after other prompts the draft's own tokens stay."""
         self._answers = answers
-
-    def begin(self, row: int, prompt: Sequence[int]) -> None:
-        self._draft.begin(row, prompt)
-
-    def move(self, source: int, target: int) -> None:
-        self._draft.move(source, target)
 
     def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         proposals = self._draft.propose(contexts, draft_lengths)
@@ -93,6 +91,7 @@ class DraftCandidate:
     """A draft to judge.
 
     new_reader:             makes a reader of its acceptance, one for each set of texts
+    simulated:              the proposer, if its acceptance is assumed
     n_params, load_seconds: of its model; 0 for prompt lookup
     """
 
@@ -101,6 +100,7 @@ class DraftCandidate:
     new_reader: Callable[[], AcceptanceReader]
     n_params: int = 0
     load_seconds: float = 0.0
+    simulated: SimulatedDraft | None = None
 
 
 def is_shape(name: str) -> bool:
@@ -138,8 +138,8 @@ def open_candidate(name: str, target: LoadedModel, options: JudgeOptions, *, n_t
     is_random = target.is_random or is_shape(name)
     if is_random and options.alpha is None:
         raise UsageError(
-            f"{name if is_shape(name) else target.name} is a shape without weights, and so agrees with nothing.",
-            "Say how often a drafted token is to stay: --assume-alpha 0.8",
+            f"{name if is_shape(name) else target.name} has random weights: its acceptance cannot be measured.",
+            "Assume an acceptance probability: --assume-alpha 0.8",
         )
     if is_shape(name):
         made = yield from _random(name, options)
@@ -155,9 +155,9 @@ def open_candidate(name: str, target: LoadedModel, options: JudgeOptions, *, n_t
     draft = DraftModel(model, options.n_rows)
     n_params = count_params(model.config)
     if options.alpha is not None:
-        return DraftCandidate(
-            name, SimulatedDraft(draft, options.alpha), partial(AssumedAcceptance, options.alpha), n_params, seconds
-        )
+        simulated = SimulatedDraft(draft, options.alpha)
+        reader = partial(AssumedAcceptance, options.alpha)
+        return DraftCandidate(name, simulated, reader, n_params, seconds, simulated)
     return DraftCandidate(name, draft, partial(ModelAcceptance, Runner(model, 1)), n_params, seconds)
 
 

@@ -7,12 +7,13 @@ count on all ranks, because they decide what runs next.
 
 import statistics
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise
 from typing import TypeAlias
 
-import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from gptfast_cli.core.drafts.candidates import DraftCandidate
 from gptfast_cli.core.drafts.report import Noise, RoundCost
@@ -23,7 +24,6 @@ from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampler, Sampling, SamplingContext
 from gptfast_cli.core.engine.speculative.draft_length import FixedDraftLength
 from gptfast_cli.core.engine.speculative.proposers import Proposal, Proposer
-from gptfast_cli.core.engine.speculative.proposers.ngram import NGram
 from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.events import Job, Progress, result_of
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
@@ -116,13 +116,14 @@ class CostMeter:
         self.costs = Costs()
         self._runner = runner
         self._group = group
-        self._proposers = {each.name: _always_proposing(each.proposer, runner.n_rows) for each in candidates}
-        # only prompt lookup has empty proposals
-        self._silent = {
-            each.name: Speculation(_Silent(each.proposer), FixedDraftLength(max(draft_lengths)))
-            for each in candidates
-            if isinstance(each.proposer, NGram)
-        }
+        self._proposers = {each.name: each.proposer for each in candidates}
+        self._silent: dict[str, Speculation] = {}  # of drafts that may propose nothing, their empty proposals
+        for name, proposer in self._proposers.items():
+            if proposer.may_be_empty:
+                # full proposals: the cost of verification does not depend on the tokens
+                self._proposers[name] = _Resized(proposer, lambda tokens, n: pad(tokens, (0, n - len(tokens))))
+                empty = _Resized(proposer, lambda tokens, _: tokens[:0])
+                self._silent[name] = Speculation(empty, FixedDraftLength(max(draft_lengths)))
         self._draft_lengths = draft_lengths
         self._speculations: dict[CostCell, Speculation] = {}  # kept: each estimates its next round's time from its last
 
@@ -242,46 +243,17 @@ def _of_all_lengths(texts: Sequence[TargetText], n: int) -> list[TargetText]:
     return [ascending[bisect_left(ends, (2 * i + 1) * ends[-1] / (2 * n))] for i in range(n)]
 
 
-def _always_proposing(proposer: Proposer, n_rows: int) -> Proposer:
-    """The proposer without empty proposals: the cost of verification does not depend on the tokens."""
-    return _Filled(NGram(n_rows)) if isinstance(proposer, NGram) else proposer
+class _Resized:
+    """A proposer whose proposals `resize` cuts or pads, given the tokens and the draft length."""
 
+    may_be_empty = True
+    native_runner = None
 
-class _Silent:
-    """A proposer that searches but returns empty proposals."""
-
-    bytes_per_step = 0
-
-    def __init__(self, proposer: Proposer) -> None:
+    def __init__(self, proposer: Proposer, resize: Callable[[Tensor, int], Tensor]) -> None:
         self._proposer = proposer
-
-    def begin(self, row: int, prompt: Sequence[int]) -> None:
-        self._proposer.begin(row, prompt)
-
-    def move(self, source: int, target: int) -> None:
-        self._proposer.move(source, target)
-
-    def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
-        return [Proposal(each.tokens[:0], None) for each in self._proposer.propose(contexts, draft_lengths)]
-
-
-class _Filled:
-    """Prompt lookup with proposals padded to the draft length."""
-
-    bytes_per_step = 0
-
-    def __init__(self, proposer: NGram) -> None:
-        self._proposer = proposer
-
-    def begin(self, row: int, prompt: Sequence[int]) -> None:
-        self._proposer.begin(row, prompt)
-
-    def move(self, source: int, target: int) -> None:
-        self._proposer.move(source, target)
+        self._resize = resize
+        self.bytes_per_step, self.begin, self.move = proposer.bytes_per_step, proposer.begin, proposer.move
 
     def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         proposals = self._proposer.propose(contexts, draft_lengths)
-        return [
-            Proposal(torch.nn.functional.pad(each.tokens, (0, draft_length - len(each.tokens))), None)
-            for each, draft_length in zip(proposals, draft_lengths, strict=True)
-        ]
+        return [Proposal(self._resize(each.tokens, n), None) for each, n in zip(proposals, draft_lengths, strict=True)]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from gptfast_cli.core.bench.environment import Environment
-from gptfast_cli.core.drafts.acceptance import AcceptanceReader, ModelAcceptance
-from gptfast_cli.core.drafts.candidates import DraftCandidate, SimulatedDraft
+from gptfast_cli.core.drafts.acceptance import AcceptanceReader
+from gptfast_cli.core.drafts.candidates import DraftCandidate
 from gptfast_cli.core.drafts.costs import BenchPoint, CostCell, Costs
 from gptfast_cli.core.drafts.prediction import Bootstrap, Prediction
 from gptfast_cli.core.drafts.recommendation import median_error, recommendations_of, verdict_of
@@ -97,7 +97,6 @@ class JudgeState:
         prediction = self.prediction(candidate.name, temperature)
         reader = self.acceptance_readers[candidate.name, temperature]
         texts = self.texts[temperature][: self.n_read[temperature]]
-        seconds = reader.reader.prefill_seconds if isinstance(reader, ModelAcceptance) else []
         n_bytes = candidate.proposer.bytes_per_step
         measured = self.cells(candidate.name, temperature)
         grid = [prediction.grid_cell(cell, self.costs, draft_bytes=n_bytes) for cell in measured]
@@ -124,11 +123,11 @@ class JudgeState:
             n_params=candidate.n_params,
             n_bytes=n_bytes,
             load_s=candidate.load_seconds,
-            prefill_s=median(seconds or [0.0]),
+            prefill_s=median(reader.prefill_seconds or [0.0]),
         )
 
     def _basis(self, candidate: DraftCandidate) -> Basis:
-        if isinstance(candidate.proposer, SimulatedDraft):
+        if candidate.simulated is not None:
             return "assumed"
         return "on-policy" if all(prompt.completion is None for prompt in self.prompts) else "proxy"
 

@@ -34,7 +34,7 @@ def recommendations_of(drafts: Sequence[DraftResult]) -> tuple[Recommendation, .
 def verdict_of(recommendations: Sequence[Recommendation], noise: Noise | None = None) -> str:
     """The recommendation as text: one line for each temperature, after a warning where noise is high."""
     if not recommendations:
-        return "Nothing is known yet"
+        return "Nothing was measured yet"
     lines = [noise_warning(noise)] if noise is not None and noise.is_high else []
     temperatures = dict.fromkeys(recommendation.temperature for recommendation in recommendations)
     for temperature in temperatures:
@@ -50,7 +50,7 @@ def verdict_of(recommendations: Sequence[Recommendation], noise: Noise | None = 
 
 def noise_warning(noise: Noise) -> str:
     """The warning of high noise."""
-    return f"Noisy machine: equal runs of plain decoding differ by {noise.spread:.0%}. Take the figures as rough"
+    return f"Noisy machine: equal runs of plain decoding differ by {noise.spread:.0%}. The results are approximate"
 
 
 def median_error(validation_runs: Sequence[ValidationRun]) -> float | None:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gptfast_cli.core.drafts.candidates import DraftCandidate, SimulatedDraft
+from gptfast_cli.core.drafts.candidates import DraftCandidate
 from gptfast_cli.core.drafts.costs import BenchPoint, CostCell
 from gptfast_cli.core.drafts.judge_state import JudgeState
 from gptfast_cli.core.drafts.report import Interval, ValidationRun
@@ -81,10 +81,9 @@ def speedup(runner: Runner, validation: Validation, stop_ids: frozenset[int]) ->
     plain = _tokens_per_second(runner, validation, stop_ids, None)
     speculation = None
     if validation.candidate is not None:
-        proposer = validation.candidate.proposer
-        if isinstance(proposer, SimulatedDraft):
-            proposer.know({text.prompt.ids: text.tokens for text in validation.texts})
-        speculation = Speculation(proposer, FixedDraftLength(validation.k))
+        if validation.candidate.simulated is not None:
+            validation.candidate.simulated.know({text.prompt.ids: text.tokens for text in validation.texts})
+        speculation = Speculation(validation.candidate.proposer, FixedDraftLength(validation.k))
     return _tokens_per_second(runner, validation, stop_ids, speculation) / plain
 
 

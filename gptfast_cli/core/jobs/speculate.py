@@ -10,7 +10,6 @@ from gptfast_cli.core.checkpoints.store import BUNDLED
 from gptfast_cli.core.drafts.acceptance import ProbsReader
 from gptfast_cli.core.drafts.candidates import (
     JudgeOptions,
-    SimulatedDraft,
     open_candidate,
     open_target,
     target_limits,
@@ -47,8 +46,8 @@ from gptfast_cli.core.settings import Settings
 
 _TINY, _TINY_DRAFT = BUNDLED
 _VALIDATION_PAIRS = 3
-_OTHER_PROMPTS = "Take others: --prompts FILE"
-_WHEN_QUIET = "Judge again when nothing else runs, or keep advice all the same: --save-advice --force"
+_OTHER_PROMPTS = "Use other prompts: --prompts FILE"
+_WHEN_QUIET = "Run it again when nothing else runs, or save the advice nevertheless: --save-advice --force"
 _VALIDATION_SECONDS = 40.0  # time budget of all validation runs
 
 
@@ -102,7 +101,7 @@ def run(request: SpeculateRequest) -> Job[DraftReport]:
     )
     target = yield from open_target(request.model, options)
     if request.save_advice and target.is_random:
-        raise UsageError(f"There is no model {target.name} to keep advice for.", "Leave out --save-advice.")
+        raise UsageError(f"--save-advice requires a model, and {target.name} is a shape.", "Leave out --save-advice.")
     limits = target_limits(target, request.max_new_tokens, request.chat)
     prompts, failed = _prompts(request, target, limits)
     state = JudgeState(
@@ -129,7 +128,7 @@ def run(request: SpeculateRequest) -> Job[DraftReport]:
         if request.certify:
             yield from _check_losslessness(state, runner, request)
     except KeyboardInterrupt:
-        yield Note("Interrupted: this is what was known by then.")
+        yield Note("Interrupted: the report shows what was measured so far.")
         return state.report(is_interrupted=True)
     report = state.report()
     if request.save_advice and not target.is_random and request.runtime.group.rank == 0:
@@ -149,16 +148,16 @@ def _check_noise(state: JudgeState, meter: CostMeter, request: SpeculateRequest,
     if noise is None or not noise.is_high:
         return
     if request.save_advice and not request.force:
-        raise GptFastError(f"{noise_warning(noise)}: advice is not kept from them.", _WHEN_QUIET)
+        raise GptFastError(f"{noise_warning(noise)}: no advice was saved.", _WHEN_QUIET)
     yield Note(f"{noise_warning(noise)}.")
 
 
 def _save_advice(report: DraftReport, target: LoadedModel, request: SpeculateRequest) -> Note:
     if report.is_noisy and not request.force:
-        return Note(f"Advice is not kept: the machine is noisy. {_WHEN_QUIET}")
+        return Note(f"No advice was saved: the machine is noisy. {_WHEN_QUIET}")
     advice = [Advice(each.temperature, each.batch_size, each.draft, each.k) for each in report.recommendations]
     path = save_advice(request.settings.home, target, advice)
-    return Note(f"Advice: {path}, for generate --draft auto")
+    return Note(f"Saved the advice for generate --draft auto: {path}")
 
 
 def _measure_acceptance(state: JudgeState, runner: Runner, request: SpeculateRequest, limits: Limits) -> Job[None]:
@@ -172,9 +171,9 @@ def _measure_acceptance(state: JudgeState, runner: Runner, request: SpeculateReq
         texts = [text for text in written if len(text.tokens) > 1]
         if not texts and state.failed_prompts:
             first = next(iter(state.failed_prompts.values()))
-            raise GptFastError(f"None of the prompts is of use.\n{first.name}: {first.reason}", _OTHER_PROMPTS)
+            raise GptFastError(f"No prompt can be used.\n{first.name}: {first.reason}", _OTHER_PROMPTS)
         if not texts:
-            raise UsageError(f"{state.target.name} says nothing after these prompts.", _OTHER_PROMPTS)
+            raise UsageError(f"{state.target.name} generates no text after these prompts.", _OTHER_PROMPTS)
         state.texts[temperature], state.n_read[temperature] = texts, 0
         acceptance_readers = {each.name: each.new_reader() for each in state.candidates}
         state.acceptance_readers |= {(name, temperature): each for name, each in acceptance_readers.items()}
@@ -226,7 +225,7 @@ def _validate(state: JudgeState, meter: CostMeter, runner: Runner, limits: Limit
         for _ in meter.measure_once(state.texts, cells):
             pass
         for n, validation in enumerate(validations):
-            yield Progress("prove", turn * len(validations) + n, _VALIDATION_PAIRS * len(validations), "runs")
+            yield Progress("validate", turn * len(validations) + n, _VALIDATION_PAIRS * len(validations), "runs")
             measured[n].append(group.broadcast(speedup(runner, validation, limits.stop_ids)))
             state.validation_runs = [
                 validation_run_of(*each, state) for each in zip(validations, measured, strict=True) if each[1]
@@ -239,8 +238,8 @@ def _check_losslessness(state: JudgeState, runner: Runner, request: SpeculateReq
     point = BenchPoint(max(request.temperatures), runner.n_rows)
     size = CheckSize.of(state.costs.step(point) / runner.n_rows, max(text.most for text in texts))
     for candidate in state.candidates:
-        if isinstance(candidate.proposer, SimulatedDraft):
-            yield Note(f"{candidate.name} is not certified: what it says is made up.")
+        if candidate.simulated is not None:
+            yield Note(f"{candidate.name}: no losslessness check, because its tokens are simulated.")
             continue
         state.losslessness_checks.append((yield from check_losslessness(runner, candidate, texts, drawn, size)))
 
@@ -263,7 +262,7 @@ def _prompts(
         else:
             fitting.append(prompt)
     if not fitting:
-        raise UsageError(f"None of the prompts is of use.\n{failed[0].name}: {failed[0].reason}", _OTHER_PROMPTS)
+        raise UsageError(f"No prompt can be used.\n{failed[0].name}: {failed[0].reason}", _OTHER_PROMPTS)
     return fitting, failed
 
 
@@ -275,7 +274,7 @@ def _drafts(request: SpeculateRequest, target: LoadedModel) -> list[str]:
     elif not asked and target.scheme == PLAIN and not target.is_random:
         asked = [f"{SELF}int8", f"{SELF}int4"]
     if not asked and target.is_random:
-        raise UsageError("A shape needs a draft to be judged.", "Name a MODEL or a SHAPE: --draft tinyllama-1.1b:int4")
+        raise UsageError("A SHAPE as target requires --draft.", "Name a MODEL or a SHAPE: --draft tinyllama-1.1b:int4")
     free = [] if target.is_random else [NGRAM]
     return list(dict.fromkeys([*asked, *free]))
 
@@ -285,7 +284,7 @@ def _check(request: SpeculateRequest) -> None:
     for temperature in request.temperatures:
         check(replace(request.sampling, temperature=temperature))
     if not request.temperatures:
-        raise UsageError("--temperature needs a number.", "Such as --temperature 0,0.8")
+        raise UsageError("--temperature requires a number.", "Such as --temperature 0,0.8")
     check_seed(request.seed)
     check_at_least(
         1,
@@ -301,6 +300,6 @@ def _check(request: SpeculateRequest) -> None:
         raise UsageError(f"--assume-alpha must be from 0 to 1, not {request.alpha}.")
     if request.alpha is not None and any(request.temperatures):
         raise UsageError(
-            "--assume-alpha goes with temperature 0: an assumed alpha says nothing about sampled tokens.",
+            "--assume-alpha requires temperature 0: it simulates greedy decoding only.",
             "Add --temperature 0",
         )

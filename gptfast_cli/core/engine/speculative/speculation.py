@@ -32,7 +32,6 @@ from gptfast_cli.core.engine.speculative.draft_length import (
     RoundStats,
 )
 from gptfast_cli.core.engine.speculative.proposers import Proposer
-from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
 from gptfast_cli.core.engine.speculative.verification import Rounds, Verification, verify, verify_greedy
 from gptfast_cli.core.models.decoder import Decoder, Logits, NonFiniteLogitsError
 from gptfast_cli.core.stopwatch import Splits, Stopwatch
@@ -42,9 +41,8 @@ _IN_ONE_PASS = 7  # drafted tokens verified in one read of the weights: TILE - 1
 
 def native_draft(proposer: Proposer, target: Runner, sequences: Sequence[Request]) -> Runner | None:
     """The draft's runner where both models can run rounds natively and no request needs logits; else None."""
-    if not isinstance(proposer, DraftModel) or not (proposer.runner.runs_ahead and target.runs_ahead):
-        return None
-    return proposer.runner if all(sequence.wants_tokens_alone for sequence in sequences) else None
+    is_native = target.runs_ahead and all(sequence.wants_tokens_alone for sequence in sequences)
+    return proposer.native_runner if is_native else None
 
 
 def round_limits(plan: RoundPlan, n_left: int, n_rounds: int) -> RoundLimits:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import SamplingContext
 
 
@@ -29,6 +30,14 @@ class Proposer(Protocol):
 
     bytes_per_step: int
     """Weight bytes read to draft one token of each row; keys and values are not counted."""
+
+    may_be_empty: bool
+    """Whether `propose` may draft no token although the draft length is above 0."""
+
+    @property
+    def native_runner(self) -> Runner | None:
+        """Runner of a draft model whose rounds can run natively beside the target's; None: only by `propose`."""
+        ...
 
     def begin(self, row: int, prompt: Sequence[int]) -> None:
         """Start a sequence with this prompt in a row."""

@@ -21,10 +21,16 @@ from gptfast_cli.core.models.decoder import Decoder, Logits
 class DraftModel:
     """Drafts with a model; its KV cache holds the accepted text, and `propose` feeds the tokens accepted since."""
 
+    may_be_empty = False
+
     def __init__(self, model: Decoder, n_rows: int) -> None:
         self.runner = Runner(model, n_rows)
         self._vocab_size = model.config.vocab_size
         self.bytes_per_step = model.weight_bytes - (0 if model.config.tied_embeddings else model.embedding_bytes)
+
+    @property
+    def native_runner(self) -> Runner | None:
+        return self.runner if self.runner.runs_ahead else None
 
     def begin(self, row: int, prompt: Sequence[int]) -> None:
         n_known = self.runner.reuse_prefix(row, prompt)

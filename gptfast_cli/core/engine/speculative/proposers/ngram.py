@@ -18,6 +18,8 @@ class NGram:
     """A deterministic proposer (q is one-hot): a token is accepted with its target probability p."""
 
     bytes_per_step = 0
+    may_be_empty = True
+    native_runner = None
 
     def __init__(self, n_rows: int) -> None:
         self._rows = [_Index() for _ in range(n_rows)]
