@@ -53,7 +53,7 @@ def test_a_report_is_written_beside(gptfast: CommandLine, tmp_path: Path, name: 
 def test_advice_is_followed_by_generate(gptfast: CommandLine) -> None:
     told = gptfast.run(*QUICK, "--save-advice", "--force", "--json")
     (pick, _) = json.loads(told.stdout)["picks"]
-    assert b"Advice: " in told.stderr
+    assert b"Saved the advice" in told.stderr
     line = ("generate", "Once upon a time", "-m", "tiny", "--temperature", "0", "--draft", "auto", "--json")
     generated = json.loads(gptfast.run(*line).stdout)
     if pick["draft"] is None:

@@ -174,7 +174,7 @@ def test_a_target_that_says_nothing_cannot_be_judged(asked: SpeculateRequest, mo
         return [], []
 
     monkeypatch.setattr("gptfast_cli.core.jobs.speculate.write_texts", silent)
-    with pytest.raises(UsageError, match="tiny says nothing"):
+    with pytest.raises(UsageError, match="tiny generates no text"):
         judged(asked)
 
 
@@ -210,7 +210,7 @@ def test_a_shape_can_draft_for_a_model(asked: SpeculateRequest) -> None:
         ({"batch_sizes": ()}, "--batch-size must be at least 1"),
         ({"drafts": ("self:int9",)}, "no quantised scheme"),
         ({"max_new_tokens": 1}, "--max-new-tokens must be at least 2"),
-        ({"temperatures": ()}, "--temperature needs a number"),
+        ({"temperatures": ()}, "--temperature requires a number"),
         ({"model": f"{SMALL}:int4-gx", "drafts": (SMALL,), "alpha": 0.5, "temperatures": (0.0,)}, "called 'int4-gx'"),
     ],
 )
