@@ -196,6 +196,16 @@ def model_given(context: typer.Context, argument: str | None, option: str | None
     return option if argument is None else argument
 
 
+def check_output_file(flag: str, file: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Raise UsageError, before any work, for a file that cannot be written or is of no format in `suffixes`."""
+    if file is None:
+        return
+    if file.suffix not in suffixes:
+        raise UsageError(f"{flag} writes {', '.join(suffixes)}, not {str(file)!r}.", f"Name a {suffixes[0]} file.")
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise UsageError(f"{flag} cannot write to {str(file)!r}.", "Name a file in an existing folder.")
+
+
 def is_given(context: typer.Context, name: str) -> bool:
     """Whether an option is on the command line, not set by the settings file or the environment."""
     source = context.get_parameter_source(name)

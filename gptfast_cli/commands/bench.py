@@ -14,11 +14,13 @@ from gptfast_cli.commands.bench_options import (
     ONE,
     PROMPT_LENS,
     ArchOption,
+    CompareOption,
     DepthOption,
     DeviceBandwidthOption,
     DeviceMemoryOption,
     EfficiencyOption,
     EmbeddingsOption,
+    FailAboveOption,
     GenLenOption,
     GroupSizeOption,
     HeadOption,
@@ -27,13 +29,14 @@ from gptfast_cli.commands.bench_options import (
     ModeOption,
     OutputOption,
     PlanOption,
+    PlotOption,
     PromptLenOption,
     RepsOption,
     SeedOption,
     TpOption,
 )
 from gptfast_cli.commands.ranks import ranks
-from gptfast_cli.core.errors import ExitCode, UsageError
+from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 from gptfast_cli.core.models.process_group import ALONE
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.numbers import IntegerList
@@ -46,6 +49,7 @@ from gptfast_cli.options import (
     ModelArgument,
     ModelOption,
     OutputOptions,
+    check_output_file,
     is_given,
     model_given,
 )
@@ -64,6 +68,7 @@ _OF_A_PLAN = ("device_bandwidth", "device_memory", "link_bandwidth", "link_laten
 
 _OF_A_MEASUREMENT = (
     "model_argument", "model", "arch", "reps", "seed", "compile", "compile_prefill", "backend", "activations", "output",
+    "compare", "fail_above", "plot",
 )  # fmt: skip
 _OF_THIS_MACHINE = ("device", "threads")
 _OF_ANOTHER_MACHINE = ("device_bandwidth", "device_memory")
@@ -73,7 +78,7 @@ _OF_ANOTHER_MACHINE = ("device_bandwidth", "device_memory")
     "bench",
     "gptfast bench tiny --batch-size 1,2,4,8",
     "gptfast bench --plan llama-2-7b --device-bandwidth 1000 --device-memory 24",
-    "gptfast bench --arch layers=4,dim=256,heads=4,ffn=768,vocab=1000 --mode int4",
+    "gptfast bench tiny --compare older.json --fail-above 5 --plot speed.svg",
 )
 def bench(
     context: typer.Context,
@@ -103,6 +108,9 @@ def bench(
     kv_dtype: KvDtypeOption = "auto",
     engine: EngineOptions,
     output: OutputOption = None,
+    compare: CompareOption = None,
+    fail_above: FailAboveOption = None,
+    plot: PlotOption = None,
     printing: OutputOptions,
 ) -> None:
     """Measure the speed of prefill (pp) and decoding (tg), with the memory bandwidth that is reached.
@@ -116,10 +124,14 @@ def bench(
         _refuse_unexpected(flags, arch)
     else:
         _check_plan(flags)
+    if fail_above is not None and compare is None:
+        raise UsageError("--fail-above requires --compare.", "Add --compare FILE, an older file of bench --json.")
+    check_output_file("--plot", plot, (".svg",))
     prompt_lens, gen_lens = _lengths(prompt_len), _lengths(gen_len)
     tps = () if tp is None else tp.numbers
     group = ALONE if plan is not None else context.with_resource(ranks(max(tps, default=None)))
     with progress_view(sys.stderr, quiet=printing.quiet) as show_progress:
+        from gptfast_cli.core.bench.comparison import ComparisonOptions
         from gptfast_cli.core.bench.workload import CaseOptions
         from gptfast_cli.core.engine.build import RuntimeConfig
         from gptfast_cli.core.engine.compiled import Compiling
@@ -156,14 +168,25 @@ def bench(
                 tps=tps,
                 n_rounds=reps,
                 seed=seed,
+                # the file is on the machine of rank 0, whose record counts
+                comparison=None if compare is None or group.rank else ComparisonOptions(compare, fail_above),
             )
             measured = show(run(request), show_progress)
     if plan is not None:
         _write_plan(planned, json=printing.json)
         return
     write_bench(measured, written)
+    if plot is not None and group.rank == 0:
+        from gptfast_cli.core.files import write_whole
+        from gptfast_cli.render.bench import chart
+
+        write_whole(plot, chart(measured))
     if code := exit_code(measured):
         raise typer.Exit(code)
+    if measured.comparison is not None and measured.comparison.failing:
+        from gptfast_cli.render.bench import slower_than_allowed
+
+        raise GptFastError(*slower_than_allowed(measured.comparison))
 
 
 def write_bench(bench: "Bench", written: str | None) -> None:

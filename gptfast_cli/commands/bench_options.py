@@ -1,5 +1,6 @@
 """The options of `gptfast bench` alone, in the panels of its help."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -192,5 +193,36 @@ OutputOption = Annotated[
         show_default="a table",
         rich_help_panel=OUTPUT,
         help="Format: md, csv, json or jsonl.",
+    ),
+]
+CompareOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--compare",
+        metavar="FILE",
+        autocompletion=complete_file,
+        rich_help_panel=OUTPUT,
+        help="Older --json or --output jsonl file: show the ratio of each row's speed, with a 95 % interval.",
+    ),
+]
+FailAboveOption = Annotated[
+    float | None,
+    typer.Option(
+        "--fail-above",
+        parser=Number(0, 100),
+        metavar="PERCENT",
+        show_default="never",
+        rich_help_panel=OUTPUT,
+        help="With --compare: exit with 1 if a row is slower by more than this.",
+    ),
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE",
+        autocompletion=complete_file,
+        rich_help_panel=OUTPUT,
+        help="Write a bar chart of the rows to this .svg file.",
     ),
 ]

@@ -30,6 +30,7 @@ from gptfast_cli.options import (
     TopKOption,
     TopPOption,
     TpOption,
+    check_output_file,
     complete_draft,
     integer_option,
     model_given,
@@ -163,7 +164,7 @@ def speculate(
     everything else to stderr. Ctrl-C keeps the results so far.
     """
     drafts = tuple(cases.draft or ())
-    _check_report(saving.report)
+    check_output_file("--report", saving.report, _REPORTS)
     if cases.draft_only and len(drafts) != 1:
         raise UsageError("--draft-only requires exactly one --draft.", "Name it: --draft DRAFT")
     if ADVISED in drafts:
@@ -254,13 +255,3 @@ def _write(found: "DraftReport", report: Path | None, *, json: bool) -> None:
         write_json(found, command, sys.stdout)
     else:
         write_text(found, sys.stdout)
-
-
-def _check_report(report: Path | None) -> None:
-    """Raise UsageError, before any work, for a report that cannot be written."""
-    if report is None:
-        return
-    if report.suffix not in _REPORTS:
-        raise UsageError(f"--report writes {', '.join(_REPORTS)}, not {str(report)!r}.")
-    if report.is_dir() or not report.absolute().parent.is_dir():
-        raise UsageError(f"--report cannot write to {str(report)!r}.", "Name a file in an existing folder.")

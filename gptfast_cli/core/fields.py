@@ -88,6 +88,16 @@ class Fields:
         """A list of places in a file, in bytes."""
         return self._whole_numbers(name, _LARGEST_OFFSET)
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of finite numbers above 0."""
+        value = self._value(name, None)
+        if not isinstance(value, list) or not all(
+            isinstance(item, int | float) and not isinstance(item, bool) and 0 < item < _LARGEST_NUMBER
+            for item in value
+        ):
+            self._refuse(name, value, "a list of numbers above 0")
+        return tuple(map(float, value))
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The sizes of a tensor."""
         sizes = self._whole_numbers(name, _LARGEST_OFFSET)

@@ -6,15 +6,19 @@ import json
 import re
 import signal
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from cli.command_line import CommandLine
+from cli.command_line import CommandLine, environment_of
 
 QUICK = ("bench", "--arch", "layers=2,dim=32,heads=2,ffn=48,vocab=99,context=64", "--threads", "1", "--reps", "1")
 SHORT = ("--prompt-len", "8", "--gen-len", "4")
 MIXED = (*QUICK, "--prompt-len", "8", "--gen-len", "4,70", "--depth", "0,5", "--batch-size", "1,3")
+REPEATED = (*QUICK[:-1], "5", *SHORT)
 N_ROWS = 3 * 2 * 2
 
 
@@ -135,6 +139,12 @@ def test_bench_of_a_model_without_any_option_names_it(gptfast: CommandLine) -> N
             "--batch-size must be whole numbers of at least 1, such as 1,2,4 or 1..8, not '1,two'",
         ),
         (["--prompt-len", "0", "--gen-len", "0"], "nothing to measure"),
+        (["--fail-above", "5"], "--fail-above requires --compare"),
+        (["--compare", "f.json", "--fail-above", "101"], "--fail-above must be a number from 0 to 100, not '101'"),
+        (["--plan", "llama-2-7b", "--compare", "f.json"], "--compare and --plan exclude"),
+        (["--plan", "llama-2-7b", "--plot", "f.svg"], "--plot and --plan exclude"),
+        (["--plot", "speed.png"], "--plot writes .svg, not 'speed.png'"),
+        (["--plot", "no/such/speed.svg"], "--plot cannot write to 'no/such/speed.svg'"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(gptfast: CommandLine, arguments: list[str], says: str) -> None:
@@ -168,3 +178,89 @@ def test_ctrl_c_keeps_what_was_measured(gptfast: CommandLine) -> None:
     assert process.returncode == 130
     assert document["interrupted"] is True
     assert document["rows"][0]["tok_s"]["mean"] > 0
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run of two rows, each of five repetitions, prints with --json."""
+    gptfast = CommandLine((sys.executable, "-m", "gptfast_cli"), environment_of(tmp_path_factory.mktemp("home")))
+    return json.loads(output(gptfast.run(*REPEATED, "--json")))
+
+
+def older(recorded: dict[str, Any], file: Path, factor: float, **changes: Any) -> str:
+    """A file of the run as if its repetitions had taken this many times as long."""
+    document = json.loads(json.dumps(recorded)) | changes
+    for row in document["rows"]:
+        row["repetitions"] = [factor * each for each in row["repetitions"]]
+    file.write_text(json.dumps(document))
+    return str(file)
+
+
+def test_a_run_that_lost_speed_fails_and_names_the_rows(
+    gptfast: CommandLine, recorded: dict[str, Any], tmp_path: Path
+) -> None:
+    file = older(recorded, tmp_path / "older.json", 1e-4)
+    outcome = gptfast.run(*REPEATED, "--compare", file, "--fail-above", "5", "-q")
+    stderr = outcome.stderr.decode()
+    assert outcome.returncode == 1 and len(stderr.splitlines()) <= 5
+    assert stderr.startswith(f"error: More than 5 % slower than in {file}: 2 of 2 rows.\n")
+    assert "pp8 batch 1: 0.000x of the older speed; 95 % interval 0.000 to 0.000." in stderr
+    assert "tg4 batch 1: 0.000x of the older speed; 95 % interval 0.000 to 0.000." in stderr
+    rows = [line for line in outcome.stdout.decode().splitlines() if line.endswith("too slow")]
+    assert [row.split()[:2] for row in rows] == [["pp8", "1"], ["tg4", "1"]]
+
+
+def test_a_run_that_gained_speed_passes_and_its_document_has_the_ratios(
+    gptfast: CommandLine, recorded: dict[str, Any], tmp_path: Path
+) -> None:
+    file = older(recorded, tmp_path / "older.json", 1e4)
+    document = json.loads(output(gptfast.run(*REPEATED, "--compare", file, "--fail-above", "5", "--json")))
+    assert document["comparison"] == {"file": file, "fail_above": 5.0}
+    for row in document["rows"]:
+        compared = row["comparison"]
+        assert compared["ratio_range"][0] <= compared["ratio"] <= compared["ratio_range"][1]
+        assert compared["ratio"] > 10 and not compared["exceeds_limit"] and not compared["unclear"]
+        assert compared["older_tok_s"] < row["tok_s"]["median"] and compared["differences"] == []
+        assert recorded["command"] in compared["run"]
+
+
+@pytest.mark.parametrize("form", ["csv", "md", "jsonl"])
+def test_every_format_has_the_ratio(gptfast: CommandLine, recorded: dict[str, Any], tmp_path: Path, form: str) -> None:
+    file = older(recorded, tmp_path / "older.json", 1e4)
+    text = output(gptfast.run(*REPEATED, "--compare", file, "--output", form))
+    if form == "csv":
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert all(float(row["ratio_low"]) <= float(row["ratio"]) <= float(row["ratio_high"]) for row in rows)
+    elif form == "jsonl":
+        assert all(json.loads(line)["comparison"]["ratio"] > 10 for line in text.splitlines())
+    else:
+        heading, _, *rows = text.partition("\n\n")[0].splitlines()
+        assert heading.endswith("| older | ratio | 95 % interval |") and len(rows) == 2
+        assert all(re.search(r"x \| [\d.]+ to [\d.]+ \|$", row) for row in rows)
+
+
+def test_a_comparison_fits_80_columns_and_says_what_else_differs(
+    gptfast: CommandLine, recorded: dict[str, Any], tmp_path: Path
+) -> None:
+    changed = {**recorded["environment"], "threads": 7}
+    file = older(recorded, tmp_path / "older.json", 1.0, environment=changed)
+    code, screen = gptfast.with_environment(NO_COLOR="1").run_in_terminal(*REPEATED, "--compare", file, "-q")
+    assert code == 0 and max(map(len, screen.splitlines())) <= 80
+    assert "Not measured under the same conditions: threads 7 then, 1 now." in screen
+    refused = gptfast.run(*REPEATED, "--compare", file, "--fail-above", "5")
+    assert refused.returncode == 2 and refused.stdout == b""
+    assert b"threads 7 then, 1 now" in refused.stderr
+
+
+def test_the_chart_has_a_bar_for_each_row_and_a_line_for_the_older_speed(
+    gptfast: CommandLine, recorded: dict[str, Any], tmp_path: Path
+) -> None:
+    file = older(recorded, tmp_path / "older.json", 2.0)
+    output(gptfast.run(*REPEATED, "--depth", "0,60", "--compare", file, "--plot", str(tmp_path / "speed.svg")))
+    picture = ET.parse(tmp_path / "speed.svg").getroot()
+    found = [(each.tag.rpartition("}")[2], each.get("class")) for each in picture.iter()]
+    assert found.count(("rect", "bar row")) == 3 and found.count(("line", "mark")) == 2
+    texts = [each.text or "" for each in picture.iter() if each.tag.endswith("}text")]
+    assert {"pp8", "tg4", "pp8@d60", "tg4@d60"} <= set(texts)
+    assert any(text.startswith("needs 68 toke") for text in texts), "a row that failed has its error"
+    assert "var(--" not in (tmp_path / "speed.svg").read_text()

@@ -1,13 +1,12 @@
 """The style sheet's colours: every writing can be read on what it stands on, in light and in dark."""
 
 import re
-from importlib.resources import files
 
 import pytest
 
-from gptfast_cli.render.charts.svg import EDGES, shade
+from gptfast_cli.render.charts.svg import EDGES, chart_style, shade
 
-STYLE = files("gptfast_cli.render.report").joinpath("style.css").read_text("utf-8")
+STYLE = chart_style()
 SHADES = [*(f"loss{n}" for n in (4, 3, 2, 1)), "even", *(f"gain{n}" for n in (1, 2, 3, 4))]
 PAIRS = [
     *((f"on-{each}", each) for each in SHADES),

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gptfast_cli.core.bench.comparison import Comparison, RowTimes
 from gptfast_cli.core.bench.environment import Environment
 from gptfast_cli.core.bench.repetitions import (
     INTERRUPTED,
@@ -80,6 +81,12 @@ class BenchRow:
     repetitions: tuple[float, ...]
     error: str | None
 
+    @property
+    def times(self) -> RowTimes:
+        """What a comparison with an older record needs of it."""
+        n_tokens = self.batch_size * (self.n_prompt + self.n_gen)
+        return RowTimes((self.test, self.batch_size, self.tp), n_tokens, self.repetitions, self.error)
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryBandwidth:
@@ -101,6 +108,7 @@ class Bench:
     load_s:              load time of the model on the most ranks
     bandwidth:           None if no row was measured
     n_rounds:            requested repetitions
+    comparison:          with an older record, if one was given
     """
 
     environment: Environment
@@ -116,6 +124,7 @@ class Bench:
     bandwidth: MemoryBandwidth | None
     n_rounds: int
     rows: tuple[BenchRow, ...]
+    comparison: Comparison | None = None
 
     @property
     def has_ranks(self) -> bool:

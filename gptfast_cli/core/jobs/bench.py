@@ -13,6 +13,7 @@ import torch
 
 from gptfast_cli.core.backends import Backend
 from gptfast_cli.core.bench.bandwidth import Bandwidth, Probe
+from gptfast_cli.core.bench.comparison import ComparisonOptions, check_comparable, compare, conditions, read_record
 from gptfast_cli.core.bench.environment import Clock, PeakMemory, device_clock, environment
 from gptfast_cli.core.bench.record import Bench, bench_row, memory_bandwidth
 from gptfast_cli.core.bench.repetitions import TimedRow, Work, measured
@@ -46,6 +47,7 @@ class BenchRequest:
     arch:       SHAPE to measure with random weights in the schemes of `allocation`, in place of `model`
     tps:        numbers of ranks that share the model; empty for all ranks of the runtime
     n_rounds:   timed repetitions of each case
+    comparison: older record to compare with
     """
 
     settings: Settings
@@ -58,6 +60,7 @@ class BenchRequest:
     tps: tuple[int, ...] = ()
     n_rounds: int = 5
     seed: int = 0
+    comparison: ComparisonOptions | None = None
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -108,10 +111,11 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
     """Measure; an interrupt while rows are timed returns the rows so far.
 
     Every rank runs it; rank 0's record counts. A failed row has its error in the record, and the others go on. Raises
-    UsageError for values out of range, OutOfMemoryError for a shape that does not fit, and what loading and compiling
-    raise.
+    UsageError for values out of range, OutOfMemoryError for a shape that does not fit, what loading and compiling
+    raise, and of an older record what `read_record` and `check_comparable` do.
     """
     cases = _cases(request)
+    older = None if request.comparison is None else read_record(request.comparison)
     device = pick_device(request.runtime.device)
     now = instruments.clock(device)
     shape = None if request.arch is None else read_shape(request.arch)
@@ -132,6 +136,11 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
     assert loaded is not None  # it includes every rank
     with widest.rank_subset.threads():
         env = environment(device, loaded.model.dtype, widest.rank_subset.size)
+    measured_under = conditions(env, loaded.name, loaded.scheme, dtype_name(loaded.model.kv_dtype))
+    if older is not None:
+        check_comparable(
+            older, [(case.name, case.batch_size, n) for case in cases for n in request.sizes], measured_under
+        )
     held = sum(model.n_bytes for model in models)
     n_bytes = sum(request.runtime.group.exchange(widest.n_bytes))
     entries = [(case, model) for case in cases for model in models]
@@ -149,6 +158,10 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
         probe=read_bandwidth,
         memory=PeakMemory(device, probe.n_bytes),
     )
+    rows = tuple(
+        bench_row(case, model.rank_subset.size, outcome, loaded)
+        for (case, model), outcome in zip(entries, outcomes, strict=True)
+    )
     return Bench(
         environment=env,
         model=loaded.name,
@@ -162,10 +175,8 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
         compile_s=compile_s,
         bandwidth=memory_bandwidth(bandwidths),
         n_rounds=request.n_rounds,
-        rows=tuple(
-            bench_row(case, model.rank_subset.size, outcome, loaded)
-            for (case, model), outcome in zip(entries, outcomes, strict=True)
-        ),
+        rows=rows,
+        comparison=None if older is None else compare(older, [row.times for row in rows], measured_under),
     )
 
 

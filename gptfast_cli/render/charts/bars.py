@@ -1,11 +1,11 @@
-"""Charts of speed-ups: the heat map by k and batch size with its break-even line, and the waterfall of losses."""
+"""Charts of bars and cells: the heat map of speed-ups, the waterfall of losses, and rows of bars in groups."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from gptfast_cli.core.drafts.report import GridCell, Interval
-from gptfast_cli.render.charts.svg import Element, canvas, interval_text, shade, tag, text, with_tooltip
+from gptfast_cli.render.charts.svg import Element, Scale, canvas, interval_text, shade, tag, text, with_tooltip
 
 Edge: TypeAlias = tuple[int, int, int, int]
 """A side of a cell from corner to corner: x1, y1, x2, y2, in cells."""
@@ -178,3 +178,71 @@ def _signed(change: float) -> str:
 
 def _percent(part: float) -> str:
     return f"{100 * part:.3f}%"
+
+
+_ROWS_WIDTH: Final = 640
+_ROWS_MARGIN: Final = 16
+_ROWS_LEFT: Final = 120
+_ROWS_RIGHT: Final = 470
+_ROWS_ROW: Final = 24
+_ROWS_HEAD: Final = 30
+_ROWS_LINE: Final = 17
+
+
+@dataclass(frozen=True, slots=True)
+class BarRow:
+    """A bar from zero with its interval and the text at its right end; `mark` is another value to compare it with."""
+
+    name: str
+    number: str
+    interval: Interval | None
+    mark: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BarGroup:
+    """Rows on one scale from zero."""
+
+    name: str
+    rows: tuple[BarRow, ...]
+
+
+def grouped_bars(label: str, groups: Sequence[BarGroup], above: Sequence[str], below: Sequence[str]) -> Element:
+    """The rows of each group on a scale of its own, between lines of text."""
+    marks: list[Element] = []
+    y = _ROWS_MARGIN
+    for n, line in enumerate(above):
+        marks.append(text(line, _ROWS_MARGIN, y + 12, "tick" if n else "name"))
+        y += _ROWS_LINE
+    for group in groups:
+        marks.append(text(group.name, _ROWS_MARGIN, y + 21, "name"))
+        y += _ROWS_HEAD
+        marks += _bar_rows(group, y)
+        y += _ROWS_ROW * len(group.rows)
+    y += _ROWS_MARGIN
+    for line in below:
+        marks.append(text(line, _ROWS_MARGIN, y + 12, "tick"))
+        y += _ROWS_LINE
+    return canvas(label, _ROWS_WIDTH, y + _ROWS_MARGIN, *marks)
+
+
+def _bar_rows(group: BarGroup, top: float) -> list[Element]:
+    values = [each for row in group.rows if row.interval for each in (row.interval.value, row.interval.high)]
+    values += [row.mark for row in group.rows if row.mark is not None]
+    scale = Scale(0.0, max(values, default=1.0), _ROWS_LEFT, _ROWS_RIGHT)
+    return [_bar_row(row, top + n * _ROWS_ROW, scale) for n, row in enumerate(group.rows)]
+
+
+def _bar_row(row: BarRow, top: float, scale: Scale) -> Element:
+    middle, bottom = top + _BAR_HEIGHT / 2, top + _BAR_HEIGHT
+    marks = [text(row.name, _ROWS_MARGIN, middle + 4, "tick"), text(row.number, _ROWS_RIGHT + 8, middle + 4)]
+    if row.interval is not None:
+        width = scale(row.interval.value) - scale.start
+        low, high = scale(row.interval.low), scale(row.interval.high)
+        marks.append(tag("rect", x=scale.start, y=top, width=width, height=_BAR_HEIGHT, class_="bar row"))
+        marks.append(tag("line", x1=low, x2=high, y1=middle, y2=middle, class_="whisker"))
+        marks += [tag("line", x1=x, x2=x, y1=middle - 4, y2=middle + 4, class_="whisker") for x in (low, high)]
+    if row.mark is not None:
+        at = scale(row.mark)
+        marks.append(tag("line", x1=at, x2=at, y1=top - 3, y2=bottom + 3, class_="mark"))
+    return with_tooltip(f"{row.name}: {row.number}", *marks)

@@ -1,14 +1,16 @@
 """SVG: elements, the canvas of a chart, its colours and axes, and labels that do not overlap.
 
-All text is escaped as it is written. The style sheet of the page gives each class its colours, in light and in dark;
-blue and orange can be distinguished with every kind of colour blindness.
+All text is escaped as it is written. `charts.css` gives each class its colours, on a page in light and in dark; blue
+and orange can be distinguished with every kind of colour blindness.
 """
 
 import html
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from typing import Final, TypeAlias, Union
 
 from gptfast_cli.core.drafts.report import Interval
@@ -86,6 +88,23 @@ def canvas(label: str, width: float, height: float, *marks: Child | None) -> Ele
         width=width,
         height=height,
     )
+
+
+def chart_style() -> str:
+    """The style sheet of all charts."""
+    return files("gptfast_cli.render.charts").joinpath("charts.css").read_text("utf-8")
+
+
+def standalone(picture: Element) -> str:
+    """A picture as a file of its own, on a sheet of light colour.
+
+    Colours are written into the rules: not every viewer of SVG knows variables.
+    """
+    colours, _, rules = chart_style().partition("\n\n")
+    light = dict(re.findall(r"--([\w-]+): (#\w+);", colours.partition("@media")[0]))
+    style = tag("style", re.sub(r"var\(--([\w-]+)\)", lambda name: light[name[1]], rules))
+    sheet = tag("rect", width="100%", height="100%", class_="sheet")
+    return str(replace(picture, children=(style, sheet, *picture.children))) + "\n"
 
 
 def text(words: str, x: float, y: float, class_: str = "", anchor: str = "start") -> Element:

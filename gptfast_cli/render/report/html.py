@@ -11,7 +11,7 @@ from typing import Final, TextIO
 from jinja2 import Environment, StrictUndefined
 
 from gptfast_cli.core.drafts.report import DraftReport
-from gptfast_cli.render.charts.svg import visible
+from gptfast_cli.render.charts.svg import chart_style, visible
 from gptfast_cli.render.numbers import digits, duration
 from gptfast_cli.render.report.about import facts
 from gptfast_cli.render.report.content import sections, temperatures
@@ -35,7 +35,7 @@ def write_html(report: DraftReport, command: str, stream: TextIO) -> None:
             facts=list(facts(report)),
             sections=list(sections(report)),
             temperatures=temperatures(report),
-            style=_file("style.css"),
+            style=chart_style() + _file("style.css"),
             is_long=len(report.verdict) > _SHORT_VERDICT,
         )
     )
