@@ -45,6 +45,16 @@ def judged(request: SpeculateRequest, **changes: Any) -> DraftReport:
     return drained(run(replace(request, **changes)))[1]
 
 
+def interrupted(request: SpeculateRequest, task: str, least_done: int = 1) -> DraftReport:
+    """What is known when a task has come so far."""
+    job = run(request)
+    for event in job:
+        if isinstance(event, Progress) and event.task == task and event.done >= least_done:
+            break
+    assert isinstance(job.throw(KeyboardInterrupt), Note)
+    return drained(job)[1]
+
+
 def test_a_report_has_every_draft_temperature_draft_length_and_batch_size(asked: SpeculateRequest) -> None:
     told = judged(asked, certify=True)
     assert (told.target, told.n_prompts, told.is_interrupted) == ("tiny", 3, False)
@@ -81,7 +91,8 @@ def test_a_report_has_every_draft_temperature_draft_length_and_batch_size(asked:
 
 
 def test_acceptance_depends_on_the_seed_alone(asked: SpeculateRequest) -> None:
-    first, second, other = (judged(asked, seed=seed, temperatures=(0.8,)).drafts[0] for seed in (1, 1, 2))
+    runs = [replace(asked, seed=seed, temperatures=(0.8,)) for seed in (1, 1, 2)]
+    first, second, other = (interrupted(each, "measure costs").drafts[0] for each in runs)
     assert (first.alpha, first.tau, first.acceptance_by_position, first.slices) == (
         second.alpha,
         second.tau,
@@ -93,12 +104,7 @@ def test_acceptance_depends_on_the_seed_alone(asked: SpeculateRequest) -> None:
 
 @pytest.mark.parametrize("task", ["write texts", "compare drafts", "measure costs", "validate"])
 def test_an_interrupt_keeps_what_is_known(asked: SpeculateRequest, task: str) -> None:
-    job = run(asked)
-    for event in job:
-        if isinstance(event, Progress) and event.task == task and event.done > 3 * (task == "measure costs"):
-            break
-    assert isinstance(job.throw(KeyboardInterrupt), Note)
-    told = drained(job)[1]
+    told = interrupted(asked, task, least_done=4 if task == "measure costs" else 1)
     assert told.is_interrupted
     assert bool(told.drafts) == (task != "write texts")
     assert any(draft.grid for draft in told.drafts) == (task in ("measure costs", "validate"))
@@ -109,7 +115,7 @@ def test_a_text_that_was_given_is_no_text_of_the_targets(asked: SpeculateRequest
     file = tmp_path / "prompts.jsonl"
     rows = [{"prompt": "Once upon a time", "completion": " there was a fox.", "category": "a"}]
     file.write_text("\n".join(json.dumps(row) for row in rows))
-    told = judged(asked, prompts=file, temperatures=(0.0,))
+    told = judged(asked, prompts=file, temperatures=(0.0,), batch_sizes=(1,), draft_lengths=(1,))
     assert {draft.basis for draft in told.drafts} == {"proxy"}
 
 
@@ -149,11 +155,11 @@ def test_a_prompt_that_fails_is_left_out_alone(tmp_path: Path, completion: str |
     told = judged(
         request,
         draft_lengths=(2,),
-        batch_sizes=(1, 2),
+        batch_sizes=(8,),  # of many rows, as the thousands of texts of a losslessness check are short
         temperatures=(0.0, 0.8),
         max_new_tokens=8,
         n_times=1,
-        certify=True,
+        certify=completion is None,
     )
     failed = {each.name: each.reason for each in told.failed_prompts}
     assert sorted(failed) == [f"prompts.jsonl:{line}" for line in (1, 3, 4, 5)]
@@ -194,7 +200,7 @@ def test_a_shape_is_judged_by_assumed_acceptance(asked: SpeculateRequest) -> Non
 
 def test_a_shape_can_draft_for_a_model(asked: SpeculateRequest) -> None:
     draft = "layers=1,dim=64,heads=2,ffn=160,vocab=1536"
-    told = judged(asked, drafts=(draft,), alpha=0.5, temperatures=(0.0,))
+    told = judged(asked, drafts=(draft,), alpha=0.5, temperatures=(0.0,), batch_sizes=(1,), draft_lengths=(1,))
     assert [(each.draft, each.basis) for each in told.drafts] == [(draft, "assumed"), ("ngram", "on-policy")]
 
 
@@ -233,8 +239,8 @@ def test_advice_is_what_generate_then_takes(asked: SpeculateRequest, tmp_path: P
     )
     with pytest.raises(UsageError, match="no drafts have been judged for tiny here"):
         drained(generate.run(wanted))
-    told = judged(asked, save_advice=True, force=True, n_times=3, max_new_tokens=60)
-    (recommendation, _) = [each for each in told.recommendations if each.temperature == 0]
+    told = judged(asked, save_advice=True, force=True, batch_sizes=(1,), temperatures=(0.0,))
+    (recommendation,) = told.recommendations
     events, generation = drained(generate.run(wanted))
     if recommendation.draft is None:
         assert any(isinstance(event, Note) and "Draft: none, as advised" in event.text for event in events)
