@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.warm_start import WarmServer, fixed_variables, warm_server
+from cli.warm_start import WarmProcess, WarmServer, fixed_variables, warm_server
 
 ROOT = Path(__file__).parents[2]
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "GPTFAST_KERNELS")
@@ -60,6 +60,13 @@ class CommandLine:
             written.result()
             return subprocess.CompletedProcess([*self.program, *arguments], code, stdout.result(), stderr.result())
 
+    def start_silent(self, *arguments: str) -> WarmProcess:
+        """Start in a warm process, whose output nobody reads."""
+        server = self.server()
+        assert server is not None, "this program wants a new interpreter"
+        with Path(os.devnull).open("r+b") as nothing:
+            return server.start([*self.program[1:], *arguments], self.environment, (nothing.fileno(),) * 3)
+
     def run_in_terminal(self, *arguments: str, columns: int = 80, rows: int = 24) -> tuple[int, str]:
         """Exit code, and all that the program wrote to a terminal of that size."""
         terminal, program_end = pty.openpty()
@@ -79,9 +86,11 @@ class CommandLine:
         return CommandLine(self.program, {**self.environment, **variables})
 
     def server(self) -> WarmServer | None:
-        """The server that can start this program: `gptfast` itself, without variables that imports read."""
+        """The server that can start this program: `gptfast` or a script, without variables that imports read."""
+        python, *program = self.program
+        is_known = program == ["-m", "gptfast_cli"] or program[0].endswith(".py")
         fixed = fixed_variables(self.environment)
-        if self.program != (sys.executable, "-m", "gptfast_cli") or fixed != fixed_variables(_base_environment()):
+        if python != sys.executable or not is_known or fixed != fixed_variables(_base_environment()):
             return None
         return warm_server(fixed)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cli.fake_gptfast import (
+from fake_gptfast import (
     ChatOptions,
     Compiling,
     GenerationOptions,
@@ -23,6 +23,7 @@ from cli.fake_gptfast import (
     Sampling,
     SpeculationReport,
 )
+
 from gptfast_cli import core
 from gptfast_cli.app import main
 from gptfast_cli.core.events import (

@@ -4,7 +4,6 @@ import json
 import random
 import resource
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,9 +22,7 @@ Fake = Callable[..., CommandLine]
 @pytest.fixture
 def fake(home: Path) -> Fake:
     """The program with a make-believe model, and the variables that tell it how to behave."""
-    environment = environment_of(home)
-    environment["PYTHONPATH"] += f":{FAKE.parents[1]}"
-    program = CommandLine((sys.executable, str(FAKE)), environment)
+    program = CommandLine((sys.executable, str(FAKE)), environment_of(home))
     return lambda **variables: program.with_environment(**{f"FAKE_{name}": str(n) for name, n in variables.items()})
 
 
@@ -148,7 +145,7 @@ def test_a_full_stdout_ends_with_8(fake: Fake) -> None:
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_terminal_shows_rows_rate_and_the_time_left(fake: Fake, output: Path, columns: int) -> None:
-    slow = fake(DELAY=0.1, BAD=4)
+    slow = fake(DELAY=0.05, BAD=4)
     code, to_file = slow.run_in_terminal(*ARGUMENTS, "--output", str(output), columns=columns)
     assert code == 1
     for shown in (" of 12 rows", "400 tok/s", "tokens", "s left", "x.jsonl:4: nope"):
@@ -164,13 +161,12 @@ def killed_at_random(command_line: CommandLine, *arguments: str, output: Path, c
     """Run and kill -9 at moments that move on with the output, until a run ends by itself; returns the kills."""
     for kills in range(200):
         goal = n_lines(output) + chance.randrange(1, 12)
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        with command_line.start(*arguments, "--output", str(output), **silent) as process:
-            while process.poll() is None and n_lines(output) < goal:
-                time.sleep(0.001)
-            time.sleep(chance.random() * 0.02)
-            process.kill()
-        if process.returncode == 0:
+        process = command_line.start_silent(*arguments, "--output", str(output))
+        while not process.has_ended() and n_lines(output) < goal:
+            time.sleep(0.001)
+        time.sleep(chance.random() * 0.02)
+        process.kill()
+        if process.wait(60) == 0:
             return kills
     raise AssertionError("no run came to its end")
 

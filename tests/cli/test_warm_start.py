@@ -30,13 +30,15 @@ def test_the_program_says_and_ends_as_in_a_new_interpreter(gptfast: CommandLine,
     assert (warm.returncode, warm.stdout, warm.stderr) == (new.returncode, new.stdout, new.stderr)
 
 
+@pytest.mark.parametrize("is_module", [True, False])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_process_ends_as_a_new_interpreter_does(
-    gptfast: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+    gptfast: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, is_module: bool
 ) -> None:
     (tmp_path / "ending.py").write_text(ENDINGS[ending])
     monkeypatch.chdir(tmp_path)
-    program = CommandLine((sys.executable, "-m", "ending"), gptfast.environment)
+    named = ("-m", "ending") if is_module else (str(tmp_path / "ending.py"),)
+    program = CommandLine((sys.executable, *named), gptfast.environment)
     new = program.run("argument", stdin="größer".encode())
     warm = program.run_warm(gptfast.server(), "argument", stdin="größer".encode())
     assert (warm.returncode, warm.stdout, warm.stderr) == (new.returncode, new.stdout, new.stderr)

@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -54,7 +55,7 @@ class WarmServer:
     def start(
         self, program: Sequence[str], environment: Mapping[str, str], streams: tuple[int, int, int]
     ) -> "WarmProcess":
-        """Start `python -m MODULE ARGUMENTS...` (`program`) with file descriptors for stdin, stdout and stderr."""
+        """Start `python -m MODULE ARGUMENTS...` or `python SCRIPT ARGUMENTS...`, without `python`, on three streams."""
         ours, servers = socket.socketpair()
         request = {"program": program, "environment": dict(environment), "folder": str(Path.cwd())}
         with servers:
@@ -74,6 +75,15 @@ class WarmProcess:
         self._status = status.makefile("rb")
         self._socket = status
         self.pid = int(self._status.readline())
+
+    def has_ended(self) -> bool:
+        """Whether its exit code is known."""
+        return bool(select.select([self._socket], [], [], 0)[0])
+
+    def kill(self) -> None:
+        """Kill it, unless it has ended."""
+        if not self.has_ended():
+            os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, timeout: float) -> int:
         """Exit code, or minus the signal that ended it; raises TimeoutError, killing it, after `timeout` s."""
@@ -169,17 +179,19 @@ def _open_stream(number: int, name: str) -> None:
 
 
 def _run(program: list[str]) -> NoReturn:
-    """Run `-m MODULE ARGUMENTS...`, and end as an interpreter does, but leave its modules to the system.
+    """Run `-m MODULE ARGUMENTS...` or `SCRIPT ARGUMENTS...`, and end as an interpreter does, but for its modules.
 
     Taking PyTorch's modules apart writes to pages that are shared with the server: 0.2 s of copying.
     """
-    flag, module, *_ = program
-    assert flag == "-m"
-    sys.path[0] = str(Path.cwd())
-    sys.argv = program[1:]
+    is_module = program[0] == "-m"
+    sys.path[0] = str(Path.cwd() if is_module else Path(program[0]).parent)
+    sys.argv = program[is_module:]
     code: object = None
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if is_module:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         code = end.code
     except BaseException:  # noqa: BLE001  # as an interpreter does

@@ -12,14 +12,15 @@ import torch.distributed as dist
 from gptfast_cli.core.distributed.group import TorchProcessGroup
 
 SECONDS = 300
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch.distributed", "gptfast_cli.core.engine.build"])  # each rank is a copy of it
 
 
 def on_ranks(n_ranks: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work(group, *arguments)` returns on each rank; it must be a module's own function."""
     with tempfile.TemporaryDirectory() as folder:
-        context = multiprocessing.get_context("spawn")
         ranks = [
-            context.Process(target=_rank, args=(rank, n_ranks, folder, work, arguments), daemon=True)
+            CONTEXT.Process(target=_rank, args=(rank, n_ranks, folder, work, arguments), daemon=True)
             for rank in range(n_ranks)
         ]
         for rank in ranks:

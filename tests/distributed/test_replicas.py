@@ -65,7 +65,7 @@ def test_a_row_without_finite_logits_fails_alone_as_it_does_without_replicas(
 def test_rows_of_a_replica_that_dies_are_done_again(gptfast: CommandLine, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"prompt": "Row {n}"}}\n' for n in range(40)))
-    line = ("generate", "--prompts-file", str(rows), *TINY, "--backend", "reference", "--max-new-tokens", "60")
+    line = ("generate", "--prompts-file", str(rows), *TINY, "--backend", "reference", "--max-new-tokens", "24")
     line = (*line, "--ignore-eos", "--batch-size", "1", "--replicas", "2")
     with gptfast.start(*line) as process:
         victim = replica_at_work(process)

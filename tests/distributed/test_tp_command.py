@@ -148,8 +148,9 @@ def test_ranks_listen_on_the_loopback_interface_alone_and_end_with_a_launcher_th
         process.communicate()
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code", "backend"), [(signal.SIGINT, 130, "cpu"), (signal.SIGTERM, 143, "reference")]
+)
 def test_a_signal_ends_all_ranks(gptfast: CommandLine, number: signal.Signals, code: int, backend: str) -> None:
     process = started(gptfast, "--backend", backend)
     ranks = ranks_of(process)
