@@ -328,9 +328,8 @@ def _generate_batch(request: "BatchRequest", n_replicas: int | None, *, quiet: b
 
     Raises GptFastError, after all rows, if some failed.
     """
-    from gptfast_cli.core.batch.replica import own_part
     from gptfast_cli.core.jobs.generate_batch import run
-    from gptfast_cli.core.jobs.replicas import Replicas
+    from gptfast_cli.core.jobs.replicas import Replicas, own_part
     from gptfast_cli.render.generation import records_view, without_records, write_batch
 
     part = own_part()

@@ -20,8 +20,7 @@ from typing import Any, Final, TypeAlias
 
 from gptfast_cli.core.checkpoints.identity import fingerprint
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
-from gptfast_cli.core.engine.options import GenerationOptions
-from gptfast_cli.core.engine.ranges import LARGEST_SEED, MOST_SAMPLES
+from gptfast_cli.core.engine.options import LARGEST_SEED, MOST_SAMPLES, GenerationOptions
 from gptfast_cli.core.engine.sampling import check
 from gptfast_cli.core.errors import (
     CorruptError,

@@ -13,7 +13,7 @@ from torch import Tensor
 from gptfast_cli.core.device import AUTO, dtype_name, to_device
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load, open_model
-from gptfast_cli.core.engine.ranges import check_at_least
+from gptfast_cli.core.engine.options import check_at_least
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.evals.divergence import Comparison, Divergence
 from gptfast_cli.core.evals.held_out import bundled_documents

@@ -31,7 +31,7 @@ from gptfast_cli.core.engine.load import (
     load_random,
     planned_bytes,
 )
-from gptfast_cli.core.engine.ranges import check_at_least, check_seed
+from gptfast_cli.core.engine.options import check_at_least, check_seed
 from gptfast_cli.core.engine.shapes import Shape, read_shape
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, without_notes

@@ -18,9 +18,8 @@ from gptfast_cli.core.engine.chat import open_prompter
 from gptfast_cli.core.engine.compiled import compile_steps
 from gptfast_cli.core.engine.engine import Engine
 from gptfast_cli.core.engine.load import LoadedModel, load
-from gptfast_cli.core.engine.options import GenerationOptions
+from gptfast_cli.core.engine.options import GenerationOptions, check_at_least
 from gptfast_cli.core.engine.prompt_cache import PromptCache
-from gptfast_cli.core.engine.ranges import check_at_least
 from gptfast_cli.core.engine.request import FinishReason, Request, Transcript, unmatched_stops
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampler, TokenLogprobs, uniform

@@ -18,7 +18,6 @@ from gptfast_cli.core.batch.output import (
     refusal,
     tokens_of,
 )
-from gptfast_cli.core.batch.replica import ReplicaPart
 from gptfast_cli.core.batch.rows import BadRow, Row, model_identity, read_rows, row_identity
 from gptfast_cli.core.bench.throughput import Metrics, SpeculationReport, speculation_report
 from gptfast_cli.core.checkpoints.resolve import resolve
@@ -37,7 +36,7 @@ from gptfast_cli.core.events import (
     Progress,
     Record,
 )
-from gptfast_cli.core.jobs.replicas import Replicas, answered
+from gptfast_cli.core.jobs.replicas import ReplicaPart, Replicas, answered
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.tokenizers import Tokenizer
 

@@ -34,7 +34,7 @@ from gptfast_cli.core.device import (
 )
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import RANDOM_DTYPE, count_params
-from gptfast_cli.core.engine.ranges import check_at_least
+from gptfast_cli.core.engine.options import check_at_least
 from gptfast_cli.core.engine.shapes import KNOWN_SHAPES, is_shape, read_shape
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note

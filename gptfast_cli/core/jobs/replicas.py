@@ -9,16 +9,39 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Final
 
 import torch
 
-from gptfast_cli.core.batch.replica import VARIABLE, ReplicaPart, write_part
 from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.distributed.rank import PARENT
 from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.events import Job, Note, Record
+
+VARIABLE: Final = "GPTFAST_REPLICA"
+"""Environment variable: the JSON file with this replica's part. The command line is that of the parent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPart:
+    """The lines of the rows to answer, and the seed of the run."""
+
+    lines: Sequence[int]
+    seed: int
+
+
+def write_part(part: ReplicaPart, file: Path) -> None:
+    """Write the part of a replica."""
+    file.write_text(json.dumps(asdict(part)), encoding="utf-8")
+
+
+def own_part(environment: Mapping[str, str] = os.environ) -> ReplicaPart | None:
+    """The part of this process; None if it is not a replica."""
+    file = environment.get(VARIABLE)
+    return None if file is None else ReplicaPart(**json.loads(Path(file).read_text(encoding="utf-8")))
+
 
 _MOST_VAIN_STARTS = 2  # consecutive starts of a replica without an answer
 _SECONDS_TO_STOP = 5.0

@@ -32,7 +32,7 @@ from gptfast_cli.core.drafts.validation import speedup, validation_run_of, valid
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
 from gptfast_cli.core.engine.load import LoadedModel
-from gptfast_cli.core.engine.ranges import check_at_least, check_seed
+from gptfast_cli.core.engine.options import check_at_least, check_seed
 from gptfast_cli.core.engine.request import Limits
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampling, check

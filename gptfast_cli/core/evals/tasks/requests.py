@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from gptfast_cli.core.engine.chat import ChatOptions
-from gptfast_cli.core.engine.ranges import check_at_least
+from gptfast_cli.core.engine.options import check_at_least
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.errors import NotFoundError, UsageError
 
