@@ -158,8 +158,8 @@ def quantize(
     scheme, rounding = read_mode(mode, rounding)
     with progress_view(sys.stderr, quiet=printing.quiet) as show_progress:
         from gptfast_cli.core.engine.build import RuntimeConfig
-        from gptfast_cli.core.jobs.allocating import Goal
         from gptfast_cli.core.jobs.calibration_text import CalibrationOptions
+        from gptfast_cli.core.jobs.mixed_precision import Goal
         from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
         from gptfast_cli.core.quantize.allocation import AllocationOptions
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any, Final, TextIO
 
 from gptfast_cli.core.evals.divergence import Divergence
-from gptfast_cli.core.jobs.allocating import ChosenAllocation
+from gptfast_cli.core.jobs.mixed_precision import ChosenAllocation
 from gptfast_cli.core.jobs.quantize import Quantized
 from gptfast_cli.core.quantize.sizes import PartSize
 from gptfast_cli.core.schemes.plain import NAME as PLAIN

@@ -14,14 +14,13 @@ from transformers import LlamaForCausalLM
 
 from chat_model import chat_model
 from gptfast_cli.core.engine.build import RuntimeConfig
-from gptfast_cli.core.engine.load import load
+from gptfast_cli.core.engine.load import LoadedModel, load
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.evals import scoring as reading
 from gptfast_cli.core.evals.comparison import (
-    AgainstOptions,
     CommonText,
     Compared,
-    ComparedModel,
+    ReferenceOptions,
     common_text,
     compare,
 )
@@ -37,6 +36,7 @@ from gptfast_cli.core.quantize.allocation import AllocationOptions
 from model_files import WEIGHTS, drained, edit_json, edit_tensors, settings_in
 
 PLACING = RuntimeConfig(device="cpu", dtype="float32", threads=1, backend="reference")
+BATCH_SIZES = 8, 8
 TEXT = "One day, a fox met a badger. They ran 12 miles. " * 12
 
 
@@ -66,7 +66,7 @@ def noisy(model: Path, folder: Path, scale: float) -> Path:
     return folder
 
 
-def compared(tmp_path: Path, name: Path | str, against: AgainstOptions, **options: Any) -> Compared:
+def compared(tmp_path: Path, name: Path | str, against: ReferenceOptions, **options: Any) -> Compared:
     batch_size, runtime = options.pop("batch_size", 8), options.pop("runtime", PLACING)
     file = tmp_path / "text"
     file.write_text(TEXT)
@@ -91,7 +91,7 @@ def by_transformers(model: Path, other: Path, windows: Sequence[Tensor], n_given
 
 
 def test_it_is_the_divergence_of_both_as_transformers_runs_them(tmp_path: Path, model: Path, other: Path) -> None:
-    found = compared(tmp_path, other, AgainstOptions(str(model)), protocol="gptq-50")
+    found = compared(tmp_path, other, ReferenceOptions(str(model)), protocol="gptq-50")
     tokens = torch.tensor([256, *(ids_of(model, TEXT))])
     windows = [window for window in tokens.split(50) if len(window) == 50]
     assert dataclasses.astuple(found.divergence) == pytest.approx(by_transformers(model, other, windows, 1), rel=2e-4)
@@ -108,12 +108,9 @@ def ids_of(folder: Path, text: str) -> list[int]:
 def test_passages_that_begin_alike_are_each_compared(tmp_path: Path, model: Path, other: Path) -> None:
     ids = ids_of(model, TEXT)
     passages = [(256, *ids[:40], *ids[at : at + 5]) for at in (40, 90, 140)] + [(256, *ids[:30])]
-    measured, reference = (
-        ComparedModel(drained(load(str(each), settings_in(tmp_path), PLACING))[1], PLACING, 8)
-        for each in (other, model)
-    )
+    measured, reference = (drained(load(str(each), settings_in(tmp_path), PLACING))[1] for each in (other, model))
     windows = [Window(Passage(passage, 20), 1) for passage in passages]
-    found = drained(compare(measured, reference, CommonText(None, 4, iter(windows))))[1]
+    found = drained(compare(measured, reference, CommonText(None, 4, iter(windows)), BATCH_SIZES))[1]
     expected = by_transformers(model, other, [torch.tensor(passage) for passage in passages], 20)
     assert found is not None and dataclasses.astuple(found.divergence) == pytest.approx(expected, rel=2e-4)
 
@@ -121,26 +118,26 @@ def test_passages_that_begin_alike_are_each_compared(tmp_path: Path, model: Path
 def test_the_pieces_that_are_held_change_nothing(
     tmp_path: Path, model: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = compared(tmp_path, other, AgainstOptions(str(model)), protocol="gptq-100")
+    whole = compared(tmp_path, other, ReferenceOptions(str(model)), protocol="gptq-100")
     monkeypatch.setattr(reading, "_PIECE_LOGITS", 260 * 7)
     monkeypatch.setattr(reading, "_CACHE_TOKENS", 300)
-    pieces = compared(tmp_path, other, AgainstOptions(str(model)), protocol="gptq-100")
+    pieces = compared(tmp_path, other, ReferenceOptions(str(model)), protocol="gptq-100")
     assert dataclasses.astuple(pieces.divergence) == pytest.approx(dataclasses.astuple(whole.divergence), rel=1e-9)
 
 
 def test_the_bundled_documents_are_read_where_there_is_no_text(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    tiny = ComparedModel(drained(load("tiny", settings, PLACING))[1], PLACING, 8)
+    tiny = drained(load("tiny", settings, PLACING))[1]
     text = common_text(tiny, tiny, None)
     first = next(text.windows).passage
     assert text.protocol is None and text.n_windows > 400
-    assert tiny.loaded.tokenizer is not None
-    assert first.tokens[0] == tiny.loaded.tokenizer.bos_id and first.n_given == 1
-    assert tiny.loaded.tokenizer.decode(first.tokens).startswith("There once was a small badger")
+    assert tiny.tokenizer is not None
+    assert first.tokens[0] == tiny.tokenizer.bos_id and first.n_given == 1
+    assert tiny.tokenizer.decode(first.tokens).startswith("There once was a small badger")
 
 
 def test_a_model_beside_itself_does_not_differ_at_all(tmp_path: Path, model: Path) -> None:
-    found = compared(tmp_path, model, AgainstOptions(str(model)), protocol="gptq-64")
+    found = compared(tmp_path, model, ReferenceOptions(str(model)), protocol="gptq-64")
     divergence = found.divergence
     assert found.is_itself and divergence.better is None
     assert (divergence.kld_mean, divergence.kld_max, divergence.rms_p_change, divergence.flips) == (0, 0, 0, 0)
@@ -151,13 +148,13 @@ def test_a_model_beside_itself_does_not_differ_at_all(tmp_path: Path, model: Pat
 def test_two_batch_sizes_and_two_backends_agree_in_float32(tmp_path: Path, model: Path) -> None:
     native = RuntimeConfig(device="cpu", dtype="float32", threads=1)
     alone = compared(
-        tmp_path, "tiny-draft", AgainstOptions("tiny-draft", batch_size=8), protocol="gptq-64", batch_size=1,
+        tmp_path, "tiny-draft", ReferenceOptions("tiny-draft", batch_size=8), protocol="gptq-64", batch_size=1,
         runtime=native,
     )  # fmt: skip
     assert (alone.model.batch_size, alone.reference.batch_size, alone.is_itself) == (1, 8, False)
     assert (alone.divergence.kld_max, alone.divergence.ppl_ratio) == (0, 1)
     both = compared(
-        tmp_path, "tiny-draft", AgainstOptions("tiny-draft", backend="reference"), protocol="gptq-64", runtime=native
+        tmp_path, "tiny-draft", ReferenceOptions("tiny-draft", backend="reference"), protocol="gptq-64", runtime=native
     )
     assert (both.model.backend, both.reference.backend) == ("cpu", "reference")
     assert 0 < both.divergence.kld_max < 1e-8 and both.divergence.same_top1 == 1
@@ -177,27 +174,26 @@ def test_batch_size_is_how_many_passages_are_computed_together(
 
     monkeypatch.setattr(Runner, "read", watched)
     loaded = drained(load(str(model), settings_in(tmp_path), PLACING))[1]
-    measured, reference = (ComparedModel(loaded, PLACING, batch_size) for batch_size in (4, 2))
-    drained(compare(measured, reference, documents(measured, reference, 4)))
-    assert rows[:3] == [2, 2, 4]  # the reference's first piece, then the same of the other
+    drained(compare(loaded, loaded, documents(loaded, loaded, 4), (4, 2)))
+    assert rows[:3] == [4, 2, 2]  # the model's first piece, then the same of the reference
     assert set(rows) <= {1, 2, 3, 4}
 
 
 def test_two_dtypes_differ_by_the_noise_of_the_narrower(tmp_path: Path) -> None:
     narrow = RuntimeConfig(device="cpu", dtype="bfloat16", threads=1)
-    found = compared(tmp_path, "tiny", AgainstOptions("tiny", dtype="float32"), protocol="gptq-64", runtime=narrow)
+    found = compared(tmp_path, "tiny", ReferenceOptions("tiny", dtype="float32"), protocol="gptq-64", runtime=narrow)
     assert (found.model.dtype, found.reference.dtype, found.is_itself) == ("bfloat16", "float32", False)
     assert 1e-8 < found.divergence.kld_mean < 1e-2
 
 
 def test_the_reference_runs_as_the_model_does_but_rounds_nothing(tmp_path: Path) -> None:
     runtime = RuntimeConfig(device="cpu", dtype="float32", threads=1, activations="float")
-    found = compared(tmp_path, "tiny", AgainstOptions("tiny"), protocol="gptq-64", runtime=runtime)
+    found = compared(tmp_path, "tiny", ReferenceOptions("tiny"), protocol="gptq-64", runtime=runtime)
     assert (found.model.roundings, found.reference.roundings) == (("activations float",), ())
     assert found.reference.dtype == "float32" and not found.is_itself
 
 
-def documents(measured: ComparedModel, reference: ComparedModel, n: int) -> CommonText:
+def documents(measured: LoadedModel, reference: LoadedModel, n: int) -> CommonText:
     whole = common_text(measured, reference, None)
     return CommonText(None, n, iter([next(whole.windows) for _ in range(n)]))
 
@@ -205,15 +201,12 @@ def documents(measured: ComparedModel, reference: ComparedModel, n: int) -> Comm
 def test_a_copy_with_a_little_noise_is_not_called_better_and_a_worse_model_is(tmp_path: Path) -> None:
     settings, runtime = settings_in(tmp_path), RuntimeConfig(device="cpu", dtype="float32", threads=1)
     drained(quantize(QuantizeRequest(settings, "tiny", fidelity=False)))  # int8
-    tiny, copy, draft = (
-        ComparedModel(drained(load(name, settings, runtime))[1], runtime, 8)
-        for name in ("tiny", "tiny:int8", "tiny-draft")
-    )
+    tiny, copy, draft = (drained(load(name, settings, runtime))[1] for name in ("tiny", "tiny:int8", "tiny-draft"))
     for measured, better in ((copy, None), (draft, "reference")):
-        found = drained(compare(measured, tiny, documents(measured, tiny, 60)))[1]
+        found = drained(compare(measured, tiny, documents(measured, tiny, 60), BATCH_SIZES))[1]
         assert found is not None and found.divergence.better == better
         assert found.divergence.kld_mean > 0
-    back = drained(compare(tiny, draft, documents(tiny, draft, 60)))[1]
+    back = drained(compare(tiny, draft, documents(tiny, draft, 60), BATCH_SIZES))[1]
     assert back is not None and back.divergence.better == "other"
 
 
@@ -221,7 +214,7 @@ def test_a_copy_with_a_little_noise_is_not_called_better_and_a_worse_model_is(tm
 def test_int4_is_worse_than_its_original_beyond_the_noise_of_the_whole_text(tmp_path: Path) -> None:
     settings, runtime = settings_in(tmp_path), RuntimeConfig(device="cpu", dtype="float32")
     drained(quantize(QuantizeRequest(settings, "tiny", AllocationOptions("int4"), fidelity=False)))
-    found = compared(tmp_path, "tiny:int4-g32", AgainstOptions("tiny"), runtime=runtime)
+    found = compared(tmp_path, "tiny:int4-g32", ReferenceOptions("tiny"), runtime=runtime)
     assert found.divergence.better == "reference" and found.divergence.ppl_ratio == pytest.approx(1.0003, abs=1e-4)
 
 
@@ -234,8 +227,8 @@ def test_an_output_layer_that_is_padded_is_compared_over_the_real_tokens(
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         tensors[name] = torch.cat([tensors[name], torch.randn(28, tensors[name].shape[1])])
     save_file(tensors, padded / WEIGHTS, metadata={"format": "pt"})
-    plain = compared(tmp_path, other, AgainstOptions(str(model)), protocol="gptq-64")
-    found = compared(tmp_path, other, AgainstOptions(str(padded)), protocol="gptq-64")
+    plain = compared(tmp_path, other, ReferenceOptions(str(model)), protocol="gptq-64")
+    found = compared(tmp_path, other, ReferenceOptions(str(padded)), protocol="gptq-64")
     assert dataclasses.astuple(found.divergence) == pytest.approx(dataclasses.astuple(plain.divergence), rel=1e-6)
 
 
@@ -264,14 +257,14 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path, model: Path, edit: A
     folder = noisy(model, tmp_path / "edited", 0.01)
     edit(folder)
     if message is None:
-        assert compared(tmp_path, model, AgainstOptions(str(folder)), protocol="gptq-64").divergence.tokens > 0
+        assert compared(tmp_path, model, ReferenceOptions(str(folder)), protocol="gptq-64").divergence.tokens > 0
     else:
         with pytest.raises(UsageError, match=message):
-            compared(tmp_path, model, AgainstOptions(str(folder)), protocol="gptq-64")
+            compared(tmp_path, model, ReferenceOptions(str(folder)), protocol="gptq-64")
 
 
 def test_another_vocabulary_is_refused_before_the_reference_is_loaded(tmp_path: Path, model: Path) -> None:
-    request = EvalRequest(settings_in(tmp_path), str(model), PLACING, against=AgainstOptions("tiny-draft"))
+    request = EvalRequest(settings_in(tmp_path), str(model), PLACING, against=ReferenceOptions("tiny-draft"))
     events: list[Any] = []
     with pytest.raises(UsageError, match="tiny-draft: its token 0 is"):
         events.extend(run(request))
@@ -280,20 +273,17 @@ def test_another_vocabulary_is_refused_before_the_reference_is_loaded(tmp_path: 
 
 def test_a_batch_of_nothing_is_refused(tmp_path: Path, model: Path) -> None:
     with pytest.raises(UsageError, match="--against-batch-size must be at least 1"):
-        compared(tmp_path, model, AgainstOptions(str(model), batch_size=0))
+        compared(tmp_path, model, ReferenceOptions(str(model), batch_size=0))
 
 
 def test_an_interrupt_keeps_what_both_have_read(
     tmp_path: Path, model: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "_CACHE_TOKENS", 128)
-    candidates = [
-        ComparedModel(drained(load(str(each), settings_in(tmp_path), PLACING))[1], PLACING, 8)
-        for each in (other, model)
-    ]
+    candidates = [drained(load(str(each), settings_in(tmp_path), PLACING))[1] for each in (other, model)]
 
     def interrupted(at: int) -> Compared | None:
-        job = compare(*candidates, common_text(*candidates, None))
+        job = compare(*candidates, common_text(*candidates, None), BATCH_SIZES)
         event = next(job)
         while not (isinstance(event, Progress) and event.done >= at):
             event = next(job)

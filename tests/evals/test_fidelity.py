@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from gptfast_cli.core.backends.reference import Reference
-from gptfast_cli.core.evals import divergence as fidelity_module
 from gptfast_cli.core.evals.divergence import BlockwiseKLD, Comparison, Divergence
 from gptfast_cli.core.families import families
 from gptfast_cli.core.models.weights import weight_blocks, weight_shapes
@@ -41,17 +40,16 @@ def some_texts(vocab_size: int) -> list[list[int]]:
     return [torch.randint(vocab_size, (length,), generator=generator).tolist() for length in (31, 2, 150, 7)]
 
 
-def measured(model: LlamaForCausalLM, *, dtype: torch.dtype = torch.float32) -> Divergence:
+def measured(model: LlamaForCausalLM, *, dtype: torch.dtype = torch.float32, **options: int) -> Divergence:
     config, weights = families["llama"].config(model.config.to_dict()), weights_of(model)
     small = in_int4(weights)
-    fidelity = BlockwiseKLD(config, some_texts(config.vocab_size), backend=Reference(), device=CPU, dtype=dtype)
+    fidelity = BlockwiseKLD[None](config, some_texts(config.vocab_size), device=CPU, dtype=dtype, **options)
     results = [
-        fidelity.add({name: weights[name] for name in block}, {name: small[name] for name in block})
+        fidelity.add({name: weights[name] for name in block}, {None: {name: small[name] for name in block}})
         for block in weight_blocks(config)
     ]
-    assert results[:-1] == [None] * (len(results) - 1)
-    assert results[-1] is not None
-    return results[-1]
+    assert not any(results[:-1])
+    return results[-1][None]
 
 
 def of_whole_models(model: LlamaForCausalLM) -> Divergence:
@@ -84,10 +82,11 @@ def test_it_equals_the_divergence_of_the_whole_models_as_transformers_runs_them(
     assert dataclasses.asdict(found) == pytest.approx(dataclasses.asdict(expected), rel=1e-3)
 
 
-def test_logits_in_small_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_in_small_blocks_give_the_same() -> None:
     whole = measured(random_llama())
-    monkeypatch.setattr(fidelity_module, "_FIDELITY_LOGITS", 101 * 16)
-    assert dataclasses.asdict(measured(random_llama())) == pytest.approx(dataclasses.asdict(whole), rel=1e-6)
+    assert dataclasses.asdict(measured(random_llama(), piece_logits=2 * 101 * 16)) == pytest.approx(
+        dataclasses.asdict(whole), rel=1e-6
+    )
 
 
 def test_no_logits_are_kept_while_the_next_ones_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +104,7 @@ def test_no_logits_are_kept_while_the_next_ones_are_made(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Reference, "head", watched_head)
     monkeypatch.setattr(Comparison, "add", watched_add)
-    monkeypatch.setattr(fidelity_module, "_FIDELITY_LOGITS", 101 * 16)
-    measured(random_llama())
+    measured(random_llama(), piece_logits=2 * 101 * 16)
     assert len(n_kept) == len(taken_in) == 2 * 12
     assert not any(n_kept)
 
@@ -114,11 +112,11 @@ def test_no_logits_are_kept_while_the_next_ones_are_made(monkeypatch: pytest.Mon
 def test_a_model_beside_itself_has_lost_nothing() -> None:
     model = random_llama()
     config, weights = families["llama"].config(model.config.to_dict()), weights_of(model)
-    fidelity = BlockwiseKLD(config, some_texts(101), backend=Reference(), device=CPU, dtype=torch.bfloat16)
-    result = None
-    for block in weight_blocks(config):
-        result = fidelity.add(*(({name: weights[name] for name in block}),) * 2)
-    assert result is not None
+    fidelity = BlockwiseKLD[None](config, some_texts(101), device=CPU, dtype=torch.bfloat16)
+    for names in weight_blocks(config):
+        block = {name: weights[name] for name in names}
+        found = fidelity.add(block, {None: block})
+    result = found[None]
     assert (result.kld_max, result.same_top1, result.alpha, result.ppl_ratio) == (0, 1, 1, 1)
 
 

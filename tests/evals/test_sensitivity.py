@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from evals.test_fidelity import some_texts, weights_of
-from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.evals.divergence import BlockwiseKLD, Sensitivity
+from gptfast_cli.core.evals.divergence import BlockwiseKLD
 from gptfast_cli.core.families import families
 from gptfast_cli.core.models.weights import weight_blocks
 from gptfast_cli.core.quantize.allocation import Storage
@@ -28,27 +27,23 @@ def stored(block: dict[str, Weight], storage: Storage) -> dict[str, Weight]:
 
 
 def by_fidelity(config: ModelConfig, weights: dict[str, Weight], layer: int, storage: Storage) -> float:
-    fidelity = BlockwiseKLD(config, some_texts(config.vocab_size), backend=Reference(), device=CPU, dtype=torch.float32)
-    result = None
+    fidelity = BlockwiseKLD[None](config, some_texts(config.vocab_size), device=CPU, dtype=torch.float32)
     for number, names in enumerate(weight_blocks(config)):
         block = {name: weights[name] for name in names}
-        result = fidelity.add(block, stored(block, storage) if number == layer + 1 else block)
-    assert result is not None
-    return result.kld_mean
+        found = fidelity.add(block, {None: stored(block, storage) if number == layer + 1 else block})
+    return found[None].kld_mean
 
 
 @pytest.mark.parametrize("shape", ["llama-2", "llama-3.2"])
 def test_each_layer_costs_what_fidelity_says_of_it_alone(shape: str) -> None:
     model = random_llama(**SHAPES[shape])
     config, weights = families["llama"].config(model.config.to_dict()), weights_of(model)
-    sensitivity = Sensitivity(
-        config, some_texts(config.vocab_size), backend=Reference(), device=CPU, dtype=torch.float32
-    )
-    first, *layers, ends = [{name: weights[name] for name in block} for block in weight_blocks(config)]
-    sensitivity.embed(first["embedding"])
-    for number, block in enumerate(layers):
-        sensitivity.layer(number, block, {storage: stored(block, storage) for storage in STORAGES})
-    klds = sensitivity.klds(ends)
+    kld = BlockwiseKLD[tuple[int, Storage]](config, some_texts(config.vocab_size), device=CPU, dtype=torch.float32)
+    for number, names in enumerate(weight_blocks(config)):
+        block = {name: weights[name] for name in names}
+        is_layer = 1 <= number <= config.n_layers
+        found = kld.add(block, {(number - 1, each): stored(block, each) for each in STORAGES if is_layer})
+    klds = {key: divergence.kld_mean for key, divergence in found.items()}
     assert set(klds) == {(layer, storage) for layer in range(config.n_layers) for storage in STORAGES}
     for (layer, storage), kld in klds.items():
         assert kld == pytest.approx(by_fidelity(config, weights, layer, storage), rel=1e-6)

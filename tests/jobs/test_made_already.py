@@ -12,10 +12,10 @@ from gptfast_cli.core.checkpoints.store import bundled_folder, clear_current, re
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Event, Note
-from gptfast_cli.core.jobs.allocating import Goal
 from gptfast_cli.core.jobs.calibration_text import CalibrationOptions
 from gptfast_cli.core.jobs.convert import Converted, ConvertRequest
 from gptfast_cli.core.jobs.convert import run as convert
+from gptfast_cli.core.jobs.mixed_precision import Goal
 from gptfast_cli.core.jobs.quantize import Quantized, QuantizeRequest
 from gptfast_cli.core.jobs.quantize import run as quantize
 from gptfast_cli.core.quantize.allocation import AllocationOptions

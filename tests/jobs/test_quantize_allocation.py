@@ -12,7 +12,7 @@ from cli.command_line import CommandLine, environment_of
 from gptfast_cli.core.checkpoints.reader import open_stored
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.jobs.allocating import Goal
+from gptfast_cli.core.jobs.mixed_precision import Goal
 from gptfast_cli.core.jobs.quantize import Quantized, QuantizeRequest, run
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.render.quantization import write_allocation
@@ -65,14 +65,14 @@ def test_a_kld_is_kept_in_as_few_bytes_as_it_takes(tmp_path: Path, rounding: str
 
 
 def test_a_choice_whose_parts_cost_more_together_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gptfast_cli.core.jobs import allocating
+    from gptfast_cli.core.jobs import mixed_precision
 
-    measured = allocating._measured
+    measured = mixed_precision._measured
 
     def worse(*arguments: Any) -> Any:
         return 2 * (yield from measured(*arguments))
 
-    monkeypatch.setattr(allocating, "_measured", worse)
+    monkeypatch.setattr(mixed_precision, "_measured", worse)
     chosen = quantize(tmp_path, Goal(kld=0.0002), dry_run=True).chosen
     assert chosen is not None and chosen.measured_kld <= 0.0002 and chosen.predicted_kld < 0.00015
 

@@ -98,6 +98,7 @@ class LoadedModel:
     """A model in memory: a checkpoint, or a shape with random weights.
 
     name:       MODEL or SHAPE that it was loaded by
+    runtime:    device, dtype and backend as requested
     seconds:    time to open and load it, or to make its weights
     opened:     its checkpoint; None for random weights
     allocation: schemes of random weights; None for a checkpoint
@@ -105,6 +106,7 @@ class LoadedModel:
 
     name: str
     model: Decoder
+    runtime: RuntimeConfig
     seconds: float
     opened: OpenedModel | None = None
     allocation: Allocation | None = None
@@ -236,7 +238,7 @@ def load(
     parts = ModelSource(opened.config, opened.read, partial(stored, checkpoint), opened.n_bytes, device, dtype)
     watch = Stopwatch(device)
     built = yield from build(parts, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
-    return LoadedModel(opened.found.name, built, opened.seconds + watch.seconds, opened)
+    return LoadedModel(opened.found.name, built, runtime, opened.seconds + watch.seconds, opened)
 
 
 def special_tokens_of(checkpoint: Checkpoint) -> SpecialTokens:
@@ -360,4 +362,4 @@ def load_random(
     )
     watch = Stopwatch(device)
     model = yield from build(parts, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
-    return LoadedModel(shape.name, model, watch.seconds, allocation=allocation)
+    return LoadedModel(shape.name, model, runtime, watch.seconds, allocation=allocation)

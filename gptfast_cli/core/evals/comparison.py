@@ -26,6 +26,7 @@ from gptfast_cli.core.evals.scoring import (
     read_passages,
 )
 from gptfast_cli.core.events import Job, Note, Progress
+from gptfast_cli.core.models.decoder import Decoder
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.tokenizers import Tokenizer, vocabulary_difference
 
@@ -38,7 +39,7 @@ _ROUNDING_FIELDS = ("activations", "kv_dtype")
 
 
 @dataclass(frozen=True, slots=True)
-class AgainstOptions:
+class ReferenceOptions:
     """The reference MODEL, and how it runs; None: as the measured model."""
 
     model: str
@@ -68,35 +69,20 @@ class ModelSummary:
     roundings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ComparedModel:
-    """A loaded model and its runtime configuration."""
-
-    loaded: LoadedModel
-    runtime: RuntimeConfig
-    batch_size: int
-
-    @property
-    def summary(self) -> ModelSummary:
-        """What the report says about it."""
-        model = self.loaded.model
-        chosen = {name: getattr(self.runtime, name) for name in _ROUNDING_FIELDS}
-        return ModelSummary(
-            name=self.loaded.name,
-            scheme=self.loaded.checkpoint.scheme,
-            dtype=dtype_name(model.dtype),
-            device=model.device.type,
-            backend=model.backend,
-            batch_size=self.batch_size,
-            roundings=tuple(f"{name} {value}" for name, value in chosen.items() if value not in (None, AUTO)),
-        )
-
-    def is_same_as(self, other: "ComparedModel") -> bool:
-        """Whether both are the same model in the same configuration."""
-        return self.summary == other.summary and self.loaded.path == other.loaded.path
+def _summary(loaded: LoadedModel, batch_size: int) -> ModelSummary:
+    chosen = {name: getattr(loaded.runtime, name) for name in _ROUNDING_FIELDS}
+    return ModelSummary(
+        name=loaded.name,
+        scheme=loaded.scheme,
+        dtype=dtype_name(loaded.model.dtype),
+        device=loaded.model.device.type,
+        backend=loaded.model.backend,
+        batch_size=batch_size,
+        roundings=tuple(f"{name} {value}" for name, value in chosen.items() if value not in (None, AUTO)),
+    )
 
 
-def load_reference(measured: ComparedModel, options: AgainstOptions, settings: Settings) -> Job[ComparedModel]:
+def load_reference(measured: LoadedModel, options: ReferenceOptions, settings: Settings) -> Job[LoadedModel]:
     """Load the reference on the device of the measured model, in the same configuration unless `options` differ.
 
     The measured model's rounding options (activations, KV dtype) do not apply to the reference. Raises UsageError if
@@ -108,17 +94,12 @@ def load_reference(measured: ComparedModel, options: AgainstOptions, settings: S
     )
     opened = open_model(options.model, settings, with_padding=True)
     size = opened.config.vocab_size
-    difference = _difference(measured.loaded, size, opened.tokenizer)
+    difference = _difference(measured, size, opened.tokenizer)
     if difference is not None:  # before the weights are read
-        raise UsageError(f"{measured.loaded.name} cannot be compared with {opened.found.name}: {difference}.", _ANOTHER)
-    loaded = yield from load(opened, settings, runtime, role="Reference")
-    reference = ComparedModel(loaded, runtime, options.batch_size or measured.batch_size)
-    if measured.is_same_as(reference):
-        yield Note(f"{loaded.name} is compared with itself: all differences must be 0.")
-    if measured.loaded.config.vocab_size != size:
-        yield Note(
-            f"Compared over the {n_common_tokens(measured.loaded, size):,} tokens of the vocabulary, without padding."
-        )
+        raise UsageError(f"{measured.name} cannot be compared with {opened.found.name}: {difference}.", _ANOTHER)
+    reference = yield from load(opened, settings, runtime, role="Reference")
+    if measured.config.vocab_size != size:
+        yield Note(f"Compared over the {n_common_tokens(measured, size):,} tokens of the vocabulary, without padding.")
     return reference
 
 
@@ -180,34 +161,48 @@ class Compared:
         return self.n_windows < self.n_windows_all
 
 
-def common_text(measured: ComparedModel, reference: ComparedModel, text: ProtocolText | None) -> CommonText:
+def common_text(measured: LoadedModel, reference: LoadedModel, text: ProtocolText | None) -> CommonText:
     """The requested or bundled text, cut to the shorter context. Raises UsageError if a model cannot read it."""
-    shorter = min(measured.loaded, reference.loaded, key=lambda loaded: loaded.config.max_context)
+    shorter = min(measured, reference, key=lambda loaded: loaded.config.max_context)
     max_context = shorter.config.max_context
     if text is not None:
         held = replace(text, text=replace(text.text, max_context=max_context))
         held.check(shorter.name)
         return CommonText(held.protocol.name, held.n_windows, held.windows())
-    tokenizer = measured.loaded.tokenizer or reference.loaded.tokenizer
+    tokenizer = measured.tokenizer or reference.tokenizer
     if tokenizer is None:
-        raise UsageError(f"{measured.loaded.name} has no tokenizer, so it cannot read text.")
+        raise UsageError(f"{measured.name} has no tokenizer, so it cannot read text.")
     documents = [document for document in bundled_documents(tokenizer, max_context) if len(document) > 1]
     windows = (Window(Passage(tuple(document), 1), len(document) - 1) for document in documents)
     return CommonText(None, len(documents), windows)
 
 
-def compare(measured: ComparedModel, reference: ComparedModel, text: CommonText) -> Job[Compared | None]:
-    """Compare both models on a text. An interrupt gives a partial result, None before the first piece."""
+def compare(
+    measured: LoadedModel, reference: LoadedModel, text: CommonText, batch_sizes: tuple[int, int]
+) -> Job[Compared | None]:
+    """Compare both models on a text, each with its batch size: maximum passages of a forward pass.
+
+    An interrupt gives a partial result, None before the first piece.
+    """
+    summaries = _summary(measured, batch_sizes[0]), _summary(reference, batch_sizes[1])
+    is_itself = summaries[0] == summaries[1] and measured.path == reference.path
+    if is_itself:
+        yield Note(f"{measured.name} is compared with itself: all differences must be 0.")
+    budget = _budget(measured.model, reference.model, max(batch_sizes))
     comparison = Comparison()
-    n_tokens = n_common_tokens(measured.loaded, reference.loaded.config.vocab_size)
+    n_tokens = n_common_tokens(measured, reference.config.vocab_size)
     n_read, n_all = 0, text.n_windows
     n_predicted = 0
     try:
-        for group in groups(text.windows, _budget(measured, reference).cache_tokens):
+        for group in groups(text.windows, budget.cache_tokens):
             yield Progress("compare", n_read, n_all, "windows", so_far=comparison.kld_mean)
             passages = [window.passage for window in group]
             begins = list(accumulate((passage.n_predicted for passage in passages), initial=n_predicted))
-            for theirs, ours in _readings(measured, reference, passages):
+            pieces = (  # the same budget gives corresponding pieces
+                read_passages(loaded.model, passages, budget, batch_size=batch_size)
+                for loaded, batch_size in zip((measured, reference), batch_sizes, strict=True)
+            )
+            for ours, theirs in zip(*pieces, strict=True):
                 assert theirs.predictions == ours.predictions
                 targets, places = _targets(ours.predictions, passages, begins)
                 comparison.add(_logits(theirs, n_tokens), _logits(ours, n_tokens), targets, places)
@@ -219,35 +214,25 @@ def compare(measured: ComparedModel, reference: ComparedModel, text: CommonText)
     if not comparison.n_positions:
         return None
     return Compared(
-        model=measured.summary,
-        reference=reference.summary,
+        model=summaries[0],
+        reference=summaries[1],
         protocol=text.protocol,
         divergence=comparison.result(),
         n_windows=n_read,
         n_windows_all=n_all,
-        is_itself=measured.is_same_as(reference),
+        is_itself=is_itself,
     )
 
 
-def _budget(measured: ComparedModel, reference: ComparedModel) -> BatchBudget:
-    """The smaller budget of both; rows of the larger batch size."""
-    ours, theirs = batch_budget_of(measured.loaded.model), batch_budget_of(reference.loaded.model)
+def _budget(measured: Decoder, reference: Decoder, n_rows: int) -> BatchBudget:
+    """The smaller budget of both models, with `n_rows` rows."""
+    ours, theirs = batch_budget_of(measured), batch_budget_of(reference)
     return BatchBudget(
         cache_tokens=min(ours.cache_tokens, theirs.cache_tokens),
-        n_rows=max(measured.batch_size, reference.batch_size),
+        n_rows=n_rows,
         piece_tokens=min(ours.piece_tokens, theirs.piece_tokens),
         piece_rows=min(ours.piece_rows, theirs.piece_rows),
     )
-
-
-def _readings(
-    measured: ComparedModel, reference: ComparedModel, passages: Sequence[Passage]
-) -> Iterator[tuple[Reading, Reading]]:
-    """(reference, measured) pieces: the same budget gives corresponding pieces."""
-    budget = _budget(measured, reference)
-    theirs = read_passages(reference.loaded.model, passages, budget, batch_size=reference.batch_size)
-    ours = read_passages(measured.loaded.model, passages, budget, batch_size=measured.batch_size)
-    return zip(theirs, ours, strict=True)
 
 
 def _targets(

@@ -17,24 +17,23 @@ the mean of log p(t) - log q(t) cancels the difficulty of the text that both mod
 Good quantisation changes these by less than float32 resolves, so positions are computed in float64. A logit of -inf
 excludes its token; if q excludes a token that p does not, KLD is infinite.
 
-BlockwiseKLD and Sensitivity need one layer of each model in memory at a time, plus hidden states [tokens, dim] for each
-variant that is compared. Each text is fed separately, with a BOS token where the model expects one.
+BlockwiseKLD needs one layer of each model in memory at a time, plus hidden states [tokens, dim] for each variant. Each
+text is fed separately, with a BOS token where the model expects one.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import Backend
+from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.models.streaming import Stream
 from gptfast_cli.core.models.weights import assemble_layer
-from gptfast_cli.core.quantize.allocation import Storage
 from gptfast_cli.core.schemes import Weight, schemes
 
 N_BATCHES: Final = 20
@@ -216,114 +215,81 @@ def _distribution(logits: Tensor, p: Tensor, log_p: Tensor) -> None:
     log_p.sub_(total.log())
 
 
-_FIDELITY_LOGITS = 1 << 25
-"""Logits per piece: 128 MB in float32."""
+_PIECE_LOGITS = 1 << 26
+"""Logits in memory at once, of all models together: 256 MB in float32."""
+
+K = TypeVar("K", bound=Hashable)
 
 
-class BlockwiseKLD:
-    """KLD of a quantised model, fed with both models' weights block by block (`weight_blocks`)."""
+class BlockwiseKLD(Generic[K]):
+    """Divergence of variants of a model from the original, fed with weights block by block (`weight_blocks`).
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        texts: Sequence[Sequence[int]],
-        *,
-        backend: Backend,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        """`texts` are token ids, at least two each."""
-        self._config = config
-        self._device, self._dtype = device, dtype
-        self._targets = torch.tensor([token for text in texts for token in text[1:]])
-        inputs = [text[:-1] for text in texts]
-        self._original, self._quantised = (
-            Stream(config, inputs, backend=backend, device=device) for _ in ("original", "quantised")
-        )
-        self._embeddings: tuple[Weight, Weight] | None = None  # tied: also the heads
-
-    def add(self, original: Mapping[str, Weight], quantised: Mapping[str, Weight]) -> Divergence | None:
-        """Compute the next block; returns the divergence after the last one."""
-        first, second = (_placed(block, self._device, self._dtype) for block in (original, quantised))
-        if "embedding" in first:
-            self._original.embed(first["embedding"], self._dtype)
-            self._quantised.embed(second["embedding"], self._dtype)
-            if self._config.tied_embeddings:
-                self._embeddings = first["embedding"], second["embedding"]
-            return None
-        if "norm" in first:
-            return self._compare(first, second)
-        self._original.layer(assemble_layer(first))
-        self._quantised.layer(assemble_layer(second))
-        return None
-
-    def _compare(self, original: Mapping[str, Weight], quantised: Mapping[str, Weight]) -> Divergence:
-        heads = self._embeddings or (original["head"], quantised["head"])
-        n = max(1, _FIDELITY_LOGITS // self._config.vocab_size)
-        comparison = Comparison()
-        reference = self._original.logits(original["norm"], heads[0], block_tokens=n)
-        other = self._quantised.logits(quantised["norm"], heads[1], block_tokens=n)
-        for targets in torch.split(self._targets, n):  # zip would keep the previous logits alive
-            comparison.add(next(reference), next(other), targets)
-        return comparison.result()
-
-
-_SENSITIVITY_LOGITS = 1 << 22
-"""Logits per piece: 16 MB in float32."""
-
-
-class Sensitivity:
-    """KLD that each layer causes in each candidate storage, from one pass over the blocks of a model."""
+    A variant is known by a key. It has the original weights in each block that it is given none of its own for, so
+    one pass measures a wholly quantised model, or what each layer alone costs in each of several schemes.
+    """
 
     def __init__(
         self,
         config: ModelConfig,
         texts: Sequence[Sequence[int]],
         *,
-        backend: Backend,
         device: torch.device,
         dtype: torch.dtype,
+        piece_logits: int = _PIECE_LOGITS,
     ) -> None:
         """`texts` are token ids, at least two each."""
         self._config = config
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._piece_logits = device, dtype, piece_logits
         self._targets = torch.tensor([token for text in texts for token in text[1:]])
-        self._original = Stream(config, [text[:-1] for text in texts], backend=backend, device=device)
-        self._others: dict[tuple[int, Storage], Stream] = {}
+        self._original = Stream(config, [text[:-1] for text in texts], backend=Reference(), device=device)
+        self._variants: dict[K, Stream] = {}
         self._embedding: Weight | None = None  # tied: also the head
+        self._own_embeddings: dict[K, Weight] = {}
 
-    def embed(self, embedding: Weight) -> None:
-        """Compute the embedding; called first."""
-        self._embedding = _placed({"embedding": embedding}, self._device, self._dtype)["embedding"]
-        self._original.embed(self._embedding, self._dtype)
+    def add(self, original: Mapping[str, Weight], variants: Mapping[K, Mapping[str, Weight]]) -> dict[K, Divergence]:
+        """Compute the next block of the original and of all variants; the divergence of each after the last block."""
+        weights = self._placed(original)
+        own = {key: self._placed(block) for key, block in variants.items()}
+        if "embedding" in weights:
+            self._embedding = weights["embedding"]
+            self._own_embeddings = {key: block["embedding"] for key, block in own.items()}
+            self._original.embed(self._embedding, self._dtype)
+        self._variants |= {key: self._original.copy() for key in own if key not in self._variants}
+        if "embedding" in weights:
+            for key, embedding in self._own_embeddings.items():
+                self._variants[key].embed(embedding, self._dtype)
+        elif "norm" in weights:
+            return self._compare(weights, own)
+        else:
+            layer = assemble_layer(weights)
+            for key, stream in self._variants.items():
+                stream.layer(assemble_layer(own[key]) if key in own else layer)
+            self._original.layer(layer)
+        return {}
 
-    def layer(self, number: int, block: Mapping[str, Weight], stored: Mapping[Storage, Mapping[str, Weight]]) -> None:
-        """Compute the next layer in its original weights, and once for each storage in `stored`."""
-        weights = assemble_layer(_placed(block, self._device, self._dtype))
-        for other in self._others.values():
-            other.layer(weights)
-        for storage, otherwise in stored.items():
-            other = self._others[number, storage] = self._original.copy()
-            other.layer(assemble_layer(_placed(otherwise, self._device, self._dtype)))
-        self._original.layer(weights)
+    def _compare(self, weights: Mapping[str, Weight], own: Mapping[K, Mapping[str, Weight]]) -> dict[K, Divergence]:
+        n = max(1, self._piece_logits // (1 + len(self._variants)) // self._config.vocab_size)
 
-    def klds(self, ends: Mapping[str, Weight]) -> dict[tuple[int, Storage], float]:
-        """Mean KLD in nats by (layer, storage); `ends` is the last block: norm, and head unless it is tied."""
-        placed = _placed(ends, self._device, self._dtype)
-        norm, head = placed["norm"], placed.get("head", self._embedding)
-        assert head is not None, "embed comes first"
-        n = max(1, _SENSITIVITY_LOGITS // self._config.vocab_size)
-        comparisons = {key: Comparison() for key in self._others}
-        others = {key: other.logits(norm, head, block_tokens=n) for key, other in self._others.items()}
-        reference = self._original.logits(norm, head, block_tokens=n)
-        for logits, targets in zip(reference, torch.split(self._targets, n), strict=True):
+        def logits(stream: Stream, block: Mapping[str, Weight], embedding: Weight | None) -> Iterator[Tensor]:
+            head = block.get("head", embedding)
+            assert head is not None, "the embedding comes first"
+            return stream.logits(block["norm"], head, block_tokens=n)
+
+        reference = logits(self._original, weights, self._embedding)
+        others = {
+            key: logits(stream, own.get(key, weights), self._own_embeddings.get(key, self._embedding))
+            for key, stream in self._variants.items()
+        }
+        comparisons = {key: Comparison() for key in others}
+        for targets in torch.split(self._targets, n):
+            ours = next(reference)
             for key, comparison in comparisons.items():
-                comparison.add(logits, next(others[key]), targets)
-        return {key: comparison.result().kld_mean for key, comparison in comparisons.items()}
+                comparison.add(ours, next(others[key]), targets)
+            del ours  # before the next piece is computed
+        return {key: comparison.result() for key, comparison in comparisons.items()}
 
-
-def _placed(block: Mapping[str, Weight], device: torch.device, dtype: torch.dtype) -> Mapping[str, Weight]:
-    """The weights on the device; on a CPU unchanged, since memory-mapped weights would be copied."""
-    if device.type == "cpu":
-        return block
-    return {name: schemes[weight.scheme].to(weight, device, dtype) for name, weight in block.items()}
+    def _placed(self, block: Mapping[str, Weight]) -> Mapping[str, Weight]:
+        """The weights on the device; on a CPU unchanged, since memory-mapped weights would be copied."""
+        if self._device.type == "cpu":
+            return block
+        return {name: schemes[weight.scheme].to(weight, self._device, self._dtype) for name, weight in block.items()}

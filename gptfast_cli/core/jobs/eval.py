@@ -12,9 +12,8 @@ from gptfast_cli.core.checkpoints.store import OTHER_HOME
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load, open_model
 from gptfast_cli.core.evals.comparison import (
-    AgainstOptions,
     Compared,
-    ComparedModel,
+    ReferenceOptions,
     common_text,
     compare,
     load_reference,
@@ -50,7 +49,7 @@ class EvalRequest:
     runtime: RuntimeConfig = RuntimeConfig()
     tasks: TaskOptions = TaskOptions()
     text: TextOptions | None = None
-    against: AgainstOptions | None = None
+    against: ReferenceOptions | None = None
 
     @property
     def wants_tasks(self) -> bool:
@@ -128,18 +127,19 @@ def _text(options: TextOptions, loaded: LoadedModel) -> ProtocolText:
 
 
 def _pair(
-    request: EvalRequest, against: AgainstOptions, loaded: LoadedModel, text: ProtocolText | None
+    request: EvalRequest, against: ReferenceOptions, loaded: LoadedModel, text: ProtocolText | None
 ) -> Job[Job[Compared | None]]:
     """Load the reference; returns the comparison that is to be made."""
-    measured = ComparedModel(loaded, request.runtime, request.tasks.batch_size)
-    reference = yield from load_reference(measured, against, request.settings)
+    reference = yield from load_reference(loaded, against, request.settings)
     if request.text is None:
         content, what = measured_content(None), "The bundled held-out text"
     else:
         content, what = read_text(request.text.file), str(request.text.file)
-    for reader in (loaded, reference.loaded):
+    for reader in (loaded, reference):
         refuse_overlap(content, reader.checkpoint.calibration, what=what)
-    return compare(measured, reference, common_text(measured, reference, text))
+    batch_size = request.tasks.batch_size
+    batch_sizes = batch_size, against.batch_size or batch_size
+    return compare(loaded, reference, common_text(loaded, reference, text), batch_sizes)
 
 
 def _in_turn(part: Job[T | None] | None, *, is_interrupted: bool) -> Job[tuple[T | None, bool]]:

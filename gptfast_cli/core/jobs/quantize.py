@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from gptfast_cli import __version__
-from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.downloads import find_snapshot
 from gptfast_cli.core.checkpoints.identity import made_already, with_recipe
@@ -30,14 +29,14 @@ from gptfast_cli.core.errors import DiskFullError, GptFastError, UsageError
 from gptfast_cli.core.evals.divergence import BlockwiseKLD, Divergence
 from gptfast_cli.core.evals.held_out import bundled_texts, measured_content, refuse_overlap, texts_of_file
 from gptfast_cli.core.events import Job, Note
-from gptfast_cli.core.jobs.allocating import (
+from gptfast_cli.core.jobs.calibration_text import Calibrating, CalibrationOptions, read_calibration
+from gptfast_cli.core.jobs.convert import tokenizer_of
+from gptfast_cli.core.jobs.mixed_precision import (
     AllocationContext,
     ChosenAllocation,
     Goal,
     choose,
 )
-from gptfast_cli.core.jobs.calibration_text import Calibrating, CalibrationOptions, read_calibration
-from gptfast_cli.core.jobs.convert import tokenizer_of
 from gptfast_cli.core.jobs.quantize_blocks import QuantizePlan, compare_blocks, write_blocks
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantities import count
@@ -169,7 +168,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
         texts = yield from _texts(request, checkpoint, tokenizer, calibrating)
         fidelity, calibration = None, None
         if texts is not None:
-            fidelity = BlockwiseKLD(checkpoint.config, texts, backend=Reference(), device=device, dtype=dtype)
+            fidelity = BlockwiseKLD[None](checkpoint.config, texts, device=device, dtype=dtype)
         if made is not None:
             divergence = yield from compare_blocks(plan, made, fidelity, watch)
         else:

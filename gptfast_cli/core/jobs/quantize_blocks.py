@@ -36,14 +36,14 @@ class QuantizePlan:
 
 
 def write_blocks(
-    plan: QuantizePlan, rounder: Rounder, fidelity: BlockwiseKLD | None, watch: Stopwatch, *, force: bool
+    plan: QuantizePlan, rounder: Rounder, fidelity: BlockwiseKLD[None] | None, watch: Stopwatch, *, force: bool
 ) -> Job[Divergence | None]:
     """Quantise and write the blocks that an earlier run has not, and measure the KLD of all of them.
 
     Raises CorruptError with file and tensor where weights are NaN or infinite, UsageError, DiskFullError.
     """
     blocks = weight_blocks(plan.checkpoint.config)
-    divergence = None
+    found: Mapping[None, Divergence] = {}
     resumed = resumable_checkpoint(plan.place, plan.contents, blocks, identity=plan.identity, force=force)
     try:
         with resumed as writer:
@@ -61,7 +61,7 @@ def write_blocks(
                     if rounder.calibration is not None:
                         rounder.calibration.leave()
                     if fidelity is not None:
-                        divergence = fidelity.add(_read(plan.checkpoint, block), writer.weights(number))
+                        found = fidelity.add(_read(plan.checkpoint, block), {None: writer.weights(number)})
                 yield from _notes(
                     f"layer {number} of {len(blocks) - 2}", rounder.take_errors(), watch.seconds - seconds
                 )
@@ -69,23 +69,23 @@ def write_blocks(
     except KeyboardInterrupt:
         yield Note("Stopped. Finished blocks are kept: the same command goes on from there.")
         raise
-    return divergence
+    return found.get(None)
 
 
 def compare_blocks(
-    plan: QuantizePlan, made: Checkpoint, fidelity: BlockwiseKLD | None, watch: Stopwatch
+    plan: QuantizePlan, made: Checkpoint, fidelity: BlockwiseKLD[None] | None, watch: Stopwatch
 ) -> Job[Divergence | None]:
     """Measure the KLD of a checkpoint that an earlier run of the same plan has written."""
     if fidelity is None:
         return None
-    divergence = None
+    found: Mapping[None, Divergence] = {}
     blocks = weight_blocks(plan.checkpoint.config)
     for number, block in enumerate(blocks):
         yield Progress("measure", number, len(blocks), "blocks")
         with watch:
-            divergence = fidelity.add(_read(plan.checkpoint, block), _read(made, block))
+            found = fidelity.add(_read(plan.checkpoint, block), {None: _read(made, block)})
     yield Progress("measure", len(blocks), len(blocks), "blocks")
-    return divergence
+    return found.get(None)
 
 
 def _read(checkpoint: Checkpoint, block: tuple[str, ...]) -> dict[str, Weight]:

@@ -1,15 +1,14 @@
 """Choose the scheme of each layer: the least KLD under a size, or the least size under a KLD."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 
-from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.evals.divergence import BlockwiseKLD, Sensitivity
+from gptfast_cli.core.evals.divergence import BlockwiseKLD, Divergence
 from gptfast_cli.core.evals.held_out import first_positions
 from gptfast_cli.core.events import Job, Progress
 from gptfast_cli.core.models.weights import layer_of, weight_blocks, weight_shapes
@@ -37,6 +36,10 @@ CANDIDATES: Final = ("int4", "int8", PLAIN)
 _DTYPE = torch.float32  # rounding errors of bfloat16 arithmetic are as large as those of a layer in int8
 
 _MARGIN = 0.95  # of the KLD that a choice may be predicted to cost, after one that came out higher
+
+
+_Key: TypeAlias = tuple[int, Storage] | None
+"""A variant to measure: one layer in a storage; None: embedding and head, or the whole model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,53 +147,55 @@ def _best(choices: Sequence[Choice], goal: Goal, allowed: float | None) -> Choic
 def _sensitivity(
     checkpoint: Checkpoint, of_ends: Allocation, candidates: Sequence[Storage], context: AllocationContext
 ) -> Job[tuple[Mapping[tuple[int, Storage], float], float]]:
-    """The KLD of each layer in each storage, and that of both ends."""
-    config, texts, backend = checkpoint.config, context.texts, Reference()
-    sensitivity = Sensitivity(config, texts, backend=backend, device=context.device, dtype=_DTYPE)
-    fidelity = BlockwiseKLD(config, texts, backend=backend, device=context.device, dtype=_DTYPE)
-    storages = [storage for storage in candidates if storage.scheme != PLAIN]
-    blocks = weight_blocks(config)
-    klds: Mapping[tuple[int, Storage], float] = {}
-    ends = None
-    for number, names in enumerate(blocks):
-        yield Progress("measure layers", number, len(blocks), "blocks")
-        block = {name: checkpoint.weight(name) for name in names}
-        ends = fidelity.add(block, _stored(block, of_ends, context))
-        if "embedding" in block:
-            sensitivity.embed(block["embedding"])
-        elif "norm" in block:
-            klds = sensitivity.klds(block)
-        else:
-            uniform = {at: _stored(block, Allocation(at, at, at), context) for at in storages}
-            sensitivity.layer(layer_of(names[0]), block, uniform)
-    yield Progress("measure layers", len(blocks), len(blocks), "blocks")
-    assert ends is not None
-    return klds, ends.kld_mean
+    """KLD of each layer in each storage, and of the embedding and the head; all other weights unquantised."""
+    uniform = [Allocation(storage, storage, storage) for storage in candidates if storage.scheme != PLAIN]
+
+    def variants(names: tuple[str, ...]) -> Mapping[_Key, Allocation]:
+        if names[0].startswith("layers."):
+            return {(layer_of(names[0]), allocation.layers): allocation for allocation in uniform}
+        return {None: of_ends}
+
+    found = yield from _measure(checkpoint, variants, context, "measure layers")
+    ends_kld = found.pop(None)
+    return {key: kld for key, kld in found.items() if key is not None}, ends_kld
 
 
 def _measured(checkpoint: Checkpoint, allocation: Allocation, context: AllocationContext) -> Job[float]:
-    """The KLD of a whole allocation."""
-    fidelity = BlockwiseKLD(checkpoint.config, context.texts, backend=Reference(), device=context.device, dtype=_DTYPE)
+    """KLD of the model in an allocation."""
+    found = yield from _measure(checkpoint, lambda _: {None: allocation}, context, "measure the choice")
+    return found[None]
+
+
+def _measure(
+    checkpoint: Checkpoint,
+    variants: Callable[[tuple[str, ...]], Mapping[_Key, Allocation]],
+    context: AllocationContext,
+    task: str,
+) -> Job[dict[_Key, float]]:
+    """Mean KLD in nats of each variant; `variants` returns the allocations that apply to a block of weights."""
+    kld = BlockwiseKLD[_Key](checkpoint.config, context.texts, device=context.device, dtype=_DTYPE)
     blocks = weight_blocks(checkpoint.config)
-    result = None
+    found: dict[_Key, Divergence] = {}
     for number, names in enumerate(blocks):
-        yield Progress("measure the choice", number, len(blocks), "blocks")
+        yield Progress(task, number, len(blocks), "blocks")
         block = {name: checkpoint.weight(name) for name in names}
-        result = fidelity.add(block, _stored(block, allocation, context))
-    yield Progress("measure the choice", len(blocks), len(blocks), "blocks")
-    assert result is not None
-    return result.kld_mean
+        quantised = {key: _quantize_block(block, each, context) for key, each in variants(names).items()}
+        found = kld.add(block, quantised)
+    yield Progress(task, len(blocks), len(blocks), "blocks")
+    return {key: divergence.kld_mean for key, divergence in found.items()}
 
 
-def _stored(block: Mapping[str, Weight], allocation: Allocation, context: AllocationContext) -> dict[str, Weight]:
-    def stored(name: str, weight: Weight) -> Weight:
+def _quantize_block(
+    block: Mapping[str, Weight], allocation: Allocation, context: AllocationContext
+) -> dict[str, Weight]:
+    def quantize(name: str, weight: Weight) -> Weight:
         storage = allocation.storage(name, weight.shape)
         if storage.scheme == PLAIN:
             return weight
         (matrix,) = weight.parts.values()
         return context.rounder.quantize(name, matrix, storage)
 
-    return {name: stored(name, weight) for name, weight in block.items()}
+    return {name: quantize(name, weight) for name, weight in block.items()}
 
 
 def _layer_bytes(checkpoint: Checkpoint, layer: int, storage: Storage) -> int:
