@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.quantize import modes, read_mode, roundings_by_name
+from gptfast_cli.core.quantize import modes, quantizer_names, read_mode
 from gptfast_cli.core.settings import load_settings
 from gptfast_cli.numbers import Number
 from gptfast_cli.options import (
@@ -41,7 +41,7 @@ def _complete_mode() -> list[str]:
 
 
 def _complete_rounding() -> list[str]:
-    return list(roundings_by_name())
+    return list(quantizer_names())
 
 
 def _complete_calibration(incomplete: str) -> list[str | tuple[str, str]]:

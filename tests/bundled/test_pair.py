@@ -11,7 +11,7 @@ import torch
 import recipe
 from generation_requests import requested
 from gptfast_cli.core.checkpoints.manifest import read_manifest
-from gptfast_cli.core.checkpoints.reader import open_stored
+from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
 from gptfast_cli.core.checkpoints.store import BUNDLED, bundled_folder
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load
@@ -65,7 +65,7 @@ def test_the_draft_is_about_a_tenth_of_its_target_and_shares_its_tokenizer() -> 
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_every_bundled_tensor_has_the_sha256_of_its_manifest(name: str) -> None:
-    assert list(open_stored(bundled_folder(name)).verify())
+    assert list(open_manifest_checkpoint(bundled_folder(name)).verify())
 
 
 def test_there_are_prompts_of_at_least_five_categories() -> None:

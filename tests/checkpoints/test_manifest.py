@@ -11,9 +11,9 @@ import pytest
 from gptfast_cli.core.checkpoints.manifest import (
     MANIFEST_FILE,
     Manifest,
+    ManifestTensor,
+    ManifestWeight,
     Provenance,
-    StoredPart,
-    StoredWeight,
     TokenizerEntry,
     config_from_json,
     config_to_json,
@@ -35,13 +35,15 @@ def config_of(shape: str) -> ModelConfig:
 
 def manifest() -> Manifest:
     weights = {
-        "embedding": StoredWeight("plain", (10, 4), {"weight": StoredPart("a.safetensors", "BF16", (10, 4), SHA)}),
-        "layers.0.qkv": StoredWeight(
+        "embedding": ManifestWeight(
+            "plain", (10, 4), {"weight": ManifestTensor("a.safetensors", "BF16", (10, 4), SHA)}
+        ),
+        "layers.0.qkv": ManifestWeight(
             "int4",
             (6, 8),
             {
-                "weight": StoredPart("a.safetensors", "U8", (6, 4), SHA),
-                "scales": StoredPart("b.safetensors", "F32", (6, 1), SHA),
+                "weight": ManifestTensor("a.safetensors", "U8", (6, 4), SHA),
+                "scales": ManifestTensor("b.safetensors", "F32", (6, 1), SHA),
             },
         ),
     }

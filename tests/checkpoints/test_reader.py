@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, tensor_name
-from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
+from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_manifest_checkpoint
 from gptfast_cli.core.checkpoints.shard import open_shard
 from gptfast_cli.core.checkpoints.writer import PlannedTensor, header
 from gptfast_cli.core.errors import CorruptError, NotFoundError
@@ -99,7 +99,7 @@ def test_a_file_that_was_made_shorter_after_it_was_opened_is_refused(folder: Pat
     shard = open_shard(folder / SHARD)
     with (folder / SHARD).open("r+b") as opened:
         opened.truncate(100)
-    with pytest.raises(CorruptError, match=f"{SHARD}: has become shorter since it was opened"):
+    with pytest.raises(CorruptError, match=f"{SHARD}: was truncated since it was opened"):
         shard.tensor(next(iter(shard.tensors)))
 
 
@@ -109,7 +109,7 @@ def test_bytes_read_are_the_bytes_that_the_manifest_counts(sound: Path) -> None:
 
 
 def test_every_flipped_byte_of_the_weights_is_noticed(folder: Path) -> None:
-    checkpoint = open_stored(folder)
+    checkpoint = open_manifest_checkpoint(folder)
     content = bytearray((folder / SHARD).read_bytes())
     for weight in ("embedding", "layers.1.gate_up", "head"):
         stored = checkpoint.shards[SHARD].tensors[tensor_name(weight, "weight")]
@@ -122,8 +122,8 @@ def test_every_flipped_byte_of_the_weights_is_noticed(folder: Path) -> None:
 
 
 def test_progress_of_verifying_ends_at_all_bytes(sound: Path) -> None:
-    *_, last = open_stored(sound).verify()
-    assert last.done == last.total == open_stored(sound).n_bytes
+    *_, last = open_manifest_checkpoint(sound).verify()
+    assert last.done == last.total == open_manifest_checkpoint(sound).n_bytes
 
 
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -68,7 +68,7 @@ def test_with_no_name_and_nothing_made_ready_it_is_the_bundled_one(settings: Set
 def test_the_model_last_made_ready_comes_before_the_bundled_one(settings: Settings) -> None:
     write_current(settings.home, "org/stored")
     resolved = resolve(None, settings)
-    assert (resolved.name, resolved.origin) == ("org/stored", "last made ready")
+    assert (resolved.name, resolved.origin) == ("org/stored", "current model")
 
 
 def test_a_name_given_comes_before_everything(settings: Settings) -> None:
@@ -93,7 +93,7 @@ def test_the_model_last_made_ready_is_not_a_folder_of_its_name(
 
 def test_a_current_model_that_is_gone_is_said_so(settings: Settings) -> None:
     write_current(settings.home, "org/gone")
-    with pytest.raises(NotFoundError, match="org/gone: was last made ready, and is gone") as caught:
+    with pytest.raises(NotFoundError, match="org/gone: the current model no longer exists") as caught:
         resolve(None, settings)
     assert "--model tiny" in caught.value.hint
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from gptfast_cli.core.checkpoints.manifest import Provenance
-from gptfast_cli.core.checkpoints.reader import open_stored
+from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
 from gptfast_cli.core.checkpoints.resumable import BlockWriter, resumable_checkpoint
-from gptfast_cli.core.checkpoints.writer import Contents, planned
+from gptfast_cli.core.checkpoints.writer import Contents, plan_weight
 from gptfast_cli.core.errors import DiskFullError, UsageError
 from gptfast_cli.core.families import families
 from gptfast_cli.core.models.weights import weight_blocks, weight_shapes
@@ -29,7 +29,7 @@ class StoppedError(Exception):
 
 def contents() -> Contents:
     outlines = {name: plain(torch.empty(shape, device="meta")) for name, shape in weight_shapes(CONFIG).items()}
-    weights = {name: planned(outline) for name, outline in outlines.items()}
+    weights = {name: plan_weight(outline) for name, outline in outlines.items()}
     return Contents("m", CONFIG, torch.float32, weights, None, Provenance("m", None, "test"))
 
 
@@ -71,13 +71,13 @@ def test_a_run_goes_on_behind_the_finished_blocks_and_ends_with_the_same_bytes(t
     assert not (tmp_path / "m").exists()
     assert write(tmp_path / "m") == [2, 3, 4]
     assert files_in(tmp_path / "m") == files_in(tmp_path / "once")
-    assert list(open_stored(tmp_path / "m").verify())
+    assert list(open_manifest_checkpoint(tmp_path / "m").verify())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "once"]
 
 
 def test_each_block_is_a_file_of_its_own(tmp_path: Path) -> None:
     write(tmp_path / "m")
-    manifest = open_stored(tmp_path / "m").manifest
+    manifest = open_manifest_checkpoint(tmp_path / "m").manifest
     for number, block in enumerate(BLOCKS, start=1):
         files = {part.file for name in block for part in manifest.weights[name].parts.values()}
         assert files == {f"weights-{number:05}.safetensors"}
@@ -110,7 +110,7 @@ def test_a_block_that_is_not_as_it_was_written_is_written_again(tmp_path: Path, 
         case "no file":
             file.unlink()
     assert write(tmp_path / "m") == [1, 3, 4]
-    assert list(open_stored(tmp_path / "m").verify())
+    assert list(open_manifest_checkpoint(tmp_path / "m").verify())
 
 
 def test_other_work_for_the_same_place_begins_anew_and_clears_away(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_work_that_another_process_is_at_is_refused(tmp_path: Path) -> None:
             write(tmp_path / "m")
         for number in range(1, len(BLOCKS)):
             writer.write(number, weight)
-    assert list(open_stored(tmp_path / "m").verify())
+    assert list(open_manifest_checkpoint(tmp_path / "m").verify())
 
 
 def test_room_is_needed_for_the_missing_blocks_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -319,11 +319,11 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object], type[Exception], str]] = 
         CorruptError,
         "4 bytes follow",
     ),
-    "sizes that no model has": (
+    "implausible sizes": (
         "llama2_c 1",
         lambda f: (f / "model.bin").write_bytes(struct.pack("<Ii7i", 0x616B3432, 1, *[-1] * 7).ljust(400, b"\0")),
         CorruptError,
-        "sizes that no model has",
+        "implausible sizes",
     ),
 }
 
@@ -341,10 +341,10 @@ def test_a_missing_context_is_what_metas_program_takes_and_is_told(tmp_path: Pat
     source = foreign.write_meta(tmp_path / "model", random_llama(**EVEN))
     opened = open_checkpoint(source, allow_pickle=True)
     assert opened.config.max_context == 2048
-    assert "2,048 tokens" in opened.remarks[0]
+    assert "2,048 tokens" in opened.notes[0]
     edit_json(source / "params.json", lambda values: values.update(max_seq_len=512))
     opened = open_checkpoint(source, allow_pickle=True)
-    assert (opened.config.max_context, opened.remarks) == (512, ())
+    assert (opened.config.max_context, opened.notes) == (512, ())
 
 
 def test_a_file_of_no_model_is_not_found(tmp_path: Path) -> None:

@@ -46,27 +46,27 @@ BAD_NAMES = [
 @pytest.mark.parametrize("name", [*BAD_NAMES, "", " ", "a b", "a\nb", "x" * 300])
 def test_a_name_that_could_leave_the_store_or_break_a_file_system_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be the name"):
-        Store(tmp_path).place(name)
+        Store(tmp_path).folder(name)
     assert Store(tmp_path).find(name) is None
 
 
 @pytest.mark.parametrize("name", ["tiny:int4-g32", "meta-llama/Llama-2-7b-chat-hf", "org/m.v1:int4-g32-gptq", "a_b"])
 def test_a_good_name_is_one_folder_of_the_store(tmp_path: Path, name: str) -> None:
-    assert Store(tmp_path).place(name).parent == tmp_path / "checkpoints"
+    assert Store(tmp_path).folder(name).parent == tmp_path / "checkpoints"
 
 
 def test_names_that_differ_only_in_case_are_one(tmp_path: Path) -> None:
-    assert Store(tmp_path).place("Org/Model") == Store(tmp_path).place("org/model")
+    assert Store(tmp_path).folder("Org/Model") == Store(tmp_path).place("org/model")
 
 
 def test_different_names_are_different_folders(tmp_path: Path) -> None:
     names = ["a/b", "a-b", "a_b", "a.b", "a:b", "a/b:c", "a:b-c", "ab"]
-    assert len({Store(tmp_path).place(name) for name in names}) == len(names)
+    assert len({Store(tmp_path).folder(name) for name in names}) == len(names)
 
 
 @pytest.mark.parametrize("text", ["My model (2)", "con", "...", "--x--", "日本", "a:b", "fine-name", "x" * 300])
 def test_any_folder_name_gives_a_name_for_the_store(tmp_path: Path, text: str) -> None:
-    assert Store(tmp_path).place(store_name(text)).name
+    assert Store(tmp_path).folder(store_name(text)).name
 
 
 def test_the_store_lists_what_it_holds(tmp_path: Path) -> None:

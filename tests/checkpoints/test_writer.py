@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gptfast_cli.core.checkpoints.manifest import Manifest, Provenance
-from gptfast_cli.core.checkpoints.reader import open_stored
+from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
 from gptfast_cli.core.checkpoints.shard import DTYPES, open_shard
 from gptfast_cli.core.checkpoints.writer import (
@@ -60,7 +60,7 @@ def written(folder: Path, of: Contents, *, shard_bytes: int = 10**9) -> Manifest
 
 def test_every_part_of_every_weight_comes_back(tmp_path: Path) -> None:
     written(tmp_path / "m", contents())
-    checkpoint = open_stored(tmp_path / "m")
+    checkpoint = open_manifest_checkpoint(tmp_path / "m")
     assert (checkpoint.scheme, checkpoint.dtype) == ("int8", torch.bfloat16)
     for name in contents().weights:
         expected, found = weight(name, contents()), checkpoint.weight(name)
@@ -79,7 +79,7 @@ def test_a_shard_holds_no_more_than_its_size_or_one_weight(tmp_path: Path) -> No
     assert list(sizes) == [f"weights-{number:05}.safetensors" for number in range(1, len(sizes) + 1)]
     assert len(sizes) > 3
     assert all(sum(size) <= 6000 or len(size) == 1 for size in sizes.values())
-    assert list(open_stored(tmp_path / "m").verify())
+    assert list(open_manifest_checkpoint(tmp_path / "m").verify())
 
 
 def test_the_safetensors_package_reads_what_is_written(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_tokenizer_is_copied_and_its_damage_noticed(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"pieces")
     tokenizer = TokenizerFiles((tmp_path / "tokenizer.model",), bos_id=1, stop_ids=(2, 5), add_bos=True)
     written(tmp_path / "m", contents(tokenizer))
-    checkpoint = open_stored(tmp_path / "m")
+    checkpoint = open_manifest_checkpoint(tmp_path / "m")
     entry = checkpoint.special_tokens
     assert entry is not None
     assert (entry.bos_id, entry.stop_ids, entry.add_bos) == (1, (2, 5), True)
@@ -120,7 +120,7 @@ def test_a_tokenizer_is_copied_and_its_damage_noticed(tmp_path: Path) -> None:
 
 def test_the_manifest_has_the_hash_of_all_bytes_of_a_large_tensor_and_verifying_reads_them_all(tmp_path: Path) -> None:
     manifest = written(tmp_path / "m", contents(vocab_size=600_001))
-    checkpoint = open_stored(tmp_path / "m")
+    checkpoint = open_manifest_checkpoint(tmp_path / "m")
     at = manifest.weights["embedding"].parts["codes"]
     file, stored = tmp_path / "m" / at.file, checkpoint.shards[at.file].tensors["embedding.codes"]
     content = file.read_bytes()[stored.start : stored.end]
@@ -141,7 +141,7 @@ def test_the_manifest_has_the_hash_of_all_bytes_of_a_large_tensor_and_verifying_
 def test_an_empty_folder_is_a_free_place(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     written(tmp_path / "m", contents())
-    assert list(open_stored(tmp_path / "m").verify())
+    assert list(open_manifest_checkpoint(tmp_path / "m").verify())
 
 
 def test_a_file_is_no_place_for_a_checkpoint(tmp_path: Path) -> None:

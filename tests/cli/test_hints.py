@@ -53,11 +53,11 @@ def test_a_gguf_file_is_not_to_be_named_by_its_folder(settings: Settings, tmp_pa
 def test_a_file_of_a_model_leads_to_its_folder_and_any_other_to_convert(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as of_a_checkpoint:
         resolve(str(TINY / "weights-00001.safetensors"), settings)
-    assert of_a_checkpoint.value.hint == f"Name the folder that holds it: {TINY}"
+    assert of_a_checkpoint.value.hint == f"Name its folder: {TINY}"
     (tmp_path / "stories.bin").touch()
     with pytest.raises(UsageError) as of_another:
         resolve(str(tmp_path / "stories.bin"), settings)
-    assert of_another.value.hint == f"Make a checkpoint of it: gptfast convert {tmp_path / 'stories.bin'}"
+    assert of_another.value.hint == f"Convert it: gptfast convert {tmp_path / 'stories.bin'}"
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_weights_are_verified_where_that_is_asked(gptfast: CommandLine, hf_folde
     refused = gptfast.run(*generate, "--verify-weights")
     assert refused.returncode == 6
     assert "weights-00001.safetensors: head.weight" in refused.stderr.decode()
-    assert f"gptfast convert SOURCE --out {path} --force" in refused.stderr.decode()
+    assert f"gptfast convert {hf_folder} --out {path} --force" in refused.stderr.decode()
 
 
 def test_a_model_is_shown_and_made_current(gptfast: CommandLine) -> None:

@@ -55,7 +55,7 @@ def test_finished_files_are_not_made_again_and_the_bytes_are_the_same(
     plain_read = convert_job._read
     monkeypatch.setattr(convert_job, "_read", watched)
     events, made = drained(run(ConvertRequest(str(source), settings_in(tmp_path), out=tmp_path / "out")))
-    assert Note(f"Going on after {n_finished} of {n_files} files, which an earlier run finished.") in events
+    assert Note(f"Resuming: {n_finished} of {n_files} files were finished by an earlier run.") in events
     assert "head" in read
     assert "embedding" not in read
     assert files_in(made.path) == expected
@@ -84,7 +84,7 @@ def test_an_interrupt_says_that_finished_files_are_kept(tmp_path: Path) -> None:
     while not isinstance(next(job), Progress):
         pass
     told = job.throw(KeyboardInterrupt())
-    assert told == Note("Stopped. Finished files are kept: the same command goes on from there.")
+    assert told == Note("Interrupted. Finished files are kept: run the same command again to resume.")
     with pytest.raises(KeyboardInterrupt):
         next(job)
     assert not (tmp_path / "out").exists()
@@ -93,7 +93,7 @@ def test_an_interrupt_says_that_finished_files_are_kept(tmp_path: Path) -> None:
 PROGRAM = """
 import functools, os, random, shutil, signal, sys, time
 from pathlib import Path
-from gptfast_cli.core.checkpoints.reader import open_stored
+from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
 from gptfast_cli.core.events import Note
 from gptfast_cli.core.jobs import convert
@@ -134,7 +134,7 @@ while killed < n_kills:
 os.waitpid(child(None), 0)
 assert {path.name: path.read_bytes() for path in place.iterdir()} == expected
 assert [path.name for path in place.parent.iterdir()] == ["model"]
-assert list(open_stored(place).verify())
+assert list(open_manifest_checkpoint(place).verify())
 print("end", flush=True)
 """
 

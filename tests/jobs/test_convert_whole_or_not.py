@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gptfast_cli.core.checkpoints.manifest import read_manifest
-from gptfast_cli.core.checkpoints.reader import open_stored
+from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
 from gptfast_cli.core.errors import CorruptError, DiskFullError, UsageError
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
@@ -46,7 +46,7 @@ def test_a_forced_conversion_that_fails_leaves_the_old_checkpoint(tmp_path: Path
     edit_tensors(source / WEIGHTS, lambda t: t["lm_head.weight"].fill_(torch.nan))  # the last to be written
     with pytest.raises(CorruptError):
         converted(source, settings, force=True)
-    assert len(list(open_stored(old).verify())) > 0
+    assert len(list(open_manifest_checkpoint(old).verify())) > 0
 
 
 def test_a_folder_that_is_no_checkpoint_is_never_replaced(tmp_path: Path) -> None:

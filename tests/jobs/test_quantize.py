@@ -9,7 +9,7 @@ import torch
 
 from chat_model import chat_model
 from generation_requests import requested
-from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_stored
+from gptfast_cli.core.checkpoints.reader import open_checkpoint, open_manifest_checkpoint
 from gptfast_cli.core.checkpoints.store import read_current
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load
@@ -46,7 +46,7 @@ def events(model: Path | str, settings: Settings, **options: Any) -> list[object
 def test_the_bundled_model_in_int8_is_nearly_the_same_model(tmp_path: Path) -> None:
     quantised = quantize("tiny", settings_in(tmp_path))
     assert quantised.name == "tiny:int8" == read_current(tmp_path / "home")
-    assert list(open_stored(quantised.path).verify())
+    assert list(open_manifest_checkpoint(quantised.path).verify())
     fidelity = quantised.fidelity
     assert fidelity is not None
     assert fidelity.tokens == 2048
@@ -70,7 +70,7 @@ def test_the_bundled_model_in_int4_loses_more_and_less_with_smaller_groups(tmp_p
 def test_each_weight_is_what_the_rounding_makes_of_the_original(tmp_path: Path, storage: AllocationOptions) -> None:
     settings = settings_in(tmp_path)
     original = open_checkpoint(saved(tmp_path / "model", mlp_bias=True))
-    small = open_stored(quantize(original.path, settings, storage=storage, fidelity=False).path)
+    small = open_manifest_checkpoint(quantize(original.path, settings, storage=storage, fidelity=False).path)
     for name, at in storage.allocation(original.config).of(original.config).items():
         (matrix,) = original.weight(name).parts.values()
         found = small.weight(name)
@@ -85,7 +85,7 @@ def test_each_weight_is_what_the_rounding_makes_of_the_original(tmp_path: Path, 
 def test_the_manifest_tells_where_it_came_from_and_how_it_was_made(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     cached_repo(settings.hf_cache, "org/model", commit="c0ffee")
-    manifest = open_stored(quantize("hf://org/model@main", settings, storage=INT4).path).manifest
+    manifest = open_manifest_checkpoint(quantize("hf://org/model@main", settings, storage=INT4).path).manifest
     provenance = manifest.provenance
     assert (manifest.name, manifest.scheme) == ("org/model:int4-g32", "int4")
     assert (provenance.source, provenance.revision, provenance.rounding) == ("org/model", "c0ffee", "nearest")
@@ -111,7 +111,7 @@ def test_a_quantised_model_is_loaded_as_it_is_stored_and_generates(tmp_path: Pat
 def test_the_tokenizer_and_the_chat_template_come_along(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     quantised = quantize(chat_model(tmp_path / "chat"), settings)
-    entry = open_stored(quantised.path).manifest.tokenizer
+    entry = open_manifest_checkpoint(quantised.path).manifest.tokenizer
     assert entry is not None
     assert {"tokenizer.json", "tokenizer_config.json"} <= set(entry.files)
     assert (entry.bos_id, entry.stop_ids) == (256, (257,))
@@ -152,7 +152,7 @@ def test_a_dry_run_tells_the_sizes_and_writes_nothing(tmp_path: Path) -> None:
     assert (dry.is_written, dry.fidelity, settings.home.exists()) == (False, None, False)
     written = quantize("tiny", settings, storage=INT4, fidelity=False)
     assert (dry.parts, dry.path, dry.n_bytes) == (written.parts, written.path, written.n_bytes)
-    assert dry.n_bytes == open_stored(written.path).n_bytes
+    assert dry.n_bytes == open_manifest_checkpoint(written.path).n_bytes
     assert [(part.part, part.scheme) for part in dry.parts] == [
         ("embedding", "int8"),
         ("norms and biases", "plain"),
@@ -227,7 +227,7 @@ def test_a_model_is_called_by_the_scheme_of_its_layers_and_its_head_apart(tmp_pa
     # most of its parameters are in the embedding and the head
     folder = saved(tmp_path / "wide", vocab_size=4000, hidden_size=96, intermediate_size=96)
     path = quantize(folder, settings, storage=INT4, fidelity=False).path
-    manifest = open_stored(path).manifest
+    manifest = open_manifest_checkpoint(path).manifest
     assert (manifest.scheme, manifest.head_scheme) == ("int4", "int8")
     assert manifest.stored_as == "int4 layers, int8 embedding and head"
     with pytest.raises(UsageError, match=r"is quantised already \(int4 layers, int8 embedding and head\)"):

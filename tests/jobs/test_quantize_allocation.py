@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cli.command_line import CommandLine, environment_of
-from gptfast_cli.core.checkpoints.reader import open_stored
+from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.jobs.mixed_precision import Goal
@@ -24,7 +24,7 @@ def quantize(folder: Path, goal: Goal | None = None, **options: Any) -> Quantize
 
 
 def schemes_of_layers(quantized: Quantized) -> list[str]:
-    weights = open_stored(quantized.path).manifest.weights
+    weights = open_manifest_checkpoint(quantized.path).manifest.weights
     return [weights[f"layers.{layer}.down"].scheme for layer in range(4)]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gptfast_cli.core.checkpoints.reader import open_stored
+from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import NetworkError, UsageError
 from gptfast_cli.core.evals.held_out import measured_content
@@ -55,7 +55,7 @@ def test_the_name_and_the_manifest_say_what_was_done_and_learned_from(tmp_path: 
     options = CalibrationOptions(text=str(tmp_path / "notes.txt"), limit=20, seq_length=100)
     quantised = quantize(settings_in(tmp_path), calibration=options)
     assert quantised.name == "tiny-draft:int4-g32-gptq" and quantised.scheme == "int4-g32-gptq"
-    provenance = open_stored(quantised.path).manifest.provenance
+    provenance = open_manifest_checkpoint(quantised.path).manifest.provenance
     learned = provenance.calibration
     assert provenance.rounding == "gptq" and learned is not None
     assert (learned.source, learned.tokens) == ("notes.txt", 20 * 100)
@@ -67,7 +67,7 @@ def test_the_bundled_text_is_the_usual_one_and_other_roundings_learn_from_none(t
     learned = {}
     for rounding in ("search", "gptq"):
         quantised = quantize(settings_in(tmp_path), rounding=rounding, fidelity=False)
-        learned[rounding] = open_stored(quantised.path).manifest.provenance.calibration
+        learned[rounding] = open_manifest_checkpoint(quantised.path).manifest.provenance.calibration
     assert learned["search"] is None
     assert learned["gptq"] is not None
     assert learned["gptq"].source == "bundled"
@@ -154,7 +154,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bytes_and_fidelity(tmp_path: Path
         pass
     job.close()
     events, again = drained(run(request(settings)))
-    assert Note(f"Going on after {n_blocks} of 4 blocks, which an earlier run finished.") in events
+    assert Note(f"Resuming: {n_blocks} of 4 blocks were finished by an earlier run.") in events
     assert files_in(again.path) == files_in(once.path)
     assert again.fidelity == once.fidelity
 
@@ -197,7 +197,7 @@ def test_a_run_killed_inside_of_a_layer_goes_on_with_that_layer_and_ends_with_th
     killed = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], check=False)
     assert killed.returncode == -signal.SIGKILL
     events, again = drained(run(request(settings_in(tmp_path))))
-    assert Note("Going on after 2 of 4 blocks, which an earlier run finished.") in events
+    assert Note("Resuming: 2 of 4 blocks were finished by an earlier run.") in events
     assert files_in(again.path) == files_in(once.path)
 
 
@@ -248,7 +248,7 @@ def test_tasks_are_learned_from_by_their_training_documents(tmp_path: Path, monk
     with_tasks(monkeypatch, wikitext=Task(), group={"a": Task(), "b": Task()})
     options = CalibrationOptions(tasks="wikitext, group", limit=60, seq_length=100)
     quantised = quantize(settings_in(tmp_path), calibration=options)
-    learned = open_stored(quantised.path).manifest.provenance.calibration
+    learned = open_manifest_checkpoint(quantised.path).manifest.provenance.calibration
     assert learned is not None and learned.source == "wikitext, group"
     assert learned.tokens > 60 * 20
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from gptfast_cli.core.checkpoints.reader import open_stored
+from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.events import Note, Progress
 from gptfast_cli.core.jobs import quantize as quantize_job
@@ -78,7 +78,7 @@ def quantised(source: Path, root: Path, *, force: bool = False) -> dict[str, byt
         settings_in(root), model=str(source), storage=INT4, runtime=RuntimeConfig("cpu", "float32", 1), force=force
     )
     place = drained(run(request))[1].path
-    assert list(open_stored(place).verify())
+    assert list(open_manifest_checkpoint(place).verify())
     return result_in(root)
 
 
@@ -129,12 +129,12 @@ def test_an_interrupt_says_that_finished_blocks_are_kept(tmp_path: Path) -> None
     while next(job) != Progress("quantize", 3, 6, "blocks"):
         pass
     assert job.throw(KeyboardInterrupt()) == Note(
-        "Stopped. Finished blocks are kept: the same command goes on from there."
+        "Interrupted. Finished blocks are kept: run the same command again to resume."
     )
     with pytest.raises(KeyboardInterrupt):
         next(job)
     again = drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4)))[0]
-    assert Note("Going on after 3 of 6 blocks, which an earlier run finished.") in again
+    assert Note("Resuming: 3 of 6 blocks were finished by an earlier run.") in again
 
 
 def stopped_after(n_blocks: int, root: Path, out: Path, *, model: str = "tiny", mode: str = "int4") -> Path:
@@ -268,4 +268,4 @@ def test_sigterm_keeps_finished_blocks_too(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         job.throw(SystemExit(143))
     again = drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4)))[0]
-    assert Note("Going on after 3 of 6 blocks, which an earlier run finished.") in again
+    assert Note("Resuming: 3 of 6 blocks were finished by an earlier run.") in again

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from generation_requests import requested
-from gptfast_cli.core.checkpoints.reader import open_stored
+from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Event, Progress
@@ -56,7 +56,7 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "from a folder": (
         from_folder,
-        "path of my-model, as it was converted: gptfast convert SOURCE --out {place} --force",
+        "gptfast convert '{root}/my model' --out {place} --force",
     ),
     "quantised": (quantised, "gptfast quantize my-model --mode int8 --out {place} --force"),
 }
@@ -68,21 +68,32 @@ def test_a_flipped_bit_is_named_by_tensor_with_the_command_that_makes_it_again(t
     place = make(tmp_path)
     part = "weight" if made != "quantised" else "codes"
     shard = next(path for path, name in holding(place) if name == f"layers.1.down.{part}")
-    flip(shard, open_stored(place).shards[shard.name].tensors[f"layers.1.down.{part}"].end - 1)
+    flip(shard, open_manifest_checkpoint(place).shards[shard.name].tensors[f"layers.1.down.{part}"].end - 1)
     with pytest.raises(CorruptError, match=rf"{shard.name}: layers\.1\.down\.{part}: .*SHA-256") as caught:
         generated(place, tmp_path)
-    assert command.format(place=place) in caught.value.hint
+    assert command.format(place=place, root=tmp_path) in caught.value.hint
     generated(place, tmp_path, verify=False)
 
 
+def test_a_source_folder_that_is_gone_is_a_placeholder_in_the_hint(tmp_path: Path) -> None:
+    place = from_folder(tmp_path)
+    (tmp_path / "my model").rename(tmp_path / "elsewhere")
+    flip(place / "weights-00001.safetensors", -1)
+    with pytest.raises(CorruptError) as caught:
+        generated(place, tmp_path)
+    assert f"path of my-model: gptfast convert SOURCE --out {place} --force" in caught.value.hint
+
+
 def holding(place: Path) -> list[tuple[Path, str]]:
-    return [(place / file, name) for file, shard in open_stored(place).shards.items() for name in shard.tensors]
+    return [
+        (place / file, name) for file, shard in open_manifest_checkpoint(place).shards.items() for name in shard.tensors
+    ]
 
 
 def test_a_sound_checkpoint_runs_after_all_of_its_bytes(tmp_path: Path) -> None:
     place = from_folder(tmp_path)
     done = [event for event in generated(place, tmp_path) if isinstance(event, Progress) and event.task == "verify"]
-    assert done[-1].done == done[-1].total == open_stored(place).n_bytes
+    assert done[-1].done == done[-1].total == open_manifest_checkpoint(place).n_bytes
 
 
 def snapshot_with_blobs(root: Path) -> Path:

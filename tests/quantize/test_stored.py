@@ -38,8 +38,8 @@ def test_weights_of_another_program_are_plain_and_none_is_read(tmp_path: Path, m
     checkpoint = open_checkpoint(saved(tmp_path / "model"))
 
     def read(part: WeightPart) -> torch.Tensor:
-        raise AssertionError(part.place)
+        raise AssertionError(part.location)
 
     monkeypatch.setattr("gptfast_cli.core.checkpoints.foreign.ForeignCheckpoint.weight", read)
-    monkeypatch.setattr("gptfast_cli.core.checkpoints.foreign.ForeignCheckpoint.pieces", read)
+    monkeypatch.setattr("gptfast_cli.core.checkpoints.foreign.ForeignCheckpoint.tensors", read)
     assert set(stored(checkpoint).values()) == {Storage("plain")}

@@ -1,4 +1,4 @@
-"""What the rest of the program sees of a model's files, whichever layout they are in."""
+"""The checkpoint protocol: a model's files, in whichever layout, as the rest of the program reads them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,29 +16,29 @@ from gptfast_cli.core.schemes import Block, Weight
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """One stored tensor of a weight and its place, `file: tensor`, for errors that name it."""
+class LocatedTensor:
+    """One stored tensor of a weight; `location` is `file: tensor`, for error messages."""
 
-    place: str
+    location: str
     tensor: Tensor
 
     @property
     def is_finite(self) -> bool:
-        """Whether it holds neither NaN nor infinity; it is read once, and no mask as large as it is made."""
+        """Whether it holds neither NaN nor infinity; one pass, without a mask of its size."""
         low, high = self.tensor.aminmax()  # NaN comes through
         return bool(low.isfinite() and high.isfinite())
 
     def check_finite(self) -> None:
-        """Raise CorruptError with the place where it is not finite."""
+        """Raise CorruptError with the location if a value is not finite."""
         if not self.is_finite:
             raise CorruptError(
-                f"{self.place}: holds NaN or infinite values.",
-                "The model is damaged: fetch it again, or tell its makers.",
+                f"{self.location}: holds NaN or infinite values.",
+                "The model is damaged: download it again, or report it to its authors.",
             )
 
 
 class Checkpoint(Protocol):
-    """A model's files, open for reading; nothing of a weight is read before it is asked for."""
+    """A model's files, open for reading; weights are read on request only."""
 
     @property
     def path(self) -> Path:
@@ -47,7 +47,7 @@ class Checkpoint(Protocol):
 
     @property
     def name(self) -> str:
-        """The checkpoint's own name, `org/name[:variant]` or a folder's."""
+        """Name of the checkpoint, `org/name[:variant]` or that of its folder."""
         ...
 
     @property
@@ -67,7 +67,7 @@ class Checkpoint(Protocol):
 
     @property
     def stored_as(self) -> str:
-        """How all weights are stored, for a person: "plain", or "int4 layers, int8 embedding and head"."""
+        """How all weights are stored, for display: "plain", or "int4 layers, int8 embedding and head"."""
         ...
 
     @property
@@ -82,22 +82,22 @@ class Checkpoint(Protocol):
 
     @property
     def special_tokens(self) -> TokenizerEntry | None:
-        """What a manifest says of the tokenizer; None if there is no manifest or no tokenizer."""
+        """The manifest's tokenizer entry; None if there is no manifest or no tokenizer."""
         ...
 
     @property
     def calibration(self) -> CalibrationText | None:
-        """The text that its rounding has learned from; None if it has not, or no manifest tells."""
+        """The calibration text of its quantizer; None if there is none, or no manifest records it."""
         ...
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that hold the weights."""
+        """Weight files."""
         ...
 
     @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a person should know of how it was read, a sentence each; none as a rule."""
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user about how it was read; usually none."""
         ...
 
     def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
@@ -105,20 +105,19 @@ class Checkpoint(Protocol):
         ...
 
     def weight(self, name: str, block: Block | None = None) -> Weight:
-        """A weight by our name for it, as in `weight_shapes`; mapped from its file where it is stored as one tensor.
+        """A weight by its name in `weight_shapes`, memory-mapped if it is stored as one tensor.
 
-        A rank that holds a part of the model names its block, and nothing around that is read.
+        `block`: the shard of a rank; nothing outside of it is read.
         """
         ...
 
-    def pieces(self, name: str) -> Iterator[Piece]:
-        """The stored tensors that make a weight, one after the other, each mapped from its file."""
+    def tensors(self, name: str) -> Iterator[LocatedTensor]:
+        """The stored tensors of a weight, in order, each memory-mapped."""
         ...
 
     def verify(self) -> Iterator[Progress]:
-        """Read every byte and compare it with its SHA-256.
+        """Read every byte and compare the hashes.
 
-        Raises CorruptError with file and tensor, and the command that makes it anew; UsageError where there is none
-        to compare with.
+        Raises CorruptError with file and tensor, and the command that restores it; UsageError if no hash is known.
         """
         ...

@@ -1,11 +1,11 @@
-"""Models that were downloaded: repositories in the Hugging Face cache, S3 prefixes, and the source that a folder notes.
+"""Downloaded models: repositories in the Hugging Face cache, S3 prefixes, and the recorded source of a plain folder.
 
 The layout is described at https://huggingface.co/docs/huggingface_hub/guides/manage-cache: `refs/<revision>` holds a
 commit, `snapshots/<commit>` is the repository's folder at that commit.
 
-A prefix may be almost any text (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html). Each part
-between slashes becomes the name of a folder in which characters that are not safe on every system are %XX, so that no
-two prefixes share a folder and none leads out of its bucket's.
+An S3 prefix may be almost any text (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html). Each part
+between slashes becomes a folder name in which characters that are not safe on every system are escaped as %XX, so that
+no two prefixes share a folder and none leads out of its bucket's folder.
 """
 
 import glob
@@ -43,7 +43,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class RepoName:
-    """`org/name[@revision]`, taken apart; the revision is a branch, a tag or a commit, or None."""
+    """Parsed `org/name[@revision]`; the revision is a branch, a tag or a commit, or None."""
 
     repo: str
     revision: str | None
@@ -53,9 +53,9 @@ class RepoName:
 
 
 def parse_repo(name: str) -> RepoName | None:
-    """A repository's name and revision, where `hf://` may stand before them; None if the text is none.
+    """Parse `[hf://]org/name[@revision]`; None if the text is no such name.
 
-    `--` in a name is refused, as the Hub does: it stands for the slash in the name of a cached folder.
+    `--` in a name is refused, as by the Hub: it encodes the slash in the name of a cached folder.
     """
     match = _REPO.fullmatch(name)
     if match is None or any(pair in match["repo"] for pair in ("..", "--")) or len(match["repo"]) > _MAX_REPO:
@@ -80,10 +80,7 @@ def is_revision(text: str) -> bool:
 
 
 def find_snapshot(hf_cache: Path, name: str) -> Snapshot | None:
-    """The snapshot of `org/name[@revision]`, where `hf://` may stand before it; None if the cache has none.
-
-    Without a revision it is that of `main`.
-    """
+    """The snapshot of `[hf://]org/name[@revision]` (default: `main`); None if the cache has none."""
     parsed = parse_repo(name)
     if parsed is None:
         return None
@@ -112,7 +109,7 @@ def repo_folder(hf_cache: Path, repo: str) -> Path:
 
 
 def revisions(hf_cache: Path, repo: str) -> Iterator[tuple[RepoName, Path]]:
-    """The revisions of a repository that the cache holds, `main` first, each by one of its names, and their folders."""
+    """(name, folder) of each cached revision of a repository, `main` first; named by a ref, else by the commit."""
     folder = repo_folder(hf_cache, repo)
     refs = folder / "refs"
     names = sorted(str(ref.relative_to(refs)) for ref in refs.rglob("*") if is_file(ref))
@@ -147,7 +144,7 @@ _MAX_FOLDER_BYTES = 200  # of 255, some are for the names of unfinished files
 
 @dataclass(frozen=True, slots=True)
 class BucketPath:
-    """`s3://bucket/prefix`, taken apart; the prefix is that of keys, with its last slash, or empty for the bucket."""
+    """Parsed `s3://bucket/prefix`; the prefix ends with a slash, or is empty for the whole bucket."""
 
     bucket: str
     prefix: str
@@ -157,13 +154,13 @@ class BucketPath:
         return text if text.endswith("//") else text.removesuffix("/")
 
     def folder(self, home: Path) -> Path:
-        """Where what it holds is kept."""
+        """Folder of its downloaded files."""
         parts = self.prefix.split("/")[:-1]
         return home.joinpath("downloads", "s3", self.bucket, *map(_folder_name, parts))
 
 
 def parse_bucket_path(text: str) -> BucketPath | None:
-    """The bucket and prefix that a text names, with or without a slash at its end; None if S3 can have none such."""
+    """Parse `s3://bucket/prefix[/]`; None if the text is no valid bucket and prefix."""
     bucket, _, prefix = text.removeprefix(S3).partition("/")
     if not text.startswith(S3) or not _BUCKET.fullmatch(bucket) or not _is_prefix(prefix):
         return None
@@ -177,12 +174,12 @@ def find_bucket_path(home: Path, text: str) -> Path | None:
         return None
     folder = path.folder(home)
     sources = sources_noted(folder)
-    # some file systems take `A` for `a`, and a file of a shorter prefix may have such a name
+    # file systems may be case-insensitive, and a file of a shorter prefix may have the name of this folder
     return folder if sources is not None and sources <= {str(path)} else None
 
 
 def bucket_paths(home: Path) -> Iterator[tuple[BucketPath, Path]]:
-    """All that was downloaded from S3, and where it is."""
+    """(source, folder) of everything downloaded from S3."""
     for notes in sorted((home / "downloads" / "s3").rglob(NOTES)):
         folder = notes.parents[len(Path(NOTES).parts) - 1]
         for source in sorted(sources_noted(folder) or ()):
@@ -192,7 +189,7 @@ def bucket_paths(home: Path) -> Iterator[tuple[BucketPath, Path]]:
 
 
 def _is_prefix(text: str) -> bool:
-    """Whether keys can begin so; one that climbs above its bucket cannot, and a name has to fit on a line."""
+    """Whether it is a usable key prefix: within the bucket, short enough, no control characters."""
     depth = 0
     for part in text.split("/"):
         depth += -1 if part == ".." else part not in ("", ".")
@@ -212,27 +209,27 @@ def _folder_name(part: str) -> str:
 
 
 FETCH_AGAIN: Final = "The file is damaged or its download was cut short: fetch it again."
-"""The hint for a file that may not have been downloaded by gptfast; `with_command` puts the command in its place."""
+"""Hint for a file of unknown origin; `with_fetch_command` replaces it by the command where the origin is known."""
 
-MAKE_AGAIN: Final = "The checkpoint is damaged: convert or download it again."
-"""The same for a checkpoint of gptfast's own."""
+REBUILD: Final = "The checkpoint is damaged: convert or download it again."
+"""The same for a checkpoint with a manifest."""
 
-_VAGUE: Final = ("", FETCH_AGAIN, MAKE_AGAIN, DAMAGED)
+_GENERIC_HINTS: Final = ("", FETCH_AGAIN, REBUILD, DAMAGED)
 _BLOBS: Final = {40: GIT_SHA1, 64: SHA256}  # by digits of their names
 
 
 @dataclass(frozen=True, slots=True)
 class _Noted:
-    """A file in a plain folder that has a note about it."""
+    """A file in a plain folder, with the note that its download left."""
 
     root: Path
     note: DownloadNote
 
 
 def downloaded_checksum(file: Path) -> Checksum | None:
-    """What a file hashed to where it came from; None where that is not known, or it was not downloaded.
+    """Checksum of a file at its source; None if it is not known or the file was not downloaded.
 
-    A file of a snapshot is a link to `blobs/<hash>`; one in a plain folder has a note beside it.
+    A file of a snapshot is a link to `blobs/<hash>`; a file in a plain folder has a download note.
     """
     noted = _noted(file)
     if noted is not None:
@@ -244,10 +241,10 @@ def downloaded_checksum(file: Path) -> Checksum | None:
 
 
 def fetch_command(path: Path, damaged: Sequence[Path] = ()) -> str | None:
-    """The command that fetches again what is damaged of a file or a folder; None where that was not downloaded.
+    """The command that downloads damaged files of a file's or folder's source again; None if it was not downloaded.
 
-    It compares every hash, and fetches what differs; in a plain folder of the Hub only `damaged`, where they are named,
-    as a person may have changed other files. The objects of S3 may be of a later version, and then all are fetched.
+    The command compares every hash and fetches what differs. In a plain folder from the Hub it is limited to `damaged`,
+    if given, since the user may have changed other files. S3 objects may have changed: then all are fetched.
     """
     path = path.absolute()
     snapshot = next(filter(None, map(snapshot_at, [path, *path.parents])), None)
@@ -257,9 +254,9 @@ def fetch_command(path: Path, damaged: Sequence[Path] = ()) -> str | None:
     return None if noted is None else _of_noted(noted, damaged)
 
 
-def with_command(error: CorruptError, path: Path) -> CorruptError:
-    """The same error with the command that fetches the file or folder again, where it only said that one should."""
-    command = fetch_command(path) if error.hint in _VAGUE else None
+def with_fetch_command(error: CorruptError, path: Path) -> CorruptError:
+    """The same error with the literal download command in place of a generic hint, if the source is known."""
+    command = fetch_command(path) if error.hint in _GENERIC_HINTS else None
     return error if command is None else CorruptError(error.message, f"Fetch it again: {command}")
 
 
@@ -295,7 +292,7 @@ def _noted(file: Path) -> _Noted | None:
 
 
 def _files_of(path: Path) -> list[Path]:
-    """The file itself, or files of the folder; of a downloaded one each has a note."""
+    """The file itself, or the files of a downloaded folder."""
     if path.is_dir() and sources_noted(path) is not None:
         return sorted(file for file in path.iterdir() if file.is_file())
     return [path]

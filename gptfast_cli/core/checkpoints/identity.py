@@ -13,7 +13,7 @@ import torch
 
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, config_to_json, sha256_of
-from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_stored
+from gptfast_cli.core.checkpoints.reader import ManifestCheckpoint, open_manifest_checkpoint
 from gptfast_cli.core.checkpoints.writer import Contents
 from gptfast_cli.core.errors import GptFastError
 from gptfast_cli.core.models.weights import weight_shapes
@@ -23,11 +23,11 @@ _BLOCK_BYTES = 1024
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """SHA-256 in hexadecimal over a model's shape and a sample of its weights as stored."""
+    """Hexadecimal SHA-256 of a model's shape and a sample of its stored weights."""
     digest = hashlib.sha256(json.dumps(config_to_json(checkpoint.config), sort_keys=True).encode())
     for name in weight_shapes(checkpoint.config):
-        for piece in checkpoint.pieces(name):
-            tensor = piece.tensor
+        for located in checkpoint.tensors(name):
+            tensor = located.tensor
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             content = tensor.contiguous().view(-1).view(torch.uint8)
             stride = max(len(content) // _BLOCKS, _BLOCK_BYTES)
@@ -37,7 +37,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def with_recipe(contents: Contents, source: Checkpoint, options: str = "") -> Contents:
-    """The contents with their recipe hash; `options` are those that affect the bytes but are not in the contents."""
+    """The contents with their recipe hash; `options`: what else the bytes depend on."""
     tokenizer = contents.tokenizer
     files = () if tokenizer is None else tuple((file.name, sha256_of(file)) for file in tokenizer.files)
     ids = None if tokenizer is None else (tokenizer.bos_id, tokenizer.stop_ids, tokenizer.add_bos)
@@ -47,17 +47,17 @@ def with_recipe(contents: Contents, source: Checkpoint, options: str = "") -> Co
     return replace(contents, provenance=replace(contents.provenance, recipe=recipe))
 
 
-def made_already(folder: Path, contents: Contents, source: Checkpoint) -> StoredCheckpoint | None:
+def existing_checkpoint(folder: Path, contents: Contents, source: Checkpoint) -> ManifestCheckpoint | None:
     """The checkpoint in a folder, if it has the same recipe and no file of its source is newer.
 
-    A source that was damaged and fetched again may have the same fingerprint, hence the times.
+    Times are compared since a damaged source that was downloaded again may have the same fingerprint.
     """
     if not (folder / MANIFEST_FILE).is_file():
         return None
     try:
-        made = open_stored(folder)
-    except GptFastError:  # damaged, or of a later gptfast
+        existing = open_manifest_checkpoint(folder)
+    except GptFastError:  # damaged, or written by a later version
         return None
-    made_at = (folder / MANIFEST_FILE).stat().st_mtime_ns
-    is_older = all(file.stat().st_mtime_ns <= made_at for file in source.files)
-    return made if is_older and made.manifest.provenance == contents.provenance else None
+    written_at = (folder / MANIFEST_FILE).stat().st_mtime_ns
+    is_newer = all(file.stat().st_mtime_ns <= written_at for file in source.files)
+    return existing if is_newer and existing.manifest.provenance == contents.provenance else None

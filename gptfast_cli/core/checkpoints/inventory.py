@@ -32,11 +32,10 @@ _PLAIN = "plain"  # NAME of formats.plain, which loads PyTorch
 class Entry:
     """A model on this machine.
 
-    where:               one of the five words above
-    scheme, head_scheme: of the layers and of the output head; `damaged` where that cannot be read, and empty if the
-                         files are of no language model
-    n_bytes:             of its files
-    n_params:            None if that takes opening the weights
+    where:               one of the five constants above
+    scheme, head_scheme: of the layers and of the output head; `damaged` if unreadable, empty for other kinds of model
+    n_bytes:             size of its files
+    n_params:            None if it is not known without opening the weights
     """
 
     name: str
@@ -50,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All entries, and the name of the current model; `total` counts linked files once."""
+    """All entries, the name of the current model, and the size of all files, linked ones counted once."""
 
     entries: tuple[Entry, ...]
     current: str
@@ -58,7 +57,7 @@ class Inventory:
 
 
 def take_inventory(settings: Settings) -> Inventory:
-    """All models, bundled ones first; a current model in a folder elsewhere is an entry too."""
+    """All models, bundled ones first; including the current model if it is a folder elsewhere."""
     entries = [
         *(entry_of(name, IN_PROGRAM, bundled_folder(name)) for name in BUNDLED),
         *(entry_of(stored.name, IN_STORE, stored.path) for stored in open_store(settings).entries()),
@@ -77,35 +76,35 @@ def take_inventory(settings: Settings) -> Inventory:
 
 
 def find_entries(inventory: Inventory, name: str) -> tuple[Entry, ...]:
-    """The entries that removing a name deletes: one, or all revisions of a repository in the Hugging Face cache.
+    """The entries to delete for a name: one, or all revisions of a repository in the Hugging Face cache.
 
-    Raises NotFoundError if there is none, UsageError if it is not this program's to remove.
+    Raises NotFoundError if there is none, UsageError for a model that cannot be removed.
     """
     repo = name.removeprefix("hf://")
     named = [entry for entry in inventory.entries if entry.name.lower() in (name.lower(), repo.lower())]
     revised = [each for each in inventory.entries if each.where == IN_HF_CACHE and each.name.startswith(f"{repo}@")]
     entries = tuple(dict.fromkeys((*named, *revised)))
     if not entries:
-        raise NotFoundError(f"There is no model called {name} to remove.", "See which there are: gptfast --list")
+        raise NotFoundError(f"model {name!r} not found.", "List the models: gptfast --list")
     if entries[0].where == IN_PROGRAM:
         raise UsageError(f"{name} comes with gptfast and cannot be removed.")
     if entries[0].where == FOLDER:
-        raise UsageError(f"{name} is a folder of yours, which gptfast does not remove.")
+        raise UsageError(f"{name} is a folder outside of the store, which gptfast does not remove.")
     if entries[0].where == IN_HF_CACHE and "@" in repo:
         whole = repo.partition("@")[0]
         raise UsageError(
-            f"{name}: revisions share their files, and only all of them can be removed.", f"gptfast --remove {whole}"
+            f"{name}: revisions share files and can only be removed together.", f"gptfast --remove {whole}"
         )
     inside = [each.name for each in inventory.entries if entries[0].path in each.path.parents]
     if inside:
         raise UsageError(
-            f"{name}: its folder holds {inside[0]} too.", f"Remove that before: gptfast --remove {inside[0]}"
+            f"{name}: its folder also contains {inside[0]}.", f"Remove that first: gptfast --remove {inside[0]}"
         )
     return entries
 
 
 def remove(entries: Iterable[Entry], settings: Settings) -> None:
-    """Delete entries; if one was the current model, clear it."""
+    """Delete entries, and clear the current model if it is among them."""
     for entry in entries:
         if entry.where == IN_HF_CACHE:
             folder = repo_folder(settings.hf_cache, entry.name.partition("@")[0])
@@ -118,7 +117,7 @@ def remove(entries: Iterable[Entry], settings: Settings) -> None:
 
 
 def entry_of(name: str, where: str, path: Path) -> Entry:
-    """A model's entry: its sizes and schemes, or that it is damaged."""
+    """The entry of a model folder, readable or damaged."""
     n_bytes = sum(file.stat().st_size for file in _files(path))
     try:
         if is_file(path / MANIFEST_FILE):
@@ -131,7 +130,7 @@ def entry_of(name: str, where: str, path: Path) -> Entry:
 
 
 def _foreign_scheme(path: Path) -> str:
-    """The scheme of another program's folder; empty where that is of no language model."""
+    """The scheme of a folder without a manifest; empty if it holds no language model."""
     if not is_file(path / _CONFIG_FILE):
         return ""
     quantised = read_fields(path / _CONFIG_FILE).values.get("quantization_config")

@@ -1,8 +1,7 @@
 """The manifest of a checkpoint, `gptfast.json`: the model's config, each tensor with its hash, and the source.
 
-It names the model's shape, every weight with its scheme and the tensors that store it, each with its SHA-256, the
-tokenizer's files and special tokens, and where all of it came from. It is written last: a folder with a manifest
-is whole.
+It lists the model's shape, every weight with its scheme and stored tensors, their SHA-256, the tokenizer's files and
+special tokens, and the provenance. It is written last: a folder with a manifest is complete.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_json(fields: Fields) -> ModelConfig:
-    """The config that a manifest's `config` object describes; raises CorruptError with the field that is wrong."""
+    """The config of a manifest's `config` object; raises CorruptError that names the invalid field."""
     n_heads, n_kv_heads = fields.integer("n_heads"), fields.integer("n_kv_heads")
     if n_heads % n_kv_heads:
         raise fields.corrupt("n_kv_heads", f"{n_heads} query heads cannot share {n_kv_heads}")
@@ -97,7 +96,7 @@ def sha256_of(path: Path, start: int = 0, end: int | None = None) -> str:
 MANIFEST_FILE = "gptfast.json"
 FORMAT = 1
 
-# a manifest may come from a stranger: it names files of its own folder and no others
+# manifests are untrusted input: file names must stay inside the folder
 _PLAIN_NAME = re.compile(r"(?!\.)[\w.-]+")
 _TOKENIZER_FILE_NAME = re.compile(r"([\w-]+/)?(?!\.)[^/\\:\x00-\x1f]+")
 
@@ -105,8 +104,8 @@ _BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16
 
 
 @dataclass(frozen=True, slots=True)
-class StoredPart:
-    """One tensor in a shard; `dtype` is the safetensors code, such as BF16, and `sha256` covers the tensor's bytes."""
+class ManifestTensor:
+    """A stored tensor: its shard file, safetensors dtype code such as BF16, shape, and SHA-256 of its bytes."""
 
     file: str
     dtype: str
@@ -120,20 +119,17 @@ class StoredPart:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredWeight:
-    """How one weight is stored: its scheme, its logical shape, and its parts by name."""
+class ManifestWeight:
+    """A stored weight: scheme, logical shape, and its tensors by part name."""
 
     scheme: str
     shape: tuple[int, ...]
-    parts: Mapping[str, StoredPart]
+    parts: Mapping[str, ManifestTensor]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerEntry:
-    """The tokenizer: SHA-256 of its files by name, and its special tokens as ids.
-
-    A file may be in a folder inside of it: then its name is `additional_chat_templates/tool_use.jinja`, with a slash.
-    """
+    """The tokenizer: SHA-256 of its files by relative path, and its special tokens as ids."""
 
     files: Mapping[str, str]
     bos_id: int | None
@@ -143,12 +139,12 @@ class TokenizerEntry:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationText:
-    """The calibration text of a quantizer: enough to recognise it, or an excerpt of it.
+    """The calibration text of a quantizer, with a sketch to detect overlap with evaluation texts.
 
-    source: "bundled", the name of a file, or of tasks
+    source: "bundled", the name of a file, or names of tasks
     sha256: of the whole text in UTF-8
-    tokens: of it, that were used
-    sketch: hashes of some of its runs of words, as `measure.overlap` makes them
+    tokens: number of tokens used
+    sketch: hashes of word n-grams, see `evals.held_out.sketch`
     """
 
     source: str
@@ -161,12 +157,13 @@ class CalibrationText:
 class Provenance:
     """The source of a checkpoint.
 
-    source:   the repository, or the name of the folder, that was converted
-    revision: the commit, where the source is a snapshot of a Hugging Face repository
-    writer:   the program and version that wrote the checkpoint
-    rounding: how the integers of quantised weights were chosen; None if there are none
-    calibration: the text that the rounding has learned from; None if it needs none
-    recipe:   SHA-256 of the source's fingerprint and all options that the bytes depend on; None if it is not known
+    source:      the repository or the name of the folder that was converted
+    revision:    commit of a Hugging Face snapshot, else None
+    writer:      program and version that wrote the checkpoint
+    rounding:    name of the quantizer; None for unquantised weights
+    calibration: calibration text of the quantizer; None if it uses none
+    recipe:      SHA-256 of the source's fingerprint and of all options that affect the bytes; None if not known
+    source_path: absolute path of the source, unless it is a Hugging Face snapshot; does not identify the contents
     """
 
     source: str
@@ -175,6 +172,7 @@ class Provenance:
     rounding: str | None = None
     calibration: CalibrationText | None = None
     recipe: str | None = None
+    source_path: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +182,7 @@ class Manifest:
     name: str
     config: ModelConfig
     dtype: str
-    weights: Mapping[str, StoredWeight]
+    weights: Mapping[str, ManifestWeight]
     tokenizer: TokenizerEntry | None
     provenance: Provenance
 
@@ -200,7 +198,7 @@ class Manifest:
 
     @property
     def scheme(self) -> str:
-        """The scheme of the layers' matrices; if there are several, joined by `+`, that of most parameters first."""
+        """The scheme of the layers' matrices; several are joined by `+`, most parameters first."""
         sizes: dict[str, int] = {}
         for name, weight in self.weights.items():
             if name.startswith("layers.") and len(weight.shape) == 2:
@@ -214,7 +212,7 @@ class Manifest:
 
     @property
     def stored_as(self) -> str:
-        """How the weights are stored, for a person: `int8`, or `int4 layers, int8 embedding, plain head`."""
+        """How the weights are stored, for display: `int8`, or `int4 layers, int8 embedding, plain head`."""
         outer = {name: weight.scheme for name in ("embedding", "head") if (weight := self.weights.get(name))}
         if set(outer.values()) == {self.scheme}:
             return self.scheme
@@ -223,21 +221,20 @@ class Manifest:
         return f"{self.scheme} layers, " + ", ".join(f"{scheme} {name}" for name, scheme in outer.items())
 
     def to_json(self) -> str:
-        """The manifest as the text of `gptfast.json`; the same manifest gives the same text."""
+        """The text of `gptfast.json`, deterministic."""
         form = {"format": FORMAT} | asdict(self) | {"config": config_to_json(self.config)}
         return json.dumps(form, indent=1) + "\n"
 
 
 def tensor_name(weight: str, part: str) -> str:
-    """Tensor name, in a shard, of a part of a weight."""
+    """Name of a weight's part in its shard."""
     return f"{weight}.{part}"
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint folder.
 
-    Raises CorruptError with file and field where it is damaged, UsageError if a newer gptfast wrote it, and
-    FileNotFoundError where there is none.
+    Raises CorruptError with file and field, UsageError if a newer gptfast wrote it, FileNotFoundError.
     """
     fields = read_fields(folder / MANIFEST_FILE)
     if fields.integer("format") > FORMAT:
@@ -265,18 +262,18 @@ def _dtype(fields: Fields) -> str:
     return dtype
 
 
-def _weight(fields: Fields) -> StoredWeight:
+def _weight(fields: Fields) -> ManifestWeight:
     parts = fields.section("parts")
-    return StoredWeight(
+    return ManifestWeight(
         fields.text("scheme"), fields.shape("shape"), {name: _part(parts.section(name)) for name in parts}
     )
 
 
-def _part(fields: Fields) -> StoredPart:
+def _part(fields: Fields) -> ManifestTensor:
     dtype = fields.text("dtype")
     if dtype not in _BITS:
         raise fields.corrupt("dtype", f"{dtype!r} is not one of {', '.join(_BITS)}")
-    return StoredPart(_file_name(fields), dtype, fields.shape("shape"), _sha256(fields, "sha256"))
+    return ManifestTensor(_file_name(fields), dtype, fields.shape("shape"), _sha256(fields, "sha256"))
 
 
 def _tokenizer(fields: Fields) -> TokenizerEntry:
@@ -293,7 +290,8 @@ def _provenance(fields: Fields) -> Provenance:
     revision, rounding = (fields.text(name) if name in fields else None for name in ("revision", "rounding"))
     calibration = _calibration(fields.section("calibration")) if "calibration" in fields else None
     recipe = _sha256(fields, "recipe") if "recipe" in fields else None
-    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding, calibration, recipe)
+    path = fields.text("source_path") if "source_path" in fields else None
+    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding, calibration, recipe, path)
 
 
 def _calibration(fields: Fields) -> CalibrationText:

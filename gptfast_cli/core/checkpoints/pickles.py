@@ -1,14 +1,12 @@
-"""PyTorch's pickled state dicts, read without unpickling: a machine of a few opcodes that builds tensors only.
+"""PyTorch's pickled state dicts, read without unpickling: a small stack machine that only describes tensors.
 
-A pickle is a program of opcodes (https://docs.python.org/3/library/pickletools.html). An unpickler calls what it names,
-and even PyTorch's restricted one makes gigabytes of a few bytes (`bytearray(n)`, copies of copies). This one calls
-nothing: it follows the opcodes of protocol 2 that torch.save writes, describes tensors by place and shape, and stops
-where there are more opcodes than any model needs.
+A pickle is a program of opcodes (https://docs.python.org/3/library/pickletools.html). An unpickler calls the functions
+that it names, and even PyTorch's restricted one can be made to allocate gigabytes (`bytearray(n)`). This machine calls
+nothing: it interprets the opcodes of protocol 2 that torch.save writes, and limits their number.
 
-Such a file is a zip archive with a pickle, `data.pkl`, that describes the tensors, and a record, `data/KEY`, of each
-storage's bytes. A pickle can carry a program, so a file is opened only where a person allows it, and even then nothing
-is unpickled: see `state_dict`. Where the tensors' bytes lie is checked against the archive, and they are mapped one by
-one as those of a safetensors file are.
+Such a file is a zip archive with a pickle, `data.pkl`, and a record, `data/KEY`, for the bytes of each storage. It is
+opened only if the user allows it. Byte ranges are checked against the archive, and tensors are memory-mapped one by one
+like those of a safetensors file.
 """
 
 import io
@@ -26,10 +24,10 @@ from typing import Any, BinaryIO, Final
 import torch
 
 from gptfast_cli.core.checkpoints.downloads import FETCH_AGAIN, snapshot_at
-from gptfast_cli.core.checkpoints.shard import CODES, Shard, StoredTensor
+from gptfast_cli.core.checkpoints.shard import CODES, Shard, TensorInfo
 from gptfast_cli.core.errors import CorruptError, UsageError
 
-_MOST_OPCODES = 300_000  # a tensor takes about 40
+_MAX_OPCODES = 300_000  # a tensor takes about 40
 
 _STORAGES: Final[Mapping[str, torch.dtype]] = {
     "torch DoubleStorage": torch.float64,
@@ -45,12 +43,12 @@ _STORAGES: Final[Mapping[str, torch.dtype]] = {
 
 
 class StateDictError(Exception):
-    """The pickle is damaged, or describes something else than tensors."""
+    """The pickle is damaged, or describes more than tensors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Memory of a file that tensors share; `dtype` is None if it is one that this program does not read."""
+    """A storage that tensors share, record `data/KEY`; `dtype` is None if it is not supported."""
 
     dtype: torch.dtype | None
     key: str
@@ -68,7 +66,7 @@ class PickledTensor:
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether its elements lie in their order, one straight after the other."""
+        """Whether its elements are contiguous in row-major order."""
         expected = 1
         for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if size > 1 and stride != expected:
@@ -83,28 +81,28 @@ class _Global:
 
 
 def read_pickle(pickled: bytes) -> object:
-    """What a pickle describes: of a state dict a dict of PickledTensor by name.
+    """The object that a pickle describes: for a state dict, a dict of PickledTensor by name.
 
-    Raises StateDictError for what is made of anything but tensors, containers, numbers and texts.
+    Raises StateDictError for anything but tensors, containers, numbers and strings.
     """
     try:
-        return _Machine().run(pickled)
+        return _PickleMachine().run(pickled)
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError, RecursionError) as error:
-        raise StateDictError(f"{type(error).__name__}: {error}") from error  # of an opcode where it does not belong
+        raise StateDictError(f"{type(error).__name__}: {error}") from error  # a misplaced opcode
 
 
 @dataclass(slots=True)
-class _Machine:
-    """What opcodes work on: a stack, the stacks below its marks, and values by the numbers that they were given."""
+class _PickleMachine:
+    """State of a pickle machine, with the names of Python's pickle module: stack, metastack, memo."""
 
     stack: list[Any] = field(default_factory=list)
-    below: list[list[Any]] = field(default_factory=list)
+    metastack: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
 
     def run(self, pickled: bytes) -> object:
         for n, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(pickled))):
-            if n >= _MOST_OPCODES:
-                raise StateDictError(f"more than {_MOST_OPCODES:,} opcodes describe no model")
+            if n >= _MAX_OPCODES:
+                raise StateDictError(f"more than {_MAX_OPCODES:,} opcodes describe no model")
             if opcode.name == "STOP":
                 return self.stack.pop()
             if opcode.name in _CONSTANTS:
@@ -119,33 +117,33 @@ class _Machine:
         self.stack.append(value)
 
     def mark(self, _: object) -> None:
-        self.below.append(self.stack)
+        self.metastack.append(self.stack)
         self.stack = []
 
-    def since_mark(self) -> list[Any]:
-        items, self.stack = self.stack, self.below.pop()
+    def pop_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self.metastack.pop()
         return items
 
-    def take(self, n: int) -> tuple[Any, ...]:
+    def pop(self, n: int) -> tuple[Any, ...]:
         if len(self.stack) < n:
             raise StateDictError("the stack is empty")
         items = tuple(self.stack[-n:])
         del self.stack[-n:]
         return items
 
-    def keep(self, number: int) -> None:
+    def put(self, number: int) -> None:
         self.memo[number] = self.stack[-1]
 
-    def recall(self, number: int) -> None:
+    def get(self, number: int) -> None:
         self.stack.append(self.memo[number])
 
-    def extend(self, items: list[Any]) -> None:
+    def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
             raise StateDictError("an item is appended to no list")
         target.extend(items)
 
-    def update(self, items: list[Any]) -> None:
+    def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
             raise StateDictError("an item is set in no dict")
@@ -155,12 +153,12 @@ class _Machine:
             target[key] = value
 
     def build(self, _: object) -> None:
-        """Give a dict attributes, such as the versions of modules: nothing is done with them."""
+        """Attributes of a dict, such as the versions of modules, are ignored."""
         self.stack.pop()
         if not isinstance(self.stack[-1], dict):
             raise StateDictError("an attribute is set")
 
-    def load(self, _: object) -> None:
+    def persistent_load(self, _: object) -> None:
         kind, storage, key, _location, n_elements = self.stack.pop()
         if (
             kind != "storage"
@@ -171,15 +169,15 @@ class _Machine:
             raise StateDictError("a storage is malformed")
         self.stack.append(Storage(_STORAGES.get(storage.name), key, n_elements))
 
-    def call(self, _: object) -> None:
-        function, arguments = self.take(2)
+    def reduce(self, _: object) -> None:
+        function, arguments = self.pop(2)
         if not isinstance(function, _Global) or not isinstance(arguments, tuple):
             raise StateDictError("something is called that is no function")
-        self.stack.append(_made(function.name, arguments))
+        self.stack.append(_result_of(function.name, arguments))
 
 
-def _made(function: str, arguments: tuple[Any, ...]) -> object:
-    """What a function of torch.save's gives."""
+def _result_of(function: str, arguments: tuple[Any, ...]) -> object:
+    """The result of one of the functions that torch.save refers to."""
     match function, arguments:
         case "collections OrderedDict", ():
             return {}
@@ -197,10 +195,10 @@ def _made(function: str, arguments: tuple[Any, ...]) -> object:
         ):
             return data
         case "torch._tensor _rebuild_from_type_v2", (_Global(name), _Global(), tuple(inner), dict()):
-            return _made(name, inner)
+            return _result_of(name, inner)
         case "torch Size", (tuple(sizes),):
             return sizes
-    raise StateDictError(f"{function.replace(' ', '.')} is none of a tensor's functions")
+    raise StateDictError(f"{function.replace(' ', '.')} is not a function that builds tensors")
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object) -> PickledTensor:
@@ -227,22 +225,22 @@ _CONSTANTS: Final[Mapping[str, Callable[[Any], object]]] = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"), lambda argument: argument),
 }
 
-_ACTIONS: Final[Mapping[str, Callable[[_Machine, Any], None]]] = {
+_ACTIONS: Final[Mapping[str, Callable[[_PickleMachine, Any], None]]] = {
     "PROTO": lambda *_: None,
-    "MARK": _Machine.mark,
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.since_mark())),
-    "TUPLE1": lambda machine, _: machine.push(machine.take(1)),
-    "TUPLE2": lambda machine, _: machine.push(machine.take(2)),
-    "TUPLE3": lambda machine, _: machine.push(machine.take(3)),
-    "APPEND": lambda machine, _: machine.extend(list(machine.take(1))),
-    "APPENDS": lambda machine, _: machine.extend(machine.since_mark()),
-    "SETITEM": lambda machine, _: machine.update(list(machine.take(2))),
-    "SETITEMS": lambda machine, _: machine.update(machine.since_mark()),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine.keep),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.recall),
-    "BUILD": _Machine.build,
-    "BINPERSID": _Machine.load,
-    "REDUCE": _Machine.call,
+    "MARK": _PickleMachine.mark,
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_mark())),
+    "TUPLE1": lambda machine, _: machine.push(machine.pop(1)),
+    "TUPLE2": lambda machine, _: machine.push(machine.pop(2)),
+    "TUPLE3": lambda machine, _: machine.push(machine.pop(3)),
+    "APPEND": lambda machine, _: machine.append(list(machine.pop(1))),
+    "APPENDS": lambda machine, _: machine.append(machine.pop_mark()),
+    "SETITEM": lambda machine, _: machine.set_items(list(machine.pop(2))),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_mark()),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _PickleMachine.put),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), _PickleMachine.get),
+    "BUILD": _PickleMachine.build,
+    "BINPERSID": _PickleMachine.persistent_load,
+    "REDUCE": _PickleMachine.reduce,
 }
 
 
@@ -253,28 +251,28 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip record: signature, lengths
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """Bytes of the file that hold a record of the archive."""
+    """Byte range of a record of the archive."""
 
     start: int
     n_bytes: int
 
 
-def refuse_pickle(path: Path, source: Path) -> CorruptError:
-    """The error for a pickle that nobody has allowed to be opened; `source` is what a person would convert."""
+def pickle_refused(path: Path, source: Path) -> CorruptError:
+    """The error for a pickle that the user has not allowed; `source` is what the hint converts."""
     snapshot = snapshot_at(source)
     named = str(source) if snapshot is None else f"{snapshot.repo}@{snapshot.commit}"
     command = f"gptfast convert {shlex.quote(named)} --allow-pickle"
     return CorruptError(
-        f"{path.name}: is a pickle, which can carry a program, and is not opened unless you say so.",
-        f"Take a revision with safetensors, or, if you trust its makers: {command}",
+        f"{path.name}: is a pickle, which can contain a program, and is not opened without --allow-pickle.",
+        f"Use a revision with safetensors, or, if you trust its authors: {command}",
     )
 
 
 def open_pickle(path: Path) -> Shard:
-    """The tensors of a file by their names, none of them read yet.
+    """Describe the tensors of a file, by name.
 
-    Raises CorruptError if the file is damaged or its pickle holds more than tensors, UsageError if it was
-    written in torch's format of before 1.6.
+    Raises CorruptError if the file is damaged or its pickle holds more than tensors, UsageError for the format of
+    torch before 1.6.
     """
     root, pickled, records = _opened(path)
     try:
@@ -282,7 +280,7 @@ def open_pickle(path: Path) -> Shard:
     except StateDictError as error:
         raise CorruptError(
             f"{path.name}: holds more than tensors, or is damaged: {error!s:.200}",
-            "Nothing in it was run. Do not trust the file: take the model from its makers, with safetensors.",
+            "Nothing in it was executed. Do not trust the file: get the model from its authors, as safetensors.",
         ) from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise CorruptError(f"{path.name}: holds no tensors by name", FETCH_AGAIN)
@@ -295,19 +293,19 @@ def _no_archive(path: Path) -> CorruptError | UsageError:
     if start[:1] == b"\x80":
         return UsageError(
             f"{path.name}: was written in the format of torch before 1.6.",
-            "Load it with that program and save it once more, best as safetensors.",
+            "Load it with PyTorch and save it as safetensors.",
         )
     return CorruptError(f"{path.name}: is no file of torch.save, or was cut short", FETCH_AGAIN)
 
 
 def _opened(path: Path) -> tuple[str, bytes, dict[str, _Record]]:
-    """The folder of the archive that holds the pickle, the pickle, and every record by its name."""
+    """The archive's root folder, the pickle, and the byte range of every record by name."""
     records: dict[str, _Record] = {}
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             for info in archive.infolist():
                 if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-                    raise CorruptError(f"{path.name}: {info.filename}: is compressed, as torch never does", FETCH_AGAIN)
+                    raise CorruptError(f"{path.name}: {info.filename}: is compressed", FETCH_AGAIN)
                 start = _start(file, info.header_offset)
                 if start is None or start + info.file_size > archive.start_dir or info.filename in records:
                     raise CorruptError(f"{path.name}: {info.filename}: does not lie in the file", FETCH_AGAIN)
@@ -333,7 +331,7 @@ def _pickle(path: Path, archive: zipfile.ZipFile, records: dict[str, _Record]) -
 
 
 def _start(file: BinaryIO, header: int) -> int | None:
-    """Where a record's bytes begin behind its local header; None if there is no such header."""
+    """Offset of a record's bytes, after its local header; None if there is no such header."""
     file.seek(header)
     content = file.read(_LOCAL_HEADER.size)
     if len(content) < _LOCAL_HEADER.size:
@@ -342,7 +340,7 @@ def _start(file: BinaryIO, header: int) -> int | None:
     return header + _LOCAL_HEADER.size + n_name + n_extra if signature == b"PK\x03\x04" else None
 
 
-def _stored(place: str, value: object, root: str, records: Mapping[str, _Record]) -> StoredTensor:
+def _stored(place: str, value: object, root: str, records: Mapping[str, _Record]) -> TensorInfo:
     if not isinstance(value, PickledTensor):
         raise CorruptError(f"{place}: is no tensor", FETCH_AGAIN)
     dtype = value.storage.dtype
@@ -352,4 +350,4 @@ def _stored(place: str, value: object, root: str, records: Mapping[str, _Record]
     start, n_bytes = value.offset * dtype.itemsize, math.prod(value.shape) * dtype.itemsize
     if record is None or start + n_bytes > record.n_bytes:
         raise CorruptError(f"{place}: its bytes are not in the file", FETCH_AGAIN)
-    return StoredTensor(CODES[dtype], value.shape, record.start + start, record.start + start + n_bytes)
+    return TensorInfo(CODES[dtype], value.shape, record.start + start, record.start + start + n_bytes)

@@ -1,7 +1,4 @@
-"""Reading a checkpoint: a folder with a manifest and safetensors shards, mapped without a second copy.
-
-A folder of another layout that a source knows, such as a Hugging Face snapshot, opens in place as the same thing.
-"""
+"""Opening a checkpoint: a folder with a manifest and memory-mapped safetensors shards, or another layout in place."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -10,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, LocatedTensor
 from gptfast_cli.core.checkpoints.downloads import (
     FETCH_AGAIN,
-    MAKE_AGAIN,
+    REBUILD,
     fetch_command,
-    with_command,
+    with_fetch_command,
 )
 from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE
 from gptfast_cli.core.checkpoints.manifest import (
@@ -29,7 +26,7 @@ from gptfast_cli.core.checkpoints.manifest import (
 )
 from gptfast_cli.core.checkpoints.resolve import NO_GGUF, is_gguf
 from gptfast_cli.core.checkpoints.shard import DTYPES as SAFETENSORS_DTYPES
-from gptfast_cli.core.checkpoints.shard import Shard, open_shard, touched_in_part
+from gptfast_cli.core.checkpoints.shard import Shard, advise_random_access, open_shard
 from gptfast_cli.core.checkpoints.sources import sources_by_rank
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import DTYPES
@@ -38,12 +35,12 @@ from gptfast_cli.core.events import Progress
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.schemes import Block, Weight, schemes
 
-_OTHER_BYTES = "its bytes are not those that were written (SHA-256 differs)"
+_DIFFERS = "its bytes have changed since they were written (SHA-256 differs)"
 
 
 @dataclass(frozen=True, slots=True)
-class StoredCheckpoint:
-    """A Checkpoint in this program's own format."""
+class ManifestCheckpoint:
+    """A Checkpoint in gptfast's own format."""
 
     path: Path
     manifest: Manifest
@@ -90,7 +87,7 @@ class StoredCheckpoint:
         return tuple(shard.path for shard in self.shards.values())
 
     @property
-    def remarks(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         return ()
 
     def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
@@ -101,49 +98,47 @@ class StoredCheckpoint:
         parts = {part: self.shards[at.file].tensor(tensor_name(name, part)) for part, at in stored.parts.items()}
         if block is None:
             return Weight(stored.scheme, stored.shape, parts)
-        touched = {part: touched_in_part(tensor) for part, tensor in parts.items()}
+        touched = {part: advise_random_access(tensor) for part, tensor in parts.items()}
         return Weight(stored.scheme, stored.shape, touched).block(block)
 
-    def pieces(self, name: str) -> Iterator[Piece]:
+    def tensors(self, name: str) -> Iterator[LocatedTensor]:
         for part, at in self.manifest.weights[name].parts.items():
             tensor = tensor_name(name, part)
-            yield Piece(f"{at.file}: {tensor}", self.shards[at.file].tensor(tensor))
+            yield LocatedTensor(f"{at.file}: {tensor}", self.shards[at.file].tensor(tensor))
 
     def verify(self) -> Iterator[Progress]:
-        """See Checkpoint; the hashes are those in the manifest."""
-        done, again = 0, _making_again(self)
+        """Compare the hashes of the manifest."""
+        done, restore = 0, _restore_hint(self)
         for name, weight in self.manifest.weights.items():
             for part, at in weight.parts.items():
                 stored = self.shards[at.file].tensors[tensor_name(name, part)]
-                place = f"{at.file}: {tensor_name(name, part)}"
                 if sha256_of(self.path / at.file, stored.start, stored.end) != at.sha256:
-                    raise CorruptError(f"{place}: {_OTHER_BYTES}", again)
+                    raise CorruptError(f"{at.file}: {tensor_name(name, part)}: {_DIFFERS}", restore)
                 done += at.n_bytes
                 yield Progress("verify", done, self.n_bytes, "bytes")
         for file, sha256 in (self.manifest.tokenizer.files if self.manifest.tokenizer else {}).items():
             path = self.path / file
             if not path.is_file():
-                raise CorruptError(f"{file}: missing in {self.path}", again)
+                raise CorruptError(f"{file}: missing in {self.path}", restore)
             if sha256_of(path) != sha256:
-                raise CorruptError(f"{file}: {_OTHER_BYTES}", again)
+                raise CorruptError(f"{file}: {_DIFFERS}", restore)
 
 
 def open_checkpoint(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
     """Open a checkpoint, or a folder or file of another layout in place.
 
-    Headers are read and checked, weights are not. Raises NotFoundError if the folder holds no model, CorruptError
-    where its files contradict one another or it is pickled and that is not allowed, UsageError if it needs what
-    gptfast lacks.
+    Headers are read and checked, weights are not. Raises NotFoundError if there is no model, CorruptError for
+    inconsistent files and for a pickle without `allow_pickle`, UsageError for an unsupported model.
     """
     try:
         return _opened(path, allow_pickle=allow_pickle)
     except CorruptError as error:
-        raise with_command(error, path) from error.__cause__
+        raise with_fetch_command(error, path) from error.__cause__
 
 
 def _opened(path: Path, *, allow_pickle: bool) -> Checkpoint:
     if (path / MANIFEST_FILE).is_file():
-        return open_stored(path)
+        return open_manifest_checkpoint(path)
     by_rank = sources_by_rank()
     for source in by_rank:
         if source.holds(path):
@@ -152,22 +147,22 @@ def _opened(path: Path, *, allow_pickle: bool) -> Checkpoint:
     if (path / CONFIG_FILE).is_file():
         raise CorruptError(f"{path}: has a config.json but no weights (looked for {looked_for}).", FETCH_AGAIN)
     if is_gguf(path):
-        raise UsageError(f"{path}: holds no model that is read (looked for {looked_for}).", NO_GGUF)
+        raise UsageError(f"{path}: holds no supported model (looked for {looked_for}).", NO_GGUF)
     hint = "Name the folder that holds these files." if path.is_dir() else "Name a folder, or a .bin or .pth file."
     raise NotFoundError(f"{path}: holds no model (looked for {looked_for}).", hint)
 
 
-def open_stored(folder: Path) -> StoredCheckpoint:
-    """Open a folder that has a manifest; see `open_checkpoint` for the errors."""
+def open_manifest_checkpoint(folder: Path) -> ManifestCheckpoint:
+    """Open a folder with a manifest; errors as in `open_checkpoint`."""
     manifest = read_manifest(folder)
     files = sorted({part.file for weight in manifest.weights.values() for part in weight.parts.values()})
     for file in files:
         if not (folder / file).is_file():
-            raise CorruptError(f"{file}: missing in {folder}", MAKE_AGAIN)
+            raise CorruptError(f"{file}: missing in {folder}", REBUILD)
     shards = {file: open_shard(folder / file) for file in files}
     _check_weights(manifest)
     _check_shards(manifest, shards)
-    checkpoint = StoredCheckpoint(folder, manifest, shards)
+    checkpoint = ManifestCheckpoint(folder, manifest, shards)
     _check_parts(checkpoint)
     return checkpoint
 
@@ -176,15 +171,13 @@ def _check_weights(manifest: Manifest) -> None:
     expected = weight_shapes(manifest.config)
     for name, shape in expected.items():
         if name not in manifest.weights:
-            raise CorruptError(f"{MANIFEST_FILE}: weights: {name} is missing", MAKE_AGAIN)
+            raise CorruptError(f"{MANIFEST_FILE}: weights: {name} is missing", REBUILD)
         found = manifest.weights[name].shape
         if found != shape:
-            raise CorruptError(
-                f"{MANIFEST_FILE}: weights.{name}: shape is {list(found)}, not {list(shape)}", MAKE_AGAIN
-            )
+            raise CorruptError(f"{MANIFEST_FILE}: weights.{name}: shape is {list(found)}, not {list(shape)}", REBUILD)
     extra = sorted(set(manifest.weights) - set(expected))
     if extra:
-        raise CorruptError(f"{MANIFEST_FILE}: weights: {extra[0]} is none of this model's", MAKE_AGAIN)
+        raise CorruptError(f"{MANIFEST_FILE}: weights: {extra[0]} does not belong to this model", REBUILD)
 
 
 def _check_shards(manifest: Manifest, shards: Mapping[str, Shard]) -> None:
@@ -194,40 +187,42 @@ def _check_shards(manifest: Manifest, shards: Mapping[str, Shard]) -> None:
             tensor = tensor_name(name, part)
             stored = shards[at.file].tensors.get(tensor)
             if stored is None:
-                raise CorruptError(f"{at.file}: {tensor}: missing", MAKE_AGAIN)
+                raise CorruptError(f"{at.file}: {tensor}: missing", REBUILD)
             if (stored.dtype, stored.shape) != (at.dtype, at.shape):
                 raise CorruptError(
                     f"{at.file}: {tensor}: is {stored.dtype} {list(stored.shape)}, "
                     f"and {at.dtype} {list(at.shape)} in {MANIFEST_FILE}",
-                    MAKE_AGAIN,
+                    REBUILD,
                 )
             extra.discard((at.file, tensor))
     if extra:
         file, tensor = min(extra)
-        raise CorruptError(f"{file}: {tensor}: not in {MANIFEST_FILE}", MAKE_AGAIN)
+        raise CorruptError(f"{file}: {tensor}: not in {MANIFEST_FILE}", REBUILD)
 
 
-def _check_parts(checkpoint: StoredCheckpoint) -> None:
+def _check_parts(checkpoint: ManifestCheckpoint) -> None:
     for name, stored in checkpoint.manifest.weights.items():
         if stored.scheme not in schemes or not schemes[stored.scheme].is_whole(checkpoint.weight(name)):
             why = f"weights.{name}: its parts are not those of scheme {stored.scheme!r}"
-            raise CorruptError(f"{MANIFEST_FILE}: {why}", MAKE_AGAIN)
+            raise CorruptError(f"{MANIFEST_FILE}: {why}", REBUILD)
 
 
-def _making_again(checkpoint: StoredCheckpoint) -> str:
-    """The commands that download or rebuild the checkpoint in its place, from its manifest."""
+def _restore_hint(checkpoint: ManifestCheckpoint) -> str:
+    """The commands that download or rebuild the checkpoint in place, from its manifest."""
     fetch = fetch_command(checkpoint.path)
     if fetch is not None:
         return f"Fetch it again: {fetch}"
     origin = checkpoint.manifest.provenance
-    source, place = shlex.quote(origin.source), f"--out {shlex.quote(str(checkpoint.path))} --force"
+    source, target = shlex.quote(origin.source), f"--out {shlex.quote(str(checkpoint.path))} --force"
+    has_path = origin.source_path is not None and Path(origin.source_path).exists()
+    if origin.source_path is not None and has_path:
+        source = shlex.quote(origin.source_path)
     if origin.rounding is not None:
-        return f"Make it again: gptfast quantize {source} --mode {checkpoint.scheme} {place}"
-    if origin.revision is None:
-        # the path is not kept, and a folder here may have that name by chance
-        return (
-            f"Make it again, where SOURCE is the path of {source}, as it was converted: gptfast convert SOURCE {place}"
-        )
+        return f"Quantise it again: gptfast quantize {source} --mode {checkpoint.scheme} {target}"
+    if has_path:
+        return f"Convert it again: gptfast convert {source} {target}"
+    if origin.revision is None:  # the name of a folder; one of that name may be here by chance
+        return f"Convert it again, where SOURCE is the path of {source}: gptfast convert SOURCE {target}"
     revision = shlex.quote(origin.revision)
     fetch = f"gptfast download {source} --revision {revision}"
-    return f"Fetch it again: {fetch} && gptfast convert {source}@{revision} {place}"
+    return f"Fetch it again: {fetch} && gptfast convert {source}@{revision} {target}"

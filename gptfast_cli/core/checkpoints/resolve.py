@@ -1,7 +1,7 @@
 """Resolution of MODEL: a bundled name, a folder, a name in the store or in the Hugging Face cache, or an S3 prefix.
 
-They are tried in that order; a folder that has a bundled name is written `./tiny`. With no model named it is the
-one last made ready, else the bundled `tiny`.
+They are tried in that order; a folder with a bundled name is written `./tiny`. Without a name it is the current model,
+else the bundled `tiny`.
 """
 
 import difflib
@@ -26,7 +26,7 @@ _SAFETENSORS: Final = ".safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A model's folder; `origin` says how it was found, for the `Model:` line."""
+    """A model's folder; `origin`: how it was found, for the `Model:` line."""
 
     path: Path
     name: str
@@ -34,7 +34,7 @@ class Resolved:
 
 
 def resolve(model: str | None, settings: Settings) -> Resolved:
-    """The folder of a model; raises NotFoundError with the nearest names where there is none."""
+    """The folder of a model. Raises NotFoundError with similar names."""
     if model is not None:
         return _named(model, settings)
     current = read_current(settings.home)
@@ -44,19 +44,19 @@ def resolve(model: str | None, settings: Settings) -> Resolved:
 
 
 def as_path(text: str) -> Path | None:
-    """The file or folder that a text is the path of; None if there is none."""
+    """The existing file or folder of a path; None if there is none."""
     path = Path(text).expanduser()
     try:
         return path if path.is_file() or path.is_dir() else None
-    except OSError:  # too long for a path, or not ours to look at
+    except OSError:  # path too long, or not accessible
         return None
 
 
 def as_folder(text: str) -> Path | None:
-    """The folder that a text is the path of; None if there is none, UsageError if it is a file's."""
+    """The existing folder of a path; None if there is none, UsageError for a file."""
     path = as_path(text)
     if path is not None and path.is_file():
-        raise UsageError(f"{text}: is a file, and a model is a folder.", _of_file(path))
+        raise UsageError(f"{text}: is a file, but a model is a folder.", _file_hint(path))
     return path
 
 
@@ -65,18 +65,18 @@ def is_gguf(path: Path) -> bool:
     return path.suffix == _GGUF if is_file(path) else any(path.glob(f"*{_GGUF}"))
 
 
-def _of_file(path: Path) -> str:
-    """The hint for a file given as MODEL."""
+def _file_hint(path: Path) -> str:
+    """Hint for a file given as MODEL."""
     if is_gguf(path):
         return NO_GGUF
     if is_file(path.parent / MANIFEST_FILE) or (path.suffix == _SAFETENSORS and is_file(path.parent / _CONFIG_FILE)):
-        return f"Name the folder that holds it: {path.parent}"
-    return f"Make a checkpoint of it: gptfast convert {shlex.quote(str(path))}"
+        return f"Name its folder: {path.parent}"
+    return f"Convert it: gptfast convert {shlex.quote(str(path))}"
 
 
 def _named(model: str, settings: Settings) -> Resolved:
     if not model.strip():
-        raise UsageError("The name of the model is empty.", "See which there are: gptfast --list")
+        raise UsageError("The name of the model is empty.", "List the models: gptfast --list")
     if model in BUNDLED:
         return Resolved(bundled_folder(model), model, "bundled")
     folder = as_folder(model)
@@ -90,22 +90,22 @@ def _named(model: str, settings: Settings) -> Resolved:
         return Resolved(snapshot.path, model, "in the Hugging Face cache")
     fetched = find_bucket_path(settings.home, model)
     if fetched is not None:
-        return Resolved(fetched, model, "fetched from S3")
+        return Resolved(fetched, model, "downloaded from S3")
     raise _unknown(model, settings)
 
 
 def _current(current: str, settings: Settings) -> Resolved:
-    """The current model, as recorded; never a folder or bundled model of the same name."""
+    """The current model as recorded: never a relative folder or a bundled model of the same name."""
     path = _absolute_folder(current) or open_store(settings).find(current) or find_bucket_path(settings.home, current)
     snapshot = find_snapshot(settings.hf_cache, current)
     if path is None and snapshot is not None:
         path = snapshot.path
     if path is None:
         raise NotFoundError(
-            f"{current}: was last made ready, and is gone.",
-            "Name another with --model, such as --model tiny, or see which there are: gptfast --list",
+            f"{current}: the current model no longer exists.",
+            "Name another with --model, such as --model tiny, or list the models: gptfast --list",
         )
-    return Resolved(path, current, "last made ready")
+    return Resolved(path, current, "current model")
 
 
 def _absolute_folder(text: str) -> Path | None:
@@ -116,15 +116,15 @@ def _absolute_folder(text: str) -> Path | None:
 def _unknown(model: str, settings: Settings) -> NotFoundError:
     fetch = f"Fetch it: gptfast download {shlex.quote(model)}"
     if model.startswith(S3):
-        return NotFoundError(f"{model}: was not fetched from S3 yet.", fetch)
+        return NotFoundError(f"{model}: not downloaded from S3 yet.", fetch)
     repo = parse_repo(model)
     is_on_hub = repo is not None and "/" in repo.repo
     if model.startswith((".", "/", "~")) or "\\" in model or (model.count("/") > 1 and not is_on_hub):
-        return NotFoundError(f"{model}: there is no such folder.", "See which models there are: gptfast --list")
+        return NotFoundError(f"{model}: there is no such folder.", "List the models: gptfast --list")
     names = model_names(settings)
     nearest = difflib.get_close_matches(model, names) or difflib.get_close_matches(model.partition(":")[0], names)
     meant = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
-    otherwise = fetch if is_on_hub else "See which there are: gptfast --list"
+    otherwise = fetch if is_on_hub else "List the models: gptfast --list"
     return NotFoundError(
         f"model {model!r} not found (looked in folders, the store and the HF cache).", f"{meant}{otherwise}"
     )

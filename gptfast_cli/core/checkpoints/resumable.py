@@ -1,7 +1,7 @@
-"""Resumable writing of a checkpoint, block by block: a killed or interrupted run continues with the next block.
+"""Resumable writing of a checkpoint, block by block: an interrupted run continues with the next block.
 
-Each block is a file of weights. After it was synced to disk, the SHA-256 of its tensors is written beside it; a block
-whose bytes do not match is written again. The result is the same to the byte, however often it was interrupted.
+A block is a file of weights. Once it is synced to disk, the SHA-256 of its tensors are written beside it; a block whose
+bytes do not match is written again. The result is bit-identical, however often it was interrupted.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gptfast_cli.core.checkpoints.manifest import (
     Manifest,
-    StoredWeight,
+    ManifestWeight,
     read_manifest,
     tensor_name,
 )
@@ -21,9 +21,9 @@ from gptfast_cli.core.checkpoints.staging import staged_folder
 from gptfast_cli.core.checkpoints.writer import (
     Contents,
     PlannedWeight,
-    check_place,
     check_space,
-    complete,
+    check_target,
+    finish_checkpoint,
     planned_tensors,
     stored_weights,
     tensor_sha256,
@@ -46,7 +46,7 @@ class BlockWriter:
         self._folder = folder
         self._contents = contents
         self._plans = [{name: contents.weights[name] for name in block} for block in blocks]
-        self._stored: dict[int, dict[str, StoredWeight]] = {}
+        self._stored: dict[int, dict[str, ManifestWeight]] = {}
         for number, plan in enumerate(self._plans):
             digests = self._digests(number)
             if digests is not None:
@@ -54,12 +54,12 @@ class BlockWriter:
 
     @property
     def n_found(self) -> int:
-        """Finished blocks, of this run and earlier ones."""
+        """Number of finished blocks, of this run and earlier ones."""
         return len(self._stored)
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes of the weights that are still to be written."""
+        """Bytes of the weights of unfinished blocks."""
         return sum(
             weight.n_bytes
             for number, plan in enumerate(self._plans)
@@ -72,7 +72,7 @@ class BlockWriter:
         return number in self._stored
 
     def write(self, number: int, read: Callable[[str], Weight]) -> None:
-        """Write and sync a block; `read` returns each weight in turn."""
+        """Write and sync a block; `read` returns a weight by its name."""
         for _ in self.steps(number, read):
             pass
 
@@ -86,17 +86,18 @@ class BlockWriter:
         self._stored[number] = stored_weights(file.name, plan, digests)
 
     def weights(self, number: int) -> dict[str, Weight]:
-        """The weights of a finished block, mapped from its file."""
+        """The weights of a finished block, memory-mapped."""
         shard = open_shard(self._file(number))
         return {
             name: Weight(plan.scheme, plan.shape, {part: shard.tensor(tensor_name(name, part)) for part in plan.parts})
             for name, plan in self._plans[number].items()
         }
 
-    def complete(self) -> None:
+    def finish(self) -> None:
         """Write the manifest, once every block is finished."""
         numbers = range(len(self._plans))
-        complete(self._folder, self._contents, {name: at for n in numbers for name, at in self._stored[n].items()})
+        stored = {name: weight for number in numbers for name, weight in self._stored[number].items()}
+        finish_checkpoint(self._folder, self._contents, stored)
         for number in numbers:
             _digest_file(self._file(number)).unlink()
 
@@ -104,7 +105,7 @@ class BlockWriter:
         return self._folder / weights_file(number + 1)
 
     def _digests(self, number: int) -> dict[str, str] | None:
-        """The SHA-256 of each tensor of a block, where the block is there whole."""
+        """SHA-256 of each tensor of a finished block; None if it is missing or damaged."""
         file, plan = self._file(number), planned_tensors(self._plans[number])
         try:
             fields, shard = read_fields(_digest_file(file)), open_shard(file)
@@ -123,11 +124,11 @@ def resumable_checkpoint(
 ) -> Iterator[BlockWriter]:
     """A writer for the blocks of `contents`; when the `with` block succeeds, `folder` is the checkpoint.
 
-    Until then `folder` is as it was, and what is finished is kept for a run of the same identity. Raises UsageError
-    where something is there already (`force` replaces a checkpoint, and nothing else) or another process is at it,
-    DiskFullError if there is or turns out to be too little space. After an error of the source nothing is kept.
+    Until then `folder` is unchanged, and finished blocks are kept for a run of the same identity, except after an error
+    of the source. Raises UsageError if the folder exists (`force` replaces a checkpoint, and nothing else) or another
+    process is writing it, DiskFullError before or during writing.
     """
-    check_place(folder, force=force)
+    check_target(folder, force=force)
     folder = folder.resolve()
     with staged_folder(folder, identity, replace=force) as staging:
         writer = BlockWriter(staging, contents, blocks)
@@ -137,7 +138,7 @@ def resumable_checkpoint(
         except (CorruptError, UsageError):
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        writer.complete()
+        writer.finish()
 
 
 def write_checkpoint(
@@ -149,18 +150,18 @@ def write_checkpoint(
     force: bool,
     shard_bytes: int = SHARD_BYTES,
 ) -> Job[Manifest]:
-    """Write a checkpoint shard by shard; `read` returns each weight in turn, one in memory at a time.
+    """Write a checkpoint in shards of at most `shard_bytes`, or of one weight; see `resumable_checkpoint`.
 
-    A shard holds at most `shard_bytes`, or one weight. Otherwise as `resumable_checkpoint`.
+    `read` returns a weight by its name; one is in memory at a time.
     """
     blocks = list(_shards(contents.weights, shard_bytes))
     with resumable_checkpoint(folder, contents, blocks, identity=identity, force=force) as writer:
         if writer.n_found:
-            yield Note(f"Going on after {writer.n_found} of {len(blocks)} files, which an earlier run finished.")
+            yield Note(f"Resuming: {writer.n_found} of {len(blocks)} files were finished by an earlier run.")
         try:
             yield from _write_missing(writer, len(blocks), contents.n_bytes, read)
         except KeyboardInterrupt:
-            yield Note("Stopped. Finished files are kept: the same command goes on from there.")
+            yield Note("Interrupted. Finished files are kept: run the same command again to resume.")
             raise
     return read_manifest(folder)
 

@@ -1,12 +1,11 @@
-"""A safetensors file, read strictly and by mmap.
+"""A safetensors file: strict header checks, memory-mapped tensors.
 
 Format (https://huggingface.co/docs/safetensors): 8 bytes little-endian length of the header, the header as a JSON
-object {tensor name: {dtype, shape, data_offsets}}, then the tensors' bytes. The safetensors package accepts a header
-that names a tensor twice; here that, and every gap, overlap or missing byte, is a CorruptError.
+object {tensor name: {dtype, shape, data_offsets}}, then the tensors' bytes. The safetensors package accepts duplicate
+names; here that, and every gap, overlap or missing byte, is a CorruptError.
 
-Files are mapped shared and read-only, so a file counts against no limit of memory and may be larger than all there is.
-Two things follow: writing to a tensor of a file ends the process, as does a file that is made shorter while a tensor of
-it is in use (SIGSEGV, SIGBUS). This program replaces files by renaming, and never shortens one.
+Mappings are shared and read-only, so files may be larger than memory. Writing to a mapped tensor, or truncating a file
+in use, kills the process (SIGSEGV, SIGBUS): this program replaces files by renaming.
 """
 
 import ctypes
@@ -45,8 +44,8 @@ _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A tensor's place in its file: dtype code, shape, byte range `start` to `end`."""
+class TensorInfo:
+    """A tensor in a file: dtype code, shape, byte range `start` to `end`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -56,36 +55,33 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A safetensors file, open without a handle: each tensor has its own mapping, which lives as long as the tensor."""
+    """A weight file without an open handle: each tensor has its own mapping, which lives as long as the tensor."""
 
     path: Path
-    tensors: dict[str, StoredTensor]
+    tensors: dict[str, TensorInfo]
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor of the file, mapped, to be read only; its bytes are read when they are touched.
-
-        Raises CorruptError if the file has become shorter since it was opened.
-        """
+        """A read-only, memory-mapped tensor. Raises CorruptError if the file was truncated since it was opened."""
         stored = self.tensors[name]
         if stored.start == stored.end:
             return torch.empty(stored.shape, dtype=DTYPES[stored.dtype])
         mapped = _mapped(self.path, stored.start, stored.end)
         if stored.start % DTYPES[stored.dtype].itemsize:
-            mapped = mapped.clone()  # a file of another writer may not be aligned
+            mapped = mapped.clone()  # other writers may not align tensors
         return mapped.view(DTYPES[stored.dtype]).view(stored.shape)
 
 
 def _mapped(path: Path, start: int, end: int) -> Tensor:
     """Bytes `start` to `end` of a file, uint8.
 
-    Python's mmap would keep a file descriptor for each tensor, more than a process may have; PyTorch's can write.
+    Python's mmap would keep a file descriptor per tensor, beyond the limit of a process; PyTorch's maps writable.
     """
     first = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
     n_bytes = end - first
     libc = _libc()
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < end:
-            raise CorruptError(f"{path.name}: has become shorter since it was opened", FETCH_AGAIN)
+            raise CorruptError(f"{path.name}: was truncated since it was opened", FETCH_AGAIN)
         address = libc.mmap(None, n_bytes, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), first)
     if address == _MAP_FAILED:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
@@ -103,8 +99,8 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
-def touched_in_part(tensor: Tensor) -> Tensor:
-    """The same without read-ahead around touched pages (madvise, on Unix)."""
+def advise_random_access(tensor: Tensor) -> Tensor:
+    """Disable read-ahead for a mapped tensor of which parts are read (madvise, on Unix); returns it."""
     if hasattr(mmap, "MADV_RANDOM"):
         begin = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
         n_bytes = tensor.data_ptr() + tensor.nbytes - begin
@@ -113,8 +109,8 @@ def touched_in_part(tensor: Tensor) -> Tensor:
 
 
 def open_shard(path: Path) -> Shard:
-    """Read a file's header and check it against the file's size; raises CorruptError with file and tensor."""
-    if not path.is_file():  # to open a pipe would wait for its writer
+    """Read and check a file's header. Raises CorruptError with file and tensor."""
+    if not path.is_file():  # opening a pipe would block
         raise CorruptError(f"{path.name}: is not a file", FETCH_AGAIN)
     n_bytes = path.stat().st_size
     with path.open("rb") as file:
@@ -130,16 +126,16 @@ def open_shard(path: Path) -> Shard:
     return Shard(path, tensors)
 
 
-def _stored(fields: Fields, payload: int) -> StoredTensor:
+def _stored(fields: Fields, payload: int) -> TensorInfo:
     dtype, shape, offsets = fields.text("dtype"), fields.shape("shape"), fields.offsets("data_offsets")
     if dtype not in DTYPES:
         raise fields.corrupt("dtype", f"{dtype} is not one of {', '.join(DTYPES)}")
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
         raise fields.corrupt("data_offsets", f"{list(offsets)} do not hold {list(shape)} of {dtype}")
-    return StoredTensor(dtype, shape, payload + offsets[0], payload + offsets[1])
+    return TensorInfo(dtype, shape, payload + offsets[0], payload + offsets[1])
 
 
-def _check_layout(file: str, tensors: dict[str, StoredTensor], *, payload: int, n_bytes: int) -> None:
+def _check_layout(file: str, tensors: dict[str, TensorInfo], *, payload: int, n_bytes: int) -> None:
     end = payload
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if tensor.start != end:

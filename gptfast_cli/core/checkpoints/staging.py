@@ -1,7 +1,7 @@
 """Atomic folders: written to a temporary sibling, then renamed.
 
-The folder of a killed process is reused by the next run of the same work, and deleted by a run of other work. A folder
-being written is locked by its writer; the operating system releases the lock when the process ends.
+The temporary folder of a killed process is resumed by a run of the same identity, and deleted by a run of another. A
+folder being written is locked by its writer; the operating system releases the lock when the process ends.
 """
 
 import contextlib
@@ -27,56 +27,56 @@ if sys.platform != "win32":
 
 _REPLACED = ".gptfast-replaced"
 _RESUMABLE = ".gptfast-resumable"
-_KEPT_SECONDS = 14 * 24 * 3600.0  # that nobody has gone on with what can be resumed
+_KEPT_SECONDS = 14 * 24 * 3600.0  # age at which a resumable folder is deleted
 
 
 @contextlib.contextmanager
-def staged_folder(place: Path, identity: str, *, replace: bool) -> Iterator[Path]:
-    """A folder beside `place`, to be filled by the block; it goes to `place` when the block ends well.
+def staged_folder(target: Path, identity: str, *, replace: bool) -> Iterator[Path]:
+    """A folder beside `target`, filled by the block and renamed to `target` when the block succeeds.
 
-    Whatever happens, `place` is as it was before or new and whole. With `replace` a folder that stands there gives
-    way. Where the block ends badly, what it has written stays for a run of the same identity to go on with: one of
-    another for this place clears it away, as does any after two weeks.
+    `target` is always either unchanged or complete; with `replace` an existing folder is replaced. After a failure the
+    contents are kept for a run of the same identity; a run of another identity for this target deletes them, and any
+    run after two weeks.
 
-    Raises DiskFullError if the disk ran full, UsageError if another process is at the same work or something else
-    took the place meanwhile.
+    Raises DiskFullError, and UsageError if another process is writing it or `target` was created meanwhile.
     """
-    staging, lock = _begin(place, place.with_name(f".{place.name}.{identity}{_RESUMABLE}"))
+    staging, lock = _begin(target, target.with_name(f".{target.name}.{identity}{_RESUMABLE}"))
     try:
         if lock is None and sys.platform != "win32":
-            raise UsageError(f"{place.name}: is being written by another gptfast.", "Wait until that is done.")
-        with disk_full_named(place, "what is finished was kept"):
+            raise UsageError(f"{target.name}: is being written by another gptfast.", "Wait until that is done.")
+        with disk_full_named(target, "what is finished was kept"):
             yield staging
-            _publish(staging, place, replace=replace)
+            _publish(staging, target, replace=replace)
     finally:
         if lock is not None:
             with contextlib.suppress(OSError):
-                staging.rmdir()  # where nothing was written there is nothing to go on with
+                staging.rmdir()  # fails unless it is empty
             os.close(lock)
 
 
-def remove_folder(place: Path) -> None:
+def remove_folder(target: Path) -> None:
     """Delete a folder atomically; remains of a killed run are removed later."""
-    if place.is_symlink():  # what it leads to belongs elsewhere
-        place.unlink()
+    if target.is_symlink():  # only the link is ours
+        target.unlink()
         return
-    doomed = sibling(place, PARTIAL)
-    place.rename(doomed)
+    doomed = sibling(target, PARTIAL)
+    target.rename(doomed)
     shutil.rmtree(doomed)
 
 
-def _begin(place: Path, staging: Path) -> tuple[Path, int | None]:
-    """The folder `staging` beside `place`, new or one to go on with, and the lock on it; None if another has it."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beginning = _lock(place.parent, wait=True)  # or another's sweep might take a folder not yet locked
+def _begin(target: Path, staging: Path) -> tuple[Path, int | None]:
+    """Create or resume `staging` beside `target`; returns it with its lock, None if another process holds that."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beginning = _lock(target.parent, wait=True)  # so that no other process sweeps a folder that is not locked yet
     try:
-        _sweep(place, staging)
+        _sweep(target, staging)
         try:
             staging.mkdir()
         except FileExistsError:
-            if not is_own_folder(staging):  # what is finished in it would be believed
+            if not is_own_folder(staging):  # its contents would be trusted
                 raise UsageError(
-                    f"{staging}: is a link, or belongs to another user.", "Remove it, or give another place with --out."
+                    f"{staging}: is a link, or belongs to another user.",
+                    "Remove it, or give another folder with --out.",
                 ) from None
         return staging, _lock(staging)
     finally:
@@ -84,23 +84,23 @@ def _begin(place: Path, staging: Path) -> tuple[Path, int | None]:
             os.close(beginning)
 
 
-def _publish(staging: Path, place: Path, *, replace: bool) -> None:
+def _publish(staging: Path, target: Path, *, replace: bool) -> None:
     sync_folder(staging)
-    _put(staging, place, replace=replace)
-    sync_folder(place.parent)
+    _put(staging, target, replace=replace)
+    sync_folder(target.parent)
 
 
-def _put(staging: Path, place: Path, *, replace: bool) -> None:
-    aside = sibling(place, _REPLACED)
-    if replace and place.exists():
-        place.rename(aside)
+def _put(staging: Path, target: Path, *, replace: bool) -> None:
+    aside = sibling(target, _REPLACED)
+    if replace and target.exists():
+        target.rename(aside)
     try:
-        staging.rename(place)
+        staging.rename(target)
     except OSError as error:
         if aside.exists():
-            aside.rename(place)
+            aside.rename(target)
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise UsageError(f"{place}: something is there already.", "Give another place with --out.") from error
+            raise UsageError(f"{target}: something is there already.", "Give another folder with --out.") from error
         raise
     _clear(aside)
 
@@ -113,12 +113,12 @@ def _clear(aside: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sweep(place: Path, staging: Path) -> None:
-    """Delete remains of dead processes beside `place`, except the folder in use."""
-    for left in place.parent.iterdir():
+def _sweep(target: Path, staging: Path) -> None:
+    """Delete remains of dead processes beside `target`, except the folder in use."""
+    for left in target.parent.iterdir():
         if not left.name.endswith((PARTIAL, _RESUMABLE, _REPLACED)) or not is_own_folder(left):
             continue
-        if left.name.endswith(PARTIAL) or (_is_given_up(left, place) and left != staging):
+        if left.name.endswith(PARTIAL) or (_is_given_up(left, target) and left != staging):
             lock = _lock(left)
             if lock is not None:  # its writer is gone
                 shutil.rmtree(left, ignore_errors=True)
@@ -127,24 +127,24 @@ def _sweep(place: Path, staging: Path) -> None:
             _put_back(left)
 
 
-def _is_given_up(left: Path, place: Path) -> bool:
-    """Whether a resumable folder belongs to other work for this place, or is old."""
+def _is_given_up(left: Path, target: Path) -> bool:
+    """Whether a resumable folder is of another identity for this target, or old."""
     if not left.name.endswith(_RESUMABLE):
         return False
-    rival = left.name.removesuffix(_RESUMABLE).rpartition(".")[0] == f".{place.name}"
+    rival = left.name.removesuffix(_RESUMABLE).rpartition(".")[0] == f".{target.name}"
     return rival or time.time() - left.stat().st_mtime > _KEPT_SECONDS
 
 
 def _put_back(aside: Path) -> None:
-    place = aside.with_name(aside.name.removesuffix(_REPLACED)[1:].rpartition(".")[0])
-    if place.exists():
+    target = aside.with_name(aside.name.removesuffix(_REPLACED)[1:].rpartition(".")[0])
+    if target.exists():
         _clear(aside)
-    else:  # killed between two renames: the old one goes back
-        aside.rename(place)
+    else:  # killed between two renames: restore the old one
+        aside.rename(target)
 
 
 def _lock(folder: Path, *, wait: bool = False) -> int | None:
-    """Hold the folder against other writers; None if one holds it, or where the system has no such lock."""
+    """Lock the folder; returns the handle, None if another process holds the lock or on Windows."""
     if sys.platform == "win32":
         return None
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,7 +1,7 @@
-"""The store of models below `$GPTFAST_HOME`, the current model, and every name that stands for a model.
+"""The store of models below `$GPTFAST_HOME`, the current model, and the names of models.
 
-A name becomes one folder, `org--name@variant` in small letters: the same on every file system, whether it tells
-`Org` from `org` or not, and never outside of the store. The name as it was given stands in the manifest.
+A name maps to one folder, `org--name@variant` in lower case: the same on case-insensitive file systems, and never
+outside of the store. The manifest keeps the name as it was given.
 
 `$GPTFAST_HOME/current` holds one line: a name in the store, or the absolute path of a folder.
 """
@@ -23,12 +23,12 @@ DAMAGED = "damaged"
 
 _MAX_NAME = 200  # file systems take 255 bytes
 _NAME = re.compile(r"[\w.+-]+(/[\w.+-]+)?(:[\w.+-]+)?", re.ASCII)
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # by Windows, with any extension
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # on Windows, with any extension
 
 
 @dataclass(frozen=True, slots=True)
 class StoreEntry:
-    """A checkpoint in the store; scheme `damaged` if its manifest cannot be read."""
+    """A checkpoint in the store; scheme `damaged` if its manifest is unreadable."""
 
     name: str
     path: Path
@@ -43,7 +43,7 @@ class Store:
 
     home: Path
 
-    def place(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
         """The folder of a name, existing or not. Raises UsageError for an invalid name."""
         folder = _folder_name(name)
         if folder is None:
@@ -54,7 +54,7 @@ class Store:
         return self.home / "checkpoints" / folder
 
     def find(self, name: str) -> Path | None:
-        """The folder of a checkpoint by its name; None if the store has no such one."""
+        """The folder of an existing checkpoint, or None."""
         folder = _folder_name(name)
         if folder is None or not is_file(self.home / "checkpoints" / folder / MANIFEST_FILE):
             return None
@@ -92,10 +92,10 @@ def _entry(folder: Path) -> StoreEntry:
     name = folder.name.replace("--", "/").replace("@", ":")
     try:
         manifest = read_manifest(folder)
-    except (GptFastError, OSError):  # it still has to be seen, to be removed
+    except (GptFastError, OSError):  # listed, so that it can be removed
         n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return StoreEntry(name, folder, n_bytes, DAMAGED, 0)
-    if _folder_name(manifest.name) == folder.name:  # not so where a person copied or renamed the folder
+    if _folder_name(manifest.name) == folder.name:  # unless the user has copied or renamed the folder
         name = manifest.name
     return StoreEntry(name, folder, manifest.n_bytes, manifest.scheme, manifest.n_params)
 
@@ -106,10 +106,10 @@ _FILE = "current"
 
 
 def read_current(home: Path) -> str | None:
-    """The name or absolute path of the current model; None if there is none yet."""
+    """The name or absolute path of the current model, or None."""
     try:
-        text = (home / _FILE).read_text(encoding="utf-8").rstrip("\r\n")  # a prefix in S3 may end with a space
-    except OSError:  # there is none, or the home is not for this person
+        text = (home / _FILE).read_text(encoding="utf-8").rstrip("\r\n")  # an S3 prefix may end with a space
+    except OSError:  # there is none, or the home is not accessible
         return None
     return text if text.strip() else None
 
@@ -118,7 +118,7 @@ def make_current(home: Path, model: str | Path) -> Job[bool]:
     """Make a model the current one. If the home is not writable, yield a note and return False."""
     reason = why_not_writable(home)
     if reason is not None:
-        yield Note(f"{home} cannot be written ({reason}), so the current model stays as it was. {OTHER_HOME}")
+        yield Note(f"{home} is not writable ({reason}), so the current model is unchanged. {OTHER_HOME}")
         return False
     write_current(home, model)
     return True

@@ -1,4 +1,4 @@
-"""Writing a checkpoint: its planned contents, its safetensors files, and the manifest, which is written last."""
+"""Writing a checkpoint: planned contents, safetensors files, and last the manifest."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ from torch import Tensor
 from gptfast_cli.core.checkpoints.manifest import (
     MANIFEST_FILE,
     Manifest,
+    ManifestTensor,
+    ManifestWeight,
     Provenance,
-    StoredPart,
-    StoredWeight,
     TokenizerEntry,
     tensor_name,
 )
@@ -43,7 +43,7 @@ class PlannedTensor:
 
     @property
     def code(self) -> str:
-        """The dtype as safetensors spells it."""
+        """The safetensors dtype code."""
         return CODES[self.dtype]
 
     @property
@@ -55,9 +55,9 @@ class PlannedTensor:
 def write_shard(
     path: Path, planned: Mapping[str, PlannedTensor], tensors: Iterator[tuple[str, Tensor]]
 ) -> Iterator[tuple[str, str]]:
-    """Write the planned tensors, in the planned order, to a safetensors file and sync it to disk.
+    """Write the planned tensors, in their order, to a safetensors file and sync it.
 
-    Yields the name of each tensor after it was written, and the SHA-256 of its bytes.
+    Yields (name, SHA-256) of each tensor once it is written.
     """
     with path.open("wb") as file:
         file.write(header(planned))
@@ -72,7 +72,7 @@ def write_shard(
 
 
 def header(planned: Mapping[str, PlannedTensor]) -> bytes:
-    """Length and JSON header of a safetensors file of these tensors, contiguous in this order."""
+    """Length and JSON header of a safetensors file with these tensors, contiguous and in this order."""
     entries: dict[str, object] = {}
     end = 0
     for name, plan in planned.items():
@@ -108,7 +108,7 @@ def _chunks(tensor: Tensor) -> Iterator[memoryview]:
 
 @dataclass(frozen=True, slots=True)
 class PlannedWeight:
-    """How a weight is going to be stored: scheme, logical shape, and the tensor of each part."""
+    """How a weight will be stored: scheme, logical shape, and the tensor of each part."""
 
     scheme: str
     shape: tuple[int, ...]
@@ -120,17 +120,17 @@ class PlannedWeight:
         return sum(part.n_bytes for part in self.parts.values())
 
 
-def planned(outline: Weight) -> PlannedWeight:
-    """The plan to store a weight like this one, which may be without its numbers."""
-    parts = {name: PlannedTensor(part.dtype, tuple(part.shape)) for name, part in outline.parts.items()}
-    return PlannedWeight(outline.scheme, outline.shape, parts)
+def plan_weight(weight: Weight) -> PlannedWeight:
+    """The plan to store a weight like this one, which may be on the meta device."""
+    parts = {name: PlannedTensor(part.dtype, tuple(part.shape)) for name, part in weight.parts.items()}
+    return PlannedWeight(weight.scheme, weight.shape, parts)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """A tokenizer to copy into the checkpoint, and its special tokens as token ids.
+    """A tokenizer to copy into the checkpoint, with its special tokens as ids.
 
-    All files are in one folder or its subfolders, whose relative paths are kept.
+    The files are in one folder or its subfolders; their relative paths are kept.
     """
 
     files: tuple[Path, ...]
@@ -141,7 +141,7 @@ class TokenizerFiles:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The contents of a checkpoint to be written; weights in the order in which they are written."""
+    """The contents of a checkpoint to be written; weights are in the order of writing."""
 
     name: str
     config: ModelConfig
@@ -157,16 +157,16 @@ class Contents:
 
 
 def weights_file(number: int) -> str:
-    """The name of a file of weights, counted from 1."""
+    """Name of weight file `number`, from 1."""
     return f"weights-{number:05}.safetensors"
 
 
 def write_weights(
     path: Path, weights: Mapping[str, PlannedWeight], read: Callable[[str], Weight]
 ) -> Iterator[tuple[str, str, int]]:
-    """Write a file of weights, each as `read` gives it by its name when its turn comes, and sync it to the disk.
+    """Write a file of weights and sync it; `read` returns a weight by its name.
 
-    Yields name, SHA-256 and bytes of each tensor when it is written.
+    Yields (name, SHA-256, bytes) of each tensor once it is written.
     """
     plan = planned_tensors(weights)
     for tensor, sha256 in write_shard(path, plan, _tensors(weights, read)):
@@ -174,21 +174,21 @@ def write_weights(
 
 
 def planned_tensors(weights: Mapping[str, PlannedWeight]) -> dict[str, PlannedTensor]:
-    """The tensors of a file of weights by name, in their order."""
+    """Tensors of a weight file by name, in order."""
     return {tensor_name(name, part): plan for name, weight in weights.items() for part, plan in weight.parts.items()}
 
 
 def stored_weights(
     file: str, weights: Mapping[str, PlannedWeight], digests: Mapping[str, str]
-) -> dict[str, StoredWeight]:
-    """What a manifest says of the weights of a file; `digests` has the SHA-256 of each tensor by name."""
+) -> dict[str, ManifestWeight]:
+    """Manifest entries of the weights of a file; `digests`: SHA-256 by tensor name."""
     stored = {}
     for name, weight in weights.items():
         parts = {
-            part: StoredPart(file, plan.code, plan.shape, digests[tensor_name(name, part)])
+            part: ManifestTensor(file, plan.code, plan.shape, digests[tensor_name(name, part)])
             for part, plan in weight.parts.items()
         }
-        stored[name] = StoredWeight(weight.scheme, weight.shape, parts)
+        stored[name] = ManifestWeight(weight.scheme, weight.shape, parts)
     return stored
 
 
@@ -197,11 +197,11 @@ def _tensors(weights: Mapping[str, PlannedWeight], read: Callable[[str], Weight]
         weight = read(name)
         for part in plan.parts:
             yield tensor_name(name, part), weight.parts[part]
-        del weight  # before the next one is made
+        del weight  # before the next is read
 
 
-def complete(folder: Path, contents: Contents, stored: Mapping[str, StoredWeight]) -> Manifest:
-    """Add the tokenizer and, last, the manifest to a folder in which all weights are stored."""
+def finish_checkpoint(folder: Path, contents: Contents, stored: Mapping[str, ManifestWeight]) -> Manifest:
+    """Add the tokenizer and, last, the manifest to a folder that holds all weights."""
     tokenizer = _copy_tokenizer(folder, contents.tokenizer) if contents.tokenizer else None
     dtype = dtype_name(contents.dtype)
     manifest = Manifest(contents.name, contents.config, dtype, stored, tokenizer, contents.provenance)
@@ -210,18 +210,18 @@ def complete(folder: Path, contents: Contents, stored: Mapping[str, StoredWeight
     return manifest
 
 
-def check_place(folder: Path, *, force: bool) -> None:
-    """Raise UsageError if a checkpoint must not go; an empty folder is a free place."""
+def check_target(folder: Path, *, force: bool) -> None:
+    """Raise UsageError if a checkpoint must not be written there; an empty folder is free."""
     if not folder.exists() or (folder.is_dir() and next(folder.iterdir(), None) is None):
         return
     if not (folder / MANIFEST_FILE).is_file():
-        raise UsageError(f"{folder}: is there already, and is no checkpoint.", "Give another place with --out.")
+        raise UsageError(f"{folder}: exists, and is no checkpoint.", "Give another folder with --out.")
     if not force:
         raise UsageError(f"{folder}: holds a checkpoint already.", "Replace it with --force, or give another --out.")
 
 
 def check_space(folder: Path, n_bytes: int) -> None:
-    """Raise DiskFullError if a checkpoint of so many bytes has no room."""
+    """Raise DiskFullError if there is no room for `n_bytes`."""
     parent = next(parent for parent in folder.parents if parent.exists())
     free = shutil.disk_usage(parent).free
     if n_bytes > free:
@@ -246,7 +246,7 @@ def _copy_tokenizer(staging: Path, tokenizer: TokenizerFiles) -> TokenizerEntry:
 
 
 def _by_name(files: tuple[Path, ...]) -> dict[str, Path]:
-    """Files by their path relative to their common folder, with slashes."""
+    """Files by their POSIX path relative to their common folder."""
     if not files:
         return {}
     folder = os.path.commonpath([file.parent for file in files])

@@ -59,7 +59,7 @@ def _theirs(source: ForeignCheckpoint, written: Checkpoint, tokens: list[int]) -
     parameters = dict(model.named_parameters())
     for weight, names in families[source.config.family].sources(source.config).items():
         (stored,) = written.dtypes(weight)
-        for name, piece in zip(names, source.pieces(weight), strict=True):
+        for name, piece in zip(names, source.tensors(weight), strict=True):
             parameters[name].copy_(piece.tensor.to(stored))
     logits: Tensor = model.eval()(torch.tensor([tokens])).logits[0]
     return logits
@@ -68,10 +68,10 @@ def _theirs(source: ForeignCheckpoint, written: Checkpoint, tokens: list[int]) -
 def _their_config(source: ForeignCheckpoint) -> Any:  # noqa: ANN401  # transformers is untyped here
     import transformers  # noqa: PLC0415
 
-    if source.declared_by == CONFIG_FILE:
+    if source.config_source == CONFIG_FILE:
         return transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
     config = source.config
-    assert config.rope.scaling is None, source.declared_by  # only config.json declares that
+    assert config.rope.scaling is None, source.config_source  # only config.json declares that
     return transformers.LlamaConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.dim,

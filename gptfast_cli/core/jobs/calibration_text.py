@@ -116,14 +116,14 @@ class CalibrationOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrating:
+class CalibrationTexts:
     """Token ids of the texts, each with its BOS token, and their record in the manifest."""
 
     texts: list[list[int]]
     record: CalibrationText
 
 
-def read_calibration(options: CalibrationOptions, tokenizer: Tokenizer, config: ModelConfig) -> Calibrating:
+def read_calibration(options: CalibrationOptions, tokenizer: Tokenizer, config: ModelConfig) -> CalibrationTexts:
     """Read and tokenise as many texts as are requested, or all there are.
 
     Raises UsageError if the text cannot be read, is too short or needs lm_eval; NetworkError.
@@ -147,7 +147,7 @@ def read_calibration(options: CalibrationOptions, tokenizer: Tokenizer, config: 
         raise UsageError(f"{source}: is too short to calibrate on.", "Take a text of several pages.")
     content = "\n\n".join(used)
     sha256 = hashlib.sha256(content.encode()).hexdigest()
-    return Calibrating(texts, CalibrationText(source, sha256, n_tokens, sketch(content)))
+    return CalibrationTexts(texts, CalibrationText(source, sha256, n_tokens, sketch(content)))
 
 
 def _documents(options: CalibrationOptions) -> tuple[str, Iterable[str]]:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from gptfast_cli import __version__
-from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, Piece
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, LocatedTensor
 from gptfast_cli.core.checkpoints.downloads import S3, find_bucket_path, find_snapshot, parse_repo
 from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint
-from gptfast_cli.core.checkpoints.identity import made_already, with_recipe
+from gptfast_cli.core.checkpoints.identity import existing_checkpoint, with_recipe
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance, read_manifest
-from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
+from gptfast_cli.core.checkpoints.reader import ManifestCheckpoint, open_checkpoint, open_manifest_checkpoint
 from gptfast_cli.core.checkpoints.resolve import as_path, resolve
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
 from gptfast_cli.core.checkpoints.store import BUNDLED, free_name, make_current, open_store, store_name
@@ -24,8 +24,8 @@ from gptfast_cli.core.checkpoints.writer import (
     Contents,
     PlannedWeight,
     TokenizerFiles,
-    check_place,
-    planned,
+    check_target,
+    plan_weight,
 )
 from gptfast_cli.core.device import DTYPES, dtype_name
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
@@ -88,14 +88,14 @@ def run(request: ConvertRequest) -> Job[Converted]:
 
     Raises NotFoundError if the source is not there, CorruptError with file and tensor where it is damaged or
     holds NaN or infinite weights, or is pickled and that is not allowed, UsageError if it needs what gptfast lacks,
-    DiskFullError. The place that it is written to stays as it was until all of it is there; the files that a run which
+    DiskFullError. The target that it is written to stays as it was until all of it is there; the files that a run which
     was stopped has finished are kept beside it for the same command to go on with.
     """
     source = _find(request.source, request.settings)
     checkpoint = open_checkpoint(source.path, allow_pickle=request.allow_pickle)
     origin = source.repo or store_name(source.path.name if source.path.is_dir() else checkpoint.name)
     name = origin if request.out else free_name(origin)
-    place = request.out or open_store(request.settings).place(name)
+    target = request.out or open_store(request.settings).folder(name)
     tokenizer_folder = _tokenizer_folder(request, checkpoint.path)
     tokenizer = _tokenizer(request, tokenizer_folder)
     dtype = _dtype(request.dtype)
@@ -105,30 +105,35 @@ def run(request: ConvertRequest) -> Job[Converted]:
         dtype=dtype or checkpoint.dtype,
         weights=_plan(checkpoint, dtype),
         tokenizer=tokenizer,
-        provenance=Provenance(origin, source.revision, f"gptfast {__version__}"),
+        provenance=Provenance(
+            origin,
+            source.revision,
+            f"gptfast {__version__}",
+            source_path=None if source.repo else str(source.path),
+        ),
     )
     contents = with_recipe(contents, checkpoint)
-    made = None if request.force else made_already(place, contents, checkpoint)
+    made = None if request.force else existing_checkpoint(target, contents, checkpoint)
     if made is not None:
-        yield Note(f"{place}: is there already, made from the same source with the same options")
+        yield Note(f"{target}: is there already, made from the same source with the same options")
         manifest = made.manifest
     else:
-        check_place(place, force=request.force)
-        yield from map(Note, checkpoint.remarks)
+        check_target(target, force=request.force)
+        yield from map(Note, checkpoint.notes)
         yield from _notes(tokenizer, checkpoint)
         yield from (Note(str(disagreement)) for disagreement in disagreements(tokenizer_folder))
         read = functools.partial(_read, checkpoint, contents)
         identity = _identity(checkpoint, contents)
-        manifest = yield from write_checkpoint(place, contents, read, identity=identity, force=request.force)
+        manifest = yield from write_checkpoint(target, contents, read, identity=identity, force=request.force)
     if request.verify:
-        yield from _verify(checkpoint, open_stored(place))
+        yield from _verify(checkpoint, open_manifest_checkpoint(target))
     is_current = yield from make_current(request.settings.home, request.out or name)
     return Converted(
-        place, manifest.name, manifest.n_bytes, manifest.n_params, is_current=is_current, was_there=made is not None
+        target, manifest.name, manifest.n_bytes, manifest.n_params, is_current=is_current, was_there=made is not None
     )
 
 
-def _verify(source: Checkpoint, written: StoredCheckpoint) -> Job[None]:
+def _verify(source: Checkpoint, written: ManifestCheckpoint) -> Job[None]:
     yield from written.verify()
     if not isinstance(source, ForeignCheckpoint):
         return
@@ -229,29 +234,28 @@ def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, Planne
     for name, shape in weight_shapes(checkpoint.config).items():
         # shards may differ in dtype, as where norms were kept in float32
         stored = functools.reduce(torch.promote_types, checkpoint.dtypes(name))
-        plan[name] = planned(plain(torch.empty(shape, dtype=dtype or stored, device="meta")))
+        plan[name] = plan_weight(plain(torch.empty(shape, dtype=dtype or stored, device="meta")))
     return plan
 
 
 def _read(checkpoint: Checkpoint, contents: Contents, name: str) -> Weight:
-    """A weight in the dtype that is planned for it; a copy only where it is stacked or its dtype changes."""
-    (planned,) = contents.weights[name].parts.values()
-    pieces = checkpoint.pieces(name)
-    first = next(pieces)
-    if (first.tensor.dtype, first.tensor.shape) == (planned.dtype, planned.shape):
+    """A weight in its planned dtype; copied only if it is stacked or its dtype changes."""
+    (plan,) = contents.weights[name].parts.values()
+    tensors = checkpoint.tensors(name)
+    first = next(tensors)
+    if (first.tensor.dtype, first.tensor.shape) == (plan.dtype, plan.shape):
         _check_finite(first, first.tensor)
         return plain(first.tensor)
-    stacked = torch.empty(planned.shape, dtype=planned.dtype)
+    stacked = torch.empty(plan.shape, dtype=plan.dtype)
     end = 0
-    for piece in (first, *pieces):
-        start, end = end, end + len(piece.tensor)
-        _check_finite(piece, stacked[start:end].copy_(piece.tensor))
+    for each in (first, *tensors):
+        start, end = end, end + len(each.tensor)
+        _check_finite(each, stacked[start:end].copy_(each.tensor))
     return plain(stacked)
 
 
-def _check_finite(piece: Piece, converted: Tensor) -> None:
-    if not Piece(piece.place, converted).is_finite:
-        piece.check_finite()
-        raise UsageError(
-            f"{piece.place}: has values too large for {dtype_name(converted.dtype)}.", "Convert with --dtype bfloat16."
-        )
+def _check_finite(source: LocatedTensor, converted: Tensor) -> None:
+    if not LocatedTensor(source.location, converted).is_finite:
+        source.check_finite()
+        dtype = dtype_name(converted.dtype)
+        raise UsageError(f"{source.location}: has values too large for {dtype}.", "Convert with --dtype bfloat16.")

@@ -23,7 +23,7 @@ from gptfast_cli.core.quantize.allocation import (
     frontier,
     storage_of,
 )
-from gptfast_cli.core.quantize.rounder import Rounder
+from gptfast_cli.core.quantize.rounder import ModelQuantizer
 from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 
@@ -70,7 +70,7 @@ class AllocationContext:
 
     texts: Sequence[list[int]]
     device: torch.device
-    rounder: Rounder
+    rounder: ModelQuantizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,5 +211,5 @@ def _ends(checkpoint: Checkpoint) -> list[tuple[str, tuple[int, ...]]]:
 
 def _n_bytes(checkpoint: Checkpoint, name: str, storage: Storage) -> int:
     if storage.scheme == PLAIN:
-        return sum(piece.tensor.nbytes for piece in checkpoint.pieces(name))
+        return sum(piece.tensor.nbytes for piece in checkpoint.tensors(name))
     return storage.outline(weight_shapes(checkpoint.config)[name]).n_bytes

@@ -10,12 +10,12 @@ import torch
 from gptfast_cli import __version__
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.downloads import find_snapshot
-from gptfast_cli.core.checkpoints.identity import made_already, with_recipe
+from gptfast_cli.core.checkpoints.identity import existing_checkpoint, with_recipe
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
-from gptfast_cli.core.checkpoints.reader import StoredCheckpoint, open_checkpoint, open_stored
+from gptfast_cli.core.checkpoints.reader import ManifestCheckpoint, open_checkpoint, open_manifest_checkpoint
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
-from gptfast_cli.core.checkpoints.store import free_name, make_current, open_store, store_name
-from gptfast_cli.core.checkpoints.writer import Contents, check_place, check_space, planned
+from gptfast_cli.core.checkpoints.store import bundled_folder, free_name, make_current, open_store, store_name
+from gptfast_cli.core.checkpoints.writer import Contents, check_space, check_target, plan_weight
 from gptfast_cli.core.device import (
     dtype_name,
     peak_memory_bytes,
@@ -29,7 +29,7 @@ from gptfast_cli.core.errors import DiskFullError, GptFastError, UsageError
 from gptfast_cli.core.evals.divergence import BlockwiseKLD, Divergence
 from gptfast_cli.core.evals.held_out import bundled_texts, measured_content, refuse_overlap, texts_of_file
 from gptfast_cli.core.events import Job, Note
-from gptfast_cli.core.jobs.calibration_text import Calibrating, CalibrationOptions, read_calibration
+from gptfast_cli.core.jobs.calibration_text import CalibrationOptions, CalibrationTexts, read_calibration
 from gptfast_cli.core.jobs.convert import tokenizer_of
 from gptfast_cli.core.jobs.mixed_precision import (
     AllocationContext,
@@ -44,7 +44,7 @@ from gptfast_cli.core.quantize import NEAREST
 from gptfast_cli.core.quantize.allocation import Allocation, AllocationOptions
 from gptfast_cli.core.quantize.calibration import Calibration
 from gptfast_cli.core.quantize.quantizers import CalibratedQuantizer, quantizers
-from gptfast_cli.core.quantize.rounder import FALLBACK, Rounder
+from gptfast_cli.core.quantize.rounder import FALLBACK, ModelQuantizer
 from gptfast_cli.core.quantize.sizes import PartSize, part_sizes
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
@@ -133,7 +133,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     measured on. A run that is interrupted or killed leaves its finished blocks, with which the next run resumes.
 
     Raises UsageError for a scheme, group size or rounding that there is not, for a model that is quantised already and
-    where something is in the place; CorruptError with file and tensor where weights are NaN or infinite;
+    where something is in the target; CorruptError with file and tensor where weights are NaN or infinite;
     NotFoundError, DiskFullError.
     """
     set_threads(request.runtime.threads)
@@ -178,7 +178,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
             divergence = yield from write_blocks(plan, rounder, fidelity, watch, force=request.force)
         is_current = yield from make_current(request.settings.home, request.out or plan.contents.name)
     return Quantized(
-        path=plan.place,
+        path=plan.target,
         name=plan.contents.name,
         scheme=plan.contents.name.rpartition(":")[2],
         parts=part_sizes(checkpoint, plan.contents, plan.storages),
@@ -193,7 +193,9 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     )
 
 
-def _calibrating(request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> Calibrating | None:
+def _calibrating(
+    request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None
+) -> CalibrationTexts | None:
     """What the rounding learns from and a goal is measured on; None if neither is."""
     if request.rounding not in quantizers:
         raise UsageError(
@@ -221,8 +223,8 @@ def _is_calibrated(request: QuantizeRequest) -> bool:
     return isinstance(quantizers[request.rounding], CalibratedQuantizer)
 
 
-def _rounder(request: QuantizeRequest, calibration: Calibration | None = None) -> Rounder:
-    return Rounder(quantizers[request.rounding], calibration, request.calibration.compensation)
+def _rounder(request: QuantizeRequest, calibration: Calibration | None = None) -> ModelQuantizer:
+    return ModelQuantizer(quantizers[request.rounding], calibration, request.calibration.compensation)
 
 
 def _check_plain(found: Resolved, checkpoint: Checkpoint) -> None:
@@ -238,18 +240,18 @@ def _quantized(found: Resolved, checkpoint: Checkpoint) -> UsageError:
 
 
 def _source(request: QuantizeRequest, found: Resolved, checkpoint: Checkpoint) -> tuple[Resolved, Checkpoint]:
-    """What to quantise: the model found, or where that is the quantised current one, what it was made from.
+    """The model to quantise: the one found, or the source of the quantised current model.
 
-    The same command, naming no model, may have made it current: that shows once it is planned from its source.
+    The current model may be the result of the same command, which the recipe of its source shows.
     """
     if request.model is not None or request.force or checkpoint.stored_as == PLAIN:
         return found, checkpoint
-    provenance = open_stored(found.path).manifest.provenance
-    name = provenance.source if provenance.revision is None else f"{provenance.source}@{provenance.revision}"
+    provenance = open_manifest_checkpoint(found.path).manifest.provenance
+    revision = "" if provenance.revision is None else f"@{provenance.revision}"
     try:
-        source = resolve(name, request.settings)
+        source = resolve(provenance.source_path or f"{provenance.source}{revision}", request.settings)
         return source, open_checkpoint(source.path)
-    except GptFastError:  # it is not here, or not whole
+    except GptFastError:  # missing or damaged
         return found, checkpoint
 
 
@@ -258,12 +260,12 @@ def _plan(
     found: Resolved,
     checkpoint: Checkpoint,
     allocation: Allocation,
-    calibrating: Calibrating | None,
+    calibrating: CalibrationTexts | None,
 ) -> QuantizePlan:
     storages = allocation.of(checkpoint.config)
     if all(storage.scheme == PLAIN for storage in storages.values()):
         raise UsageError("--mode plain leaves every weight as it is.", "Take --mode int8 or --mode int4.")
-    base, revision = _origin(found, checkpoint, request.settings)
+    base, revision, source_path = _origin(found, checkpoint, request.settings)
     learned = None if calibrating is None else calibrating.record
     variant = "-".join([str(allocation), *([request.rounding] if request.rounding != NEAREST else [])])
     name = f"{base}-{variant}" if ":" in base else f"{base}:{variant}"
@@ -272,11 +274,13 @@ def _plan(
         config=checkpoint.config,
         dtype=checkpoint.dtype,
         weights={
-            weight: planned(checkpoint.weight(weight) if at.scheme == PLAIN else at.outline(shape))
+            weight: plan_weight(checkpoint.weight(weight) if at.scheme == PLAIN else at.outline(shape))
             for (weight, shape), at in zip(weight_shapes(checkpoint.config).items(), storages.values(), strict=True)
         },
         tokenizer=tokenizer_of(found.path),
-        provenance=Provenance(base, revision, f"gptfast {__version__}", request.rounding, learned),
+        provenance=Provenance(
+            base, revision, f"gptfast {__version__}", request.rounding, learned, source_path=source_path
+        ),
     )
     if contents.n_bytes >= checkpoint.n_bytes:
         raise UsageError(
@@ -284,7 +288,7 @@ def _plan(
             "as it is.",
             "Its matrices have too few columns to fill groups: take --mode int8.",
         )
-    return QuantizePlan(checkpoint, storages, contents, request.out or open_store(request.settings).place(name))
+    return QuantizePlan(checkpoint, storages, contents, request.out or open_store(request.settings).folder(name))
 
 
 def _options(request: QuantizeRequest, allocation: Allocation, device: torch.device, dtype: torch.dtype) -> str:
@@ -295,40 +299,42 @@ def _options(request: QuantizeRequest, allocation: Allocation, device: torch.dev
     return f"{allocation.others} {asked.limit} {asked.seq_length} {asked.compensation} {device} {dtype}"
 
 
-def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tuple[str, str | None]:
-    """The name of a model, which that of its quantised form begins with, and its commit where it has one."""
-    if (found.path / MANIFEST_FILE).is_file():
-        return checkpoint.name, None
+def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tuple[str, str | None, str | None]:
+    """Name of the model, commit of a Hugging Face snapshot, and path of a folder that has no such name."""
+    if found.path == bundled_folder(found.name) or found.path == open_store(settings).find(checkpoint.name):
+        return checkpoint.name, None, None
     snapshot = find_snapshot(settings.hf_cache, found.name)
     if snapshot is not None and snapshot.path == found.path:
-        return snapshot.repo, snapshot.commit
-    return free_name(store_name(found.path.resolve().name)), None
+        return snapshot.repo, snapshot.commit, None
+    folder = found.path.resolve()
+    has_name = (folder / MANIFEST_FILE).is_file()
+    return checkpoint.name if has_name else free_name(store_name(folder.name)), None, str(folder)
 
 
-def _made_already(request: QuantizeRequest, plan: QuantizePlan, named: Resolved) -> Job[StoredCheckpoint | None]:
-    """What an earlier run of the same work has made; UsageError where something else is in the place.
+def _made_already(request: QuantizeRequest, plan: QuantizePlan, named: Resolved) -> Job[ManifestCheckpoint | None]:
+    """What an earlier run of the same work has made; UsageError where something else is in the target.
 
     `named` is the model that the command means: where that is not the source but what was made from it, it must be
     just what the plan would make.
     """
     if request.force:
         return None
-    made = made_already(plan.place, plan.contents, plan.checkpoint)
+    made = existing_checkpoint(plan.target, plan.contents, plan.checkpoint)
     is_source = open_checkpoint(named.path).stored_as == PLAIN
-    if not is_source and (made is None or plan.place.resolve() != named.path.resolve()):
+    if not is_source and (made is None or plan.target.resolve() != named.path.resolve()):
         raise _quantized(named, open_checkpoint(named.path))
     if made is not None:
-        yield Note(f"{plan.place}: is there already, made from the same source with the same options")
+        yield Note(f"{plan.target}: is there already, made from the same source with the same options")
     elif not request.dry_run:
-        check_place(plan.place, force=False)
+        check_target(plan.target, force=False)
     return made
 
 
 def _obstacles(plan: QuantizePlan, *, force: bool) -> Iterator[Note]:
     """What would keep the plan from being carried out."""
     for check in (
-        partial(check_place, plan.place, force=force),
-        partial(check_space, plan.place, plan.contents.n_bytes),
+        partial(check_target, plan.target, force=force),
+        partial(check_space, plan.target, plan.contents.n_bytes),
     ):
         try:
             check()
@@ -337,7 +343,7 @@ def _obstacles(plan: QuantizePlan, *, force: bool) -> Iterator[Note]:
 
 
 def _texts(
-    request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None, calibrating: Calibrating | None
+    request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None, calibrating: CalibrationTexts | None
 ) -> Job[list[list[int]] | None]:
     """The texts to measure fidelity on, None if there is to be none or can be none."""
     if not request.fidelity:

@@ -12,7 +12,7 @@ from gptfast_cli.core.evals.divergence import BlockwiseKLD, Divergence
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.models.weights import weight_blocks
 from gptfast_cli.core.quantize.allocation import Storage
-from gptfast_cli.core.quantize.rounder import FALLBACK, OutputError, Rounder
+from gptfast_cli.core.quantize.rounder import FALLBACK, ModelQuantizer, OutputError
 from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.stopwatch import Stopwatch
@@ -25,7 +25,7 @@ class QuantizePlan:
     checkpoint: Checkpoint
     storages: Mapping[str, Storage]
     contents: Contents
-    place: Path
+    target: Path
 
     @property
     def identity(self) -> str:
@@ -36,7 +36,7 @@ class QuantizePlan:
 
 
 def write_blocks(
-    plan: QuantizePlan, rounder: Rounder, fidelity: BlockwiseKLD[None] | None, watch: Stopwatch, *, force: bool
+    plan: QuantizePlan, rounder: ModelQuantizer, fidelity: BlockwiseKLD[None] | None, watch: Stopwatch, *, force: bool
 ) -> Job[Divergence | None]:
     """Quantise and write the blocks that an earlier run has not, and measure the KLD of all of them.
 
@@ -44,11 +44,11 @@ def write_blocks(
     """
     blocks = weight_blocks(plan.checkpoint.config)
     found: Mapping[None, Divergence] = {}
-    resumed = resumable_checkpoint(plan.place, plan.contents, blocks, identity=plan.identity, force=force)
+    resumed = resumable_checkpoint(plan.target, plan.contents, blocks, identity=plan.identity, force=force)
     try:
         with resumed as writer:
             if writer.n_found:
-                yield Note(f"Going on after {writer.n_found} of {len(blocks)} blocks, which an earlier run finished.")
+                yield Note(f"Resuming: {writer.n_found} of {len(blocks)} blocks were finished by an earlier run.")
             yield Progress("quantize", 0, len(blocks), "blocks")
             for number, block in enumerate(blocks):
                 seconds = watch.seconds
@@ -67,7 +67,7 @@ def write_blocks(
                 )
                 yield Progress("quantize", number + 1, len(blocks), "blocks")
     except KeyboardInterrupt:
-        yield Note("Stopped. Finished blocks are kept: the same command goes on from there.")
+        yield Note("Interrupted. Finished blocks are kept: run the same command again to resume.")
         raise
     return found.get(None)
 
@@ -92,7 +92,7 @@ def _read(checkpoint: Checkpoint, block: tuple[str, ...]) -> dict[str, Weight]:
     return {name: checkpoint.weight(name) for name in block}
 
 
-def _quantised(plan: QuantizePlan, rounder: Rounder, name: str) -> Weight:
+def _quantised(plan: QuantizePlan, rounder: ModelQuantizer, name: str) -> Weight:
     _check_finite(plan.checkpoint, name)
     weight, storage = plan.checkpoint.weight(name), plan.storages[name]
     if storage.scheme == PLAIN:
@@ -112,5 +112,5 @@ def _notes(layer: str, errors: Sequence[OutputError], seconds: float) -> Iterato
 
 
 def _check_finite(checkpoint: Checkpoint, name: str) -> None:
-    for piece in checkpoint.pieces(name):
+    for piece in checkpoint.tensors(name):
         piece.check_finite()

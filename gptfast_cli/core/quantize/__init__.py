@@ -10,7 +10,7 @@ NEAREST = "nearest"
 """The default quantizer, which is left out of names: int4 is int4-nearest."""
 
 
-def roundings_by_name() -> tuple[str, ...]:
+def quantizer_names() -> tuple[str, ...]:
     """Names of the quantizers, without importing any."""
     return plug_names("gptfast_cli.core.quantize.quantizers")
 
@@ -21,7 +21,7 @@ def read_mode(mode: str, rounding: str | None) -> tuple[str, str]:
     The scheme is not checked here.
     """
     scheme, _, named = mode.rpartition("-")
-    if not scheme or named not in roundings_by_name():
+    if not scheme or named not in quantizer_names():
         return mode, rounding or NEAREST
     if rounding not in (None, named):
         raise UsageError(f"--mode {mode} and --rounding {rounding} are two roundings.", "Name one of them.")
@@ -30,5 +30,5 @@ def read_mode(mode: str, rounding: str | None) -> tuple[str, str]:
 
 def modes(schemes: list[str]) -> list[str]:
     """Every mode of these schemes, the default quantizer left out."""
-    named = [name for name in roundings_by_name() if name != NEAREST]
+    named = [name for name in quantizer_names() if name != NEAREST]
     return [*schemes, *(f"{scheme}-{name}" for scheme in schemes if scheme != "plain" for name in named)]

@@ -37,7 +37,7 @@ class OutputError:
     fallback: str | None
 
 
-class Rounder:
+class ModelQuantizer:
     """Quantises matrices in reading order."""
 
     def __init__(self, rounding: Quantizer, calibration: Calibration | None, compensation: Compensation) -> None:

@@ -33,7 +33,7 @@ def part_sizes(checkpoint: Checkpoint, contents: Contents, storages: Mapping[str
     for name, shape in weight_shapes(checkpoint.config).items():
         part = _part(name, shape)
         n_params, n_bytes_before = 0, 0
-        for piece in checkpoint.pieces(name):
+        for piece in checkpoint.tensors(name):
             n_params += piece.tensor.numel()
             n_bytes_before += piece.tensor.nbytes
         scheme = str(storages[name])

@@ -9,7 +9,7 @@ import pytest
 from chat_samples import CONVERSATIONS, STYLES, oracle, special
 
 from gptfast_cli.core.checkpoints.manifest import read_manifest
-from gptfast_cli.core.checkpoints.reader import open_stored
+from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.tokenizers.chat import open_chat_template
 from model_files import converted, edit_json, saved, settings_in
@@ -61,7 +61,7 @@ def test_damage_of_a_named_template_is_noticed(checkpoint: Path, tmp_path: Path)
     shutil.copytree(checkpoint, tmp_path / "copy")
     (tmp_path / "copy" / NAMED).write_text("another")
     with pytest.raises(CorruptError, match="tool use"):
-        list(open_stored(tmp_path / "copy").verify())
+        list(open_manifest_checkpoint(tmp_path / "copy").verify())
 
 
 def test_the_manifest_has_every_file_with_a_template(checkpoint: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sources: other layouts of a model's files that open in place or are converted. One file each."""
+"""Sources: foreign checkpoint layouts, opened in place or converted. One file each."""
 
 from pathlib import Path
 from typing import Protocol
@@ -11,20 +11,17 @@ class Source(Protocol):
     """One layout of a model's files."""
 
     looks_for: str
-    """What a folder of this layout is known by, for the message that a folder holds no model."""
+    """Files that identify the layout, for error messages."""
 
     rank: int
-    """Where a folder is of several layouts, the lowest rank is taken; a rank is used once."""
+    """If several layouts match, the lowest rank wins; ranks are unique."""
 
     def holds(self, path: Path) -> bool:
-        """Whether a folder is of this layout, or a file a part of one that is."""
+        """Whether a folder has this layout, or a file belongs to one that has."""
         ...
 
     def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:
-        """Open what it holds as it stands; errors as those of `open_checkpoint`.
-
-        A pickle is opened only where that is allowed, else it is a CorruptError with the command that allows it.
-        """
+        """Open it in place; errors as in `open_checkpoint`."""
         ...
 
 
@@ -32,5 +29,5 @@ sources: Plugs[Source] = Plugs(__name__)
 
 
 def sources_by_rank() -> list[Source]:
-    """All sources, the one to take first."""
+    """All sources, by ascending rank."""
     return sorted(sources.values(), key=lambda source: source.rank)

@@ -1,8 +1,8 @@
-"""gpt-fast's `model.pth`, which lies beside the `config.json` of the Hugging Face folder that it was made from.
+"""gpt-fast's `model.pth`, beside the `config.json` of the Hugging Face folder that it was converted from.
 
-It has Meta's names and Meta's order of RoPE pairs, and query, key and value rows in one tensor, `wqkv`. The file says
-neither how many heads a layer has nor how it was trained, and gpt-fast knew that from the folder's name: config.json
-says it here. Source: https://github.com/meta-pytorch/gpt-fast, scripts/convert_hf_checkpoint.py.
+It has Meta's names and interleaved RoPE pairs, and query, key and value rows in one tensor, `wqkv`. The file does not
+contain the config (gpt-fast infers it from the folder's name), hence config.json.
+Source: https://github.com/meta-pytorch/gpt-fast, scripts/convert_hf_checkpoint.py.
 """
 
 from pathlib import Path
@@ -16,15 +16,15 @@ from gptfast_cli.core.checkpoints.foreign import (
     VALUE,
     ForeignCheckpoint,
     WeightPart,
+    check_none,
     check_parts,
     fetch_config,
     meta_names,
     meta_parts,
-    refuse,
-    some_rows,
-    stored_part,
+    slice_rows,
+    tensor_part,
 )
-from gptfast_cli.core.checkpoints.pickles import open_pickle, refuse_pickle
+from gptfast_cli.core.checkpoints.pickles import open_pickle, pickle_refused
 from gptfast_cli.core.checkpoints.shard import Shard
 from gptfast_cli.core.checkpoints.sources.huggingface import check_identical, read_config
 from gptfast_cli.core.config import ModelConfig
@@ -35,7 +35,7 @@ _FUSED = "attention.wqkv.weight"
 
 
 class GptFast:
-    """Files as gpt-fast's converter writes them; see Source."""
+    """Source of gpt-fast model files."""
 
     looks_for = _FILE
     rank = 40
@@ -46,10 +46,10 @@ class GptFast:
     def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:
         file = _file(path)
         if not allow_pickle:
-            raise refuse_pickle(file, path)
+            raise pickle_refused(file, path)
         if not (file.parent / CONFIG_FILE).is_file():
             raise UsageError(
-                f"{_FILE}: does not say how many heads the model has, nor its RoPE, context and norm_eps.",
+                f"{_FILE}: does not contain the number of heads, RoPE, context length and norm_eps.",
                 fetch_config(file.parent),
             )
         _, config = read_config(file.parent)
@@ -67,7 +67,7 @@ def _file(path: Path) -> Path:
 
 def _refuse_biases(config: ModelConfig) -> None:
     if config.attention_bias or config.ffn_bias:
-        raise UsageError(f"{CONFIG_FILE}: has biases, and gpt-fast has no such models.", "Convert the original model.")
+        raise UsageError(f"{CONFIG_FILE}: declares biases, which gpt-fast lacks.", "Convert the original model.")
 
 
 def _check_names(config: ModelConfig, shard: Shard) -> None:
@@ -75,19 +75,19 @@ def _check_names(config: ModelConfig, shard: Shard) -> None:
     quantised = {name for name in shard.tensors if name.endswith((".scales", ".scales_and_zeros"))}
     if quantised:
         raise UsageError(
-            f"{file}: is quantised by gpt-fast ({min(quantised)}), which cannot be undone.",
-            "Convert the model.pth that it was made from, and quantise that: gptfast quantize",
+            f"{file}: is quantised by gpt-fast ({min(quantised)}), which is not supported.",
+            "Convert the original model.pth, and quantise that: gptfast quantize",
         )
-    refuse(file, expected - set(shard.tensors), f"missing, and the shape in {CONFIG_FILE} needs it")
+    check_none(file, expected - set(shard.tensors), f"missing, but required by {CONFIG_FILE}")
     extra = set(shard.tensors) - expected
     if config.tied_embeddings and HEAD in extra:
         check_identical(shard, HEAD, shard, EMBEDDING)
         extra.remove(HEAD)
-    refuse(file, extra, "none of this model's tensors")
+    check_none(file, extra, "not a tensor of this model")
 
 
 def _stored_name(shard: Shard, name: str) -> str:
-    """The tensor that holds a tensor of Meta's: the fused one, where the file has it."""
+    """The stored tensor that contains one of Meta's: the fused one, if the file has it."""
     layer, _, in_layer = name.partition(".attention.")
     fused = f"{layer}.{_FUSED}"
     return fused if f"attention.{in_layer}" in (QUERY, KEY, VALUE) and fused in shard.tensors else name
@@ -95,12 +95,12 @@ def _stored_name(shard: Shard, name: str) -> str:
 
 def _part(config: ModelConfig, shard: Shard, name: str) -> WeightPart:
     stored = _stored_name(shard, name)
-    part = stored_part(shard, stored)
+    part = tensor_part(shard, stored)
     if stored == name:
         return part
     ends = {QUERY: (0, config.q_dim), KEY: (config.q_dim, config.q_dim + config.kv_dim)}
     start, end = ends.get("attention." + name.partition(".attention.")[2], (config.q_dim + config.kv_dim, None))
-    return some_rows(part, slice(start, end))
+    return slice_rows(part, slice(start, end))
 
 
 PLUG = GptFast()

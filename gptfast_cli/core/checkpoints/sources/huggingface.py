@@ -1,7 +1,7 @@
-"""A Hugging Face model folder: `config.json` beside one safetensors file or several under an index.
+"""A Hugging Face model folder: `config.json` beside one safetensors file, or several with an index.
 
-It opens in place. A weight that we keep as one matrix and Hugging Face as several is stacked as it is read, one
-copy of that weight and no other, so a model read whole takes about its own size; the rest is mapped.
+A weight that we store as one matrix and Hugging Face as several is stacked (copied) when it is read; all others are
+memory-mapped.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from gptfast_cli.core.checkpoints.foreign import (
     CONFIG_FILE,
     SAFETENSORS,
     ForeignCheckpoint,
+    check_none,
     check_parts,
-    refuse,
-    stored_part,
+    tensor_part,
 )
 from gptfast_cli.core.checkpoints.shard import Shard
 from gptfast_cli.core.config import ModelConfig
@@ -24,11 +24,11 @@ from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.families import Family, family_of
 from gptfast_cli.core.fields import read_fields
 
-_BUFFER = "rotary_emb.inv_freq"  # RoPE frequencies that older transformers saved; they follow from the config
+_BUFFER = "rotary_emb.inv_freq"  # RoPE frequencies saved by older transformers; computed from the config instead
 
 
 class HuggingFace:
-    """Folders as transformers writes them; see Source."""
+    """Source of Hugging Face folders."""
 
     looks_for = f"{CONFIG_FILE} with {SAFETENSORS.single}"
     rank = 10
@@ -37,32 +37,29 @@ class HuggingFace:
         folder = path.parent if path.name in (SAFETENSORS.single, SAFETENSORS.index) else path
         return (folder / CONFIG_FILE).is_file() and SAFETENSORS.are_in(folder)
 
-    def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:  # noqa: ARG002  # there is none
+    def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:  # noqa: ARG002  # there are no pickles
         folder = path if path.is_dir() else path.parent
         family, config = read_config(folder)
         return from_shards(folder, family, config, SAFETENSORS.read(folder))
 
 
 def read_config(folder: Path) -> tuple[Family, ModelConfig]:
-    """The family and the shape that the folder's config.json declares.
-
-    Raises CorruptError if it is damaged, UsageError if the model needs what gptfast lacks.
-    """
+    """Family and shape of a folder's config.json. Raises CorruptError if it is damaged, UsageError if not supported."""
     fields = read_fields(folder / CONFIG_FILE)
     if "quantization_config" in fields:
         raise UsageError(
-            f"{CONFIG_FILE}: the weights are quantised in a format of another program.",
-            "Take the model that it was made from, and quantise that: gptfast quantize",
+            f"{CONFIG_FILE}: the weights are quantised in a format that is not supported.",
+            "Use the original model, and quantise that: gptfast quantize",
         )
     family = family_of(fields)
     return family, family.config(fields.values)
 
 
 def from_shards(folder: Path, family: Family, config: ModelConfig, shards: Mapping[str, Shard]) -> ForeignCheckpoint:
-    """The model whose tensors are in `shards`, under Hugging Face's names; raises CorruptError if some are not."""
+    """The model with tensors in `shards`, under Hugging Face's names. Raises CorruptError for missing or extra ones."""
     _check_names(folder, family, config, shards)
     parts = {
-        weight: tuple(stored_part(shards[tensor], tensor) for tensor in tensors)
+        weight: tuple(tensor_part(shards[tensor], tensor) for tensor in tensors)
         for weight, tensors in family.sources(config).items()
     }
     check_parts(config, parts, CONFIG_FILE)
@@ -73,17 +70,17 @@ def from_shards(folder: Path, family: Family, config: ModelConfig, shards: Mappi
 def _check_names(folder: Path, family: Family, config: ModelConfig, shards: Mapping[str, Shard]) -> None:
     expected = {tensor for tensors in family.sources(config).values() for tensor in tensors}
     files = ", ".join(sorted({shard.path.name for shard in shards.values()})[:3])
-    refuse(files or str(folder), expected - set(shards), f"missing, and the shape in {CONFIG_FILE} needs it")
+    check_none(files or str(folder), expected - set(shards), f"missing, but required by {CONFIG_FILE}")
     extra = {tensor for tensor in shards if not tensor.endswith(_BUFFER)} - expected
     if config.tied_embeddings:
         extra -= _identical_head(family, config, shards)
     for tensor in sorted(extra):
         file = shards[tensor].path.name
-        refuse(file, {name for name in extra if shards[name].path.name == file}, "none of this model's tensors")
+        check_none(file, {name for name in extra if shards[name].path.name == file}, "not a tensor of this model")
 
 
 def _identical_head(family: Family, config: ModelConfig, shards: Mapping[str, Shard]) -> set[str]:
-    """The output head that a file may hold although it is tied, if it is the embedding indeed."""
+    """Name of a stored head of a tied model, checked to be identical to the embedding; empty if there is none."""
     sources = family.sources(replace(config, tied_embeddings=False))
     (head,), (embedding,) = sources["head"], sources["embedding"]
     if head not in shards:
@@ -93,12 +90,12 @@ def _identical_head(family: Family, config: ModelConfig, shards: Mapping[str, Sh
 
 
 def check_identical(of_head: Shard, head: str, of_embedding: Shard, embedding: str) -> None:
-    """Raise CorruptError if a head that is stored although it is tied is not the embedding."""
+    """Raise CorruptError if the stored head of a tied model differs from the embedding."""
     ours, theirs = of_embedding.tensor(embedding).view(torch.uint8), of_head.tensor(head).view(torch.uint8)
     if not torch.equal(ours, theirs):
         raise CorruptError(
-            f"{of_head.path.name}: {head}: differs from {embedding}, and {CONFIG_FILE} says that they are tied",
-            f'Set "tie_word_embeddings": false in {CONFIG_FILE} if the head was trained by itself.',
+            f"{of_head.path.name}: {head}: differs from {embedding}, but {CONFIG_FILE} declares them tied",
+            f'Set "tie_word_embeddings": false in {CONFIG_FILE} if the head was trained separately.',
         )
 
 

@@ -1,8 +1,7 @@
-"""llama2.c's `.bin` files, versions 0 and 1: a header of sizes, then every tensor in float32, one after the other.
+"""llama2.c's `.bin` files, versions 0 and 1: a header of sizes, then all tensors in float32, contiguous.
 
-Version 0 begins with seven int32, of which a negative vocabulary says that the head is stored by itself; version 1
-with a magic number and 256 bytes of header. What the program that reads them takes for granted is the format: RoPE's
-base 10,000 and 1e-5 in the norms, in Meta's order of RoPE pairs.
+Version 0 begins with seven int32; a negative vocabulary size means an untied head. Version 1 has a magic number and a
+header of 256 bytes. Implied by the format: RoPE base 10,000 with interleaved pairs, and norm epsilon 1e-5.
 Source: https://github.com/karpathy/llama2.c, export.py and run.c.
 """
 
@@ -28,9 +27,9 @@ from gptfast_cli.core.checkpoints.foreign import (
     ForeignCheckpoint,
     check_parts,
     meta_parts,
-    stored_part,
+    tensor_part,
 )
-from gptfast_cli.core.checkpoints.shard import Shard, StoredTensor
+from gptfast_cli.core.checkpoints.shard import Shard, TensorInfo
 from gptfast_cli.core.config import ModelConfig, RopeConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
 
@@ -40,14 +39,14 @@ _MAGIC = 0x616B3432  # "ak42"
 _SIZES = struct.Struct("<7i")  # dim, ffn_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_context
 _PREFIX = struct.Struct("<Ii")  # magic, version
 _HEADER_BYTES = 256  # of version 1 and later
-_LARGEST = 1 << 20  # of any size but the vocabulary: what is larger is no file of this kind
+_LARGEST = 1 << 20  # plausible maximum of each size but the vocabulary
 
 _ORDER_0 = (ATTENTION_NORM, QUERY, KEY, VALUE, OUTPUT, FFN_NORM, GATE, DOWN, UP)
 _ORDER_1 = (QUERY, KEY, VALUE, OUTPUT, GATE, DOWN, UP)
 
 
 class Llama2C:
-    """Files as llama2.c's export.py writes them; see Source."""
+    """Source of llama2.c model files."""
 
     looks_for = "a .bin file of llama2.c"
     rank = 50
@@ -55,7 +54,7 @@ class Llama2C:
     def holds(self, path: Path) -> bool:
         return bool(_files(path))
 
-    def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:  # noqa: ARG002  # there is none
+    def open(self, path: Path, *, allow_pickle: bool) -> ForeignCheckpoint:  # noqa: ARG002  # there are no pickles
         files = _files(path)
         if len(files) > 1:
             names = ", ".join(file.name for file in files[:3])
@@ -63,7 +62,7 @@ class Llama2C:
         (file,) = files
         config, version = _read_header(file)
         shard = Shard(file, _layout(file, config, version))
-        parts = meta_parts(config, lambda name: stored_part(shard, name))
+        parts = meta_parts(config, lambda name: tensor_part(shard, name))
         check_parts(config, parts, _HEADER)
         return ForeignCheckpoint(file.parent, file.stem, config, _HEADER, (file,), parts)
 
@@ -79,7 +78,7 @@ def _start(file: Path) -> bytes:
 
 
 def _is_ours(start: bytes) -> bool:
-    """Whether a file that begins so is one of llama2.c: by its magic number, or by seven sizes that can be meant."""
+    """Whether a file's first bytes are those of llama2.c: its magic number, or seven plausible sizes."""
     if len(start) >= _PREFIX.size and _PREFIX.unpack_from(start)[0] == _MAGIC:
         return True
     return len(start) >= _SIZES.size and _config(_SIZES.unpack_from(start), tied=True) is not None
@@ -93,8 +92,8 @@ def _read_header(file: Path) -> tuple[ModelConfig, int]:
         config, version = _config(sizes, tied=sizes[5] > 0), 0
     elif version != 1:
         raise UsageError(
-            f"{file.name}: is of version {version} of llama2.c's files, and 0 and 1 are read.",
-            "Export it once more with --version 1; versions above are quantised: gptfast quantize does that.",
+            f"{file.name}: llama2.c file of version {version}; versions 0 and 1 are supported.",
+            "Export it again with --version 1; later versions are quantised, which gptfast quantize can do.",
         )
     elif len(start) < _HEADER_BYTES:
         raise CorruptError(f"{file.name}: the header is cut short", FETCH_AGAIN)
@@ -102,12 +101,12 @@ def _read_header(file: Path) -> tuple[ModelConfig, int]:
         flag = start[_PREFIX.size + _SIZES.size]
         config = _config(_SIZES.unpack_from(start, _PREFIX.size), tied=flag == 1) if flag in (0, 1) else None
     if config is None:
-        raise CorruptError(f"{file.name}: the header holds sizes that no model has", FETCH_AGAIN)
+        raise CorruptError(f"{file.name}: the header has implausible sizes", FETCH_AGAIN)
     return config, version
 
 
 def _config(sizes: tuple[int, ...], *, tied: bool) -> ModelConfig | None:
-    """The shape that a header describes; None if no model has it."""
+    """The shape of a header; None if it is implausible."""
     dim, ffn_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_context = sizes
     if not all(0 < size <= _LARGEST for size in (dim, ffn_dim, n_layers, n_heads, n_kv_heads, max_context)):
         return None
@@ -131,13 +130,13 @@ def _config(sizes: tuple[int, ...], *, tied: bool) -> ModelConfig | None:
     )
 
 
-def _layout(file: Path, config: ModelConfig, version: int) -> dict[str, StoredTensor]:
-    """Where each tensor lies, under Meta's names; CorruptError where the file's size is another."""
+def _layout(file: Path, config: ModelConfig, version: int) -> dict[str, TensorInfo]:
+    """Byte range of each tensor, under Meta's names. Raises CorruptError if they do not add up to the file's size."""
     tensors = {}
     end = _HEADER_BYTES if version else _SIZES.size
     for name, shape in _tensors(config, version):
         start, end = end, end + 4 * math.prod(shape)
-        tensors[name] = StoredTensor("F32", shape, start, end)
+        tensors[name] = TensorInfo("F32", shape, start, end)
     n_bytes = file.stat().st_size
     if n_bytes != end:
         what = (
@@ -148,13 +147,13 @@ def _layout(file: Path, config: ModelConfig, version: int) -> dict[str, StoredTe
 
 
 def _tensors(config: ModelConfig, version: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes in the order of the file: the same tensor of all layers, then the next."""
+    """Names and shapes in file order: each tensor for all layers, then the next."""
     shapes = _shapes(config)
     if version == 0:
         yield EMBEDDING, shapes[EMBEDDING]
         yield from _of_layers(config, _ORDER_0)
         yield NORM, shapes[NORM]
-        yield "rotation", (2, config.max_context, config.head_dim // 2)  # cosines and sines, which the base gives
+        yield "rotation", (2, config.max_context, config.head_dim // 2)  # cosines and sines of RoPE
     else:
         yield from _of_layers(config, (ATTENTION_NORM, FFN_NORM))
         yield NORM, shapes[NORM]

@@ -1,9 +1,9 @@
 """Meta's own files: `params.json` beside `consolidated.00.pth`, `consolidated.01.pth` and so on.
 
-Each file is what one process of a tensor-parallel run holds. Projections into the heads and the feed-forward are cut
-by rows, those out of them by columns, norms are the same in each; the embedding is cut by columns up to Llama 2 and by
-rows in Llama 3, which its shape tells. What params.json leaves out is what Meta's program takes for it, and a
-config.json beside it, of the same model, says more. Source: https://github.com/meta-llama/llama, llama/model.py.
+Each file is the shard of one tensor-parallel rank. QKV, gate and up are sharded by rows, output and down by columns,
+norms are replicated; the embedding is sharded by columns up to Llama 2 and by rows in Llama 3, as its shape shows.
+Missing values of params.json are the defaults of Meta's code; a config.json beside it takes precedence.
+Source: https://github.com/meta-llama/llama, llama/model.py.
 """
 
 import re
@@ -23,15 +23,15 @@ from gptfast_cli.core.checkpoints.foreign import (
     OUTPUT,
     ForeignCheckpoint,
     WeightPart,
+    check_none,
     check_parts,
+    concat_parts,
     fetch_config,
-    joined,
     meta_names,
     meta_parts,
-    refuse,
-    stored_part,
+    tensor_part,
 )
-from gptfast_cli.core.checkpoints.pickles import open_pickle, refuse_pickle
+from gptfast_cli.core.checkpoints.pickles import open_pickle, pickle_refused
 from gptfast_cli.core.checkpoints.shard import Shard
 from gptfast_cli.core.checkpoints.sources.huggingface import check_identical, read_config
 from gptfast_cli.core.config import ModelConfig, RopeConfig
@@ -41,13 +41,13 @@ from gptfast_cli.core.fields import Fields, read_fields
 PARAMS_FILE = "params.json"
 
 _NAME = re.compile(r"consolidated\.(\d\d)\.pth")
-_BUFFER = "rope.freqs"  # follows from the config
+_BUFFER = "rope.freqs"  # computed from the config instead
 _MAX_CONTEXT = 2048  # max_seq_len of Meta's ModelArgs, of Llama 1, 2 and 3 alike
-_LACKED = {"moe": "experts", "sliding_window": "sliding-window attention", "quantization_args": "its quantised weights"}
+_UNSUPPORTED = {"moe": "experts", "sliding_window": "sliding-window attention", "quantization_args": "quantisation"}
 
 
 class Meta:
-    """Files as Meta hands out Llama; see Source."""
+    """Source of Llama checkpoints as Meta distributes them."""
 
     looks_for = f"{PARAMS_FILE} with consolidated.00.pth"
     rank = 30
@@ -60,21 +60,21 @@ class Meta:
         assert folder is not None, path
         files = _files(folder)
         if not allow_pickle:
-            raise refuse_pickle(files[0], path)
+            raise pickle_refused(files[0], path)
         shards = [open_pickle(file) for file in files]
-        remarks: tuple[str, ...] = ()
+        notes: tuple[str, ...] = ()
         if (folder / CONFIG_FILE).is_file():
-            said_by, config = CONFIG_FILE, read_config(folder)[1]
+            config_source, config = CONFIG_FILE, read_config(folder)[1]
             _refuse_biases(config)
         else:
-            said_by, fields = PARAMS_FILE, _params(folder)
+            config_source, fields = PARAMS_FILE, _params(folder)
             config = _config(fields, shards)
             if "max_seq_len" not in fields:
-                remarks = (_remark(config),)
-        _check_names(config, shards, said_by)
+                notes = (_context_note(config),)
+        _check_names(config, shards, config_source)
         parts = meta_parts(config, lambda name: _part(config, shards, name))
-        check_parts(config, parts, said_by)
-        return ForeignCheckpoint(folder, folder.name, config, said_by, tuple(files), parts, remarks)
+        check_parts(config, parts, config_source)
+        return ForeignCheckpoint(folder, folder.name, config, config_source, tuple(files), parts, notes)
 
 
 def _folder(path: Path) -> Path | None:
@@ -83,33 +83,33 @@ def _folder(path: Path) -> Path | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files in their order; CorruptError where there is a gap between them."""
+    """The files in order. Raises CorruptError if one is missing."""
     files = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
     wanted = {f"consolidated.{number:02}.pth" for number in range(len(files))}
-    refuse(str(folder), wanted - {file.name for file in files}, "missing, and a file of a higher number is there")
+    check_none(str(folder), wanted - {file.name for file in files}, "missing, but there are files with higher numbers")
     return files
 
 
 def _params(folder: Path) -> Fields:
     if not (folder / PARAMS_FILE).is_file():
         raise UsageError(
-            f"{folder}: has Meta's weights, and no {PARAMS_FILE} that says how many heads the model has.",
+            f"{folder}: has Meta's weights but no {PARAMS_FILE}.",
             fetch_config(folder),
         )
     fields = read_fields(folder / PARAMS_FILE)
-    for name, what in _LACKED.items():
+    for name, what in _UNSUPPORTED.items():
         if name in fields:
-            raise UsageError(f"{PARAMS_FILE}: {name}: gptfast does not have {what} for these files.")
+            raise UsageError(f"{PARAMS_FILE}: {name}: {what} is not supported for these files.")
     if "use_scaled_rope" in fields and fields.flag("use_scaled_rope"):
         raise UsageError(
-            f"{PARAMS_FILE}: use_scaled_rope is on, and by how much RoPE is stretched is not said.",
+            f"{PARAMS_FILE}: use_scaled_rope is set, but the factor of the RoPE scaling is not in the file.",
             fetch_config(folder),
         )
     return fields
 
 
 def _config(fields: Fields, shards: Sequence[Shard]) -> ModelConfig:
-    """The shape: what params.json says, and what only the tensors tell: the vocabulary, the feed-forward's width."""
+    """The shape: from params.json, and from the tensors the sizes of the vocabulary and the feed-forward."""
     dim, n_heads = fields.integer("dim"), fields.integer("n_heads")
     n_kv_heads = fields.integer("n_kv_heads", n_heads)
     if n_heads % n_kv_heads:
@@ -119,7 +119,7 @@ def _config(fields: Fields, shards: Sequence[Shard]) -> ModelConfig:
     head_dim = fields.integer("head_dim", dim // n_heads)
     if head_dim % 2:
         raise fields.corrupt("head_dim", f"{head_dim} is not an even size: RoPE rotates pairs")
-    vocab_size = _n_rows(shards, EMBEDDING, by_columns=_is_cut_by_columns(shards, dim))
+    vocab_size = _n_rows(shards, EMBEDDING, by_columns=_is_column_sharded(shards, dim))
     declared = fields.integer("vocab_size", -1, minimum=-1)
     if declared not in (-1, vocab_size):
         raise fields.corrupt("vocab_size", f"is {declared}, and {EMBEDDING} has {vocab_size} rows")
@@ -139,16 +139,16 @@ def _config(fields: Fields, shards: Sequence[Shard]) -> ModelConfig:
     )
 
 
-def _remark(config: ModelConfig) -> str:
+def _context_note(config: ModelConfig) -> str:
     return (
-        f"{PARAMS_FILE} does not say how long a context the model was trained for: {config.max_context:,} tokens, as "
-        f'in Meta\'s program. "max_seq_len" in it, or a {CONFIG_FILE} beside it, says otherwise.'
+        f"{PARAMS_FILE} has no context length: {config.max_context:,} tokens are assumed, the default of Meta's code. "
+        f'Set "max_seq_len" in it, or put a {CONFIG_FILE} beside it, to change that.'
     )
 
 
 def _refuse_biases(config: ModelConfig) -> None:
     if config.attention_bias or config.ffn_bias:
-        raise UsageError(f"{CONFIG_FILE}: has biases, and Meta has no such models.", "Convert the original model.")
+        raise UsageError(f"{CONFIG_FILE}: declares biases, which Meta's format lacks.", "Convert the original model.")
 
 
 def _n_rows(shards: Sequence[Shard], name: str, *, by_columns: bool) -> int:
@@ -158,28 +158,28 @@ def _n_rows(shards: Sequence[Shard], name: str, *, by_columns: bool) -> int:
     return shapes[0][0] if by_columns else sum(shape[0] for shape in shapes)
 
 
-def _is_cut_by_columns(shards: Sequence[Shard], dim: int) -> bool:
+def _is_column_sharded(shards: Sequence[Shard], dim: int) -> bool:
     stored = shards[0].tensors.get(EMBEDDING)
     return stored is not None and len(shards) > 1 and stored.shape[-1:] != (dim,)
 
 
-def _check_names(config: ModelConfig, shards: Sequence[Shard], said_by: str) -> None:
+def _check_names(config: ModelConfig, shards: Sequence[Shard], config_source: str) -> None:
     expected = set(meta_names(config))
     for shard in shards:
-        refuse(shard.path.name, expected - set(shard.tensors), f"missing, and the shape in {said_by} needs it")
+        check_none(shard.path.name, expected - set(shard.tensors), f"missing, but required by {config_source}")
         extra = set(shard.tensors) - expected - {_BUFFER}
         if config.tied_embeddings and HEAD in extra:
             check_identical(shard, HEAD, shard, EMBEDDING)
             extra.remove(HEAD)
-        refuse(shard.path.name, extra, "none of this model's tensors")
+        check_none(shard.path.name, extra, "not a tensor of this model")
 
 
 def _part(config: ModelConfig, shards: Sequence[Shard], name: str) -> WeightPart:
-    parts = [stored_part(shard, name) for shard in shards]
+    parts = [tensor_part(shard, name) for shard in shards]
     if len(parts) == 1 or name.endswith((ATTENTION_NORM, FFN_NORM)) or name == NORM:
         return parts[0]
-    by_columns = name.endswith((OUTPUT, DOWN)) or (name == EMBEDDING and _is_cut_by_columns(shards, config.dim))
-    return joined(parts, axis=1 if by_columns else 0)
+    by_columns = name.endswith((OUTPUT, DOWN)) or (name == EMBEDDING and _is_column_sharded(shards, config.dim))
+    return concat_parts(parts, axis=1 if by_columns else 0)
 
 
 PLUG = Meta()

@@ -1,17 +1,17 @@
-"""A Hugging Face model folder of before safetensors: `config.json` beside `pytorch_model.bin`, or several such files.
+"""A Hugging Face model folder with pickled weights: `config.json` beside `pytorch_model.bin`, or several with an index.
 
-They are pickles: see `checkpoints.pickles`. The tensors have the names that they have in a safetensors file.
+Tensor names are the same as in safetensors files.
 """
 
 from pathlib import Path
 
 from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE, PICKLES, ForeignCheckpoint
-from gptfast_cli.core.checkpoints.pickles import refuse_pickle
+from gptfast_cli.core.checkpoints.pickles import pickle_refused
 from gptfast_cli.core.checkpoints.sources.huggingface import from_shards, read_config
 
 
 class PytorchModel:
-    """Folders as transformers wrote them until 2023; see Source."""
+    """Source of Hugging Face folders with pickled weights, as transformers wrote them until 2023."""
 
     looks_for = f"{CONFIG_FILE} with {PICKLES.single}"
     rank = 20
@@ -24,7 +24,7 @@ class PytorchModel:
         folder = path if path.is_dir() else path.parent
         if not allow_pickle:
             is_single = (folder / PICKLES.single).is_file()
-            raise refuse_pickle(folder / (PICKLES.single if is_single else PICKLES.index), path)
+            raise pickle_refused(folder / (PICKLES.single if is_single else PICKLES.index), path)
         family, config = read_config(folder)
         return from_shards(folder, family, config, PICKLES.read(folder))
 

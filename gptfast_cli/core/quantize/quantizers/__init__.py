@@ -87,7 +87,7 @@ def check_finite(values: Tensor) -> None:
     if not bool(low.isfinite() & high.isfinite()):
         raise CorruptError(
             "A weight to be quantised holds NaN or infinite values.",
-            "The model is damaged: fetch it again, or tell its makers.",
+            "The model is damaged: download it again, or report it to its authors.",
         )
 
 

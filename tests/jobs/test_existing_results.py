@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gptfast_cli.core.checkpoints.reader import open_stored
-from gptfast_cli.core.checkpoints.store import bundled_folder, clear_current, read_current
+from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
+from gptfast_cli.core.checkpoints.store import bundled_folder, clear_current, read_current, write_current
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Event, Note
@@ -145,7 +146,7 @@ def test_a_result_that_is_damaged_or_of_an_older_gptfast_is_not_taken(tmp_path: 
     with pytest.raises(UsageError, match="holds a checkpoint already"):
         converted(tmp_path, source)
     assert not converted(tmp_path, source, force=True)[1].was_there
-    assert list(open_stored(made).verify())
+    assert list(open_manifest_checkpoint(made).verify())
 
 
 def test_the_bundled_models_are_a_source_too(tmp_path: Path) -> None:
@@ -209,5 +210,17 @@ def test_a_current_model_that_other_options_made_is_quantised_already(
 def test_a_current_model_whose_source_is_gone_is_quantised_already(tmp_path: Path) -> None:
     source = saved(tmp_path / "model")
     made = quantised(tmp_path, source, storage=INT4, fidelity=False)[1]
+    shutil.rmtree(source)
     with pytest.raises(UsageError, match=f"{made.name}: is quantised already"):
         quantised(tmp_path, None, storage=INT4, fidelity=False)
+
+
+@pytest.mark.parametrize("is_converted", [False, True])
+def test_a_current_folder_is_quantised_once(tmp_path: Path, is_converted: bool) -> None:
+    source = saved(tmp_path / "model")
+    if is_converted:
+        source = converted(tmp_path, source, out=tmp_path / "converted")[1].path
+    write_current(settings_in(tmp_path).home, source)
+    first = quantised(tmp_path, None, storage=INT4, fidelity=False)[1]
+    events, again = quantised(tmp_path, None, storage=INT4, fidelity=False)
+    assert again.was_there and is_said(events) and again.path == first.path
