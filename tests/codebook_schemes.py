@@ -81,7 +81,7 @@ class CodebookScheme:
         return ("codes", "scales", "outer")
 
     def is_whole(self, weight: Weight) -> bool:
-        return is_like(weight, self.outline(weight.shape, self.group_sizes[0]))
+        return is_like(weight, self.meta_weight(weight.shape, self.group_sizes[0]))
 
     def dense(self, weight: Weight, dtype: torch.dtype) -> Tensor:
         scales = weight.parts["scales"].float()
@@ -98,7 +98,7 @@ class CodebookScheme:
     def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:
         return Weight(weight.scheme, weight.shape, {name: part.to(device) for name, part in weight.parts.items()})
 
-    def outline(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
+    def meta_weight(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
         assert group_size in self.group_sizes
         out_features, in_features = shape
         n_groups = -(-in_features // group_size)

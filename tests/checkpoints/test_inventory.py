@@ -95,7 +95,7 @@ def test_of_a_linked_entry_the_link_alone_is_removed(settings: Settings, tmp_pat
 
 @pytest.mark.parametrize("name", ["nosuch", "no/such", "..", "", "@"])
 def test_a_name_that_is_none_is_not_found(settings: Settings, name: str) -> None:
-    with pytest.raises(NotFoundError, match="no model called"):
+    with pytest.raises(NotFoundError, match="not found"):
         find_entries(take_inventory(settings), name)
 
 

@@ -29,7 +29,7 @@ class StoppedError(Exception):
 
 def contents() -> Contents:
     outlines = {name: plain(torch.empty(shape, device="meta")) for name, shape in weight_shapes(CONFIG).items()}
-    weights = {name: plan_weight(outline) for name, outline in outlines.items()}
+    weights = {name: plan_weight(meta_weight) for name, meta_weight in outlines.items()}
     return Contents("m", CONFIG, torch.float32, weights, None, Provenance("m", None, "test"))
 
 

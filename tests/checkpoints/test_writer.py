@@ -38,9 +38,9 @@ def contents(tokenizer: TokenizerFiles | None = None, **changes: int) -> Content
     planned = {}
     for name, shape in weight_shapes(config).items():
         vector = plain(torch.empty(shape, dtype=torch.bfloat16, device="meta"))
-        outline = quantized("int8").outline(shape, None) if len(shape) == 2 else vector
-        parts = {part: PlannedTensor(tensor.dtype, tuple(tensor.shape)) for part, tensor in outline.parts.items()}
-        planned[name] = PlannedWeight(outline.scheme, shape, parts)
+        meta_weight = quantized("int8").meta_weight(shape, None) if len(shape) == 2 else vector
+        parts = {part: PlannedTensor(tensor.dtype, tuple(tensor.shape)) for part, tensor in meta_weight.parts.items()}
+        planned[name] = PlannedWeight(meta_weight.scheme, shape, parts)
     return Contents("m", config, torch.bfloat16, planned, tokenizer, Provenance("m", None, "test"))
 
 

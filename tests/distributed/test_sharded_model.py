@@ -199,4 +199,4 @@ def test_all_parts_together_are_the_model(root: Path) -> None:
 def test_a_model_that_cannot_be_dealt_out_evenly_says_what_can_be(root: Path, n_ranks: int, says: str) -> None:
     with pytest.raises(UsageError, match=says) as caught:
         check_divides(open_checkpoint(root / "own heads").config, n_ranks)
-    assert caught.value.hint == "It divides among 1, 2, 4, 8."
+    assert caught.value.hint == "Possible values: 1, 2, 4, 8."

@@ -72,7 +72,7 @@ def test_rows_of_a_file_are_answered_once(gptfast: CommandLine, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--tp", "4"], 2, "6 query heads do not divide among 4"),
+        (["--tp", "4"], 2, "6 query heads are not divisible by 4"),
         (["--tp", "0"], 2, "--tp"),
         (["--tp", "2", "--interactive"], 2, "--interactive and --tp exclude each other"),
         (["--tp", "2", "--prompts-file", "x", "--replicas", "2"], 2, "--replicas and --tp exclude each other"),

@@ -52,7 +52,7 @@ NOT_EVEN = "layers=2,dim=128,heads=2,ffn=68,vocab=99"  # half of 68 is no whole 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (("--arch", THREE_HEADS, "--tp", "1,2"), "--tp 2: 3 query heads do not divide among 2."),
+        (("--arch", THREE_HEADS, "--tp", "1,2"), "--tp 2: 3 query heads are not divisible by 2."),
         (
             ("--arch", NOT_EVEN, "--mode", "int4", "--threads", "1", "--tp", "1,2"),
             "A matrix in int4 cannot be cut at columns 0 and 34: its smallest groups are of 32.",

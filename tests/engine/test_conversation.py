@@ -84,7 +84,7 @@ def test_a_full_context_says_what_dropping_the_oldest_exchange_frees() -> None:
 
 def test_a_message_too_long_by_itself_is_called_that() -> None:
     conversation, _ = conversation_of(("a", "b"), max_context=30)
-    with pytest.raises(ContextFullError, match="has 44 by itself"):
+    with pytest.raises(ContextFullError, match="this message alone has 44"):
         conversation.prompt("word " * 40)
 
 

@@ -52,9 +52,9 @@ def test_a_base_model_continues_the_prompt(base: LoadedModel) -> None:
             prompter.render([{"role": "user", "content": "Hi"}])
 
 
-def test_llama_2s_form_stands_in_where_a_chat_is_asked_for(base: LoadedModel) -> None:
+def test_llama_2s_format_is_the_fallback_for_a_requested_chat(base: LoadedModel) -> None:
     with open_prompter(base, ChatOptions(chat=True, system="Be brief.")) as prompter:
-        assert prompter.stands_in
+        assert prompter.is_fallback
         assert prompter.text("Hi") == "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST]"
 
 

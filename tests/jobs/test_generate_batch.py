@@ -199,7 +199,7 @@ def test_a_bad_row_is_told_by_its_line_and_the_rest_goes_on(request_for: BatchRe
 
 
 def test_messages_and_system_are_put_in_the_models_chat_format(request_for: BatchRequest) -> None:
-    chat = ChatOptions(chat=True)  # tiny has no template: Llama-2's form stands in
+    chat = ChatOptions(chat=True)  # tiny has no template: Llama 2's format is used
     said = {"max_new_tokens": 5, "temperature": 0}
     messages = [{"role": "user", "content": "hi"}]
     system = {"role": "system", "content": "Be kind."}

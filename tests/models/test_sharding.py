@@ -67,9 +67,9 @@ def test_all_parts_together_hold_every_head_and_the_same_copies_of_each_key_head
 @pytest.mark.parametrize(
     ("changes", "n_devices", "says", "divides"),
     [
-        ({}, 3, "8 query heads do not divide among 3", "1, 2, 4, 8"),
-        ({"n_heads": 12, "n_kv_heads": 4, "ffn_dim": 48}, 6, "4 key and value heads do not", "1, 2, 4, 12"),
-        ({"ffn_dim": 36}, 8, "36 elements of the feed-forward do not divide among 8", "1, 2, 4"),
+        ({}, 3, "8 query heads are not divisible by 3", "1, 2, 4, 8"),
+        ({"n_heads": 12, "n_kv_heads": 4, "ffn_dim": 48}, 6, "4 KV heads are not divisible by 6", "1, 2, 4, 12"),
+        ({"ffn_dim": 36}, 8, "ffn_dim 36 is not divisible by 8", "1, 2, 4"),
     ],
 )
 def test_what_does_not_divide_is_said_with_what_does(
@@ -78,4 +78,4 @@ def test_what_does_not_divide_is_said_with_what_does(
     with pytest.raises(UsageError) as refused:
         part(replace(CONFIG, **changes), n_devices)
     assert refused.value.message.startswith(f"--tp {n_devices}: ") and says in refused.value.message
-    assert refused.value.hint == f"It divides among {divides}."
+    assert refused.value.hint == f"Possible values: {divides}."

@@ -45,10 +45,10 @@ def test_a_file_written_by_the_first_version_reads_as_it_did_then() -> None:
     [(32, 4096, 4.625), (64, 4096, 4.3125), (128, 4096, 4.15625), (256, 4096, 4.078125), (32, 11008, 4.625)],
 )
 def test_bits_a_weight_all_in(group_size: int, in_features: int, bits: float) -> None:
-    outline = quantized("int4").outline((11, in_features), group_size)
-    assert 8 * outline.n_bytes / (11 * in_features) == bits
+    meta_weight = quantized("int4").meta_weight((11, in_features), group_size)
+    assert 8 * meta_weight.n_bytes / (11 * in_features) == bits
 
 
 @pytest.mark.parametrize(("in_features", "n_bytes"), [(1, 16 + 2 + 1), (33, 32 + 4 + 1), (65, 48 + 6 + 2)])
 def test_bytes_of_a_padded_row_counted_by_hand(in_features: int, n_bytes: int) -> None:
-    assert quantized("int4").outline((1, in_features), 32).n_bytes == n_bytes
+    assert quantized("int4").meta_weight((1, in_features), 32).n_bytes == n_bytes

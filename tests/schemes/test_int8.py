@@ -16,4 +16,4 @@ def test_a_file_written_by_the_first_version_reads_as_it_did_then() -> None:
 
 @pytest.mark.parametrize(("shape", "n_bytes"), [((1, 1), 1 + 2), ((5, 33), 5 * 33 + 5 * 2)])
 def test_bytes_counted_by_hand(shape: tuple[int, int], n_bytes: int) -> None:
-    assert quantized("int8").outline(shape, None).n_bytes == n_bytes
+    assert quantized("int8").meta_weight(shape, None).n_bytes == n_bytes

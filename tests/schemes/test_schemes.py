@@ -40,13 +40,13 @@ def test_an_outline_has_the_parts_of_what_is_packed(
     name: str, group_size: int | None, rows: int, in_features: int
 ) -> None:
     weight = some_weight(name, group_size, rows=rows, in_features=in_features)
-    outline = quantized(name).outline((rows, in_features), group_size)
-    assert (outline.scheme, outline.shape, outline.n_bytes) == (name, weight.shape, weight.n_bytes)
-    assert list(outline.parts) == list(weight.parts) == list(schemes[name].part_names())
+    meta_weight = quantized(name).meta_weight((rows, in_features), group_size)
+    assert (meta_weight.scheme, meta_weight.shape, meta_weight.n_bytes) == (name, weight.shape, weight.n_bytes)
+    assert list(meta_weight.parts) == list(weight.parts) == list(schemes[name].part_names())
     for part, tensor in weight.parts.items():
-        assert (tensor.dtype, tensor.shape) == (outline.parts[part].dtype, outline.parts[part].shape)
-        assert outline.parts[part].is_meta
-    assert schemes[name].is_whole(weight) and schemes[name].is_whole(outline)
+        assert (tensor.dtype, tensor.shape) == (meta_weight.parts[part].dtype, meta_weight.parts[part].shape)
+        assert meta_weight.parts[part].is_meta
+    assert schemes[name].is_whole(weight) and schemes[name].is_whole(meta_weight)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,4 +1,4 @@
-"""From weights to a decoder on a device: the backend is chosen, shards are checked, the model is built."""
+"""Building a decoder on a device from its weights: choice of the backend, sharding checks, loading."""
 
 import ctypes
 from collections.abc import Callable, Collection, Mapping
@@ -49,15 +49,15 @@ _INSTALL = "Install g++ (Debian: apt-get install g++), or leave out --backend."
 def open_engine(
     backend: str | None,
     config: ModelConfig,
-    stored_in: Collection[str],
+    scheme_names: Collection[str],
     dtype: torch.dtype,
     device: torch.device,
     settings: Settings,
 ) -> Job[ctypes.CDLL | None]:
-    """The library of the CPU engine, compiled first if this machine has none yet; None to run on the reference.
+    """The library of the CPU engine, compiled if it is not cached; None to run on the reference.
 
-    backend:   None takes the engine if it supports the model and there is a compiler
-    stored_in: the schemes of the weights
+    backend:      None: the engine if it supports the model and there is a compiler
+    scheme_names: schemes of the weights
 
     Raises UsageError for an unknown backend, and for `cpu` if the engine does not support the model; GptFastError if it
     cannot be compiled.
@@ -66,7 +66,7 @@ def open_engine(
         raise UsageError(f"There is no backend called {backend!r}.", f"Backends: {', '.join(BACKENDS)}.")
     if backend == REFERENCE:
         return None
-    if (lacking := unsupported(config, stored_in, dtype, device)) is not None:
+    if (lacking := unsupported(config, scheme_names, dtype, device)) is not None:
         message = f"The CPU engine does not run {lacking.what}."
         if backend == CPU:
             raise UsageError(message, lacking.hint)
@@ -99,7 +99,7 @@ def _compiled(settings: Settings) -> Job[ctypes.CDLL]:
 
 
 Storages = Callable[[], Mapping[str, Storage]]
-"""Tells the storage of every weight by its name."""
+"""Returns the storage of every weight by its name."""
 
 
 def check_sharded(config: ModelConfig, storages: Storages, size: int) -> None:
@@ -115,7 +115,7 @@ def check_sharded(config: ModelConfig, storages: Storages, size: int) -> None:
         for rank in range(size):
             block = ModelShard(config, rank, size).block(name)
             if block is not None:
-                storage.outline(shapes[name]).block(block)
+                storage.meta_weight(shapes[name]).block(block)
 
 
 FLOAT_ACTIVATIONS = "float"
@@ -125,13 +125,13 @@ _FEWER_BYTES = "Take a smaller model, or fewer bits: gptfast quantize --mode int
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
-    """Where and in what a model is to run; None leaves it to the machine and the checkpoint.
+    """Device, dtype and backend of a model; None: chosen by the machine and the checkpoint.
 
-    backend:     cpu or reference; None takes the engine of the CPU where it can run the model
-    kv_dtype:    int8 keeps keys and values in a byte each; auto in the dtype that computes
-    activations: "float" lets products with quantised weights take float inputs; else the backend may round these
-    verify:      compare the weights with their SHA-256 before they are read
-    group:    the ranks that each hold a part of the model
+    backend:     cpu or reference; None: the CPU engine if it supports the model
+    kv_dtype:    of the KV cache: int8, or auto (the compute dtype)
+    activations: "float": keep activations in floating point; None: 8-bit where the backend supports it
+    verify:      compare the weights with their SHA-256 before reading
+    group:       tensor-parallel ranks
     """
 
     device: str = "auto"
@@ -144,20 +144,20 @@ class RuntimeConfig:
     group: ProcessGroup = ALONE
 
     def check(self) -> None:
-        """Raise UsageError for activations that are none."""
+        """Raise UsageError for an unknown value of `activations`."""
         if self.activations not in (None, FLOAT_ACTIVATIONS):
             raise UsageError(
-                f"--activations takes {FLOAT_ACTIVATIONS}, not {self.activations!r}.", "Leave it out for the fast way."
+                f"--activations takes {FLOAT_ACTIVATIONS}, not {self.activations!r}.", "Leave it out for the default."
             )
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """What a model is made of.
+    """The weights of a model to be built.
 
-    read:     gives a weight by its name, or a block of it; n_bytes is what all of them take
-    storages: tells how they are stored
-    device:   that it is to be on; dtype: in which it is to compute
+    read:          returns a weight by its name, or a block of it
+    n_bytes:       of all weights as stored
+    device, dtype: of computation
     """
 
     config: ModelConfig
@@ -169,65 +169,65 @@ class ModelSource:
 
 
 def build(
-    parts: ModelSource,
+    source: ModelSource,
     runtime: RuntimeConfig,
     *,
     settings: Settings,
     watch: Stopwatch,
     torch_backend: Backend | None = None,
 ) -> Job[Decoder]:
-    """Put a model together, weight by weight; the watch runs while weights are read.
+    """Build a model, weight by weight; the watch runs while weights are read.
 
-    `torch_backend` computes it where the placing does not ask for another, and is asked for by tests alone. Raises
-    UsageError and GptFastError as `open_engine` does, OutOfMemoryError if a CPU's memory cannot hold the weights.
+    `torch_backend`: runs it in place of the chosen backend; for tests. Raises what `open_engine` raises, and
+    OutOfMemoryError if the weights do not fit into the memory of a CPU.
     """
     runtime.check()
-    check_sharded(parts.config, parts.storages, runtime.group.size)
-    kv_dtype = pick_kv_dtype(runtime.kv_dtype, parts.dtype)
+    check_sharded(source.config, source.storages, runtime.group.size)
+    kv_dtype = pick_kv_dtype(runtime.kv_dtype, source.dtype)
     chosen = REFERENCE if torch_backend is not None else runtime.backend
-    stored_in = {storage.scheme for storage in parts.storages().values()}
-    library = yield from open_engine(chosen, parts.config, stored_in, parts.dtype, parts.device, settings)
+    scheme_names = {storage.scheme for storage in source.storages().values()}
+    library = yield from open_engine(chosen, source.config, scheme_names, source.dtype, source.device, settings)
     if library is None:
-        return (yield from _on_torch(parts, kv_dtype, torch_backend or Reference(), runtime.group, watch))
-    _check_memory(parts, runtime.group.size)
+        return (yield from _build_transformer(source, kv_dtype, torch_backend or Reference(), runtime.group, watch))
+    _check_memory(source, runtime.group.size)
     floats = runtime.activations == FLOAT_ACTIVATIONS
-    computing = ComputeOptions(parts.dtype, kv_dtype, float_activations=floats)
-    native = NativeModel(library, parts.config, computing, n_threads=torch.get_num_threads(), group=runtime.group)
-    for block in weight_blocks(parts.config):
+    options = ComputeOptions(source.dtype, kv_dtype, float_activations=floats)
+    native = NativeModel(library, source.config, options, n_threads=torch.get_num_threads(), group=runtime.group)
+    for block in weight_blocks(source.config):
         with watch, phase("load"):
-            native.take({name: _read(parts, name, native.shard, whole=("embedding",)) for name in block})
-        yield Progress("load", native.weight_bytes, parts.n_bytes // runtime.group.size, "bytes")
+            native.take({name: _read(source, name, native.shard, whole=("embedding",)) for name in block})
+        yield Progress("load", native.weight_bytes, source.n_bytes // runtime.group.size, "bytes")
     return native
 
 
-def _check_memory(parts: ModelSource, size: int) -> None:
-    """Raise OutOfMemoryError if the engine's copies of the weights do not fit; an embedding stays in its file."""
+def _check_memory(source: ModelSource, size: int) -> None:
+    """Raise OutOfMemoryError if the engine's copies of the weights do not fit; an untied embedding stays mapped."""
     available = available_memory_bytes()
-    if available is None or parts.n_bytes // size <= available:
+    if available is None or source.n_bytes // size <= available:
         return
-    in_file = 0 if parts.config.tied_embeddings else parts.read("embedding", None).n_bytes
-    check_fits((parts.n_bytes - in_file) // size, "The model's weights", _FEWER_BYTES, available)
+    in_file = 0 if source.config.tied_embeddings else source.read("embedding", None).n_bytes
+    check_fits((source.n_bytes - in_file) // size, "The model's weights", _FEWER_BYTES, available)
 
 
-def _on_torch(
-    parts: ModelSource, kv_dtype: torch.dtype, backend: Backend, group: ProcessGroup, watch: Stopwatch
+def _build_transformer(
+    source: ModelSource, kv_dtype: torch.dtype, backend: Backend, group: ProcessGroup, watch: Stopwatch
 ) -> Job[Transformer]:
     weights: dict[str, Weight] = {}
-    shard = ModelShard(parts.config, group.rank, group.size)
+    shard = ModelShard(source.config, group.rank, group.size)
     done = 0
-    for name in weight_shapes(parts.config):
+    for name in weight_shapes(source.config):
         with watch, phase("load"):
-            stored = _read(parts, name, shard)
-            weights[name] = schemes[stored.scheme].to(stored, parts.device, parts.dtype)
+            stored = _read(source, name, shard)
+            weights[name] = schemes[stored.scheme].to(stored, source.device, source.dtype)
         done += stored.n_bytes
-        yield Progress("load", done, parts.n_bytes // group.size, "bytes")
-    made = assemble(parts.config, weights.__getitem__)
-    return Transformer(parts.config, made, backend, parts.dtype, kv_dtype=kv_dtype, group=group)
+        yield Progress("load", done, source.n_bytes // group.size, "bytes")
+    assembled = assemble(source.config, weights.__getitem__)
+    return Transformer(source.config, assembled, backend, source.dtype, kv_dtype=kv_dtype, group=group)
 
 
-def _read(parts: ModelSource, name: str, shard: ModelShard, whole: Collection[str] = ()) -> Weight:
-    """A rank's part of a weight; zeros where the first rank has it alone."""
+def _read(source: ModelSource, name: str, shard: ModelShard, whole: Collection[str] = ()) -> Weight:
+    """A rank's shard of a weight; zeros for biases that only the first rank adds."""
     if shard.size == 1:
-        return parts.read(name, None)
+        return source.read(name, None)
     block = WHOLE if name in whole else shard.block(name)
-    return plain(torch.zeros(weight_shapes(parts.config)[name])) if block is None else parts.read(name, block)
+    return plain(torch.zeros(weight_shapes(source.config)[name])) if block is None else source.read(name, block)

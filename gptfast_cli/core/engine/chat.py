@@ -1,4 +1,4 @@
-"""Prompts as a model's chat template writes them, and conversations that keep within the context."""
+"""Chat prompts by a model's chat template, and conversations within the context length."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ Message: TypeAlias = Mapping[str, Any]
 
 
 _ANSWERED = ({"role": "user", "content": "Question"}, {"role": "assistant", "content": "An-answer-of-one-word"})
-_STAND_IN = "Llama-2's [INST] form can stand in: --chat"
+_FALLBACK = "Use Llama 2's [INST] format instead: --chat"
 
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
     """Whether and how to chat.
 
-    chat:     None chats where the model has a template; True without a template takes Llama-2's [INST] form
-    system:   the system message
-    template: a name among the model's own templates, or a file
+    chat:     None: if the model has a template; True: without a template in Llama 2's [INST] format
+    system:   system message
+    template: name of one of the model's templates, or a file
     """
 
     chat: bool | None = None
@@ -41,16 +41,16 @@ class ChatOptions:
 
 
 class Prompter:
-    """Turns texts and conversations into a model's token ids; leaving it ends the template's process."""
+    """Encodes texts and conversations for a model; a context manager that ends the template's process."""
 
     def __init__(
-        self, loaded: LoadedModel, template: ChatTemplate | None, *, system: str | None, stands_in: bool
+        self, loaded: LoadedModel, template: ChatTemplate | None, *, system: str | None, is_fallback: bool
     ) -> None:
         self._name = loaded.name
         self._tokenizer = loaded.tokenizer
         self._template = template
         self._system = system
-        self.stands_in = stands_in  # Llama-2's form is taken for want of a template; `notes` says so
+        self.is_fallback = is_fallback  # Llama 2's format, since the model has no template
 
     def __enter__(self) -> Self:
         return self
@@ -63,43 +63,43 @@ class Prompter:
 
     @property
     def is_chat(self) -> bool:
-        """Whether a text is a message to answer rather than a beginning to continue."""
+        """Whether a prompt is a message to answer, not a text to continue."""
         return self._template is not None
 
     def notes(self) -> Iterator[Note]:
-        """What a person should know of the format that is used."""
-        if self.stands_in:
-            yield Note(f"{self._name} has no chat template: Llama-2's [INST] form stands in.")
+        """Notes on the format."""
+        if self.is_fallback:
+            yield Note(f"{self._name} has no chat template: using Llama 2's [INST] format.")
 
     def opening(self) -> list[Message]:
-        """The messages that a conversation begins with: the system message, where there is one."""
+        """First messages of a conversation: the system message, if any."""
         return [] if self._system is None else [{"role": "system", "content": self._system}]
 
     def text(self, prompt: str) -> str:
-        """What the model is given for a prompt: the prompt itself, or a conversation that it opens."""
+        """The text to encode for a prompt: the prompt itself, or the rendered conversation."""
         return self.render([*self.opening(), {"role": "user", "content": prompt}]) if self.is_chat else prompt
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The text of a conversation up to where the model's answer begins, or without the words that open it.
+        """The text of a conversation, by default with the header of the answer.
 
-        Raises UsageError if the model has no chat format or its template refuses the messages; CorruptError for a
-        template that is broken or unsafe.
+        Raises UsageError if the model has no chat template or it refuses the messages, CorruptError for a template that
+        is broken or unsafe.
         """
         if self._template is None:
-            raise UsageError(f"{self._name} has no chat template, so it takes a prompt and no messages.", _STAND_IN)
+            raise UsageError(f"{self._name} has no chat template, so it takes a prompt and no messages.", _FALLBACK)
         return self._template.render(messages, add_generation_prompt=add_generation_prompt)
 
     @cached_property
     def turn_end_ids(self) -> frozenset[int]:
-        """The token by which the chat template closes an answer, such as <|im_end|>, where it is a single one.
+        """The token with which the chat template ends an answer, such as <|im_end|>, found in a rendered conversation.
 
-        It is read off a conversation that ends in an answer. Empty if there is no such token, or no template.
+        Empty if there is no template, or it uses no single token.
         """
         if self._template is None or self._tokenizer is None:
             return frozenset()
         try:
             text = self._template.render(_ANSWERED, add_generation_prompt=False)
-        except GptFastError:  # the template takes no such conversation; its own is told of when it is rendered
+        except GptFastError:  # the template refuses this conversation, perhaps not the user's
             return frozenset()
         _, is_there, after = text.rpartition(_ANSWERED[-1]["content"])
         added = self._tokenizer.vocabulary.added_tokens
@@ -107,7 +107,7 @@ class Prompter:
         return frozenset({added[max(closing, key=len)]} if closing else ())
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of what `text` or `render` gave; raises UsageError if the model has no tokenizer."""
+        """Token ids of a result of `text` or `render`. Raises UsageError if the model has no tokenizer."""
         if self._tokenizer is None:
             raise UsageError(f"{self._name} has no tokenizer.", "Give token ids instead: --prompt-ids 1,2,3")
         # a template writes its own BOS, or leaves it out on purpose
@@ -115,7 +115,7 @@ class Prompter:
 
 
 def turn_end_ids(loaded: LoadedModel, options: ChatOptions) -> frozenset[int]:
-    """The token that closes an answer where prompts are messages; raises as `open_prompter` does."""
+    """The token that ends an answer, if prompts are messages. Raises what `open_prompter` raises."""
     with open_prompter(loaded, options) as prompter:
         return prompter.turn_end_ids
 
@@ -123,18 +123,17 @@ def turn_end_ids(loaded: LoadedModel, options: ChatOptions) -> frozenset[int]:
 def open_prompter(loaded: LoadedModel, options: ChatOptions) -> Prompter:
     """The prompter of a model.
 
-    Raises UsageError for a template that is not there and for options that need one; CorruptError for one that cannot
-    be read.
+    Raises UsageError for an unknown template and for options that need one, CorruptError for an unreadable one.
     """
     template = None if options.chat is False else _own_template(loaded.path, options)
-    stands_in = template is None and options.chat is True
-    if stands_in:
+    is_fallback = template is None and options.chat is True
+    if is_fallback:
         template = llama_2_template(loaded.path, loaded.tokenizer)
     if template is None and options.system is not None:
         if options.chat is False:
             raise UsageError("--system and --no-chat exclude each other.")
-        raise UsageError(f"--system needs a chat, and {loaded.name} has no chat template.", _STAND_IN)
-    return Prompter(loaded, template, system=options.system, stands_in=stands_in)
+        raise UsageError(f"--system requires a chat template, and {loaded.name} has none.", _FALLBACK)
+    return Prompter(loaded, template, system=options.system, is_fallback=is_fallback)
 
 
 def _own_template(folder: Path, options: ChatOptions) -> ChatTemplate | None:
@@ -143,12 +142,12 @@ def _own_template(folder: Path, options: ChatOptions) -> ChatTemplate | None:
     return open_chat_template(folder, options.template)
 
 
-_LEAST_ANSWER_TOKENS = 16  # with room for fewer, an answer would be cut before it says anything
+_MIN_ANSWER_TOKENS = 16  # required free context
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A message and its answer."""
+    """A user message and its answer."""
 
     message: str
     answer: str
@@ -159,10 +158,9 @@ class ContextFullError(UsageError):
 
 
 class Conversation:
-    """Exchanges under a system message, within the limits of a context.
+    """Exchanges with a system message, within the context length.
 
-    With a model that has no chat format it is a text that grows: each message begins a new line of it, as on the
-    screen, and the model continues it.
+    Without a chat template it is a growing text: each message begins a new line, and the model continues it.
     """
 
     def __init__(self, prompter: Prompter, limits: Limits) -> None:
@@ -181,7 +179,7 @@ class Conversation:
         if not self._prompter.is_chat:
             raise UsageError(
                 "This model has no chat template, so it takes no system message.",
-                "Start with --chat to talk in Llama-2's [INST] form.",
+                "Start with --chat to use Llama 2's [INST] format.",
             )
         self._opening = [] if text is None else [{"role": "system", "content": text}]
 
@@ -192,27 +190,27 @@ class Conversation:
 
     @property
     def row(self) -> dict[str, object]:
-        """The conversation as a row of a file of prompts: `{"messages": [...]}`, or `{"prompt": "..."}` for a text."""
+        """The conversation as a row of a prompts file: `{"messages": [...]}`, or `{"prompt": "..."}` for a text."""
         return {"messages": self.messages} if self._prompter.is_chat else {"prompt": _text(self.exchanges)}
 
     @property
     def oldest_tokens(self) -> int:
-        """Tokens of the oldest exchange, which dropping it frees; 0 where there is none."""
+        """Tokens freed by dropping the oldest exchange; 0 if there is none."""
         if not self.exchanges:
             return 0
-        again = self.exchanges[-1].message  # some message has to stand at the end, and this one the template takes
+        again = self.exchanges[-1].message  # a last message, which the template accepts
         return len(self._encode(self.exchanges, again)) - len(self._encode(self.exchanges[1:], again))
 
     def drop_oldest(self) -> None:
-        """Forget the oldest exchange; raises NotFoundError if there is none."""
+        """Remove the oldest exchange. Raises NotFoundError if there is none."""
         if not self.exchanges:
             raise NotFoundError("There is no exchange to forget yet.")
         del self.exchanges[0]
 
     def prompt(self, message: str) -> tuple[int, ...]:
-        """The token ids of the conversation with one message more, up to where its answer begins.
+        """Token ids of the conversation with one more message and the header of its answer.
 
-        Raises ContextFullError if they leave no room for an answer, and what Prompter.render raises.
+        Raises ContextFullError if there is no room for an answer, and what `Prompter.render` raises.
         """
         prompt = self._encode(self.exchanges, message)
         if self._has_room(prompt):
@@ -220,22 +218,22 @@ class Conversation:
         alone, holds = self._encode([], message), self._limits.max_context
         if not self._has_room(alone):
             raise ContextFullError(
-                f"The context holds {holds:,} tokens: this message has {len(alone):,} by itself,\n"
-                f"and an answer needs {self._least_answer}.",
+                f"The context holds {holds:,} tokens: this message alone has {len(alone):,},\n"
+                f"and an answer needs {self._min_answer}.",
                 f"Shorten it, or {self._limits.more_room}.",
             )
         raise ContextFullError(
             f"The context is full: {len(prompt):,} of {holds:,} tokens with this message,\n"
-            f"and an answer needs {self._least_answer}.",
-            f"/drop the oldest exchange ({self.oldest_tokens:,} tokens) or /reset all, and it is sent.",
+            f"and an answer needs {self._min_answer}.",
+            f"Make room: /drop the oldest exchange ({self.oldest_tokens:,} tokens), or /reset all.",
         )
 
     @property
-    def _least_answer(self) -> int:
-        return min(_LEAST_ANSWER_TOKENS, self._limits.max_new_tokens)
+    def _min_answer(self) -> int:
+        return min(_MIN_ANSWER_TOKENS, self._limits.max_new_tokens)
 
     def _has_room(self, prompt: tuple[int, ...]) -> bool:
-        return len(prompt) + self._least_answer <= self._limits.max_context
+        return len(prompt) + self._min_answer <= self._limits.max_context
 
     def _encode(self, exchanges: Sequence[Exchange], message: str) -> tuple[int, ...]:
         if self._prompter.is_chat:

@@ -1,8 +1,7 @@
 """Loading a model: a checkpoint by its MODEL name, or a shape with random weights.
 
-Random quantised weights are made in blocks of rows, directly as codes and scales, so that no full-precision model is in
-memory. Elements have mean 0 (or half a quantisation step) and variance 1 / in_features, which keeps activations in
-range.
+Random quantised weights are generated in blocks of rows, directly as codes and scales, without a full-precision copy.
+Elements have mean 0 (or half a quantisation step) and variance 1 / in_features, which keeps activations in range.
 """
 
 import math
@@ -59,7 +58,7 @@ from gptfast_cli.core.tokenizers import (
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A checkpoint that was found and opened, without reading weights.
+    """A resolved and opened checkpoint, weights not read yet.
 
     config:  its shape, without vocabulary padding unless that was asked for
     seconds: time to open it
@@ -97,9 +96,9 @@ class OpenedModel:
 class LoadedModel:
     """A model in memory: a checkpoint, or a shape with random weights.
 
-    name:       MODEL or SHAPE that it was loaded by
+    name:       the requested MODEL or SHAPE
     runtime:    device, dtype and backend as requested
-    seconds:    time to open and load it, or to make its weights
+    seconds:    time to open and load it, or to generate its weights
     opened:     its checkpoint; None for random weights
     allocation: schemes of random weights; None for a checkpoint
     """
@@ -113,18 +112,18 @@ class LoadedModel:
 
     @property
     def is_random(self) -> bool:
-        """Whether its weights are random: it has neither files nor a tokenizer."""
+        """Whether its weights are random; then it has neither files nor a tokenizer."""
         return self.opened is None
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """Its files; not of a model with random weights."""
+        """Its files; not for random weights."""
         assert self.opened is not None, "random weights have no checkpoint"
         return self.opened.checkpoint
 
     @property
     def path(self) -> Path:
-        """The folder that it was loaded from; not of a model with random weights."""
+        """Its folder; not for random weights."""
         return self.checkpoint.path
 
     @property
@@ -180,7 +179,7 @@ class LoadedModel:
         """
         longest = self.config.max_context
         if max_context is not None and max_context > longest:
-            raise UsageError(f"--max-context {max_context} is beyond the {longest} tokens that {self.name} can hold.")
+            raise UsageError(f"--max-context {max_context} exceeds the context of {self.name}, {longest} tokens.")
         possible = range(self.config.vocab_size)  # larger ids can never be sampled
         end_ids = frozenset() if ignore_eos else (self.stop_ids | turn_end_ids).intersection(possible)
         named = stop_token_ids(stop, self.tokenizer).intersection(possible)
@@ -188,10 +187,10 @@ class LoadedModel:
 
 
 def open_model(name: str | None, settings: Settings, *, with_padding: bool = False) -> OpenedModel:
-    """Find a MODEL and open its files.
+    """Resolve a MODEL and open its files.
 
-    Vocabularies are often padded to a round size. Ids that the tokenizer does not know were never trained: their rows
-    of the embedding and the head are left out, unless `with_padding`, so that no backend gives them a probability.
+    Vocabularies are often padded to a round size. Rows of the embedding and the head for ids that the tokenizer does
+    not know are untrained, and left out unless `with_padding`, so that no backend samples them.
     Raises NotFoundError, CorruptError or UsageError.
     """
     watch = Stopwatch(torch.device("cpu"))
@@ -235,9 +234,9 @@ def load(
     )
     if runtime.verify:
         yield from checkpoint.verify()
-    parts = ModelSource(opened.config, opened.read, partial(stored, checkpoint), opened.n_bytes, device, dtype)
+    source = ModelSource(opened.config, opened.read, partial(stored, checkpoint), opened.n_bytes, device, dtype)
     watch = Stopwatch(device)
-    built = yield from build(parts, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
+    built = yield from build(source, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
     return LoadedModel(opened.found.name, built, runtime, opened.seconds + watch.seconds, opened)
 
 
@@ -264,7 +263,7 @@ class RandomWeights:
         self._allocation, self._device, self._dtype = allocation, device, dtype
 
     def read(self, name: str, block: Block | None = None) -> Weight:
-        """Make a weight, or a block of it; repeated calls give the same values."""
+        """Generate a weight, or a block of it; repeated calls return the same values."""
         shape, generator = self._shapes[name], torch.Generator(self._device).manual_seed(self._seeds[name])
         if len(shape) == 1:
             vector = plain(_vector(shape, generator, dtype=self._dtype, is_norm=not name.endswith("_bias")))
@@ -275,7 +274,7 @@ class RandomWeights:
 
 
 def planned_bytes(config: ModelConfig, allocation: Allocation, dtype: torch.dtype) -> int:
-    """Bytes of all weights that `RandomWeights` makes."""
+    """Bytes of all weights that `RandomWeights` generates."""
     storages = allocation.of(config)
     return sum(storages[name].n_bytes(shape, dtype.itemsize) for name, shape in weight_shapes(config).items())
 
@@ -290,8 +289,8 @@ def random_matrix(
         matrix = torch.empty(shape, dtype=dtype, device=generator.device)
         return plain(matrix.uniform_(-bound, bound, generator=generator))
     scheme, group_size = quantized(storage.scheme), storage.group_size or in_features
-    outline = storage.outline(shape)
-    parts = {name: torch.empty_like(part, device=generator.device) for name, part in outline.parts.items()}
+    planned = storage.meta_weight(shape).parts
+    parts = {name: torch.empty_like(part, device=generator.device) for name, part in planned.items()}
     n_rows = max(1, _BLOCK_ELEMENTS // in_features)
     for first in range(0, out_features, n_rows):
         rows = slice(first, min(first + n_rows, out_features))
@@ -346,7 +345,7 @@ def load_random(
     settings: Settings,
     torch_backend: Backend | None,
 ) -> Job[LoadedModel]:
-    """Make a model of a shape with random weights; raises UsageError for an unknown scheme, device or dtype."""
+    """Generate a model of a shape with random weights. Raises UsageError for an unknown scheme, device or dtype."""
     set_threads(runtime.threads)
     device = pick_device(runtime.device)
     dtype = pick_dtype(runtime.dtype, RANDOM_DTYPE, device)
@@ -357,9 +356,9 @@ def load_random(
     )
     weights = RandomWeights(shape.config, allocation, device=device, dtype=dtype, seed=seed)
     storages = partial(allocation.of, shape.config)
-    parts = ModelSource(
+    source = ModelSource(
         shape.config, weights.read, storages, planned_bytes(shape.config, allocation, dtype), device, dtype
     )
     watch = Stopwatch(device)
-    model = yield from build(parts, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
+    model = yield from build(source, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
     return LoadedModel(shape.name, model, runtime, watch.seconds, allocation=allocation)

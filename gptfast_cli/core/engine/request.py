@@ -1,10 +1,10 @@
 """A request: prompt, sampler, limits and generated tokens; stop strings; and the text of the tokens.
 
-The stop string that is complete first, character by character, ends the text; of several that end at one character,
-the longest. So "X" of the stops "aXb" and "X" ends "aXb", and "ab" of "ab" and "b": how the text is cut into tokens
-makes no difference.
+The text ends before the stop string that is complete first, character by character; of several that end at the same
+character, before the longest. So of the stops "aXb" and "X", "X" matches in "aXb"; of "ab" and "b", "ab" in "ab". The
+tokenisation makes no difference.
 
-A special token has no text: a stop string that is written as one ends the text at the token.
+A stop string that is a special token matches the token itself, which has no text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ class Limits:
     """When a request is finished.
 
     max_context:    maximum number of tokens, prompt included
-    longest:        what --max-context can raise it to; None: not known
+    longest:        upper limit of --max-context; None: not known
     stop_ids:       end tokens
-    named_stop_ids: those of them that --stop names
+    named_stop_ids: end tokens that --stop names
     """
 
     max_new_tokens: int
@@ -112,7 +112,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """Add a piece of text; returns the text that can be shown. Once `found` is true, nothing more is."""
+        """Add text; returns the text that can be shown, none after a stop string was `found`."""
         if self.found:
             return ""
         self._held += text
@@ -130,7 +130,7 @@ class StopStrings:
         return shown
 
     def _start_of_first(self) -> int | None:
-        """Start of the stop string that is complete first; None: there is none."""
+        """Start of the stop string that is complete first, or None."""
         found = ((start, stop) for stop in self._stops if (start := self._held.find(stop)) >= 0)
         return min(((start + len(stop), start) for start, stop in found), default=(0, None))[1]
 
@@ -149,14 +149,14 @@ def stop_token_ids(stops: Sequence[str], tokenizer: Tokenizer | None) -> frozens
     return frozenset(added[stop] for stop in stops if stop in added)
 
 
-def unmatched_stops(stops: Sequence[str], tokenizer: Tokenizer | None, given_as: str = "--stop") -> Iterator[str]:
-    """A sentence for each stop string that cannot end an answer of a model with this tokenizer, saying why.
+def unmatched_stops(stops: Sequence[str], tokenizer: Tokenizer | None, option: str = "--stop") -> Iterator[str]:
+    """A sentence for each stop string that can never match with this tokenizer, with the reason.
 
-    given_as: the option, or the field of a row, that names them
+    option: the option or the row's field that contains them
     """
     for stop in dict.fromkeys(stops):
         if (why := _why_unmatched(stop, stops, tokenizer)) is not None:
-            yield f"{given_as} {stop!r} can never match: {why}."
+            yield f"{option} {stop!r} can never match: {why}."
 
 
 def _why_unmatched(stop: str, stops: Sequence[str], tokenizer: Tokenizer | None) -> str | None:
@@ -197,7 +197,7 @@ class Transcript:
         self._stream = None if tokenizer is None else tokenizer.stream(after=request.prompt)
 
     def read(self) -> str:
-        """The text since the last call, without what may become a stop string; all of it once the request is finished.
+        """The new text, except what may become a stop string; all of it once the request is finished.
 
         A complete stop string ends the request.
         """

@@ -205,7 +205,7 @@ def _stops_of_rows(rows: Sequence[Row], request: BatchRequest, tokenizer: Tokeni
     first_rows = {row.options.stop: row for row in reversed(own)}
     told: dict[str, int] = {}
     for stops, row in sorted(first_rows.items(), key=lambda item: item[1].line):
-        for sentence in unmatched_stops(stops, tokenizer, given_as="stop"):
+        for sentence in unmatched_stops(stops, tokenizer, option="stop"):
             told.setdefault(sentence, row.line)
     yield from (Note(f"{request.prompts.name}:{line}: {sentence}") for sentence, line in told.items())
 

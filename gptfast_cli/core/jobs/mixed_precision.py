@@ -212,4 +212,4 @@ def _ends(checkpoint: Checkpoint) -> list[tuple[str, tuple[int, ...]]]:
 def _n_bytes(checkpoint: Checkpoint, name: str, storage: Storage) -> int:
     if storage.scheme == PLAIN:
         return sum(piece.tensor.nbytes for piece in checkpoint.tensors(name))
-    return storage.outline(weight_shapes(checkpoint.config)[name]).n_bytes
+    return storage.meta_weight(weight_shapes(checkpoint.config)[name]).n_bytes

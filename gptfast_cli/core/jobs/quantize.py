@@ -274,7 +274,7 @@ def _plan(
         config=checkpoint.config,
         dtype=checkpoint.dtype,
         weights={
-            weight: plan_weight(checkpoint.weight(weight) if at.scheme == PLAIN else at.outline(shape))
+            weight: plan_weight(checkpoint.weight(weight) if at.scheme == PLAIN else at.meta_weight(shape))
             for (weight, shape), at in zip(weight_shapes(checkpoint.config).items(), storages.values(), strict=True)
         },
         tokenizer=tokenizer_of(found.path),

@@ -1,7 +1,6 @@
-"""What every decoder offers, and logits that may be sharded over ranks.
+"""The decoder protocol, and logits that may be sharded over ranks.
 
-To know the most probable token, or the few that top-k leaves, each rank tells the others its own candidates; all logits
-are put together only where all of them count.
+For argmax and top-k each rank sends its own candidates only; all logits are gathered only if all of them matter.
 """
 
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from gptfast_cli.core.models.sharding import ModelShard
 
 
 class NonFiniteLogitsError(GptFastError):
-    """Logits with NaN or infinity, from which no token can be chosen; `where` ends the sentence that says so."""
+    """Logits with NaN or infinity, from which no token can be sampled; `where` ends the message's first sentence."""
 
     def __init__(self, dtype: torch.dtype, where: str) -> None:
         super().__init__(
@@ -39,7 +38,7 @@ class NonFiniteLogitsError(GptFastError):
 class Logits:
     """Next-token logits, sharded by token; every rank must call the same methods in the same order.
 
-    own:   [rows, tokens] float32, of the tokens that this rank has
+    own:   [rows, own tokens] float32, of this rank's tokens
     shard: the shard of the model; None for the whole vocabulary
     """
 
@@ -49,12 +48,12 @@ class Logits:
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens all ranks have."""
+        """Tokens of all ranks."""
         return self.own.shape[-1] if self.shard is None else self.shard.whole.vocab_size
 
     @property
     def tokens(self) -> slice:
-        """The tokens that this rank has, the first of which come first."""
+        """Tokens of this rank."""
         return slice(0, self.vocab_size) if self.shard is None else self.shard.tokens
 
     @cached_property
@@ -77,24 +76,24 @@ class Logits:
         return [replace(self, own=part) for part in torch.split(self.own, lengths)]
 
     def best(self) -> Tensor:
-        """The most probable token of each row, the lowest of several equals, [rows] int64.
+        """Argmax of each row, the lowest id among equals, [rows] int64.
 
-        It is `vocab_size` where a logit is NaN or positive infinity, or all are negative infinity.
+        `vocab_size` if a logit is NaN or positive infinity, or all are negative infinity.
         """
         if self.group.size == 1:
             values, tokens = self.own.max(dim=-1)
         else:
             own, at = self._padded().max(dim=-1, keepdim=True)
-            told, tokens_told = self._exchanged(own, at)
-            values, rank = told.max(dim=-1, keepdim=True)  # the first of equals, and so of the lowest tokens
-            values, tokens = values.squeeze(-1), tokens_told.gather(-1, rank).squeeze(-1)
+            gathered, gathered_tokens = self._exchanged(own, at)
+            values, rank = gathered.max(dim=-1, keepdim=True)  # the first of equals: the lowest token
+            values, tokens = values.squeeze(-1), gathered_tokens.gather(-1, rank).squeeze(-1)
         return torch.where(values.isfinite(), tokens, self.vocab_size)
 
     def largest(self, n: int) -> tuple[Tensor, Tensor] | None:
-        """The n largest of each row, with all that equal the last of these and some that are smaller.
+        """Candidates for top-n: the n largest of each row, all equal to the n-th, and some smaller ones.
 
-        Returns [rows, candidates] float32 and their tokens int64, in the order of tokens. None where that is not less
-        than all of them, or where equals are so many that a rank could not tell all of its own.
+        Returns logits [rows, candidates] float32 and their tokens int64, in the order of tokens. None if that would be
+        all of them, or if a rank may have more logits equal to the n-th than it has sent.
         """
         if self.shard is None or self.group.size == 1 or n >= self.shard.n_tokens:
             return None
@@ -102,18 +101,18 @@ class Logits:
         at, order = at.sort()
         values, tokens = self._exchanged(own.gather(-1, order), at)
         least_taken = values.topk(n).values[:, -1:]
-        least_told = values.view(-1, self.group.size, n + 1).amin(dim=-1)
-        return None if (least_told >= least_taken).any() else (values, tokens)
+        least_gathered = values.view(-1, self.group.size, n + 1).amin(dim=-1)
+        return None if (least_gathered >= least_taken).any() else (values, tokens)
 
     def _exchanged(self, values: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """What each rank tells of its own, [rows, n], and at which of its tokens: [rows, size * n], rank after rank."""
+        """All-gather of values [rows, n] and their token indices `at`: both [rows, size * n], by rank."""
         tokens = at + self.tokens.start
-        told = self.group.gather(torch.cat([values, tokens.float()], dim=-1))  # exact up to 16 million
-        told = told.view(len(values), self.group.size, 2, -1)
-        return told[:, :, 0].flatten(1), told[:, :, 1].flatten(1).long()
+        gathered = self.group.gather(torch.cat([values, tokens.float()], dim=-1))  # exact up to 16 million
+        gathered = gathered.view(len(values), self.group.size, 2, -1)
+        return gathered[:, :, 0].flatten(1), gathered[:, :, 1].flatten(1).long()
 
     def _padded(self) -> Tensor:
-        """As many on every rank: the last ones may have fewer tokens."""
+        """Own logits, padded to the same number on every rank."""
         assert self.shard is not None
         return F.pad(self.own, (0, self.shard.n_tokens - self.own.shape[-1]), value=-torch.inf)
 
@@ -138,7 +137,7 @@ class TokenLoop(Protocol):
         ...
 
     def side(self, cache: KVCache) -> EngineHandle:
-        """The engine and this cache, for `run_rounds` with another model."""
+        """Handle of the engine and this cache, for `run_rounds` with another model."""
         ...
 
 
@@ -150,7 +149,7 @@ class Decoder(Protocol):
 
     @property
     def token_loop(self) -> TokenLoop | None:
-        """What samples tokens natively; None if every step returns logits to Python."""
+        """Native sampling; None if every step returns logits to Python."""
         ...
 
     config: ModelConfig
@@ -160,9 +159,9 @@ class Decoder(Protocol):
     """The KV-cache dtype: the same, or int8."""
     device: torch.device
     has_own_threads: bool
-    """Whether a step runs on spinning threads of its own, with which PyTorch's would compete."""
+    """Whether a step runs on spinning threads of its own, which compete with PyTorch's."""
     group: ProcessGroup
-    """The ranks that each have a part of it; logits are those of a rank's own tokens, see Logits."""
+    """Tensor-parallel ranks; logits are those of a rank's own tokens, see Logits."""
     shard: ModelShard
     """The shard of this rank."""
 
@@ -181,26 +180,25 @@ class Decoder(Protocol):
         ...
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
-        """Feed tokens [batch, time] to rows of a cache, each going on where its row ends; room has been made.
+        """Append tokens [batch, time] to rows of a cache, which has room for them.
 
-        They are written, but not yet counted. Returns the logits of the tokens to come, [batch, own tokens] float32.
+        Keys and values are written, but not yet counted. Returns next-token logits, [batch, own tokens] float32.
         """
         ...
 
     def feed(
         self, tokens: Sequence[Tensor], cache: KVCache, rows: slice, wanted: Sequence[int] | None = None
     ) -> Tensor:
-        """The same for rows of any length, each int64 on the model's device, so that what it has just drawn can be fed.
+        """The same for rows of any length, each int64 on the model's device (just sampled tokens need no transfer).
 
-        There is room for the longest of them in every row. Returns the logits after every token, row after row, or
-        after the wanted ones, which are counted so: [wanted, own tokens] float32.
+        Every row has room for the longest of them. Returns the logits after all tokens, row after row, or after those
+        with the indices `wanted` in that order: [wanted, own tokens] float32.
         """
         ...
 
     def logsumexp_argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """What rows of logits [rows, vocab_size] say of the token to come.
+        """Logsumexp [rows] and argmax [rows] int64 of logits [rows, vocab_size].
 
-        Returns the logarithm of the sum of exponentials of each, [rows], which is not finite where a logit is no
-        number, and the likeliest token, the lowest id among equals, [rows] int64.
+        Logsumexp is not finite if a logit is NaN; argmax is the lowest id among equals.
         """
         ...

@@ -1,9 +1,8 @@
-"""Tensor parallelism: the process group that a model is given, and the shard of each weight that a rank holds.
+"""Tensor parallelism (Megatron-LM, Shoeybi et al. 2019, arXiv:1909.08053): the shard of each weight on a rank.
 
-Query, key, value, gate and up are cut by their rows: each rank has whole heads and whole features of the feed-forward
-network. Output and down are cut by the columns that these are multiplied with, so that what all ranks compute is summed
-up: once after attention and once after the feed-forward network. Embedding and head are cut by tokens. Where there are
-fewer key heads than ranks, several have the same one.
+Query, key, value, gate and up are sharded by rows: each rank has whole heads and whole features of the feed-forward.
+Output and down are sharded by columns, so that an all-reduce follows attention and the feed-forward. Embedding and head
+are sharded by tokens. With fewer KV heads than ranks, KV heads are replicated.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ _MOST_RANKS = 64
 
 @dataclass(frozen=True, slots=True)
 class ModelShard:
-    """What rank `rank` of `size` has of a model of the shape `whole`."""
+    """The shard of rank `rank` of `size`, of a model with the shape `whole`."""
 
     whole: ModelConfig
     rank: int
@@ -26,7 +25,7 @@ class ModelShard:
 
     @property
     def config(self) -> ModelConfig:
-        """The shape of this part, in the terms of a model: its own heads, features and tokens."""
+        """The shape of the shard: its own heads, features and tokens."""
         return replace(
             self.whole,
             n_heads=_length(self.heads),
@@ -42,7 +41,7 @@ class ModelShard:
 
     @property
     def kv_heads(self) -> slice:
-        """Key heads that these look at."""
+        """KV heads of the query heads."""
         group = self.whole.n_heads // self.whole.n_kv_heads
         return slice(self.heads.start // group, -(-self.heads.stop // group))
 
@@ -53,17 +52,17 @@ class ModelShard:
 
     @property
     def tokens(self) -> slice:
-        """Tokens whose embeddings and logits it has; the last rank may have fewer."""
+        """Tokens whose embeddings and logits this rank holds; the last ranks may have fewer."""
         n = self.n_tokens
         return slice(min(self.rank * n, self.whole.vocab_size), min((self.rank + 1) * n, self.whole.vocab_size))
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of every rank but the last ones."""
+        """Tokens per rank, before the last ones."""
         return -(-self.whole.vocab_size // self.size)
 
     def block(self, name: str) -> Block | None:
-        """The part of the weight of a name, as in `weight_shapes`; None if the first rank has it alone."""
+        """The block of a weight, by its name in `weight_shapes`; None if only the first rank holds it."""
         rows_of_qkv, rows_of_gate_up = self._rows_of_qkv(), self._rows_of_gate_up()
         added_once = WHOLE if self.rank == 0 else None
         blocks = {
@@ -90,20 +89,20 @@ class ModelShard:
 
 
 def check_divides(config: ModelConfig, size: int) -> None:
-    """Raise UsageError if heads or the features of the feed-forward network do not divide among so many ranks."""
+    """Raise UsageError if heads or features of the feed-forward are not divisible by `size`."""
     obstacle = next(_obstacles(config, size), None)
     if obstacle is not None:
         even = [n for n in range(1, _MOST_RANKS + 1) if not any(_obstacles(config, n))]
-        raise UsageError(f"--tp {size}: {obstacle}.", f"It divides among {', '.join(map(str, even))}.")
+        raise UsageError(f"--tp {size}: {obstacle}.", f"Possible values: {', '.join(map(str, even))}.")
 
 
 def _obstacles(config: ModelConfig, size: int) -> Iterator[str]:
     if config.n_heads % size:
-        yield f"{config.n_heads} query heads do not divide among {size}"
+        yield f"{config.n_heads} query heads are not divisible by {size}"
     if config.n_kv_heads % size and size % config.n_kv_heads:
-        yield f"{config.n_kv_heads} key and value heads do not divide among {size}"
+        yield f"{config.n_kv_heads} KV heads are not divisible by {size}"
     if config.ffn_dim % size:
-        yield f"{config.ffn_dim} elements of the feed-forward do not divide among {size}"
+        yield f"ffn_dim {config.ffn_dim} is not divisible by {size}"
 
 
 def _even(count: int, rank: int, size: int) -> slice:

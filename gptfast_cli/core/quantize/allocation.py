@@ -52,15 +52,15 @@ class Storage:
             return self
         sizes = [size for size in quantized(self.scheme).group_sizes if size <= self.group_size]
         candidates = [replace(self, group_size=size) for size in sorted(sizes, reverse=True)]
-        return min(candidates, key=lambda storage: storage.outline(shape).n_bytes)
+        return min(candidates, key=lambda storage: storage.meta_weight(shape).n_bytes)
 
-    def outline(self, shape: tuple[int, ...]) -> Weight:
+    def meta_weight(self, shape: tuple[int, ...]) -> Weight:
         """Parts of a quantised matrix of this shape, on the meta device."""
-        return quantized(self.scheme).outline(shape, self.group_size)
+        return quantized(self.scheme).meta_weight(shape, self.group_size)
 
     def n_bytes(self, shape: tuple[int, ...], itemsize: int) -> int:
         """Bytes of a weight of this shape; `itemsize` is that of the dtype of plain ones."""
-        return itemsize * math.prod(shape) if self.scheme == PLAIN else self.outline(shape).n_bytes
+        return itemsize * math.prod(shape) if self.scheme == PLAIN else self.meta_weight(shape).n_bytes
 
 
 @dataclass(frozen=True, slots=True)

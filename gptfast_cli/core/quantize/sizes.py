@@ -93,6 +93,6 @@ def _storage(checkpoint: Checkpoint, name: str) -> Storage:
 def _group_size(weight: Weight) -> int | None:
     scheme = quantized(weight.scheme)
     return next(
-        (size for size in scheme.group_sizes if is_like(weight, scheme.outline(weight.shape, size))),
+        (size for size in scheme.group_sizes if is_like(weight, scheme.meta_weight(weight.shape, size))),
         None,
     )

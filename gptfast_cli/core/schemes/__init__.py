@@ -225,7 +225,7 @@ class QuantizedScheme(Scheme, Protocol):
     group_sizes: tuple[int, ...]
     """Elements a group can have; none where a group is always a whole row."""
 
-    def outline(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
+    def meta_weight(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
         """A matrix of this shape without its numbers, on the meta device: what is going to be stored.
 
         `group_size` is one of `group_sizes`, or None if there are none; so it is for every caller of a scheme.
@@ -257,9 +257,9 @@ def quantized(name: str) -> QuantizedScheme:
     return scheme
 
 
-def is_like(weight: Weight, outline: Weight) -> bool:
+def is_like(weight: Weight, meta_weight: Weight) -> bool:
     """Whether the parts of a weight have the names, dtypes and shapes of another's."""
-    return _forms(weight) == _forms(outline)
+    return _forms(weight) == _forms(meta_weight)
 
 
 def _forms(weight: Weight) -> dict[str, tuple[torch.dtype, torch.Size]]:

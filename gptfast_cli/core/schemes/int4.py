@@ -43,7 +43,7 @@ class Int4:
         if len(weight.shape) != 2 or _CODES not in weight.parts or weight.parts[_CODES].ndim != 3:
             return False
         group_size = 2 * weight.parts[_CODES].shape[-1]
-        return group_size in self.group_sizes and is_like(weight, self.outline(weight.shape, group_size))
+        return group_size in self.group_sizes and is_like(weight, self.meta_weight(weight.shape, group_size))
 
     def dense(self, weight: Weight, dtype: torch.dtype) -> Tensor:
         return _dense(weight.parts[_CODES], weight.parts[_SCALES], weight.parts[_ZEROS], weight.shape[-1]).to(dtype)
@@ -78,7 +78,7 @@ class Int4:
     def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:  # noqa: ARG002  (it is fixed)
         return Weight(NAME, weight.shape, {name: part.to(device) for name, part in weight.parts.items()})
 
-    def outline(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
+    def meta_weight(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
         assert group_size in self.group_sizes, group_size
         out_features, in_features = shape
         n_groups = -(-in_features // group_size)

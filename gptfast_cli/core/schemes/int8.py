@@ -29,7 +29,7 @@ class Int8:
         return (_CODES, _SCALES)
 
     def is_whole(self, weight: Weight) -> bool:
-        return len(weight.shape) == 2 and is_like(weight, self.outline(weight.shape, None))
+        return len(weight.shape) == 2 and is_like(weight, self.meta_weight(weight.shape, None))
 
     def dense(self, weight: Weight, dtype: torch.dtype) -> Tensor:
         return _dense(weight.parts[_CODES], weight.parts[_SCALES], dtype)
@@ -45,7 +45,7 @@ class Int8:
     def to(self, weight: Weight, device: torch.device, dtype: torch.dtype) -> Weight:  # noqa: ARG002  (it is fixed)
         return Weight(NAME, weight.shape, {name: part.to(device) for name, part in weight.parts.items()})
 
-    def outline(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
+    def meta_weight(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
         assert group_size is None, group_size
         out_features, in_features = shape
         codes = torch.empty(out_features, in_features, dtype=torch.int8, device="meta")

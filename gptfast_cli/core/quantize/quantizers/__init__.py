@@ -104,11 +104,11 @@ def in_row_blocks(
     block_elements: elements of a block; at least one row
     """
     shape = (matrix.shape[0], matrix.shape[1])
-    outline = scheme.outline(shape, group_size)
-    parts = {name: torch.empty_like(part, device=matrix.device) for name, part in outline.parts.items()}
+    meta_weight = scheme.meta_weight(shape, group_size)
+    parts = {name: torch.empty_like(part, device=matrix.device) for name, part in meta_weight.parts.items()}
     n_rows = max(1, block_elements // matrix.shape[-1])
     for first in range(0, len(matrix), n_rows):
         rows = slice(first, first + n_rows)
         for name, part in quantize(matrix[rows]).parts.items():
             parts[name][rows] = part
-    return Weight(outline.scheme, shape, parts)
+    return Weight(meta_weight.scheme, shape, parts)
