@@ -11,7 +11,7 @@ from tokenizers import normalizers, pre_tokenizers
 
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.tokenizers import library, open_tokenizer
-from gptfast_cli.core.tokenizers.limits import check_limits, longest_replacement
+from gptfast_cli.core.tokenizers.limits import check_limits, max_replacement_bytes
 from model_files import edit_json
 from tokenizer_samples import JSON_SAMPLES, byte_level, write
 
@@ -137,8 +137,8 @@ def test_a_chain_as_models_in_use_have_it_is_within_the_limits() -> None:
 
 
 def test_the_longest_text_of_a_character_map_is_counted_in_bytes() -> None:
-    assert longest_replacement(b"\x08\0\0\0" + bytes(8) + b"ab\0abcd\0c\0") == 4
-    assert longest_replacement(b"") == 0
+    assert max_replacement_bytes(b"\x08\0\0\0" + bytes(8) + b"ab\0abcd\0c\0") == 4
+    assert max_replacement_bytes(b"") == 0
 
 
 def test_a_sentencepiece_character_map_that_grows_is_refused(tmp_path: Path) -> None:

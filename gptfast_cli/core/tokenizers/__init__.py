@@ -1,4 +1,4 @@
-"""Tokenizers: text to token ids and back, from whatever tokenizer file a model's folder holds."""
+"""Tokenizers: text to token ids and back, from any supported tokenizer file of a model's folder."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from gptfast_cli.core.tokenizers.agreement import (
     vocabulary_difference,
     vocabulary_files,
 )
-from gptfast_cli.core.tokenizers.chat.styles import template_files
+from gptfast_cli.core.tokenizers.chat.template_files import template_files
 from gptfast_cli.core.tokenizers.declarations import (
     ADDED_TOKENS,
     GENERATION_CONFIG,
@@ -41,14 +41,13 @@ _COMPANIONS = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, GENERATION_CO
 def open_tokenizer(
     folder: Path, special: SpecialTokens | None = None, *, n_embeddings: int | None = None
 ) -> Tokenizer | None:
-    """The tokenizer of a model's folder, or None if it holds no tokenizer file.
+    """The tokenizer of a model's folder; None if it has no tokenizer file.
 
-    `special` is what a checkpoint's manifest keeps; without it the special tokens are read from the folder's JSON
-    files, config.json among them. Where files of several formats are there, the first readable one of the lowest
-    rank is taken. `n_embeddings` is the number of rows of the model's embedding, which may be smaller than the
-    vocabulary: the tokens beyond them cannot be encoded. None if ids are not fed to a model.
+    special:      the special tokens of a manifest; None: read from the folder's JSON files
+    n_embeddings: rows of the model's embedding, beyond which ids are refused; None if ids are not fed to a model
 
-    Raises CorruptError if no tokenizer file of the folder can be read, or a JSON file beside it is damaged.
+    Of several files the first readable one is used, by ascending rank of the formats. Raises CorruptError if no
+    tokenizer file is readable, or a JSON file beside it is damaged.
     """
     declared = read_declarations(folder)
     found = _read_vocabulary(folder, declared)
@@ -59,7 +58,7 @@ def open_tokenizer(
 
 
 def special_tokens(folder: Path) -> SpecialTokens:
-    """The special tokens of a model's folder, which may lack a tokenizer file: then those declared by id.
+    """The special tokens of a model's folder; without a tokenizer file those declared by id.
 
     Raises CorruptError like `open_tokenizer`.
     """
@@ -69,10 +68,9 @@ def special_tokens(folder: Path) -> SpecialTokens:
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """The files that a copy of the folder's tokenizer and chat templates needs, under the same names, by name.
+    """The files of the folder's tokenizer and chat templates, sorted; a copy of them works alike.
 
-    Named chat templates are in a folder inside of it. config.json is not among the files, as its end-of-sequence ids
-    are in SpecialTokens.
+    Without config.json, whose end-of-sequence ids are part of SpecialTokens.
     """
     companions = (path for name in _COMPANIONS if (path := folder / name).is_file())
     return tuple(sorted([*companions, *vocabulary_files(folder), *template_files(folder)]))

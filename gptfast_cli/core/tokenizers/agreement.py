@@ -1,11 +1,10 @@
-"""Reading the vocabulary of a folder, and whether its files, or the tokenizers of two models, agree.
+"""Reading a folder's vocabulary; comparison of its tokenizer files, and of the tokenizers of two models.
 
-Files of one model differ where a fine-tune changed one of them, or a conversion went wrong. No test finds every
-difference; the samples are texts on which tokenizers are known to part, and every token that one of them matches as a
-whole, at the beginning of a text and within it.
+Files of one model differ where a fine-tune changed one of them, or a conversion went wrong. They are compared on sample
+texts on which tokenizers are known to differ, and on every added token.
 
-A draft's token ids are read as its target's, and scores of two models are compared id by id. Two exchanged tokens, or
-merges in another order, would go unnoticed in most texts, so that no sample of texts can tell.
+A draft's token ids are used as its target's, and scores of two models are compared id by id. There sample texts do not
+suffice (two swapped tokens would rarely show), so the vocabularies themselves are compared.
 """
 
 import filecmp
@@ -20,20 +19,17 @@ from gptfast_cli.core.tokenizers.declarations import TOKENIZER_CONFIG, Declarati
 from gptfast_cli.core.tokenizers.formats import TokenizerFormat, formats
 from gptfast_cli.core.tokenizers.tokenizer import Definition, Tokenizer, Vocabulary
 
-_MAX_FILE_BYTES = 100_000_000  # the largest in use have 35 million
+_MAX_FILE_BYTES = 100_000_000  # the largest in use: 35 million
 
 
 def vocabulary_files(folder: Path) -> tuple[Path, ...]:
-    """The files that hold a vocabulary, the one to take first."""
+    """Existing vocabulary files, by ascending rank of their format."""
     names = dict.fromkeys(name for plug in _by_rank() for name in plug.file_names)
     return tuple(path for name in names if (path := folder / name).is_file())
 
 
 def read_vocabulary(path: Path, declared: Declarations) -> Vocabulary:
-    """The vocabulary that a file holds, in whichever format it is.
-
-    Raises CorruptError, with what each format of that name has against it, where none can read it.
-    """
+    """Read a vocabulary file, by the first format that can. Raises CorruptError with the reason of each format."""
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise damaged(path, f"larger than any tokenizer ({size(path.stat().st_size)})")
     reasons = []
@@ -95,14 +91,14 @@ SAMPLES = (
     "<|im_start|><|im_end|><|endoftext|>",
 )
 
-# With "legacy": false a SentencePiece model puts no space before a text that begins with one, and the tokenizer.json
-# of most Llama 2 folders does: they part on what hardly anyone types, and agree on the rest.
+# With "legacy": false SentencePiece adds no space before a text that begins with one, while the tokenizer.json of most
+# Llama 2 folders does: a known difference on unusual texts, which is not reported.
 _TYPED = tuple(sample for sample in SAMPLES if not sample.startswith((" ", "\u2581")))
 
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """Another tokenizer file of a folder that does not say what the one in use says, and where they part."""
+    """A tokenizer file that disagrees with the one in use, and the reason."""
 
     used: Path
     other: Path
@@ -113,16 +109,16 @@ class Disagreement:
 
 
 def disagreements(folder: Path) -> Iterator[Disagreement]:
-    """Each other tokenizer file of the folder that differs from the one in use, or cannot be read.
+    """The other tokenizer files of the folder that differ from the one in use, or are unreadable.
 
-    tokenizer_config.json is among them where its add_bos_token or add_eos_token is not followed. Raises CorruptError
-    where a JSON file beside them is damaged.
+    tokenizer_config.json is one of them if its add_bos_token or add_eos_token is not followed. Raises CorruptError for
+    a damaged JSON file.
     """
     declared = read_declarations(folder)
     paths = vocabulary_files(folder)
     if len(paths) < 2 and declared.add_bos is None and not declared.add_eos:
         return
-    # files are compared as they are, not as transformers' class for Llama would change one of them
+    # compare the files themselves, without the changes of transformers' Llama class
     readable, unreadable = _read(paths, replace(declared, is_llama=False))
     if not readable:
         return
@@ -138,18 +134,18 @@ def disagreements(folder: Path) -> Iterator[Disagreement]:
             vocabulary, other, _around(sorted(tokens))
         )
         if sample is not None:
-            yield Disagreement(used, path, f"encodes or decodes {sample!r} otherwise")
+            yield Disagreement(used, path, f"encodes or decodes {sample!r} differently")
 
 
 def first_difference(ours: Vocabulary, theirs: Vocabulary) -> str | None:
-    """The first sample that two vocabularies encode or decode otherwise."""
+    """The first sample that two vocabularies encode or decode differently."""
     return _first_difference(ours, theirs, SAMPLES)
 
 
 def _read(
     paths: Iterable[Path], declared: Declarations
 ) -> tuple[list[tuple[Path, Vocabulary]], list[tuple[Path, str]]]:
-    """The vocabularies of the files that can be read, and why the others cannot."""
+    """(path, vocabulary) of the readable files, (path, reason) of the others."""
     readable, unreadable = [], []
     for path in paths:
         try:
@@ -160,15 +156,15 @@ def _read(
 
 
 def _not_followed(declared: Declarations, vocabulary: Vocabulary) -> Iterator[str]:
-    """What tokenizer_config.json says of the tokens at the ends of a text, and is not done."""
+    """Settings of tokenizer_config.json on BOS and EOS that are not followed."""
     if None not in (declared.add_bos, vocabulary.adds_bos) and declared.add_bos != vocabulary.adds_bos:
         ends, is_added = ("true", "adds no token") if declared.add_bos else ("false", "adds one")
         yield (
-            f'says "add_bos_token": {ends}, but the post-processor {is_added} before a text, and that counts, as in '
-            "transformers 5 (transformers 4 followed the flag)"
+            f'has "add_bos_token": {ends}, but the post-processor {is_added} before a text, which takes precedence, as '
+            "in transformers 5 (transformers 4 followed the flag)"
         )
     if declared.add_eos:
-        yield 'says "add_eos_token": true, which is not followed: a prompt that ends with EOS would have no answer'
+        yield 'has "add_eos_token": true, which is not followed: a prompt that ends with EOS would get no answer'
 
 
 def _around(tokens: Iterable[str]) -> Iterator[str]:
@@ -188,7 +184,7 @@ def _first_difference(ours: Vocabulary, theirs: Vocabulary, samples: Iterable[st
 def _encoded(vocabulary: Vocabulary, text: str) -> list[int] | None:
     try:
         return vocabulary.encode(text)
-    except UsageError:  # it lacks a token for something in the text
+    except UsageError:  # the vocabulary lacks a token for a part of the text
         return None
 
 
@@ -199,7 +195,7 @@ def _decoded(vocabulary: Vocabulary, ids: list[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What two vocabularies differ in, and what it is in each: `what` ends in "is", as in "token 5 is"."""
+    """A difference of two vocabularies, and the value in each; `what` ends in "is", as in "token 5 is"."""
 
     what: str
     ours: str
@@ -209,9 +205,8 @@ class Difference:
 def vocabulary_difference(ours: Tokenizer, theirs: Tokenizer) -> Difference | None:
     """The first difference of two vocabularies; None if they are the same.
 
-    Compared are the token of every id, special tokens and how added ones are matched, merges or scores, normalizer and
-    pre-tokenizer, and the tokens that begin and end a text. Files of two formats state their rules in different terms:
-    there the rules are compared by sample texts.
+    Compares the token of every id, special and added tokens, merges or scores, normalizer, pre-tokenizer, BOS and end
+    tokens. Rules of different file formats are compared by sample texts.
     """
     if not _are_from_equal_files(ours, theirs):
         difference = next(_differences(ours.vocabulary, theirs.vocabulary), None)
@@ -227,7 +222,7 @@ def vocabulary_difference(ours: Tokenizer, theirs: Tokenizer) -> Difference | No
 
 
 def _are_from_equal_files(ours: Tokenizer, theirs: Tokenizer) -> bool:
-    """Whether the same file, with the same tokens declared beside it, was read for both."""
+    """Whether both were read from identical files with the same declared tokens."""
     if ours.path is None or theirs.path is None or ours.path.name != theirs.path.name:
         return False
     if not filecmp.cmp(ours.path, theirs.path, shallow=False):
@@ -242,7 +237,7 @@ def _differences(ours: Vocabulary, theirs: Vocabulary) -> Iterator[Difference]:
     if here.format == there.format:
         yield from _different_rules(here.rules, there.rules)
     elif (sample := first_difference(ours, theirs)) is not None:
-        yield Difference(f"tokenizer's reading of {sample!r:.40} is", "as its file says", "another")
+        yield Difference(f"tokenizer's encoding of {sample!r:.40} is", "as its file says", "another")
 
 
 def _different_tokens(here: Definition, there: Definition) -> Iterator[Difference]:
@@ -263,7 +258,7 @@ def _different_rules(here: Mapping[str, Any], there: Mapping[str, Any]) -> Itera
 
 
 def _innermost(name: str, ours: object, theirs: object) -> Difference:
-    """Where in two values of a file they differ first."""
+    """The first difference inside two nested values."""
     one: Any
     other: Any
     if isinstance(ours, dict) and isinstance(theirs, dict):
@@ -271,12 +266,11 @@ def _innermost(name: str, ours: object, theirs: object) -> Difference:
         return _innermost(f"{name}, {key},", ours.get(key), theirs.get(key))
     if isinstance(ours, list) and isinstance(theirs, list):
         name = name.removesuffix(",")
-        places = range(max(len(ours), len(theirs)))
-        place = next(n for n in places if ours[n : n + 1] != theirs[n : n + 1])
-        one, other = (each[place] if place < len(each) else None for each in (ours, theirs))
+        index = next(n for n in range(max(len(ours), len(theirs))) if ours[n : n + 1] != theirs[n : n + 1])
+        one, other = (each[index] if index < len(each) else None for each in (ours, theirs))
         if isinstance(one, dict):
-            return _innermost(f"{name} {place}", one, other)
-        return Difference(f"{name} {place} is", _shown(one), _shown(other))
+            return _innermost(f"{name} {index}", one, other)
+        return Difference(f"{name} {index} is", _shown(one), _shown(other))
     return Difference(f"{name} is", _shown(ours), _shown(theirs))
 
 

@@ -1,8 +1,8 @@
-"""Tokens that are strings of bytes, merged in the order of their ranks: what tiktoken and Tekken files hold.
+"""Byte-level BPE by ranks, the vocabulary of tiktoken and Tekken files.
 
-Such a file lists tokens and no merges. A merge of two neighbours is possible where their bytes together are a token,
-and the lowest rank goes first, from left to right. The `tokenizers` library does the same with a list of merges, so
-here every division of every token becomes one, in the order of the ranks.
+Such a file lists tokens as byte strings, and no merges. Two neighbours can be merged if their concatenation is a token;
+the lowest rank first, then from left to right. For the `tokenizers` library, which needs a list of merges, every split
+of every token into two tokens becomes a merge, in the order of the ranks.
 Source: https://github.com/openai/tiktoken, src/lib.rs.
 """
 
@@ -14,25 +14,25 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from gptfast_cli.core.tokenizers import library
+from gptfast_cli.core.tokenizers.added_tokens import AddedTokenSplitter
 from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations
 from gptfast_cli.core.tokenizers.tokenizer import ByteStream, Definition, StreamDecoder, spelled
-from gptfast_cli.core.tokenizers.written_out import WrittenOut
 
 _MAX_TOKENS = 2**20
-_MAX_TOKEN_BYTES = 256  # those of models in use have at most 128; work grows with the square
+_MAX_TOKEN_BYTES = 256  # at most 128 in use; the cost grows with the square
 
 
 @dataclass(frozen=True, slots=True)
 class ByteRanks:
-    """What a file says, or its format for all files.
+    """Contents of a file, or constants of its format.
 
-    tokens:   the bytes of each token; its place is its rank
-    first_id: the id of rank 0; the others follow
-    pattern:  the regular expression that cuts a text into words, across which nothing is merged
-    special:  the special tokens, with their ids
-    bos:      which of them begins a text
-    stops:    which of them end one
-    pieces:   how a long text is cut before all that
+    tokens:   bytes of each token, by rank
+    first_id: id of rank 0
+    pattern:  pre-tokenizer: regular expression of words, across which nothing is merged
+    special:  special tokens with their ids
+    bos:      BOS, one of the special tokens
+    stops:    end-of-text tokens among them
+    pieces:   splits a long text before pre-tokenization
     """
 
     tokens: Sequence[bytes]
@@ -45,12 +45,12 @@ class ByteRanks:
 
 
 class ByteRankVocabulary:
-    """The vocabulary of such a file and of the tokens that are declared beside it."""
+    """The vocabulary of such a file with the tokens declared beside it."""
 
     adds_bos = None
 
     def __init__(self, ranks: ByteRanks, declared: Declarations) -> None:
-        """Raises ValueError if the tokens are no vocabulary or the pattern cannot be used."""
+        """Raises ValueError for an inconsistent vocabulary or an unusable pattern."""
         self._tokens = ranks.tokens
         self._first_id = ranks.first_id
         self._pieces = ranks.pieces
@@ -60,7 +60,7 @@ class ByteRankVocabulary:
         self._merging = _merging(ranks.pattern, self._id_of_token)
         self._added = {token.id: token for token in self._all_added(ranks.special, declared)}
         self._id_of_added = {token.content: token.id for token in self._added.values()}
-        self._written_out = WrittenOut(self._added.values())
+        self._splitter = AddedTokenSplitter(self._added.values())
         self.vocab_size = 1 + max(*self._id_of_token.values(), *self._added)
         self.own_bos_id = self._id_of_added.get(ranks.bos)
         self.own_stop_ids = frozenset(self._id_of_added[stop] for stop in ranks.stops & self._id_of_added.keys())
@@ -89,12 +89,9 @@ class ByteRankVocabulary:
         return self._bytes(token_id).decode(errors="replace") or None
 
     def encode(self, text: str) -> list[int]:
-        """See Vocabulary.
-
-        Raises UsageError if the text is too long.
-        """
+        """Raises UsageError if the text is too long."""
         ids: list[int] = []
-        for part in self._written_out.split(text):
+        for part in self._splitter.split(text):
             if isinstance(part, int):
                 ids.append(part)
             else:
@@ -112,7 +109,7 @@ class ByteRankVocabulary:
         return self._tokens[rank] if 0 <= rank < len(self._tokens) else b""
 
     def _all_added(self, special: Iterable[AddedToken], declared: Declarations) -> Iterator[AddedToken]:
-        """Each id once; a declared token comes last and in the place of the format's own."""
+        """Added tokens with unique ids; declared tokens replace those of the format."""
         plain = range(self._first_id, self._first_id + len(self._tokens))
         beside = {token.id: token for token in declared.added if token.id not in plain}
         yield from (token for token in special if token.id not in beside)
@@ -123,7 +120,7 @@ class ByteRankVocabulary:
 
 
 def decode_base64(text: str | bytes) -> bytes:
-    """The bytes of a token as both files write it; raises ValueError if it is none."""
+    """The bytes of a base64-encoded token. Raises ValueError."""
     token = base64.b64decode(text, validate=True)
     if not 0 < len(token) <= _MAX_TOKEN_BYTES:
         raise ValueError(f"a token of {len(token)} bytes")
@@ -132,7 +129,7 @@ def decode_base64(text: str | bytes) -> bytes:
 
 def _check(tokens: Sequence[bytes], ids: dict[bytes, int]) -> None:
     if len(ids) != len(tokens):
-        raise ValueError(f"{len(tokens) - len(ids)} tokens are there twice")
+        raise ValueError(f"{len(tokens) - len(ids)} duplicate tokens")
     if len(tokens) > _MAX_TOKENS:
         raise ValueError(f"{len(tokens)} tokens, more than {_MAX_TOKENS}")
     lacking = [byte for byte in range(256) if bytes([byte]) not in ids]
@@ -148,10 +145,10 @@ def _merging(pattern: str, ids: dict[bytes, int]) -> tokenizers.Tokenizer:
         for cut in range(1, len(token))
         if token[:cut] in vocab and token[cut:] in vocab
     ]
-    # a word that is a token as a whole is that token, also where no merges lead to it
+    # ignore_merges: a word that is a token is encoded as that, even if no merges lead to it
     merging = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
     try:
-        with library.silenced():
+        with library.stderr_silenced():
             library.check_expression(pattern)
     except library.ExpressionError as error:
         raise ValueError(f"its pattern takes too many steps ({error!s:.100})") from error

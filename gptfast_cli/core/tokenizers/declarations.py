@@ -1,7 +1,7 @@
-"""What the JSON files beside a tokenizer say about its special tokens, before a vocabulary turns texts into ids.
+"""Special tokens as declared by the JSON files beside a tokenizer.
 
-Hugging Face spreads this over five files that overlap: tokenizer_config.json, special_tokens_map.json and
-added_tokens.json name tokens by their text, generation_config.json and config.json by their ids.
+Hugging Face has five overlapping files: tokenizer_config.json, special_tokens_map.json and added_tokens.json declare
+tokens by their text, generation_config.json and config.json by their ids.
 """
 
 import json
@@ -22,18 +22,18 @@ GENERATION_CONFIG = "generation_config.json"
 
 _LARGEST_ID = 2**31 - 1
 _ID = re.compile(r"[0-9]{1,9}")
-_MAX_FILE_BYTES = 32_000_000  # those in use have up to 5 million
+_MAX_FILE_BYTES = 32_000_000  # the largest in use: 5 million
 
 ROLES = frozenset({"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"})
 
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """How a token is found in a text, by the flags of that name of Hugging Face's files.
+    """How an added token is matched in a text: flags of Hugging Face's AddedToken.
 
-    lstrip, rstrip: white space before or after it belongs to it
-    single_word:    it is no token within a word
-    normalized:     it is looked for in the normalised text, where no token without this flag is found
+    lstrip, rstrip: includes white space before or after it
+    single_word:    does not match inside of a word
+    normalized:     matches in the normalised text, after all tokens without this flag
     """
 
     lstrip: bool = False
@@ -44,7 +44,7 @@ class Matching:
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
-    """A token put on top of a trained vocabulary, matched in a text as a whole; a special one has no text itself."""
+    """A token added to a trained vocabulary, matched before tokenization; special tokens have no text when decoded."""
 
     id: int
     content: str
@@ -54,19 +54,19 @@ class AddedToken:
 
 @dataclass(frozen=True, slots=True)
 class Declarations:
-    """What the files of one folder declare.
+    """Declarations of one folder.
 
-    roles:          token texts by role, one of ROLES; None if a file says that there is none
-    named:          all special tokens that are named, by role or without one
-    added:          tokens on top of the vocabulary, by ascending id
-    lists_added:    whether tokenizer_config.json lists them, which then replace those of a tokenizer.json
-    is_llama:       whether tokenizer_class is transformers' LlamaTokenizer, which treats SentencePiece models specially
-    legacy:         whether SentencePiece puts its dummy space before every text between special tokens, as its own
-                    library does for each, or before the first text alone; null is false
-    add_bos:        whether a text begins with BOS; None if no file says
-    add_eos:        likewise whether it ends with EOS
-    bos_ids:        BOS by id, the most specific file first
-    stop_ids:       every id that a file calls an end of sequence
+    roles:       token texts by role, one of ROLES; None if declared as null
+    named:       all special tokens declared by text, with or without a role
+    added:       added tokens, by ascending id
+    lists_added: tokenizer_config.json lists them, which then replace those of a tokenizer.json
+    is_llama:    tokenizer_class is transformers' LlamaTokenizer, with special rules for SentencePiece models
+    legacy:      SentencePiece adds its dummy prefix to every text between special tokens, else only to the first;
+                 null is false
+    add_bos:     whether BOS is added; None if not declared
+    add_eos:     the same for EOS
+    bos_ids:     BOS by id, the most specific file first
+    stop_ids:    all declared end-of-sequence ids
     """
 
     roles: Mapping[str, str | None]
@@ -82,19 +82,18 @@ class Declarations:
 
 
 def read_declarations(folder: Path) -> Declarations:
-    """Read what the folder's JSON files declare; a file that is not there declares nothing.
+    """Read the declarations of a folder; all files are optional.
 
-    special_tokens_map.json and added_tokens.json are older files. They do not count where tokenizer_config.json lists
-    the added tokens itself; elsewhere special_tokens_map.json has the last word (transformers,
-    PreTrainedTokenizerBase._from_pretrained).
+    The older special_tokens_map.json and added_tokens.json are ignored if tokenizer_config.json lists the added tokens;
+    otherwise special_tokens_map.json takes precedence (transformers, PreTrainedTokenizerBase._from_pretrained).
 
-    Raises CorruptError if a file is no JSON object or a token in it is neither text nor id.
+    Raises CorruptError if a file is not a JSON object, or a token in it is malformed.
     """
     file = folder / TOKENIZER_CONFIG
     config = _object(file)
     lists_added = config.get("added_tokens_decoder") is not None
     older = [] if lists_added else [_read(folder / SPECIAL_TOKENS_MAP)]
-    naming = [_File(file, config), *older]  # the later one has the last word
+    naming = [_File(file, config), *older]  # the later one takes precedence
     by_id = [_read(folder / GENERATION_CONFIG), _read(folder / MODEL_CONFIG)]
     by_role = {role: token for each in naming for role, token in _by_role(each)}
     named = dict(token for each in naming for token in _without_role(each))
@@ -118,7 +117,7 @@ def read_declarations(folder: Path) -> Declarations:
 
 
 def damaged(path: Path, why: str) -> CorruptError:
-    """The error for a tokenizer's file that cannot be used."""
+    """The error for an unusable tokenizer file."""
     hint = "Download the model again, or convert it with the tokenizer of another: `--tokenizer-from MODEL`."
     return CorruptError(f"{path}: {why}", hint)
 
@@ -155,7 +154,7 @@ _Named: TypeAlias = tuple[str, Matching]
 
 
 def _by_role(file: _File) -> Iterator[tuple[str, _Named | None]]:
-    """Tokens by role; beside the usual roles a model may have its own, such as image_token."""
+    """Tokens by role; a model may have roles of its own, such as image_token."""
     for role, value in file.content.items():
         if role in ROLES:
             yield role, None if value is None else _named(file.path, value)
@@ -172,7 +171,7 @@ def _without_role(file: _File) -> Iterator[_Named]:
                 pass
             case [*tokens]:
                 yield from (_named(file.path, token) for token in tokens)
-            case dict(tokens):  # by a role of the model's own, such as image_token
+            case dict(tokens):  # by the model's own roles
                 yield from (_named(file.path, token) for token in tokens.values())
             case _:
                 raise damaged(file.path, f"{key} is neither a list nor a JSON object")
@@ -207,7 +206,7 @@ def _listed(file: _File) -> Iterator[AddedToken]:
 
 
 def _mapped(file: _File, named: Collection[str]) -> Iterator[AddedToken]:
-    """The tokens of an added_tokens.json, a map from text to id; special are those that another file names."""
+    """The tokens of an added_tokens.json, a map from text to id; special if another file names them."""
     for content, token_id in file.content.items():
         if not content or not _ID.fullmatch(str(token_id)):
             raise damaged(file.path, f"added token {token_id!r:.60} is malformed")

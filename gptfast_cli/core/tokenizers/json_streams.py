@@ -1,7 +1,7 @@
-"""Streams that give, token by token, what the decoders of the `tokenizers` library give for a whole sequence.
+"""Incremental equivalents of the decoders of the `tokenizers` library, which decode whole sequences only.
 
-The library's decoders take all tokens at once. Each one that models in use carry has a stream here that gives the
-same text; any other is waited for, so that its text is late but never wrong.
+The decoders of models in use have a stream here that returns the same text; for any other the text comes at the end of
+the sequence.
 Source: https://github.com/huggingface/tokenizers, tokenizers/src/decoders.
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from gptfast_cli.core.tokenizers.tokenizer import ByteStream, StreamDecoder, unspelled
 
-TokenOf = Callable[[int], str | None]  # a token as written in the vocabulary; None where it has no text
+TokenOf = Callable[[int], str | None]  # the spelling of a token in the vocabulary; None if it has no text
 
 
 def json_stream(
     decoder: Mapping[str, Any] | None, *, token_of: TokenOf, decode: Callable[[list[int]], str]
 ) -> StreamDecoder:
-    """A stream for the `decoder` of a tokenizer.json; `decode` is the library's, for a decoder that has no stream."""
+    """A stream for the `decoder` of a tokenizer.json; `decode`: of the library, for unknown decoders."""
     match decoder:
         case None:
             return PieceStream(token_of, first=str, later=" {}".format)
@@ -37,7 +37,7 @@ def json_stream(
 
 
 class PieceStream:
-    """Tokens that are text on their own, of which only the first is treated differently."""
+    """Stream of tokens that map to text independently, except that the first is treated differently."""
 
     def __init__(self, token_of: TokenOf, *, first: Callable[[str], str], later: Callable[[str], str]) -> None:
         self._token_of = token_of
@@ -58,7 +58,7 @@ class PieceStream:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The steps of a rewritten SentencePiece decoder: replace in each token, join bytes, strip the joined text."""
+    """Steps of a converted SentencePiece decoder: replace in each token, fuse bytes, strip the fused text."""
 
     replacements: tuple[tuple[str, str], ...]
     byte_fallback: bool
@@ -69,8 +69,8 @@ class Chain:
 class ChainStream:
     """A stream of a Chain.
 
-    This decoder takes a run of byte tokens as one: a single ill-formed byte turns the whole run, all its good
-    characters too, into U+FFFD. So a run waits until another token ends it.
+    The library decodes a run of byte tokens as one: a single ill-formed byte turns the whole run into U+FFFD. So bytes
+    are buffered until another token ends the run.
     """
 
     def __init__(self, token_of: TokenOf, chain: Chain) -> None:
@@ -111,12 +111,12 @@ class ChainStream:
 
 
 class WholeStream:
-    """A decoder that is only known for whole sequences: all text comes at the end."""
+    """Stream of an unknown decoder: all text comes at the end."""
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
         self._ids: list[int] = []
-        self._n_finished = 0  # of these, the ids whose text was given
+        self._n_finished = 0  # ids whose text was returned
 
     def push(self, token_id: int) -> str:
         self._ids.append(token_id)
@@ -125,7 +125,7 @@ class WholeStream:
     def finish(self) -> str:
         before, self._n_finished = self._ids[: self._n_finished], len(self._ids)
         text, text_before = self._decode(self._ids), self._decode(before)
-        # a text that changes, or ends within a character, has no border: the later tokens then stand alone
+        # if the earlier text changes, or ends within a character, the later tokens are decoded alone
         if text.startswith(text_before) and not text_before.endswith("\ufffd"):
             return text[len(text_before) :]
         return self._decode(self._ids[len(before) :])
@@ -136,7 +136,7 @@ _CHAIN = re.compile("(Replace )*(ByteFallback )?(Fuse (Strip )?)?")
 
 
 def _chain(steps: Sequence[Mapping[str, Any]]) -> Chain | None:
-    """The steps of a Sequence decoder as a Chain, or None if they are others, or in another order."""
+    """The steps of a Sequence decoder as a Chain; None for other steps, or another order."""
     if not _CHAIN.fullmatch("".join(f"{step['type']} " for step in steps)):
         return None
     replacements = []

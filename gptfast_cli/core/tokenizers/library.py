@@ -1,12 +1,12 @@
-"""Calls into the `tokenizers` library: errors and output contained, long texts cut between words.
+"""Calls into the `tokenizers` library, with its errors and output contained, and long texts split between words.
 
-A byte-level tokenizer finds its words from left to right by a regular expression, and merges nothing across them. Where
-a word ends before white space, what is behind that white space has no part in it: the expressions in use look no
-farther ahead. A piece therefore ends there, with two more such places behind it that were seen too.
+A byte-level tokenizer finds words from left to right by a regular expression, and merges nothing across them. The
+expressions in use look ahead no farther than the white space after a word, so a text can be split there; two more such
+positions after the split are inspected too.
 
-Its time and memory grow with the text, to many seconds and gigabytes for ten million characters, and nothing interrupts
-it. Its regular expressions (Oniguruma) may take far longer; after ten million retries in one match they give up, and
-then the library panics, which is no Exception in Python.
+Time and memory of the library grow with the text, to many seconds and gigabytes for ten million characters, without a
+way to interrupt it. Its regular expressions (Oniguruma) may take far longer; after ten million retries in a match the
+library panics, which is no Exception in Python.
 """
 
 import contextlib
@@ -28,15 +28,15 @@ PIECE_CHARACTERS: Final = 500_000
 """The longest piece."""
 
 _FINDING_WORDS: Final = frozenset({"Sequence", "Split", "ByteLevel", "Digits"})
-"""Pre-tokenizers that treat a word alike wherever it stands; others put a space before the first one."""
+"""Pre-tokenizers that treat words independently of their position; others add a space before the first one."""
 
 _BEFORE_SPACE: Final = re.compile(r"\S(?=\s)")
 _N_SEEN_BEHIND: Final = 2
 
 
 def pieces(tokenizer: tokenizers.Tokenizer, text: str) -> Iterator[str]:
-    """The pieces of a text, from left to right; one that can be cut nowhere is longer than the others."""
-    if not _can_be_cut(tokenizer):
+    """Split a text; a piece without a possible split is longer than PIECE_CHARACTERS."""
+    if not _can_be_split(tokenizer):
         yield text
         return
     begin = 0
@@ -52,14 +52,14 @@ def pieces(tokenizer: tokenizers.Tokenizer, text: str) -> Iterator[str]:
     yield text[begin:]
 
 
-def _can_be_cut(tokenizer: tokenizers.Tokenizer) -> bool:
-    """Whether nothing but words decides about tokens, and no added token reaches over white space."""
+def _can_be_split(tokenizer: tokenizers.Tokenizer) -> bool:
+    """Whether words are tokenized independently, and no added token contains white space."""
     if tokenizer.normalizer is not None or tokenizer.pre_tokenizer is None:
         return False
     added = tokenizer.get_added_tokens_decoder().values()
     if any(token.lstrip or token.rstrip or re.search(r"\s", token.content) for token in added):
         return False
-    # the library's pickled state of a pre-tokenizer is its JSON
+    # the pickled state of a pre-tokenizer is its JSON
     return all(_finds_words(each) for each in _parts(json.loads(tokenizer.pre_tokenizer.__getstate__())))
 
 
@@ -74,19 +74,19 @@ def _finds_words(part: dict[str, Any]) -> bool:
 
 
 MAX_CHARACTERS = 2_000_000
-"""The longest text that the library is given at once: seconds of work, and as much as most evaluations read."""
+"""Maximum text length of one call: seconds of work, enough for most evaluations."""
 
-# short runs first: an expression whose steps grow with the square of a run or faster is found before it takes long
+# short runs first: expressions of quadratic or worse cost are found before they take long
 _SHORT_RUNS = (8, 11, 16, 23, 32, 45, 64)
 _MIDDLE_RUNS = (100, 200, 400, 800, 1600)
 _LONG_RUNS = (3200, 6400, 12800)
 _CHARACTERS = ("a", "A", " ", "\n", "0", ".")
 _RARER_CHARACTERS = ("\t", "\r", "-", "é", "я", "漢", "\u0301", "٣", "🙂")
-_SECONDS, _LEAST_SECONDS = 0.25 / _LONG_RUNS[-1], 0.008  # for each character, of this thread's own time
+_SECONDS, _LEAST_SECONDS = 0.25 / _LONG_RUNS[-1], 0.008  # CPU time of this thread per character, and at least
 
 _MAX_PATTERN_CHARACTERS = 10_000
 _MAX_OWN_TEXTS = 48
-_CLASS = re.compile(r"\\[pPxu]\{[^}]*\}|\\[A-Za-z]|[\\()\[\]{}|?*+^$.]")  # of a pattern, what is no letter of its own
+_CLASS = re.compile(r"\\[pPxu]\{[^}]*\}|\\[A-Za-z]|[\\()\[\]{}|?*+^$.]")  # syntax of a pattern, not literals
 
 _STDERR = 2
 
@@ -94,26 +94,26 @@ T = TypeVar("T")
 
 
 class ExpressionError(Exception):
-    """A regular expression takes too many steps, or the library gives up in another way."""
+    """A regular expression takes too many steps, or the library panics."""
 
 
 def encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
-    """The ids of a text without anything added to it.
+    """Token ids of a text, without special tokens added.
 
-    Raises UsageError if the text is too long and cannot be cut, or the vocabulary lacks a token for something in it.
+    Raises UsageError if the text is too long and cannot be split, or the vocabulary lacks a token for a part of it.
     """
     if len(text) <= MAX_CHARACTERS:
         return _encode(tokenizer, text)
     try:
-        cut = unpanicked(lambda: list(pieces(tokenizer, text)))
+        cut = catch_panic(lambda: list(pieces(tokenizer, text)))
     except ExpressionError as error:
         raise UsageError(f"The model's tokenizer cannot encode this text: {error!s:.200}.") from error
     return [token_id for piece in cut for token_id in _encode(tokenizer, piece)]
 
 
 @contextlib.contextmanager
-def without_collector() -> Iterator[None]:
-    """Let the block run without Python's garbage collector, which may take a tenth of a second at any time."""
+def gc_disabled() -> Iterator[None]:
+    """Disable Python's garbage collector, which may take a tenth of a second at any time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -124,8 +124,8 @@ def without_collector() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Let the block write nothing to stderr, where the library prints a panic although it is caught."""
+def stderr_silenced() -> Iterator[None]:
+    """Redirect stderr to the null device: the library prints panics even if they are caught."""
     try:
         kept = os.dup(_STDERR)
     except OSError:  # it is closed
@@ -141,29 +141,28 @@ def silenced() -> Iterator[None]:
 
 
 def decode(tokenizer: tokenizers.Tokenizer, ids: list[int]) -> str:
-    """The text of tokens; raises UsageError if the library cannot tell."""
+    """The text of tokens. Raises UsageError if the library fails."""
     try:
-        return unpanicked(partial(tokenizer.decode, ids))
+        return catch_panic(partial(tokenizer.decode, ids))
     except Exception as error:  # the library raises nothing narrower
         raise UsageError(f"The model's tokenizer cannot decode these tokens: {error!s:.200}.") from error
 
 
 def check_expression(pattern: str) -> None:
-    """Cut runs of characters into words by a regular expression, as a trial.
+    """Try a regular expression on long runs of common characters, and of those in the pattern.
 
-    The runs are of usual characters, and of those that stand in the pattern. Raises ExpressionError if it takes too
-    many steps, and ValueError where it is none.
+    Raises ExpressionError if it takes too many steps, ValueError if it is invalid.
     """
     if len(pattern) > _MAX_PATTERN_CHARACTERS:
         raise ExpressionError(f"a regular expression of {len(pattern)} characters")
     try:
-        words = unpanicked(partial(tokenizers.pre_tokenizers.Split, tokenizers.Regex(pattern), "isolated"))
+        words = catch_panic(partial(tokenizers.pre_tokenizers.Split, tokenizers.Regex(pattern), "isolated"))
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"no regular expression: {error!s:.200}") from error
+        raise ValueError(f"invalid regular expression: {error!s:.200}") from error
     own = _own_texts(pattern)
-    # without what a match needs somewhere the library gives up before it searches; next to the run it would be found
+    # a required literal must be present, or the library does not search; not next to the run, or it matches at once
     end = "!\n" + "".join(own)
-    with without_collector():
+    with gc_disabled():
         for n in (*_SHORT_RUNS, *_MIDDLE_RUNS):
             for text in (*_CHARACTERS, *_RARER_CHARACTERS, *own):
                 _try(words, (text * n)[:n] + end)
@@ -175,7 +174,7 @@ def check_expression(pattern: str) -> None:
 
 
 def _own_texts(pattern: str) -> list[str]:
-    """Letters and words that stand in a pattern, each once."""
+    """Literal characters and words of a pattern, without duplicates."""
     texts = _CLASS.sub(" ", pattern)
     words = [word[:8] for word in re.findall(r"\w+", texts)]
     own = dict.fromkeys([*words, *"".join(texts.split())])
@@ -184,30 +183,30 @@ def _own_texts(pattern: str) -> list[str]:
 
 def _try(words: tokenizers.pre_tokenizers.PreTokenizer, text: str) -> None:
     limit = max(_LEAST_SECONDS, _SECONDS * len(text))
-    if all(_seconds(partial(words.pre_tokenize_str, text)) > limit for _ in range(2)):  # one may have been disturbed
+    if all(_seconds(partial(words.pre_tokenize_str, text)) > limit for _ in range(2)):  # twice, because of noise
         raise ExpressionError(f"a regular expression takes more than {limit:.2g} s for {len(text)} characters")
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
     if len(text) > MAX_CHARACTERS:
         raise UsageError(
-            f"The text has {len(text)} characters, and this model's tokenizer takes {MAX_CHARACTERS} at once.",
-            "Give a shorter text, or the model's tokenizer.model beside it, which takes any length.",
+            f"The text has {len(text)} characters, and the model's tokenizer.json takes at most {MAX_CHARACTERS}.",
+            "Use a shorter text, or put the model's tokenizer.model beside it, which takes any length.",
         )
     try:
-        return unpanicked(partial(tokenizer.encode, text, add_special_tokens=False)).ids
+        return catch_panic(partial(tokenizer.encode, text, add_special_tokens=False)).ids
     except Exception as error:  # the library raises nothing narrower
         raise UsageError(f"The model's tokenizer cannot encode this text: {error!s:.200}.") from error
 
 
 def _seconds(call: Callable[[], object]) -> float:
     start = thread_time()
-    unpanicked(call)
+    catch_panic(call)
     return thread_time() - start
 
 
-def unpanicked(call: Callable[[], T]) -> T:
-    """What a call returns; raises ExpressionError if the library panics, which is no Exception in Python."""
+def catch_panic(call: Callable[[], T]) -> T:
+    """Call a function of the library. Raises ExpressionError if it panics."""
     try:
         return call()
     except BaseException as error:

@@ -1,8 +1,8 @@
-"""What a tokenizer.json may do to a text, checked before the library reads it: nothing interrupts the library.
+"""Limits on time and memory of an untrusted tokenizer.json, checked before the library loads it.
 
-Its normalizer, pre-tokenizer, post-processor and decoder are chains of steps. A step may write more than it is given:
-twenty that each double a text make it a million times as long. And a regular expression may search for ever. The bounds
-leave out no tokenizer in use.
+Normalizer, pre-tokenizer, post-processor and decoder are chains of steps. Steps may multiply the length of a text:
+twenty that double it make it a million times as long. Regular expressions may take exponential time. The library cannot
+be interrupted. All tokenizers in use are within the limits.
 """
 
 import base64
@@ -14,13 +14,13 @@ from typing import Any
 from gptfast_cli.core.tokenizers import library
 
 MAX_STEPS = 64
-"""Of a chain; those in use have at most twelve."""
+"""Maximum steps of a chain; at most twelve in use."""
 
 MAX_GROWTH = 64
-"""How many times longer a chain may make a text, and a post-processor a list of tokens."""
+"""Maximum factor by which a chain lengthens a text, or a post-processor a list of tokens."""
 
 MAX_PIECE_CHARACTERS = 1024
-"""Of what is looked up from every position of a text."""
+"""Maximum length of what is looked up at every position of a text."""
 
 _MAX_PATTERNS = 16
 _CHAINS = {
@@ -32,9 +32,9 @@ _CHAINS = {
 
 
 def check_limits(file: object) -> None:
-    """Raise ValueError if a tokenizer.json could take endless time or memory; it may be malformed otherwise.
+    """Raise ValueError if a tokenizer.json exceeds the limits, ExpressionError for a slow regular expression.
 
-    Raises ExpressionError if a regular expression takes too many steps.
+    The file may still be malformed otherwise.
     """
     if not isinstance(file, dict):
         raise ValueError("no JSON object")
@@ -46,17 +46,17 @@ def check_limits(file: object) -> None:
     _check_model(file.get("model"))
 
 
-def longest_replacement(character_map: bytes) -> int:
-    """Bytes of the longest text that a SentencePiece character map has for a character.
+def max_replacement_bytes(character_map: bytes) -> int:
+    """Bytes of the longest replacement in a SentencePiece character map.
 
-    It is the length of a trie, 4 bytes little-endian, the trie, and texts that each end in a zero byte.
+    Format: length of a trie as 4 bytes little-endian, the trie, and the replacements, zero-terminated.
     """
     texts = character_map[4 + int.from_bytes(character_map[:4], "little") :]
     return max(map(len, texts.split(b"\0")), default=0)
 
 
 def _checked_chain(file: Mapping[str, Any], name: str) -> Iterator[str]:
-    """The regular expressions of a chain; raises ValueError if it has too many steps or makes a text too long."""
+    """The regular expressions of a chain. Raises ValueError if it exceeds the limits."""
     growth = 1
     for n_steps, step in enumerate(_steps(file.get(name), _CHAINS[name]), 1):
         growth *= _growth(step)
@@ -67,7 +67,7 @@ def _checked_chain(file: Mapping[str, Any], name: str) -> Iterator[str]:
 
 
 def _steps(component: object, key: str) -> Iterator[Mapping[str, Any]]:
-    """The steps of a component, those of sequences inside of it too."""
+    """The steps of a component, including nested sequences."""
     waiting = [component]
     while waiting:
         step = waiting.pop()
@@ -80,18 +80,18 @@ def _steps(component: object, key: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _growth(step: Mapping[str, Any]) -> int:
-    """How many times longer a step may make a text."""
+    """Maximum factor by which a step lengthens a text."""
     growth = 1
     match step:
         case {"type": "Replace", "content": str(content)}:
-            # a regular expression may match nothing, between any two characters
+            # a regular expression may match the empty string between any two characters
             pattern = _pattern(step, "String")
             growth = -(-len(content) // len(pattern)) if pattern else 1 + len(content)
         case {"type": "Prepend", "prepend": str(content)}:
             growth = -(-len(content) // MAX_PIECE_CHARACTERS)
         case {"type": "Precompiled", "precompiled_charsmap": str(encoded)}:
-            with contextlib.suppress(binascii.Error):  # which the library refuses
-                growth = longest_replacement(base64.b64decode(encoded))
+            with contextlib.suppress(binascii.Error):  # the library refuses it
+                growth = max_replacement_bytes(base64.b64decode(encoded))
         case {"type": "TemplateProcessing", "single": [*pieces]}:
             growth = sum(isinstance(piece, dict) and "Sequence" in piece for piece in pieces) + len(pieces) // MAX_STEPS
     return max(1, growth)
@@ -106,7 +106,7 @@ def _pattern(step: Mapping[str, Any], kind: str) -> str | None:
 def _check_model(model: object) -> None:
     """Raise ValueError if the model looks up too much at every position of a text."""
     match model:
-        case {"vocab": [*pieces]}:  # a unigram model, which tries every length of a piece
+        case {"vocab": [*pieces]}:  # a unigram model tries every length of a piece
             longest = max((len(each[0]) for each in pieces if isinstance(each, list) and _is_piece(each)), default=0)
         case {"max_input_chars_per_word": int(longest)}:
             pass

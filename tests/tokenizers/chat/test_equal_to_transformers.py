@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.tokenizers.chat import ChatTemplate
-from gptfast_cli.core.tokenizers.chat.styles import read_variables
 from gptfast_cli.core.tokenizers.chat.template import TemplateSource
+from gptfast_cli.core.tokenizers.chat.template_files import read_variables
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
-"""Chat templates: how a model writes a conversation as one text, by a Jinja program that came with it.
+"""Chat templates: a model's Jinja program that renders a conversation as one text, as transformers does.
 
-The program is code from a stranger. It runs in a sandbox, in a process of its own that is limited in time, memory
-and output, and gives the text that transformers gives.
+The program is untrusted. It runs in Jinja's sandbox, in a process with limited time, memory and output.
 """
 
-from gptfast_cli.core.tokenizers.chat.styles import llama_2_template, open_chat_template, read_chat_template
 from gptfast_cli.core.tokenizers.chat.template import ChatTemplate
+from gptfast_cli.core.tokenizers.chat.template_files import llama_2_template, open_chat_template, read_chat_template
 
 __all__ = ["ChatTemplate", "llama_2_template", "open_chat_template", "read_chat_template"]

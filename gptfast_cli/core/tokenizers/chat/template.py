@@ -18,8 +18,7 @@ MOST_ANSWER_BYTES = (6 << 24) + 100  # 2^24 characters, each at worst written as
 
 _SCRIPT = Path(__file__).with_name("worker.py")
 _START_SECONDS = 60.0  # a tenth of one is usual
-# What Python needs to start and to find jinja2, and what the date in a template depends on: no tokens, keys or others'
-# variables, as a template is a program from anyone.
+# What Python needs to start and to find jinja2, and the time zone: no other variables, since templates are untrusted.
 _ENVIRONMENT = (
     *("PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
     *("HOME", "PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "USERPROFILE", "APPDATA"),
@@ -28,20 +27,17 @@ _ENVIRONMENT = (
 
 
 class WorkerProcess:
-    """A process that is started at once, so that it loads while its parent does other things.
-
-    After an answer that did not come it is gone, and the next request starts another.
-    """
+    """A worker process, started at once so that it loads in parallel; restarted by the next request after a failure."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = _started()
         self._is_ready = False
 
     def ask(self, request: bytes, *, seconds: float) -> bytes:
-        """The line that answers a line.
+        """Send a line and return the response line.
 
-        Raises TimeoutError if it takes longer than `seconds`, in which a start does not count, ChildProcessError
-        where the process ends instead, and GptFastError where none can be started.
+        Raises TimeoutError after `seconds` (without the start), ChildProcessError if the process ends, GptFastError if
+        it cannot be started.
         """
         try:
             if self._process is None:
@@ -50,15 +46,15 @@ class WorkerProcess:
                 _wait_for(self._process)
                 self._is_ready = True
             return _exchange(self._process, request, seconds)
-        except BaseException:  # Ctrl-C too: a late answer must not be taken for that to the next request
+        except BaseException:  # also Ctrl-C: a late response must not be taken for the next request's
             self.close()
             raise
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()  # until it is gone, and the pipes are closed
+            self._process.communicate()  # reap it, and close the pipes
             self._process = None
 
 
@@ -69,12 +65,12 @@ def _started() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        process_group=0,  # where a terminal's Ctrl-C does not reach it: the parent decides
+        process_group=0,  # a terminal's Ctrl-C does not reach it: the parent decides
     )
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> None:
-    """Return when the process has said that it is ready."""
+    """Wait until the process is ready."""
     try:
         _exchange(process, b"", _START_SECONDS)
     except (TimeoutError, ChildProcessError) as error:
@@ -88,13 +84,13 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) 
 
     def end() -> None:
         is_late.set()
-        process.kill()  # which also ends a write to it, or a read from it, that is under way
+        process.kill()  # also ends a blocked read or write
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
     try:
-        with contextlib.suppress(BrokenPipeError):  # it has ended, as the missing answer will tell
+        with contextlib.suppress(BrokenPipeError):  # it has ended: there will be no response
             process.stdin.write(request)
             process.stdin.flush()
         answer = process.stdout.readline(MOST_ANSWER_BYTES)
@@ -111,14 +107,14 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) 
 RENDER_SECONDS = 1.5
 MOST_REQUEST_BYTES = 1 << 24
 
-_REASONING = ("reasoning_content", "thinking", "reasoning")  # the names for it in use, the standard one first
-_CHANGED = "Change them (some models know no system message), or take another template: --chat-template NAME or FILE."
-_OTHER = "Take another with --chat-template NAME or FILE, or none with --no-chat."
+_REASONING = ("reasoning_content", "thinking", "reasoning")  # names in use, the standard one first
+_CHANGED = "Change them (some models take no system message), or use another template: --chat-template NAME or FILE."
+_OTHER = "Use another with --chat-template NAME or FILE, or none with --no-chat."
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateSource:
-    """A template's text, where it was read, and the special tokens that it may name, such as bos_token."""
+    """A template's text, its origin for error messages, and its variables: special tokens such as bos_token."""
 
     text: str
     where: str
@@ -126,7 +122,7 @@ class TemplateSource:
 
 
 class ChatTemplate:
-    """A template with the process that renders it, which starts at once and ends with the `with` block."""
+    """A template with its worker process, which starts at once; a context manager that ends it."""
 
     def __init__(self, source: TemplateSource) -> None:
         self._source = source
@@ -141,17 +137,17 @@ class ChatTemplate:
         self.close()
 
     def close(self) -> None:
-        """End the process; a template that is rendered again starts another."""
+        """End the process; rendering again starts another."""
         self._worker.close()
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """The text of a conversation, as transformers renders it.
 
-        A message's content is a text or, as in the OpenAI API, a list of parts `{"type": "text", "text": ...}`. The
-        template is given the list; where it takes texts alone, the parts are the lines of one, as in llama.cpp.
+        The content of a message is a text or, as in the OpenAI API, a list of parts `{"type": "text", "text": ...}`. If
+        the template supports no lists, the parts are joined by line breaks, as in llama.cpp.
 
-        Raises UsageError if the template refuses the messages, with its own words, or they are none or too many;
-        CorruptError where it is broken, leaves its sandbox, or needs too much time, memory or output.
+        Raises UsageError if the template refuses the messages, or there are none or too many; CorruptError if it is
+        broken, violates the sandbox, or exceeds the limits on time, memory or output.
         """
         request = self._request(messages, add_generation_prompt=add_generation_prompt)
         try:
@@ -170,7 +166,7 @@ class ChatTemplate:
 
     def _request(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> bytes:
         if not messages:
-            raise UsageError("There are no messages to render.", "Give one at least: a user's.")
+            raise UsageError("There are no messages to render.", "Give at least one user message.")
         request = {
             "template": self._source.text,
             "variables": dict(self._source.variables),
@@ -195,7 +191,7 @@ class ChatTemplate:
 
 
 def _as_templates_expect(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message without what is null, its reasoning under the standard name, as transformers prepares it."""
+    """The message without null values, its reasoning under the standard name, as in transformers."""
     if not isinstance(message, Mapping):
         raise UsageError(f"{message!r:.60} is no message.", 'A message is {"role": "user", "content": "..."}.')
     given = {key: value for key, value in message.items() if value is not None}

@@ -1,10 +1,10 @@
-"""The process that renders chat templates: a JSON request a line on stdin, its answer a line on stdout.
+"""The process that renders chat templates: JSON lines, requests on stdin and responses on stdout.
 
-It is run as a script and imports nothing of gptfast, so that it starts in a tenth of a second. The environment is
-the one that transformers sets up (utils/chat_template_utils.py), name for name, so that the text is the same.
+It runs as a script and imports nothing of gptfast, so that it starts in a tenth of a second. The Jinja environment is
+that of transformers (utils/chat_template_utils.py), so that the text is the same.
 
-Request: {"template", "variables", "messages", "add_generation_prompt"}. Answer: {"text"}, or {"refused"} with what the
-template itself said, or {"failed"} with what is wrong with it. The first line, when all is loaded, is {}.
+Request: {"template", "variables", "messages", "add_generation_prompt"}. Response: {"text"}, or {"refused"} with the
+template's own message, or {"failed"} with the error. The first line, once loaded, is {}.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ if sys.platform != "win32":
     import resource
 
 MOST_CHARACTERS = 1 << 24
-MOST_MEMORY_BYTES = 1 << 30  # address space; the idle process has some 0.03 of it
-LAST_RESORT_SECONDS = 3.0  # for a render whose parent is gone; a parent that is there ends it sooner
+MOST_MEMORY_BYTES = 1 << 30  # address space; the idle process uses about 3 % of it
+LAST_RESORT_SECONDS = 3.0  # for a render without a parent; a parent ends it sooner
 
 _MOST_REASON_CHARACTERS = 1000
 
 
 class RefusedError(TemplateError):
-    """A template's own `raise_exception`: the conversation is not one that the model knows."""
+    """The template called `raise_exception`: it does not support the conversation."""
 
 
 class TooLongError(Exception):
@@ -42,14 +42,14 @@ class TooLongError(Exception):
 
 
 class PrintedPartsError(Exception):
-    """A template that writes the list of a message's parts takes no such list, though it does not fail."""
+    """The template prints the list of a message's parts, so it does not support lists."""
 
     def __init__(self) -> None:
-        super().__init__("it takes text alone, and a message has parts that are none")
+        super().__init__("it supports text only, and a message has other parts")
 
 
 class Parts(list[Any]):
-    """The parts of a message, which a template may go through but not write as they are."""
+    """The parts of a message; raises PrintedPartsError if the list itself is printed."""
 
     def __repr__(self) -> str:
         raise PrintedPartsError
@@ -58,7 +58,7 @@ class Parts(list[Any]):
 
 
 class Part(dict[str, Any]):
-    """One of them."""
+    """A part of a message; likewise."""
 
     def __repr__(self) -> str:
         raise PrintedPartsError
@@ -67,7 +67,7 @@ class Part(dict[str, Any]):
 
 
 class Generation(Extension):
-    """`{% generation %}` marks the assistant's words for training; a scope of its own, and otherwise no change."""
+    """`{% generation %}` marks the assistant's text for training; here only a scope."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
 
@@ -83,7 +83,7 @@ class Generation(Extension):
 
 
 class PlainDict:
-    """`dict` for templates: makes dictionaries, and leads to none of the type's attributes."""
+    """`dict` for templates, without access to the type's attributes."""
 
     def __call__(self, *pairs: Any, **named: Any) -> dict[Any, Any]:  # noqa: ANN401 (whatever a template gives)
         """As of dict."""
@@ -95,7 +95,7 @@ class PlainDict:
 
 
 class GuardedNamespace(Namespace):
-    """`namespace` for templates, without names that lead into the interpreter."""
+    """`namespace` for templates, without names that give access to the interpreter."""
 
     def __init__(*arguments: Any, **named: Any) -> None:  # noqa: ANN401 (`self` may be a name in it)
         self, *pairs = arguments
@@ -110,7 +110,7 @@ class GuardedNamespace(Namespace):
 
 
 def main() -> None:
-    """Answer requests until stdin ends, as it does when the parent does."""
+    """Answer requests until stdin is closed."""
     _limit_memory()
     _send({})
     for line in sys.stdin.buffer:
@@ -124,13 +124,13 @@ def _limit_memory() -> None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = MOST_MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MOST_MEMORY_BYTES, hard)
-    with contextlib.suppress(ValueError, OSError):  # macOS may not have it: time and output are limited still
+    with contextlib.suppress(ValueError, OSError):  # not supported on macOS: time and output are still limited
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 @contextlib.contextmanager
 def _last_resort() -> Iterator[None]:
-    """Be ended by an alarm, which stops any loop in C too."""
+    """Kill this process by an alarm, which also stops loops in C."""
     if sys.platform == "win32":
         yield
         return
@@ -171,10 +171,7 @@ def _compiled(source: str) -> Template:
 
 
 def _rendered(template: Template, request: dict[str, Any]) -> str:
-    """The text; messages in parts are given as they are, and as plain text where the template cannot take them.
-
-    That is where it fails, or writes a list as Python does.
-    """
+    """The text; messages in parts are passed as lists first, then as plain text if the template fails on lists."""
     messages = request["messages"]
     try:
         return _text(template, request, messages)
@@ -210,7 +207,7 @@ def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_plain_text(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with the texts of its parts `{"type": "text", "text": ...}` as lines; any other as it is."""
+    """The message with its text parts joined by line breaks; other messages unchanged."""
     match message.get("content"):
         case [*parts] if all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
             return message | {"content": "\n".join(part["text"] for part in parts)}

@@ -1,4 +1,4 @@
-"""Tokenizer file formats: how a file becomes a vocabulary. One file each; the file name is the format's name."""
+"""Tokenizer file formats. One file each; the file name is the format's name."""
 
 from pathlib import Path
 from typing import Protocol
@@ -9,19 +9,16 @@ from gptfast_cli.core.tokenizers.tokenizer import Vocabulary
 
 
 class TokenizerFormat(Protocol):
-    """One format of tokenizer file. Two formats may share a name; the reader of one refuses the other's."""
+    """One format of tokenizer file. Formats may share file names; each refuses the files of the others."""
 
     file_names: tuple[str, ...]
-    """The names that files of this format have in a model's folder, the usual one first."""
+    """File names of this format in a model's folder, the usual one first."""
 
     rank: int
-    """Where a folder holds files of several formats, the lowest rank is taken; a rank is used once."""
+    """If a folder has files of several formats, the lowest rank is used; ranks are unique."""
 
     def read(self, path: Path, declared: Declarations) -> Vocabulary:
-        """Read a file, with the tokens that the JSON files beside it add.
-
-        Raises CorruptError if the file is damaged or of another format.
-        """
+        """Read a file, with the declared tokens. Raises CorruptError if it is damaged or of another format."""
         ...
 
 

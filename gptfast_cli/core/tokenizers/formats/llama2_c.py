@@ -1,9 +1,8 @@
 """llama2.c's tokenizer.bin: the pieces and scores of a SentencePiece model, without its settings.
 
-The file is the longest piece's bytes, then for each piece a float32 score, an int32 length and the bytes, in which a
-space stands for SentencePiece's mark. What llama2.c takes for granted is Llama's: <unk>, BOS and EOS are the first
-three, <0x00> and so on are bytes, merges go by the score, a text is led by a space, nothing is normalised. With that it
-is a SentencePiece model again, and is read as one.
+Format: length of the longest piece as int32, then for each piece a float32 score, an int32 length and the bytes, with a
+space in place of SentencePiece's mark. The settings are Llama's: <unk>, BOS and EOS are the first three pieces, <0x00>
+and so on are bytes, BPE merges by score, a dummy prefix, no normalization. A SentencePiece model is rebuilt from these.
 Source: https://github.com/karpathy/llama2.c, tokenizer.py; sentencepiece_model.proto of SentencePiece.
 """
 
@@ -19,7 +18,7 @@ from gptfast_cli.core.tokenizers.tokenizer import Vocabulary
 _ENTRY = struct.Struct("<fi")  # score, bytes of the piece
 _LONGEST = struct.Struct("<i")
 _MAX_PIECE_BYTES = 10_000
-_RESERVED = ("<unk>", "<s>", "</s>")  # as they are called in Llama's own model; the file has line breaks around two
+_RESERVED = ("<unk>", "<s>", "</s>")  # spelled as in Llama's model; the file has line breaks around two of them
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE_PIECE = 1, 2, 3, 6  # SentencePiece.Type
@@ -40,7 +39,7 @@ class Llama2C:
         try:
             return SentencePieceVocabulary(_model(pieces, has_bytes=has_bytes), declared)
         except (RuntimeError, ValueError) as error:
-            raise damaged(path, f"its pieces make no tokenizer ({error!s:.100})") from error
+            raise damaged(path, f"its pieces are no valid tokenizer ({error!s:.100})") from error
 
 
 def _pieces(path: Path) -> Iterator[tuple[str, float]]:
@@ -68,7 +67,7 @@ def _pieces(path: Path) -> Iterator[tuple[str, float]]:
 def _model(pieces: list[tuple[str, float]], *, has_bytes: bool) -> bytes:
     """The pieces as the bytes of a SentencePiece ModelProto."""
     normalizer = _field(1, b"identity") + _field(3, 1) + _field(4, 0) + _field(5, 1)
-    # the unknown token, BOS and EOS by id, no padding; -1 as protobuf has it
+    # ids of <unk>, BOS and EOS; no padding: -1 as a protobuf varint
     trainer = _field(3, _BPE) + _field(35, int(has_bytes)) + _field(40, 0) + _field(41, 1) + _field(42, 2)
     trainer += _field(43, 2**64 - 1)
     return b"".join(
@@ -90,7 +89,7 @@ def _piece(number: int, piece: str, score: float) -> bytes:
 
 
 def _field(number: int, value: int | bytes) -> bytes:
-    """A field of a protobuf message: an integer, or bytes led by their length."""
+    """A field of a protobuf message: a varint, or length-delimited bytes."""
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
     return _varint(number << 3 | 2) + _varint(len(value)) + value

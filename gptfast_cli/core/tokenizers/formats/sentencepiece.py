@@ -1,7 +1,7 @@
-"""SentencePiece's own format, tokenizer.model: the pieces of Llama 1 and 2, Mistral and what descends from them.
+"""SentencePiece's format, tokenizer.model: Llama 1 and 2, Mistral and derived models.
 
-The library finds the pieces of plain text. What lies around it is here: tokens that tokenizer_config.json adds on top
-of the trained pieces, and special tokens written out in a text, neither of which the library knows.
+The library encodes plain text. Added here: tokens that tokenizer_config.json adds to the trained pieces, and special
+tokens written out in a text, which the library does not know.
 Source: https://github.com/google/sentencepiece, src/sentencepiece_processor.cc.
 """
 
@@ -13,22 +13,22 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
+from gptfast_cli.core.tokenizers.added_tokens import AddedTokenSplitter
 from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations, damaged
-from gptfast_cli.core.tokenizers.limits import MAX_GROWTH, longest_replacement
+from gptfast_cli.core.tokenizers.limits import MAX_GROWTH, max_replacement_bytes
 from gptfast_cli.core.tokenizers.tokenizer import Definition, StreamDecoder, Vocabulary
-from gptfast_cli.core.tokenizers.written_out import WrittenOut
 
-# normalizer_spec { add_dummy_prefix: false } as protobuf writes it; appended to a model, it overrides the model's own
+# protobuf of normalizer_spec { add_dummy_prefix: false }; appended to a model, it overrides the model's own
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-_NORMALIZED_TOGETHER = 32  # characters that the first one may be normalised with, and more
-_ABSENT = -1  # the id of BOS or EOS where the model was trained without one
+_NORMALIZED_TOGETHER = 32  # upper bound of characters that are normalised together
+_ABSENT = -1  # id of BOS or EOS in a model without one
 
 
 class SentencePieceVocabulary:
-    """The vocabulary of a tokenizer.model and of the tokens added to it.
+    """The vocabulary of a tokenizer.model and its added tokens.
 
-    Raises RuntimeError if the library cannot read the model, ValueError if a piece is not what it says.
+    Raises RuntimeError if the library cannot read the model, ValueError for a malformed piece.
     """
 
     adds_bos = None
@@ -48,11 +48,11 @@ class SentencePieceVocabulary:
         reserved = (i for i in range(n_pieces) if self._pieces.is_control(i) or self._pieces.is_unknown(i))
         own = (AddedToken(i, self._pieces.id_to_piece(i), special=True) for i in reserved if i not in declared_tokens)
         self._matched = {token.id: token for token in own} | declared_tokens
-        if not declared.is_llama:  # transformers' class for Llama alone heeds `normalized`
+        if not declared.is_llama:  # only transformers' Llama class respects `normalized`
             raw = {i: replace(token.matching, normalized=False) for i, token in self._matched.items()}
             self._matched = {i: replace(token, matching=raw[i]) for i, token in self._matched.items()}
         self._atoms = {token.content: token.id for token in self._matched.values()}
-        self._written_out = WrittenOut(self._matched.values())
+        self._splitter = AddedTokenSplitter(self._matched.values())
         self.vocab_size = 1 + max([n_pieces - 1, *self._added])
         self.own_bos_id = None if self._pieces.bos_id() == _ABSENT else self._pieces.bos_id()
         self.own_stop_ids = frozenset({self._pieces.eos_id()} - {_ABSENT})
@@ -82,7 +82,7 @@ class SentencePieceVocabulary:
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
-        for n, part in enumerate(self._written_out.split(text)):
+        for n, part in enumerate(self._splitter.split(text)):
             if isinstance(part, int):
                 ids.append(part)
             else:
@@ -93,37 +93,37 @@ class SentencePieceVocabulary:
         return SentencePieceStream(self._pieces, self._added)
 
     def _piece_id(self, piece: str) -> int | None:
-        token_id: int = self._pieces.piece_to_id(piece)  # that of <unk> where there is no such piece
+        token_id: int = self._pieces.piece_to_id(piece)  # of <unk> for an unknown piece
         return token_id if self._pieces.id_to_piece(token_id) == piece else None
 
     def _is_led(self, part: str, *, is_first: bool) -> bool:
-        """Whether the dummy space is put before a part of a text, of which special tokens are the borders."""
-        if self._legacy and not self._is_llama:  # Meta's and Mistral's own code, which encodes each part by itself
+        """Whether the dummy prefix is added to a part of a text between special tokens."""
+        if self._legacy and not self._is_llama:  # as Meta's and Mistral's code, which encodes each part separately
             return True
         if not self._legacy and not is_first:
             return False
-        # after normalisation, which may strip spaces, and makes many a character into one
+        # after normalisation, which may strip or create spaces
         return not str(self._pieces_inside.normalize(part[:_NORMALIZED_TOGETHER])).startswith("▁")
 
     def _is_ours(self, token: AddedToken) -> bool:
-        """Whether the library would not treat this token as it should: it lacks it, or takes it for plain text."""
+        """Whether the library lacks this token, or treats it as plain text."""
         if token.id >= self._pieces.vocab_size() or self._pieces.id_to_piece(token.id) != token.content:
             return True
         return token.special and not self._pieces.is_unknown(token.id)
 
 
 class SentencePieceStream:
-    """SentencePiece's decoding, token by token.
+    """Incremental SentencePiece decoding.
 
-    It differs between tokens in three ways: a byte piece is a byte of UTF-8, where each ill-formed byte is one
-    U+FFFD; the first piece of a text loses its leading space; <unk> is " ⁇ ".
+    A byte piece is a byte of UTF-8, each ill-formed byte one U+FFFD; the first piece of a text loses its leading space;
+    <unk> is " ⁇ ".
     """
 
     def __init__(self, pieces: SentencePieceProcessor, added: Mapping[int, AddedToken]) -> None:
         self._pieces = pieces
         self._added = added
         self._n_pieces = pieces.vocab_size()
-        self._bytes = b""  # the beginning of a character
+        self._bytes = b""  # of an incomplete character
         self._has_begun = False
 
     def push(self, token_id: int) -> str:
@@ -147,7 +147,7 @@ class SentencePieceStream:
         while self._bytes:
             try:
                 characters, n_used = codecs.utf_8_decode(self._bytes, "strict", final)
-            except UnicodeDecodeError:  # always of the first byte: what stood here before was well begun
+            except UnicodeDecodeError:  # always at the first byte: the earlier ones were a valid prefix
                 text, self._bytes = text + "\ufffd", self._bytes[1:]
             else:
                 text, self._bytes = text + characters, self._bytes[n_used:]
@@ -159,21 +159,21 @@ class SentencePieceStream:
             if self._pieces.is_control(token_id) or self._pieces.is_unknown(token_id):
                 return str(self._pieces.decode([token_id]))
             return str(self._pieces.id_to_piece(token_id)).replace("▁", " ")
-        # which spaces go is the model's own setting, so the library says: a token whose double has no text is either
-        # a control token or a space of which any number is stripped, and after it the text is still to begin
+        # which leading spaces are stripped is a setting of the model: if the token twice has no text, it is a control
+        # token or a stripped space, and the text has not begun yet
         self._has_begun = self._pieces.decode([token_id, token_id]) != ""
         return str(self._pieces.decode([token_id]))
 
 
 def _check_pieces(pieces: SentencePieceProcessor) -> None:
-    """Raise ValueError if a piece is no text, or one that stands for a byte does not say which."""
+    """Raise ValueError if a piece is not valid UTF-8, or a byte piece is malformed."""
     ids = list(range(pieces.vocab_size()))
     for piece, is_byte in zip(pieces.id_to_piece(ids), pieces.is_byte(ids), strict=True):
         if is_byte and not _BYTE.fullmatch(piece):
-            raise ValueError(f"piece {piece!r:.60} stands for no byte")
+            raise ValueError(f"piece {piece!r:.60} is no byte")
 
 
-_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of a ModelProto, and of what is in them: sentencepiece_model.proto
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # field numbers of ModelProto: sentencepiece_model.proto
 _CHARACTER_MAP = "character map"
 _RULES: dict[int, dict[int, tuple[str, int | bytes]]] = {  # with their defaults
     _TRAINER: {3: ("type", 1), 24: ("space as suffix", 0), 35: ("byte fallback", 0)},
@@ -182,21 +182,21 @@ _RULES: dict[int, dict[int, tuple[str, int | bytes]]] = {  # with their defaults
 
 
 def _rules(model: bytes) -> dict[str, int | bytes]:
-    """What a model says about plain text beside its pieces, by name; raises ValueError if it is no model."""
-    said = dict(rule for rules in _RULES.values() for rule in rules.values())
+    """Encoding rules of a model by name, without its pieces. Raises ValueError if it is no model."""
+    found = dict(rule for rules in _RULES.values() for rule in rules.values())
     for number, message in _fields(model):
         if isinstance(message, bytes) and number in _RULES:
             rules = _RULES[number]
-            said |= {rules[n][0]: value for n, value in _fields(message) if n in rules}
-    return said
+            found |= {rules[n][0]: value for n, value in _fields(message) if n in rules}
+    return found
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protobuf message in the order in which they stand, of which the last of one number counts."""
+    """(number, value) of the fields of a protobuf message, in order; of equal numbers the last counts."""
     at, end = 0, len(message)
     short_piece = _PIECES << 3 | 2
     while at < end:
-        # pieces are many, and nobody asks for them here
+        # skip pieces quickly: there are many
         while at + 1 < end and message[at] == short_piece and message[at + 1] < 0x80:  # one byte
             at += 2 + message[at + 1]
         if at >= end:
@@ -212,7 +212,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number of at most 64 bits, 7 in each byte, the lowest first, and where what follows it begins."""
+    """A protobuf varint (7 bits per byte, lowest first), and the position after it."""
     value = 0
     for shift, byte in enumerate(message[at : at + 10]):
         value |= (byte & 0x7F) << 7 * shift
@@ -222,9 +222,9 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def _check_rules(rules: Mapping[str, int | bytes]) -> None:
-    """Raise ValueError if a text could become endlessly long."""
+    """Raise ValueError if normalization may lengthen a text beyond MAX_GROWTH."""
     character_map = rules[_CHARACTER_MAP]
-    if isinstance(character_map, bytes) and longest_replacement(character_map) > MAX_GROWTH:
+    if isinstance(character_map, bytes) and max_replacement_bytes(character_map) > MAX_GROWTH:
         raise ValueError(f"a character may become more than {MAX_GROWTH} others")
 
 

@@ -1,7 +1,7 @@
-"""Tekken, tekken.json: the byte-level tokens of Mistral's models since Mistral NeMo.
+"""Tekken, tekken.json: byte-level BPE of Mistral's models since Mistral NeMo.
 
-Special tokens have the lowest ids, ranks follow them, and config.default_vocab_size says how many ranks are used: a
-file may hold more. Files of the first versions do not list their special tokens.
+Special tokens have the lowest ids, ranks follow; config.default_vocab_size limits the number of ranks used. Files of
+the first versions do not list their special tokens.
 Source: https://github.com/mistralai/mistral-common, src/mistral_common/tokens/tokenizers/tekken.py.
 """
 
@@ -38,7 +38,7 @@ class Tekken:
 
 
 def _ranks(content: object) -> ByteRanks:
-    """What a file says; raises ValueError if that is not what Tekken files say."""
+    """Parse a file. Raises ValueError if it is malformed."""
     match content:
         case {
             "config": {
@@ -57,7 +57,7 @@ def _ranks(content: object) -> ByteRanks:
                 special=_special(others.get("special_tokens"), version, n_special),
                 bos=_BOS,
                 stops=frozenset({_EOS}),
-                pieces=lambda text: [text],  # as Mistral's own code: in one piece
+                pieces=lambda text: [text],  # not split, as in Mistral's code
             )
     raise ValueError("its config or vocabulary is missing, malformed or contradicts itself")
 
@@ -70,14 +70,14 @@ def _token(rank: int, entry: object) -> bytes:
 
 
 def _special(listed: object, version: str, n_special: int) -> Iterable[AddedToken]:
-    """All special tokens; ids that are given to none have a name that says so."""
+    """All special tokens; unassigned ids are named <SPECIAL_id>."""
     match listed:
         case None if version in _UNLISTED_VERSIONS:
             texts = dict(enumerate(_UNLISTED[:n_special]))
         case [*entries]:
             texts = dict(_special_token(entry) for entry in entries)
             if len(texts) != len(entries):
-                raise ValueError("a special token's id is there twice")
+                raise ValueError("duplicate id of a special token")
         case _:
             raise ValueError(f"special_tokens is {listed!r:.60} in version {version:.20}")
     texts = {token_id: f"<SPECIAL_{token_id}>" for token_id in range(n_special)} | texts

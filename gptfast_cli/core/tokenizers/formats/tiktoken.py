@@ -1,12 +1,11 @@
-"""tiktoken's files of base64 ranks, as Meta's Llama 3 has them.
+"""tiktoken files, base64 tokens with ranks, as used by Meta's Llama 3.
 
-Wherever a text is cut, no token spans the cut: the cuts belong to the format, and another place gives other ids.
-Source: https://github.com/meta-llama/llama-models, models/llama3/tokenizer.py.
+Meta's code splits long texts before tokenization; since no token spans a split, the split positions affect the ids and
+are reproduced here.
 
-The file holds neither the pattern that cuts a text into words nor the special tokens: those are Llama 3's, for every
-file, and 256 special tokens follow the ranks. Their names are those of Llama 3.1 to 3.3; Llama 3 calls by the name of
-a reserved token what it does not use, <|eom_id|> and <|python_tag|> among it, and the ids are the same. Where
-tokenizer_config.json lists them, its names count.
+The file contains neither the pre-tokenization pattern nor the special tokens: both are Llama 3's, and 256 special
+tokens follow the ranks. Names are those of Llama 3.1 to 3.3 (Llama 3 has reserved tokens for <|eom_id|> and
+<|python_tag|>); names listed in tokenizer_config.json take precedence.
 Source: https://github.com/meta-llama/llama-models, models/llama3/tokenizer.py, and tokenizer.json of Llama 3.1.
 """
 
@@ -19,19 +18,19 @@ from gptfast_cli.core.tokenizers.declarations import AddedToken, Declarations, d
 from gptfast_cli.core.tokenizers.tokenizer import Vocabulary
 
 MAX_CHARACTERS = 400_000
-"""The longest piece."""
+"""Maximum length of a piece."""
 
 MAX_RUN = 25_000
-"""The most characters of a piece that follow one another and are all whitespace, or all none."""
+"""Maximum run of whitespace, or of other characters, in a piece."""
 
-# as many whole runs as follow one another, then the beginning of a run that is too long; nothing is tried twice
+# complete runs, then the start of a run that is too long; possessive quantifiers prevent backtracking
 _PIECE = re.compile(
     rf"(?:\S{{1,{MAX_RUN}}}+(?!\S)|\s{{1,{MAX_RUN}}}+(?!\s))*+(?:\S{{{MAX_RUN}}}|\s{{{MAX_RUN}}})?", re.DOTALL
 )
 
 
 def pieces(text: str) -> Iterator[str]:
-    """The pieces of a text, from left to right."""
+    """Split a text as Meta's code does."""
     for start in range(0, len(text), MAX_CHARACTERS):
         yield from filter(None, _PIECE.findall(text[start : start + MAX_CHARACTERS]))
 
@@ -83,7 +82,7 @@ class Tiktoken:
 
 
 def _tokens(path: Path) -> Sequence[bytes]:
-    """The tokens by rank; CorruptError where a line is no token, or a rank is there twice or lacking."""
+    """Tokens by rank. Raises CorruptError for a malformed line, and duplicate or missing ranks."""
     token_of_rank: dict[int, bytes] = {}
     for n, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
@@ -92,7 +91,7 @@ def _tokens(path: Path) -> Sequence[bytes]:
         except ValueError as error:
             raise damaged(path, f"not a tiktoken file (line {n}: {line!r:.60})") from error
         if len(token_of_rank) < n:
-            raise damaged(path, f"not a tiktoken file (line {n}: rank {int(rank)} is there twice)")
+            raise damaged(path, f"not a tiktoken file (line {n}: duplicate rank {int(rank)})")
     if not all(rank in token_of_rank for rank in range(len(token_of_rank))):
         raise damaged(path, f"not a tiktoken file (ranks are not 0 to {len(token_of_rank) - 1})")
     return [token_of_rank[rank] for rank in range(len(token_of_rank))]

@@ -1,7 +1,7 @@
-"""tokenizer.json, the format of the `tokenizers` library: byte-level BPE, or a SentencePiece model rewritten as one.
+"""tokenizer.json, the format of the `tokenizers` library: byte-level BPE, or a converted SentencePiece model.
 
-It is preferred to a SentencePiece file beside it: it is complete in itself, with its added tokens and its rule about
-BOS, and where the two differ it is the file that a fine-tuned model was trained with.
+It is preferred to a SentencePiece file beside it: it includes added tokens and the BOS rule, and if the two differ, it
+is the file that a fine-tuned model was trained with.
 """
 
 import json
@@ -22,17 +22,17 @@ from gptfast_cli.core.tokenizers.tokenizer import Definition, StreamDecoder, Voc
 
 
 class JsonVocabulary:
-    """The vocabulary of a tokenizer.json; its post-processor is only asked whether a text begins with BOS."""
+    """The vocabulary of a tokenizer.json; of its post-processor only the BOS rule is used."""
 
     own_stop_ids: frozenset[int] = frozenset()
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, pieces: Mapping[str, int] | Sequence[Sequence[Any]]) -> None:
-        """`pieces` are those of the file's model: ids by piece, or, of a unigram model, pieces and scores by id.
+        """`pieces`: of the file's model: ids by piece, or (piece, score) by id for a unigram model.
 
-        Raises ValueError if there is no token.
+        Raises ValueError if there are no tokens.
         """
         self._tokenizer = tokenizer
-        # the library's pickled state of a decoder is its JSON
+        # the pickled state of a decoder is its JSON
         decoder = tokenizer.decoder
         self._decoder = None if decoder is None else json.loads(decoder.__getstate__())
         added = tokenizer.get_added_tokens_decoder()
@@ -66,10 +66,7 @@ class JsonVocabulary:
         return self._tokenizer.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
 
     def encode(self, text: str) -> list[int]:
-        """See Vocabulary.
-
-        Raises UsageError if the text is too long, or holds something that the vocabulary has no token for.
-        """
+        """Raises UsageError if the text is too long, or the vocabulary lacks a token for a part of it."""
         return library.encode(self._tokenizer, text)
 
     def stream(self) -> StreamDecoder:
@@ -81,20 +78,17 @@ class JsonVocabulary:
 
 
 def _opening_id(tokenizer: tokenizers.Tokenizer, sample: str) -> int | None:
-    """The token that the post-processor puts before a text.
-
-    It is tried on a sample that the vocabulary knows: a template may also, or only, add a token after the text.
-    """
+    """The token that the post-processor adds before a text, found by encoding a known sample."""
     framed = tokenizer.encode(sample)
     before = list(takewhile(lambda pair: pair[1] == 1, zip(framed.ids, framed.special_tokens_mask, strict=True)))
     return before[0][0] if before else None
 
 
 def _mark(tokenizer: tokenizers.Tokenizer, declared: Declarations) -> None:
-    """Make special, or add, what the files beside a tokenizer.json declare, as transformers does.
+    """Add the declared tokens, or mark them as special, as transformers does.
 
-    The flags of a token that tokenizer_config.json lists replace those in the tokenizer.json; the older files only add
-    to it. A token is added only where it gets the id that it is declared with.
+    Flags listed in tokenizer_config.json replace those of the tokenizer.json; the older files only add tokens. A token
+    is added only if it gets its declared id.
     """
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     n_tokens = tokenizer.get_vocab_size()
@@ -112,7 +106,7 @@ def _mark(tokenizer: tokenizers.Tokenizer, declared: Declarations) -> None:
     for text, matching in declared.named.items():
         if text not in known and tokenizer.token_to_id(text) is not None:
             tokens.append(_as_library_has_it(text, matching, special=True))
-    tokenizer.add_tokens(tokens)  # all at once: each call takes as long as there are tokens
+    tokenizer.add_tokens(tokens)  # all at once: the cost of a call grows with the vocabulary
 
 
 def _as_library_has_it(text: str, matching: Matching, *, special: bool) -> tokenizers.AddedToken:
@@ -127,11 +121,11 @@ def _as_library_has_it(text: str, matching: Matching, *, special: bool) -> token
 
 
 def _read(content: bytes, declared: Declarations) -> JsonVocabulary:
-    with library.without_collector():  # of many thousand small lists none is garbage
+    with library.gc_disabled():  # many thousand small lists, none of which is garbage
         file = json.loads(content, object_pairs_hook=distinct)
     check_limits(file)
     tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    tokenizer.no_truncation()  # left on by training scripts, it would silently cut a prompt
+    tokenizer.no_truncation()  # left on by training scripts, it would silently truncate prompts
     tokenizer.no_padding()
     _mark(tokenizer, declared)
     return JsonVocabulary(tokenizer, file["model"]["vocab"])
@@ -145,8 +139,8 @@ class TokenizerJson:
 
     def read(self, path: Path, declared: Declarations) -> Vocabulary:
         try:
-            with library.silenced():
-                return library.unpanicked(partial(_read, path.read_bytes(), declared))
+            with library.stderr_silenced():
+                return library.catch_panic(partial(_read, path.read_bytes(), declared))
         except Exception as error:  # the library raises nothing narrower
             raise damaged(path, f"not a tokenizer ({error!s:.200})") from error
 

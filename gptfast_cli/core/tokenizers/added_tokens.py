@@ -1,7 +1,7 @@
-"""Tokens written out in a text: where a text is cut before a library, which does not know them, sees it.
+"""Added tokens in a text: it is split at them before a library that does not know them encodes the rest.
 
-The cuts are those of the `tokenizers` library, tokenizers/src/tokenizer/added_vocabulary.rs: of the tokens that begin
-at one place the longest is taken, one that is a part of a word may be none, and white space may belong to it.
+Matching is that of the `tokenizers` library, tokenizers/src/tokenizer/added_vocabulary.rs: the longest token at a
+position, with the flags of `Matching`.
 """
 
 import re
@@ -21,8 +21,8 @@ _JOINERS: Final = "\u200c\u200d"
 _CIRCLED: Final = re.compile("[\u24b6-\u24e9\U0001f130-\U0001f149\U0001f150-\U0001f169\U0001f170-\U0001f189]")
 
 
-class WrittenOut:
-    """Tokens that are matched in a text as a whole: those without the flag `normalized` first, then the others."""
+class AddedTokenSplitter:
+    """Splits a text at added tokens: first at those without the flag `normalized`, then at the others."""
 
     def __init__(self, tokens: Iterable[AddedToken]) -> None:
         tokens = tuple(tokens)
@@ -30,7 +30,7 @@ class WrittenOut:
         self._then = _Tokens(token for token in tokens if token.matching.normalized)
 
     def split(self, text: str) -> Iterator[str | int]:
-        """The text from left to right: a token as its id, and what lies between as text, never empty."""
+        """Parts of the text in order: ids of tokens, and non-empty texts between them."""
         for part in self._first.split(text):
             if isinstance(part, int):
                 yield part
@@ -39,7 +39,7 @@ class WrittenOut:
 
 
 class _Tokens:
-    """Tokens that are looked for together."""
+    """Tokens that are matched together."""
 
     def __init__(self, tokens: Iterable[AddedToken]) -> None:
         self._tokens = {token.content: token for token in tokens if token.content}
@@ -47,7 +47,7 @@ class _Tokens:
         self._expression = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def split(self, text: str) -> Iterator[str | int]:
-        begin = 0  # of what is not given yet
+        begin = 0  # of the rest
         for match in self._expression.finditer(text):
             token, (start, end) = self._tokens[match[0]], match.span()
             if token.matching.single_word and (
@@ -70,7 +70,7 @@ def _end_of_spaces(text: str, begin: int) -> int:
 
 
 def _is_in_word(character: str) -> bool:
-    r"""Whether a character is one of a word, as Rust's \w has it; no character is none."""
+    r"""Whether a character matches Rust's \w; False for the empty string."""
     if not character:
         return False
     return (

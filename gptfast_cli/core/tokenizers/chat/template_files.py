@@ -1,13 +1,12 @@
-"""Which chat template a model has: files of templates, their variables, and Llama 2's style.
+"""Chat templates of a model's folder, their variables, and Llama 2's format.
 
-Jinja files come first and hide what tokenizer_config.json says, as in transformers; a processor's chat_template.json is
-read where the tokenizer has none. Most models have one template, some have several by name: `default`, `tool_use`, ...
+Jinja files take precedence over tokenizer_config.json, as in transformers; a processor's chat_template.json is used if
+the tokenizer has none. Most models have one template, some have several by name: `default`, `tool_use`, ...
 
-They are texts, where the rest of gptfast has ids, and more than the usual roles: a model may have an image_token.
+Variables are the texts of special tokens, including roles of the model's own, such as image_token.
 
-As in Meta's reference (github.com/meta-llama/llama, generation.py: chat_completion): the system message is a part of
-the first user message, and both are stripped as one. Each question with its answer is encoded there as a text of its
-own, between BOS and EOS.
+Llama 2's format is that of Meta's code (github.com/meta-llama/llama, generation.py: chat_completion): the system
+message is a part of the first user message, both stripped as one; each exchange stands between BOS and EOS.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from gptfast_cli.core.tokenizers.declarations import SPECIAL_TOKENS_MAP, TOKENIZ
 from gptfast_cli.core.tokenizers.tokenizer import Tokenizer
 
 DEFAULT = "default"
-"""The name of a template that is the only one, and of the one to take where none is named."""
+"""Name of a single template, and of the one to use by default."""
 
 JINJA_FILE = "chat_template.jinja"
 JINJA_FOLDER = "additional_chat_templates"
@@ -31,21 +30,18 @@ _KEY = "chat_template"
 
 
 def read_templates(folder: Path) -> dict[str, str]:
-    """The texts of a folder's chat templates by name; none where it has none.
-
-    Raises CorruptError if a file is neither a template nor a JSON object that holds one.
-    """
+    """Chat templates of a folder by name. Raises CorruptError for a malformed file."""
     return _in_jinja_files(folder) or _in_json(folder / TOKENIZER_CONFIG) or _in_json(folder / PROCESSOR_FILE)
 
 
 def template_files(folder: Path) -> tuple[Path, ...]:
-    """The files of a folder that hold chat templates and nothing else, by name."""
+    """The files of a folder that hold nothing but chat templates."""
     files = (*_named_files(folder), folder / JINJA_FILE, folder / PROCESSOR_FILE)
     return tuple(file for file in files if file.is_file())
 
 
 def read_template(file: Path) -> str:
-    """The text of a Jinja file; raises CorruptError if it is not UTF-8."""
+    """The text of a Jinja file. Raises CorruptError if it is not UTF-8."""
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -60,7 +56,7 @@ def _in_jinja_files(folder: Path) -> dict[str, str]:
 
 
 def _named_files(folder: Path) -> list[Path]:
-    files = (folder / JINJA_FOLDER).glob("[!.]*.jinja")  # not the ._ files that macOS leaves on other disks
+    files = (folder / JINJA_FOLDER).glob("[!.]*.jinja")  # not macOS's ._ files
     return sorted(file for file in files if file.is_file())
 
 
@@ -87,11 +83,9 @@ def _named_entry(file: Path, entry: Any) -> tuple[str, str]:  # noqa: ANN401 (wh
 
 
 def read_variables(folder: Path) -> dict[str, str]:
-    """The texts of a folder's special tokens by role; a role that no file declares is not there.
+    """Texts of a folder's declared special tokens by role, with the precedence of `read_declarations`.
 
-    special_tokens_map.json has the last word in older folders, and none where tokenizer_config.json lists the added
-    tokens itself (transformers' PreTrainedTokenizerBase._from_pretrained). Raises CorruptError if one of the two
-    is no JSON object.
+    Raises CorruptError if a file is not a JSON object.
     """
     declared = _values(folder / TOKENIZER_CONFIG)
     if "added_tokens_decoder" not in declared:
@@ -110,7 +104,7 @@ def _roles(declared: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _own_roles(declared: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Roles of the model's own, in a map; where the same key holds a list, its tokens have no role."""
+    """The model's own roles, if declared as a map; a list declares tokens without a role."""
     own = declared.get("extra_special_tokens") or declared.get("additional_special_tokens")
     if isinstance(own, Mapping):
         for name, value in own.items():
@@ -146,28 +140,26 @@ _TEMPLATE = r"""
 
 
 def llama_2_template(folder: Path, tokenizer: Tokenizer | None) -> ChatTemplate:
-    """Llama-2's chat form with the special tokens of a model's folder, `<s>` and `</s>` where it names none.
+    """Llama 2's format with the special tokens of a model's folder, by default `<s>` and `</s>`.
 
-    `tokenizer` is the one that will read what is written, None if there is none.
+    `tokenizer`: encodes the rendered text, if there is one
     """
     variables = {"bos_token": "<s>", "eos_token": "</s>"} | read_variables(folder)
     variables["after_bos"] = "" if tokenizer is None else _after_bos(tokenizer, variables["bos_token"])
-    return ChatTemplate(TemplateSource(_TEMPLATE, "Llama-2's form", variables))
+    return ChatTemplate(TemplateSource(_TEMPLATE, "Llama 2's format", variables))
 
 
 def _after_bos(tokenizer: Tokenizer, bos: str) -> str:
-    """A space where `[INST]` after BOS would not be the tokens that it is at the beginning of a text."""
+    """A space if `[INST]` after BOS is otherwise encoded differently from the start of a text."""
     first = tokenizer.encode("[INST]", bos=False)
     behind = {gap: tokenizer.encode(f"{bos}{gap}[INST]", bos=False)[1:] for gap in ("", " ")}
     return " " if behind[""] != first == behind[" "] else ""
 
 
 def open_chat_template(folder: Path, name: str | None = None) -> ChatTemplate | None:
-    """A chat template of a model's folder: the one of that name, or else its default.
+    """The chat template of a name, or the default one; None if no name is given and the folder has no template.
 
-    None if no name is given and the folder has no template. Raises UsageError with the names that there are where
-    the name is none of them, or where none is given and none of several is the default; CorruptError where a file is
-    damaged.
+    Raises UsageError with the known names for an unknown name or a missing default, CorruptError for a damaged file.
     """
     templates = read_templates(folder)
     if not templates and name is None:
@@ -179,10 +171,7 @@ def open_chat_template(folder: Path, name: str | None = None) -> ChatTemplate | 
 
 
 def read_chat_template(file: Path, folder: Path) -> ChatTemplate:
-    """A chat template in a Jinja file, with the special tokens of a model's folder.
-
-    Raises NotFoundError if the file is not there, CorruptError if it is no text.
-    """
+    """A chat template in a Jinja file, with the special tokens of a folder. Raises NotFoundError, CorruptError."""
     if not file.is_file():
         raise NotFoundError(f"{file}: there is no such file.", "Name a Jinja file, or a template of the model.")
     return ChatTemplate(TemplateSource(read_template(file), str(file), read_variables(folder)))
