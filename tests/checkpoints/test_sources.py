@@ -249,7 +249,7 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object], type[Exception], str]] = 
         "gpt_fast",
         lambda f: (f / "config.json").unlink(),
         UsageError,
-        "how many heads",
+        "number of heads",
     ),
     "quantised by gpt-fast": (
         "gpt_fast",

@@ -56,7 +56,7 @@ def test_a_good_name_is_one_folder_of_the_store(tmp_path: Path, name: str) -> No
 
 
 def test_names_that_differ_only_in_case_are_one(tmp_path: Path) -> None:
-    assert Store(tmp_path).folder("Org/Model") == Store(tmp_path).place("org/model")
+    assert Store(tmp_path).folder("Org/Model") == Store(tmp_path).folder("org/model")
 
 
 def test_different_names_are_different_folders(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_an_empty_folder_is_a_free_place(tmp_path: Path) -> None:
 
 def test_a_file_is_no_place_for_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "m").write_text("taken")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists, and is no checkpoint"):
         written(tmp_path / "m", contents())
 
 

@@ -263,7 +263,7 @@ def test_saving_replaces_its_own_file_and_no_other(chat_with: ChatWith, tmp_path
     [
         ({"max_new_tokens": 0}, "--max-new-tokens must be at least 1"),
         ({"max_context": 0}, "--max-context must be at least 1"),
-        ({"max_context": 513}, "beyond the 512 tokens"),
+        ({"max_context": 513}, "exceeds the context of tiny, 512 tokens"),
         ({"stop": ("",)}, "--stop needs at least one character"),
         ({"seed": -1}, "--seed must be from 0"),
         ({"sampling": Sampling(top_p=2)}, "--top-p must be"),

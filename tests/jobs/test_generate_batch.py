@@ -341,7 +341,7 @@ def test_rows_of_ids_need_no_tokenizer(request_for: BatchRequest, tmp_path: Path
     [
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"max_context": 0}, "--max-context must be at least 1"),
-        ({"max_context": 10**6}, "--max-context 1000000 is beyond"),
+        ({"max_context": 10**6}, "--max-context 1000000 exceeds"),
         ({"seed": -1}, "--seed must be from 0"),
         ({"sampling": Sampling(top_p=2)}, "--top-p must be"),
     ],

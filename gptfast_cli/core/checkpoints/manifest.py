@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,6 @@ class Provenance:
     rounding:    name of the quantizer; None for unquantised weights
     calibration: calibration text of the quantizer; None if it uses none
     recipe:      SHA-256 of the source's fingerprint and of all options that affect the bytes; None if not known
-    source_path: absolute path of the source, unless it is a Hugging Face snapshot; does not identify the contents
     """
 
     source: str
@@ -172,7 +171,6 @@ class Provenance:
     rounding: str | None = None
     calibration: CalibrationText | None = None
     recipe: str | None = None
-    source_path: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,8 +288,7 @@ def _provenance(fields: Fields) -> Provenance:
     revision, rounding = (fields.text(name) if name in fields else None for name in ("revision", "rounding"))
     calibration = _calibration(fields.section("calibration")) if "calibration" in fields else None
     recipe = _sha256(fields, "recipe") if "recipe" in fields else None
-    path = fields.text("source_path") if "source_path" in fields else None
-    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding, calibration, recipe, path)
+    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding, calibration, recipe)
 
 
 def _calibration(fields: Fields) -> CalibrationText:

@@ -24,16 +24,18 @@ from gptfast_cli.core.checkpoints.manifest import (
     sha256_of,
     tensor_name,
 )
-from gptfast_cli.core.checkpoints.resolve import NO_GGUF, is_gguf
+from gptfast_cli.core.checkpoints.resolve import NO_GGUF, is_gguf, source_of
 from gptfast_cli.core.checkpoints.shard import DTYPES as SAFETENSORS_DTYPES
 from gptfast_cli.core.checkpoints.shard import Shard, advise_random_access, open_shard
 from gptfast_cli.core.checkpoints.sources import sources_by_rank
+from gptfast_cli.core.checkpoints.store import recorded_source
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import DTYPES
 from gptfast_cli.core.errors import CorruptError, NotFoundError, UsageError
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.schemes import Block, Weight, schemes
+from gptfast_cli.core.settings import load_settings
 
 _DIFFERS = "its bytes have changed since they were written (SHA-256 differs)"
 
@@ -214,14 +216,14 @@ def _restore_hint(checkpoint: ManifestCheckpoint) -> str:
         return f"Fetch it again: {fetch}"
     origin = checkpoint.manifest.provenance
     source, target = shlex.quote(origin.source), f"--out {shlex.quote(str(checkpoint.path))} --force"
-    has_path = origin.source_path is not None and Path(origin.source_path).exists()
-    if origin.source_path is not None and has_path:
-        source = shlex.quote(origin.source_path)
+    settings = load_settings()
     if origin.rounding is not None:
+        found = source_of(origin, settings)
+        source = source if found is None else shlex.quote(found.name)
         return f"Quantise it again: gptfast quantize {source} --mode {checkpoint.scheme} {target}"
-    if has_path:
-        return f"Convert it again: gptfast convert {source} {target}"
-    if origin.revision is None:  # the name of a folder; one of that name may be here by chance
+    if (path := recorded_source(settings.home, origin.recipe)) is not None:
+        return f"Convert it again: gptfast convert {shlex.quote(str(path))} {target}"
+    if origin.revision is None:  # only the name of a folder
         return f"Convert it again, where SOURCE is the path of {source}: gptfast convert SOURCE {target}"
     revision = shlex.quote(origin.revision)
     fetch = f"gptfast download {source} --revision {revision}"

@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Final
 
 from gptfast_cli.core.checkpoints.downloads import S3, find_bucket_path, find_snapshot, parse_repo
-from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE
-from gptfast_cli.core.checkpoints.store import BUNDLED, bundled_folder, model_names, open_store, read_current
-from gptfast_cli.core.errors import NotFoundError, UsageError
+from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
+from gptfast_cli.core.checkpoints.store import (
+    BUNDLED,
+    bundled_folder,
+    model_names,
+    open_store,
+    read_current,
+    recorded_source,
+)
+from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.files import is_file
 from gptfast_cli.core.settings import Settings
 
@@ -41,6 +48,19 @@ def resolve(model: str | None, settings: Settings) -> Resolved:
     if current is not None:
         return _current(current, settings)
     return _named(BUNDLED[0], settings)
+
+
+def source_of(provenance: Provenance, settings: Settings) -> Resolved | None:
+    """The model that a checkpoint was made of, if it is on this machine: its recorded folder, else by its name."""
+    recorded = recorded_source(settings.home, provenance.recipe)
+    revision = "" if provenance.revision is None else f"@{provenance.revision}"
+    try:
+        named = resolve(f"{provenance.source}{revision}", settings)
+    except GptFastError:
+        named = None
+    if recorded is None or (named is not None and named.path.resolve() == recorded):
+        return named
+    return Resolved(recorded, str(recorded), "a folder")
 
 
 def as_path(text: str) -> Path | None:

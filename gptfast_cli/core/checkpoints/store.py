@@ -3,9 +3,11 @@
 A name maps to one folder, `org--name@variant` in lower case: the same on case-insensitive file systems, and never
 outside of the store. The manifest keeps the name as it was given.
 
-`$GPTFAST_HOME/current` holds one line: a name in the store, or the absolute path of a folder.
+`$GPTFAST_HOME/current` holds one line: a name in the store, or the absolute path of a folder. `sources/RECIPE` holds
+the path of the folder that a checkpoint was made of: a manifest may be shared, and contains no paths of this machine.
 """
 
+import contextlib
 import importlib.resources
 import re
 from dataclasses import dataclass
@@ -132,6 +134,22 @@ def write_current(home: Path, model: str | Path) -> None:
 def clear_current(home: Path) -> None:
     """Clear the current model."""
     (home / _FILE).unlink(missing_ok=True)
+
+
+def record_source(home: Path, recipe: str | None, source: Path) -> None:
+    """Record the folder or file that a checkpoint was made of, by the recipe in its manifest; if home is writable."""
+    if recipe is not None:
+        with contextlib.suppress(OSError):
+            write_whole(home / "sources" / recipe, f"{source.resolve()}\n")
+
+
+def recorded_source(home: Path, recipe: str | None) -> Path | None:
+    """The recorded folder or file; None if there is no record, or it no longer exists."""
+    try:
+        path = Path((home / "sources" / recipe).read_text(encoding="utf-8").rstrip("\n")) if recipe else None
+    except OSError:
+        return None
+    return path if path is not None and path.exists() else None
 
 
 BUNDLED = ("tiny", "tiny-draft")

@@ -19,7 +19,7 @@ from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance, rea
 from gptfast_cli.core.checkpoints.reader import ManifestCheckpoint, open_checkpoint, open_manifest_checkpoint
 from gptfast_cli.core.checkpoints.resolve import as_path, resolve
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
-from gptfast_cli.core.checkpoints.store import BUNDLED, free_name, make_current, open_store, store_name
+from gptfast_cli.core.checkpoints.store import BUNDLED, free_name, make_current, open_store, record_source, store_name
 from gptfast_cli.core.checkpoints.writer import (
     Contents,
     PlannedWeight,
@@ -105,12 +105,7 @@ def run(request: ConvertRequest) -> Job[Converted]:
         dtype=dtype or checkpoint.dtype,
         weights=_plan(checkpoint, dtype),
         tokenizer=tokenizer,
-        provenance=Provenance(
-            origin,
-            source.revision,
-            f"gptfast {__version__}",
-            source_path=None if source.repo else str(source.path),
-        ),
+        provenance=Provenance(origin, source.revision, f"gptfast {__version__}"),
     )
     contents = with_recipe(contents, checkpoint)
     made = None if request.force else existing_checkpoint(target, contents, checkpoint)
@@ -127,6 +122,8 @@ def run(request: ConvertRequest) -> Job[Converted]:
         manifest = yield from write_checkpoint(target, contents, read, identity=identity, force=request.force)
     if request.verify:
         yield from _verify(checkpoint, open_manifest_checkpoint(target))
+    if source.repo is None:
+        record_source(request.settings.home, contents.provenance.recipe, source.path)
     is_current = yield from make_current(request.settings.home, request.out or name)
     return Converted(
         target, manifest.name, manifest.n_bytes, manifest.n_params, is_current=is_current, was_there=made is not None

@@ -13,8 +13,8 @@ from gptfast_cli.core.checkpoints.downloads import find_snapshot
 from gptfast_cli.core.checkpoints.identity import existing_checkpoint, with_recipe
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
 from gptfast_cli.core.checkpoints.reader import ManifestCheckpoint, open_checkpoint, open_manifest_checkpoint
-from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
-from gptfast_cli.core.checkpoints.store import bundled_folder, free_name, make_current, open_store, store_name
+from gptfast_cli.core.checkpoints.resolve import Resolved, resolve, source_of
+from gptfast_cli.core.checkpoints.store import free_name, make_current, open_store, record_source, store_name
 from gptfast_cli.core.checkpoints.writer import Contents, check_space, check_target, plan_weight
 from gptfast_cli.core.device import (
     dtype_name,
@@ -176,6 +176,9 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
                 calibration = Calibration(checkpoint.config, calibrating.texts, device=device, dtype=dtype)
             rounder = _rounder(request, calibration)
             divergence = yield from write_blocks(plan, rounder, fidelity, watch, force=request.force)
+        provenance = plan.contents.provenance
+        if provenance.revision is None:
+            record_source(request.settings.home, provenance.recipe, found.path)
         is_current = yield from make_current(request.settings.home, request.out or plan.contents.name)
     return Quantized(
         path=plan.target,
@@ -246,12 +249,10 @@ def _source(request: QuantizeRequest, found: Resolved, checkpoint: Checkpoint) -
     """
     if request.model is not None or request.force or checkpoint.stored_as == PLAIN:
         return found, checkpoint
-    provenance = open_manifest_checkpoint(found.path).manifest.provenance
-    revision = "" if provenance.revision is None else f"@{provenance.revision}"
+    source = source_of(open_manifest_checkpoint(found.path).manifest.provenance, request.settings)
     try:
-        source = resolve(provenance.source_path or f"{provenance.source}{revision}", request.settings)
-        return source, open_checkpoint(source.path)
-    except GptFastError:  # missing or damaged
+        return (found, checkpoint) if source is None else (source, open_checkpoint(source.path))
+    except GptFastError:  # damaged
         return found, checkpoint
 
 
@@ -265,7 +266,7 @@ def _plan(
     storages = allocation.of(checkpoint.config)
     if all(storage.scheme == PLAIN for storage in storages.values()):
         raise UsageError("--mode plain leaves every weight as it is.", "Take --mode int8 or --mode int4.")
-    base, revision, source_path = _origin(found, checkpoint, request.settings)
+    base, revision = _origin(found, checkpoint, request.settings)
     learned = None if calibrating is None else calibrating.record
     variant = "-".join([str(allocation), *([request.rounding] if request.rounding != NEAREST else [])])
     name = f"{base}-{variant}" if ":" in base else f"{base}:{variant}"
@@ -278,9 +279,7 @@ def _plan(
             for (weight, shape), at in zip(weight_shapes(checkpoint.config).items(), storages.values(), strict=True)
         },
         tokenizer=tokenizer_of(found.path),
-        provenance=Provenance(
-            base, revision, f"gptfast {__version__}", request.rounding, learned, source_path=source_path
-        ),
+        provenance=Provenance(base, revision, f"gptfast {__version__}", request.rounding, learned),
     )
     if contents.n_bytes >= checkpoint.n_bytes:
         raise UsageError(
@@ -299,16 +298,14 @@ def _options(request: QuantizeRequest, allocation: Allocation, device: torch.dev
     return f"{allocation.others} {asked.limit} {asked.seq_length} {asked.compensation} {device} {dtype}"
 
 
-def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tuple[str, str | None, str | None]:
-    """Name of the model, commit of a Hugging Face snapshot, and path of a folder that has no such name."""
-    if found.path == bundled_folder(found.name) or found.path == open_store(settings).find(checkpoint.name):
-        return checkpoint.name, None, None
+def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tuple[str, str | None]:
+    """Name of the model, and commit of a Hugging Face snapshot."""
+    if (found.path / MANIFEST_FILE).is_file():
+        return checkpoint.name, None
     snapshot = find_snapshot(settings.hf_cache, found.name)
     if snapshot is not None and snapshot.path == found.path:
-        return snapshot.repo, snapshot.commit, None
-    folder = found.path.resolve()
-    has_name = (folder / MANIFEST_FILE).is_file()
-    return checkpoint.name if has_name else free_name(store_name(folder.name)), None, str(folder)
+        return snapshot.repo, snapshot.commit
+    return free_name(store_name(found.path.resolve().name)), None
 
 
 def _made_already(request: QuantizeRequest, plan: QuantizePlan, named: Resolved) -> Job[ManifestCheckpoint | None]:
