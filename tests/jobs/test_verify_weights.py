@@ -63,7 +63,10 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("made", MAKERS)
-def test_a_flipped_bit_is_named_by_tensor_with_the_command_that_makes_it_again(tmp_path: Path, made: str) -> None:
+def test_a_flipped_bit_is_named_by_tensor_with_the_command_that_makes_it_again(
+    tmp_path: Path, made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTFAST_HOME", str(settings_in(tmp_path).home))
     make, command = MAKERS[made]
     place = make(tmp_path)
     part = "weight" if made != "quantised" else "codes"

@@ -40,7 +40,7 @@ def test_a_difference_names_both_files_and_the_text(tmp_path: Path) -> None:
     write(tmp_path, "v3")
     rewritten("v1").save(str(tmp_path / "tokenizer.json"))
     (line,) = said(tmp_path)
-    assert line == "tokenizer.json is used; tokenizer.model beside it encodes or decodes 'Hello, world!' otherwise."
+    assert line == "tokenizer.json is used; tokenizer.model beside it encodes or decodes 'Hello, world!' differently."
 
 
 def test_a_difference_of_decoding_alone_is_found(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_one_model_whose_files_put_a_space_before_the_first_part_alone_agrees(tm
     assert said(tmp_path) == []
     declare(tmp_path, "tokenizer_config.json", legacy=True)
     (line,) = said(tmp_path)
-    assert "otherwise" in line
+    assert "differently" in line
 
 
 def test_a_flag_of_an_added_token_in_one_file_alone_is_found(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_flag_about_bos_that_is_not_followed_is_told(tmp_path: Path, flag: boo
     declare(tmp_path, "tokenizer_config.json", add_bos_token=flag)
     (line,) = said(tmp_path)
     assert line.startswith(
-        f'tokenizer.json is used; tokenizer_config.json beside it says "add_bos_token": {str(flag).lower()}, but'
+        f'tokenizer.json is used; tokenizer_config.json beside it has "add_bos_token": {str(flag).lower()}, but'
     )
     declare(tmp_path, "tokenizer_config.json", add_bos_token=not flag)
     assert said(tmp_path) == []

@@ -155,9 +155,9 @@ def test_two_formats_share_a_file_name_and_the_right_one_reads_it(
     [
         (lambda file: file[: len(file) // 2 + 1], "line"),
         (lambda file: file[:-1] + b"9\n", "ranks are not 0 to 2999"),  # 29999 in the place of 2999
-        (lambda file: file[:-2] + b"\n", "rank 299 is there twice"),
-        (lambda file: file + b"IQ== 7\n", "rank 7 is there twice"),
-        (lambda file: file + b"IQ== 3000\n", "1 tokens are there twice"),
+        (lambda file: file[:-2] + b"\n", "duplicate rank 299"),
+        (lambda file: file + b"IQ== 7\n", "duplicate rank 7"),
+        (lambda file: file + b"IQ== 3000\n", "1 duplicate tokens"),
         (lambda file: file + b"\n", "line 3001"),
         (lambda file: file + b"!!!! 3000\n", "line 3001"),
         (lambda file: file + b" 3000\n", "line 3001"),

@@ -99,7 +99,7 @@ def test_parts_that_are_no_text_are_not_left_out(ours: Callable[[str], ChatTempl
 def test_a_list_with_parts_that_are_no_text_is_not_written_as_python_writes_it() -> None:
     with (
         ChatTemplate(TemplateSource(CONTENT + "{{ m.content }}{% endfor %}", "here", {})) as template,
-        pytest.raises(UsageError, match="it takes text alone"),
+        pytest.raises(UsageError, match="it supports text only"),
     ):
         template.render([user([part("a")]), user([part("a"), {"type": "image_url", "image_url": {"url": "x"}}])])
 
