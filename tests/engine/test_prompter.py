@@ -114,7 +114,7 @@ def test_options_that_cannot_be_meant_are_refused(loaded: LoadedModel, options: 
 
 
 def test_a_system_message_needs_a_chat(base: LoadedModel) -> None:
-    with pytest.raises(UsageError, match="has no chat template"):
+    with pytest.raises(UsageError, match="requires a chat template"):
         open_prompter(base, ChatOptions(system="Be brief."))
 
 
