@@ -117,7 +117,7 @@ class PerplexityOptions:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceOptions:
-    """The reference model, and how it runs; the fields are those of ReferenceOptions."""
+    """The reference model, and how it runs; the fields are those of ReferenceRequest."""
 
     panel: ClassVar = "Comparison with a reference model"
     against: Annotated[
@@ -191,7 +191,7 @@ def evaluate(
     with progress_view(sys.stderr, quiet=printing.quiet) as show_progress:
         from gptfast_cli.core.engine.build import RuntimeConfig
         from gptfast_cli.core.engine.chat import ChatOptions
-        from gptfast_cli.core.evals.comparison import ReferenceOptions
+        from gptfast_cli.core.evals.comparison import ReferenceRequest
         from gptfast_cli.core.evals.perplexity import TextOptions
         from gptfast_cli.core.evals.protocols import DEFAULT_PROTOCOL
         from gptfast_cli.core.evals.tasks.requests import TaskOptions
@@ -212,7 +212,7 @@ def evaluate(
                 seed=asked.seed,
             ),
             text=None if text is None else TextOptions(text, perplexity.protocol or DEFAULT_PROTOCOL),
-            against=None if reference.against is None else ReferenceOptions(*astuple(reference)),
+            against=None if reference.against is None else ReferenceRequest(*astuple(reference)),
         )
         evaluation = show(run(request), show_progress)
     if printing.json:

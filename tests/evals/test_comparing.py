@@ -20,7 +20,7 @@ from gptfast_cli.core.evals import scoring as reading
 from gptfast_cli.core.evals.comparison import (
     CommonText,
     Compared,
-    ReferenceOptions,
+    ReferenceRequest,
     common_text,
     compare,
 )
@@ -66,7 +66,7 @@ def noisy(model: Path, folder: Path, scale: float) -> Path:
     return folder
 
 
-def compared(tmp_path: Path, name: Path | str, against: ReferenceOptions, **options: Any) -> Compared:
+def compared(tmp_path: Path, name: Path | str, against: ReferenceRequest, **options: Any) -> Compared:
     batch_size, runtime = options.pop("batch_size", 8), options.pop("runtime", PLACING)
     file = tmp_path / "text"
     file.write_text(TEXT)
@@ -91,7 +91,7 @@ def by_transformers(model: Path, other: Path, windows: Sequence[Tensor], n_given
 
 
 def test_it_is_the_divergence_of_both_as_transformers_runs_them(tmp_path: Path, model: Path, other: Path) -> None:
-    found = compared(tmp_path, other, ReferenceOptions(str(model)), protocol="gptq-50")
+    found = compared(tmp_path, other, ReferenceRequest(str(model)), protocol="gptq-50")
     tokens = torch.tensor([256, *(ids_of(model, TEXT))])
     windows = [window for window in tokens.split(50) if len(window) == 50]
     assert dataclasses.astuple(found.divergence) == pytest.approx(by_transformers(model, other, windows, 1), rel=2e-4)
@@ -118,10 +118,10 @@ def test_passages_that_begin_alike_are_each_compared(tmp_path: Path, model: Path
 def test_the_pieces_that_are_held_change_nothing(
     tmp_path: Path, model: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = compared(tmp_path, other, ReferenceOptions(str(model)), protocol="gptq-100")
+    whole = compared(tmp_path, other, ReferenceRequest(str(model)), protocol="gptq-100")
     monkeypatch.setattr(reading, "_PIECE_LOGITS", 260 * 7)
     monkeypatch.setattr(reading, "_CACHE_TOKENS", 300)
-    pieces = compared(tmp_path, other, ReferenceOptions(str(model)), protocol="gptq-100")
+    pieces = compared(tmp_path, other, ReferenceRequest(str(model)), protocol="gptq-100")
     assert dataclasses.astuple(pieces.divergence) == pytest.approx(dataclasses.astuple(whole.divergence), rel=1e-9)
 
 
@@ -137,7 +137,7 @@ def test_the_bundled_documents_are_read_where_there_is_no_text(tmp_path: Path) -
 
 
 def test_a_model_beside_itself_does_not_differ_at_all(tmp_path: Path, model: Path) -> None:
-    found = compared(tmp_path, model, ReferenceOptions(str(model)), protocol="gptq-64")
+    found = compared(tmp_path, model, ReferenceRequest(str(model)), protocol="gptq-64")
     divergence = found.divergence
     assert found.is_itself and divergence.better is None
     assert (divergence.kld_mean, divergence.kld_max, divergence.rms_p_change, divergence.flips) == (0, 0, 0, 0)
@@ -148,13 +148,13 @@ def test_a_model_beside_itself_does_not_differ_at_all(tmp_path: Path, model: Pat
 def test_two_batch_sizes_and_two_backends_agree_in_float32(tmp_path: Path, model: Path) -> None:
     native = RuntimeConfig(device="cpu", dtype="float32", threads=1)
     alone = compared(
-        tmp_path, "tiny-draft", ReferenceOptions("tiny-draft", batch_size=8), protocol="gptq-64", batch_size=1,
+        tmp_path, "tiny-draft", ReferenceRequest("tiny-draft", batch_size=8), protocol="gptq-64", batch_size=1,
         runtime=native,
     )  # fmt: skip
     assert (alone.model.batch_size, alone.reference.batch_size, alone.is_itself) == (1, 8, False)
     assert (alone.divergence.kld_max, alone.divergence.ppl_ratio) == (0, 1)
     both = compared(
-        tmp_path, "tiny-draft", ReferenceOptions("tiny-draft", backend="reference"), protocol="gptq-64", runtime=native
+        tmp_path, "tiny-draft", ReferenceRequest("tiny-draft", backend="reference"), protocol="gptq-64", runtime=native
     )
     assert (both.model.backend, both.reference.backend) == ("cpu", "reference")
     assert 0 < both.divergence.kld_max < 1e-8 and both.divergence.same_top1 == 1
@@ -181,14 +181,14 @@ def test_batch_size_is_how_many_passages_are_computed_together(
 
 def test_two_dtypes_differ_by_the_noise_of_the_narrower(tmp_path: Path) -> None:
     narrow = RuntimeConfig(device="cpu", dtype="bfloat16", threads=1)
-    found = compared(tmp_path, "tiny", ReferenceOptions("tiny", dtype="float32"), protocol="gptq-64", runtime=narrow)
+    found = compared(tmp_path, "tiny", ReferenceRequest("tiny", dtype="float32"), protocol="gptq-64", runtime=narrow)
     assert (found.model.dtype, found.reference.dtype, found.is_itself) == ("bfloat16", "float32", False)
     assert 1e-8 < found.divergence.kld_mean < 1e-2
 
 
 def test_the_reference_runs_as_the_model_does_but_rounds_nothing(tmp_path: Path) -> None:
     runtime = RuntimeConfig(device="cpu", dtype="float32", threads=1, activations="float")
-    found = compared(tmp_path, "tiny", ReferenceOptions("tiny"), protocol="gptq-64", runtime=runtime)
+    found = compared(tmp_path, "tiny", ReferenceRequest("tiny"), protocol="gptq-64", runtime=runtime)
     assert (found.model.roundings, found.reference.roundings) == (("activations float",), ())
     assert found.reference.dtype == "float32" and not found.is_itself
 
@@ -214,7 +214,7 @@ def test_a_copy_with_a_little_noise_is_not_called_better_and_a_worse_model_is(tm
 def test_int4_is_worse_than_its_original_beyond_the_noise_of_the_whole_text(tmp_path: Path) -> None:
     settings, runtime = settings_in(tmp_path), RuntimeConfig(device="cpu", dtype="float32")
     drained(quantize(QuantizeRequest(settings, "tiny", AllocationOptions("int4"), fidelity=False)))
-    found = compared(tmp_path, "tiny:int4-g32", ReferenceOptions("tiny"), runtime=runtime)
+    found = compared(tmp_path, "tiny:int4-g32", ReferenceRequest("tiny"), runtime=runtime)
     assert found.divergence.better == "reference" and found.divergence.ppl_ratio == pytest.approx(1.0003, abs=1e-4)
 
 
@@ -227,8 +227,8 @@ def test_an_output_layer_that_is_padded_is_compared_over_the_real_tokens(
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         tensors[name] = torch.cat([tensors[name], torch.randn(28, tensors[name].shape[1])])
     save_file(tensors, padded / WEIGHTS, metadata={"format": "pt"})
-    plain = compared(tmp_path, other, ReferenceOptions(str(model)), protocol="gptq-64")
-    found = compared(tmp_path, other, ReferenceOptions(str(padded)), protocol="gptq-64")
+    plain = compared(tmp_path, other, ReferenceRequest(str(model)), protocol="gptq-64")
+    found = compared(tmp_path, other, ReferenceRequest(str(padded)), protocol="gptq-64")
     assert dataclasses.astuple(found.divergence) == pytest.approx(dataclasses.astuple(plain.divergence), rel=1e-6)
 
 
@@ -257,14 +257,14 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path, model: Path, edit: A
     folder = noisy(model, tmp_path / "edited", 0.01)
     edit(folder)
     if message is None:
-        assert compared(tmp_path, model, ReferenceOptions(str(folder)), protocol="gptq-64").divergence.tokens > 0
+        assert compared(tmp_path, model, ReferenceRequest(str(folder)), protocol="gptq-64").divergence.tokens > 0
     else:
         with pytest.raises(UsageError, match=message):
-            compared(tmp_path, model, ReferenceOptions(str(folder)), protocol="gptq-64")
+            compared(tmp_path, model, ReferenceRequest(str(folder)), protocol="gptq-64")
 
 
 def test_another_vocabulary_is_refused_before_the_reference_is_loaded(tmp_path: Path, model: Path) -> None:
-    request = EvalRequest(settings_in(tmp_path), str(model), PLACING, against=ReferenceOptions("tiny-draft"))
+    request = EvalRequest(settings_in(tmp_path), str(model), PLACING, against=ReferenceRequest("tiny-draft"))
     events: list[Any] = []
     with pytest.raises(UsageError, match="tiny-draft: its token 0 is"):
         events.extend(run(request))
@@ -273,7 +273,7 @@ def test_another_vocabulary_is_refused_before_the_reference_is_loaded(tmp_path: 
 
 def test_a_batch_of_nothing_is_refused(tmp_path: Path, model: Path) -> None:
     with pytest.raises(UsageError, match="--against-batch-size must be at least 1"):
-        compared(tmp_path, model, ReferenceOptions(str(model), batch_size=0))
+        compared(tmp_path, model, ReferenceRequest(str(model), batch_size=0))
 
 
 def test_an_interrupt_keeps_what_both_have_read(

@@ -6,7 +6,7 @@ import pytest
 
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.evals.comparison import ReferenceOptions
+from gptfast_cli.core.evals.comparison import ReferenceRequest
 from gptfast_cli.core.evals.held_out import measured_content
 from gptfast_cli.core.evals.perplexity import TextOptions
 from gptfast_cli.core.jobs.calibration_text import CalibrationOptions
@@ -40,7 +40,7 @@ def test_neither_of_two_models_may_have_learned_from_the_text(
     names = {"calibrated": calibrated, "tiny-draft": "tiny-draft"}
     settings, runtime = settings_in(tmp_path), RuntimeConfig("cpu", "float32", 1)
     with pytest.raises(UsageError, match=r"The bundled held-out text: overlaps with .* \(learned\.txt\)"):
-        drained(run(EvalRequest(settings, names[model], runtime, against=ReferenceOptions(names[against]))))
+        drained(run(EvalRequest(settings, names[model], runtime, against=ReferenceRequest(names[against]))))
 
 
 def test_a_file_that_a_model_has_learned_from_is_refused_and_another_is_not(calibrated: str, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ _ROUNDING_FIELDS = ("activations", "kv_dtype")
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceOptions:
+class ReferenceRequest:
     """The reference MODEL, and how it runs; None: as the measured model."""
 
     model: str
@@ -82,7 +82,7 @@ def _summary(loaded: LoadedModel, batch_size: int) -> ModelSummary:
     )
 
 
-def load_reference(measured: LoadedModel, options: ReferenceOptions, settings: Settings) -> Job[LoadedModel]:
+def load_reference(measured: LoadedModel, options: ReferenceRequest, settings: Settings) -> Job[LoadedModel]:
     """Load the reference on the device of the measured model, in the same configuration unless `options` differ.
 
     The measured model's rounding options (activations, KV dtype) do not apply to the reference. Raises UsageError if

@@ -13,7 +13,7 @@ from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load, open_model
 from gptfast_cli.core.evals.comparison import (
     Compared,
-    ReferenceOptions,
+    ReferenceRequest,
     common_text,
     compare,
     load_reference,
@@ -49,7 +49,7 @@ class EvalRequest:
     runtime: RuntimeConfig = RuntimeConfig()
     tasks: TaskOptions = TaskOptions()
     text: TextOptions | None = None
-    against: ReferenceOptions | None = None
+    against: ReferenceRequest | None = None
 
     @property
     def wants_tasks(self) -> bool:
@@ -127,7 +127,7 @@ def _text(options: TextOptions, loaded: LoadedModel) -> ProtocolText:
 
 
 def _pair(
-    request: EvalRequest, against: ReferenceOptions, loaded: LoadedModel, text: ProtocolText | None
+    request: EvalRequest, against: ReferenceRequest, loaded: LoadedModel, text: ProtocolText | None
 ) -> Job[Job[Compared | None]]:
     """Load the reference; returns the comparison that is to be made."""
     reference = yield from load_reference(loaded, against, request.settings)
