@@ -28,8 +28,8 @@ from model_files import drained, edit_tensors, run_to_end, saved, settings_in
 
 INT8 = torch.int8
 GREEDY, DRAWN = Sampling(temperature=0), Sampling(temperature=1.1, top_k=30)
-LENGTHS = (97, 120, 126, 127, 128, 129, 251)  # so that texts go through the end of a block of keys
-LIMITS = Limits(max_new_tokens=40, max_context=512, stop_ids=frozenset())
+LENGTHS = (97, 115, 126, 127, 128, 129, 251)  # so that texts go through the end of a block of keys
+LIMITS = Limits(max_new_tokens=16, max_context=512, stop_ids=frozenset())
 Pair = tuple[Decoder, Decoder]
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "tests/gpu/record.py", "--device", "cpu", "--small"]
 
@@ -16,14 +18,30 @@ def record(out: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_every_part_is_recorded_once(tmp_path: Path) -> None:
-    (tmp_path / "correct-int8-float32.json").write_text("kept")
+OF_EACH_KIND = {"bandwidth", "correct-int4-bfloat16", "bench-small-int4"}
+PARTS = {
+    "bandwidth",
+    *(f"correct-{scheme}-{dtype}" for scheme in ("plain", "int8", "int4") for dtype in ("float32", "bfloat16")),
+    *(f"bench-small-{scheme}" for scheme in ("plain", "int8", "int4")),
+}
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [OF_EACH_KIND, pytest.param(PARTS - {"correct-int8-float32"}, marks=pytest.mark.slow)],
+    ids=["few", "all"],
+)
+def test_every_part_is_recorded_once(tmp_path: Path, recorded: set[str]) -> None:
+    for name in PARTS - recorded:
+        (tmp_path / f"{name}.json").write_text('"kept"')
     outcome = record(tmp_path)
     assert outcome.returncode == 0, outcome.stderr
-    assert (tmp_path / "correct-int8-float32.json").read_text() == "kept"
-    records = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json") if "int8-f" not in path.name}
-    assert len(records) == 1 + 5 + 3 and not any("error" in part for part in records.values())
-    for name, part in records.items():
+    records = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert records.keys() == PARTS
+    assert {name for name, part in records.items() if part != "kept"} == recorded
+    for name in recorded:
+        part = records[name]
+        assert "error" not in part
         if name.startswith("correct"):
             assert part["is_within_bound"] and part["greedy_tokens"] == 32
             assert part["greedy_different"] == 0 or "bfloat16" in name

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Final
 
 from gptfast_cli.core.drafts.report import (
@@ -236,7 +237,8 @@ def _alpha_for(level: float, cost: float) -> float | None:
 
 
 def _speedup(alpha: float, cost: float) -> float:
-    return max(sum(alpha**n for n in range(k + 1)) / (1 + k * cost) for k in range(1, _MAX_K + 1))
+    n_tokens = list(accumulate(alpha**n for n in range(_MAX_K + 1)))  # of a round, by k
+    return max(n_tokens[k] / (1 + k * cost) for k in range(1, _MAX_K + 1))
 
 
 def _compared_point(label: str, each: ComparedDraft) -> ScatterPoint:
