@@ -1,4 +1,4 @@
-"""What can go wrong, told to the person who asked: what, why, and the next command to try.
+"""Errors for the user: what, why, and the next command to try.
 
 Each kind of error is one exit code of the command contract. Only errors a person can act on live here;
 a broken invariant of our own is an `assert`.

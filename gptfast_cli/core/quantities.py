@@ -18,7 +18,7 @@ def size(n_bytes: float) -> str:
 
 
 def count(number: int) -> str:
-    """A count in thousands, millions or billions, as the sizes of models are told: 3.21 M, 6.74 B."""
+    """A count in thousands, millions or billions, as for model sizes: 3.21 M, 6.74 B."""
     for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= _LARGEST * scale / 1e3:
             return f"{digits(number / scale)} {unit}"

@@ -38,7 +38,7 @@ def divergence_verdict(found: Compared) -> str:
     if found.is_itself:
         return f"{model} was compared with itself."
     if divergence.ppl_ratio_low is None or divergence.ppl_ratio_high is None:
-        return "Which one predicts the text better cannot be told from this."
+        return "The perplexity ratio has no interval: neither model is shown to be better."
     low, high = divergence.ppl_ratio_low, divergence.ppl_ratio_high
     decimals = _decimals(high - low)
     ratio = f"x {divergence.ppl_ratio:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"

@@ -152,7 +152,7 @@ class LiveView:
                 self._late_notes.append(text)  # now it would land in the middle of a sentence
             case Note(text):
                 self._print(text)
-            case Progress(unit="runs"):  # few, and each is told: a run may take long
+            case Progress(unit="runs"):  # few, and each is shown: a run may take long
                 self._status.add(event)
                 self._show_bar("", self._status.line(), event.done, event.total)
             case Measured() if self._status.counts_runs:

@@ -15,8 +15,8 @@ from gptfast_cli.core.events import Record
 IDENTITIES = {line: f"identity {line}" for line in (1, 2, 4, 5, 6)}  # line 3 is blank
 
 
-def record(line: int, **told: object) -> Record:
-    return Record({"id": f"row {line}", "line": line, "text": "x" * 50, **told, "request": f"identity {line}"})
+def record(line: int, **reported: object) -> Record:
+    return Record({"id": f"row {line}", "line": line, "text": "x" * 50, **reported, "request": f"identity {line}"})
 
 
 def lines_in(path: Path) -> list[int]:
@@ -61,7 +61,7 @@ def test_unordered_every_record_leaves_at_once(path: Path) -> None:
             assert lines_in(path)[-1] == line
 
 
-def test_what_waits_without_a_file_can_still_be_told(path: Path) -> None:
+def test_what_waits_without_a_file_can_still_be_reported(path: Path) -> None:
     with open_output(None, IDENTITIES, in_order=True) as output:
         list(put_all(output, 6, 4))
         assert [left.fields["line"] for left in output.unsaved()] == [4, 6]

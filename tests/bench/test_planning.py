@@ -95,7 +95,7 @@ def test_a_tied_table_is_held_once_and_read_whole() -> None:
     assert apart.step(1, 0).n_bytes == tied.step(1, 0).n_bytes
 
 
-def test_bytes_are_told_by_the_scheme_that_they_are_read_in() -> None:
+def test_bytes_are_reported_by_the_scheme_that_they_are_read_in() -> None:
     of_device = portion(outline(replace(CONFIG, ffn_dim=64), "int8"), 2)
     weights = {"int8": 2 * (8 * 8 + 8 * 4 + 64 * 8 + 8 * 32) + 5 * 8 + 3 * 8, "plain": 2 * (2 * 16 + 8)}
     scales = {"int8": 2 * (2 * (8 + 8 + 64 + 8) + 5) + 3 * 2, "plain": 0}

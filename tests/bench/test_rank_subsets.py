@@ -104,7 +104,7 @@ def world() -> World:
     return World(Pair())
 
 
-def test_what_ranks_read_is_added_up_and_each_is_told_by_itself(world: World) -> None:
+def test_what_ranks_read_is_added_up_and_each_is_reported_by_itself(world: World) -> None:
     outcome = world.outcome(world.row(RankSubset(world.pair, world.pair, 2), other_model_bytes=8))
     assert isinstance(outcome, Timed)
     (times,) = outcome.repetitions

@@ -24,7 +24,7 @@ from model_files import drained
 
 @dataclass
 class World:
-    """A machine in which only what is told to take time takes time."""
+    """A machine in which only what is reported to take time takes time."""
 
     seconds: float = 50.0
     bandwidths: list[float] = field(default_factory=list)  # of the probes to come; then 100 bytes a second

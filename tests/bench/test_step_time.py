@@ -130,7 +130,7 @@ def test_a_step_takes_what_reading_layers_and_messages_take() -> None:
     assert step.n_bytes == 1300
 
 
-def test_a_device_alone_exchanges_nothing_and_what_is_not_known_is_not_told() -> None:
+def test_a_device_alone_exchanges_nothing_and_what_is_not_known_is_not_reported() -> None:
     step = StepWork(1, 1, {"plain": 100}, 0, n_all_reduces=3, message_bytes=10)
     assert step_time(step, Hardware(bandwidth=100), Efficiency({"plain": 1})).seconds == 1
     assert step_time(step, Hardware(), Efficiency({"plain": 1})).seconds is None

@@ -36,7 +36,7 @@ def test_they_diverge_from_the_whole_cache_by_next_to_nothing(
 ) -> None:
     placings = [RuntimeConfig("cpu", dtype, backend=backend, kv_dtype=kv_dtype) for kv_dtype in ("auto", "int8")]
     models = [drained(load("tiny", settings_in(tmp_path), runtime))[1] for runtime in placings]
-    told = divergence(models)
-    assert told.tokens == 4359
-    assert 1e-8 < told.kld_mean <= bound
-    assert told.same_top1 > 0.998
+    output = divergence(models)
+    assert output.tokens == 4359
+    assert 1e-8 < output.kld_mean <= bound
+    assert output.same_top1 > 0.998

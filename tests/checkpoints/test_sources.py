@@ -337,7 +337,7 @@ def test_a_spoilt_source_is_named(tmp_path: Path, case: str) -> None:
         open_checkpoint(source, allow_pickle=True)
 
 
-def test_a_missing_context_is_what_metas_program_takes_and_is_told(tmp_path: Path) -> None:
+def test_a_missing_context_is_what_metas_program_takes_and_is_reported(tmp_path: Path) -> None:
     source = foreign.write_meta(tmp_path / "model", random_llama(**EVEN))
     opened = open_checkpoint(source, allow_pickle=True)
     assert opened.config.max_context == 2048

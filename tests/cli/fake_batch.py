@@ -110,8 +110,8 @@ def decode(line: int) -> Iterator[Event]:
 
 def record(line: int) -> Record:
     answer = {"text": "wärm\x1b[31m " * (line % 7), "token_ids": [line]}
-    told = {"error": {"message": "nope"}} if line == BAD else answer
-    return Record({"id": line, "line": line, **told, "seed": 42, "request": f"identity {line}"})
+    reported = {"error": {"message": "nope"}} if line == BAD else answer
+    return Record({"id": line, "line": line, **reported, "seed": 42, "request": f"identity {line}"})
 
 
 def check(sampling: Sampling) -> None:

@@ -48,7 +48,7 @@ class RuntimeConfig:
     activations: str | None
     verify: bool
     kv_dtype: str
-    group: object  # which is not a thing to be told
+    group: object  # which is not a thing to be reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ def streams_for_ever(request: GenerateRequest) -> Job[GenerateResult]:
         yield TextChunk(0, "and on ")
 
 
-def _told(field: Any) -> Any:
+def _as_json(field: Any) -> Any:
     if not is_dataclass(field):
         return str(field)
     return {name: value for name, value in asdict(field).items() if name != "together"}
@@ -206,7 +206,7 @@ def echoes_the_request(request: GenerateRequest) -> Job[GenerateResult]:
     """Generates the request, as JSON; its options stand beside its other fields."""
     options = {each.name: getattr(request.options, each.name) for each in fields(request.options)}
     others = {name: value for name, value in vars(request).items() if name != "options"}
-    yield TextChunk(0, json.dumps(others | options, default=_told))
+    yield TextChunk(0, json.dumps(others | options, default=_as_json))
     return finished(request)
 
 

@@ -21,7 +21,7 @@ def text(tmp_path: Path) -> str:
     return str(tmp_path / "text.txt")
 
 
-def test_a_text_is_predicted_by_the_usual_protocol_which_is_told(gptfast: CommandLine, text: str) -> None:
+def test_a_text_is_predicted_by_the_usual_protocol_which_is_reported(gptfast: CommandLine, text: str) -> None:
     outcome = gptfast.run("eval", "tiny", "--text", text, *MACHINE)
     assert outcome.returncode == 0, outcome.stderr.decode()
     lines = outcome.stdout.decode().splitlines()
@@ -67,13 +67,13 @@ def test_keys_and_values_in_int8_are_compared_with_the_whole_cache_of_the_refere
         (("--text", "TEXT", "--protocol", "gptq-2048"), "needs a context of 2,048 tokens, and tiny has 512"),
     ],
 )
-def test_mistakes_are_told_in_a_few_lines(
+def test_mistakes_are_reported_in_a_few_lines(
     gptfast: CommandLine, text: str, arguments: tuple[str, ...], expected: str
 ) -> None:
     outcome = gptfast.run("eval", "tiny", *MACHINE, *(text if each == "TEXT" else each for each in arguments))
     assert outcome.returncode == 2 and outcome.stdout == b""
-    told = outcome.stderr.decode()
-    assert expected in told and "hint:" in told and len(told.splitlines()) <= 5
+    output = outcome.stderr.decode()
+    assert expected in output and "hint:" in output and len(output.splitlines()) <= 5
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ def test_the_document_has_the_text_of_the_target_and_what_rounds_came_to(
     drafted = json.loads(gptfast.run(*LINE, "--json", "--draft", "tiny-draft", *options).stdout)
     assert drafted["samples"] == plain["samples"]
     assert "speculation" not in plain
-    told = drafted["speculation"]
-    assert {"k", "rounds", "alpha", "tau", "accepted_histogram"} <= told.keys()
-    assert told["k"] == {"3": 3, "auto": None, "0": 0}.get(options[-1] if options else "", 5)
-    assert sum(told["accepted_histogram"]) == told["rounds"]
-    assert set(told["shares"]) in ({"draft", "verify", "sample", "host"}, set())
+    output = drafted["speculation"]
+    assert {"k", "rounds", "alpha", "tau", "accepted_histogram"} <= output.keys()
+    assert output["k"] == {"3": 3, "auto": None, "0": 0}.get(options[-1] if options else "", 5)
+    assert sum(output["accepted_histogram"]) == output["rounds"]
+    assert set(output["shares"]) in ({"draft", "verify", "sample", "host"}, set())
 
 
 def test_the_block_tells_tokens_a_round_and_where_the_time_went(fake: Callable[[str], CommandLine]) -> None:

@@ -17,9 +17,9 @@ def test_the_contracts_line_quantises_and_the_next_one_generates_from_it(gptfast
     assert outcome.returncode == 0, outcome.stderr.decode()
     (place,) = outcome.stdout.decode().splitlines()
     assert Path(place).is_dir()
-    told = outcome.stderr.decode()
-    assert "Model: tiny (bundled)" in told and "tiny:int4-g32 is now the current model." in told
-    assert max(len(line) for line in told.splitlines() if place not in line) <= 80
+    output = outcome.stderr.decode()
+    assert "Model: tiny (bundled)" in output and "tiny:int4-g32 is now the current model." in output
+    assert max(len(line) for line in output.splitlines() if place not in line) <= 80
 
     generation = json.loads(gptfast.run("generate", "7 + 5 =", "--temperature", "0", "--json").stdout)
     assert generation["model"] == "tiny:int4-g32"
@@ -124,10 +124,10 @@ def test_a_mistake_is_answered_in_a_few_lines(
     gptfast: CommandLine, arguments: tuple[str, ...], code: int, what: str, hint: str
 ) -> None:
     outcome = gptfast.run("quantize", "tiny", *arguments)
-    told = outcome.stderr.decode()
+    output = outcome.stderr.decode()
     assert (outcome.returncode, outcome.stdout) == (code, b"")
-    assert what in told and hint in told.partition("hint: ")[2]
-    assert len([line for line in told.splitlines() if not line.startswith("Model: ")]) <= 5
+    assert what in output and hint in output.partition("hint: ")[2]
+    assert len([line for line in output.splitlines() if not line.startswith("Model: ")]) <= 5
 
 
 def test_quantising_twice_and_replacing_are_refused(gptfast: CommandLine) -> None:

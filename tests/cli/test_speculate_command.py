@@ -30,10 +30,10 @@ def test_the_verdict_stands_first_and_all_else_goes_to_stderr(gptfast: CommandLi
 
 
 def test_the_document_is_that_of_the_contract(gptfast: CommandLine) -> None:
-    told = json.loads(gptfast.run(*QUICK, "--json", "--quiet").stdout)
-    assert told["schema"] == "gptfast.speculate/1" and isinstance(told["verdict"], str)
-    assert [each["draft"] for each in told["drafts"]] == ["tiny-draft", "ngram"]
-    draft = told["drafts"][0]
+    output = json.loads(gptfast.run(*QUICK, "--json", "--quiet").stdout)
+    assert output["schema"] == "gptfast.speculate/1" and isinstance(output["verdict"], str)
+    assert [each["draft"] for each in output["drafts"]] == ["tiny-draft", "ngram"]
+    draft = output["drafts"][0]
     assert draft["temperature"] == 0 and 0 <= draft["alpha"] <= 1
     assert sorted(draft["tau"]) == ["1", "2", "4"]
     assert {(cell["k"], cell["batch_size"]) for cell in draft["grid"]} == {(k, b) for k in (1, 2, 4) for b in (1, 2)}
@@ -52,9 +52,9 @@ def test_a_report_is_written_beside(gptfast: CommandLine, tmp_path: Path, name: 
 
 
 def test_advice_is_followed_by_generate(gptfast: CommandLine) -> None:
-    told = gptfast.run(*ONE_CELL, "--save-advice", "--force", "--json")
-    (pick,) = json.loads(told.stdout)["picks"]
-    assert b"Saved the advice" in told.stderr
+    output = gptfast.run(*ONE_CELL, "--save-advice", "--force", "--json")
+    (pick,) = json.loads(output.stdout)["picks"]
+    assert b"Saved the advice" in output.stderr
     line = ("generate", "Once upon a time", "-m", "tiny", "--temperature", "0", "--draft", "auto", "--json")
     generated = json.loads(gptfast.run(*line).stdout)
     if pick["draft"] is None:
@@ -68,10 +68,10 @@ def test_a_draft_alone_is_a_benchmark_of_it(gptfast: CommandLine) -> None:
     outcome = gptfast.run(
         "speculate", "--draft-only", "--draft", f"{shape}:int8", "--batch-size", "1,2", "--reps", "1", "--json"
     )
-    told = json.loads(outcome.stdout)
-    assert (told["model"], told["scheme"]) == (shape, "int8")
-    assert [(row["test"], row["batch_size"]) for row in told["rows"]] == [("tg128", 1), ("tg128", 2)]
-    assert all(row["tok_s"]["median"] > 0 for row in told["rows"])
+    output = json.loads(outcome.stdout)
+    assert (output["model"], output["scheme"]) == (shape, "int8")
+    assert [(row["test"], row["batch_size"]) for row in output["rows"]] == [("tg128", 1), ("tg128", 2)]
+    assert all(row["tok_s"]["median"] > 0 for row in output["rows"])
 
 
 def test_ctrl_c_tells_what_is_known(gptfast: CommandLine) -> None:
@@ -87,8 +87,8 @@ def test_ctrl_c_tells_what_is_known(gptfast: CommandLine) -> None:
         process.kill()
         raise
     assert process.returncode == 130
-    told = json.loads(stdout)
-    assert told["interrupted"] and told["drafts"]
+    output = json.loads(stdout)
+    assert output["interrupted"] and output["drafts"]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,6 @@ def test_a_quota_of_the_first_version_counts(root: Path, quota: str, expected: i
     assert computing_cpus(root) == expected
 
 
-def test_where_nothing_is_told_each_cpu_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_is_set_each_cpu_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: CPUS, raising=False)
     assert computing_cpus(tmp_path) == 8

@@ -40,10 +40,10 @@ class Counting:
     def __init__(self, group: ProcessGroup) -> None:
         self._together = group
         self.rank, self.size = group.rank, group.size
-        self.n_told = 0
+        self.n_gathered = 0
 
     def gather(self, x: Tensor) -> Tensor:
-        self.n_told += x.numel()
+        self.n_gathered += x.numel()
         return self._together.gather(x)
 
 
@@ -68,7 +68,7 @@ def choices(group: ProcessGroup) -> dict[str, Any]:
             draws = [SamplingContext(Sampler(sampling, 7, row), (row % vocab_size,), [1, 1]) for row in range(N_ROWS)]
             counting = Counting(group)
             logits = Logits(whole[:, share.tokens], share, counting)  # type: ignore[arg-type]  # that part of it
-            chosen[f"{name}, {kind} {vocab_size}"] = draw_tokens(logits, draws), counting.n_told
+            chosen[f"{name}, {kind} {vocab_size}"] = draw_tokens(logits, draws), counting.n_gathered
         whole[1, -1] = torch.nan
         logits = Logits(whole[:, share.tokens], share, group)
         nothing = torch.empty(0, dtype=torch.int64)

@@ -67,16 +67,16 @@ def test_a_rank_that_nobody_waits_for_ends_with_an_error(tmp_path: Path) -> None
 def test_a_port_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}
     gptfast = CommandLine((sys.executable, "-m", "gptfast_cli"), environment_of(tmp_path / "home"))
-    told = gptfast.with_environment(**place, MASTER_ADDR="127.0.0.1", MASTER_PORT="port").run(*LINE)
-    assert told.returncode == ExitCode.NETWORK and b"Traceback" not in told.stderr
-    assert told.stderr.decode().startswith("error: Rank 0 of 2 did not find the others by 127.0.0.1:port.")
+    output = gptfast.with_environment(**place, MASTER_ADDR="127.0.0.1", MASTER_PORT="port").run(*LINE)
+    assert output.returncode == ExitCode.NETWORK and b"Traceback" not in output.stderr
+    assert output.stderr.decode().startswith("error: Rank 0 of 2 did not find the others by 127.0.0.1:port.")
 
 
 def test_torchrun_itself_ends_with_the_reason_where_its_port_is_taken(tmp_path: Path) -> None:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1")
     with silent_port() as port:
         launcher = CommandLine(torchrun, environment_of(tmp_path / "home"))
-        told = launcher.run("--master-port", str(port), "-m", "gptfast_cli", *LINE)
-    assert told.returncode != 0 and told.stdout == b""
-    last = told.stderr.decode().splitlines()[-1]
-    assert "EADDRINUSE" in last and str(port) in last and b"error: " not in told.stderr
+        output = launcher.run("--master-port", str(port), "-m", "gptfast_cli", *LINE)
+    assert output.returncode != 0 and output.stdout == b""
+    last = output.stderr.decode().splitlines()[-1]
+    assert "EADDRINUSE" in last and str(port) in last and b"error: " not in output.stderr

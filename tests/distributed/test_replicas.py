@@ -56,10 +56,10 @@ def test_a_row_without_finite_logits_fails_alone_as_it_does_without_replicas(
     alone, spread = gptfast.run(*line), gptfast.run(*line, "--replicas", "2")
     assert (spread.returncode, spread.stdout) == (alone.returncode, alone.stdout)
     assert spread.returncode == ExitCode.FAILURE and b"is gone" not in spread.stderr
-    told = {record["line"]: record for record in map(json.loads, spread.stdout.splitlines())}
-    assert [line for line, record in told.items() if "error" in record] == [2, 4, 7]
-    assert told[4]["error"]["message"].startswith("The model's logits are NaN or infinite")
-    assert [len(told[line]["token_ids"]) for line in (1, 3, 5, 6)] == [6] * 4
+    reported = {record["line"]: record for record in map(json.loads, spread.stdout.splitlines())}
+    assert [line for line, record in reported.items() if "error" in record] == [2, 4, 7]
+    assert reported[4]["error"]["message"].startswith("The model's logits are NaN or infinite")
+    assert [len(reported[line]["token_ids"]) for line in (1, 3, 5, 6)] == [6] * 4
 
 
 def test_rows_of_a_replica_that_dies_are_done_again(gptfast: CommandLine, tmp_path: Path) -> None:

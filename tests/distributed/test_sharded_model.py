@@ -141,14 +141,14 @@ def test_ranks_choose_the_tokens_that_one_would_choose(alone: dict[str, Any], ra
 
 def test_ranks_tell_one_another_no_more_than_a_choice_needs(ranks: list[dict[str, Any]]) -> None:
     n_tokens = VOCABULARIES[0]
-    told = {case: n for case, (_, n) in ranks[0]["choices"].items() if case.endswith(str(n_tokens))}
+    output = {case: n for case, (_, n) in ranks[0]["choices"].items() if case.endswith(str(n_tokens))}
     each, whole = 2 * N_ROWS, -(-n_tokens // len(ranks)) * N_ROWS  # a logit and its token
     for kind in (DISTINCT, EQUALS):
-        assert told[f"greedy, {kind} {n_tokens}"] == told[f"greedy, penalised, {kind} {n_tokens}"] == each
-        assert told[f"all, {kind} {n_tokens}"] == told[f"top-p, {kind} {n_tokens}"] == whole
+        assert output[f"greedy, {kind} {n_tokens}"] == output[f"greedy, penalised, {kind} {n_tokens}"] == each
+        assert output[f"all, {kind} {n_tokens}"] == output[f"top-p, {kind} {n_tokens}"] == whole
     for k, case in ((1, "the best of equals"), (3, "top-k"), (3, "top-k, penalised"), (4, "top-k, top-p, min-p")):
-        assert told[f"{case}, {DISTINCT} {n_tokens}"] == (k + 1) * each
-        assert told[f"{case}, {EQUALS} {n_tokens}"] == (k + 1) * each + whole, "more equals than were told"
+        assert output[f"{case}, {DISTINCT} {n_tokens}"] == (k + 1) * each
+        assert output[f"{case}, {EQUALS} {n_tokens}"] == (k + 1) * each + whole, "more equals than were gathered"
 
 
 def test_texts_are_those_of_the_model_in_one_piece(alone: dict[str, Any], ranks: list[dict[str, Any]]) -> None:

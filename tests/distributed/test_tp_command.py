@@ -1,4 +1,4 @@
-"""`gptfast generate --tp`: one rank speaks, all end together, and what goes wrong is told once."""
+"""`gptfast generate --tp`: one rank speaks, all end together, and what goes wrong is reported once."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def test_rows_of_a_file_are_answered_once(gptfast: CommandLine, tmp_path: Path) 
         (["--tp", "2", "--prompt-ids", "1,99999"], 2, "Token id 99999"),
     ],
 )
-def test_what_every_rank_finds_wrong_is_told_once(
+def test_what_every_rank_finds_wrong_is_reported_once(
     gptfast: CommandLine, arguments: Sequence[str], code: int, says: str
 ) -> None:
     outcome = gptfast.run("generate", *TINY, *arguments)
@@ -176,7 +176,7 @@ LOST = Failure("Another rank is gone.", "", 1, is_lost=True)
         ({0: LOST}, {0: 1, 1: 1}, (1, "Rank 1 ended with exit code 1.\na line\nImportError: torch")),
     ],
 )
-def test_of_all_that_ranks_end_with_the_reason_is_told(
+def test_of_all_that_ranks_end_with_the_reason_is_reported(
     left: dict[int, Failure], codes: dict[int, int], error: tuple[int, str], tmp_path: Path
 ) -> None:
     (tmp_path / "1.log").write_text("a line\n\nImportError: torch\n")

@@ -101,9 +101,9 @@ def test_speculate_judges_ranks_as_one(gptfast: CommandLine, tmp_path: Path) -> 
     report = tmp_path / "report.json"
     line = ("speculate", "--tp", "2", "--draft", "tiny-draft", "--k", "2", "--batch-size", "1", "--temperature", "0")
     line = (*line, "--limit", "2", "--max-new-tokens", "6", "--reps", "1", "--report", str(report))
-    judgement = document(gptfast, *line)
+    judged = document(gptfast, *line)
     alone = document(gptfast, *line[:1], *line[3:-2])
-    assert judgement["environment"]["ranks"] == 2
-    drafts = [{draft["draft"]: draft["alpha"] for draft in each["drafts"]} for each in (judgement, alone)]
+    assert judged["environment"]["ranks"] == 2
+    drafts = [{draft["draft"]: draft["alpha"] for draft in each["drafts"]} for each in (judged, alone)]
     assert drafts[0] == drafts[1]
-    assert judgement["proofs"] and report.is_file()
+    assert judged["proofs"] and report.is_file()

@@ -53,7 +53,7 @@ def cached(group: ProcessGroup, root: Path) -> list[tuple[int, Any]]:
 
 
 def refusal(group: ProcessGroup, root: Path) -> tuple[str, int]:
-    """What is told of an int4 model that cannot be cut, and how many of its weights had been read by then."""
+    """What is reported of an int4 model that cannot be cut, and how many of its weights had been read by then."""
     request, n_read = changed(_request(group, root), model=str(root / "int4")), 0
     try:
         for event in run(request):
@@ -84,7 +84,7 @@ def _text(group: ProcessGroup, root: Path, *, backend: str, draft: str | None = 
     rounds = result.speculation
     return {
         "tokens": [(sample.token_ids, sample.finish_reason) for sample in result.samples],
-        "logprobs": torch.tensor([told.logprob for sample in result.samples for told in sample.logprobs or ()]),
+        "logprobs": torch.tensor([output.logprob for sample in result.samples for output in sample.logprobs or ()]),
         "rounds": None if rounds is None else (rounds.rounds, rounds.accepted_histogram),
         "replicated": rounds is not None and rounds.replicated,
     }

@@ -80,11 +80,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_counts_of_greedy_rounds_are_the_engines(folder: Path, backend: str, draft: str, k: int) -> None:
     both = pair(folder, backend, draft)
     counts = expected(both.acceptance_probs(), k)
-    told = list(both.decoded(k))
+    output = list(both.decoded(k))
     ends = both.target.stop_ids
-    assert [tokens for tokens, _ in told] == [[t for t in text.tokens if t not in ends] for text in both.texts]
-    assert counts.n_rounds.tolist() == [speculation.rounds.n_rounds for _, speculation in told]
-    assert counts.n_plain.tolist() == [speculation.rounds.n_plain_tokens for _, speculation in told]
+    assert [tokens for tokens, _ in output] == [[t for t in text.tokens if t not in ends] for text in both.texts]
+    assert counts.n_rounds.tolist() == [speculation.rounds.n_rounds for _, speculation in output]
+    assert counts.n_plain.tolist() == [speculation.rounds.n_plain_tokens for _, speculation in output]
 
 
 def test_texts_are_of_several_lengths_and_end_in_their_end_tokens(folder: Path) -> None:

@@ -44,8 +44,8 @@ class Changed:
         q = proposal.probabilities
         if q is None:
             return proposal
-        told = q**self._sharpness
-        return Proposal(proposal.tokens, told / told.sum(dim=-1, keepdim=True))
+        output = q**self._sharpness
+        return Proposal(proposal.tokens, output / output.sum(dim=-1, keepdim=True))
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +66,18 @@ def test_a_draft_with_its_true_probabilities_passes_the_losslessness_check(
     pair: tuple[LoadedModel, DraftCandidate],
 ) -> None:
     target, candidate = pair
-    told = check(target, candidate)
-    assert told.holds and (told.n_texts, told.n_equal) == (9, 9)
-    assert told.degrees > 3 and 1e-4 < told.p_value <= 1
+    output = check(target, candidate)
+    assert output.holds and (output.n_texts, output.n_equal) == (9, 9)
+    assert output.degrees > 3 and 1e-4 < output.p_value <= 1
 
 
 def test_a_draft_with_wrong_probabilities_fails_the_losslessness_check(
     pair: tuple[LoadedModel, DraftCandidate],
 ) -> None:
     target, candidate = pair
-    told = check(target, replace(candidate, proposer=Changed(candidate, 0.25)))
-    assert told.n_equal == told.n_texts, "greedy decoding does not use the probabilities"
-    assert told.p_value < 1e-4 and not told.holds
+    output = check(target, replace(candidate, proposer=Changed(candidate, 0.25)))
+    assert output.n_equal == output.n_texts, "greedy decoding does not use the probabilities"
+    assert output.p_value < 1e-4 and not output.holds
 
 
 def test_verification_that_keeps_everything_is_found_out(
@@ -90,8 +90,8 @@ def test_verification_that_keeps_everything_is_found_out(
 
     monkeypatch.setattr(speculation, "verify_greedy", all_of_it)
     target, candidate = pair
-    told = check(target, replace(candidate, proposer=Changed(candidate, 1.0)))
-    assert told.n_equal < told.n_texts and not told.holds
+    output = check(target, replace(candidate, proposer=Changed(candidate, 1.0)))
+    assert output.n_equal < output.n_texts and not output.holds
 
 
 def test_a_large_model_is_looked_at_less() -> None:

@@ -11,7 +11,7 @@ from gptfast_cli.core.drafts.report import (
     Recommendation,
     ValidationRun,
 )
-from sample_judgement import judgement
+from sample_report import sample_report
 
 
 def recommendation(
@@ -69,7 +69,7 @@ def test_errors_count_without_their_signs_and_without_plain_decoding() -> None:
 
 def picked(speedups: dict[int, Interval]) -> Recommendation:
     """From a draft with these speed-ups by k."""
-    sample = judgement().drafts[0]
+    sample = sample_report().drafts[0]
     grid = tuple(replace(sample.grid[0], k=k, batch_size=1, predicted=speedup) for k, speedup in speedups.items())
     return recommendations_of([replace(sample, grid=grid)])[0]
 

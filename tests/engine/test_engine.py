@@ -138,13 +138,13 @@ def test_a_prompt_longer_than_a_chunk_gives_the_same_tokens(model: Transformer) 
 
 
 def test_logprobs_are_those_of_the_model_before_any_sampling_option(model: Transformer) -> None:
-    told = sequence(limits=Limits(5, 512, frozenset()), sampling=Sampling(temperature=0.3, top_k=2))
-    told.n_logprobs = 4
-    decode(model, told)
-    ids = torch.tensor([[*told.prompt, *told.generated]])
-    expected = model.logits(model.forward(ids, model.new_cache(1)))[0, len(told.prompt) - 1 : -1].log_softmax(-1)
-    assert [logprob.token_id for logprob in told.logprobs] == told.generated
-    for token, row in zip(told.logprobs, expected, strict=True):
+    reported = sequence(limits=Limits(5, 512, frozenset()), sampling=Sampling(temperature=0.3, top_k=2))
+    reported.n_logprobs = 4
+    decode(model, reported)
+    ids = torch.tensor([[*reported.prompt, *reported.generated]])
+    expected = model.logits(model.forward(ids, model.new_cache(1)))[0, len(reported.prompt) - 1 : -1].log_softmax(-1)
+    assert [logprob.token_id for logprob in reported.logprobs] == reported.generated
+    for token, row in zip(reported.logprobs, expected, strict=True):
         assert token.logprob == row[token.token_id].item()
         assert [logprob for _, logprob in token.top] == row.topk(4).values.tolist()
         assert [row[token_id].item() for token_id, _ in token.top] == row.topk(4).values.tolist()

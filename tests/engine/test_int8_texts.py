@@ -149,7 +149,7 @@ def request_for(tmp_path: Path) -> GenerateRequest:
 
 
 def outcome(request: GenerateRequest, **changes: object) -> tuple[int, GenerateResult, list[str]]:
-    """Prompt tokens fed, the result, and what was told."""
+    """Prompt tokens fed, the result, and what was reported."""
     events, result = drained(run(changed(request, **changes)))
     fed = sum(event.n_tokens for event in events if isinstance(event, Measured) and event.phase == "prefill")
     return fed, result, [event.text for event in events if isinstance(event, Note)]
@@ -157,8 +157,8 @@ def outcome(request: GenerateRequest, **changes: object) -> tuple[int, GenerateR
 
 def test_a_file_keeps_the_whole_blocks_of_a_prompt_and_gives_the_same_text(request_for: GenerateRequest) -> None:
     request = changed(request_for, prompt_cache=request_for.settings.home.parent / "prompt.safetensors")
-    fed, first, told = outcome(request)
-    assert fed == 192 and "kept 128 tokens" in told[-1]
+    fed, first, output = outcome(request)
+    assert fed == 192 and "kept 128 tokens" in output[-1]
     fed, second, _ = outcome(request)
     assert fed == 64 and second.samples == first.samples == outcome(request_for)[1].samples
     with pytest.raises(UsageError, match="another model, or of another dtype"):
@@ -175,11 +175,11 @@ def test_a_file_keeps_the_whole_blocks_of_a_prompt_and_gives_the_same_text(reque
         outcome(request)
 
 
-def test_what_keys_and_values_are_kept_in_is_told(request_for: GenerateRequest) -> None:
-    _, coded, told = outcome(request_for)
-    assert "float32 with int8 keys and values on cpu" in told[0]
-    _, plain, told = outcome(request_for, runtime=RuntimeConfig(device="cpu"))
-    assert "int8" not in told[0]
+def test_what_keys_and_values_are_kept_in_is_reported(request_for: GenerateRequest) -> None:
+    _, coded, output = outcome(request_for)
+    assert "float32 with int8 keys and values on cpu" in output[0]
+    _, plain, output = outcome(request_for, runtime=RuntimeConfig(device="cpu"))
+    assert "int8" not in output[0]
     assert (coded.kv_dtype, plain.kv_dtype) == ("int8", "float32")
     assert 0 < coded.kv_cache_bytes < plain.kv_cache_bytes
 

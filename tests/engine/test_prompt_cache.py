@@ -53,7 +53,7 @@ def request_in(tmp_path: Path) -> GenerateRequest:
 
 
 def outcome(request: GenerateRequest, **changes: object) -> tuple[int, GenerateResult, list[str]]:
-    """Prompt tokens fed, the result, and what was told."""
+    """Prompt tokens fed, the result, and what was reported."""
     events, result = drained(run(changed(request, **changes)))
     fed = sum(event.n_tokens for event in events if isinstance(event, Measured) and event.phase == "prefill")
     return fed, result, [event.text for event in events if isinstance(event, Note)]
@@ -61,12 +61,12 @@ def outcome(request: GenerateRequest, **changes: object) -> tuple[int, GenerateR
 
 def test_a_second_run_starts_behind_the_prompt_and_gives_the_same_tokens(request_for: GenerateRequest) -> None:
     n_prompt = len(PREFIX) + len(QUESTION)
-    fed, first, told = outcome(request_for)
+    fed, first, output = outcome(request_for)
     assert fed == n_prompt
-    assert f"kept {n_prompt} tokens" in told[-1]
-    fed, second, told = outcome(request_for)
+    assert f"kept {n_prompt} tokens" in output[-1]
+    fed, second, output = outcome(request_for)
     assert fed == 1
-    assert f"holds {n_prompt} of the prompt's {n_prompt} tokens" in told[-1]
+    assert f"holds {n_prompt} of the prompt's {n_prompt} tokens" in output[-1]
     assert second.samples == first.samples
 
 
@@ -98,10 +98,10 @@ def test_an_interrupt_keeps_a_prompt_that_was_fed(request_for: GenerateRequest) 
     job = run(changed(request_for, max_new_tokens=50))
     while not (isinstance(event := next(job), Measured) and event.phase == "decode"):
         pass
-    told = [job.throw(KeyboardInterrupt())]
-    told += drained(job)[0]
-    assert any(isinstance(event, Note) and "kept" in event.text for event in told)
-    assert not any(isinstance(event, TextChunk) for event in told)
+    output = [job.throw(KeyboardInterrupt())]
+    output += drained(job)[0]
+    assert any(isinstance(event, Note) and "kept" in event.text for event in output)
+    assert not any(isinstance(event, TextChunk) for event in output)
     assert outcome(request_for)[0] == 1
 
 

@@ -218,13 +218,13 @@ def test_a_draft_whose_output_is_no_number_is_as_good_as_none(models: Models, sa
 
 
 def test_logprobs_are_those_of_the_target(models: Models) -> None:
-    told = [sequences(1, GREEDY)[0] for _ in range(2)]
-    for each in told:
+    output = [sequences(1, GREEDY)[0] for _ in range(2)]
+    for each in output:
         each.n_logprobs = 2
-    run(models.target, told[:1], 1)
-    run(models.target, told[1:], 1, DraftModel(models.draft, 1), 4)
-    assert [each.token_id for each in told[1].logprobs] == told[1].generated
-    for ours, theirs in zip(told[1].logprobs, told[0].logprobs, strict=True):
+    run(models.target, output[:1], 1)
+    run(models.target, output[1:], 1, DraftModel(models.draft, 1), 4)
+    assert [each.token_id for each in output[1].logprobs] == output[1].generated
+    for ours, theirs in zip(output[1].logprobs, output[0].logprobs, strict=True):
         assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-5)
 
 

@@ -156,7 +156,7 @@ def test_an_interrupt_before_any_question_is_whole_has_no_results(tmp_path: Path
         ({"n_shots": -1}, UsageError, "--num-fewshot"),
     ],
 )
-def test_what_cannot_be_meant_is_told_before_a_model_is_looked_for(
+def test_what_cannot_be_meant_is_reported_before_a_model_is_looked_for(
     options: dict[str, object], error: type[Exception], says: str, tmp_path: Path
 ) -> None:
     if "include_path" in options:
@@ -172,7 +172,7 @@ def test_a_model_without_a_tokenizer_has_no_tasks(tmp_path: Path) -> None:
         drained(run(EvalRequest(settings_in(tmp_path), str(model), RuntimeConfig(threads=1))))
 
 
-def test_a_missing_harness_is_told_with_the_line_that_installs_it(
+def test_a_missing_harness_is_reported_with_the_line_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in [name for name in sys.modules if name.startswith(("lm_eval", f"{SOURCES}.harness"))]:
@@ -193,7 +193,7 @@ def test_a_missing_harness_is_told_with_the_line_that_installs_it(
         ),
     ],
 )
-def test_what_is_wrong_with_a_task_is_told_in_a_line(changes: dict[str, object], says: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_task_is_reported_in_a_line(changes: dict[str, object], says: str, tmp_path: Path) -> None:
     tasks = write_tasks(tmp_path / "tasks", one_of_three=changes)
     with pytest.raises(GptFastError) as error:
         drained(run(request(tmp_path, "one_of_three", include_path=tasks)))

@@ -1,4 +1,4 @@
-"""A question that cannot be answered is told by task, number and reason, and the numbers of the others are given."""
+"""A failed question is reported by task, number and reason; the numbers of the others are still given."""
 
 import json
 from collections.abc import Sequence
@@ -57,9 +57,9 @@ def evaluated(folder: Path, home: Path, *names: str) -> tuple[TaskResults, dict[
     request = EvalRequest(settings_in(home), str(folder), RuntimeConfig("cpu", "float32"), options)
     evaluation = drained(run(request))[1]
     assert evaluation.tasks is not None
-    with (home / "told").open("w") as stream:
+    with (home / "output.txt").open("w") as stream:
         write_evaluation(evaluation, stream)
-    return evaluation.tasks, document(evaluation)["tasks"], (home / "told").read_text()
+    return evaluation.tasks, document(evaluation)["tasks"], (home / "output.txt").read_text()
 
 
 def test_failed_questions_of_every_kind_leave_the_others(folder: Path, tmp_path: Path) -> None:
@@ -89,10 +89,10 @@ def test_failed_questions_of_every_kind_leave_the_others(folder: Path, tmp_path:
     (tmp_path / "tasks" / "both.yaml").write_text(
         yaml.safe_dump({"group": "both", "task": ["continued", "said"], "aggregate_metric_list": [{"metric": "acc"}]})
     )
-    results, told, text = evaluated(folder, tmp_path, "both", "whole", "hot")
+    results, output, text = evaluated(folder, tmp_path, "both", "whole", "hot")
     failed = [(each.task, each.number) for each in results.failures]
     assert sorted(failed) == [("continued", 1), ("continued", 5), ("hot", 0), ("said", 1), ("whole", 1)]
-    assert told["failures"] == [
+    assert output["failures"] == [
         {"task": each.task, "question": each.number, "reason": each.reason} for each in results.failures
     ]
     reasons = {(each.task, each.number): each.reason for each in results.failures}

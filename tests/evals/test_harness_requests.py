@@ -46,7 +46,7 @@ def test_settings_of_generation(settings: dict[str, Any], expected: GenerationRe
     assert generation("p", settings) == expected
 
 
-def test_settings_without_effect_are_told() -> None:
+def test_settings_without_effect_are_reported() -> None:
     assert ignored({"until": ["x"], "num_beams": 4, "do_sample": True}) == {"num_beams"}
 
 

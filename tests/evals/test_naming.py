@@ -22,7 +22,7 @@ def test_patterns_stand_for_all_that_match_and_nothing_comes_twice() -> None:
         ("", ""),
     ],
 )
-def test_a_name_that_is_none_is_told_with_those_near_it(name: str, near: str) -> None:
+def test_a_name_that_is_none_is_reported_with_those_near_it(name: str, near: str) -> None:
     with pytest.raises(NotFoundError) as error:
         match_tasks([name], KNOWN)
     assert error.value.message == f"task {name!r} not found.{near}"

@@ -181,18 +181,18 @@ def test_what_is_held_is_bounded_and_changes_nothing(
     assert max(groups) == 32 and sum(groups) == 16 * whole.n_windows
 
 
-def windows_told(events: list[Any]) -> Iterator[Progress]:
+def windows_done(events: list[Any]) -> Iterator[Progress]:
     return (event for event in events if isinstance(event, Progress) and event.unit == "windows")
 
 
 def test_the_running_value_ends_in_the_result(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_CACHE_TOKENS", 128)
     events, evaluation = drained(run(request(tmp_path, folder, "gptq-64")))
-    told = list(windows_told(events))
-    assert [event.done for event in told] == [0, 2, 4, 6, 8, 10, 12]
-    assert math.isnan(told[0].so_far) and told[-1].so_far == evaluation.perplexity.value
+    output = list(windows_done(events))
+    assert [event.done for event in output] == [0, 2, 4, 6, 8, 10, 12]
+    assert math.isnan(output[0].so_far) and output[-1].so_far == evaluation.perplexity.value
     first = measured(tmp_path, folder, "gptq-64", TEXT.encode()[:127].decode())
-    assert told[1].so_far == pytest.approx(first.value)
+    assert output[1].so_far == pytest.approx(first.value)
 
 
 def interrupted(job: Any, at: int) -> Any:

@@ -41,12 +41,12 @@ def test_the_host_waits_once_a_round(sampling: Sampling, n_rows: int) -> None:
         torch.cuda.set_sync_debug_mode("warn")
         drained(made.step())
         torch.cuda.set_sync_debug_mode("default")
-    told = [
+    output = [
         f"{wait.filename}:{wait.lineno} {wait.message}"
         for wait in waits
         if "called a synchronizing" in str(wait.message)
     ]
-    assert len(told) == 1, told
+    assert len(output) == 1, output
 
 
 def test_text_is_that_of_the_target_alone() -> None:

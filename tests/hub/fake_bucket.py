@@ -92,9 +92,9 @@ class FakeS3(FailingServer):
             return
         if kind == "no-range":
             environ.pop("HTTP_RANGE", None)
-        told: list[Any] = []
-        whole = b"".join(self._moto(environ, lambda *answer: told.append(answer)))
-        status, headers = told[0][:2]
+        output: list[Any] = []
+        whole = b"".join(self._moto(environ, lambda *answer: output.append(answer)))
+        status, headers = output[0][:2]
         body = spoiled(whole, kind)
         length = [("Content-Length", str(len(body)))] if method == "GET" else []
         start_response(status, [each for each in headers if each[0] != "Content-Length" or not length] + length)

@@ -56,16 +56,16 @@ def test_the_lines_of_the_contract_run_one_after_another(
         "generate --draft ckpt",
         "bench --batch-size 1,2,4,8",
     ]
-    told = []
+    output = []
     for line in lines:
         outcome = gptfast.run(*line.split())
         assert outcome.returncode == 0, f"{line}: {outcome.stderr.decode()}"
-        told.append(outcome.stderr.decode() + outcome.stdout.decode())
-    assert f"{LLAMA}: " in told[0] and "now the current model" in told[0]
-    assert f"{LLAMA}:int4-g32 is now the current model" in told[1]
-    assert f"{LLAMA}:int4-g32" in told[2] and "tokens a round" in told[2]
-    assert f"{LLAMA}:int4-g32" in told[3] and "tg8" in told[3]
-    assert TOKEN not in "".join(told)
+        output.append(outcome.stderr.decode() + outcome.stdout.decode())
+    assert f"{LLAMA}: " in output[0] and "now the current model" in output[0]
+    assert f"{LLAMA}:int4-g32 is now the current model" in output[1]
+    assert f"{LLAMA}:int4-g32" in output[2] and "tokens a round" in output[2]
+    assert f"{LLAMA}:int4-g32" in output[3] and "tg8" in output[3]
+    assert TOKEN not in "".join(output)
 
 
 def test_json_is_one_document_with_the_keys_that_others_build_on(hub: FakeHub, gptfast: CommandLine) -> None:

@@ -224,7 +224,7 @@ def test_a_disk_that_runs_full_keeps_what_arrived(
     assert hub.sent_bytes(WEIGHTS) - before < 200_000
 
 
-def test_a_long_wait_is_told(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_long_wait_is_reported(hub: FakeHub, tmp_path: Path) -> None:
     hub.add(REPO, FILES)
     hub.fail(WEIGHTS, "429 Retry-After: 1", "ok")
     events, _ = watched(hub, tmp_path)

@@ -232,7 +232,7 @@ def test_a_dry_run_tells_what_is_there_and_what_has_begun(hub: FakeHub, tmp_path
     assert planned[WEIGHTS].n_begun == 150_000
 
 
-def test_progress_is_told_for_each_file_and_in_all(hub: FakeHub, tmp_path: Path) -> None:
+def test_progress_is_reported_for_each_file_and_in_all(hub: FakeHub, tmp_path: Path) -> None:
     hub.add(REPO, FILES)
     events, downloaded = watched(hub, tmp_path)
     progress = [event for event in events if isinstance(event, Progress)]

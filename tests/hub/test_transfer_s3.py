@@ -419,7 +419,7 @@ def test_a_number_for_aws_that_is_none_is_named_by_its_variable(
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
-def test_a_number_of_attempts_is_ours_to_choose_whatever_aws_is_told(
+def test_a_number_of_attempts_is_ours_to_choose_whatever_aws_is_reported(
     draft: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", value)

@@ -83,8 +83,8 @@ def test_an_interrupt_says_that_finished_files_are_kept(tmp_path: Path) -> None:
     job = run(ConvertRequest(str(source), settings_in(tmp_path), out=tmp_path / "out"))
     while not isinstance(next(job), Progress):
         pass
-    told = job.throw(KeyboardInterrupt())
-    assert told == Note("Interrupted. Finished files are kept: run the same command again to resume.")
+    output = job.throw(KeyboardInterrupt())
+    assert output == Note("Interrupted. Finished files are kept: run the same command again to resume.")
     with pytest.raises(KeyboardInterrupt):
         next(job)
     assert not (tmp_path / "out").exists()

@@ -25,11 +25,11 @@ def notes(source: Path, root: Path, **options: str) -> list[str]:
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_logits_are_those_of_transformers_in_every_dtype(tmp_path: Path, shape: str, dtype: str | None) -> None:
     options = {} if dtype is None else {"dtype": dtype}
-    (told,) = [
+    (output,) = [
         note for note in notes(saved(tmp_path / "model", **SHAPES[shape]), tmp_path, **options) if "ogits" in note
     ]
-    assert told.startswith("Logits are those of transformers")
-    assert float(told.split()[-4]) < 1e-5
+    assert output.startswith("Logits are those of transformers")
+    assert float(output.split()[-4]) < 1e-5
 
 
 def swapped(self: Llama, config: object) -> dict[str, tuple[str, ...]]:

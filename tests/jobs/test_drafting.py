@@ -59,19 +59,19 @@ def test_greedy_text_is_the_same_with_every_draft(
     plain, drafted = generation(asked), generation(asked, drafting=DraftOptions(draft, depth))
     assert drafted.samples == plain.samples
     assert plain.speculation is None
-    told = drafted.speculation
-    assert (told.draft, told.k) == (draft, depth)
+    output = drafted.speculation
+    assert (output.draft, output.k) == (draft, depth)
     n_tokens = len(plain.samples[0].token_ids) + (plain.samples[0].finish_reason == "eos")
-    assert round(told.rounds * (told.tau or 0)) + told.n_plain_tokens == n_tokens - 1
-    assert sum(told.accepted_histogram) == told.rounds
-    assert not told.shares or sum(told.shares.values()) == pytest.approx(1)
+    assert round(output.rounds * (output.tau or 0)) + output.n_plain_tokens == n_tokens - 1
+    assert sum(output.accepted_histogram) == output.rounds
+    assert not output.shares or sum(output.shares.values()) == pytest.approx(1)
 
 
 def test_the_bundled_draft_is_accepted_more_often_than_not(asked: GenerateRequest) -> None:
     for sampling in (GREEDY, Sampling()):
-        told = generation(asked, sampling=sampling, seed=3, drafting=DraftOptions("tiny-draft", 4)).speculation
-        assert told.tau > 2 and told.alpha > 0.6
-        first, *_, last = told.acceptance
+        output = generation(asked, sampling=sampling, seed=3, drafting=DraftOptions("tiny-draft", 4)).speculation
+        assert output.tau > 2 and output.alpha > 0.6
+        first, *_, last = output.acceptance
         assert first.conditional == first.unconditional
         assert last.unconditional <= first.unconditional
 
@@ -97,10 +97,10 @@ def test_a_compiled_target_has_its_rounds_too(asked: GenerateRequest) -> None:
 
 
 def test_events_tell_what_rounds_kept(asked: GenerateRequest) -> None:
-    events, told = drained(generate.run(changed(asked, drafting=DraftOptions("tiny-draft", 4))))
+    events, output = drained(generate.run(changed(asked, drafting=DraftOptions("tiny-draft", 4))))
     measured = [event for event in events if isinstance(event, Measured) and event.phase == "decode"]
-    assert sum(event.n_rounds for event in measured) == told.speculation.rounds
-    kept = sum(n * count for n, count in enumerate(told.speculation.accepted_histogram))
+    assert sum(event.n_rounds for event in measured) == output.speculation.rounds
+    kept = sum(n * count for n, count in enumerate(output.speculation.accepted_histogram))
     assert sum(event.n_accepted for event in measured) == kept
     assert any(isinstance(event, Note) and event.text.startswith("Draft: tiny-draft") for event in events)
 

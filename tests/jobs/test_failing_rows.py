@@ -62,12 +62,12 @@ def test_a_row_without_finite_logits_is_an_error_of_its_own(
     drafting = None if draft is None else DraftOptions(str(folder) if draft == "itself" else draft)
     asked = changed(request(folder, tmp_path, ROWS), batch_size=batch_size, drafting=drafting)
     batch = drained(generate_batch.run(asked))[1]
-    told = {record["line"]: record for record in records(tmp_path)}
-    assert batch.n_bad == 5 and sorted(told) == list(range(1, 9))
-    assert [line for line, record in told.items() if "error" in record] == FAILED
-    assert told[2]["error"]["message"] == "The model's logits are NaN or infinite after 4 tokens."
-    assert len(told[1]["token_ids"]) == len(told[7]["token_ids"]) == 6
-    assert [len(sample["token_ids"]) for sample in told[4]["samples"]] == [6] * 3
+    reported = {record["line"]: record for record in records(tmp_path)}
+    assert batch.n_bad == 5 and sorted(reported) == list(range(1, 9))
+    assert [line for line, record in reported.items() if "error" in record] == FAILED
+    assert reported[2]["error"]["message"] == "The model's logits are NaN or infinite after 4 tokens."
+    assert len(reported[1]["token_ids"]) == len(reported[7]["token_ids"]) == 6
+    assert [len(sample["token_ids"]) for sample in reported[4]["samples"]] == [6] * 3
     if draft is None:
         alone = [{**row, "seed": 7} for row in ROWS]
         sound = [alone[line - 1] for line in GOOD]

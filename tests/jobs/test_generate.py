@@ -132,7 +132,7 @@ def test_a_sample_takes_the_place_of_one_that_is_over(request_for: GenerateReque
     assert set(early) == {3}
 
 
-def test_the_prompt_is_told_before_its_text_as_what_the_text_goes_on_from(
+def test_the_prompt_is_reported_before_its_text_as_what_the_text_goes_on_from(
     request_for: GenerateRequest, tmp_path: Path
 ) -> None:
     events, _ = drained(run(request_for))
@@ -177,7 +177,7 @@ def test_a_seed_gives_the_same_samples_whatever_the_batch_size(request_for: Gene
     assert len({sample.text for sample in alone.samples}) == 5
 
 
-def test_a_fresh_seed_is_told_and_repeats_its_text(request_for: GenerateRequest) -> None:
+def test_a_fresh_seed_is_reported_and_repeats_its_text(request_for: GenerateRequest) -> None:
     first = generation(request_for, seed=None, sampling=WIDE)
     assert generation(request_for, seed=first.seed, sampling=WIDE).samples == first.samples
     assert generation(request_for, seed=None, sampling=WIDE).seed != first.seed
@@ -217,11 +217,11 @@ def test_in_a_chat_the_token_that_closes_a_turn_ends_the_answer(request_for: Gen
     assert any(259 in text.token_ids for text in texts)
 
 
-def test_a_stop_that_can_never_match_is_told(request_for: GenerateRequest, tmp_path: Path) -> None:
+def test_a_stop_that_can_never_match_is_reported(request_for: GenerateRequest, tmp_path: Path) -> None:
     chat = changed(request_for, model=str(chat_model(tmp_path)), max_new_tokens=1)
     events, _ = drained(run(changed(chat, stop=("<|im_end|>\n", "a", "bad", "ca", "</s>"))))
-    told = [event.text for event in events if isinstance(event, Note) and event.text.startswith("--stop")]
-    assert [text.partition(":")[0] for text in told] == [
+    output = [event.text for event in events if isinstance(event, Note) and event.text.startswith("--stop")]
+    assert [text.partition(":")[0] for text in output] == [
         r"--stop '<|im_end|>\n' can never match",
         "--stop 'bad' can never match",
     ]

@@ -73,8 +73,8 @@ def records(events: list[Event]) -> list[dict[str, Any]]:
 
 def answers(request: BatchRequest, *rows: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
     """The records, without what tells one run from another."""
-    told = records(ran(request, *rows, **changes)[0])
-    return [{name: value for name, value in record.items() if name != "request"} for record in told]
+    reported = records(ran(request, *rows, **changes)[0])
+    return [{name: value for name, value in record.items() if name != "request"} for record in reported]
 
 
 def alone(request: BatchRequest, row: dict[str, Any], **changes: Any) -> generate.GenerateResult:
@@ -95,8 +95,8 @@ def alone(request: BatchRequest, row: dict[str, Any], **changes: Any) -> generat
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
 def test_a_row_with_a_seed_is_answered_as_if_it_were_alone(request_for: BatchRequest, batch_size: int) -> None:
     rows = [row | {"seed": 100 + number} for number, row in enumerate(ROWS)]
-    told = answers(request_for, *rows, batch_size=batch_size)
-    for row, record in zip(rows, told, strict=True):
+    reported = answers(request_for, *rows, batch_size=batch_size)
+    for row, record in zip(rows, reported, strict=True):
         (sample,) = alone(request_for, row).samples
         assert (record["text"], tuple(record["token_ids"])) == (sample.text, sample.token_ids)
         assert (record["finish_reason"], record["prompt_tokens"]) == (sample.finish_reason, sample.prompt_tokens)
@@ -116,7 +116,7 @@ def test_rows_without_a_seed_differ_and_depend_on_nothing_but_the_runs_seed_and_
     assert first[0]["text"] == sample.text
 
 
-def test_a_fresh_seed_is_told_and_repeats_the_answers(request_for: BatchRequest) -> None:
+def test_a_fresh_seed_is_reported_and_repeats_the_answers(request_for: BatchRequest) -> None:
     _, batch = ran(request_for, *ROWS, seed=None)
     first = answers(request_for, *ROWS, seed=batch.seed)
     assert {record["seed"] for record in first} == {batch.seed}
@@ -133,11 +133,11 @@ def test_several_samples_of_a_row_are_one_record(request_for: BatchRequest) -> N
 
 
 def test_samples_of_rows_without_a_seed_are_all_different(request_for: BatchRequest) -> None:
-    told = answers(request_for, *[ROWS[0] | {"n": 4}] * 2)
-    assert len({sample["text"] for record in told for sample in record["samples"]}) == 8
+    reported = answers(request_for, *[ROWS[0] | {"n": 4}] * 2)
+    assert len({sample["text"] for record in reported for sample in record["samples"]}) == 8
 
 
-def test_logprobs_are_told_where_a_row_asks_for_them(request_for: BatchRequest) -> None:
+def test_logprobs_are_reported_where_a_row_asks_for_them(request_for: BatchRequest) -> None:
     with_them, without = answers(request_for, ROWS[0] | {"logprobs": 2}, ROWS[0])
     assert len(with_them["logprobs"]) == len(with_them["token_ids"])
     for token_id, logprobs in zip(with_them["token_ids"], with_them["logprobs"], strict=True):
@@ -183,19 +183,19 @@ BAD_FOR_THE_MODEL = [
 
 
 @pytest.mark.parametrize("in_order", [True, False])
-def test_a_bad_row_is_told_by_its_line_and_the_rest_goes_on(request_for: BatchRequest, in_order: bool) -> None:
+def test_a_bad_row_is_reported_by_its_line_and_the_rest_goes_on(request_for: BatchRequest, in_order: bool) -> None:
     rows = [row for bad, _ in BAD_FOR_THE_MODEL for row in (bad, ROWS[1])]
     events, batch = ran(request_for, *rows, in_order=in_order)
-    told = sorted(records(events), key=lambda record: record["line"])
+    reported = sorted(records(events), key=lambda record: record["line"])
     notes = [event.text for event in events if isinstance(event, Note)]
-    assert [record["line"] for record in told] == list(range(1, len(rows) + 1))
+    assert [record["line"] for record in reported] == list(range(1, len(rows) + 1))
     for number, (_, reason) in enumerate(BAD_FOR_THE_MODEL):
         line = 2 * number + 1
-        assert reason in told[line - 1]["error"]["message"]
+        assert reason in reported[line - 1]["error"]["message"]
         assert any(note.startswith(f"x.jsonl:{line}: ") and reason in note for note in notes)
-        assert "error" not in told[line]
+        assert "error" not in reported[line]
     assert (batch.n_rows, batch.n_done, batch.n_bad) == (12, 12, 6)
-    assert [record["line"] for record in records(events)] == [record["line"] for record in told] or not in_order
+    assert [record["line"] for record in records(events)] == [record["line"] for record in reported] or not in_order
 
 
 def test_messages_and_system_are_put_in_the_models_chat_format(request_for: BatchRequest) -> None:
@@ -203,7 +203,7 @@ def test_messages_and_system_are_put_in_the_models_chat_format(request_for: Batc
     said = {"max_new_tokens": 5, "temperature": 0}
     messages = [{"role": "user", "content": "hi"}]
     system = {"role": "system", "content": "Be kind."}
-    told = answers(
+    reported = answers(
         request_for,
         {"prompt": "hi"} | said,
         {"messages": messages} | said,
@@ -212,7 +212,7 @@ def test_messages_and_system_are_put_in_the_models_chat_format(request_for: Batc
         {"messages": messages, "system": "Be kind."} | said,
         chat=chat,
     )
-    counts = [record["prompt_tokens"] for record in told]
+    counts = [record["prompt_tokens"] for record in reported]
     assert counts[0] == counts[1] < counts[2] == counts[3] == counts[4]
     with_system = answers(request_for, chat=replace(chat, system="Be kind."))
     assert [record["prompt_tokens"] for record in with_system] == [counts[2]] * 5
@@ -359,7 +359,7 @@ def test_a_model_that_is_not_there_leaves_no_output(request_for: BatchRequest, t
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_stop_of_a_row_that_can_never_match_is_told_once_with_its_row(request_for: BatchRequest) -> None:
+def test_a_stop_of_a_row_that_can_never_match_is_reported_once_with_its_row(request_for: BatchRequest) -> None:
     rows = [
         {"prompt": "A", "max_new_tokens": 1},
         {"prompt": "A", "max_new_tokens": 1, "stop": ["a", "bad"]},
@@ -368,8 +368,8 @@ def test_a_stop_of_a_row_that_can_never_match_is_told_once_with_its_row(request_
         {"prompt": "B", "max_new_tokens": 1, "stop": "a"},
     ]
     events, batch = ran(request_for, *rows)
-    told = [event.text for event in events if isinstance(event, Note) and "never match" in event.text]
-    assert told == [
+    reported = [event.text for event in events if isinstance(event, Note) and "never match" in event.text]
+    assert reported == [
         "x.jsonl:2: stop 'bad' can never match: 'a', another stop string, is complete before it.",
         "x.jsonl:4: stop '\\ud800' can never match: it is not valid Unicode.",
     ]

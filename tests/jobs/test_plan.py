@@ -138,7 +138,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_measured(changes: di
         plan("llama-2-7b", **({"hardware": HardwareOptions()} | changes))
 
 
-def test_a_name_that_is_nearly_a_shape_is_told_so() -> None:
+def test_a_name_that_is_nearly_a_shape_is_reported_so() -> None:
     with pytest.raises(NotFoundError) as missing:
         plan("llama-2-7")
     assert missing.value.hint is not None and "llama-2-7b" in missing.value.hint

@@ -141,7 +141,7 @@ def test_another_place_can_be_given_and_is_then_the_current_model(tmp_path: Path
     assert not (settings.home / "checkpoints").exists()
 
 
-def test_progress_is_told_block_by_block(tmp_path: Path) -> None:
+def test_progress_is_reported_block_by_block(tmp_path: Path) -> None:
     progress = [event for event in events("tiny", settings_in(tmp_path)) if isinstance(event, Progress)]
     assert progress == [Progress("quantize", done, 6, "blocks") for done in range(7)]
 
@@ -191,8 +191,8 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_no_ground_for_fidelity(t
     edit_tensors(model / WEIGHTS, lambda t: t.update({name: t[name][:60] for name in t if t[name].shape[0] == 260}))
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"vocab_size": 60}))
-    told = events(model, settings_in(tmp_path))
-    assert any(isinstance(event, Note) and "has no embedding: the model has 60" in event.text for event in told)
+    output = events(model, settings_in(tmp_path))
+    assert any(isinstance(event, Note) and "has no embedding: the model has 60" in event.text for event in output)
 
 
 def test_fidelity_is_measured_on_a_text_of_ones_own(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Quantising with search and gptq: what they gain, what is told and written, and how a stopped run goes on."""
+"""Quantising with search and gptq: what they gain, what is reported and written, and how a stopped run goes on."""
 
 import hashlib
 import os
@@ -74,11 +74,11 @@ def test_the_bundled_text_is_the_usual_one_and_other_roundings_learn_from_none(t
     assert 12 * 256 <= learned["gptq"].tokens < 12 * 256 + 512
 
 
-def test_time_and_errors_are_told_layer_by_layer(tmp_path: Path) -> None:
+def test_time_and_errors_are_reported_layer_by_layer(tmp_path: Path) -> None:
     events = drained(run(request(settings_in(tmp_path))))[0]
-    told = [event.text for event in events if isinstance(event, Note) and event.text.startswith("layer ")]
-    assert [line.partition(":")[0] for line in told] == ["layer 1 of 2", "layer 2 of 2"]
-    for line in told:
+    output = [event.text for event in events if isinstance(event, Note) and event.text.startswith("layer ")]
+    assert [line.partition(":")[0] for line in output] == ["layer 1 of 2", "layer 2 of 2"]
+    for line in output:
         shares = [float(part.split()[-1].rstrip("%")) for part in line.partition("off by ")[2].split(", ")]
         assert len(shares) == 4 and all(0 < share < 15 for share in shares)
         assert len(line) <= 100

@@ -56,15 +56,15 @@ def interrupted(request: SpeculateRequest, task: str, least_done: int = 1) -> Dr
 
 
 def test_a_report_has_every_draft_temperature_draft_length_and_batch_size(asked: SpeculateRequest) -> None:
-    told = judged(asked, certify=True)
-    assert (told.target, told.n_prompts, told.is_interrupted) == ("tiny", 3, False)
-    assert [(each.draft, each.temperature) for each in told.drafts] == [
+    output = judged(asked, certify=True)
+    assert (output.target, output.n_prompts, output.is_interrupted) == ("tiny", 3, False)
+    assert [(each.draft, each.temperature) for each in output.drafts] == [
         ("tiny-draft", 0.0),
         ("ngram", 0.0),
         ("tiny-draft", 0.8),
         ("ngram", 0.8),
     ]
-    for draft in told.drafts:
+    for draft in output.drafts:
         assert draft.basis == "on-policy"
         assert [(cell.batch_size, cell.k) for cell in draft.grid] == [(1, 1), (1, 3), (2, 1), (2, 3)]
         if draft.draft == "ngram" and draft.n_tokens == 0:
@@ -73,21 +73,23 @@ def test_a_report_has_every_draft_temperature_draft_length_and_batch_size(asked:
             assert 0 <= draft.alpha.low <= draft.alpha.value <= draft.alpha.high <= 1
             assert 1 <= draft.tau[1].value <= 2 and draft.tau[1].value <= draft.tau[3].value <= 4
         assert all(cell.cost.total > 0 and cell.predicted.value > 0 for cell in draft.grid)
-    assert {(each.temperature, each.batch_size) for each in told.plain} == {(t, b) for t in (0.0, 0.8) for b in (1, 2)}
-    assert {(each.temperature, each.batch_size) for each in told.recommendations} == {
+    assert {(each.temperature, each.batch_size) for each in output.plain} == {
         (t, b) for t in (0.0, 0.8) for b in (1, 2)
     }
-    assert len(told.validation_runs) >= 4 and any(run.draft is None and run.k == 0 for run in told.validation_runs)
-    validated = {(run.draft, run.temperature, run.k, run.batch_size) for run in told.validation_runs if run.draft}
+    assert {(each.temperature, each.batch_size) for each in output.recommendations} == {
+        (t, b) for t in (0.0, 0.8) for b in (1, 2)
+    }
+    assert len(output.validation_runs) >= 4 and any(run.draft is None and run.k == 0 for run in output.validation_runs)
+    validated = {(run.draft, run.temperature, run.k, run.batch_size) for run in output.validation_runs if run.draft}
     measured = {
         (draft.draft, draft.temperature, cell.k, cell.batch_size)
-        for draft in told.drafts
+        for draft in output.drafts
         for cell in draft.grid
         if cell.measured is not None
     }
     assert measured == validated
-    assert [each.draft for each in told.losslessness_checks] == ["tiny-draft", "ngram"]
-    assert all(each.holds and each.n_texts == 9 for each in told.losslessness_checks)
+    assert [each.draft for each in output.losslessness_checks] == ["tiny-draft", "ngram"]
+    assert all(each.holds and each.n_texts == 9 for each in output.losslessness_checks)
 
 
 def test_acceptance_depends_on_the_seed_alone(asked: SpeculateRequest) -> None:
@@ -104,19 +106,19 @@ def test_acceptance_depends_on_the_seed_alone(asked: SpeculateRequest) -> None:
 
 @pytest.mark.parametrize("task", ["write texts", "compare drafts", "measure costs", "validate"])
 def test_an_interrupt_keeps_what_is_known(asked: SpeculateRequest, task: str) -> None:
-    told = interrupted(asked, task, least_done=4 if task == "measure costs" else 1)
-    assert told.is_interrupted
-    assert bool(told.drafts) == (task != "write texts")
-    assert any(draft.grid for draft in told.drafts) == (task in ("measure costs", "validate"))
-    assert bool(told.validation_runs) == (task == "validate")
+    output = interrupted(asked, task, least_done=4 if task == "measure costs" else 1)
+    assert output.is_interrupted
+    assert bool(output.drafts) == (task != "write texts")
+    assert any(draft.grid for draft in output.drafts) == (task in ("measure costs", "validate"))
+    assert bool(output.validation_runs) == (task == "validate")
 
 
 def test_a_text_that_was_given_is_no_text_of_the_targets(asked: SpeculateRequest, tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     rows = [{"prompt": "Once upon a time", "completion": " there was a fox.", "category": "a"}]
     file.write_text("\n".join(json.dumps(row) for row in rows))
-    told = judged(asked, prompts=file, temperatures=(0.0,), batch_sizes=(1,), draft_lengths=(1,))
-    assert {draft.basis for draft in told.drafts} == {"proxy"}
+    output = judged(asked, prompts=file, temperatures=(0.0,), batch_sizes=(1,), draft_lengths=(1,))
+    assert {draft.basis for draft in output.drafts} == {"proxy"}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_a_prompt_that_fails_is_left_out_alone(tmp_path: Path, completion: str |
     request = SpeculateRequest(
         settings_in(tmp_path), str(folder), drafts=(str(folder),), runtime=RuntimeConfig("cpu", "float32"), prompts=file
     )
-    told = judged(
+    output = judged(
         request,
         draft_lengths=(2,),
         batch_sizes=(8,),  # of many rows, as the thousands of texts of a losslessness check are short
@@ -161,13 +163,13 @@ def test_a_prompt_that_fails_is_left_out_alone(tmp_path: Path, completion: str |
         n_times=1,
         certify=completion is None,
     )
-    failed = {each.name: each.reason for each in told.failed_prompts}
+    failed = {each.name: each.reason for each in output.failed_prompts}
     assert sorted(failed) == [f"prompts.jsonl:{line}" for line in (1, 3, 4, 5)]
-    assert told.n_prompts == 2
+    assert output.n_prompts == 2
     assert failed["prompts.jsonl:3"].startswith("Token id 9999 has no embedding")
     assert "the context holds" in failed["prompts.jsonl:4"]
     assert all(failed[f"prompts.jsonl:{line}"].startswith("The model's logits are NaN") for line in (1, 5))
-    assert all(math.isfinite(draft.alpha.value) for draft in told.drafts if draft.n_tokens)
+    assert all(math.isfinite(draft.alpha.value) for draft in output.drafts if draft.n_tokens)
     file.write_text(json.dumps(rows[0]))
     with pytest.raises(GptFastError, match="No prompt can be used") as raised:
         judged(request)
@@ -185,23 +187,23 @@ def test_a_target_that_says_nothing_cannot_be_judged(asked: SpeculateRequest, mo
 
 
 def test_a_shape_is_judged_by_assumed_acceptance(asked: SpeculateRequest) -> None:
-    told = judged(
+    output = judged(
         asked, model=f"{SMALL}:int8", drafts=(SMALL, "self:int4"), alpha=0.8, temperatures=(0.0,), max_new_tokens=40
     )
-    assert (told.target, told.scheme) == (f"{SMALL}:int8", "int8")
-    assert [(each.draft, each.basis, each.alpha.value) for each in told.drafts] == [
+    assert (output.target, output.scheme) == (f"{SMALL}:int8", "int8")
+    assert [(each.draft, each.basis, each.alpha.value) for each in output.drafts] == [
         (SMALL, "assumed", pytest.approx(0.8)),
         ("self:int4", "assumed", pytest.approx(0.8)),
     ]
-    for draft in told.drafts:
+    for draft in output.drafts:
         assert draft.tau[3].value == pytest.approx(1 + 0.8 + 0.8**2 + 0.8**3, rel=0.05)
-    assert {run.draft for run in told.validation_runs} == {None, SMALL, "self:int4"}
+    assert {run.draft for run in output.validation_runs} == {None, SMALL, "self:int4"}
 
 
 def test_a_shape_can_draft_for_a_model(asked: SpeculateRequest) -> None:
     draft = "layers=1,dim=64,heads=2,ffn=160,vocab=1536"
-    told = judged(asked, drafts=(draft,), alpha=0.5, temperatures=(0.0,), batch_sizes=(1,), draft_lengths=(1,))
-    assert [(each.draft, each.basis) for each in told.drafts] == [(draft, "assumed"), ("ngram", "on-policy")]
+    output = judged(asked, drafts=(draft,), alpha=0.5, temperatures=(0.0,), batch_sizes=(1,), draft_lengths=(1,))
+    assert [(each.draft, each.basis) for each in output.drafts] == [(draft, "assumed"), ("ngram", "on-policy")]
 
 
 @pytest.mark.parametrize(
@@ -239,8 +241,8 @@ def test_advice_is_what_generate_then_takes(asked: SpeculateRequest, tmp_path: P
     )
     with pytest.raises(UsageError, match="no drafts have been judged for tiny here"):
         drained(generate.run(wanted))
-    told = judged(asked, save_advice=True, force=True, batch_sizes=(1,), temperatures=(0.0,))
-    (recommendation,) = told.recommendations
+    output = judged(asked, save_advice=True, force=True, batch_sizes=(1,), temperatures=(0.0,))
+    (recommendation,) = output.recommendations
     events, generation = drained(generate.run(wanted))
     if recommendation.draft is None:
         assert any(isinstance(event, Note) and "Draft: none, as advised" in event.text for event in events)
@@ -264,9 +266,9 @@ def test_advice_from_a_noisy_machine_is_kept_by_force_alone(
             judged(short)
     else:
         monkeypatch.setattr(Costs, "noise", property(lambda costs: Noise(0.7, 1.4) if costs.rounds else None))
-        events, told = drained(run(short))
+        events, output = drained(run(short))
         assert any(isinstance(event, Note) and event.text.startswith("No advice was saved") for event in events)
-        assert told.is_noisy and told.verdict.startswith("Noisy machine")
+        assert output.is_noisy and output.verdict.startswith("Noisy machine")
     assert not (asked.settings.home / "advice").exists()
     judged(short, force=True)
     assert len(list((asked.settings.home / "advice").iterdir())) == 1

@@ -1,4 +1,4 @@
-"""What matrices are told of their inputs: what transformers multiplies with them, behind matrices as they became."""
+"""Inputs that calibration records for a matrix equal those of transformers, behind matrices as they became."""
 
 import gc
 import weakref

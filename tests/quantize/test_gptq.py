@@ -116,7 +116,7 @@ def test_a_factor_that_is_made_in_pieces_is_the_same(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(inverse_factor(moments, order, DAMPING), whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only there a peak can be told anew")
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a peak can be reported anew")
 def test_one_matrix_is_held_beside_the_moments() -> None:
     moments, order, cpu = torch.eye(3000), torch.randperm(3000), torch.device("cpu")
     inverse_factor(torch.eye(900), torch.arange(900), DAMPING)  # what the libraries set up for themselves stays

@@ -1,4 +1,4 @@
-"""How a checkpoint is stored is told without reading it, and comes to its very bytes."""
+"""How a checkpoint is stored is reported without reading it, and comes to its very bytes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Judgements of every shape that a report has to cope with, and what stands in a judgement for a stranger's words."""
+"""Reports of every shape that the page has to cope with, with hostile names."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,13 +13,13 @@ from gptfast_cli.core.drafts.report import (
     ValidationRun,
 )
 from gptfast_cli.core.drafts.texts import FailedPrompt
-from sample_judgement import judgement
+from sample_report import sample_report
 
 NASTY = """</title><script>alert('&"1"')</script>\x1b[31m\udc80"""
 
 
 def cases() -> dict[str, DraftReport]:
-    whole = judgement()
+    whole = sample_report()
     return {
         "whole": whole,
         "one of each": one_of_each(whole),

@@ -1,4 +1,4 @@
-"""What was measured of a text and beside another model is told with protocol, noise, and what is missing of it."""
+"""What was measured of a text and beside another model is reported with protocol, noise, and what is missing of it."""
 
 import dataclasses
 import io
@@ -44,16 +44,16 @@ def with_ratio(low: float | None, ratio: float, high: float | None) -> Compared:
 
 
 def test_a_perplexity_stands_beside_its_protocol_and_both_errors() -> None:
-    told = shown(PERPLEXITY)
-    assert "llamacpp-512 12.3456 0.0789 5,100 20" in told and "± 0.0512 if each token stood for itself" in told
-    assert "PARTIAL" not in told
+    output = shown(PERPLEXITY)
+    assert "llamacpp-512 12.3456 0.0789 5,100 20" in output and "± 0.0512 if each token stood for itself" in output
+    assert "PARTIAL" not in output
 
 
 def test_what_an_interrupt_left_is_marked() -> None:
-    told = shown(dataclasses.replace(PERPLEXITY, n_windows_all=30))
-    assert "PARTIAL" in told and "20 of 30" in told
-    told = shown(comparison=dataclasses.replace(COMPARED, n_windows=100))
-    assert "PARTIAL" in told and "100 of 437 windows" in told
+    output = shown(dataclasses.replace(PERPLEXITY, n_windows_all=30))
+    assert "PARTIAL" in output and "20 of 30" in output
+    output = shown(comparison=dataclasses.replace(COMPARED, n_windows=100))
+    assert "PARTIAL" in output and "100 of 437 windows" in output
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_what_an_interrupt_left_is_marked() -> None:
         (COMPARED, "The reference, tiny, predicts the text better: perplexity x 1.000330 [1.000147, 1.000513]."),
         (with_ratio(0.9, 0.95, 0.99), "tiny:int4-g32 predicts the text better than the reference"),
         (with_ratio(0.98, 1.01, 1.03), "No difference in perplexity beyond the noise: x 1.0100 [0.9800, 1.0300]."),
-        (with_ratio(None, math.inf, None), "cannot be told"),
+        (with_ratio(None, math.inf, None), "has no interval"),
         (dataclasses.replace(COMPARED, is_itself=True), "tiny:int4-g32 was compared with itself."),
     ],
 )
@@ -71,9 +71,9 @@ def test_what_is_said_of_both_is_what_the_interval_allows(compared: Compared, ve
 
 
 def test_the_reference_and_the_text_are_named() -> None:
-    told = shown(comparison=COMPARED)
-    assert "tiny:int4-g32 (int4 float32 on cpu, cpu, activations float), against the reference, tiny (plain" in told
-    assert "31,597 tokens of the bundled text" in told
+    output = shown(comparison=COMPARED)
+    assert "tiny:int4-g32 (int4 float32 on cpu, cpu, activations float), against the reference, tiny (plain" in output
+    assert "31,597 tokens of the bundled text" in output
     assert "the text by gptq-64" in shown(comparison=dataclasses.replace(COMPARED, protocol="gptq-64"))
 
 

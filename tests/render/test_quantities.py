@@ -19,7 +19,7 @@ from gptfast_cli.render.numbers import count, duration, size
         (9_870e9, "9,870 GB"),
     ],
 )
-def test_a_size_that_rounds_to_the_next_unit_is_told_in_it(n_bytes: float, text: str) -> None:
+def test_a_size_that_rounds_to_the_next_unit_is_reported_in_it(n_bytes: float, text: str) -> None:
     assert size(n_bytes) == text
 
 
@@ -27,7 +27,7 @@ def test_a_size_that_rounds_to_the_next_unit_is_told_in_it(n_bytes: float, text:
     ("number", "text"),
     [(999, "999"), (999_499, "999 k"), (999_999, "1.00 M"), (999_999_999, "1.00 B"), (6_738_415_616, "6.74 B")],
 )
-def test_a_count_that_rounds_to_the_next_unit_is_told_in_it(number: int, text: str) -> None:
+def test_a_count_that_rounds_to_the_next_unit_is_reported_in_it(number: int, text: str) -> None:
     assert count(number) == text
 
 
@@ -42,5 +42,5 @@ def test_a_count_that_rounds_to_the_next_unit_is_told_in_it(number: int, text: s
         (119.6, "2 min 00 s"),
     ],
 )
-def test_a_time_that_rounds_to_the_next_unit_is_told_in_it(seconds: float, text: str) -> None:
+def test_a_time_that_rounds_to_the_next_unit_is_reported_in_it(seconds: float, text: str) -> None:
     assert duration(seconds) == text

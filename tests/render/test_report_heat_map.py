@@ -2,9 +2,9 @@ from dataclasses import replace
 
 from gptfast_cli.core.drafts.report import Interval
 from gptfast_cli.render.charts.bars import break_even_edges, heat_map
-from sample_judgement import judgement
+from sample_report import sample_report
 
-CELLS = judgement().drafts[0].grid
+CELLS = sample_report().drafts[0].grid
 
 
 def test_the_break_even_line_runs_between_gains_and_losses() -> None:

@@ -10,18 +10,18 @@ from gptfast_cli.core.drafts.report import Interval, RoundCost
 from gptfast_cli.render.charts.plots import point_labels
 from gptfast_cli.render.charts.svg import Box, place_labels, round_axis
 from gptfast_cli.render.report.figures import LossCase, best_case, contenders, contours, waterfall_bars
-from sample_judgement import judgement
+from sample_report import sample_report
 
 
 def case() -> LossCase:
-    found = best_case(judgement())
+    found = best_case(sample_report())
     assert found is not None
     return found
 
 
 def test_the_best_pick_is_taken_apart() -> None:
     found = case()
-    best = max(judgement().recommendations, key=lambda pick: pick.speedup.value if pick.speedup else 0)
+    best = max(sample_report().recommendations, key=lambda pick: pick.speedup.value if pick.speedup else 0)
     assert (found.draft.draft, found.draft.temperature) == (best.draft, best.temperature)
     assert (found.cell.k, found.cell.batch_size) == (best.k, best.batch_size)
 
@@ -72,7 +72,7 @@ def test_nothing_is_taken_apart_where_nothing_was_measured(name: str) -> None:
 
 
 def test_a_draft_that_is_dearer_and_agrees_less_is_beaten() -> None:
-    first, second = judgement().drafts[:2]
+    first, second = sample_report().drafts[:2]
     steps = {(0.0, 1): 0.0102}
     worse = replace(second, alpha=replace(first.alpha, value=first.alpha.value - 0.01))
     assert [each.is_beaten for each in contenders([first, worse], steps)] == [False, True]
@@ -104,7 +104,7 @@ def test_names_cover_neither_points_nor_one_another_and_stay_on_the_sheet() -> N
         assert not any(box.overlaps(other) for other in (*points, *found[n + 1 :]))
 
 
-def test_long_or_many_names_are_told_by_number() -> None:
+def test_long_or_many_names_are_reported_by_number() -> None:
     assert point_labels(["one", "two"]) == ["one", "two"]
     assert point_labels(["one", "t" * 30]) == ["1", "2"]
     assert point_labels(["one"] * 9) == [str(n) for n in range(1, 10)]

@@ -111,7 +111,7 @@ def test_a_class_that_treats_one_of_the_files_specially_is_no_difference(tmp_pat
 
 @pytest.mark.parametrize("flag", [True, False])
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_flag_about_bos_that_is_not_followed_is_told(tmp_path: Path, flag: bool, beside: bool) -> None:
+def test_a_flag_about_bos_that_is_not_followed_is_reported(tmp_path: Path, flag: bool, beside: bool) -> None:
     if beside:
         write(tmp_path, "v1")
     file = rewritten("v1")
@@ -128,7 +128,7 @@ def test_a_flag_about_bos_that_is_not_followed_is_told(tmp_path: Path, flag: boo
 
 
 @pytest.mark.parametrize("sample", ["v1", "rewritten"])
-def test_a_flag_that_would_end_every_prompt_is_told_and_not_followed(tmp_path: Path, sample: str) -> None:
+def test_a_flag_that_would_end_every_prompt_is_reported_and_not_followed(tmp_path: Path, sample: str) -> None:
     write(tmp_path, sample)
     declare(tmp_path, "tokenizer_config.json", add_eos_token=True, eos_token="</s>")
     (line,) = said(tmp_path)
@@ -139,7 +139,7 @@ def test_a_flag_that_would_end_every_prompt_is_told_and_not_followed(tmp_path: P
 
 
 @pytest.mark.parametrize(("broken", "used"), [("tokenizer.json", "tokenizer.model"), ("tekken.json", "tokenizer.json")])
-def test_an_unreadable_file_is_told_beside_the_one_in_use(tmp_path: Path, broken: str, used: str) -> None:
+def test_an_unreadable_file_is_reported_beside_the_one_in_use(tmp_path: Path, broken: str, used: str) -> None:
     write_same_twice(tmp_path)
     (tmp_path / broken).write_text("{}")
     (line,) = said(tmp_path)

@@ -176,7 +176,7 @@ def test_a_damaged_file_says_where(tmp_path: Path, damage: Callable[[bytes], byt
     assert "--tokenizer-from" in caught.value.hint
 
 
-def test_a_file_cut_between_two_lines_is_told_by_the_bos_of_the_model(tmp_path: Path) -> None:
+def test_a_file_cut_between_two_lines_is_reported_by_the_bos_of_the_model(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(tiktoken_file(ranked_tokens()[:2500]))
     declare(tmp_path, "config.json", bos_token_id=N)
     with pytest.raises(CorruptError, match="cut short"):

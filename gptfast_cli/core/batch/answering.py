@@ -56,8 +56,8 @@ class Answer:
     def fields(self) -> dict[str, object]:
         """Fields of the record: those of the sample, or `samples` if there are several."""
         samples = [_sample_fields(transcript) for transcript in self.transcripts]
-        told = samples[0] if len(samples) == 1 else {"samples": samples}
-        return {**told, "prompt_tokens": self.n_prompt_tokens, "seed": self.seed}
+        answer = samples[0] if len(samples) == 1 else {"samples": samples}
+        return {**answer, "prompt_tokens": self.n_prompt_tokens, "seed": self.seed}
 
 
 def begin(row: Row, setting: BatchContext) -> Answer:

@@ -23,9 +23,9 @@ from gptfast_cli.core.events import Record
 from gptfast_cli.core.files import open_plain
 
 
-def record_of(row: Row | BadRow, told: Mapping[str, object], identity: str) -> Record:
+def record_of(row: Row | BadRow, answer: Mapping[str, object], identity: str) -> Record:
     """The record of a row: its id and line, the answer, and the hash of what the answer depends on."""
-    return Record({"id": row.id, "line": row.line, **told, "request": identity})
+    return Record({"id": row.id, "line": row.line, **answer, "request": identity})
 
 
 def refusal(row: Row | BadRow, reason: str, identity: str) -> Record:

@@ -150,7 +150,9 @@ def _download(origin: Origin, request: DownloadRequest) -> Job[Downloaded]:
         return replace(result, files=plan, memory=memory, is_written=False)
     _check_space(layout, to_fetch, free_bytes)
     sweep(layout, names={file.name for file in files}, going_on={layout.place(file).partial for file in to_fetch})
-    yield Note(_told(origin, files, missing=missing, n_bytes=_to_fetch(layout, to_fetch), checks=request.terms.force))
+    yield Note(
+        _summary(origin, files, missing=missing, n_bytes=_to_fetch(layout, to_fetch), checks=request.terms.force)
+    )
     fetched = yield from origin.fetch(to_fetch)
     for file in files:
         if file not in to_fetch:  # its contents may have come under another name or commit
@@ -299,7 +301,7 @@ def _planned(
     return DownloadedFile(file.name, file.size, was_there=file not in missing, n_begun=n_begun)
 
 
-def _told(
+def _summary(
     origin: Origin, files: Sequence[RemoteFile], *, missing: Sequence[RemoteFile], n_bytes: int, checks: bool
 ) -> str:
     at = f"{origin.name} at {origin.version[:8]}" if origin.version else origin.name

@@ -74,17 +74,17 @@ def answered(lines: Sequence[int], replicas: Replicas, seed: int) -> Job[None]:
     Raises GptFastError if a replica ends twice in a row without answering anything.
     """
     team = [_Replica(n, set(lines[n :: replicas.n])) for n in range(min(replicas.n, len(lines)))]
-    told: queue.SimpleQueue[tuple[_Replica, str | None]] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[tuple[_Replica, str | None]] = queue.SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="gptfast-replicas-") as folder, contextlib.ExitStack() as at_the_end:
         for replica in team:
             at_the_end.callback(_stop, replica)
-            _start(replica, replicas, seed, Path(folder), told)
+            _start(replica, replicas, seed, Path(folder), answers)
         while any(replica.process is not None for replica in team):
-            replica, text = told.get()
+            replica, text = answers.get()
             if text is None:
                 yield from _ended(replica)
                 if replica.missing:
-                    _start(replica, replicas, seed, Path(folder), told)
+                    _start(replica, replicas, seed, Path(folder), answers)
                 continue
             record = Record(json.loads(text))
             line = record.fields["line"]
@@ -99,7 +99,7 @@ def _start(
     replicas: Replicas,
     seed: int,
     folder: Path,
-    told: "queue.SimpleQueue[tuple[_Replica, str | None]]",
+    answers: "queue.SimpleQueue[tuple[_Replica, str | None]]",
 ) -> None:
     part = folder / f"{replica.number}.json"
     write_part(ReplicaPart(sorted(replica.missing), seed), part)
@@ -120,14 +120,14 @@ def _start(
         errors="replace",
         start_new_session=True,  # Ctrl-C reaches the parent only
     )
-    replica.listener = threading.Thread(target=_listen, args=(replica, replica.process, told), daemon=True)
+    replica.listener = threading.Thread(target=_listen, args=(replica, replica.process, answers), daemon=True)
     replica.listener.start()
 
 
 def _listen(
     replica: _Replica,
     process: "subprocess.Popen[str]",
-    told: "queue.SimpleQueue[tuple[_Replica, str | None]]",
+    answers: "queue.SimpleQueue[tuple[_Replica, str | None]]",
 ) -> None:
     with process:
         assert process.stdout is not None
@@ -136,9 +136,9 @@ def _listen(
         errors.start()
         for text in process.stdout:
             if text.endswith("\n"):  # otherwise the line is truncated
-                told.put((replica, text))
+                answers.put((replica, text))
         errors.join()
-    told.put((replica, None))
+    answers.put((replica, None))
 
 
 def _ended(replica: _Replica) -> Iterator[Note]:

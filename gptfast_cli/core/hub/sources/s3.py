@@ -224,8 +224,8 @@ class S3File:
         """The same with the checksum that S3 has for it, if it has one."""
         client = self.bucket.client
         with faults_named(str(self)):
-            told = client.head_object(**self.request, ChecksumMode="ENABLED")
-            value, n_parts = _offered(told)
+            response = client.head_object(**self.request, ChecksumMode="ENABLED")
+            value, n_parts = _offered(response)
             if value is None or n_parts is None:
                 return replace(self, checksum=value)
             part_bytes = client.head_object(**self.request, PartNumber=1)["ContentLength"]
@@ -301,14 +301,14 @@ class _Body:
             yield from self._stream.iter_chunks(_CHUNK_BYTES)
 
 
-def _offered(told: Mapping[str, Any]) -> tuple[Checksum | None, int | None]:
+def _offered(response: Mapping[str, Any]) -> tuple[Checksum | None, int | None]:
     """The strongest checksum of what S3 tells of an object, and of how many parts where it is made of theirs."""
     for name, algorithm in _CHECKSUMS.items():
-        if name in told and can_compute(algorithm):
-            value, _, n_parts = told[name].partition("-")
+        if name in response and can_compute(algorithm):
+            value, _, n_parts = response[name].partition("-")
             return Checksum(algorithm, base64.b64decode(value).hex()), int(n_parts) if n_parts else None
-    match = _MD5.fullmatch(told["ETag"])
-    is_md5 = told.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in told
+    match = _MD5.fullmatch(response["ETag"])
+    is_md5 = response.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in response
     if match is None or not is_md5:
         return None, None
     return Checksum(MD5, match[1]), int(match[2]) if match[2] else None

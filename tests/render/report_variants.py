@@ -1,4 +1,4 @@
-"""Judgements at the edges of what can be shown: interrupted, of one of each, of many, with names of any kind."""
+"""Reports at the edges of what can be shown: interrupted, of one of each, of many, with names of any kind."""
 
 from dataclasses import replace
 from io import StringIO, TextIOWrapper
@@ -11,7 +11,7 @@ from gptfast_cli.core.drafts.report import (
     PositionAcceptance,
 )
 from gptfast_cli.core.drafts.texts import FailedPrompt
-from sample_judgement import judgement
+from sample_report import sample_report
 
 LONG = "/data/" + "a" * 40 + "/drafts/" + "b" * 40 + "/step-1000"
 WILD = "a|b\x1b[31m\n`c`\t<d>_e_*f*"
@@ -24,7 +24,7 @@ def renamed(names: dict[str, str]) -> DraftReport:
     def other(part: Any) -> Any:
         return part if part.draft is None else replace(part, draft=names.get(part.draft, part.draft))
 
-    whole = judgement()
+    whole = sample_report()
     return replace(
         whole,
         **{name: tuple(map(other, getattr(whole, name))) for name in LISTS},
@@ -33,7 +33,7 @@ def renamed(names: dict[str, str]) -> DraftReport:
 
 def of_one() -> DraftReport:
     """One draft, one k, one batch size, one temperature."""
-    whole = judgement()
+    whole = sample_report()
     first = whole.drafts[0]
     draft = replace(
         first,
@@ -54,7 +54,7 @@ def of_one() -> DraftReport:
 def interrupted() -> DraftReport:
     """Nothing but the verdict."""
     return replace(
-        judgement(),
+        sample_report(),
         drafts=(),
         plain=(),
         recommendations=(),
@@ -68,7 +68,7 @@ def interrupted() -> DraftReport:
 
 def without_costs() -> DraftReport:
     """Interrupted between agreement and the time of rounds."""
-    whole = judgement()
+    whole = sample_report()
     drafts = tuple(replace(draft, grid=()) for draft in whole.drafts)
     return replace(
         whole,
@@ -83,7 +83,7 @@ def without_costs() -> DraftReport:
 
 def with_gaps() -> DraftReport:
     """Numbers that are not there, and numbers that are none."""
-    whole = judgement()
+    whole = sample_report()
     first = whole.drafts[0]
     cells = tuple(replace(cell, break_even=None, measured=None, ceiling=float("inf")) for cell in first.grid)
     places = (
@@ -102,12 +102,12 @@ def with_failed_prompts() -> DraftReport:
         FailedPrompt(WILD, "The model's logits are <NaN> or _infinite_."),
         FailedPrompt("rows.jsonl:7", "Token id 9999 has no embedding."),
     )
-    return replace(judgement(), n_prompts=57, failed_prompts=failed)
+    return replace(sample_report(), n_prompts=57, failed_prompts=failed)
 
 
 def of_many() -> DraftReport:
     """12 drafts of long names, k up to 16, 10 batch sizes up to 1024."""
-    whole = judgement()
+    whole = sample_report()
     drafts = tuple(_large(whole.drafts[0], f"{LONG}/{n}/{LONG}") for n in range(12))
     return replace(whole, drafts=drafts)
 
@@ -130,7 +130,7 @@ def _large(draft: DraftResult, name: str) -> DraftResult:
 
 
 CASES = {
-    "sample": judgement(),
+    "sample": sample_report(),
     "one": of_one(),
     "interrupted": interrupted(),
     "without costs": without_costs(),

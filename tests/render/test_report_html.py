@@ -10,7 +10,7 @@ from report_cases import NASTY, cases
 
 from gptfast_cli.core.drafts.report import DraftReport
 from gptfast_cli.render.report.html import write_html
-from sample_judgement import judgement
+from sample_report import sample_report
 
 CASES = cases()
 COMMAND = 'gptfast speculate -m "a <b> & c" --report out.html'
@@ -71,7 +71,7 @@ def pictures(source: str) -> list[ET.Element]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_judgement_gives_a_whole_document(name: str) -> None:
+def test_every_report_gives_a_whole_document(name: str) -> None:
     source = written_case(name)
     assert source.startswith("<!doctype html>\n<html")
     page = Page(source)
@@ -146,7 +146,7 @@ def test_words_of_strangers_are_shown_and_do_not_act() -> None:
 
 
 def test_what_a_number_needs_beside_it_is_there() -> None:
-    judged = judgement()
+    judged = sample_report()
     text = Page(written(judged)).text
     about = judged.environment
     for part in (judged.target, about.commit, about.torch, about.python, about.cpu, about.dtype, COMMAND):
@@ -155,38 +155,38 @@ def test_what_a_number_needs_beside_it_is_there() -> None:
 
 
 def test_an_interrupted_run_says_so_and_another_does_not() -> None:
-    assert "Interrupted:" not in written(judgement())
-    assert "Interrupted:" in written(replace(judgement(), is_interrupted=True))
+    assert "Interrupted:" not in written(sample_report())
+    assert "Interrupted:" in written(replace(sample_report(), is_interrupted=True))
 
 
-def test_what_agreement_was_measured_on_is_told_with_each_draft() -> None:
+def test_what_agreement_was_measured_on_is_reported_with_each_draft() -> None:
     page = Page(written(CASES["every basis"]))
     for basis in ("on-policy", "proxy", "assumed"):
         classes = f"basis {basis}"
         assert sum(attributes.get("class") == classes for _, attributes in page.tags) >= 2
     assert "a proxy" in page.text and "agreement assumed, not measured" in page.text
-    assert "assumed, not measured" not in Page(written(judgement())).text.split("Glossary")[0]
+    assert "assumed, not measured" not in Page(written(sample_report())).text.split("Glossary")[0]
 
 
 def test_every_pick_has_its_row_and_none_is_said() -> None:
-    text = Page(written(judgement())).text
-    for pick in judgement().recommendations:
+    text = Page(written(sample_report())).text
+    for pick in sample_report().recommendations:
         assert pick.draft is not None and pick.speedup is not None
         assert f"{pick.speedup.value:.2f}× [{pick.speedup.low:.2f}, {pick.speedup.high:.2f}]" in text
     assert "The best recommendation, " in text
     assert "No draft was recommended" in Page(written(CASES["no gain"])).text
-    n = len(judgement().recommendations)
+    n = len(sample_report().recommendations)
     assert Page(written(CASES["no gain"])).text.count("none: plain decoding is fastest") == n
 
 
 def test_a_check_that_fails_is_said_with_its_numbers() -> None:
     text = Page(written(CASES["not exact"])).text
     assert all(part in text for part in ("39 of 40", "3.2e-07", "NO"))
-    assert "NO" not in Page(written(judgement())).text
+    assert "NO" not in Page(written(sample_report())).text
 
 
 def test_each_temperature_is_hidden_by_style_alone_and_only_on_a_screen() -> None:
-    source = written(judgement())
+    source = written(sample_report())
     style = re.findall(r"<style>(.*?)</style>", source, flags=re.DOTALL)[0]
     assert "@media screen{main:has(#t0:checked) .at:not(.t0),main:has(#t1:checked) .at:not(.t1){display:none}}" in style
     shown = [attributes["class"] or "" for _, attributes in Page(source).tags if "class" in attributes]
@@ -195,7 +195,7 @@ def test_each_temperature_is_hidden_by_style_alone_and_only_on_a_screen() -> Non
 
 
 def test_the_sections_stand_in_the_order_of_the_questions() -> None:
-    source = written(judgement())
+    source = written(sample_report())
     anchors = re.findall(r'<section id="(\w+)"|<section [^>]*id="(\w+)"', source)
     assert ["".join(pair) for pair in anchors] == [
         "about", "picks", "drafts", "losses", "compared", "proofs", "slices", "costs", "plain", "certificates", "words",
@@ -213,4 +213,4 @@ def test_prompts_that_failed_are_counted_and_named_with_their_reasons() -> None:
         "rows.jsonl:3, rows.jsonl:7: Token id 9999 has no embedding.",
         "rows.jsonl:5: The model's logits are NaN.",
     ]
-    assert "Failed prompts" not in Page(written(judgement())).text
+    assert "Failed prompts" not in Page(written(sample_report())).text

@@ -1,11 +1,11 @@
-"""A judgement on a terminal: verdict first, machine last, 80 columns, and every number where a person looks for it."""
+"""The report on a terminal: verdict first, machine last, 80 columns, and every number where a person looks for it."""
 
 import re
 from dataclasses import replace
 from io import BytesIO, StringIO
 
 import pytest
-from judgement_cases import CASES, LONG, Terminal, Written, interrupted, of_many, of_one, with_gaps, without_costs
+from report_variants import CASES, LONG, Terminal, Written, interrupted, of_many, of_one, with_gaps, without_costs
 
 from gptfast_cli.core.drafts.report import (
     DraftReport,
@@ -14,7 +14,7 @@ from gptfast_cli.core.drafts.report import (
     Recommendation,
 )
 from gptfast_cli.render.report.text import write_text
-from sample_judgement import judgement
+from sample_report import sample_report
 
 
 def text(of: DraftReport) -> str:
@@ -57,16 +57,16 @@ def test_a_terminal_gets_the_same_text_in_bold_and_dim(monkeypatch: pytest.Monke
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()
-    write_text(judgement(), terminal)
+    write_text(sample_report(), terminal)
     written = terminal.getvalue()
     assert written.startswith("\x1b[1muse tiny-draft")
     assert "\x1b[1m1.77*\x1b[0m" in written
     assert "\x1b[2m(0.93)\x1b[0m" in written
-    assert re.sub(r"\x1b\[\d*m", "", written) == text(judgement())
+    assert re.sub(r"\x1b\[\d*m", "", written) == text(sample_report())
 
 
 def test_one_draft_at_one_temperature_fills_two_screens_at_most() -> None:
-    whole = judgement()
+    whole = sample_report()
     one = replace(
         whole,
         drafts=whole.drafts[:1],
@@ -78,8 +78,8 @@ def test_one_draft_at_one_temperature_fills_two_screens_at_most() -> None:
 
 
 def test_each_batch_size_has_its_best_depth_marked_and_losses_in_brackets() -> None:
-    written = text(judgement())
-    for draft in judgement().drafts:
+    written = text(sample_report())
+    for draft in sample_report().drafts:
         grid = "\n".join(section(written, f"{draft.draft} at temperature {draft.temperature:g}"))
         assert grid.count("*") == 4
         assert grid.count("(0.") == sum(cell.predicted.value < 1 for cell in draft.grid)
@@ -95,7 +95,7 @@ def test_the_best_is_the_highest_prediction_also_where_all_lose() -> None:
 
 
 def test_what_was_measured_stands_right_below_its_prediction() -> None:
-    lines = section(text(judgement()), "tiny-draft at temperature 0")
+    lines = section(text(sample_report()), "tiny-draft at temperature 0")
     n = next(n for n, line in enumerate(lines) if line.startswith("measured"))
     assert lines[n - 1].split()[0] == "4"
     assert lines[n].split() == ["measured", "2.39"]
@@ -103,7 +103,7 @@ def test_what_was_measured_stands_right_below_its_prediction() -> None:
 
 
 def test_a_draft_has_alpha_tau_acceptance_and_the_shares_of_a_round() -> None:
-    written = text(judgement())
+    written = text(sample_report())
     assert "alpha 0.850 [0.825, 0.875] (on-policy, 6,400 tokens)" in written
     row = row_of_k(written, "tiny-draft at temperature 0", 2).split()
     assert row == ["2", "2.57", "1.98", "1.92", "1.82", "1.64", "72%", "\u2588" * 5 + "\u258a", "85%"]
@@ -111,8 +111,8 @@ def test_a_draft_has_alpha_tau_acceptance_and_the_shares_of_a_round() -> None:
     assert shares in written.split("\n")
 
 
-def test_picks_proofs_slices_plain_decoding_and_certificates_are_told() -> None:
-    lines = text(judgement()).split("\n")
+def test_picks_proofs_slices_plain_decoding_and_certificates_are_reported() -> None:
+    lines = text(sample_report()).split("\n")
     assert "   0      1  tiny-draft  7  2.55 [2.48, 2.63]" in lines
     assert "self:int8          0      1  2       1.10  1.13 [1.10, 1.15]  -2.7%" in lines
     assert "plain decoding     0      1  -       1.00  1.00 [0.99, 1.01]  -0.3%" in lines
@@ -124,8 +124,8 @@ def test_picks_proofs_slices_plain_decoding_and_certificates_are_told() -> None:
 
 
 def test_a_batch_size_for_which_no_draft_is_best_says_none() -> None:
-    picks = tuple(replace(pick, draft=None, k=None, speedup=None) for pick in judgement().recommendations[:1])
-    assert section(text(replace(judgement(), recommendations=picks)), "Recommendations")[-1].split() == [
+    picks = tuple(replace(pick, draft=None, k=None, speedup=None) for pick in sample_report().recommendations[:1])
+    assert section(text(replace(sample_report(), recommendations=picks)), "Recommendations")[-1].split() == [
         "0",
         "1",
         "none",
@@ -136,22 +136,22 @@ def test_a_batch_size_for_which_no_draft_is_best_says_none() -> None:
 
 def test_bars_are_ascii_where_the_encoding_has_no_blocks() -> None:
     stream = Written(BytesIO(), encoding="ascii")
-    write_text(judgement(), stream)
+    write_text(sample_report(), stream)
     assert "72% ######  " in stream.text()
 
 
 def test_bars_are_blocks_where_the_encoding_has_them() -> None:
     stream = Written(BytesIO(), encoding="utf-8")
-    write_text(judgement(), stream)
+    write_text(sample_report(), stream)
     assert "72% \u2588\u2588\u2588\u2588\u2588\u258a" in stream.text()
 
 
-def test_an_interrupted_judgement_says_what_it_has_not() -> None:
+def test_an_interrupted_report_says_what_it_has_not() -> None:
     written = text(interrupted())
     assert "Interrupted" in "\n".join(section(written, "Recommendations"))
     for sentence in ("No draft was compared", "No draft was judged", "the predictions were not measured"):
         assert sentence in written
-    assert "Interrupted" not in text(judgement())
+    assert "Interrupted" not in text(sample_report())
 
 
 def test_agreement_is_shown_before_rounds_are_timed() -> None:
@@ -192,20 +192,19 @@ def test_a_grid_that_is_too_wide_is_folded_and_loses_nothing() -> None:
 
 
 def test_what_equal_runs_differ_by_stands_beside_the_machine() -> None:
-    assert "equal runs differ" not in text(judgement())
-    noisy = replace(judgement(), noise=Noise(0.8, 1.3))
+    assert "equal runs differ" not in text(sample_report())
+    noisy = replace(sample_report(), noise=Noise(0.8, 1.3))
     assert "equal runs differ by 62%" in " ".join(text(noisy).split())
 
 
 def test_each_line_of_the_verdict_is_wrapped_by_itself() -> None:
-    lines = text(replace(judgement(), verdict="Temperature 0: use " + "d " * 50 + "\nTemperature 1: no draft")).split(
-        "\n"
-    )
+    verdict = "Temperature 0: use " + "d " * 50 + "\nTemperature 1: no draft"
+    lines = text(replace(sample_report(), verdict=verdict)).split("\n")
     assert lines[0].startswith("Temperature 0: ") and lines[2] == "Temperature 1: no draft"
 
 
 def test_a_batch_size_without_a_clear_gain_says_so() -> None:
-    unclear = replace(judgement(), recommendations=(Recommendation(0.0, 1, None, None, None, is_unclear=True),))
+    unclear = replace(sample_report(), recommendations=(Recommendation(0.0, 1, None, None, None, is_unclear=True),))
     assert section(text(unclear), "Recommendations")[-1].split() == ["0", "1", "no", "clear", "gain", "-", "-"]
 
 
@@ -214,4 +213,4 @@ def test_prompts_that_failed_are_counted_and_named_with_their_reasons() -> None:
     assert lines[1] == "Left out: 3 of 60 prompts."
     assert lines[2] == "rows.jsonl:3, rows.jsonl:7: Token id 9999 has no embedding."
     assert "\u241b[31m" in lines[3] and lines[3].endswith("The model's logits are <NaN> or _infinite_.")
-    assert "Failed prompts" not in text(judgement())
+    assert "Failed prompts" not in text(sample_report())

@@ -1,4 +1,4 @@
-"""A judgement made up from a formula, for what shows judgements; its numbers hang together."""
+"""A report computed from a formula, with consistent numbers, for tests of what shows it."""
 
 from gptfast_cli.core.bench.environment import Environment
 from gptfast_cli.core.drafts.report import (
@@ -19,7 +19,7 @@ DEPTHS, BATCH_SIZES, TEMPERATURES = range(1, 9), (1, 2, 4, 8), (0.0, 0.8)
 STEP = 0.010  # seconds at batch 1
 
 
-def judgement() -> DraftReport:
+def sample_report() -> DraftReport:
     drafts = tuple(
         _draft(name, temperature, alpha - 0.05 * temperature, cost)
         for temperature in TEMPERATURES

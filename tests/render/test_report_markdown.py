@@ -1,14 +1,14 @@
-"""A judgement as Markdown: whole tables, names that make no markup, and one line about the measurement."""
+"""The report as Markdown: whole tables, names that make no markup, and one line about the measurement."""
 
 import re
 from io import StringIO
 
 import pytest
-from judgement_cases import CASES, interrupted
+from report_variants import CASES, interrupted
 
 from gptfast_cli.core.drafts.report import DraftReport
 from gptfast_cli.render.report.text import write_markdown
-from sample_judgement import judgement
+from sample_report import sample_report
 
 COMMAND = "gptfast speculate --draft tiny-draft"
 
@@ -43,8 +43,8 @@ def test_the_verdict_is_first_and_the_command_with_the_machine_last(case: str) -
     assert text(CASES[case]).count(COMMAND) == 1
 
 
-def test_every_part_of_the_judgement_has_its_table() -> None:
-    rows = {row for table in tables(text(judgement())) for row in table}
+def test_every_part_of_the_report_has_its_table() -> None:
+    rows = {row for table in tables(text(sample_report())) for row in table}
     assert "| 0 | 1 | `tiny-draft` | 7 | 2.55 [2.48, 2.63] |" in rows
     assert "| 4 | 3.71 | 2.41 | 2.29 | 2.09 | **1.77** | 52% | 85% |" in rows
     assert "| measured |  | 2.39 |  |  |  |  |  |" in rows
@@ -62,7 +62,7 @@ def test_a_name_makes_no_markup_and_acts_on_no_terminal() -> None:
     assert "`` a\\|b\u241b[31m `c` <d>_e_*f* ``" in written
 
 
-def test_an_interrupted_judgement_has_sentences_in_place_of_tables() -> None:
+def test_an_interrupted_report_has_sentences_in_place_of_tables() -> None:
     written = text(interrupted())
     assert tables(written) == []
     assert "Interrupted: this is what was measured until then." in written
@@ -74,4 +74,4 @@ def test_prompts_that_failed_are_counted_and_named_with_their_reasons() -> None:
     assert "### Failed prompts\n\nLeft out: 3 of 60 prompts.\n\n" in written
     assert "\n\n`rows.jsonl:3`, `rows.jsonl:7`: Token id 9999 has no embedding.\n\n" in written
     assert "`` a|b\u241b[31m `c` <d>_e_*f* ``: The model's logits are \\<NaN> or \\_infinite\\_.\n\n" in written
-    assert "Failed prompts" not in text(judgement())
+    assert "Failed prompts" not in text(sample_report())

@@ -1,4 +1,4 @@
-"""A judgement as JSON: the keys that others build on, and nothing of the judgement left out."""
+"""The report as JSON: the keys that others build on, and no value left out."""
 
 import json
 import math
@@ -8,11 +8,11 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from judgement_cases import CASES, LONG, WILD, interrupted, with_gaps
+from report_variants import CASES, LONG, WILD, interrupted, with_gaps
 
 from gptfast_cli.core.drafts.report import DraftReport
 from gptfast_cli.render.report.document import write_json
-from sample_judgement import judgement
+from sample_report import sample_report
 
 
 def text(of: DraftReport) -> str:
@@ -70,8 +70,8 @@ def test_drafts_have_the_keys_and_types_that_others_build_on(case: str) -> None:
             assert cell["measured"] is None or is_number(cell["measured"])
 
 
-def test_numbers_are_those_of_the_judgement_with_their_intervals_beside_them() -> None:
-    given, read = judgement().drafts[0], document(judgement())["drafts"][0]
+def test_numbers_are_those_of_the_report_with_their_intervals_beside_them() -> None:
+    given, read = sample_report().drafts[0], document(sample_report())["drafts"][0]
     assert (read["draft"], read["temperature"], read["alpha"]) == (given.draft, 0.0, given.alpha.value)
     assert read["alpha_range"] == [given.alpha.low, given.alpha.high]
     assert read["tau"] == {str(k): tau.value for k, tau in given.tau.items()}
@@ -87,8 +87,8 @@ def test_numbers_are_those_of_the_judgement_with_their_intervals_beside_them() -
     assert read["grid"][0]["measured_range"] is None
 
 
-def test_every_value_of_the_judgement_is_in_the_document() -> None:
-    assert set(leaves(asdict(judgement()))) <= set(leaves(document(judgement())))
+def test_every_value_of_the_report_is_in_the_document() -> None:
+    assert set(leaves(asdict(sample_report()))) <= set(leaves(document(sample_report())))
 
 
 def test_what_is_no_finite_number_is_null() -> None:
@@ -106,7 +106,7 @@ def test_what_is_no_finite_number_is_null() -> None:
     assert all(not isinstance(leaf, float) or math.isfinite(leaf) for leaf in leaves(read))
 
 
-def test_an_interrupted_judgement_has_empty_lists() -> None:
+def test_an_interrupted_report_has_empty_lists() -> None:
     read = document(interrupted())
     assert read["interrupted"] is True
     assert [read[name] for name in ("drafts", "plain", "picks", "proofs", "certificates")] == [[]] * 5
