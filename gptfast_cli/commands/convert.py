@@ -83,13 +83,9 @@ def convert(
         )
         converted = show(run(request), show_progress)
     if printing.json:
-        fields = {
-            "path": converted.path,
-            "name": converted.name,
-            "bytes": converted.n_bytes,
-            "was_there": converted.was_there,
-        }
-        write_document("gptfast.convert/1", fields, sys.stdout)
+        from gptfast_cli.render.checkpoints import KEYS
+
+        write_document("gptfast.convert/1", converted, sys.stdout, KEYS)
         return
     sys.stdout.write(f"{converted.path}\n")
     if not printing.quiet:

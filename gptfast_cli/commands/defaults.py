@@ -16,9 +16,9 @@ _MAX_FILE_BYTES = 16_000  # the reader takes quadratic time for some files
 
 
 def load_defaults(path: Path) -> dict[str, dict[str, Any]]:
-    """The options set in the file, by command; empty if there is no file.
+    """Options set in the file, by command; empty if there is no file.
 
-    Raises UsageError for a file that is not TOML, and for a table or key that is no command or option.
+    Raises UsageError for a file that is not TOML, and for an unknown table or key.
     """
     import tomllib
 
@@ -40,14 +40,12 @@ def load_defaults(path: Path) -> dict[str, dict[str, Any]]:
 def _options(path: Path, command: Command | None, name: str, table: object) -> dict[str, Any]:
     if command is None or not isinstance(table, dict):
         known = ", ".join(f"[{command.name}]" for command in COMMANDS)
-        raise UsageError(
-            f"The settings file {path} sets {name!r:.60}, which is no command's table.", f"Tables: {known}."
-        )
+        raise UsageError(f"The settings file {path} sets {name!r:.60}, which is not a command.", f"Tables: {known}.")
     options = {key.replace("-", "_"): value for key, value in table.items()}
     for key in options:
         if key not in inspect.signature(command.function).parameters:
             raise UsageError(
-                f"The settings file {path} sets {key!r:.60} in [{name}], which `gptfast {name}` has no option for.",
+                f"The settings file {path} sets {key!r:.60} in [{name}], which is not an option of `gptfast {name}`.",
                 f"gptfast {name} --help lists the options.",
             )
     kinds = get_type_hints(command.function)
@@ -55,7 +53,7 @@ def _options(path: Path, command: Command | None, name: str, table: object) -> d
 
 
 def _as_typed(kind: Any, value: object, where: str) -> object:  # noqa: ANN401  # an annotation
-    """A TOML value as it would be typed on the command line, where only flags are no text; UsageError for any other."""
+    """A TOML value as text for the option's parser, or a boolean for a flag; UsageError for any other."""
     kinds = (kind, *get_args(kind))  # of an option that may be left out, the second is the first of its union
     if bool in kinds:
         if isinstance(value, bool):

@@ -68,10 +68,10 @@ def download(
             terms=DownloadOptions(n_workers=max_workers, force=force),
         )
         downloaded = show(run(request), show_progress)
-    from gptfast_cli.render.download import document, write_downloaded, write_plan
+    from gptfast_cli.render.checkpoints import KEYS, write_downloaded, write_plan
 
     if printing.json:
-        write_document("gptfast.download/1", document(downloaded), sys.stdout)
+        write_document("gptfast.download/1", downloaded, sys.stdout, KEYS)
     elif dry_run:
         write_plan(downloaded, sys.stdout)
     else:

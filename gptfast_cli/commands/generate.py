@@ -177,15 +177,18 @@ class SpeedOptions:
     ] = str(DEFAULT_DRAFT_LENGTH)
 
 
-_ONE_PROMPT, _TALK, _FILE = "one prompt", "--interactive", "--prompts-file"
+_ONE_PROMPT, _INTERACTIVE, _FILE = "one prompt", "--interactive", "--prompts-file"
 _OF_ONE_PROMPT = (*(field.name for field in fields(PromptOptions)), "profile")
 _OF_A_FILE = tuple(field.name for field in fields(FileOptions))
-_UNEXPECTED: Final = {
+_WITHOUT_EFFECT: Final = {
     _ONE_PROMPT: _OF_A_FILE,
-    _TALK: (*_OF_ONE_PROMPT, *_OF_A_FILE, "num_samples", "batch_size", "logprobs", "json"),
+    _INTERACTIVE: (*_OF_ONE_PROMPT, *_OF_A_FILE, "num_samples", "batch_size", "logprobs", "json"),
     _FILE: (*_OF_ONE_PROMPT, "prompt"),
 }
 """Options that have no effect in a mode."""
+
+_DOCUMENT: Final = "* -speculation -ranks speculation? ranks?"
+"""The keys of --json, see `render.json`."""
 
 
 @command(
@@ -219,7 +222,7 @@ def generate(
 
     The text goes to stdout, everything else to stderr. Ctrl-C keeps the text so far and reports its speed.
     """
-    mode = _TALK if interactive else _FILE if file.prompts_file is not None else _ONE_PROMPT
+    mode = _INTERACTIVE if interactive else _FILE if file.prompts_file is not None else _ONE_PROMPT
     _refuse_unexpected(context, mode)
     has_draft_length = is_given(context, "speculate_k")
     if speed.draft is None and has_draft_length:
@@ -230,7 +233,7 @@ def generate(
     if file.output is not None and printing.json:
         raise UsageError("--json and --output exclude each other.", "Leave out one of them.")
     if is_sharded(tp):
-        _refuse_sharded({_TALK: interactive, "--replicas": file.replicas})
+        _refuse_sharded({_INTERACTIVE: interactive, "--replicas": file.replicas})
     group = context.with_resource(ranks(tp))
     if mode == _ONE_PROMPT:
         sources = PromptSources(prompt, single.prompt_file, single.prompt_ids, single.prompt_length)
@@ -263,7 +266,7 @@ def generate(
         else DraftOptions(speed.draft, parse_draft_length(speed.speculate_k), has_draft_length),
         compiling=Compiling(compiled.compile, compiled.compile_prefill),
     )
-    if mode == _TALK:
+    if mode == _INTERACTIVE:
         from gptfast_cli.commands.interactive import interact
         from gptfast_cli.core.jobs.chat import ChatRequest
 
@@ -312,11 +315,7 @@ def _generate_one(request: "GenerateRequest", profile: Path | None, printing: Ou
     with progress_view(sys.stderr, quiet=printing.quiet) as show_progress, text as show_text:
         generation = show(job, show_progress, show_text)
     if printing.json:
-        fields = asdict(generation)
-        for name in ("speculation", "ranks"):
-            if fields[name] is None:
-                del fields[name]
-        write_document("gptfast.generate/1", fields, sys.stdout)
+        write_document("gptfast.generate/1", generation, sys.stdout, {type(generation): _DOCUMENT})
     elif not printing.quiet:
         write_generation(generation, sys.stderr)
     if any(sample.finish_reason == "interrupted" for sample in generation.samples):
@@ -356,7 +355,7 @@ def _generate_batch(request: "BatchRequest", n_replicas: int | None, *, quiet: b
 def _refuse_unexpected(context: typer.Context, mode: str) -> None:
     """Raise UsageError for an option on the command line that has no effect in this mode."""
     for parameter in context.command.params:
-        if parameter.name in _UNEXPECTED[mode] and is_given(context, parameter.name):
+        if parameter.name in _WITHOUT_EFFECT[mode] and is_given(context, parameter.name):
             flag = parameter.opts[0] if parameter.opts[0].startswith("-") else "PROMPT"
             if mode == _ONE_PROMPT:
                 raise UsageError(f"{flag} requires --prompts-file.", "Add --prompts-file FILE.")

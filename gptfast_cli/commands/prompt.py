@@ -1,4 +1,4 @@
-"""The prompt of a generation, from the one place where it was given."""
+"""The prompt of a generation: from the argument, a file, token ids, stdin, or synthetic."""
 
 import os
 import select
@@ -24,18 +24,18 @@ class PromptSources:
     ids: str | None  # token ids with commas between
     length: int | None  # of a synthetic prompt
 
-    def read(self, *, retry_policy: float = SECONDS_TO_WAIT) -> str | tuple[int, ...] | None:
+    def read(self, *, wait_seconds: float = SECONDS_TO_WAIT) -> str | tuple[int, ...] | None:
         """The text or token ids; None stands for a synthetic prompt.
 
-        Where nothing is given it is what a pipe or file on stdin holds, and else DEFAULT; `retry_policy` is how many
-        seconds a pipe may take to begin.
+        Without a source it is the content of a pipe or file on stdin, else DEFAULT; a pipe that has no data within
+        `wait_seconds` is ignored.
 
-        Raises UsageError if there is more than one source, and for ids that are no numbers or bytes that are no
-        UTF-8; NotFoundError for a file that is not there.
+        Raises UsageError for more than one source, invalid token ids and bytes that are not UTF-8; NotFoundError for
+        a missing file.
         """
         given = [source for source in (self.argument, self.file, self.ids, self.length) if source is not None]
         if len(given) > 1:
-            raise UsageError(f"There are {len(given)} prompts.", f"Give one of {_SOURCES}.")
+            raise UsageError("More than one prompt is given.", f"Use only one of {_SOURCES}.")
         if self.file is not None:
             return _without_newline(_read_file(self.file))
         if self.ids is not None:
@@ -45,7 +45,7 @@ class PromptSources:
         if self.argument == "-":
             return _without_newline(_read_stdin())
         if self.argument is None:
-            return (_without_newline(_read_stdin()) if _is_fed(retry_policy) else "") or DEFAULT
+            return (_without_newline(_read_stdin()) if _stdin_has_input(wait_seconds) else "") or DEFAULT
         return self.argument
 
 
@@ -60,15 +60,15 @@ def _read_file(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise NotFoundError(f"There is no prompt file {str(path)!r}.") from error
+        raise NotFoundError(f"The prompt file {str(path)!r} does not exist.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"The prompt file {str(path)!r} is not text in UTF-8.") from error
 
 
-def _is_fed(retry_policy: float) -> bool:
+def _stdin_has_input(wait_seconds: float) -> bool:
     """Whether stdin is a file, or a pipe into which something is written or which ends.
 
-    A pipe may be inherited from a program that never writes into it. After a while nothing is expected of it any more.
+    A pipe may be inherited from a program that never writes into it, hence the time limit.
     """
     try:
         kind = os.fstat(sys.stdin.fileno()).st_mode
@@ -79,11 +79,11 @@ def _is_fed(retry_policy: float) -> bool:
     if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
         return False
     try:
-        is_ready = bool(select.select([sys.stdin], [], [], retry_policy)[0])
+        is_ready = bool(select.select([sys.stdin], [], [], wait_seconds)[0])
     except OSError:  # Windows waits for sockets alone
         return True
     if not is_ready:
-        sys.stderr.write(f"Nothing came through stdin in {retry_policy:g} s. Give - as PROMPT to wait for it.\n")
+        sys.stderr.write(f"No input on stdin within {wait_seconds:g} s; use - as PROMPT to wait for it.\n")
     return is_ready
 
 

@@ -181,7 +181,7 @@ def quantize(
             runtime=RuntimeConfig(*astuple(hardware)),
         )
         quantized = show(run(request), show_progress)
-    from gptfast_cli.render.quantization import document, write_quantized, write_sizes
+    from gptfast_cli.render.checkpoints import document, write_quantized, write_sizes
 
     if printing.json:
         write_document("gptfast.quantize/1", document(quantized), sys.stdout)

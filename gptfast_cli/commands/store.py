@@ -3,10 +3,12 @@
 import os
 import sys
 from collections.abc import Mapping
+from typing import Final
 
 import typer
 
 from gptfast_cli.core.checkpoints.inventory import (
+    FOLDER,
     Entry,
     Inventory,
     entry_of,
@@ -20,28 +22,33 @@ from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.files import why_not_writable
 from gptfast_cli.core.settings import load_settings, settings_file
 from gptfast_cli.options import MODEL_VARIABLE
-from gptfast_cli.render.json import write_document
+from gptfast_cli.render.json import Keys, to_document, write_document
 from gptfast_cli.render.numbers import count, size
-from gptfast_cli.render.tables import Table, aligned
-from gptfast_cli.render.terminal import printable
+from gptfast_cli.render.terminal import Table, aligned, printable
 
 _HEADINGS = ("", "NAME", "WHERE", "SCHEME", "HEAD", "SIZE", "PARAMETERS", "PATH")
+_KEYS: Final[Keys] = {
+    Entry: "name current=is_current where scheme head_scheme bytes=n_bytes parameters=n_params path",
+    Inventory: "models=entries total_bytes=n_bytes",
+}
 
 
 def list_models(*, json: bool) -> None:
     """Write all models to stdout; a star marks the one that is taken where a command names none."""
     inventory = take_inventory(load_settings())
     if json:
-        write_document("gptfast.list/1", _document(inventory), sys.stdout)
+        write_document("gptfast.list/1", inventory, sys.stdout, _KEYS)
         return
-    rows = tuple(tuple(map(printable, _row(entry, inventory.current))) for entry in inventory.entries)
+    rows = tuple(tuple(map(printable, _row(entry))) for entry in inventory.entries)
     for line in aligned(Table(_HEADINGS, rows, "<<<<<>><")):
         sys.stdout.write(line + "\n")
     sys.stderr.write(f"{len(rows)} models, {size(inventory.n_bytes)} in all\n")
-    if not any(_is_current(entry, inventory.current) for entry in inventory.entries):
-        sys.stderr.write(f"The current model, {printable(inventory.current)}, is gone: name another with --model.\n")
+    if not any(entry.is_current for entry in inventory.entries):
+        sys.stderr.write(
+            f"The current model, {printable(inventory.current)}, does not exist any more: use --model MODEL.\n"
+        )
     if named := os.environ.get(MODEL_VARIABLE):
-        sys.stderr.write(f"{MODEL_VARIABLE} names {printable(named)}, which is taken instead of the current model.\n")
+        sys.stderr.write(f"{MODEL_VARIABLE} is set to {printable(named)}, which overrides the current model.\n")
 
 
 def show_model(model: str, *, json: bool) -> None:
@@ -49,11 +56,11 @@ def show_model(model: str, *, json: bool) -> None:
     settings = load_settings()
     inventory, found = take_inventory(settings), resolve(model, settings)
     listed = (entry for entry in inventory.entries if entry.path == found.path)
-    fields = _fields(next(listed, None) or entry_of(found.name, "folder", found.path), inventory.current)
+    entry = next(listed, None) or entry_of(found.name, FOLDER, found.path)
     if json:
-        write_document("gptfast.show/1", fields, sys.stdout)
+        write_document("gptfast.show/1", entry, sys.stdout, _KEYS)
     else:
-        _write_pairs(fields)
+        _write_pairs(to_document(entry, _KEYS))
 
 
 def use_model(model: str) -> None:
@@ -102,11 +109,11 @@ def remove_model(name: str, *, yes: bool) -> None:
     settings = load_settings()
     entries = find_entries(take_inventory(settings), name)
     if not yes and not sys.stdin.isatty():
-        raise UsageError(f"{name} was not removed: there is no terminal to ask on.", f"gptfast --remove {name} --yes")
+        raise UsageError(f"{name} was not removed: no terminal to confirm on.", f"gptfast --remove {name} --yes")
     entry = entries[0]
     is_link = entry.path.is_symlink()
     what = f"the link {entry.path}" if is_link else f"{size(sum(each.n_bytes for each in entries))} in {entry.path}"
-    others = f" and {len(entries) - 1} revisions more" if len(entries) > 1 else ""
+    others = f" and {len(entries) - 1} more revisions" if len(entries) > 1 else ""
     if yes or typer.confirm(f"Remove {entry.name} ({what}{others})?", err=True):
         remove(entries, settings)
         sys.stderr.write(f"Removed {entry.name}{others}.\n")
@@ -114,38 +121,14 @@ def remove_model(name: str, *, yes: bool) -> None:
         sys.stderr.write(f"Kept {entry.name}.\n")
 
 
-def _is_current(entry: Entry, current: str) -> bool:
-    return current.lower() in (entry.name.lower(), str(entry.path).lower())
-
-
-def _row(entry: Entry, current: str) -> tuple[str, ...]:
-    mark = "*" if _is_current(entry, current) else ""
-    n_params = "" if entry.n_params is None else count(entry.n_params)
+def _row(entry: Entry) -> tuple[str, ...]:
     return (
-        mark,
+        "*" if entry.is_current else "",
         entry.name,
         entry.where,
-        entry.scheme,
-        entry.head_scheme,
+        entry.scheme or "",
+        entry.head_scheme or "",
         size(entry.n_bytes),
-        n_params,
+        "" if entry.n_params is None else count(entry.n_params),
         str(entry.path),
     )
-
-
-def _document(inventory: Inventory) -> dict[str, object]:
-    models = [_fields(entry, inventory.current) for entry in inventory.entries]
-    return {"models": models, "total_bytes": inventory.n_bytes}
-
-
-def _fields(entry: Entry, current: str) -> dict[str, object]:
-    return {
-        "name": entry.name,
-        "current": _is_current(entry, current),
-        "where": entry.where,
-        "scheme": entry.scheme or None,
-        "head_scheme": entry.head_scheme or None,
-        "bytes": entry.n_bytes,
-        "parameters": entry.n_params,
-        "path": str(entry.path),
-    }

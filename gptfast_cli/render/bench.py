@@ -24,8 +24,7 @@ from gptfast_cli.render.numbers import (
     machine_line,
     size,
 )
-from gptfast_cli.render.tables import COLUMNS, GAP, Table, aligned, code, markdown_lines, wrapped
-from gptfast_cli.render.terminal import printable, styled
+from gptfast_cli.render.terminal import COLUMNS, GAP, Table, aligned, code, markdown_lines, printable, styled, wrapped
 
 _NUMBERS = ("tok/s", "± sd", "median", "GB/s", "MBU", "memory")
 _SCALING = ("test", "batch", "tp", "speedup", "least", "most", "of the ideal")

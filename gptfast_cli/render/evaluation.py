@@ -11,8 +11,7 @@ from gptfast_cli.core.evals.tasks.results import FailedQuestion, Metric, TaskRes
 from gptfast_cli.core.jobs.eval import Evaluation
 from gptfast_cli.render.json import Keys, to_document
 from gptfast_cli.render.numbers import count, machine_line, nats, share
-from gptfast_cli.render.tables import Table, aligned, wrapped
-from gptfast_cli.render.terminal import printable, styled
+from gptfast_cli.render.terminal import Table, aligned, printable, styled, wrapped
 
 _DIVERGENCE_HEADINGS: Final = ("divergence", "value", "")
 

@@ -15,7 +15,7 @@ from gptfast_cli.render.numbers import (
     tokens_per_second,
 )
 from gptfast_cli.render.progress import View
-from gptfast_cli.render.tables import write_block
+from gptfast_cli.render.terminal import write_block
 
 if TYPE_CHECKING:  # they load PyTorch
     from gptfast_cli.core.bench.throughput import Metrics, SpeculationReport

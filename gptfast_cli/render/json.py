@@ -4,7 +4,7 @@ The keys of a document are the names of the dataclass's fields. Where a schema d
 renders the result declares the keys of each of its types, in their order, as a string of words:
 
     *           all fields of the dataclass; `-name` leaves one out
-    name        a field or property
+    name        a field or property; `name?` leaves it out where it is None
     key=a.b     the value of `a.b` under another name; null where `a` is None
     *name       the fields of the value of `name`, in place
     key+range   an interval (value, low, high), or a mapping of them: the values under `key`, [low, high] under
@@ -37,8 +37,8 @@ def to_document(result: object, keys: Keys = _ALL_FIELDS) -> dict[str, Any]:
     for word in keys.get(type(result), "*").split():
         if word.startswith("-"):
             del document[word[1:]]
-        else:
-            document.update(_items(result, word, keys))
+        elif not word.endswith("?") or getattr(result, word[:-1]) is not None:
+            document.update(_items(result, word.removesuffix("?"), keys))
     return document
 
 

@@ -15,8 +15,7 @@ from gptfast_cli.render.numbers import (
     gigabytes_per_second,
     size,
 )
-from gptfast_cli.render.tables import Table, aligned, wrapped
-from gptfast_cli.render.terminal import styled
+from gptfast_cli.render.terminal import Table, aligned, styled, wrapped
 
 _CASE = ("tp", "batch", "context")
 _MEMORY = (*_CASE, "weights", "KV", "buffers", "headroom", "max context", "max batch")

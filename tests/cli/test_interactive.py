@@ -54,16 +54,16 @@ def test_commands_do_what_they_say(chat: CommandLine, tmp_path: Path) -> None:
     assert outcome.stdout == b"0:'one'\n1:'two'\n1:'three'\n0:'four'\n"
     assert file.read_text() == repr([("two", "1:'two'"), ("three", "1:'three'")])
     stderr = outcome.stderr.decode()
-    assert "Forgot the oldest exchange, 61 tokens." in stderr and f"Saved to {file}." in stderr
+    assert "Dropped the oldest exchange (61 tokens)." in stderr and f"Saved to {file}." in stderr
     assert stderr.index("\nBe brief.\n") < stderr.index("\nThere is no system message.\n")
 
 
 @pytest.mark.parametrize(
     ("line", "code", "says"),
     [
-        (b"/rest", 2, "There is no command /rest.\nhint: Did you mean /reset?"),
-        (b"/save", 2, "/save needs a FILE"),
-        (b"/exit now", 2, "/exit takes nothing after it"),
+        (b"/rest", 2, "Unknown command: /rest.\nhint: Did you mean /reset?"),
+        (b"/save", 2, "/save requires a FILE"),
+        (b"/exit now", 2, "/exit takes no argument"),
         (b"wrong", 2, "The template refuses this"),
         (b"memory", 7, "Not enough memory"),
         (b"big", 2, "The context is full"),

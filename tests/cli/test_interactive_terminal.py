@@ -23,7 +23,7 @@ def chat(home: Path) -> CommandLine:
 def test_a_session_from_its_greeting_to_ctrl_d(chat: CommandLine, home: Path) -> None:
     with typing_into(chat) as person:
         greeting = person.see("> ")
-        assert "/help lists the commands, Ctrl-D leaves. Seed 42." in greeting
+        assert "/help lists the commands, Ctrl-D exits. Seed 42." in greeting
         person.enter("Hello")
         assert "0:'Hello'\n" in person.see("context 310 of 2,048")
         person.see("> ")
@@ -92,7 +92,7 @@ def test_ctrl_c_stops_the_answer_keeps_what_was_shown_of_it_and_the_chat_goes_on
 
 def test_ctrl_c_clears_the_line_and_says_once_how_to_leave(chat: CommandLine) -> None:
     with typing_into(chat) as person:
-        for said in ("Ctrl-D or /exit leaves.", ""):
+        for said in ("Ctrl-D or /exit exits.", ""):
             person.see("> ")
             person.type("half a line")
             person.see("half a line")
@@ -101,7 +101,7 @@ def test_ctrl_c_clears_the_line_and_says_once_how_to_leave(chat: CommandLine) ->
             assert said in person.see("> ")
             person.enter("all")
             person.see("'all'")
-    assert person.shown.count("Ctrl-D or /exit leaves.") == 1
+    assert person.shown.count("Ctrl-D or /exit exits.") == 1
 
 
 def test_what_is_typed_during_an_answer_stays_out_of_it_and_waits_for_the_prompt(chat: CommandLine) -> None:

@@ -49,8 +49,8 @@ def test_a_pipe_that_nobody_writes_into_is_not_waited_for_without_end(
     reading, writing = os.pipe()
     with os.fdopen(reading) as pipe, os.fdopen(writing, "w"):
         monkeypatch.setattr(sys, "stdin", pipe)
-        assert PromptSources(None, None, None, None).read(retry_policy=0.01) == DEFAULT
-    assert "Give - as PROMPT" in capsys.readouterr().err
+        assert PromptSources(None, None, None, None).read(wait_seconds=0.01) == DEFAULT
+    assert "use - as PROMPT" in capsys.readouterr().err
 
 
 def test_the_null_device_is_no_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,5 +93,5 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_two_prompts_are_one_too_many() -> None:
-    with pytest.raises(UsageError, match="2 prompts"):
+    with pytest.raises(UsageError, match="More than one prompt"):
         read("x", ids="1")

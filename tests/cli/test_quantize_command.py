@@ -143,7 +143,7 @@ def test_quantising_twice_and_replacing_are_refused(gptfast: CommandLine) -> Non
 
 def test_a_divergence_without_bounds_is_null_in_json(tmp_path: Path) -> None:
     from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
-    from gptfast_cli.render.quantization import document
+    from gptfast_cli.render.checkpoints import document
     from model_files import drained, settings_in
 
     quantised = drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny-draft")))[1]

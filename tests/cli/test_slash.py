@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.commands.slash import (
+from gptfast_cli.commands.interactive import (
     COMMANDS,
     Call,
     Message,
@@ -36,13 +36,13 @@ def test_a_line_is_a_message_or_a_command(line: str, meaning: Message | Call) ->
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
-        ("/quit", "no command /quit", "Did you mean /exit?"),
-        ("/zzz", "no command /zzz", "/help lists"),
-        ("/sistem x", "no command /sistem", "Did you mean /system?"),
-        ("/", "no command /", "write two"),
-        ("/usr/bin", "no command /usr/bin", "write two"),
-        ("/save", "/save needs a FILE", ""),
-        ("/reset all", "/reset takes nothing", ""),
+        ("/quit", "Unknown command: /quit", "Did you mean /exit?"),
+        ("/zzz", "Unknown command: /zzz", "/help lists"),
+        ("/sistem x", "Unknown command: /sistem", "Did you mean /system?"),
+        ("/", "Unknown command: /", "write two"),
+        ("/usr/bin", "Unknown command: /usr/bin", "write two"),
+        ("/save", "/save requires a FILE", ""),
+        ("/reset all", "/reset takes no argument", ""),
     ],
 )
 def test_a_command_that_cannot_be_meant_is_refused(line: str, message: str, hint: str) -> None:

@@ -25,7 +25,7 @@ from gptfast_cli.core.hub.fetching import Fetched, fetch
 from gptfast_cli.core.hub.remote import TransientError
 from gptfast_cli.core.hub.target_paths import LocalLayout
 from gptfast_cli.core.jobs.download import Downloaded, DownloadedFile
-from gptfast_cli.render.download import write_downloaded
+from gptfast_cli.render.checkpoints import write_downloaded
 from hub.downloads import QUICK
 from hub.fake_hub import git_sha1, sha256
 

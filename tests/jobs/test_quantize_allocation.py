@@ -15,7 +15,7 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.jobs.mixed_precision import Goal
 from gptfast_cli.core.jobs.quantize import Quantized, QuantizeRequest, run
 from gptfast_cli.core.quantize.allocation import AllocationOptions
-from gptfast_cli.render.quantization import write_allocation
+from gptfast_cli.render.checkpoints import write_allocation
 from model_files import drained, settings_in
 
 

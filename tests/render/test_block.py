@@ -2,7 +2,7 @@
 
 import io
 
-from gptfast_cli.render.tables import write_block
+from gptfast_cli.render.terminal import write_block
 
 
 def test_cells_stay_apart_however_long_they_are() -> None:

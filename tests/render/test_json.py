@@ -4,7 +4,7 @@ import importlib
 import io
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +78,12 @@ def test_a_key_that_no_field_has_is_an_error() -> None:
         to_document(WHOLE, {Whole: "nosuch"})
 
 
+def test_a_key_with_a_question_mark_is_left_out_where_it_is_none() -> None:
+    keys = {Whole: "name part? alpha?"}
+    assert list(to_document(WHOLE, keys)) == ["name", "part", "alpha"]
+    assert list(to_document(replace(WHOLE, part=None), keys)) == ["name", "alpha"]
+
+
 def test_a_document_is_a_line_of_ascii_and_opens_with_its_schema() -> None:
     stream = io.StringIO()
     write_document("gptfast.test/1", {"name": "é", "value": math.inf}, stream)
@@ -85,9 +91,10 @@ def test_a_document_is_a_line_of_ascii_and_opens_with_its_schema() -> None:
     assert json.loads(stream.getvalue())["value"] is None
 
 
-@pytest.mark.parametrize("module", ["bench", "download", "evaluation", "plan", "quantization", "report.document"])
+@pytest.mark.parametrize("module", ["bench", "checkpoints", "evaluation", "plan", "report.document"])
 def test_every_declared_key_names_a_field_or_a_property(module: str) -> None:
-    keys = importlib.import_module(f"gptfast_cli.render.{module}")._KEYS
+    content = vars(importlib.import_module(f"gptfast_cli.render.{module}"))
+    keys = content.get("KEYS") or content["_KEYS"]
     assert keys
     for kind, words in keys.items():
         names = {field.name for field in fields(kind)} | set(dir(kind))

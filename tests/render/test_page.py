@@ -2,7 +2,7 @@
 
 import pytest
 
-from gptfast_cli.render.tables import COLUMNS, Table, aligned, folded
+from gptfast_cli.render.terminal import COLUMNS, Table, aligned, folded
 
 
 @pytest.mark.parametrize(("last", "n_pieces"), [(30, 1), (31, 2)])

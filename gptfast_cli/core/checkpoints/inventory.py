@@ -4,7 +4,7 @@ Only small files are read; no weights, and no PyTorch.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -33,18 +33,20 @@ class Entry:
     """A model on this machine.
 
     where:               one of the five constants above
-    scheme, head_scheme: of the layers and of the output head; `damaged` if unreadable, empty for other kinds of model
+    scheme, head_scheme: of the layers and of the output head; `damaged` if unreadable, None for other kinds of model
     n_bytes:             size of its files
     n_params:            None if it is not known without opening the weights
+    is_current:          whether commands use it where none is named
     """
 
     name: str
     where: str
     path: Path
-    scheme: str
-    head_scheme: str
+    scheme: str | None
+    head_scheme: str | None
     n_bytes: int
     n_params: int | None
+    is_current: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,9 @@ def take_inventory(settings: Settings) -> Inventory:
     if Path(current).is_absolute() and Path(current) not in {entry.path for entry in entries}:
         entries.append(entry_of(current, FOLDER, Path(current)))
     files = {file.resolve() for entry in entries for file in _files(entry.path)}
-    return Inventory(tuple(entries), current, sum(file.stat().st_size for file in files))
+    names = [(entry.name.lower(), str(entry.path).lower()) for entry in entries]
+    marked = (replace(entry, is_current=current.lower() in own) for entry, own in zip(entries, names, strict=True))
+    return Inventory(tuple(marked), current, sum(file.stat().st_size for file in files))
 
 
 def find_entries(inventory: Inventory, name: str) -> tuple[Entry, ...]:
@@ -123,16 +127,16 @@ def entry_of(name: str, where: str, path: Path) -> Entry:
         if is_file(path / MANIFEST_FILE):
             manifest = read_manifest(path)
             return Entry(name, where, path, manifest.scheme, manifest.head_scheme, n_bytes, manifest.n_params)
-        scheme = _foreign_scheme(path)
+        scheme: str | None = _foreign_scheme(path)
     except (GptFastError, OSError):  # it still has to be seen, to be removed
         scheme = _DAMAGED
     return Entry(name, where, path, scheme, scheme, n_bytes, None)
 
 
-def _foreign_scheme(path: Path) -> str:
-    """The scheme of a folder without a manifest; empty if it holds no language model."""
+def _foreign_scheme(path: Path) -> str | None:
+    """The scheme of a folder without a manifest; None if it holds no language model."""
     if not is_file(path / _CONFIG_FILE):
-        return ""
+        return None
     quantised = read_fields(path / _CONFIG_FILE).values.get("quantization_config")
     if not isinstance(quantised, dict):
         return _PLAIN

@@ -51,7 +51,7 @@ from gptfast_cli.render.report.tree import (
     Table,
     Words,
 )
-from gptfast_cli.render.tables import short_names
+from gptfast_cli.render.terminal import short_names
 
 _MAX_OPEN_CARDS: Final = 4  # with more drafts, only the recommended ones are unfolded
 _MBU_FROM_CACHE: Final = 1.2  # the measured bandwidth is less than 20 % off

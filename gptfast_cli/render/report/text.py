@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final, TextIO, TypeAlias
 
 from gptfast_cli.core.drafts.report import DraftReport
-from gptfast_cli.render import tables
+from gptfast_cli.render import terminal
 from gptfast_cli.render.numbers import digits, duration, machine_line
 from gptfast_cli.render.report.content import sections
 from gptfast_cli.render.report.tree import (
@@ -34,7 +34,7 @@ from gptfast_cli.render.report.tree import (
     Table,
     Words,
 )
-from gptfast_cli.render.tables import (
+from gptfast_cli.render.terminal import (
     aligned,
     bar,
     code,
@@ -44,16 +44,16 @@ from gptfast_cli.render.tables import (
     one_line,
     short_names,
     shows_blocks,
+    styled,
     wrapped,
 )
-from gptfast_cli.render.terminal import styled
 
 _BOLD, _DIM = "1", "2"
 _TERMINAL_NAME, _MARKDOWN_NAME = 24, 40  # characters of a draft's name in a table
 _BAR_COLUMNS: Final = 8
 _BEST_OR_LOSS: Final = re.compile(r"[\d.]+\*|\([\d.]+\)\*?")
 
-_Blocks: TypeAlias = list[str | tables.Table]
+_Blocks: TypeAlias = list[str | terminal.Table]
 """Sentences and tables."""
 
 
@@ -79,13 +79,13 @@ class ReportStyle:
         """The text of a paragraph."""
         return "".join(self._word(word) for word in words)
 
-    def table(self, table: Table) -> tables.Table:
+    def table(self, table: Table) -> terminal.Table:
         """The columns that the medium shows, as text."""
         shown = [n for n, column in enumerate(table.columns) if column.since <= self.detail]
         rows = [tuple(self._cell(row[n]) for n in shown if n < len(row)) for row in table.rows]
         headings = (self._heading(table.columns[n], [row[n] for row in table.rows if n < len(row)]) for n in shown)
         sides = "".join("<" if table.columns[n].is_text else ">" for n in shown)
-        return tables.Table(tuple(headings), tuple(rows), sides, table.n_names)
+        return terminal.Table(tuple(headings), tuple(rows), sides, table.n_names)
 
     def _heading(self, column: Column, cells: list[Cell]) -> str:
         """The heading, as wide as the marks or bars of its cells need to line up."""
@@ -201,7 +201,7 @@ def _section(section: Section, style: ReportStyle) -> Iterator[tuple[str, _Block
         yield f"{style.quote(name)} at temperature {card.draft.temperature:g}", [line, *in_tables, *others]
 
 
-def _flattened(blocks: Iterable[Block], style: ReportStyle) -> Iterator[str | tables.Table]:
+def _flattened(blocks: Iterable[Block], style: ReportStyle) -> Iterator[str | terminal.Table]:
     for block in blocks:
         match block:
             case Paragraph(words):
@@ -231,7 +231,7 @@ def _terminal_lines(title: str, blocks: _Blocks, stream: TextIO) -> Iterator[str
         was_table = not isinstance(block, str)
 
 
-def _table_lines(table: tables.Table, stream: TextIO) -> Iterator[str]:
+def _table_lines(table: terminal.Table, stream: TextIO) -> Iterator[str]:
     for n, piece in enumerate(folded(table)):
         if n:
             yield ""
