@@ -301,7 +301,7 @@ def test_a_model_without_a_tokenizer_takes_ids_and_gives_ids(tmp_path: Path, req
         ({"prompt": None, "prompt_length": 512}, "has 512 tokens, and the context holds 512"),
         ({"prompt": None, "prompt_length": 2**60}, f"has {2**60} tokens, and the context holds 512"),
         ({"max_context": 3}, "the context holds 3"),
-        ({"max_context": 513}, "exceeds the context of tiny, 512 tokens"),
+        ({"max_context": 513}, "exceeds the context of .*, 512 tokens"),
         ({"max_new_tokens": 0}, "--max-new-tokens must be at least 1"),
         ({"num_samples": 0}, "--num-samples must be from 1"),
         ({"batch_size": -1}, "--batch-size must be at least 1"),

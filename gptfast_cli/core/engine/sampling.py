@@ -3,7 +3,8 @@
 The generator is counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): a number is a hash
 of its key, here rounds of the SplitMix64 finaliser (Steele et al. 2014), so that there is no state to pass on.
 
-The order is that of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p.
+The order is that of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p. The CPU engine has
+the same rules in native/sampling.h; tests/backends/test_cpu_choosing.py holds both equal.
 """
 
 import math

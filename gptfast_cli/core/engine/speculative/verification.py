@@ -3,7 +3,8 @@
 Speculative sampling (Leviathan et al. 2023, arXiv:2211.17192; Chen et al. 2023, arXiv:2302.01318): a token d drawn from
 the draft's distribution q is accepted with probability min(1, p(d) / q(d)). The first rejected token is replaced by a
 draw from max(p - q, 0) / sum(max(p - q, 0)); if all are accepted, a bonus token is drawn from p. The emitted tokens
-have the target's distribution p. Rows are independent of each other.
+have the target's distribution p. Rows are independent of each other. The CPU engine has the same rules in
+native/verify.h; tests/backends/test_cpu_rounds.py holds both equal.
 """
 
 from collections import Counter
