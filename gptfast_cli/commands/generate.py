@@ -328,10 +328,10 @@ def _generate_batch(request: "BatchRequest", n_replicas: int | None, *, quiet: b
     Raises GptFastError, after all rows, if some failed.
     """
     from gptfast_cli.core.jobs.generate_batch import run
-    from gptfast_cli.core.jobs.replicas import Replicas, own_part
+    from gptfast_cli.core.jobs.replicas import Replicas, replica_part
     from gptfast_cli.render.generation import records_view, without_records, write_batch
 
-    part = own_part()
+    part = replica_part()
     if part is not None:  # this process is a replica: its parent shows progress and writes the output
         request = replace(request, output=None, in_order=False, part=part)
         quiet = True

@@ -81,12 +81,12 @@ def compared(tmp_path: Path, name: Path | str, against: ReferenceRequest, **opti
 
 
 @torch.no_grad()
-def by_transformers(model: Path, other: Path, windows: Sequence[Tensor], n_given: int) -> tuple[float, ...]:
+def by_transformers(model: Path, other: Path, windows: Sequence[Tensor], n_context: int) -> tuple[float, ...]:
     comparison = Comparison()
     reference, second = (LlamaForCausalLM.from_pretrained(each, dtype=torch.float64) for each in (model, other))
     for window in windows:
-        logits = (each(window[None]).logits[0, n_given - 1 : -1] for each in (reference, second))
-        comparison.add(*logits, window[n_given:])
+        logits = (each(window[None]).logits[0, n_context - 1 : -1] for each in (reference, second))
+        comparison.add(*logits, window[n_context:])
     return dataclasses.astuple(comparison.result())
 
 
@@ -132,7 +132,7 @@ def test_the_bundled_documents_are_read_where_there_is_no_text(tmp_path: Path) -
     first = next(text.windows).passage
     assert text.protocol is None and text.n_windows > 400
     assert tiny.tokenizer is not None
-    assert first.tokens[0] == tiny.tokenizer.bos_id and first.n_given == 1
+    assert first.tokens[0] == tiny.tokenizer.bos_id and first.n_context == 1
     assert tiny.tokenizer.decode(first.tokens).startswith("There once was a small badger")
 
 

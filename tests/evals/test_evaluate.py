@@ -82,7 +82,7 @@ def test_the_next_run_goes_on_and_ends_as_if_nothing_had_been(tmp_path: Path) ->
     whole = tasks_of(drained(run(request(tmp_path / "whole", *names, limit=10)))[1])
     job = run(request(tmp_path / "part", *names, limit=10))
     advanced(job, 25)
-    job.close()  # as a kill would: nothing is marked
+    job.close()  # as a kill would: nothing is score_answers
     (file,) = answer_files(tmp_path / "part")
     with file.open("a") as torn:
         torn.write('["0123", [-1.5, tr')

@@ -15,8 +15,8 @@ from gptfast_cli.core.evals.tasks.harness_model import (
 from gptfast_cli.core.evals.tasks.requests import (
     GREEDY,
     GenerationRequest,
-    Likelihood,
-    Rolling,
+    LikelihoodRequest,
+    RollingRequest,
 )
 
 
@@ -60,4 +60,4 @@ def test_repeats_are_one_request_where_they_must_agree_and_samples_where_they_ar
 
 def test_every_kind_of_request_has_its_own() -> None:
     kinds = [instance("loglikelihood", "a", " b"), instance("loglikelihood_rolling", "a b")]
-    assert requests_of(kinds) == [Likelihood("a", " b"), Rolling("a b")]
+    assert requests_of(kinds) == [LikelihoodRequest("a", " b"), RollingRequest("a b")]

@@ -9,16 +9,16 @@ from gptfast_cli.core.evals.tasks.requests import (
     GREEDY,
     Answer,
     GenerationRequest,
-    Likelihood,
     LikelihoodAnswer,
-    Rolling,
+    LikelihoodRequest,
+    RollingRequest,
     TaskRequest,
 )
 
 ANSWERS: dict[TaskRequest, Answer] = {
-    Likelihood("a", " b"): LikelihoodAnswer(-1.2345678901234567, is_greedy=True),
-    Likelihood("a", " c"): LikelihoodAnswer(-float("inf"), is_greedy=False),
-    Rolling("a\nb"): -0.1,
+    LikelihoodRequest("a", " b"): LikelihoodAnswer(-1.2345678901234567, is_greedy=True),
+    LikelihoodRequest("a", " c"): LikelihoodAnswer(-float("inf"), is_greedy=False),
+    RollingRequest("a\nb"): -0.1,
     GenerationRequest("a", ("\n",), 5, GREEDY): "two\nlines \u2028 é",
 }
 
@@ -45,7 +45,7 @@ def test_what_is_damaged_is_cut_off_and_answers_go_on_behind_it(end: str, tmp_pa
     whole = path.read_text()
     path.write_text(whole + end)
     assert known(path) == ANSWERS and path.read_text() == whole
-    another = Rolling("another")
+    another = RollingRequest("another")
     with open_response_cache(path) as cache:
         cache.put(another, -2.5)
     with open_response_cache(path) as cache:
@@ -56,9 +56,9 @@ def test_a_second_run_at_the_same_time_keeps_its_answers_to_itself(tmp_path: Pat
     path = written(tmp_path / "answers")
     with open_response_cache(path), open_response_cache(path) as second:
         assert second.n_found == 0
-        second.put(Rolling("x"), -1.0)
+        second.put(RollingRequest("x"), -1.0)
         second.remove()
-        assert second.get(Rolling("x")) == -1.0
+        assert second.get(RollingRequest("x")) == -1.0
     assert known(path) == ANSWERS
 
 

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 from cpu_engine import native, reference, weights_of
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.evals import scoring as reading
-from gptfast_cli.core.evals.passages import Passage, fitted
+from gptfast_cli.core.evals.passages import Passage, fit_passage
 from gptfast_cli.core.evals.scoring import Score, scores
 from gptfast_cli.core.models.decoder import Decoder
 from llama_oracle import ours, random_llama
@@ -58,8 +58,8 @@ def mixture(seed: int = 0) -> list[Passage]:
 def oracle(model: LlamaForCausalLM, passage: Passage) -> tuple[list[float], list[bool]]:
     """The whole passage through transformers in float64, by itself."""
     tokens = torch.tensor(passage.tokens)
-    logprobs = model(tokens[None]).logits[0].log_softmax(dim=-1)[passage.n_given - 1 : -1]
-    targets = tokens[passage.n_given :]
+    logprobs = model(tokens[None]).logits[0].log_softmax(dim=-1)[passage.n_context - 1 : -1]
+    targets = tokens[passage.n_context :]
     own = logprobs.gather(1, targets[:, None])[:, 0]
     return own.tolist(), (logprobs.argmax(dim=-1) == targets).tolist()
 
@@ -145,16 +145,16 @@ def test_nothing_to_score_is_no_score() -> None:
 
 
 def test_a_context_is_cut_off_from_the_left() -> None:
-    assert fitted([1, 2, 3], [4, 5], 10) == Passage((1, 2, 3, 4, 5), 3)
+    assert fit_passage([1, 2, 3], [4, 5], 10) == Passage((1, 2, 3, 4, 5), 3)
     # the last token is only predicted, so there is room for one more than the model holds
-    assert fitted([1, 2, 3], [4, 5], 3) == Passage((2, 3, 4, 5), 2)
-    assert fitted([1, 2, 3], [4, 5, 6], 3) == Passage((3, 4, 5, 6), 1)
+    assert fit_passage([1, 2, 3], [4, 5], 3) == Passage((2, 3, 4, 5), 2)
+    assert fit_passage([1, 2, 3], [4, 5, 6], 3) == Passage((3, 4, 5, 6), 1)
 
 
 @pytest.mark.parametrize(("context", "continuation"), [([], [1]), ([1], []), ([1], [2, 3, 4, 5])])
 def test_what_cannot_be_scored_is_refused(context: list[int], continuation: list[int]) -> None:
     with pytest.raises(UsageError):
-        fitted(context, continuation, 3)
+        fit_passage(context, continuation, 3)
 
 
 def test_a_score_adds_up() -> None:

@@ -71,7 +71,7 @@ def test_what_is_left_of_another_conversion_is_not_built_upon(tmp_path: Path, ot
     if other == "source":
         source = saved(tmp_path / "another", seed=1)
     events, made = drained(run(ConvertRequest(str(source), settings_in(tmp_path), out=tmp_path / "out", verify=True)))
-    assert not any(isinstance(event, Note) and "Going on" in event.text for event in events)
+    assert not any(isinstance(event, Note) and "Resuming" in event.text for event in events)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
     once = converted(source, settings_in(tmp_path), out=tmp_path / "once").path
     weights = [{n: c for n, c in files_in(folder).items() if n != "gptfast.json"} for folder in (made.path, once)]
@@ -108,7 +108,7 @@ def child(out):
     process = os.fork()
     if process == 0:
         for event in convert.run(convert.ConvertRequest(source, settings, out=out)):
-            if isinstance(event, Note) and "Going on" in event.text:
+            if isinstance(event, Note) and "Resuming" in event.text:
                 print("on", flush=True)
         os._exit(0)
     return process

@@ -1,4 +1,4 @@
-"""Answering a file of prompts: each row as if it were alone, no place idle, and a run that ended early goes on."""
+"""BatchRunner a file of prompts: each row as if it were alone, no place idle, and a run that ended early goes on."""
 
 import json
 import shutil

@@ -166,7 +166,7 @@ def test_blocks_of_another_calibration_are_not_built_upon(tmp_path: Path, other:
     while next(job) != Progress("quantize", 2, 4, "blocks"):
         pass
     job.close()
-    assert not any("Going on" in event.text for event in drained(run(request(settings)))[0] if isinstance(event, Note))
+    assert not any("Resuming" in event.text for event in drained(run(request(settings)))[0] if isinstance(event, Note))
 
 
 PROGRAM = """
@@ -175,7 +175,7 @@ from pathlib import Path
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
-from gptfast_cli.core.quantize import rounder
+from gptfast_cli.core.quantize import model_quantizer
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
 
@@ -187,7 +187,7 @@ storage, runtime = AllocationOptions("int4"), RuntimeConfig("cpu", "float32", 1)
 job = run(QuantizeRequest(settings, "tiny-draft", storage, "gptq", runtime=runtime))
 for event in job:
     if event == Progress("quantize", 2, 4, "blocks"):
-        rounder.output_error = die  # in the middle of the second layer
+        model_quantizer.output_error = die  # in the middle of the second layer
 """
 
 

@@ -169,7 +169,7 @@ def test_a_finished_block_is_not_made_again(tmp_path: Path, monkeypatch: pytest.
 def test_what_is_left_of_other_work_for_the_same_place_is_not_built_upon(tmp_path: Path, other: dict[str, str]) -> None:
     left = stopped_after(2, tmp_path, tmp_path / "out", **other)
     events, _ = drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny", storage=INT4, out=tmp_path / "out")))
-    assert not any(isinstance(event, Note) and "Going on" in event.text for event in events)
+    assert not any(isinstance(event, Note) and "Resuming" in event.text for event in events)
     assert not left.exists()
 
 

@@ -11,7 +11,7 @@ from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.jobs import quantize
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantize.allocation import AllocationOptions, Storage
-from gptfast_cli.core.quantize.sizes import stored
+from gptfast_cli.core.quantize.sizes import storages_of
 from model_files import drained, saved, settings_in
 
 
@@ -28,7 +28,7 @@ def test_a_quantised_checkpoint_is_stored_as_it_was_asked_for(tmp_path: Path, op
         settings_in(tmp_path), "tiny", options, fidelity=False, runtime=RuntimeConfig(device="cpu")
     )
     checkpoint = open_checkpoint(drained(quantize.run(request))[1].path)
-    storages = stored(checkpoint)
+    storages = storages_of(checkpoint)
     assert storages == options.allocation(checkpoint.config).of(checkpoint.config)
     shapes = weight_shapes(checkpoint.config)
     assert sum(storages[name].n_bytes(shape, 2) for name, shape in shapes.items()) == checkpoint.n_bytes
@@ -42,4 +42,4 @@ def test_weights_of_another_program_are_plain_and_none_is_read(tmp_path: Path, m
 
     monkeypatch.setattr("gptfast_cli.core.checkpoints.foreign.ForeignCheckpoint.weight", read)
     monkeypatch.setattr("gptfast_cli.core.checkpoints.foreign.ForeignCheckpoint.tensors", read)
-    assert set(stored(checkpoint).values()) == {Storage("plain")}
+    assert set(storages_of(checkpoint).values()) == {Storage("plain")}

@@ -58,7 +58,7 @@ def line_of(record: Record) -> int:
     return line
 
 
-class Order:
+class RecordOrder:
     """Reorders records: accepts them as they finish, releases them in order.
 
     `lines` are those of the rows to come, each record leaving after that of the row before it; None lets all go.
@@ -227,7 +227,7 @@ def _lock(handle: int, path: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class PriorRecord:
     """Relevant fields of a record that an earlier run wrote."""
 
     seed: int | None  # of its answer
@@ -238,7 +238,7 @@ class Output(Protocol):
     """Receives records as they finish."""
 
     @property
-    def found(self) -> Mapping[int, Found]:
+    def found(self) -> Mapping[int, PriorRecord]:
         """Records of an earlier run, by line."""
         ...
 
@@ -258,7 +258,7 @@ def open_output(path: Path | None, identities: Mapping[int, str], *, in_order: b
     Raises UsageError for a file that is no output of these rows, or that another run is writing.
     """
     if path is None:
-        yield _Passing(Order(identities if in_order else None))
+        yield _UnsavedOutput(RecordOrder(identities if in_order else None))
         return
     is_new = not path.exists()
     waiting_path = path.with_name(f"{path.name}.waiting")
@@ -266,7 +266,7 @@ def open_output(path: Path | None, identities: Mapping[int, str], *, in_order: b
         contextlib.closing(RecordFile(path)) as records,
         contextlib.closing(RecordFile(waiting_path, follow=False)) as waiting,
     ):
-        output = _File(records, waiting, identities, in_order=in_order)
+        output = _FileOutput(records, waiting, identities, in_order=in_order)
         output.take_up_waiting(identities, valid=not is_new)
         try:
             yield output
@@ -274,11 +274,11 @@ def open_output(path: Path | None, identities: Mapping[int, str], *, in_order: b
             output.tidy()
 
 
-class _Passing:
+class _UnsavedOutput:
     """No file: records are only reordered."""
 
-    def __init__(self, order: Order) -> None:
-        self.found: Mapping[int, Found] = {}
+    def __init__(self, order: RecordOrder) -> None:
+        self.found: Mapping[int, PriorRecord] = {}
         self._order = order
 
     def put(self, record: Record) -> list[Record]:
@@ -288,7 +288,7 @@ class _Passing:
         return self._order.held
 
 
-class _File:
+class _FileOutput:
     """A file of records; records that wait for earlier ones are kept in a second file, so that a kill loses none."""
 
     def __init__(
@@ -296,7 +296,7 @@ class _File:
     ) -> None:
         self._records = records
         self._waiting = waiting
-        self.found: dict[int, Found] = {}
+        self.found: dict[int, PriorRecord] = {}
         for record in records.read():
             self._check(record, identities)
             self.found[record["line"]] = _found(record)
@@ -307,7 +307,7 @@ class _File:
                 f"{records.path}: its records are not in the order of the rows.",
                 "It was begun with --unordered: give that again, or another --output.",
             )
-        self._order = Order(lines[n_found:] if in_order else None)
+        self._order = RecordOrder(lines[n_found:] if in_order else None)
 
     def take_up_waiting(self, identities: Mapping[int, str], *, valid: bool) -> None:
         """Continue with the waiting records of an earlier run; those of a different run are dropped."""
@@ -349,5 +349,5 @@ class _File:
             )
 
 
-def _found(record: Mapping[str, Any]) -> Found:
-    return Found(record.get("seed"), "error" in record)
+def _found(record: Mapping[str, Any]) -> PriorRecord:
+    return PriorRecord(record.get("seed"), "error" in record)

@@ -44,7 +44,7 @@ _LABELS: Final = (
     *("service_tier", "store", "stream_options", "user"),
 )
 # wishes that gptfast cannot grant, and the values that ask for nothing; null does too
-_UNGRANTED: Final[Mapping[str, tuple[object, ...]]] = {
+_UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "best_of": (1,),
     "echo": (False,),
     "frequency_penalty": (0,),
@@ -81,15 +81,15 @@ def check_names(body: Fields) -> None:
     """Raise CorruptError for a field that is unknown or not supported."""
     for name in body:
         value = body.values[name]
-        if name in _UNGRANTED:
-            if value is not None and value not in _UNGRANTED[name]:
+        if name in _UNSUPPORTED:
+            if value is not None and value not in _UNSUPPORTED[name]:
                 raise body.corrupt(name, f"{json.dumps(value)[:60]} is more than gptfast can do")
         elif name not in _KNOWN and name not in _LABELS:
             nearest = difflib.get_close_matches(name, _KNOWN, n=1)
             raise body.corrupt(name, "no row has such a field" + (f"; {nearest[0]}?" if nearest else ""))
 
 
-def own_options(body: Fields, defaults: GenerationOptions) -> GenerationOptions:
+def row_options(body: Fields, defaults: GenerationOptions) -> GenerationOptions:
     """The default options, overridden by those of the row.
 
     Raises CorruptError or UsageError for a value that cannot be meant.
@@ -160,7 +160,7 @@ Prompt: TypeAlias = str | tuple[int, ...] | Messages
 _NAMES = ("prompt", "prompt_ids", "messages")
 
 
-def own_prompt(body: Fields) -> Prompt:
+def row_prompt(body: Fields) -> Prompt:
     """The prompt of a row. Raises CorruptError if there is none, more than one, or an empty one."""
     given = [name for name in _NAMES if name in body]
     if len(given) != 1:
@@ -297,7 +297,7 @@ def _parse(line: bytes, where: str, *, number: int, index: int, defaults: Genera
         body = row_body(fields)
         check_names(body)
         system = body.text("system") if "system" in body else None
-        return Row(number, digest, index, row_id, own_prompt(body), own_options(body, defaults), system)
+        return Row(number, digest, index, row_id, row_prompt(body), row_options(body, defaults), system)
     except (CorruptError, UsageError) as error:
         return BadRow(number, digest, row_id, _reason(error, where))
 

@@ -35,7 +35,7 @@ from gptfast_cli.core.models.decoder import Decoder
 from gptfast_cli.core.models.weights import VOCABULARY_WEIGHTS, weight_shapes
 from gptfast_cli.core.quantities import count
 from gptfast_cli.core.quantize.allocation import Allocation, AllocationOptions, Storage
-from gptfast_cli.core.quantize.sizes import stored
+from gptfast_cli.core.quantize.sizes import storages_of
 from gptfast_cli.core.schemes import (
     WHOLE,
     Block,
@@ -234,7 +234,7 @@ def load(
     )
     if runtime.verify:
         yield from checkpoint.verify()
-    source = ModelSource(opened.config, opened.read, partial(stored, checkpoint), opened.n_bytes, device, dtype)
+    source = ModelSource(opened.config, opened.read, partial(storages_of, checkpoint), opened.n_bytes, device, dtype)
     watch = Stopwatch(device)
     built = yield from build(source, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
     return LoadedModel(opened.found.name, built, runtime, opened.seconds + watch.seconds, opened)

@@ -20,10 +20,10 @@ from gptfast_cli.core.evals.held_out import bundled_documents
 from gptfast_cli.core.evals.passages import BatchBudget, Passage, Window, groups
 from gptfast_cli.core.evals.protocols import ProtocolText
 from gptfast_cli.core.evals.scoring import (
-    Reading,
+    PassageLogits,
     TokenPrediction,
     batch_budget_of,
-    read_passages,
+    passage_logits,
 )
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.models.decoder import Decoder
@@ -199,7 +199,7 @@ def compare(
             passages = [window.passage for window in group]
             begins = list(accumulate((passage.n_predicted for passage in passages), initial=n_predicted))
             pieces = (  # the same budget gives corresponding pieces
-                read_passages(loaded.model, passages, budget, batch_size=batch_size)
+                passage_logits(loaded.model, passages, budget, batch_size=batch_size)
                 for loaded, batch_size in zip((measured, reference), batch_sizes, strict=True)
             )
             for ours, theirs in zip(*pieces, strict=True):
@@ -243,11 +243,11 @@ def _targets(
     for each in predictions:
         passage = passages[each.passage]
         tokens.append(passage.tokens[each.token])
-        places.append(begins[each.passage] + each.token - passage.n_given)
+        places.append(begins[each.passage] + each.token - passage.n_context)
     return torch.tensor(tokens), torch.tensor(places)
 
 
-def _logits(reading: Reading, n_tokens: int | None) -> Tensor:
+def _logits(reading: PassageLogits, n_tokens: int | None) -> Tensor:
     """Logits of each prediction, [predictions, n_tokens]; passages with a common prefix share rows."""
     logits = reading.logits[:, :n_tokens]
     if len(logits) == len(reading.predictions):

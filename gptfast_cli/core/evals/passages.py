@@ -16,10 +16,10 @@ from gptfast_cli.core.models.kv_cache import BUCKET
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Tokens: the first `n_given` (at least one) are context, each later one is predicted from all before it."""
+    """Tokens: the first `n_context` (at least one) are context, each later one is predicted from all before it."""
 
     tokens: tuple[int, ...]
-    n_given: int
+    n_context: int
 
     @property
     def fed(self) -> tuple[int, ...]:
@@ -29,10 +29,10 @@ class Passage:
     @property
     def n_predicted(self) -> int:
         """Number of predicted tokens."""
-        return len(self.tokens) - self.n_given
+        return len(self.tokens) - self.n_context
 
 
-def fitted(context: Sequence[int], continuation: Sequence[int], max_context: int) -> Passage:
+def fit_passage(context: Sequence[int], continuation: Sequence[int], max_context: int) -> Passage:
     """A continuation after its context, truncated from the left to the model's context length.
 
     Raises UsageError for an empty context or continuation, and for a continuation longer than `max_context`.

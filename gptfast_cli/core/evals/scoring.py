@@ -51,7 +51,7 @@ class TokenPrediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PassageLogits:
     """Logits [rows, vocab_size] float32 and the tokens they predict; passages with a common prefix share rows."""
 
     logits: Tensor
@@ -87,9 +87,9 @@ def batch_budget_of(model: Decoder) -> BatchBudget:
     )
 
 
-def read_passages(
+def passage_logits(
     model: Decoder, passages: Sequence[Passage], budget: BatchBudget, *, batch_size: int | None = None
-) -> Iterator[Reading]:
+) -> Iterator[PassageLogits]:
     """Predict every token after the context of each passage, once, in any order of passages.
 
     `batch_size` limits the rows of one forward pass (None: all); the pieces are the same.
@@ -130,7 +130,7 @@ def _rows_of(group: PassageGroup, passages: Sequence[Passage]) -> list[_Row]:
     for follower in (Follower(group.leader, len(leader.fed)), *group.followers):
         passage = passages[follower.passage]
         own = _Row(passage.fed, follower.n_shared)
-        for token in range(passage.n_given, len(passage.tokens)):
+        for token in range(passage.n_context, len(passage.tokens)):
             (leader if token <= follower.n_shared else own).ask(follower.passage, token)
         if own.begin < len(own.fed):
             rows.append(own)
@@ -140,7 +140,7 @@ def _rows_of(group: PassageGroup, passages: Sequence[Passage]) -> list[_Row]:
 
 def _feed(
     runner: Runner, rows: Sequence[_Row], first_row: int, budget: BatchBudget, batch_size: int | None
-) -> Iterator[Reading]:
+) -> Iterator[PassageLogits]:
     """Feed rows of the cache in pieces."""
     for at, row in enumerate(rows, first_row):
         row.n_fed = runner.reuse_prefix(at, row.fed[: row.begin])
@@ -153,7 +153,7 @@ def _feed(
         places = [asked for _, asked_of_part in parts for asked in asked_of_part]
         if places:
             logits = [logits for logits, asked_of_part in parts if asked_of_part]
-            yield Reading(
+            yield PassageLogits(
                 logits[0] if len(logits) == 1 else torch.cat(logits),
                 tuple(TokenPrediction(row, *place) for row, asked in enumerate(places) for place in asked),
             )
@@ -236,19 +236,19 @@ def scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, S
 def _scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, Score]]:
     waiting = [passage.n_predicted for passage in passages]
     values: dict[int, list[tuple[float, bool]]] = {}
-    for reading in read_passages(model, passages, batch_budget_of(model)):
+    for reading in passage_logits(model, passages, batch_budget_of(model)):
         for prediction, value in zip(reading.predictions, _values(model, reading, passages), strict=True):
             number = prediction.passage
             if number not in values:
                 values[number] = [(math.nan, False)] * passages[number].n_predicted
-            values[number][prediction.token - passages[number].n_given] = value
+            values[number][prediction.token - passages[number].n_context] = value
             waiting[number] -= 1
             if not waiting[number]:
                 logprobs, likeliest = zip(*values.pop(number), strict=True)
                 yield number, Score(logprobs, likeliest)
 
 
-def _values(model: Decoder, reading: Reading, passages: Sequence[Passage]) -> list[tuple[float, bool]]:
+def _values(model: Decoder, reading: PassageLogits, passages: Sequence[Passage]) -> list[tuple[float, bool]]:
     """(log-probability, is argmax) of each prediction; NaN if logits are not finite."""
     logits = reading.logits
     rows = to_device([prediction.row for prediction in reading.predictions], torch.int64, logits.device)

@@ -36,7 +36,7 @@ from gptfast_cli.core.engine.shapes import Shape, read_shape
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, without_notes
 from gptfast_cli.core.quantize.allocation import AllocationOptions
-from gptfast_cli.core.quantize.sizes import stored
+from gptfast_cli.core.quantize.sizes import storages_of
 from gptfast_cli.core.settings import Settings
 
 
@@ -201,7 +201,7 @@ def _check_sharding(request: BenchRequest, shape: Shape | None) -> None:
     storages: Storages
     if shape is None:
         checkpoint = open_checkpoint(resolve(request.model, request.settings).path)
-        config, storages = checkpoint.config, partial(stored, checkpoint)
+        config, storages = checkpoint.config, partial(storages_of, checkpoint)
     else:
         config, storages = shape.config, partial(request.allocation.allocation(shape.config).of, shape.config)
     for n_ranks in request.sizes:

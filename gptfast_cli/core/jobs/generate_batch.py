@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from gptfast_cli.core.batch.answering import Answering, BatchContext
 from gptfast_cli.core.batch.output import (
-    Found,
     Output,
+    PriorRecord,
     line_of,
     open_output,
     reason_of,
@@ -19,6 +18,7 @@ from gptfast_cli.core.batch.output import (
     tokens_of,
 )
 from gptfast_cli.core.batch.rows import BadRow, Row, model_identity, read_rows, row_identity
+from gptfast_cli.core.batch.runner import BatchContext, BatchRunner
 from gptfast_cli.core.bench.throughput import Metrics, SpeculationReport, speculation_report
 from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.device import AUTO
@@ -111,40 +111,40 @@ def run(request: BatchRequest) -> Job[BatchResult]:
     is_interrupted = False
     with open_output(request.output if is_first else None, identities, in_order=request.in_order) as output:
         there: list[Any] = [[line, each.seed, each.is_bad] for line, each in output.found.items()]
-        found = {line: Found(seed, is_bad) for line, seed, is_bad in group.broadcast(there)}
-        desk = _Desk(request.prompts.name, output, identities, found)
+        found = {line: PriorRecord(seed, is_bad) for line, seed, is_bad in group.broadcast(there)}
+        sink = _RecordSink(request.prompts.name, output, identities, found)
         seed = group.broadcast(_seed(request, rows, found))
         try:
-            yield from _work_through([row for row in rows if row.line not in found], request, desk, seed)
+            yield from _work_through([row for row in rows if row.line not in found], request, sink, seed)
         except KeyboardInterrupt:
             is_interrupted = True
             yield from output.unsaved()
     return BatchResult(
         n_rows=len(rows),
-        n_done=desk.n_done,
+        n_done=sink.n_done,
         n_found=len(found),
-        n_bad=desk.n_bad,
-        n_prompt_tokens=desk.n_prompt_tokens,
-        n_tokens=desk.n_tokens,
+        n_bad=sink.n_bad,
+        n_prompt_tokens=sink.n_prompt_tokens,
+        n_tokens=sink.n_tokens,
         seed=seed,
         seconds=time.monotonic() - started,
-        metrics=None if desk.answering is None else desk.answering.metrics(),
+        metrics=None if sink.answering is None else sink.answering.metrics(),
         is_interrupted=is_interrupted,
-        speculation=None if desk.answering is None else speculation_report(desk.answering.speculation),
+        speculation=None if sink.answering is None else speculation_report(sink.answering.speculation),
     )
 
 
-class _Desk:
+class _RecordSink:
     """Where finished rows are counted, and sent on when it is their turn."""
 
     def __init__(
-        self, prompts_name: str, output: Output, identities: Mapping[int, str], found: Mapping[int, Found]
+        self, prompts_name: str, output: Output, identities: Mapping[int, str], found: Mapping[int, PriorRecord]
     ) -> None:
         self.identities = identities
         self.n_done = len(found)
         self.n_bad = sum(each.is_bad for each in found.values())
         self.n_prompt_tokens = self.n_tokens = 0  # of the rows that this run has answered
-        self.answering: Answering | None = None  # once there is a model
+        self.answering: BatchRunner | None = None  # once there is a model
         self._output = output
         self._prompts_name = prompts_name
 
@@ -154,7 +154,7 @@ class _Desk:
         return Progress("generate", self.n_done, len(self.identities), "rows")
 
     def take(self, record: Record) -> Job[None]:
-        """Take the record of a row; a bad one is told at once."""
+        """Take the record of a row; a bad one is fields at once."""
         self.n_done += 1
         n_prompt_tokens, n_tokens = tokens_of(record)
         self.n_prompt_tokens += n_prompt_tokens
@@ -165,17 +165,17 @@ class _Desk:
         yield from self._output.put(record)
 
 
-def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _Desk, seed: int) -> Job[None]:
+def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, sink: _RecordSink, seed: int) -> Job[None]:
     """First what is bad, which needs no model, and then what is to be answered."""
     for row in rows:
         if isinstance(row, BadRow):
-            yield from desk.take(refusal(row, row.reason, desk.identities[row.line]))
+            yield from sink.take(refusal(row, row.reason, sink.identities[row.line]))
     good = [row for row in rows if isinstance(row, Row)]
     if not good:
         return
     if request.replicas is not None:
-        yield desk.progress
-        yield from _take_all(answered([row.line for row in good], request.replicas, seed), desk)
+        yield sink.progress
+        yield from _take_all(answered([row.line for row in good], request.replicas, seed), sink)
         return
     options = request.options
     loaded = yield from load(request.model, request.settings, request.runtime)
@@ -184,43 +184,43 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, desk: _De
         yield from prompter.notes()
         yield from (Note(sentence) for sentence in unmatched_stops(options.stop, loaded.tokenizer))
         yield from _stops_of_rows(good, request, loaded.tokenizer)
-        setting = BatchContext(loaded, prompter, options.max_context, options.compiling, request.settings, seed)
-        n_places = min(options.batch_size or DEFAULT_BATCH_SIZE, sum(row.options.num_samples for row in good))
+        context = BatchContext(loaded, prompter, options.max_context, options.compiling, request.settings, seed)
+        n_slots = min(options.batch_size or DEFAULT_BATCH_SIZE, sum(row.options.num_samples for row in good))
         n_tokens = loaded.limits(1, options.max_context).max_context
         speculation = yield from open_draft(
             options.drafting,
             loaded,
-            DraftedTexts(n_places, n_tokens, options.sampling.temperature),
+            DraftedTexts(n_slots, n_tokens, options.sampling.temperature),
             settings=request.settings,
             runtime=request.runtime,
         )
-        desk.answering = Answering(good, setting, desk.identities, n_places=n_places, speculation=speculation)
-        yield desk.progress
-        yield from _take_all(desk.answering.run(), desk)
+        sink.answering = BatchRunner(good, context, sink.identities, n_slots=n_slots, speculation=speculation)
+        yield sink.progress
+        yield from _take_all(sink.answering.run(), sink)
 
 
 def _stops_of_rows(rows: Sequence[Row], request: BatchRequest, tokenizer: Tokenizer | None) -> Iterator[Note]:
     """Notes on stop strings of rows that can never match; one per string, naming the first row that has it."""
     own = [row for row in rows if row.options.stop != request.options.stop]
     first_rows = {row.options.stop: row for row in reversed(own)}
-    told: dict[str, int] = {}
+    fields: dict[str, int] = {}
     for stops, row in sorted(first_rows.items(), key=lambda item: item[1].line):
         for sentence in unmatched_stops(stops, tokenizer, option="stop"):
-            told.setdefault(sentence, row.line)
-    yield from (Note(f"{request.prompts.name}:{line}: {sentence}") for sentence, line in told.items())
+            fields.setdefault(sentence, row.line)
+    yield from (Note(f"{request.prompts.name}:{line}: {sentence}") for sentence, line in fields.items())
 
 
-def _take_all(job: Job[None], desk: _Desk) -> Job[None]:
+def _take_all(job: Job[None], sink: _RecordSink) -> Job[None]:
     """Take the records that a job yields, and pass on what else it says."""
     for event in job:
         if isinstance(event, Record):
-            yield from desk.take(event)
-            yield desk.progress
+            yield from sink.take(event)
+            yield sink.progress
         else:
             yield event
 
 
-def _seed(request: BatchRequest, rows: Sequence[Row | BadRow], found: Mapping[int, Found]) -> int:
+def _seed(request: BatchRequest, rows: Sequence[Row | BadRow], found: Mapping[int, PriorRecord]) -> int:
     """The run's seed: that of the records which are there already, the one asked for, or a fresh one."""
     drawing = {row.line for row in rows if isinstance(row, Row) and row.options.seed is None}
     begun = {record.seed for line, record in found.items() if line in drawing and record.seed is not None}

@@ -23,7 +23,7 @@ from gptfast_cli.core.quantize.allocation import (
     frontier,
     storage_of,
 )
-from gptfast_cli.core.quantize.rounder import ModelQuantizer
+from gptfast_cli.core.quantize.model_quantizer import ModelQuantizer
 from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 
@@ -65,12 +65,12 @@ class AllocationContext:
     """Texts, device and quantizer of the measurement.
 
     texts:    token ids, two or more each, of which the first N_POSITIONS positions are taken
-    rounder:  how integers are chosen; without a calibration, of which there would have to be one for each way
+    quantizer:  how integers are chosen; without a calibration, of which there would have to be one for each way
     """
 
     texts: Sequence[list[int]]
     device: torch.device
-    rounder: ModelQuantizer
+    quantizer: ModelQuantizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ def _quantize_block(
         if storage.scheme == PLAIN:
             return weight
         (matrix,) = weight.parts.values()
-        return context.rounder.quantize(name, matrix, storage)
+        return context.quantizer.quantize(name, matrix, storage)
 
     return {name: quantize(name, weight) for name, weight in block.items()}
 

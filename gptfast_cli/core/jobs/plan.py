@@ -41,7 +41,7 @@ from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.jobs.bench import Instruments
 from gptfast_cli.core.quantities import count
 from gptfast_cli.core.quantize.allocation import AllocationOptions, Storage
-from gptfast_cli.core.quantize.sizes import stored
+from gptfast_cli.core.quantize.sizes import storages_of
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
 
@@ -179,7 +179,7 @@ def _model(request: PlanRequest, here: torch.device | None) -> _Named:
         return _Named(shape.name, str(allocation), outline(shape.config, allocation.of(shape.config), RANDOM_DTYPE))
     found = _found(request)
     checkpoint = open_checkpoint(found.path)
-    scheme, storages = checkpoint.scheme, stored(checkpoint)
+    scheme, storages = checkpoint.scheme, storages_of(checkpoint)
     if request.allocation is not None:
         _check_plain(found.name, checkpoint)
         allocation = request.allocation.allocation(checkpoint.config)

@@ -43,8 +43,8 @@ from gptfast_cli.core.quantities import count
 from gptfast_cli.core.quantize import NEAREST
 from gptfast_cli.core.quantize.allocation import Allocation, AllocationOptions
 from gptfast_cli.core.quantize.calibration import Calibration
+from gptfast_cli.core.quantize.model_quantizer import FALLBACK, ModelQuantizer
 from gptfast_cli.core.quantize.quantizers import CalibratedQuantizer, quantizers
-from gptfast_cli.core.quantize.rounder import FALLBACK, ModelQuantizer
 from gptfast_cli.core.quantize.sizes import PartSize, part_sizes
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
@@ -148,34 +148,34 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
         checkpoint.path, special_tokens_of(checkpoint), n_embeddings=checkpoint.config.vocab_size
     )
     _check_plain(found, checkpoint)
-    calibrating = _calibrating(request, checkpoint, tokenizer)
+    calibration_texts = _read_texts(request, checkpoint, tokenizer)
     chosen = None
     if request.goal is not None:
-        assert calibrating is not None
+        assert calibration_texts is not None
         with watch:
-            context = AllocationContext(calibrating.texts, device, _rounder(request))
+            context = AllocationContext(calibration_texts.texts, device, _quantizer(request))
             chosen = yield from choose(checkpoint, request.storage, request.goal, context)
     allocation = request.storage.allocation(checkpoint.config) if chosen is None else chosen.allocation
-    plan = _plan(request, found, checkpoint, allocation, calibrating)
+    plan = _plan(request, found, checkpoint, allocation, calibration_texts)
     plan = replace(plan, contents=with_recipe(plan.contents, checkpoint, _options(request, allocation, device, dtype)))
-    made = yield from _made_already(request, plan, named)
+    existing = yield from _existing(request, plan, named)
     for n_columns, storage in allocation.smaller_groups(checkpoint.config).items():
         yield Note(f"Matrices of {n_columns:,} columns get {storage}: they do not fill larger groups.")
     divergence, is_current = None, False
     if request.dry_run:
-        yield from _obstacles(plan, force=request.force or made is not None)
+        yield from _obstacles(plan, force=request.force or existing is not None)
     else:
-        texts = yield from _texts(request, checkpoint, tokenizer, calibrating)
+        texts = yield from _texts(request, checkpoint, tokenizer, calibration_texts)
         fidelity, calibration = None, None
         if texts is not None:
             fidelity = BlockwiseKLD[None](checkpoint.config, texts, device=device, dtype=dtype)
-        if made is not None:
-            divergence = yield from compare_blocks(plan, made, fidelity, watch)
+        if existing is not None:
+            divergence = yield from compare_blocks(plan, existing, fidelity, watch)
         else:
-            if calibrating is not None and _is_calibrated(request):
-                calibration = Calibration(checkpoint.config, calibrating.texts, device=device, dtype=dtype)
-            rounder = _rounder(request, calibration)
-            divergence = yield from write_blocks(plan, rounder, fidelity, watch, force=request.force)
+            if calibration_texts is not None and _is_calibrated(request):
+                calibration = Calibration(checkpoint.config, calibration_texts.texts, device=device, dtype=dtype)
+            quantizer = _quantizer(request, calibration)
+            divergence = yield from write_blocks(plan, quantizer, fidelity, watch, force=request.force)
         provenance = plan.contents.provenance
         if provenance.revision is None:
             record_source(request.settings.home, provenance.recipe, found.path)
@@ -187,7 +187,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
         parts=part_sizes(checkpoint, plan.contents, plan.storages),
         is_written=not request.dry_run,
         is_current=is_current,
-        was_there=made is not None,
+        was_there=existing is not None,
         chosen=chosen,
         fidelity=divergence,
         fidelity_dtype=dtype_name(dtype),
@@ -196,7 +196,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     )
 
 
-def _calibrating(
+def _read_texts(
     request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None
 ) -> CalibrationTexts | None:
     """What the rounding learns from and a goal is measured on; None if neither is."""
@@ -226,7 +226,7 @@ def _is_calibrated(request: QuantizeRequest) -> bool:
     return isinstance(quantizers[request.rounding], CalibratedQuantizer)
 
 
-def _rounder(request: QuantizeRequest, calibration: Calibration | None = None) -> ModelQuantizer:
+def _quantizer(request: QuantizeRequest, calibration: Calibration | None = None) -> ModelQuantizer:
     return ModelQuantizer(quantizers[request.rounding], calibration, request.calibration.compensation)
 
 
@@ -238,7 +238,7 @@ def _check_plain(found: Resolved, checkpoint: Checkpoint) -> None:
 def _quantized(found: Resolved, checkpoint: Checkpoint) -> UsageError:
     return UsageError(
         f"{found.name}: is quantised already ({checkpoint.stored_as}); a second time would only lose more.",
-        "Quantise the model that it was made from.",
+        "Quantise the model that it was existing from.",
     )
 
 
@@ -261,13 +261,13 @@ def _plan(
     found: Resolved,
     checkpoint: Checkpoint,
     allocation: Allocation,
-    calibrating: CalibrationTexts | None,
+    calibration_texts: CalibrationTexts | None,
 ) -> QuantizePlan:
     storages = allocation.of(checkpoint.config)
     if all(storage.scheme == PLAIN for storage in storages.values()):
         raise UsageError("--mode plain leaves every weight as it is.", "Take --mode int8 or --mode int4.")
     base, revision = _origin(found, checkpoint, request.settings)
-    learned = None if calibrating is None else calibrating.record
+    learned = None if calibration_texts is None else calibration_texts.record
     variant = "-".join([str(allocation), *([request.rounding] if request.rounding != NEAREST else [])])
     name = f"{base}-{variant}" if ":" in base else f"{base}:{variant}"
     contents = Contents(
@@ -308,23 +308,23 @@ def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tupl
     return free_name(store_name(found.path.resolve().name)), None
 
 
-def _made_already(request: QuantizeRequest, plan: QuantizePlan, named: Resolved) -> Job[ManifestCheckpoint | None]:
-    """What an earlier run of the same work has made; UsageError where something else is in the target.
+def _existing(request: QuantizeRequest, plan: QuantizePlan, named: Resolved) -> Job[ManifestCheckpoint | None]:
+    """What an earlier run of the same work has existing; UsageError where something else is in the target.
 
-    `named` is the model that the command means: where that is not the source but what was made from it, it must be
+    `named` is the model that the command means: where that is not the source but what was existing from it, it must be
     just what the plan would make.
     """
     if request.force:
         return None
-    made = existing_checkpoint(plan.target, plan.contents, plan.checkpoint)
+    existing = existing_checkpoint(plan.target, plan.contents, plan.checkpoint)
     is_source = open_checkpoint(named.path).stored_as == PLAIN
-    if not is_source and (made is None or plan.target.resolve() != named.path.resolve()):
+    if not is_source and (existing is None or plan.target.resolve() != named.path.resolve()):
         raise _quantized(named, open_checkpoint(named.path))
-    if made is not None:
-        yield Note(f"{plan.target}: is there already, made from the same source with the same options")
+    if existing is not None:
+        yield Note(f"{plan.target}: is there already, existing from the same source with the same options")
     elif not request.dry_run:
         check_target(plan.target, force=False)
-    return made
+    return existing
 
 
 def _obstacles(plan: QuantizePlan, *, force: bool) -> Iterator[Note]:
@@ -340,7 +340,10 @@ def _obstacles(plan: QuantizePlan, *, force: bool) -> Iterator[Note]:
 
 
 def _texts(
-    request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None, calibrating: CalibrationTexts | None
+    request: QuantizeRequest,
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer | None,
+    calibration_texts: CalibrationTexts | None,
 ) -> Job[list[list[int]] | None]:
     """The texts to measure fidelity on, None if there is to be none or can be none."""
     if not request.fidelity:
@@ -356,7 +359,7 @@ def _texts(
     except TokenIdError as error:
         yield Note(f"No fidelity is measured: {error.message}")
         return None
-    if calibrating is not None:
+    if calibration_texts is not None:
         what = "The bundled held-out text" if request.fidelity_text is None else str(request.fidelity_text)
-        refuse_overlap(measured_content(request.fidelity_text), calibrating.record, what=what)
+        refuse_overlap(measured_content(request.fidelity_text), calibration_texts.record, what=what)
     return texts

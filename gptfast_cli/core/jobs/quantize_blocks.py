@@ -12,7 +12,7 @@ from gptfast_cli.core.evals.divergence import BlockwiseKLD, Divergence
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.models.weights import weight_blocks
 from gptfast_cli.core.quantize.allocation import Storage
-from gptfast_cli.core.quantize.rounder import FALLBACK, ModelQuantizer, OutputError
+from gptfast_cli.core.quantize.model_quantizer import FALLBACK, ModelQuantizer, OutputError
 from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.stopwatch import Stopwatch
@@ -36,7 +36,12 @@ class QuantizePlan:
 
 
 def write_blocks(
-    plan: QuantizePlan, rounder: ModelQuantizer, fidelity: BlockwiseKLD[None] | None, watch: Stopwatch, *, force: bool
+    plan: QuantizePlan,
+    quantizer: ModelQuantizer,
+    fidelity: BlockwiseKLD[None] | None,
+    watch: Stopwatch,
+    *,
+    force: bool,
 ) -> Job[Divergence | None]:
     """Quantise and write the blocks that an earlier run has not, and measure the KLD of all of them.
 
@@ -53,17 +58,19 @@ def write_blocks(
             for number, block in enumerate(blocks):
                 seconds = watch.seconds
                 with watch:
-                    if rounder.calibration is not None:
+                    if quantizer.calibration is not None:
                         is_there = writer.has(number)
-                        rounder.calibration.enter(writer.weights(number) if is_there else _read(plan.checkpoint, block))
+                        quantizer.calibration.enter(
+                            writer.weights(number) if is_there else _read(plan.checkpoint, block)
+                        )
                     if not writer.has(number):
-                        writer.write(number, partial(_quantised, plan, rounder))
-                    if rounder.calibration is not None:
-                        rounder.calibration.leave()
+                        writer.write(number, partial(_quantised, plan, quantizer))
+                    if quantizer.calibration is not None:
+                        quantizer.calibration.leave()
                     if fidelity is not None:
                         found = fidelity.add(_read(plan.checkpoint, block), {None: writer.weights(number)})
                 yield from _notes(
-                    f"layer {number} of {len(blocks) - 2}", rounder.take_errors(), watch.seconds - seconds
+                    f"layer {number} of {len(blocks) - 2}", quantizer.take_errors(), watch.seconds - seconds
                 )
                 yield Progress("quantize", number + 1, len(blocks), "blocks")
     except KeyboardInterrupt:
@@ -73,7 +80,7 @@ def write_blocks(
 
 
 def compare_blocks(
-    plan: QuantizePlan, made: Checkpoint, fidelity: BlockwiseKLD[None] | None, watch: Stopwatch
+    plan: QuantizePlan, existing: Checkpoint, fidelity: BlockwiseKLD[None] | None, watch: Stopwatch
 ) -> Job[Divergence | None]:
     """Measure the KLD of a checkpoint that an earlier run of the same plan has written."""
     if fidelity is None:
@@ -83,7 +90,7 @@ def compare_blocks(
     for number, block in enumerate(blocks):
         yield Progress("measure", number, len(blocks), "blocks")
         with watch:
-            found = fidelity.add(_read(plan.checkpoint, block), {None: _read(made, block)})
+            found = fidelity.add(_read(plan.checkpoint, block), {None: _read(existing, block)})
     yield Progress("measure", len(blocks), len(blocks), "blocks")
     return found.get(None)
 
@@ -92,13 +99,13 @@ def _read(checkpoint: Checkpoint, block: tuple[str, ...]) -> dict[str, Weight]:
     return {name: checkpoint.weight(name) for name in block}
 
 
-def _quantised(plan: QuantizePlan, rounder: ModelQuantizer, name: str) -> Weight:
+def _quantised(plan: QuantizePlan, quantizer: ModelQuantizer, name: str) -> Weight:
     _check_finite(plan.checkpoint, name)
     weight, storage = plan.checkpoint.weight(name), plan.storages[name]
     if storage.scheme == PLAIN:
         return weight
     (matrix,) = weight.parts.values()
-    return rounder.quantize(name, matrix, storage)
+    return quantizer.quantize(name, matrix, storage)
 
 
 def _notes(layer: str, errors: Sequence[OutputError], seconds: float) -> Iterator[Note]:

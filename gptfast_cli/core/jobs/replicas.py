@@ -37,7 +37,7 @@ def write_part(part: ReplicaPart, file: Path) -> None:
     file.write_text(json.dumps(asdict(part)), encoding="utf-8")
 
 
-def own_part(environment: Mapping[str, str] = os.environ) -> ReplicaPart | None:
+def replica_part(environment: Mapping[str, str] = os.environ) -> ReplicaPart | None:
     """The part of this process; None if it is not a replica."""
     file = environment.get(VARIABLE)
     return None if file is None else ReplicaPart(**json.loads(Path(file).read_text(encoding="utf-8")))

@@ -77,7 +77,7 @@ def _weight_bytes(config: ModelConfig, mode: str) -> int:
     return sum(storages[name].n_bytes(shape, _BFLOAT16_BYTES) for name, shape in weight_shapes(config).items())
 
 
-def stored(checkpoint: Checkpoint) -> dict[str, Storage]:
+def storages_of(checkpoint: Checkpoint) -> dict[str, Storage]:
     """The storage of every weight by its name, in reading order."""
     return {name: _storage(checkpoint, name) for name in weight_shapes(checkpoint.config)}
 

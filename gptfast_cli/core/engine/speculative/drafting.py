@@ -44,7 +44,7 @@ from gptfast_cli.core.models.decoder import Decoder
 from gptfast_cli.core.models.process_group import ALONE
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.quantize.quantizers import quantizers
-from gptfast_cli.core.quantize.sizes import stored
+from gptfast_cli.core.quantize.sizes import storages_of
 from gptfast_cli.core.schemes import (
     Block,
     Weight,
@@ -189,7 +189,7 @@ def open_draft_model(
         opened = _padded_alike(opened, target)
     _check_vocabulary(opened, target)  # before any weights are read
     _check_context(opened, target, n_tokens)
-    own = _sharded_or_replicated(opened.config, partial(stored, opened.checkpoint), runtime)
+    own = _sharded_or_replicated(opened.config, partial(storages_of, opened.checkpoint), runtime)
     draft = yield from load(opened, settings, own, role="Draft")
     return draft.model, draft.seconds
 

@@ -24,8 +24,8 @@ class LlamaCpp:
 
     def window(self, text: TokenText, size: int, number: int) -> Window:
         first, *others = text.tokens[number * size : (number + 1) * size]
-        n_given = size // 2 + 1
-        return Window(Passage((first if text.bos_id is None else text.bos_id, *others), n_given), size - n_given)
+        n_context = size // 2 + 1
+        return Window(Passage((first if text.bos_id is None else text.bos_id, *others), n_context), size - n_context)
 
 
 PLUG = LlamaCpp()

@@ -1,1 +1,1 @@
-"""Tasks: questions put to a model, its answers marked, and the marks added up."""
+"""Tasks: questions put to a model, its answers score_answers, and the marks added up."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gptfast_cli.core.engine.load import LoadedModel
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.evals.passages import Passage, fitted
+from gptfast_cli.core.evals.passages import Passage, fit_passage
 from gptfast_cli.core.evals.protocols import ProtocolText, TokenText, protocol_of
 from gptfast_cli.core.tokenizers import Tokenizer
 from gptfast_cli.core.tokenizers.declarations import Declarations, read_declarations
@@ -52,13 +52,13 @@ class BosRules:
         Raises UsageError if it adds no token, or too many to be held.
         """
         if not context:
-            return fitted(*self._alone(self.tokenizer.encode(continuation, bos=False)), self.max_context)
+            return fit_passage(*self._alone(self.tokenizer.encode(continuation, bos=False)), self.max_context)
         # a space at the border belongs to the word after it, which most tokenizers join it to
         whole = self.tokenizer.encode(context + continuation)
         given = self.tokenizer.encode(context.rstrip())
         if not given:
-            return fitted(*self._alone(whole), self.max_context)
-        return fitted(given, whole[len(given) :], self.max_context)
+            return fit_passage(*self._alone(whole), self.max_context)
+        return fit_passage(given, whole[len(given) :], self.max_context)
 
     def prompt(self, text: str) -> list[int]:
         """A text to be gone on with, or the prefix token where that comes to no token; raises UsageError."""

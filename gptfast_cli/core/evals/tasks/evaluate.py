@@ -135,7 +135,7 @@ def evaluate(
         except KeyboardInterrupt:
             is_partial = True
         yield Progress("marking", 0, None, "requests")
-        marks = task_run.marked([failures.get(request) or cache.get(request) for request in task_run.requests])
+        marks = task_run.score_answers([failures.get(request) or cache.get(request) for request in task_run.requests])
         folder = None
         if options.output_path is not None and marks.results and group.rank == 0:
             folder = write_records(options.output_path, loaded.name, marks)

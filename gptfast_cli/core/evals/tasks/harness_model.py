@@ -11,7 +11,7 @@ from lm_eval.api.model import TemplateLM
 from gptfast_cli.core.engine.chat import Prompter
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.evals.passages import fitted
+from gptfast_cli.core.evals.passages import fit_passage
 from gptfast_cli.core.evals.scoring import scores
 from gptfast_cli.core.evals.tasks.request_runner import RequestRunner
 from gptfast_cli.core.evals.tasks.requests import (
@@ -19,9 +19,9 @@ from gptfast_cli.core.evals.tasks.requests import (
     Answer,
     Failure,
     GenerationRequest,
-    Likelihood,
     LikelihoodAnswer,
-    Rolling,
+    LikelihoodRequest,
+    RollingRequest,
     TaskRequest,
 )
 from gptfast_cli.core.models.decoder import NonFiniteLogitsError
@@ -55,9 +55,9 @@ def requests_of(instances: Iterable[Instance]) -> list[TaskRequest]:
 def _request(kind: str, arguments: Sequence[Any]) -> TaskRequest:
     match kind:
         case "loglikelihood":
-            return Likelihood(*arguments)
+            return LikelihoodRequest(*arguments)
         case "loglikelihood_rolling":
-            return Rolling(*arguments)
+            return RollingRequest(*arguments)
         case "generate_until":
             return generation(*arguments)
         case _:
@@ -107,7 +107,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         self.has_left_out_system = False  # the chat template refuses it
         self._known: dict[TaskRequest, Answer] = {}
 
-    def learn(self, answers: Mapping[TaskRequest, Answer]) -> None:
+    def add_answers(self, answers: Mapping[TaskRequest, Answer]) -> None:
         """Know these from now on."""
         self._known.update(answers)
 
@@ -166,7 +166,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: object
     ) -> list[tuple[float, bool]]:
-        passages = [fitted(context, continuation, self.max_length) for _, context, continuation in requests]
+        passages = [fit_passage(context, continuation, self.max_length) for _, context, continuation in requests]
         found = dict(scores(self.request_runner.loaded.model, passages))
         if not all(score.is_defined for score in found.values()):
             raise NonFiniteLogitsError(self.request_runner.loaded.model.dtype, "along a text that a task asks for")
@@ -178,7 +178,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         for number, answer in self.request_runner.answers(unknown):
             if isinstance(answer, Failure):
                 raise UsageError(answer.reason)
-            self.learn({unknown[number]: answer})
+            self.add_answers({unknown[number]: answer})
         return [self._known[request] for request in requests]
 
 

@@ -20,9 +20,9 @@ from gptfast_cli.core.evals.tasks.requests import (
     Answer,
     Failure,
     GenerationRequest,
-    Likelihood,
     LikelihoodAnswer,
-    Rolling,
+    LikelihoodRequest,
+    RollingRequest,
     TaskRequest,
     key_of,
 )
@@ -91,13 +91,13 @@ def generated(
 def _request(number: int, request: GenerationRequest, loaded: LoadedModel, bos_rules: BosRules, seed: int) -> Request:
     check(request.sampling)
     most = loaded.config.max_context
-    n_given = most - request.max_tokens
-    if n_given < 1:
+    max_prompt = most - request.max_tokens
+    if max_prompt < 1:
         raise UsageError(
             f"{request.max_tokens} new tokens exceed the context of {loaded.name}, {most} tokens.",
             "Use a model with a longer context, or a task with shorter answers (max_gen_toks).",
         )
-    prompt = tuple(bos_rules.prompt(request.prompt)[-n_given:])
+    prompt = tuple(bos_rules.prompt(request.prompt)[-max_prompt:])
     sampler = Sampler(request.sampling, seed, stream=int(key_of(request)[:16], 16))
     return Request(number, prompt, sampler, loaded.limits(request.max_tokens, None, stop=request.until))
 
@@ -123,11 +123,11 @@ class RequestRunner:
         numbered = list(enumerate(requests))
         for first in range(0, len(numbered), _BLOCK):
             block = numbered[first : first + _BLOCK]
-            yield from self._likelihoods([(n, each) for n, each in block if isinstance(each, Likelihood)])
-            yield from self._rollings([(n, each) for n, each in block if isinstance(each, Rolling)])
+            yield from self._likelihoods([(n, each) for n, each in block if isinstance(each, LikelihoodRequest)])
+            yield from self._rollings([(n, each) for n, each in block if isinstance(each, RollingRequest)])
             yield from self._generations([(n, each) for n, each in block if isinstance(each, GenerationRequest)])
 
-    def _likelihoods(self, requests: Sequence[tuple[int, Likelihood]]) -> Iterator[tuple[int, Answer | Failure]]:
+    def _likelihoods(self, requests: Sequence[tuple[int, LikelihoodRequest]]) -> Iterator[tuple[int, Answer | Failure]]:
         passages: list[Passage] = []
         owners: list[int] = []
         for number, request in requests:
@@ -140,7 +140,7 @@ class RequestRunner:
         for at, score in scores(self.loaded.model, passages):
             yield owners[at], LikelihoodAnswer(score.logprob, score.is_greedy) if score.is_defined else self._failure
 
-    def _rollings(self, requests: Sequence[tuple[int, Rolling]]) -> Iterator[tuple[int, Answer | Failure]]:
+    def _rollings(self, requests: Sequence[tuple[int, RollingRequest]]) -> Iterator[tuple[int, Answer | Failure]]:
         windows: list[Passage] = []
         owners: list[int] = []
         for number, request in requests:

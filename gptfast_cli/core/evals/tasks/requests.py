@@ -78,7 +78,7 @@ GREEDY = Sampling(temperature=0, top_k=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Likelihood:
+class LikelihoodRequest:
     """log p(continuation | context); the context may be empty, a space between them belongs to the continuation."""
 
     context: str
@@ -86,7 +86,7 @@ class Likelihood:
 
 
 @dataclass(frozen=True, slots=True)
-class Rolling:
+class RollingRequest:
     """log p(text), each token predicted from as much context as the model can hold."""
 
     text: str
@@ -106,7 +106,7 @@ class GenerationRequest:
     sample: int = 0
 
 
-TaskRequest: TypeAlias = Likelihood | Rolling | GenerationRequest
+TaskRequest: TypeAlias = LikelihoodRequest | RollingRequest | GenerationRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class LikelihoodAnswer:
 
 
 Answer: TypeAlias = LikelihoodAnswer | float | str
-"""Answer to a Likelihood, a Rolling (log-probability), or a GenerationRequest (text)."""
+"""Answer to a LikelihoodRequest, a RollingRequest (log-probability), or a GenerationRequest (text)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class TaskResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class TaskScores:
     """Scores that a task source computes from the answers.
 
     record:  results in the harness's layout, JSON values
@@ -96,7 +96,7 @@ def mean(name: str, values: Sequence[float]) -> Metric:
     return Metric(name, average, math.sqrt(variance / n))
 
 
-def write_records(output_path: Path, model: str, marks: Marks) -> Path:
+def write_records(output_path: Path, model: str, marks: TaskScores) -> Path:
     """Write the result files; returns the model's folder. Raises DiskFullError."""
     folder = output_path / re.sub(r'["<>:/|\\?*\[\]]+', "__", model)
     date = datetime.now().astimezone().replace(tzinfo=None).isoformat().replace(":", "-")

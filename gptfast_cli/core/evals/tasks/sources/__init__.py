@@ -7,7 +7,7 @@ from gptfast_cli.core.engine.chat import Prompter
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.evals.tasks.request_runner import RequestRunner
 from gptfast_cli.core.evals.tasks.requests import Answer, Failure, TaskOptions, TaskRequest
-from gptfast_cli.core.evals.tasks.results import Marks
+from gptfast_cli.core.evals.tasks.results import TaskScores
 from gptfast_cli.core.registry import Plugs
 from gptfast_cli.core.settings import check_hub_environment
 
@@ -17,7 +17,7 @@ class TaskRun(Protocol):
 
     @property
     def requests(self) -> Sequence[TaskRequest]:
-        """All requests, in the order that `marked` expects; duplicates are allowed."""
+        """All requests, in the order that `score_answers` expects; duplicates are allowed."""
         ...
 
     @property
@@ -30,7 +30,7 @@ class TaskRun(Protocol):
         """Remarks on how to read the numbers."""
         ...
 
-    def marked(self, answers: Sequence[Answer | Failure | None]) -> Marks:
+    def score_answers(self, answers: Sequence[Answer | Failure | None]) -> TaskScores:
         """Scores of the questions whose requests are all answered; None: not answered yet."""
         ...
 

@@ -18,13 +18,13 @@ from gptfast_cli.core.evals.tasks.requests import (
     Answer,
     Failure,
     GenerationRequest,
-    Likelihood,
     LikelihoodAnswer,
+    LikelihoodRequest,
     TaskOptions,
     TaskRequest,
     match_tasks,
 )
-from gptfast_cli.core.evals.tasks.results import Marks, TaskResult, mean
+from gptfast_cli.core.evals.tasks.results import TaskResult, TaskScores, mean
 from gptfast_cli.core.evals.tasks.sources import TaskRun, TaskSet
 
 _ALL: Final = "bundled"
@@ -46,7 +46,7 @@ class _Kind:
 
 
 def _choices(row: Row) -> list[TaskRequest]:
-    return [Likelihood(row["context"], choice) for choice in row["choices"]]
+    return [LikelihoodRequest(row["context"], choice) for choice in row["choices"]]
 
 
 def _mark_choice(row: Row, answers: Sequence[LikelihoodAnswer]) -> dict[str, float]:
@@ -70,7 +70,7 @@ def _mark_sum(row: Row, answers: Sequence[str]) -> dict[str, float]:
 
 _KINDS: Final[Mapping[str, _Kind]] = {
     "bundled-choice": _Kind(_choices, _mark_choice),
-    "bundled-cloze": _Kind(lambda row: [Likelihood(row["context"], row["word"])], _mark_word),
+    "bundled-cloze": _Kind(lambda row: [LikelihoodRequest(row["context"], row["word"])], _mark_word),
     "bundled-sums": _Kind(lambda row: [GenerationRequest(row["prompt"], ("\n", ","), _MOST_TOKENS, GREEDY)], _mark_sum),
 }
 
@@ -106,14 +106,14 @@ class BundledTaskRun:
     def questions(self) -> Sequence[tuple[str, int]]:
         return [(each.task, each.number) for each in self._asked for _ in self.requests[each.place]]
 
-    def marked(self, answers: Sequence[Answer | Failure | None]) -> Marks:
+    def score_answers(self, answers: Sequence[Answer | Failure | None]) -> TaskScores:
         samples: dict[str, list[dict[str, Any]]] = {name: [] for name in self._n_all}
         for question in self._asked:
             own = answers[question.place]
             if not any(answer is None or isinstance(answer, Failure) for answer in own):
                 samples[question.task].append(_sample(question, own, self.requests[question.place]))
         results = tuple(self._result(name, own) for name, own in samples.items() if own)
-        return Marks(results, _record(results), samples)
+        return TaskScores(results, _record(results), samples)
 
     def _result(self, name: str, samples: Sequence[Row]) -> TaskResult:
         n_asked = sum(question.task == name for question in self._asked)
@@ -180,7 +180,7 @@ def _sample(question: _Question, answers: Sequence[Any], requests: Sequence[Task
 
 def _arguments(request: TaskRequest) -> tuple[object, ...]:
     match request:
-        case Likelihood(context, continuation):
+        case LikelihoodRequest(context, continuation):
             return context, continuation
         case GenerationRequest(prompt, until, max_tokens):
             return prompt, {"until": list(until), "max_gen_toks": max_tokens, "do_sample": False}

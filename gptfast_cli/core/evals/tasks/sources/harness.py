@@ -22,7 +22,7 @@ from gptfast_cli.core.errors import GptFastError, NetworkError, NotFoundError, U
 from gptfast_cli.core.evals.tasks.harness_model import HarnessModel, asked, ignored, requests_of
 from gptfast_cli.core.evals.tasks.request_runner import RequestRunner
 from gptfast_cli.core.evals.tasks.requests import Answer, Failure, TaskOptions, TaskRequest, match_tasks
-from gptfast_cli.core.evals.tasks.results import Marks, Metric, TaskResult
+from gptfast_cli.core.evals.tasks.results import Metric, TaskResult, TaskScores
 from gptfast_cli.core.evals.tasks.sources import TaskRun, TaskSet
 
 _ONE_PROCESS: Final = "DISABLE_MULTIPROC"  # a forked process has none of the model's threads
@@ -52,7 +52,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def own_errors(what: str) -> Iterator[None]:
+def task_errors(what: str) -> Iterator[None]:
     """Turn any exception of a task into a GptFastError whose message begins with `what`.
 
     Raises NetworkError if questions cannot be downloaded.
@@ -96,7 +96,7 @@ def _of_folder_alone(options: TaskOptions) -> TaskDict | None:
     """The tasks, if the folder has all of them (quick); else None."""
     if options.include_path is None:
         return None
-    with quiet(), own_errors(f"Tasks {', '.join(options.names)} cannot be loaded"):
+    with quiet(), task_errors(f"Tasks {', '.join(options.names)} cannot be loaded"):
         manager = TaskManager(include_path=str(options.include_path), include_defaults=False)
         if not set(options.names) <= set(manager.all_tasks):
             return None
@@ -111,7 +111,7 @@ def _of_all(options: TaskOptions) -> TaskDict:
     with quiet():
         manager = TaskManager(include_path=None if options.include_path is None else str(options.include_path))
     names = match_tasks(options.names, manager.all_tasks)
-    with quiet(), own_errors(f"Tasks {', '.join(names)} cannot be loaded"):
+    with quiet(), task_errors(f"Tasks {', '.join(names)} cannot be loaded"):
         return manager.load(names)
 
 
@@ -147,22 +147,22 @@ class HarnessTaskRun:
             notes.append("the chat template refuses system messages, which were left out")
         return tuple(notes)
 
-    def marked(self, answers: Sequence[Answer | Failure | None]) -> Marks:
+    def score_answers(self, answers: Sequence[Answer | Failure | None]) -> TaskScores:
         """Groups are omitted unless all questions of their tasks are answered."""
         for request, answer in zip(self.requests, answers, strict=True):
             if answer is not None and not isinstance(answer, Failure):
-                self._model.learn({request: answer})
+                self._model.add_answers({request: answer})
         n_asked = {name: _n_questions(task) for name, task in self._tasks.items()}
         answered = {name: self._answered(name, answers) for name in self._tasks}
         is_whole = all(len(questions) == n_asked[name] for name, questions in answered.items())
         tasks = {name: task for name, task in self._tasks.items() if answered[name]}
         if not tasks:
-            return Marks((), {}, {})
+            return TaskScores((), {}, {})
         has_groups = None not in answers and len(tasks) == len(self._tasks)
         if not is_whole:
             for name, task in tasks.items():
                 _keep(task, answered[name])
-        with quiet(), own_errors(f"Tasks {', '.join(tasks)} cannot be scored"):
+        with quiet(), task_errors(f"Tasks {', '.join(tasks)} cannot be scored"):
             record = evaluate(
                 self._model,
                 {"tasks": tasks, "groups": self._groups if has_groups else {}},
@@ -172,12 +172,12 @@ class HarnessTaskRun:
             )
         samples = record.pop("samples")
         results = tuple(_result(name, record, n_asked) for name in record["results"])
-        return Marks(results, record | self._about(), samples)
+        return TaskScores(results, record | self._about(), samples)
 
     def _build(self, name: str, task: Task) -> None:
         """Build the requests of a task, once: a second build would draw other few-shot examples."""
         chat = self._options.chat
-        with quiet(), own_errors(f"Task {name} cannot be built"):
+        with quiet(), task_errors(f"Task {name} cannot be built"):
             task.build_all_requests(
                 limit=get_sample_size(task, self._options.limit),
                 system_instruction=chat.system,

@@ -1,4 +1,4 @@
-"""Answering rows of a file of prompts: as many at once as there is room for, each failing alone."""
+"""BatchRunner rows of a file of prompts: as many at once as there is room for, each failing alone."""
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Rows
@@ -60,22 +60,22 @@ class Answer:
         return {**answer, "prompt_tokens": self.n_prompt_tokens, "seed": self.seed}
 
 
-def begin(row: Row, setting: BatchContext) -> Answer:
+def begin(row: Row, context: BatchContext) -> Answer:
     """The answer to a row, nothing of it decoded yet.
 
     Raises UsageError or CorruptError if the row cannot be put to this model.
     """
-    loaded, options = setting.loaded, row.options
+    loaded, options = context.loaded, row.options
     limits = loaded.limits(
         options.max_new_tokens,
-        setting.max_context,
+        context.max_context,
         ignore_eos=options.ignore_eos,
         stop=options.stop,
-        turn_end_ids=frozenset() if isinstance(row.prompt, tuple) else setting.prompter.turn_end_ids,
+        turn_end_ids=frozenset() if isinstance(row.prompt, tuple) else context.prompter.turn_end_ids,
     )
-    prompt = _prompt_ids(row, setting)
+    prompt = _prompt_ids(row, context)
     limits.check_prompt(len(prompt))
-    seed = setting.seed if options.seed is None else options.seed
+    seed = context.seed if options.seed is None else options.seed
     samplers = [Sampler(options.sampling, seed, _stream(row, sample)) for sample in range(options.num_samples)]
     sequences = [Request(row.index, prompt, sampler, limits, options.n_logprobs) for sampler in samplers]
     return Answer(row, seed, tuple(Transcript(sequence, loaded.tokenizer, options.stop) for sequence in sequences))
@@ -86,8 +86,8 @@ def _stream(row: Row, sample: int) -> int:
     return row.index + (sample << _INDEX_BITS) if row.options.seed is None else sample
 
 
-def _prompt_ids(row: Row, setting: BatchContext) -> tuple[int, ...]:
-    prompter = setting.prompter
+def _prompt_ids(row: Row, context: BatchContext) -> tuple[int, ...]:
+    prompter = context.prompter
     match row.prompt:
         case str(text) if row.system is None:
             return prompter.encode(prompter.text(text))
@@ -98,7 +98,7 @@ def _prompt_ids(row: Row, setting: BatchContext) -> tuple[int, ...]:
         case Messages(messages):
             return prompter.encode(prompter.render([*_opening(row, prompter), *messages]))
         case ids:
-            setting.loaded.check_ids(ids)
+            context.loaded.check_ids(ids)
             return ids
 
 
@@ -119,24 +119,24 @@ def _sample_fields(transcript: Transcript) -> dict[str, object]:
     return fields
 
 
-class Answering:
+class BatchRunner:
     """Decodes the rows of a file of prompts, the samples of a row as requests of their own."""
 
     def __init__(
         self,
         rows: Rows[Row],
-        setting: BatchContext,
+        context: BatchContext,
         identities: Mapping[int, str],
         *,
-        n_places: int,
+        n_slots: int,
         speculation: Speculation | None = None,
     ) -> None:
-        """`n_places` rows decode side by side at most, with the speculation that was made ready for as many."""
+        """`n_slots` rows decode side by side at most, with the speculation that was made ready for as many."""
         self._rows = rows
-        self._setting = setting
+        self._setting = context
         self._timings = Timings()
         self.speculation = speculation
-        self._runner = Runner(setting.loaded.model, n_places)
+        self._runner = Runner(context.loaded.model, n_slots)
         self._engine = Engine(self._runner, speculation, isolates_failures=True)
         self._identities = identities
         self._answers: dict[int, Answer] = {}  # under way, by the index of their rows
@@ -145,11 +145,11 @@ class Answering:
 
     def run(self) -> Job[None]:
         """Answer all rows; yields the record of each as soon as it is finished."""
-        setting = self._setting
+        context = self._setting
         # no row has been read for its length yet: each gets room for the whole context
-        n_tokens = setting.loaded.limits(1, setting.max_context).max_context
+        n_tokens = context.loaded.limits(1, context.max_context).max_context
         self._timings.compile_seconds = yield from compile_steps(
-            self._runner, setting.compiling, n_tokens=n_tokens, settings=setting.settings
+            self._runner, context.compiling, n_tokens=n_tokens, settings=context.settings
         )
         for step in self._engine.generate(self._requests()):
             yield from self._refusals()
