@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore import exceptions as aws
 
 from cli.command_line import CommandLine, environment_of
 from gptfast_cli.core.checkpoints.downloads import BucketPath, parse_bucket_path
@@ -256,6 +258,26 @@ def test_an_unsafe_name_is_refused_before_anything_is_written(draft: FakeS3, tmp
     with pytest.raises(GptFastError, match="name is not safe") as caught:
         download(tmp_path, include=("*",))
     assert caught.value.exit_code == ExitCode.CORRUPT and not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("n_faults", [1, 99])
+def test_credentials_that_come_from_the_network_are_asked_for_again(
+    draft: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_faults: int
+) -> None:
+    faults = iter([aws.ConnectTimeoutError(endpoint_url="http://169.254.169.254/")] * n_faults)
+    credentials = boto3.session.Session.get_credentials
+
+    def fetched(session: Any) -> Any:
+        if (fault := next(faults, None)) is not None:
+            raise fault
+        return credentials(session)
+
+    monkeypatch.setattr(boto3.session.Session, "get_credentials", fetched)
+    if n_faults == 1:
+        assert (download(tmp_path).path / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+    else:
+        with pytest.raises(NetworkError, match="no connection"):
+            download(tmp_path)
 
 
 PREFIXES = (

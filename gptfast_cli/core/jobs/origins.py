@@ -172,7 +172,8 @@ def s3_origin(path: BucketPath, settings: Settings, local_dir: Path | None, term
         raise UsageError(f"{path}: S3 takes boto3.", "Install it: pip install 'boto3[crt]'")
     from gptfast_cli.core.hub.sources import s3  # noqa: PLC0415  # boto3 is an extra
 
-    bucket = s3.open_bucket(path.bucket, path.prefix)
+    # credentials may come from the network: instance metadata, single sign-on, an assumed role
+    bucket = yield from with_retries(str(path), terms.retry_policy, lambda: s3.open_bucket(path.bucket, path.prefix))
     files = yield from with_retries(str(path), terms.retry_policy, lambda: s3.list_bucket(bucket))
     folder = (local_dir or path.folder(settings.home)).absolute()
     return S3Origin(str(path), files, LocalLayout(folder, str(path), terms.force), terms)
