@@ -131,7 +131,7 @@ class BatchRunner:
         n_slots: int,
         speculation: Speculation | None = None,
     ) -> None:
-        """`n_slots` rows decode side by side at most, with the speculation that was made ready for as many."""
+        """`n_slots`: maximum number of rows decoded together; `speculation` is prepared for as many."""
         self._rows = rows
         self._setting = context
         self._timings = Timings()

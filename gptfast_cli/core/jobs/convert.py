@@ -1,4 +1,4 @@
-"""Converting: a model's folder or file, or a repository in the Hugging Face cache, becomes a checkpoint."""
+"""`convert`: a model's folder or file, or a repository in the Hugging Face cache, to a checkpoint."""
 
 import functools
 import hashlib
@@ -41,15 +41,15 @@ from gptfast_cli.core.tokenizers import disagreements, open_tokenizer, special_t
 
 @dataclass(frozen=True, slots=True)
 class ConvertRequest:
-    """What to convert, and into what.
+    """Source and options of a conversion.
 
     source:         a folder, a file, or `org/name[@revision]` in the Hugging Face cache
-    out:            the folder to write; None is the store, under the source's name
-    dtype:          bfloat16, float16 or float32; None keeps that of each tensor
-    tokenizer_from: a model whose tokenizer is taken; None takes the source's own
-    verify:         read everything once more at the end, compare it with its SHA-256, and logits with transformers'
-    allow_pickle:   open pickled files, by a reader that builds tensors alone and calls nothing
-    force:          replace a checkpoint that is there already
+    out:            folder to write; None: in the store, under the source's name
+    dtype:          bfloat16, float16 or float32; None: that of each tensor
+    tokenizer_from: model whose tokenizer is copied; None: the source's own
+    verify:         afterwards compare all bytes with their SHA-256, and logits with those of transformers
+    allow_pickle:   open pickled files, without unpickling (see `checkpoints.pickles`)
+    force:          replace an existing checkpoint
     """
 
     source: str
@@ -64,7 +64,7 @@ class ConvertRequest:
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """The checkpoint that was written; `was_there`: an earlier run of the same work has written it."""
+    """The written checkpoint; `was_there`: it existed, written with the same source and options."""
 
     path: Path
     name: str
@@ -76,7 +76,7 @@ class Converted:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What is converted: a repository, a folder or a file."""
+    """A repository, a folder or a file."""
 
     path: Path
     repo: str | None = None
@@ -86,10 +86,9 @@ class _Source:
 def run(request: ConvertRequest) -> Job[Converted]:
     """Convert a model, one weight at a time, and make it the current one.
 
-    Raises NotFoundError if the source is not there, CorruptError with file and tensor where it is damaged or
-    holds NaN or infinite weights, or is pickled and that is not allowed, UsageError if it needs what gptfast lacks,
-    DiskFullError. The target that it is written to stays as it was until all of it is there; the files that a run which
-    was stopped has finished are kept beside it for the same command to go on with.
+    Raises NotFoundError, CorruptError with file and tensor for damaged or non-finite weights and for a pickle that is
+    not allowed, UsageError for an unsupported model, DiskFullError. The target is replaced as a whole at the end; the
+    finished files of an interrupted run are kept beside it, and the same command resumes.
     """
     source = _find(request.source, request.settings)
     checkpoint = open_checkpoint(source.path, allow_pickle=request.allow_pickle)
@@ -139,7 +138,7 @@ def _verify(source: Checkpoint, written: ManifestCheckpoint) -> Job[None]:
         yield Note(f"Logits are not compared: {obstacle}.")
         return
     difference = logit_difference(source, written)
-    if not difference <= LARGEST_DIFFERENCE:  # NaN is none either
+    if not difference <= LARGEST_DIFFERENCE:  # also for NaN
         raise GptFastError(
             f"{written.path}: logits are not those of transformers: they differ by {difference:.2g} of the largest.",
             "Every weight is as it was read, so this is a fault of gptfast: please report it with the model's name.",
@@ -150,7 +149,7 @@ def _verify(source: Checkpoint, written: ManifestCheckpoint) -> Job[None]:
 def _find(text: str, settings: Settings) -> _Source:
     path = as_path(text)
     if path is not None:
-        # the links of a file are not followed: in the Hugging Face cache they lead to files without a name
+        # links to files are not followed: in the Hugging Face cache they lead to hashes
         return _Source(path.resolve() if path.is_dir() else path.absolute())
     snapshot = find_snapshot(settings.hf_cache, text)
     if snapshot is not None:
@@ -159,12 +158,12 @@ def _find(text: str, settings: Settings) -> _Source:
     if fetched is not None:
         return _Source(fetched)
     raise NotFoundError(
-        f"{text}: is no folder or file, and was fetched neither from the Hub nor from S3.", _fetch(text, settings)
+        f"{text}: no such folder or file, and not downloaded from the Hub or S3.", _fetch(text, settings)
     )
 
 
 def _fetch(text: str, settings: Settings) -> str:
-    """What to do about a source that is not here."""
+    """Hint for a source that was not found."""
     if text in BUNDLED or open_store(settings).find(text) is not None:
         return f"It is a checkpoint already: gptfast generate -m {shlex.quote(text)}"
     repo = parse_repo(text)
@@ -174,7 +173,7 @@ def _fetch(text: str, settings: Settings) -> str:
 
 
 def _identity(checkpoint: Checkpoint, contents: Contents) -> str:
-    """What a conversion that goes on must have in common with the one that was stopped."""
+    """Identity of a conversion, for resuming."""
     stats = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in checkpoint.files]
     return hashlib.sha256(f"{stats} {checkpoint.name} {contents}".encode()).hexdigest()[:16]
 
@@ -191,7 +190,7 @@ def _tokenizer_folder(request: ConvertRequest, own: Path) -> Path:
 
 
 def _tokenizer(request: ConvertRequest, folder: Path) -> TokenizerFiles:
-    """The tokenizer to be copied; raises NotFoundError if another model's was asked for and it has none."""
+    """The tokenizer to copy. Raises NotFoundError if --tokenizer-from names a model without one."""
     tokenizer = tokenizer_of(folder)
     if request.tokenizer_from is not None and not tokenizer.files:
         raise NotFoundError(f"{request.tokenizer_from}: has no tokenizer.", "Name another model with --tokenizer-from.")
@@ -199,10 +198,7 @@ def _tokenizer(request: ConvertRequest, folder: Path) -> TokenizerFiles:
 
 
 def tokenizer_of(folder: Path) -> TokenizerFiles:
-    """The tokenizer of a model's folder; without files where it has none, but with the special ids it declares.
-
-    Raises CorruptError if a manifest, or the tokenizer of a folder without one, cannot be read.
-    """
+    """Tokenizer files and special tokens of a model's folder, which may lack the files. Raises CorruptError."""
     if (folder / MANIFEST_FILE).is_file():
         entry = read_manifest(folder).tokenizer
         if entry is not None:
@@ -229,7 +225,7 @@ def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, Planne
         )
     plan = {}
     for name, shape in weight_shapes(checkpoint.config).items():
-        # shards may differ in dtype, as where norms were kept in float32
+        # parts may differ in dtype, such as norms in float32
         stored = functools.reduce(torch.promote_types, checkpoint.dtypes(name))
         plan[name] = plan_weight(plain(torch.empty(shape, dtype=dtype or stored, device="meta")))
     return plan

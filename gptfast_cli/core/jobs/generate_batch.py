@@ -128,9 +128,9 @@ def run(request: BatchRequest) -> Job[BatchResult]:
         n_tokens=sink.n_tokens,
         seed=seed,
         seconds=time.monotonic() - started,
-        metrics=None if sink.answering is None else sink.answering.metrics(),
+        metrics=None if sink.runner is None else sink.runner.metrics(),
         is_interrupted=is_interrupted,
-        speculation=None if sink.answering is None else speculation_report(sink.answering.speculation),
+        speculation=None if sink.runner is None else speculation_report(sink.runner.speculation),
     )
 
 
@@ -144,7 +144,7 @@ class _RecordSink:
         self.n_done = len(found)
         self.n_bad = sum(each.is_bad for each in found.values())
         self.n_prompt_tokens = self.n_tokens = 0  # of the rows that this run has answered
-        self.answering: BatchRunner | None = None  # once there is a model
+        self.runner: BatchRunner | None = None  # once there is a model
         self._output = output
         self._prompts_name = prompts_name
 
@@ -154,7 +154,7 @@ class _RecordSink:
         return Progress("generate", self.n_done, len(self.identities), "rows")
 
     def take(self, record: Record) -> Job[None]:
-        """Take the record of a row; a bad one is fields at once."""
+        """Take the record of a row; errors are noted at once."""
         self.n_done += 1
         n_prompt_tokens, n_tokens = tokens_of(record)
         self.n_prompt_tokens += n_prompt_tokens
@@ -194,20 +194,20 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, sink: _Re
             settings=request.settings,
             runtime=request.runtime,
         )
-        sink.answering = BatchRunner(good, context, sink.identities, n_slots=n_slots, speculation=speculation)
+        sink.runner = BatchRunner(good, context, sink.identities, n_slots=n_slots, speculation=speculation)
         yield sink.progress
-        yield from _take_all(sink.answering.run(), sink)
+        yield from _take_all(sink.runner.run(), sink)
 
 
 def _stops_of_rows(rows: Sequence[Row], request: BatchRequest, tokenizer: Tokenizer | None) -> Iterator[Note]:
     """Notes on stop strings of rows that can never match; one per string, naming the first row that has it."""
     own = [row for row in rows if row.options.stop != request.options.stop]
     first_rows = {row.options.stop: row for row in reversed(own)}
-    fields: dict[str, int] = {}
+    first_lines: dict[str, int] = {}
     for stops, row in sorted(first_rows.items(), key=lambda item: item[1].line):
         for sentence in unmatched_stops(stops, tokenizer, option="stop"):
-            fields.setdefault(sentence, row.line)
-    yield from (Note(f"{request.prompts.name}:{line}: {sentence}") for sentence, line in fields.items())
+            first_lines.setdefault(sentence, row.line)
+    yield from (Note(f"{request.prompts.name}:{line}: {sentence}") for sentence, line in first_lines.items())
 
 
 def _take_all(job: Job[None], sink: _RecordSink) -> Job[None]:

@@ -1,4 +1,4 @@
-"""Choose the scheme of each layer: the least KLD under a size, or the least size under a KLD."""
+"""Mixed precision: the scheme of each layer by minimum KLD within a size, or minimum size within a KLD."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ _Key: TypeAlias = tuple[int, Storage] | None
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The maximum size of the whole model, or its maximum KLD; one of the two.
+    """Maximum size of the whole model, or its maximum KLD: exactly one of the two.
 
     n_bytes: of all weights
     kld:     mean KLD in nats on the measured text
@@ -54,7 +54,7 @@ class Goal:
     kld: float | None = None
 
     def check(self) -> None:
-        """Raise UsageError for what no model can have."""
+        """Raise UsageError for values out of range."""
         for option, value in (("--target-size", self.n_bytes), ("--target-kld", self.kld)):
             if value is not None and not value > 0:
                 raise UsageError(f"{option} must be above 0.", "Such as --target-size 3.5, or --target-kld 0.01.")
@@ -62,7 +62,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class AllocationContext:
-    """Texts, device and quantizer of the measurement.
+    """Texts, device and quantizer of the measurements.
 
     texts:    token ids, two or more each, of which the first N_POSITIONS positions are taken
     quantizer:  how integers are chosen; without a calibration, of which there would have to be one for each way
@@ -75,13 +75,13 @@ class AllocationContext:
 
 @dataclass(frozen=True, slots=True)
 class ChosenAllocation:
-    """An allocation, and why.
+    """An allocation and its measurements, KLD in nats.
 
-    options:       what each layer could have got, and what that costs by itself
-    ends_kld:      what the embedding and the head cost by themselves
-    predicted_kld: the sum of what all parts cost by themselves
-    measured_kld:  what they cost together, on the same text
-    n_tokens:      positions that were measured at
+    options:       the options of each layer, with the KLD of that layer alone
+    ends_kld:      KLD of the embedding and the head alone
+    predicted_kld: sum of the KLDs of all parts
+    measured_kld:  KLD of the whole, on the same text
+    n_tokens:      measured positions
     """
 
     allocation: Allocation
@@ -95,10 +95,10 @@ class ChosenAllocation:
 def choose(
     checkpoint: Checkpoint, options: AllocationOptions, goal: Goal, context: AllocationContext
 ) -> Job[ChosenAllocation]:
-    """Measure what each layer costs in each scheme, choose, and measure what the choice costs as a whole.
+    """Measure the KLD of each layer in each scheme, choose, and measure the KLD of the whole choice.
 
-    Of `options` it takes the size of groups and the ends. Where the parts together cost more than a goal allows, though
-    their sum does not, the next choice is held to less. Raises UsageError if no choice reaches the goal.
+    Group size and schemes of embedding and head are those of `options`. If the measured KLD exceeds the goal although
+    the predicted one does not, the next choice gets a smaller budget. Raises UsageError if the goal is out of reach.
     """
     goal.check()
     context = replace(context, texts=first_positions(iter(context.texts), N_POSITIONS))
@@ -125,7 +125,7 @@ def choose(
 
 
 def _best(choices: Sequence[Choice], goal: Goal, allowed: float | None) -> Choice:
-    """The most faithful choice within the bytes, or the smallest one within the KLD."""
+    """The choice of least KLD within the size, or the smallest one within the KLD."""
     if goal.n_bytes is not None:
         within = [choice for choice in choices if choice.n_bytes <= goal.n_bytes]
         if not within:

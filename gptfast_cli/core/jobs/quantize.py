@@ -238,7 +238,7 @@ def _check_plain(found: Resolved, checkpoint: Checkpoint) -> None:
 def _quantized(found: Resolved, checkpoint: Checkpoint) -> UsageError:
     return UsageError(
         f"{found.name}: is quantised already ({checkpoint.stored_as}); a second time would only lose more.",
-        "Quantise the model that it was existing from.",
+        "Quantise the model that it was made from.",
     )
 
 
@@ -309,9 +309,9 @@ def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tupl
 
 
 def _existing(request: QuantizeRequest, plan: QuantizePlan, named: Resolved) -> Job[ManifestCheckpoint | None]:
-    """What an earlier run of the same work has existing; UsageError where something else is in the target.
+    """What an earlier run of the same work has written; UsageError where something else is in the target.
 
-    `named` is the model that the command means: where that is not the source but what was existing from it, it must be
+    `named` is the model that the command means: where that is not the source but what was made from it, it must be
     just what the plan would make.
     """
     if request.force:
@@ -321,7 +321,7 @@ def _existing(request: QuantizeRequest, plan: QuantizePlan, named: Resolved) -> 
     if not is_source and (existing is None or plan.target.resolve() != named.path.resolve()):
         raise _quantized(named, open_checkpoint(named.path))
     if existing is not None:
-        yield Note(f"{plan.target}: is there already, existing from the same source with the same options")
+        yield Note(f"{plan.target}: is there already, made from the same source with the same options")
     elif not request.dry_run:
         check_target(plan.target, force=False)
     return existing

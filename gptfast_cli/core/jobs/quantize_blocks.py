@@ -20,7 +20,7 @@ from gptfast_cli.core.stopwatch import Stopwatch
 
 @dataclass(frozen=True, slots=True)
 class QuantizePlan:
-    """The work to do; the provenance of the contents holds their recipe hash."""
+    """Source, storages, contents and target of a quantization."""
 
     checkpoint: Checkpoint
     storages: Mapping[str, Storage]
@@ -29,7 +29,7 @@ class QuantizePlan:
 
     @property
     def identity(self) -> str:
-        """Identifies the work, so that a later run resumes only its own blocks."""
+        """Identity of the work, for resuming: a part of the recipe hash."""
         recipe = self.contents.provenance.recipe
         assert recipe is not None
         return recipe[:16]
@@ -43,9 +43,9 @@ def write_blocks(
     *,
     force: bool,
 ) -> Job[Divergence | None]:
-    """Quantise and write the blocks that an earlier run has not, and measure the KLD of all of them.
+    """Quantise and write the blocks that an earlier run has not written; measure the KLD over all of them.
 
-    Raises CorruptError with file and tensor where weights are NaN or infinite, UsageError, DiskFullError.
+    Raises CorruptError with file and tensor for non-finite weights, UsageError, DiskFullError.
     """
     blocks = weight_blocks(plan.checkpoint.config)
     found: Mapping[None, Divergence] = {}

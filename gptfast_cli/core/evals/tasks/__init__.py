@@ -1,1 +1,1 @@
-"""Tasks: questions put to a model, its answers score_answers, and the marks added up."""
+"""Tasks: requests to a model, their answers, and scores."""

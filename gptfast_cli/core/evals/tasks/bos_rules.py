@@ -1,8 +1,7 @@
-"""How a text begins: which token stands before it, and from where on its tokens count as predicted.
+"""BOS and prefix tokens of scored texts, as in the `hf` model of lm-evaluation-harness.
 
-It is what the harness's own `hf` model does, so that numbers can be compared: a text is led by BOS where the
-tokenizer says so, what has no text before it is predicted from a prefix token, and a text that is scored as a whole has
-both, so that a BOS of its own is a predicted token too.
+A text begins with BOS if the tokenizer adds one. Without a context it is predicted from a prefix token; a text scored
+as a whole (rolling) has both, so that its own BOS is a predicted token too.
 """
 
 from array import array
@@ -22,7 +21,7 @@ from gptfast_cli.core.tokenizers.tokenizer import Vocabulary
 class BosRules:
     """The rules of one model.
 
-    prefix_id: BOS where the tokenizer has one, else its end-of-text token; None if it has neither
+    prefix_id: BOS if the tokenizer has one, else its end-of-text token; None if it has neither
     """
 
     tokenizer: Tokenizer
@@ -31,7 +30,7 @@ class BosRules:
     max_context: int
 
     def words(self) -> str:
-        """The rules, for a person."""
+        """The rules in words."""
         if self.prefix_id is None:
             return "no token stands before a text"
         if self.adds_bos:
@@ -43,17 +42,17 @@ class BosRules:
 
     @property
     def adds_bos(self) -> bool:
-        """Whether every text is led by BOS."""
+        """Whether every text begins with BOS."""
         return self.tokenizer.encode("")[:1] == [self.prefix_id]
 
     def pair(self, context: str, continuation: str) -> Passage:
-        """A continuation behind its context, or behind the prefix token where that comes to no token.
+        """A continuation after its context, or after the prefix token if the context has no tokens.
 
-        Raises UsageError if it adds no token, or too many to be held.
+        Raises UsageError if it has no tokens, or more than the context length.
         """
         if not context:
             return fit_passage(*self._alone(self.tokenizer.encode(continuation, bos=False)), self.max_context)
-        # a space at the border belongs to the word after it, which most tokenizers join it to
+        # a space at the border belongs to the continuation, as most tokenizers merge it with the next word
         whole = self.tokenizer.encode(context + continuation)
         given = self.tokenizer.encode(context.rstrip())
         if not given:
@@ -61,17 +60,17 @@ class BosRules:
         return fit_passage(given, whole[len(given) :], self.max_context)
 
     def prompt(self, text: str) -> list[int]:
-        """A text to be gone on with, or the prefix token where that comes to no token; raises UsageError."""
+        """Token ids of a prompt, or the prefix token if it has none. Raises UsageError."""
         return self.tokenizer.encode(text) or [self._prefix()]
 
     def rolling(self, text: str) -> Iterator[Passage]:
-        """A text in windows that predict each of its tokens once, the last one from as much as can be held."""
+        """Windows that predict each token of a text once, the last one with maximum context."""
         tokens = array("i", self.tokenizer.encode(text))
         whole = TokenText(tokens, None, self._prefix(), n_words=0, max_context=self.max_context)
         return (window.passage for window in ProtocolText(protocol_of("lm-eval-word"), whole).windows())
 
     def _alone(self, tokens: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-        """Tokens without a context, behind the prefix token, which may be their own first one."""
+        """(context, continuation) of tokens without a context; the prefix token may be their own first one."""
         prefix = self._prefix()
         return (tokens[:1], tokens[1:]) if tokens[:1] == [prefix] else ([prefix], tokens)
 
@@ -83,7 +82,7 @@ class BosRules:
 
 
 def bos_rules_of(loaded: LoadedModel, tokenizer: Tokenizer) -> BosRules:
-    """The rules of a model; an id that only config.json has, which a tokenizer knows nothing of, does not count."""
+    """The rules of a model; ids declared in config.json only are ignored."""
     vocabulary, declared = tokenizer.vocabulary, read_declarations(loaded.path)
     ends = min(vocabulary.own_stop_ids, default=None)  # a model may stop at several
     prefix = _role(declared, vocabulary, "bos_token", vocabulary.own_bos_id)

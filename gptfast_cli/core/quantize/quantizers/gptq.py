@@ -131,7 +131,7 @@ def inverse_factor(moments: Tensor, order: Tensor, damping: float) -> Tensor:
             low, high = factor.t().aminmax()  # NaN propagates
             if bool(low.isfinite() & high.isfinite()):
                 return factor
-        del factor  # before the next one is existing
+        del factor  # before the next one is made
         damping *= 10
     raise UnusableInputsError("the moments of its inputs cannot be inverted")
 
