@@ -15,7 +15,6 @@ from gptfast_cli.core.checkpoints.store import bundled_folder
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load
 from gptfast_cli.core.errors import GptFastError, UsageError
-from gptfast_cli.core.evals import divergence
 from gptfast_cli.core.evals.divergence import Comparison, Divergence, batched_mean
 from model_files import drained, settings_in
 
@@ -32,8 +31,10 @@ row = st.tuples(logit, *[st.one_of(logit, ruled_out)] * (VOCAB - 1)).flatmap(st.
 position = st.tuples(row, row, st.integers(0, VOCAB - 1))
 
 
-def compared(reference: Tensor, other: Tensor, targets: Tensor, *, piece: int = 10_000) -> Divergence:
-    comparison = Comparison()
+def compared(
+    reference: Tensor, other: Tensor, targets: Tensor, *, piece: int = 10_000, block_logits: int = 1 << 20
+) -> Divergence:
+    comparison = Comparison(block_logits)
     for part in zip(reference.split(piece), other.split(piece), targets.split(piece), strict=True):
         comparison.add(*part)
     return comparison.result()
@@ -144,18 +145,17 @@ def test_p99_is_the_nearest_rank(n: int, rank: int) -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 99])
-def test_the_pieces_that_positions_come_in_change_nothing(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pieces_that_positions_come_in_change_nothing(piece: int) -> None:
     logits = some_logits(100, 333)
     whole = dataclasses.astuple(compared(*logits))
-    monkeypatch.setattr(divergence, "_BLOCK_LOGITS", 5 * 333)
-    assert dataclasses.astuple(compared(*logits, piece=piece)) == pytest.approx(whole, rel=1e-12)
+    again = compared(*logits, piece=piece, block_logits=5 * 333)
+    assert dataclasses.astuple(again) == pytest.approx(whole, rel=1e-12)
 
 
-def test_a_vocabulary_larger_than_a_block_goes_one_position_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vocabulary_larger_than_a_block_goes_one_position_at_a_time() -> None:
     logits = some_logits(20)
     whole = dataclasses.astuple(compared(*logits))
-    monkeypatch.setattr(divergence, "_BLOCK_LOGITS", 10)
-    assert dataclasses.astuple(compared(*logits)) == pytest.approx(whole, rel=1e-12)
+    assert dataclasses.astuple(compared(*logits, block_logits=10)) == pytest.approx(whole, rel=1e-12)
 
 
 def test_a_constant_added_to_the_logits_changes_nothing() -> None:

@@ -66,7 +66,7 @@ def batched_mean(values: Tensor) -> BatchedMean | None:
 
 
 _BLOCK_LOGITS = 2**20
-"""Logits per block in float64: 8 MB, four times over, or one position if that is more."""
+"""8 MB in float64, four times over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,13 @@ class Divergence:
 
 
 class Comparison:
-    """Accumulates the divergence of two models over pieces of logits."""
+    """Accumulates the divergence of two models over pieces of logits.
 
-    def __init__(self) -> None:
+    block_logits: logits of each model that are computed with at a time, in float64; at least one position's
+    """
+
+    def __init__(self, block_logits: int = _BLOCK_LOGITS) -> None:
+        self._block_logits = block_logits
         self._values: list[Tensor] = []  # each [positions, 7] float64, as _position_values returns them
         self._places: list[Tensor] = []
         self._n_positions = 0
@@ -135,7 +139,7 @@ class Comparison:
         """
         assert len(reference) == len(other) == len(targets)
         self._check(reference, other)
-        n = max(1, _BLOCK_LOGITS // reference.shape[-1])
+        n = max(1, self._block_logits // reference.shape[-1])
         device = "cpu" if reference.device.type == "mps" else reference.device  # Metal has no float64
         # allocated once: page faults of new memory cost more than the arithmetic
         room = torch.empty(4, min(n, len(reference)), reference.shape[-1], dtype=torch.float64, device=device)
