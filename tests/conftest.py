@@ -1,11 +1,16 @@
-"""What all tests share: a clean environment, no deadlines, and one thread each, so that none waits for another."""
+"""What all tests share: a clean environment, no deadlines, one thread each, and a process for each file's tests."""
 
 import os
 import signal
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadFileScheduling
 
 # Settings of programs and libraries that tests use: a test that needs one sets it.
 _CLEARED_PREFIXES = (
@@ -32,3 +37,12 @@ settings.load_profile("untimed")
 
 # tests press Ctrl-C; a job that a shell runs in the background inherits that it is ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling":
+    """All tests of a file run in one process, which makes its fixtures once and imports once what it alone needs."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # files with few tests are not the short ones
+    return LoadFileScheduling(config, log)
