@@ -201,7 +201,7 @@ def older(recorded: dict[str, Any], file: Path, factor: float, **changes: Any) -
 def test_a_run_that_lost_speed_fails_and_names_the_rows(
     gptfast: CommandLine, recorded: dict[str, Any], tmp_path: Path
 ) -> None:
-    file = older(recorded, tmp_path / "older.json", 1e-4)
+    file = older(recorded, tmp_path / "older.json", 1e-6)
     outcome = gptfast.run(*REPEATED, "--compare", file, "--fail-above", "5", "-q")
     stderr = outcome.stderr.decode()
     assert outcome.returncode == 1 and len(stderr.splitlines()) <= 5

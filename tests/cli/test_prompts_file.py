@@ -4,6 +4,7 @@ import json
 import random
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -35,10 +36,9 @@ def n_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def wait_for(n: int, path: Path) -> None:
-    deadline = time.monotonic() + 60
+def wait_for(n: int, path: Path, process: "subprocess.Popen[bytes]") -> None:
     while n_lines(path) < n:
-        assert time.monotonic() < deadline, f"{path} never had {n} lines"
+        assert process.poll() is None, f"it ended, and {path} never had {n} lines"
         time.sleep(0.002)
 
 
@@ -87,7 +87,7 @@ def test_a_bad_row_ends_the_run_with_1_and_one_line(fake: Fake) -> None:
 def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(fake: Fake, output: Path) -> None:
     arguments = (*ARGUMENTS, "--output", str(output))
     with fake(STUCK=12).start(*arguments) as process:
-        wait_for(3, output)
+        wait_for(3, output, process)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -110,7 +110,7 @@ def test_ctrl_c_without_an_output_tells_what_is_finished(fake: Fake) -> None:
 
 def test_sigterm_ends_with_143_and_keeps_what_is_done(fake: Fake, output: Path) -> None:
     with fake(STUCK=12).start(*ARGUMENTS, "--output", str(output)) as process:
-        wait_for(3, output)
+        wait_for(3, output, process)
         process.terminate()
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143 and b"error" not in stderr
@@ -120,7 +120,7 @@ def test_sigterm_ends_with_143_and_keeps_what_is_done(fake: Fake, output: Path) 
 def test_two_runs_never_write_one_file(fake: Fake, output: Path) -> None:
     arguments = (*ARGUMENTS, "--output", str(output))
     with fake(STUCK=12).start(*arguments) as process:
-        wait_for(1, output)
+        wait_for(1, output, process)
         second = fake().run(*arguments)
         process.kill()
     assert second.returncode == 2 and b"another run is writing it" in second.stderr
@@ -225,7 +225,7 @@ def test_a_killed_run_of_a_real_model_goes_on_to_the_same_bytes(
     write_prompts(tmp_path / "x.jsonl", 16)
     arguments = (*TINY, "--prompts-file", str(tmp_path / "x.jsonl"))
     with gptfast.start(*arguments, "--output", str(output)) as process:
-        wait_for(3, output)
+        wait_for(3, output, process)
         process.kill()
     assert gptfast.run(*arguments, "--output", str(output)).returncode == 0
     assert output.read_bytes().splitlines() == undisturbed(gptfast, arguments, output)

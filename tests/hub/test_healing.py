@@ -205,8 +205,8 @@ def test_a_folder_of_s3_is_that_of_the_prefix_that_its_notes_name(s3: FakeS3, tm
     settings = settings_in(tmp_path)
     drained(run(DownloadRequest(f"s3://{BUCKET}/a/b", settings, terms=DownloadOptions(4, QUICK))))
     assert resolve(f"s3://{BUCKET}/a/b", settings).path.is_dir()
-    with pytest.raises(NotFoundError, match="was not fetched"):
+    with pytest.raises(NotFoundError, match="not downloaded from S3 yet"):
         resolve(f"s3://{BUCKET}/a", settings)
     (settings.home / "downloads/s3" / BUCKET / "a" / "b").rename(settings.home / "downloads/s3" / BUCKET / "B")
-    with pytest.raises(NotFoundError, match="was not fetched"):
+    with pytest.raises(NotFoundError, match="not downloaded from S3 yet"):
         resolve(f"s3://{BUCKET}/B", settings)

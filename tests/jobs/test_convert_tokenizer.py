@@ -31,7 +31,7 @@ def notes(request: ConvertRequest) -> list[str]:
 def test_files_that_differ_are_noted_and_the_first_is_used(tmp_path: Path) -> None:
     source = with_words(with_bytes(saved(tmp_path / "model")))
     (note,) = notes(ConvertRequest(str(source), settings_in(tmp_path), out=tmp_path / "out"))
-    assert note == "tokenizer.json is used; tokenizer.model beside it encodes or decodes 'Hello, world!' otherwise."
+    assert note == "tokenizer.json is used; tokenizer.model beside it encodes or decodes 'Hello, world!' differently."
     tokenizer = open_tokenizer(tmp_path / "out")
     assert tokenizer is not None
     assert tokenizer.encode("w") == [1]
