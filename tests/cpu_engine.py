@@ -117,10 +117,27 @@ def reference(
 def filled_cache(model: Decoder, n_rows: int, n_tokens: int) -> KVCache:
     """An empty cache in whose free slots stands what may stand there: anything finite."""
     cache = model.new_cache(n_rows)
-    cache.reserve(n_tokens)
-    for tensor in cache.tensors():
-        tensor.fill_(1e4 if tensor.is_floating_point() else 127)
+    cache.begin(slice(None), [n_tokens] * n_rows)
+    fill(cache)
     return cache
+
+
+def fill(cache: KVCache) -> None:
+    """Fill every slot of the blocks that rows have with what may stand in a free one: anything finite."""
+    for tensor in cache.tensors():
+        layers = cache.block_layout.layers(tensor) if tensor.dtype is torch.uint8 else [{"part": tensor}]
+        for part in (part for layer in layers for part in layer.values()):
+            part.fill_(1e4 if part.is_floating_point() else 127)
+
+
+def copy_blocks(source: KVCache, target: KVCache) -> None:
+    """Copy all that rows have into a cache whose rows have the same blocks."""
+    for block in range(source._pool.n_used):
+        for theirs, ours in zip(source._pool.layers(block), target._pool.layers(block), strict=True):
+            for name, part in theirs.items():
+                ours[name].copy_(part)
+    for recent, copied in zip(source.recent, target.recent, strict=True):
+        copied.copy_(recent)
 
 
 def fed(model: Decoder, tokens: Sequence[int], pieces: Sequence[int], *, row: int = 0, n_rows: int = 1) -> Tensor:

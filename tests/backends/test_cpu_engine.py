@@ -112,7 +112,6 @@ def test_a_row_that_is_rolled_back_goes_on_as_if_nothing_had_been_there() -> Non
     tokens = some_tokens(config.vocab_size, 20)
     model = native(config, weights, torch.bfloat16)
     cache = model.new_cache(1)
-    cache.reserve(64)
     for piece in (tokens[:10], [7, 8, 9]):
         model.step([piece], cache, slice(None))
         cache.advance(slice(None), len(piece))
@@ -126,7 +125,6 @@ def test_a_cache_that_grows_is_found_again() -> None:
     model = native(config, weights, torch.float32)
     cache = model.new_cache(1)
     for first in range(0, 300, 50):
-        cache.reserve(first + 50)
         logits = model.step([tokens[first : first + 50]], cache, slice(None))
         cache.advance(slice(None), 50)
     assert torch.equal(logits, fed(model, tokens, [300]))

@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cpu_engine import SHAPES, fed, filled_cache, native, reference, weights_of
+from cpu_engine import SHAPES, copy_blocks, fed, filled_cache, native, reference, weights_of
 from gptfast_cli.core.backends import (
     KEY_BLOCK,
-    QUAD,
     FloatCache,
     Int8Cache,
 )
-from gptfast_cli.core.backends.reference import coded_keys, quantised
+from gptfast_cli.core.backends.reference import coded_keys, gathered, quantised
 from gptfast_cli.core.models.native import NativeModel
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -46,12 +45,10 @@ def test_a_cache_is_read_as_the_reference_reads_it(shape: str, dtype: torch.dtyp
     config, weights = weights_of(shape, "float32")
     model, oracle = in_int8(shape, dtype), reference(config, weights, kv_dtype=INT8)
     tokens, errors = some_tokens(config.vocab_size, 300), []
-    ours, theirs = filled_cache(model, 1, 300), oracle.new_cache(1)
-    theirs.reserve(300)
+    ours, theirs = (filled_cache(each, 1, 300) for each in (model, oracle))
     for n, token in enumerate(tokens):
         if n % 23 == 22:  # with what stands there now the reference makes the same step
-            for mine, its in zip(ours.tensors(), theirs.tensors(), strict=True):
-                its.copy_(mine)
+            copy_blocks(ours, theirs)
             theirs.lengths[0] = n
             expected = oracle.step([[token]], theirs, slice(None))
         given = model.step([[token]], ours, slice(None))
@@ -70,20 +67,23 @@ def test_codes_and_scales_are_the_references(shape: str, dtype: torch.dtype) -> 
     tokens = some_tokens(model.config.vocab_size, n)
     coded, exact = (filled_cache(each, 1, n) for each in (model, native(*weights_of(shape, "float32"), dtype)))
     model.step([tokens], coded, slice(None))
-    for layer in coded.whole():
+    oracles = [reference(*weights_of(shape, "float32"), dtype, kv_dtype=kv_dtype) for kv_dtype in (INT8, None)]
+    as_coded, as_exact = (filled_cache(oracle, 1, n) for oracle in oracles)
+    copy_blocks(coded, as_coded)
+    for layer in as_coded.whole():
         assert isinstance(layer, Int8Cache)
         codes, scales = quantised(torch.unflatten(layer.recent_keys, 2, (2, KEY_BLOCK)), dim=-2)
-        assert torch.equal(layer.key_scales, scales)
+        assert torch.equal(gathered(layer.key_scales, layer.table), scales)
         keys = codes.float() * scales.unsqueeze(-2)
         assert torch.equal(coded_keys(layer, torch.float32), keys.flatten(2, 3))
     if dtype is torch.float32:  # in bfloat16 values are rounded before they can be seen
         native(*weights_of(shape, "float32"), dtype).step([tokens], exact, slice(None))
-        first, plain = coded.whole()[0], exact.whole()[0]
+        copy_blocks(exact, as_exact)
+        first, plain = as_coded.whole()[0], as_exact.whole()[0]
         assert isinstance(first, Int8Cache) and isinstance(plain, FloatCache)
-        codes, scales = quantised(plain.values, dim=-1)
-        assert torch.equal(first.value_scales, scales)
-        assert torch.equal(first.value_codes.transpose(3, 4).flatten(2, 3), codes)
-        assert first.value_codes.shape[2] == n / QUAD
+        codes, scales = quantised(gathered(plain.values, plain.table), dim=-1)
+        assert torch.equal(gathered(first.value_scales, first.table), scales)
+        assert torch.equal(gathered(first.value_codes, first.table).transpose(3, 4).flatten(2, 3), codes)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

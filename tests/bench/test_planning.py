@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptfast_cli.core.backends import KEY_BLOCK
 from gptfast_cli.core.bench.plan import (
     COMPILED,
     Efficiency,
@@ -21,7 +22,7 @@ from gptfast_cli.core.bench.plan import (
 from gptfast_cli.core.config import ModelConfig, RopeConfig
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.shapes import KNOWN_SHAPES
-from gptfast_cli.core.models.kv_cache import BUCKET, KVCache
+from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from llama_oracle import ours, random_llama
 
@@ -59,7 +60,7 @@ def outline(
 
 def needed(of_device: RankPortion, batch_size: int, context: int) -> int:
     """Counted once more, token by token."""
-    room = next(n for n in range(0, context + BUCKET, BUCKET) if n >= context)
+    room = next(n for n in range(0, context + KEY_BLOCK, KEY_BLOCK) if n >= context)
     kv = sum(KV_TOKEN * 2 // of_device.n_devices for _ in range(batch_size)) * room
     return of_device.weight_bytes + kv + of_device.buffer_bytes(batch_size)
 
@@ -67,8 +68,8 @@ def needed(of_device: RankPortion, batch_size: int, context: int) -> int:
 def test_a_part_is_counted_as_by_hand() -> None:
     of_device = portion(outline(CONFIG), 2)
     assert of_device.weight_bytes == 2 * (2 * LAYER + 8 + 2 * TABLE)
-    assert of_device.kv_bytes(3, 7) == 3 * BUCKET * KV_TOKEN == of_device.kv_bytes(3, BUCKET)
-    assert of_device.kv_bytes(1, BUCKET + 1) == 2 * BUCKET * KV_TOKEN
+    assert of_device.kv_bytes(3, 7) == 3 * KEY_BLOCK * KV_TOKEN == of_device.kv_bytes(3, KEY_BLOCK)
+    assert of_device.kv_bytes(1, KEY_BLOCK + 1) == 2 * KEY_BLOCK * KV_TOKEN
     assert of_device.buffer_bytes(3) == (512 + 3) * ACTIVATIONS * 2 + 3 * 10 * 4 * 2
     step = of_device.step(3, 7)
     assert step.weight_bytes == {"plain": 2 * (2 * LAYER + 8 + TABLE) + 3 * 16}
@@ -103,8 +104,8 @@ def test_bytes_are_reported_by_the_scheme_that_they_are_read_in() -> None:
 
 
 def test_key_heads_are_copied_where_devices_outnumber_them() -> None:
-    kv = [portion(outline(replace(CONFIG, n_heads=8, ffn_dim=16)), n).kv_bytes(1, BUCKET) for n in (1, 2, 4, 8)]
-    assert kv == [32 * BUCKET, 16 * BUCKET, 16 * BUCKET, 16 * BUCKET]
+    kv = [portion(outline(replace(CONFIG, n_heads=8, ffn_dim=16)), n).kv_bytes(1, KEY_BLOCK) for n in (1, 2, 4, 8)]
+    assert kv == [32 * KEY_BLOCK, 16 * KEY_BLOCK, 16 * KEY_BLOCK, 16 * KEY_BLOCK]
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -124,11 +125,11 @@ def test_keys_and_values_take_what_the_cache_takes_and_a_step_reads_what_it_says
     planned = portion(outline(config, kv_dtype=kv_dtype), 1)
     cache = KVCache(config, 3, dtype=torch.bfloat16, kv_dtype=kv_dtype, device=torch.device("meta"))
     for context in (0, 1, 256, 1000):
-        cache.reserve(context)
+        cache.begin(slice(None), [context] * 3)
         assert planned.kv_bytes(3, context) == cache.n_bytes
         assert planned.step(3, context).kv_bytes == 3 * cache.bytes_read(context)
     room = planned.needed_bytes(3, 1024)
-    assert (planned.longest_context(3, room), planned.longest_context(3, room - 1)) == (1024, 768)
+    assert (planned.longest_context(3, room), planned.longest_context(3, room - 1)) == (1024, 896)
 
 
 @given(

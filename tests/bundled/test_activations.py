@@ -18,7 +18,6 @@ from model_files import drained, settings_in
 def logits(loaded: LoadedModel, text: list[int]) -> Tensor:
     """Of the token that comes after each, [tokens, vocab]."""
     cache = loaded.model.new_cache(1)
-    cache.reserve(len(text))
     rows = []
     for token in text:
         rows.append(loaded.model.step([[token]], cache, slice(None)))

@@ -21,7 +21,6 @@ def divergence(models: list[LoadedModel]) -> Divergence:
         logits = []
         for each in models:
             cache = each.model.new_cache(1)
-            cache.reserve(len(text))
             with torch.inference_mode():
                 logits.append(each.model.feed([torch.tensor(text[:-1])], cache, slice(None)))
         comparison.add(*logits, torch.tensor(text[1:]))

@@ -77,7 +77,6 @@ def _computed(
         return Logits(own, model.shard, group).whole
 
     cache = model.new_cache(len(PROMPTS))
-    cache.reserve(32)
     logits = whole(model.feed([torch.tensor(prompt) for prompt in PROMPTS], cache, slice(0, len(PROMPTS))))
     for row, prompt in enumerate(PROMPTS):
         cache.advance(slice(row, row + 1), len(prompt))

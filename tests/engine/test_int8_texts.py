@@ -98,7 +98,6 @@ def test_after_a_call_that_was_broken_off_whole_blocks_are_trusted_alone(pair: P
     prompt = prompts()[-1]
     runner, fresh = Runner(pair[0], 1), Runner(pair[0], 1)
     runner.prefill(0, prompt)
-    runner._cache.begin(slice(0, 1), 400)
     with torch.inference_mode():
         pair[0].step([[7] * 149], runner._cache, slice(0, 1))  # and nobody has counted them
     known = runner.reuse_prefix(0, (*prompt, 7))

@@ -64,7 +64,8 @@ class Told:
         self._answers = answers
         self._spoilt = spoilt  # places of an answer
 
-    def begin(self, row: int, prompt: Sequence[int]) -> None: ...
+    def begin(self, row: int, prompt: Sequence[int], n_tokens: int | None = None) -> int:
+        return 0
 
     def move(self, source: int, target: int) -> None: ...
 
@@ -84,10 +85,6 @@ def run(
 ) -> Speculation | None:
     speculation = None if proposer is None else Speculation(proposer, FixedDraftLength(k))
     runner = Runner(model, n_rows)
-    runner._cache.reserve(256)
-    for tensor in runner.tensors():
-        with torch.inference_mode():
-            tensor.fill_(1e4 if tensor.is_floating_point() else 127)  # free slots may hold anything finite
     run_to_end(Engine(runner, speculation), wanted)
     return speculation
 

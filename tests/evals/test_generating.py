@@ -73,7 +73,6 @@ def by_hand(loaded: LoadedModel, given: list[int], n_tokens: int) -> str:
     tokens = list(given)
     for _ in range(n_tokens):
         cache = loaded.model.new_cache(1)
-        cache.reserve(len(tokens))
         tokens.append(int(loaded.model.step([tokens], cache, slice(0, 1))[0].argmax()))
     return loaded.tokenizer.decode(tokens[len(given) :])
 

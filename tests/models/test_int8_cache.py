@@ -60,7 +60,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     sizes = {"num_attention_heads": n_heads, "num_key_value_heads": n_key_heads, "head_dim": head_dim}
     config = ours(random_llama(**sizes)).config
     cache = KVCache(config, 1, dtype=torch.float32, kv_dtype=INT8, device=torch.device("cpu"))
-    cache.reserve(n)
+    cache.begin(slice(None), [n])
     layer, heads, spec = cache.whole()[0], [], AttentionSpec(n_heads, n_key_heads, head_dim)
     assert isinstance(layer, Int8Cache)
     for at in torch.arange(n).split(50):
@@ -130,7 +130,6 @@ def test_rows_that_are_fed_unlike_numbers_of_tokens_keep_their_own_keys(lengths:
     model, texts = in_int8(), some_tokens(3, 700)
     cache, after = model.new_cache(3), []
     model.forward(texts[:, :130], cache)
-    cache.begin(slice(None), 130 + max(lengths))
     told = model.feed([text[130 : 130 + n] for text, n in zip(texts, lengths, strict=True)], cache, slice(None))
     for row, n in enumerate(lengths):
         cache.advance(slice(row, row + 1), n)
@@ -156,10 +155,10 @@ def test_what_was_drafted_in_vain_leaves_no_trace(kept: int) -> None:
 
 def test_a_row_is_gone_on_from_at_its_end_or_after_a_whole_block() -> None:
     cache = in_int8().new_cache(2)
-    cache.begin(slice(0, 1), 300)
+    cache.begin(slice(0, 1), [300])
     cache.advance(slice(0, 1), 300)
     assert [cache.reusable_length(0, n) for n in (300, 299, 256, 255, 127, 0)] == [300, 256, 256, 128, 0, 0]
-    cache.begin(slice(None), 301)  # and something comes between
+    cache.begin(slice(None), [1, 301])  # and something comes between
     assert cache.reusable_length(0, 300) == 256
 
 
@@ -169,7 +168,7 @@ def test_a_copied_row_goes_on_as_the_other_does() -> None:
     model.forward(tokens[:, :300], cache, rows=slice(0, 1))
     expected = logits(model, tokens)
     for n in (300, 256):
-        cache.copy(0, 1, n)
+        cache.share(0, 1, n)
         x = model.forward(tokens[:, n:], cache, rows=slice(1, 2))
         assert torch.equal(model.logits(x), expected[:, n:])
 
@@ -181,7 +180,7 @@ def test_a_long_text_takes_half_of_bfloat16_and_a_quarter_of_float32(
     config = ours(random_llama(head_dim=64)).config
     caches = [KVCache(config, 2, dtype=dtype, kv_dtype=kept, device=torch.device("cpu")) for kept in (INT8, dtype)]
     for cache in caches:
-        cache.reserve(8192)
+        cache.begin(slice(None), [8192] * 2)
     taken, read = ([count(cache) for cache in caches] for count in (lambda c: c.n_bytes, lambda c: c.bytes_read(8000)))
     for coded, plain in (taken, read):
         assert share[0] < coded / plain < share[1]

@@ -25,7 +25,7 @@ CPU, REFERENCE = "cpu", "reference"
 """The names of the backends."""
 
 KEY_BLOCK = 128
-"""Attention is given a number of cached keys that is a multiple of this; so many share the scales of an int8 cache."""
+"""Tokens of a block of the KV cache; so many keys share the scales of an int8 cache."""
 
 KEY_TILE, QUAD = 16, 4
 """Keys, and bytes of each, that stand together in an int8 cache, as kernels read them."""
@@ -76,31 +76,38 @@ class RopePositions:
 
 @dataclass(frozen=True, slots=True)
 class FloatCache:
-    """Keys and values of one layer as they were computed, [batch, kv_heads, n_keys, head_dim], written in place.
+    """Keys and values of one layer as they were computed, in blocks that are written in place.
 
-    Slots at and past a row's position hold stale but finite numbers; `n_keys` is a multiple of KEY_BLOCK.
+    The positions from i * KEY_BLOCK on of a row of the batch are those of block `table[row, i]`. Slots at and past a
+    row's end hold stale but finite numbers, and the table of a short row ends in blocks that are not read.
+
+    keys, values: [blocks, kv_heads, KEY_BLOCK, head_dim]
+    table:        [batch, n_keys / KEY_BLOCK] int64
     """
 
     keys: Tensor
     values: Tensor
+    table: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Cache:
     """Keys and values of one layer in int8, as `reference` writes and reads them; else as FloatCache.
 
-    key_codes:    [batch, kv_heads, n_keys / KEY_TILE, quads, KEY_TILE, QUAD] int8; quads = head_dim / QUAD, rounded up
-    key_scales:   [batch, kv_heads, n_keys / KEY_BLOCK, head_dim] float32
+    key_codes:    [blocks, kv_heads, KEY_BLOCK / KEY_TILE, quads, KEY_TILE, QUAD] int8; quads = head_dim / QUAD,
+                  rounded up
+    key_scales:   [blocks, kv_heads, 1, head_dim] float32
+    value_codes:  [blocks, kv_heads, KEY_BLOCK / QUAD, head_dim, QUAD] int8
+    value_scales: [blocks, kv_heads, KEY_BLOCK] float32
     recent_keys:  [batch, kv_heads, 2 KEY_BLOCK, head_dim], as they were computed: position p at p % (2 KEY_BLOCK)
-    value_codes:  [batch, kv_heads, n_keys / QUAD, head_dim, QUAD] int8
-    value_scales: [batch, kv_heads, n_keys] float32
     """
 
     key_codes: Tensor
     key_scales: Tensor
-    recent_keys: Tensor
     value_codes: Tensor
     value_scales: Tensor
+    recent_keys: Tensor
+    table: Tensor
 
 
 LayerCache = FloatCache | Int8Cache

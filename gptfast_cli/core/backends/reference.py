@@ -68,7 +68,7 @@ class Reference:
         q = torch.unflatten(q, 2, (spec.n_kv_heads, -1))  # [batch, time, kv_heads, group, head_dim]
         q = q.permute(0, 2, 3, 1, 4)
         group, time = q.shape[2:4]
-        values = cache.values if isinstance(cache, FloatCache) else coded_values(cache, q.dtype)
+        values = gathered(cache.values, cache.table) if isinstance(cache, FloatCache) else coded_values(cache, q.dtype)
         keys = torch.arange(values.shape[2], device=q.device)
         scores = torch.unflatten(score(q.flatten(2, 3), cache, keys, place.positions), 2, (group, time))
         future = keys > place.positions.unsqueeze(-1)  # [batch, time, n_keys]
@@ -96,9 +96,19 @@ def write(cache: LayerCache, k: Tensor, v: Tensor, positions: Tensor) -> None:
     if isinstance(cache, Int8Cache):
         write_int8(cache, k, v, positions)
         return
-    rows = torch.arange(len(k), device=k.device).unsqueeze(-1)  # [batch, 1], against positions [batch, time]
-    cache.keys[rows, :, positions] = k
-    cache.values[rows, :, positions] = v
+    blocks, slots = blocks_at(cache.table, positions), positions % KEY_BLOCK
+    cache.keys[blocks, :, slots] = k
+    cache.values[blocks, :, slots] = v
+
+
+def blocks_at(table: Tensor, positions: Tensor) -> Tensor:
+    """The block of each position [batch, time] of the rows of a table [batch, blocks]: [batch, time]."""
+    return table.gather(1, positions // KEY_BLOCK)
+
+
+def gathered(part: Tensor, table: Tensor) -> Tensor:
+    """A part of the cache [blocks, kv_heads, slots, ...] row by row: [batch, kv_heads, all slots of a row, ...]."""
+    return part.transpose(0, 1)[:, table].transpose(0, 1).flatten(2, 3)
 
 
 def score(q: Tensor, cache: LayerCache, keys: Tensor, positions: Tensor) -> Tensor:
@@ -107,7 +117,7 @@ def score(q: Tensor, cache: LayerCache, keys: Tensor, positions: Tensor) -> Tens
     Returns [batch, kv_heads, group * time, n_keys].
     """
     if isinstance(cache, FloatCache):
-        return matmul(q, cache.keys.transpose(-1, -2))
+        return matmul(q, gathered(cache.keys, cache.table).transpose(-1, -2))
     coded = matmul(q, coded_keys(cache, q.dtype).transpose(-1, -2))
     recent = matmul(q, cache.recent_keys.transpose(-1, -2))[..., keys % (2 * KEY_BLOCK)]
     own = keys // KEY_BLOCK == (positions // KEY_BLOCK).unsqueeze(-1)  # [batch, time, n_keys]
@@ -172,16 +182,18 @@ def write_int8(cache: Int8Cache, k: Tensor, v: Tensor, positions: Tensor) -> Non
     rows = torch.arange(len(k), device=k.device).unsqueeze(-1)  # [batch, 1], against positions [batch, time]
     cache.recent_keys[rows, :, positions % (2 * KEY_BLOCK)] = k
     # the blocks that are written to; codes of an incomplete block are not read
-    blocks = torch.stack([positions[:, 0], positions[:, -1]], dim=1) // KEY_BLOCK
+    ends = torch.stack([positions[:, 0], positions[:, -1]], dim=1)
     recent = torch.unflatten(cache.recent_keys, 2, (2, KEY_BLOCK))
-    codes, scales = quantised(recent[rows, :, blocks % 2], dim=-2)  # [batch, 2, kv_heads, KEY_BLOCK, head_dim]
+    keys = recent[rows, :, ends // KEY_BLOCK % 2]  # [batch, 2, kv_heads, KEY_BLOCK, head_dim]
+    codes, scales = quantised(keys, dim=-2)
     tiles = torch.unflatten(F.pad(codes, (0, -codes.shape[-1] % QUAD)), -1, (-1, QUAD))
-    tiles = torch.unflatten(tiles, 3, (-1, KEY_TILE)).transpose(4, 5)
-    torch.unflatten(cache.key_codes, 2, (-1, KEY_BLOCK // KEY_TILE))[rows, :, blocks] = tiles
-    cache.key_scales[rows, :, blocks] = scales
+    blocks = blocks_at(cache.table, ends)
+    cache.key_codes[blocks] = torch.unflatten(tiles, 3, (-1, KEY_TILE)).transpose(4, 5)
+    cache.key_scales[blocks] = scales.unsqueeze(-2)
     codes, scales = quantised(v, dim=-1)
-    cache.value_codes[rows, :, positions // QUAD, :, positions % QUAD] = codes
-    cache.value_scales[rows, :, positions] = scales
+    blocks, slots = blocks_at(cache.table, positions), positions % KEY_BLOCK
+    cache.value_codes[blocks, :, slots // QUAD, :, slots % QUAD] = codes
+    cache.value_scales[blocks, :, slots] = scales
 
 
 def quantised(x: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
@@ -194,13 +206,13 @@ def quantised(x: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
 
 def coded_keys(cache: Int8Cache, dtype: torch.dtype) -> Tensor:
     """Dequantised keys, [batch, kv_heads, n_keys, head_dim]."""
-    head_dim = cache.key_scales.shape[-1]
-    codes = cache.key_codes.transpose(3, 4).flatten(4)[..., :head_dim]  # [batch, kv_heads, tiles, KEY_TILE, head_dim]
+    scales = gathered(cache.key_scales, cache.table)  # [batch, kv_heads, blocks, head_dim]
+    codes = gathered(cache.key_codes, cache.table).transpose(3, 4).flatten(4)[..., : scales.shape[-1]]
     blocks = torch.unflatten(codes.flatten(2, 3).float(), 2, (-1, KEY_BLOCK))
-    return (blocks * cache.key_scales.unsqueeze(-2)).flatten(2, 3).to(dtype)
+    return (blocks * scales.unsqueeze(-2)).flatten(2, 3).to(dtype)
 
 
 def coded_values(cache: Int8Cache, dtype: torch.dtype) -> Tensor:
     """Dequantised values, [batch, kv_heads, n_keys, head_dim]."""
-    codes = cache.value_codes.transpose(3, 4).flatten(2, 3)
-    return (codes.float() * cache.value_scales.unsqueeze(-1)).to(dtype)
+    codes = gathered(cache.value_codes, cache.table).transpose(3, 4).flatten(2, 3)
+    return (codes.float() * gathered(cache.value_scales, cache.table).unsqueeze(-1)).to(dtype)

@@ -13,7 +13,6 @@ prefill chunk, and logits. Other memory of the runtime (context, communication b
 reserve.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from typing import Final
 
 import torch
 
+from gptfast_cli.core.backends import KEY_BLOCK
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.engine.runner import PREFILL_CHUNK
-from gptfast_cli.core.models.kv_cache import BUCKET, KVLayout, kv_layout_of
+from gptfast_cli.core.models.kv_cache import KVLayout, block_layout, kv_layout_of
 from gptfast_cli.core.models.sharding import ModelShard, check_divides
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantize.allocation import Storage
@@ -190,11 +190,9 @@ class RankPortion:
     vocab_size: int
 
     def kv_bytes(self, batch_size: int, context: int) -> int:
-        """Bytes of a KV cache for `context` tokens of each sequence, rounded up to buckets."""
-        room = -(-context // BUCKET) * BUCKET
-        parts = self.kv_layout.parts.values()
-        head_bytes = sum(part.slots(room) * math.prod(part.shape) * part.dtype.itemsize for part in parts)
-        return batch_size * self.part.n_layers * self.part.n_kv_heads * head_bytes
+        """Bytes of a KV cache for `context` tokens of each sequence, rounded up to blocks."""
+        block = block_layout(self.part, self.kv_layout)
+        return batch_size * (-(-context // KEY_BLOCK) * block.n_bytes + block.row_bytes)
 
     def buffer_bytes(self, batch_size: int) -> int:
         """Bytes of the activations of a prefill chunk, and of the logits of a step."""
@@ -211,8 +209,8 @@ class RankPortion:
     def longest_context(self, batch_size: int, room: int) -> int:
         """Longest context that fits into `room` bytes, at most the model's maximum; 0 if none fits."""
         free = room - self.needed_bytes(batch_size, 0)
-        n_buckets = max(0, free) // (self.kv_bytes(batch_size, BUCKET) - self.kv_bytes(batch_size, 0))
-        return min(n_buckets * BUCKET, self.part.max_context)
+        n_blocks = max(0, free) // (self.kv_bytes(batch_size, KEY_BLOCK) - self.kv_bytes(batch_size, 0))
+        return min(n_blocks * KEY_BLOCK, self.part.max_context)
 
     def largest_batch(self, context: int, room: int) -> int:
         """Largest batch of sequences of `context` tokens that fits into `room` bytes."""

@@ -114,6 +114,7 @@ def fixed_step(model: Transformer, forward: Callable[[Tensor, Tensor, Sequence[L
     """A forward pass over the whole capacity of the cache; with all rows its tensors are the same each time."""
 
     def run(tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        cache.begin(rows, [len(row) for row in tokens])
         is_whole = len(tokens) == cache.n_rows
         layers = cache.whole() if is_whole else cache.layers(rows=rows, n_keys=cache.capacity)
         with model.group.guarded():

@@ -64,9 +64,11 @@ class StepOutput:
 
 @dataclass(slots=True)
 class _Prefill:
-    """A request whose prompt is being fed to a row; the row holds the first `n_held` tokens of it.
+    """A request whose prompt is being fed to a row: to the model, and after its first token to the draft.
 
-    logits: of the token after them, where known
+    n_held:       tokens of the prompt that the row holds
+    logits:       of the token after them, where known
+    n_draft_left: tokens that the draft still lacks
     """
 
     request: Request
@@ -75,6 +77,7 @@ class _Prefill:
     n_held: int
     logits: Logits | None
     watch: Stopwatch
+    n_draft_left: int = 0
 
 
 class Engine:
@@ -156,8 +159,8 @@ class Engine:
         """
         prefill = self._next_prefill()
         if prefill is not None:
-            n_fed = self._n_fed + len(self._chunk(prefill))
-            if n_fed <= self._prefill_chunk or not self.active:
+            n_next = min(prefill.n_draft_left, self._prefill_chunk) or len(self._chunk(prefill))
+            if self._n_fed + n_next <= self._prefill_chunk or not self.active:
                 return (yield from self._feed(prefill))
         return (yield from self._decode(max_steps))
 
@@ -200,6 +203,9 @@ class Engine:
     def _feed(self, prefill: _Prefill) -> Job[StepOutput]:
         """Feed a chunk of a prompt; where that was the last one, draw the first token."""
         request, chunk, n_prompt = prefill.request, self._chunk(prefill), len(prefill.request.prompt)
+        if prefill.n_draft_left:
+            self._feed_draft(prefill, self._prefill_chunk)
+            return StepOutput([], [])
         self._n_fed = self._n_fed + len(chunk) if self.active else 0
         if chunk:
             try:
@@ -216,26 +222,43 @@ class Engine:
             return StepOutput([], [])
         n_fed = n_prompt - prefill.n_reused
         yield Measured("prefill", n_fed, prefill.watch.seconds)
-        return (yield from self._first_token(prefill, n_fed))
+        return (yield from self._first_token(prefill, n_fed, self._prefill_chunk - len(chunk)))
 
-    def _first_token(self, prefill: _Prefill, n_fed: int) -> Job[StepOutput]:
-        """Draw the first token of a prompt that has been fed; its request is decoded from now on."""
+    def _first_token(self, prefill: _Prefill, n_fed: int, n_draft_tokens: int) -> Job[StepOutput]:
+        """Draw the first token of a prompt that has been fed, and feed up to `n_draft_tokens` of it to the draft."""
         request, logits, drawing = prefill.request, prefill.logits, Stopwatch(self._runner.model.device)
         assert logits is not None
-        self._retire()
-        row, self._prefilling = len(self._rows), None
-        if row != prefill.row:  # requests have finished meanwhile
-            self._runner.move(prefill.row, row)
         self._last_prompt = request.prompt, logits
-        self._rows.append(request)
         with drawing:
             self._draw(logits, [request])
-        self._clear_failures()
         if self._speculation is not None and request.finish_reason is None:
-            self._speculation.begin(self._runner, row, request.prompt)
+            self._feed_draft(prefill, n_draft_tokens)
+        else:
+            self._activate(prefill)
+        self._clear_failures()
         yield Measured("first token", 1, drawing.seconds)
         output = PrefillOutput(n_fed, prefill.n_reused, prefill.watch.seconds, drawing.seconds)
         return StepOutput([request], [0 if request.failure else 1], prefill=output)
+
+    def _feed_draft(self, prefill: _Prefill, n_tokens: int) -> None:
+        """Feed more of a prompt to the draft; once it has all, the request is decoded."""
+        assert self._speculation is not None
+        n_before = prefill.n_draft_left or len(prefill.request.prompt)
+        prefill.n_draft_left = self._speculation.begin(self._runner, prefill.row, prefill.request.prompt, n_tokens)
+        if self.active:
+            self._n_fed += min(n_tokens, n_before - prefill.n_draft_left)
+        if not prefill.n_draft_left:
+            self._activate(prefill)
+
+    def _activate(self, prefill: _Prefill) -> None:
+        """Let a request be decoded from now on, in the row after the last active one."""
+        self._retire()
+        row, self._prefilling = len(self._rows), None
+        if row != prefill.row:  # requests have finished meanwhile
+            self._runner.swap(prefill.row, row)
+            if self._speculation is not None:
+                self._speculation.move(prefill.row, row)
+        self._rows.append(prefill.request)
 
     def _decode(self, max_steps: int) -> Job[StepOutput]:
         """One decode call: a round of speculation, or plain steps."""
@@ -272,8 +295,7 @@ class Engine:
                 self._draw(logits, advanced)
         self._step_seconds = watch.seconds / n_steps
         n_rows = len(advanced)
-        n_bytes = sum(self._runner.step_bytes(n_rows, -step) for step in range(1, n_steps + 1))
-        return RoundOutput([n_steps] * n_rows, n_bytes)
+        return RoundOutput([n_steps] * n_rows, self._runner.bytes_of_last_steps(n_rows, n_steps))
 
     def _run_ahead(self, advanced: list[Request], max_steps: int) -> int:
         """Steps in which the model chooses the tokens itself: how many were run, 0 where it cannot."""
@@ -336,7 +358,7 @@ class Engine:
             if self._rows[row].finish_reason is not None:
                 last = self._rows.pop()
                 if row < len(self._rows):
-                    self._runner.move(len(self._rows), row)
+                    self._runner.swap(len(self._rows), row)
                     if self._speculation is not None:
                         self._speculation.move(len(self._rows), row)
                     self._rows[row] = last

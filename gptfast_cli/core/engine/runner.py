@@ -64,12 +64,12 @@ class Runner:
         if best == row:
             self._cache.rollback(row, n_tokens)
         else:
-            self._cache.copy(best, row, n_tokens)
+            self._cache.share(best, row, n_tokens)
         self._held[row] = list(prompt[:n_tokens])
         return n_tokens
 
     def wipe(self, row: int) -> None:
-        """Zero a row: a masked NaN would still reach a later text there, as 0 times NaN is NaN."""
+        """Empty a row in which something may be NaN: its memory is zeroed before another text gets it."""
         self._cache.wipe(row)
         self._held[row] = []
 
@@ -89,7 +89,7 @@ class Runner:
         return torch_threads(1) if self.model.has_own_threads else nullcontext()
 
     def tensors(self) -> Iterator[Tensor]:
-        """All tensors of the cache."""
+        """Every tensor of the cache that a step reads."""
         yield from self._cache.tensors()
 
     def warm_up(self) -> None:
@@ -145,9 +145,6 @@ class Runner:
         """
         loop = self.model.token_loop
         assert loop is not None
-        n_rows = len(fed)
-        n_tokens = max(self._cache.lengths[:n_rows]) + max(map(len, fed)) + len(uniforms)
-        self._cache.begin(slice(0, n_rows), n_tokens)
         choices = list(map(sampling_params, samplings))
         with self.alone(), phase("decode"):
             chosen = loop.run_ahead(fed, self._cache, choices, uniforms, tuple(stops), keep_logits=keep_logits)
@@ -159,8 +156,7 @@ class Runner:
         """A handle for native rounds of speculation of the first rows, with room for `n_tokens` in each."""
         loop = self.model.token_loop
         assert loop is not None
-        self._cache.begin(slice(0, n_rows), n_tokens)
-        return loop.side(self._cache)
+        return loop.side(self._cache, n_rows, n_tokens)
 
     def extend(self, fed: Sequence[Tensor], *, needs_probs: bool) -> list[Logits]:
         """Feed the first rows drafted tokens, any number to each, int64 on the model's device.
@@ -169,7 +165,6 @@ class Runner:
         vocabulary. The tokens are not copied to the host: `truncate_to` then sets how many of them a row keeps.
         """
         rows = slice(0, len(fed))
-        self._cache.begin(rows, max(self._cache.lengths[rows]) + max(map(len, fed)))
         with self.alone(), phase("verify"), torch.inference_mode():
             logits = self._logits(self.model.feed(fed, self._cache, rows))
             if needs_probs:
@@ -186,7 +181,6 @@ class Runner:
         """
         for text in texts:
             check_token_ids(text, self.model.config.vocab_size)
-        self._cache.begin(rows, max(self._cache.lengths[rows]) + max(map(len, texts)))
         device = self.model.device
         with self.alone(), phase("prefill"), torch.inference_mode():
             fed = [to_device(text, torch.int64, device) for text in texts]
@@ -213,10 +207,10 @@ class Runner:
         self._cache.advance(slice(row, row + 1), len(tokens))
         self._held[row] += tokens
 
-    def move(self, source: int, target: int) -> None:
-        """Copy a row into another one."""
-        self._cache.copy(source, target, self._cache.lengths[source])
-        self._held[target] = list(self._held[source])
+    def swap(self, row: int, other: int) -> None:
+        """Exchange two rows."""
+        self._cache.swap(row, other)
+        self._held[row], self._held[other] = self._held[other], self._held[row]
 
     def save(self, row: int, n_tokens: int) -> dict[str, Tensor]:
         """The first tokens of a row as tensors by name: `tokens` [tokens] int64, keys and values.
@@ -225,22 +219,12 @@ class Runner:
         """
         assert n_tokens <= len(self._held[row])
         n_tokens = self._cache.truncated(n_tokens)
-        return {"tokens": torch.tensor(self._held[row][:n_tokens]), **self._cache.row(row, n_tokens)}
+        return {"tokens": torch.tensor(self._held[row][:n_tokens]), **self._cache.save(row, n_tokens)}
 
-    @torch.inference_mode()
     def restore(self, row: int, saved: Mapping[str, Tensor]) -> None:
         """Fill a row with the tensors of `save`; raises ValueError if they do not fit this model."""
         tokens = saved["tokens"].tolist()
-        if len(tokens) != self._cache.truncated(len(tokens)):
-            raise ValueError("a part of a block of keys")
-        found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in saved.items() if name != "tokens"}
-        if found != self._cache.outline(len(tokens)):
-            raise ValueError("keys and values of another shape or dtype")
-        self._cache.reserve(len(tokens))
-        room = self._cache.row(row, len(tokens))
-        for name, tensor in room.items():
-            tensor.copy_(saved[name])
-        self._cache.lengths[row] = len(tokens)
+        self._cache.restore(row, len(tokens), {name: each for name, each in saved.items() if name != "tokens"})
         self._held[row] = tokens
 
     @property
@@ -253,21 +237,27 @@ class Runner:
         """Size of the KV cache in bytes."""
         return self._cache.n_bytes
 
-    def step_bytes(self, n_rows: int, later: int = 0) -> int:
-        """Bytes that a step of the first rows reads, `later` steps from now: weights, embedding rows, KV cache."""
+    def step_bytes(self, n_rows: int) -> int:
+        """Bytes that the next step of the first rows reads: weights, embedding rows, KV cache."""
+        lengths = self._cache.lengths[:n_rows]
+        return self._weight_bytes(n_rows) + sum(map(self._cache.bytes_read, lengths))
+
+    def bytes_of_last_steps(self, n_rows: int, n_steps: int) -> int:
+        """Bytes that the last steps of the first rows have read together."""
+        lengths = (length - step for length in self._cache.lengths[:n_rows] for step in range(1, n_steps + 1))
+        return n_steps * self._weight_bytes(n_rows) + sum(map(self._cache.bytes_read, lengths))
+
+    def _weight_bytes(self, n_rows: int) -> int:
+        """Bytes that a step of so many rows reads of weights and embedding rows."""
         model = self.model
-        table = (
-            0 if model.config.tied_embeddings else model.embedding_bytes
-        )  # a tied table is read whole: it is the head
-        embedded = n_rows * model.embedding_bytes // model.config.vocab_size
-        kv = sum(self._cache.bytes_read(length + later) for length in self._cache.lengths[:n_rows])
-        return model.weight_bytes - table + embedded + kv
+        # a tied table is read whole: it is the head
+        table = 0 if model.config.tied_embeddings else model.embedding_bytes
+        return model.weight_bytes - table + n_rows * model.embedding_bytes // model.config.vocab_size
 
     @torch.inference_mode()
     def _feed(self, forward: Forward, tokens: Sequence[Sequence[int]], rows: slice) -> Tensor:
         """Run the forward pass on tokens that continue the rows; they are written, but not yet counted as held."""
         with self.alone():
-            self._cache.begin(rows, max(self._cache.lengths[rows]) + len(tokens[0]))
             return forward.run(tokens, self._cache, rows)
 
     def _logits(self, logits: Tensor) -> Logits:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from gptfast_cli.core.backends import KEY_BLOCK
 from gptfast_cli.core.engine.runner import common_prefix
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.models.kv_cache import BUCKET
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,6 @@ def _groups(
 
 def _n_rows(longest: int, budget: BatchBudget) -> int:
     """Cache rows for passages of this length: a power of two, so that few cache sizes are allocated."""
-    row_tokens = -(-longest // BUCKET) * BUCKET
+    row_tokens = -(-longest // KEY_BLOCK) * KEY_BLOCK
     n_rows = min(max(1, budget.cache_tokens // row_tokens), budget.n_rows)
     return 1 << (n_rows.bit_length() - 1)

@@ -107,7 +107,7 @@ def passage_logits(
                 is_finite &= bool(reading.logits[:, 0].isfinite().all())
                 yield reading
         if not is_finite:
-            runner = None  # 0 * NaN: stale NaN in the cache would reach later passages
+            runner = None  # no later passage is to begin with keys that are NaN
 
 
 def _rows(batch: ScoringBatch, passages: Sequence[Passage]) -> tuple[list[_Row], list[_Row]]:

@@ -136,8 +136,8 @@ class TokenLoop(Protocol):
         """
         ...
 
-    def side(self, cache: KVCache) -> EngineHandle:
-        """Handle of the engine and this cache, for `run_rounds` with another model."""
+    def side(self, cache: KVCache, n_rows: int, n_tokens: int) -> EngineHandle:
+        """Handle of the engine and this cache, with room for `n_tokens` in each of the first rows, for `run_rounds`."""
         ...
 
 
@@ -180,7 +180,7 @@ class Decoder(Protocol):
         ...
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
-        """Append tokens [batch, time] to rows of a cache, which has room for them.
+        """Append tokens [batch, time] to rows of a cache.
 
         Keys and values are written, but not yet counted. Returns next-token logits, [batch, own tokens] float32.
         """
@@ -191,8 +191,8 @@ class Decoder(Protocol):
     ) -> Tensor:
         """The same for rows of any length, each int64 on the model's device (just sampled tokens need no transfer).
 
-        Every row has room for the longest of them. Returns the logits after all tokens, row after row, or after those
-        with the indices `wanted` in that order: [wanted, own tokens] float32.
+        Returns the logits after all tokens, row after row, or after those with the indices `wanted` in that order:
+        [wanted, own tokens] float32.
         """
         ...
 

@@ -1,58 +1,53 @@
-"""The KV cache of all layers, and the two layouts of its tensors: floating point and int8.
+"""The KV cache of all layers, in blocks of KEY_BLOCK tokens, and the two layouts of a block: floating point and int8.
 
-Rows stand at different positions, and to roll a row back is to shorten its length: the slots past it are
-overwritten later. Memory grows with the longest row, in buckets, not with what the model could reach.
+Each row has a table of blocks (PagedAttention, Kwon et al. 2023, arXiv:2309.06180). A row takes a block when it needs
+one; rows that begin alike share blocks, and a row that writes into a shared block gets a copy of it first. Rows stand
+at different positions, and to roll a row back is to shorten its length.
 """
 
+import heapq
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import (
-    KEY_BLOCK,
-    KEY_TILE,
-    QUAD,
-    FloatCache,
-    Int8Cache,
-    LayerCache,
-)
+from gptfast_cli.core.backends import KEY_BLOCK, KEY_TILE, QUAD, FloatCache, Int8Cache, LayerCache
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.device import check_fits
+from gptfast_cli.core.device import available_memory_bytes, check_fits, to_device
+
+_ALIGNMENT = 64  # bytes, of each part of a block
 
 
 @dataclass(frozen=True, slots=True)
 class KVTensor:
-    """A tensor of a layer, [rows, kv_heads, slots, *shape].
-
-    n_tokens: that share a slot
-    n_slots:  of a part that has always as many, whatever the capacity
-    """
+    """A part of a layer's keys and values, [kv_heads, slots, *shape] in each block; `n_tokens` of them share a slot."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     n_tokens: int = 1
-    n_slots: int | None = None
 
     def slots(self, n_tokens: int) -> int:
-        """Slots of a capacity, or those that tokens reach into."""
-        return self.n_slots or -(-n_tokens // self.n_tokens)
+        """Slots that `n_tokens` reach into."""
+        return -(-n_tokens // self.n_tokens)
 
 
 class KVLayout(Protocol):
     """How the keys and values of a layer are stored."""
 
     parts: Mapping[str, KVTensor]
+    """The parts of a block."""
+    recent: KVTensor | None
+    """What a row has beside its blocks: the keys of its last two blocks, `2 * KEY_BLOCK` slots; None: nothing."""
     most_tokens: int
     """Maximum number of tokens written to a row in one call."""
-    block: int
+    granularity: int
     """Prefix lengths that are a multiple of this do not depend on later tokens."""
 
-    def layer(self, parts: Mapping[str, Tensor]) -> LayerCache:
+    def layer(self, parts: Mapping[str, Tensor], recent: Tensor | None, table: Tensor) -> LayerCache:
         """The cache of a layer."""
         ...
 
@@ -64,39 +59,42 @@ class KVLayout(Protocol):
 class FloatKVLayout:
     """Keys and values in a floating dtype, as computed."""
 
+    recent: KVTensor | None = None
     most_tokens = sys.maxsize
-    block = 1
+    granularity = 1
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         part = KVTensor((config.head_dim,), dtype)
         self.parts: Mapping[str, KVTensor] = {"keys": part, "values": part}
         self._token_bytes = config.kv_bytes_per_token(dtype.itemsize)
 
-    def layer(self, parts: Mapping[str, Tensor]) -> LayerCache:
-        return FloatCache(**parts)
+    def layer(self, parts: Mapping[str, Tensor], recent: Tensor | None, table: Tensor) -> LayerCache:
+        assert recent is None
+        return FloatCache(**parts, table=table)
 
     def bytes_read(self, n_tokens: int) -> int:
         return n_tokens * self._token_bytes
 
 
 class Int8KVLayout:
-    """Keys and values as int8 codes and float32 scales (Int8Cache); `dtype` is that of `recent_keys`."""
+    """Keys and values as int8 codes and float32 scales (Int8Cache); `dtype` is that of the recent keys."""
 
-    most_tokens = block = KEY_BLOCK
+    most_tokens = granularity = KEY_BLOCK
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         n, quads = config.head_dim, -(-config.head_dim // QUAD)
         self.parts: Mapping[str, KVTensor] = {
             "key_codes": KVTensor((quads, KEY_TILE, QUAD), torch.int8, KEY_TILE),
             "key_scales": KVTensor((n,), torch.float32, KEY_BLOCK),
-            "recent_keys": KVTensor((n,), dtype, n_slots=2 * KEY_BLOCK),
             "value_codes": KVTensor((n, QUAD), torch.int8, QUAD),
             "value_scales": KVTensor((), torch.float32),
         }
+        self.recent: KVTensor | None = KVTensor((n,), dtype)
         self._config, self._itemsize = config, dtype.itemsize
 
-    def layer(self, parts: Mapping[str, Tensor]) -> LayerCache:
-        return Int8Cache(**parts)
+    def layer(self, parts: Mapping[str, Tensor], recent: Tensor | None, table: Tensor) -> LayerCache:
+        assert recent is not None
+        return Int8Cache(**parts, recent_keys=recent, table=table)
 
     def bytes_read(self, n_tokens: int) -> int:
         config, scale = self._config, torch.float32.itemsize
@@ -111,36 +109,184 @@ def kv_layout_of(config: ModelConfig, kv_dtype: torch.dtype, dtype: torch.dtype)
     return Int8KVLayout(config, dtype) if kv_dtype is torch.int8 else FloatKVLayout(config, kv_dtype)
 
 
-BUCKET = 256
-"""Tokens by which the capacity grows: copying old keys once in so many steps costs less than 1 % of them."""
+Parts = Mapping[str, Tensor]
+"""The parts of a layer by name."""
 
-assert BUCKET % KEY_BLOCK == 0
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """The memory of a block: one part after the other, each for all layers, [layers, kv_heads, slots, *shape].
+
+    offsets:   of each part, in bytes
+    n_bytes:   of a block
+    row_bytes: of what a row has beside its blocks
+    """
+
+    parts: Mapping[str, KVTensor]
+    n_layers: int
+    n_kv_heads: int
+    offsets: Mapping[str, int]
+    n_bytes: int
+    row_bytes: int
+
+    def shape(self, part: KVTensor) -> tuple[int, ...]:
+        """The shape of a part of one layer: [kv_heads, slots, *shape]."""
+        return (self.n_kv_heads, part.slots(KEY_BLOCK), *part.shape)
+
+    def layers(self, memory: Tensor) -> list[Parts]:
+        """Views of a block [n_bytes] uint8, by layer."""
+        views = {}
+        for name, part in self.parts.items():
+            shape = (self.n_layers, *self.shape(part))
+            of_part = memory.narrow(0, self.offsets[name], math.prod(shape) * part.dtype.itemsize)
+            views[name] = of_part.view(part.dtype).view(shape)
+        return [{name: view[layer] for name, view in views.items()} for layer in range(self.n_layers)]
+
+
+def block_layout(config: ModelConfig, layout: KVLayout) -> BlockLayout:
+    """The memory of a block of a model's keys and values."""
+    offsets, end = {}, 0
+    n_heads = config.n_layers * config.n_kv_heads
+    for name, part in layout.parts.items():
+        offsets[name] = end
+        n_bytes = n_heads * part.slots(KEY_BLOCK) * math.prod(part.shape) * part.dtype.itemsize
+        end += -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
+    row_bytes = 0
+    if layout.recent is not None:
+        row_bytes = n_heads * 2 * KEY_BLOCK * math.prod(layout.recent.shape) * layout.recent.dtype.itemsize
+    return BlockLayout(layout.parts, config.n_layers, config.n_kv_heads, offsets, end, row_bytes)
+
 
 _LARGE_BYTES = 64 << 20
+_MOST_SPARE_BYTES = 256 << 20
 _SMALLER = "Take fewer rows or tokens: --batch-size, --max-context, --kv-dtype int8"
+
+
+class _BlockPool:
+    """Blocks that rows take, share and give back, by number.
+
+    Memory comes in slabs of as many blocks as there are already, up to _MOST_SPARE_BYTES; of a slab on a CPU only the
+    blocks that are used take memory. A slab is a piece of memory for kernels that find each block by its address. The
+    operations of PyTorch find them by their number instead, and need all blocks of a layer in one tensor: so growing
+    moves stacked blocks.
+    """
+
+    def __init__(self, layout: BlockLayout, device: torch.device, *, is_stacked: bool) -> None:
+        self.n_used = 0  # blocks that were ever taken; the others have not been touched
+        self.memory: list[Tensor] = []  # of each block, [n_bytes] uint8; none if they are stacked
+        self.stacked: list[dict[str, Tensor]] = []  # of each layer, [blocks, kv_heads, slots, *shape]; or none
+        self._layout, self._device, self._is_stacked = layout, device, is_stacked
+        self._n_owners: list[int] = []
+        self._free: list[int] = []  # a heap, to take the lowest first: so few blocks are ever used
+
+    def reserve(self, n_blocks: int, what: str, *, with_spare: bool) -> bool:
+        """Have this many free blocks, for `what`; whether memory was taken for them.
+
+        Raises OutOfMemoryError if a CPU's memory has no room for them: it would end the process.
+        """
+        n_all, block_bytes = len(self._n_owners), self._layout.n_bytes
+        n_new = n_missing = n_blocks - len(self._free) - (n_all - self.n_used)
+        if n_missing <= 0:
+            return False
+        if with_spare:
+            n_new = max(n_missing, min(n_all, _MOST_SPARE_BYTES // block_bytes))
+        if self._device.type == "cpu" and n_new * block_bytes >= _LARGE_BYTES:  # asking takes longer than a little
+            free = available_memory_bytes()
+            if free is not None and n_new * block_bytes > free:
+                n_new = n_missing
+            check_fits(n_new * block_bytes, what, _SMALLER, free)
+        if self._is_stacked:
+            self._stack(n_all + n_new)
+        else:
+            slab = torch.empty(n_new, block_bytes, dtype=torch.uint8, device=self._device)
+            self.memory += slab.unbind(0)
+        self._n_owners += [0] * n_new
+        return True
+
+    def _stack(self, n_blocks: int) -> None:
+        self.stacked = self.stacked or [{} for _ in range(self._layout.n_layers)]
+        for layer in self.stacked:
+            for name, part in self._layout.parts.items():
+                grown = torch.empty(n_blocks, *self._layout.shape(part), dtype=part.dtype, device=self._device)
+                if self.n_used:
+                    grown[: self.n_used] = layer[name][: self.n_used]
+                layer[name] = grown
+
+    def layers(self, block: int) -> list[Parts]:
+        """The parts of a block, by layer, each [kv_heads, slots, *shape]."""
+        if self._is_stacked:
+            return [{name: part[block] for name, part in layer.items()} for layer in self.stacked]
+        return self._layout.layers(self.memory[block])
+
+    def take(self) -> int:
+        """A free block, filled with zeros: a masked slot has weight 0, and 0 times NaN would be NaN."""
+        if self._free:
+            block = heapq.heappop(self._free)
+        else:
+            block = self.n_used
+            self.n_used += 1
+        self._n_owners[block] = 1
+        if self._is_stacked:
+            for part in (part for layer in self.layers(block) for part in layer.values()):
+                part.zero_()
+        else:
+            self.memory[block].zero_()
+        return block
+
+    def share(self, blocks: Sequence[int]) -> None:
+        """Count one more owner of each block."""
+        for block in blocks:
+            self._n_owners[block] += 1
+
+    def give_back(self, blocks: Sequence[int]) -> None:
+        """Count one owner less of each block; those without any are free."""
+        for block in blocks:
+            self._n_owners[block] -= 1
+            if not self._n_owners[block]:
+                heapq.heappush(self._free, block)
+
+    def is_shared(self, block: int) -> bool:
+        """Whether a block has several owners."""
+        return self._n_owners[block] > 1
 
 
 class KVCache:
     """Keys and values of `n_rows` sequences; `lengths[row]` tokens of each are valid."""
 
     def __init__(
-        self, config: ModelConfig, n_rows: int, *, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        n_rows: int,
+        *,
+        dtype: torch.dtype,
+        kv_dtype: torch.dtype,
+        device: torch.device,
+        is_stacked: bool = True,
     ) -> None:
-        """`kv_dtype` is the one that keys and values are kept in, `dtype` the one that they are computed in."""
+        """`kv_dtype` is the one that keys and values are kept in, `dtype` the one that they are computed in.
+
+        is_stacked: for PyTorch's operations, by `layers` and `whole`; else for kernels, by `addresses`: then growing
+                    copies nothing
+        """
         self._layout = kv_layout_of(config, kv_dtype, dtype)
-        self._row_shape = (n_rows, config.n_kv_heads)
-        self._device, self._n_layers = device, config.n_layers
-        self._check_fits(BUCKET)
-        self._layers: list[dict[str, Tensor]] = [{} for _ in range(config.n_layers)]  # each part of each layer
-        for name, part in self._layout.parts.items():
-            shape = (n_rows, config.n_kv_heads, part.slots(0), *part.shape)
-            empty = torch.zeros(shape, dtype=part.dtype, device=device)
-            for layer in self._layers:
-                layer[name] = empty if part.n_slots is None else empty.clone()
-        self._open: set[int] = set()  # rows that are being written, or were when something came between
+        self.block_layout = block_layout(config, self._layout)
+        self._pool = _BlockPool(self.block_layout, device, is_stacked=is_stacked)
+        self._device = device
         self.n_rows = n_rows
-        self.capacity = 0  # tokens that each row has room for
+        self._check_rows_fit()
         self.lengths = [0] * n_rows
+        self.capacity = 0
+        """Positions that the tables reach to, a whole number of blocks: those of the longest row, or all reserved."""
+        self.version = 0
+        """A number that is another one whenever a table has changed, or blocks have moved."""
+        self.recent: list[Tensor] = []
+        """Of each layer what rows have beside their blocks, [rows, kv_heads, 2 KEY_BLOCK, head_dim]; mostly nothing."""
+        if (recent := self._layout.recent) is not None:
+            shape = (n_rows, config.n_kv_heads, 2 * KEY_BLOCK, *recent.shape)
+            self.recent = [torch.zeros(shape, dtype=recent.dtype, device=device) for _ in range(config.n_layers)]
+        self._tables: list[list[int]] = [[] for _ in range(n_rows)]
+        self._open: set[int] = set()  # rows that are being written, or were when something came between
+        self._whole: tuple[int, Tensor] | None = None  # the table of all rows, and its version
 
     @property
     def most_tokens(self) -> int:
@@ -149,96 +295,84 @@ class KVCache:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all tensors of the cache."""
-        return sum(tensor.nbytes for tensor in self.tensors())
+        """Bytes of memory that the cache has used: of all blocks that were ever taken, and of what rows have beside."""
+        return self._pool.n_used * self.block_layout.n_bytes + sum(tensor.nbytes for tensor in self.recent)
 
     def bytes_read(self, n_tokens: int) -> int:
         """Bytes of a row of `n_tokens` that a step reads, over all layers."""
         return self._layout.bytes_read(n_tokens)
 
+    def _check_rows_fit(self) -> None:
+        """Raise OutOfMemoryError if the rows have no room for a block each."""
+        n_bytes = self.n_rows * (self.block_layout.n_bytes + self.block_layout.row_bytes)
+        if self._device.type == "cpu" and n_bytes >= _LARGE_BYTES:
+            check_fits(n_bytes, self._tokens_in_rows(KEY_BLOCK), _SMALLER)
+
+    def _tokens_in_rows(self, n_tokens: int) -> str:
+        return f"Keys and values of {n_tokens:,} tokens in {self.n_rows:,} rows"
+
     @torch.inference_mode()
     def reserve(self, n_tokens: int) -> None:
-        """Make room for `n_tokens` in every row, layer by layer; what is there stays."""
-        missing = n_tokens - self.capacity
-        if missing <= 0:
+        """Have memory for `n_tokens` in every row, so that nothing moves until a row grows beyond.
+
+        Raises OutOfMemoryError if a CPU's memory has no room for them.
+        """
+        n_blocks = -(-n_tokens // KEY_BLOCK)
+        missing = sum(max(0, n_blocks - len(table)) for table in self._tables)
+        self._reserve(missing, n_tokens, spare=False)
+        self._reach(n_blocks)
+        self._whole_table()
+
+    def _reserve(self, n_blocks: int, n_tokens: int, *, spare: bool) -> None:
+        """Have so many free blocks, for rows of up to `n_tokens`."""
+        if self._pool.reserve(n_blocks, self._tokens_in_rows(n_tokens), with_spare=spare):
+            self._whole = None
+            self.version += 1
+
+    def _reach(self, n_blocks: int) -> None:
+        """Let the tables be as wide as so many blocks."""
+        if n_blocks * KEY_BLOCK > self.capacity:
+            self.capacity = n_blocks * KEY_BLOCK
+            self._whole = None
+
+    @torch.inference_mode()
+    def begin(self, rows: slice, n_new: Sequence[int]) -> None:
+        """Make room for so many more tokens in each of the rows, which are being written until `advance` counts them.
+
+        Raises OutOfMemoryError if a CPU's memory has no room for them.
+        """
+        numbers = range(*rows.indices(self.n_rows))
+        self._open.update(numbers)
+        ends = [self.lengths[row] + n for row, n in zip(numbers, n_new, strict=True)]
+        n_blocks = [-(-end // KEY_BLOCK) for end in ends]
+        n_missing = sum(max(0, n - len(self._tables[row])) for row, n in zip(numbers, n_blocks, strict=True))
+        n_missing += sum(map(self._writes_shared, numbers))
+        if not n_missing:
             return
-        grown = -(-missing // BUCKET) * BUCKET
-        self._check_fits(grown)
-        for name, part in self._layout.parts.items():
-            if part.n_slots is not None:
-                continue
-            for layer in self._layers:
-                old = layer[name]
-                # zeros, not whatever memory holds: a masked slot has weight 0, and 0 times NaN is NaN
-                room = old.new_zeros(*old.shape[:2], part.slots(grown), *old.shape[3:])
-                layer[name] = torch.cat([old, room], dim=2) if self.capacity else room
-        self.capacity += grown
+        self._reserve(n_missing, max(ends), spare=True)
+        for row, n in zip(numbers, n_blocks, strict=True):
+            if self._writes_shared(row):
+                self._own_last_block(row)
+            table = self._tables[row]
+            table += [self._pool.take() for _ in range(n - len(table))]
+        self._reach(max(n_blocks))
+        self.version += 1
 
-    def _check_fits(self, n_tokens: int) -> None:
-        """Raise OutOfMemoryError if a CPU's memory has no room for so many tokens more: it would end the process."""
-        slots = math.prod(self._row_shape) * self._n_layers
-        each = (
-            part.slots(n_tokens) * math.prod(part.shape) * part.dtype.itemsize for part in self._layout.parts.values()
-        )
-        n_bytes = slots * sum(each)
-        if self._device.type == "cpu" and n_bytes >= _LARGE_BYTES:  # to ask takes longer than to take little
-            n_rows, _ = self._row_shape
-            check_fits(n_bytes, f"Keys and values of {n_tokens:,} tokens in {n_rows:,} rows", _SMALLER)
+    def _writes_shared(self, row: int) -> bool:
+        """Whether the next token of a row belongs into a block that other rows have, too."""
+        table, last = self._tables[row], self.lengths[row] // KEY_BLOCK
+        return last < len(table) and self._pool.is_shared(table[last])
 
-    def begin(self, rows: slice, n_tokens: int) -> None:
-        """Make room for `n_tokens` in every row; some are being written from now on, until `advance` counts it."""
-        self.reserve(n_tokens)
-        self._open.update(range(*rows.indices(self.n_rows)))
-
-    def layer(self, index: int, *, rows: slice, n_keys: int) -> LayerCache:
-        """A view of one layer: some rows, and room for at least `n_keys` tokens, rounded up to whole key blocks."""
-        n_keys = -(-n_keys // KEY_BLOCK) * KEY_BLOCK
-        assert n_keys <= self.capacity
-        parts = self._layout.parts
-        return self._layout.layer(
-            {name: tensor[rows, :, : parts[name].slots(n_keys)] for name, tensor in self._layers[index].items()}
-        )
-
-    def layers(self, *, rows: slice, n_keys: int) -> list[LayerCache]:
-        """Such a view of every layer."""
-        return [self.layer(index, rows=rows, n_keys=n_keys) for index in range(len(self._layers))]
-
-    def whole(self) -> list[LayerCache]:
-        """All of every layer: the same tensors each time, until the capacity grows."""
-        return [self._layout.layer(layer) for layer in self._layers]
-
-    def tensors(self) -> Iterator[Tensor]:
-        """Every tensor of the cache."""
-        for layer in self._layers:
-            yield from layer.values()
-
-    def row(self, row: int, n_tokens: int) -> dict[str, Tensor]:
-        """Views of the first `n_tokens` of a row, whole blocks of them, by `keys.N`, `values.N` ... of layer N."""
-        assert n_tokens == self.truncated(n_tokens)
-        return {
-            f"{name}.{index}": layer[name][row, :, : part.slots(n_tokens)]
-            for name, part in self._layout.parts.items()
-            if part.n_slots is None
-            for index, layer in enumerate(self._layers)
-        }
-
-    def outline(self, n_tokens: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Dtypes and shapes of the tensors of `row`, also past the capacity."""
-        return {
-            f"{name}.{index}": (part.dtype, (layer[name].shape[1], part.slots(n_tokens), *part.shape))
-            for name, part in self._layout.parts.items()
-            if part.n_slots is None
-            for index, layer in enumerate(self._layers)
-        }
-
-    def truncated(self, n_tokens: int) -> int:
-        """`n_tokens` rounded down to whole blocks, whose keys and values do not depend on later tokens."""
-        return n_tokens // self._layout.block * self._layout.block
-
-    def reusable_length(self, row: int, n_tokens: int) -> int:
-        """How many of the first `n_tokens` of a row another text can reuse as its prefix."""
-        is_end = n_tokens == self.lengths[row] and row not in self._open
-        return n_tokens if is_end else self.truncated(n_tokens)
+    def _own_last_block(self, row: int) -> None:
+        """Give a row a copy of the block that its next token belongs into: of the tokens that it has there."""
+        last, n_tokens = divmod(self.lengths[row], KEY_BLOCK)
+        shared, own = self._tables[row][last], self._pool.take()
+        for source, target in zip(self._pool.layers(shared), self._pool.layers(own), strict=True):
+            for name, part in self._layout.parts.items():
+                n_slots = part.slots(n_tokens)
+                target[name][:, :n_slots] = source[name][:, :n_slots]
+        self._tables[row][last] = own
+        self._pool.give_back([shared])
 
     def advance(self, rows: slice, n_tokens: int) -> None:
         """Count `n_tokens` just written to each of the rows as valid."""
@@ -249,22 +383,138 @@ class KVCache:
         """Keep the first `length` tokens of a row: a `reusable_length`, or up to `most_tokens` fewer."""
         assert 0 <= length <= self.lengths[row]
         self.lengths[row] = length
+        table, n_blocks = self._tables[row], -(-length // KEY_BLOCK)
+        if n_blocks < len(table):
+            self._pool.give_back(table[n_blocks:])
+            del table[n_blocks:]
+            self.version += 1
 
     @torch.inference_mode()
     def wipe(self, row: int) -> None:
-        """Empty a row, and fill it with zeros."""
-        for tensor in self.tensors():
-            tensor[row].zero_()
-        self.lengths[row] = 0
+        """Empty a row, and forget what was computed in it."""
+        self.rollback(row, 0)
+        for recent in self.recent:
+            recent[row].zero_()
         self._open.discard(row)
 
     @torch.inference_mode()
-    def copy(self, source: int, target: int, n_tokens: int) -> None:
-        """Copy the first `n_tokens` of a row, a `reusable_length`, to another."""
+    def share(self, source: int, target: int, n_tokens: int) -> None:
+        """Let a row begin with the first `n_tokens` of another, a `reusable_length`, by sharing its blocks."""
+        assert source != target
         assert n_tokens <= self.lengths[source]
-        for name, part in self._layout.parts.items():
-            n_slots = part.slots(n_tokens)
-            for layer in self._layers:
-                layer[name][target, :, :n_slots] = layer[name][source, :, :n_slots]
+        shared = self._tables[source][: -(-n_tokens // KEY_BLOCK)]
+        self._pool.share(shared)
+        self._pool.give_back(self._tables[target])
+        self._tables[target] = shared
+        for recent in self.recent:
+            recent[target] = recent[source]
         self.lengths[target] = n_tokens
         self._open.discard(target)
+        self.version += 1
+
+    @torch.inference_mode()
+    def swap(self, row: int, other: int) -> None:
+        """Exchange two rows."""
+        self._tables[row], self._tables[other] = self._tables[other], self._tables[row]
+        self.lengths[row], self.lengths[other] = self.lengths[other], self.lengths[row]
+        for recent in self.recent:
+            recent[[row, other]] = recent[[other, row]]
+        opened = {row: other, other: row}
+        self._open = {opened.get(each, each) for each in self._open}
+        self.version += 1
+
+    def truncated(self, n_tokens: int) -> int:
+        """`n_tokens` rounded down to a prefix whose keys and values do not depend on later tokens."""
+        return n_tokens // self._layout.granularity * self._layout.granularity
+
+    def reusable_length(self, row: int, n_tokens: int) -> int:
+        """How many of the first `n_tokens` of a row another text can reuse as its prefix."""
+        is_end = n_tokens == self.lengths[row] and row not in self._open
+        return n_tokens if is_end else self.truncated(n_tokens)
+
+    def layers(self, *, rows: slice, n_keys: int) -> list[LayerCache]:
+        """Every layer for some rows, whose tables reach to `n_keys` tokens at least."""
+        n_blocks = -(-n_keys // KEY_BLOCK)
+        return self._layers(self._table(rows, n_blocks), rows)
+
+    def whole(self) -> list[LayerCache]:
+        """Every layer for all rows: the same tensors each time, until the capacity grows."""
+        return self._layers(self._whole_table(), slice(None))
+
+    def _whole_table(self) -> Tensor:
+        if self._whole is None or self._whole[0] != self.version:
+            table = self._table(slice(None), self.capacity // KEY_BLOCK)
+            if self._whole is not None:
+                table = self._whole[1].copy_(table)
+            self._whole = self.version, table
+        return self._whole[1]
+
+    def _table(self, rows: slice, n_blocks: int) -> Tensor:
+        """The blocks of some rows, and after a row's end its last one once more, whose keys are masked."""
+        tables = [(table or [0])[:n_blocks] for table in self._tables[rows]]
+        filled = [block for table in tables for block in (*table, *table[-1:] * (n_blocks - len(table)))]
+        return to_device(filled, torch.int64, self._device).view(len(tables), n_blocks)
+
+    def _layers(self, table: Tensor, rows: slice) -> list[LayerCache]:
+        layers = self._pool.stacked
+        recents: Sequence[Tensor | None] = [recent[rows] for recent in self.recent] or [None] * len(layers)
+        return [self._layout.layer(parts, recent, table) for parts, recent in zip(layers, recents, strict=True)]
+
+    def addresses(self) -> list[int]:
+        """The address of each block of each row, [rows, capacity / KEY_BLOCK]; 0 after the end of a row."""
+        n_blocks = self.capacity // KEY_BLOCK
+        address = [memory.data_ptr() for memory in self._pool.memory[: self._pool.n_used]]
+        return [
+            each
+            for table in self._tables
+            for each in (*(address[block] for block in table), *[0] * (n_blocks - len(table)))
+        ]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor that a step reads: of keys and values, and the table of `whole` once it has been asked for."""
+        yield from self._pool.memory
+        for layer in self._pool.stacked:
+            yield from layer.values()
+        yield from self.recent
+        if self._whole is not None:
+            yield self._whole[1]
+
+    def save(self, row: int, n_tokens: int) -> dict[str, Tensor]:
+        """The first `n_tokens` of a row, a `truncated` number of them, by `keys.N`, `values.N` ... of layer N.
+
+        Each is [kv_heads, slots, *shape].
+        """
+        assert n_tokens == self.truncated(n_tokens)
+        blocks = [self._pool.layers(block) for block in self._tables[row][: -(-n_tokens // KEY_BLOCK)]]
+        saved = {name: torch.empty(shape, dtype=dtype) for name, (dtype, shape) in self.outline(n_tokens).items()}
+        for name, part in self._layout.parts.items():
+            for layer in range(self.block_layout.n_layers if blocks else 0):
+                slots = torch.cat([block[layer][name] for block in blocks], dim=1)
+                saved[f"{name}.{layer}"] = slots[:, : part.slots(n_tokens)]
+        return saved
+
+    @torch.inference_mode()
+    def restore(self, row: int, n_tokens: int, saved: Mapping[str, Tensor]) -> None:
+        """Fill a row with what `save` gave; raises ValueError if it does not fit this cache."""
+        if n_tokens != self.truncated(n_tokens):
+            raise ValueError("a part of a block of keys")
+        if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in saved.items()} != self.outline(n_tokens):
+            raise ValueError("keys and values of another shape or dtype")
+        self.rollback(row, 0)
+        self.begin(slice(row, row + 1), [n_tokens])
+        blocks = [self._pool.layers(block) for block in self._tables[row]]
+        for name, part in self._layout.parts.items():
+            for layer in range(self.block_layout.n_layers):
+                pieces = torch.split(saved[f"{name}.{layer}"], part.slots(KEY_BLOCK), dim=1)
+                for block, piece in zip(blocks, pieces, strict=True):
+                    block[layer][name][:, : piece.shape[1]] = piece
+        self.advance(slice(row, row + 1), n_tokens)
+
+    def outline(self, n_tokens: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtypes and shapes of the tensors that `save` gives of `n_tokens`."""
+        n_kv_heads = self.block_layout.n_kv_heads
+        return {
+            f"{name}.{layer}": (part.dtype, (n_kv_heads, part.slots(n_tokens), *part.shape))
+            for name, part in self._layout.parts.items()
+            for layer in range(self.block_layout.n_layers)
+        }

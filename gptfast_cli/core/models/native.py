@@ -13,9 +13,7 @@ from torch import Tensor
 
 from gptfast_cli.core.backends import (
     CPU,
-    FloatCache,
-    Int8Cache,
-    LayerCache,
+    KEY_BLOCK,
     Linear,
 )
 from gptfast_cli.core.backends.cpu.engine import (
@@ -25,7 +23,7 @@ from gptfast_cli.core.backends.cpu.engine import (
     NativeEngine,
     StepsAhead,
     TokenBatch,
-    pointers,
+    addresses,
 )
 from gptfast_cli.core.backends.cpu.library import MAX_HEAD_DIM, MatrixRole, NormRole, SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
@@ -106,9 +104,8 @@ class NativeModel:
         self._rotation = rotation(torch.arange(0), self._frequencies)  # of the positions that a cache had room for
         self._embedding: Weight | None = None
         self._n_layers = 0  # taken over so far
-        self._place: tuple[KVCache, int, CachePointers] | None = (
-            None  # of the cache that was used last, at its capacity then
-        )
+        # of the cache that was used last, at its version then
+        self._place: tuple[KVCache, int, CachePointers] | None = None
 
     def take(self, block: Mapping[str, Weight]) -> None:
         """Take over the weights of the next block; it may be forgotten then, but for the embedding."""
@@ -126,7 +123,14 @@ class NativeModel:
             self._take_layer(block)
 
     def new_cache(self, n_rows: int) -> KVCache:
-        return KVCache(self.shard.config, n_rows, dtype=self.dtype, kv_dtype=self.kv_dtype, device=self.device)
+        return KVCache(
+            self.shard.config,
+            n_rows,
+            dtype=self.dtype,
+            kv_dtype=self.kv_dtype,
+            device=self.device,
+            is_stacked=False,
+        )
 
     @property
     def token_loop(self) -> TokenLoop | None:
@@ -134,11 +138,13 @@ class NativeModel:
         return self if self.group.size == 1 else None
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        cache.begin(rows, [len(row) for row in tokens])
         return self._run(_batch(tokens, cache, rows), cache)
 
     def feed(
         self, tokens: Sequence[Tensor], cache: KVCache, rows: slice, wanted: Sequence[int] | None = None
     ) -> Tensor:
+        cache.begin(rows, [len(row) for row in tokens])
         batch = _batch([row.tolist() for row in tokens], cache, rows)
         batch.outputs = list(range(len(batch.tokens)) if wanted is None else wanted)
         return self._run(batch, cache)
@@ -160,11 +166,14 @@ class NativeModel:
 
         Keys and values are written, but not yet counted.
         """
-        batch = _batch(tokens, cache, slice(0, len(tokens)))
+        rows = slice(0, len(tokens))
+        cache.begin(rows, [len(row) + len(uniforms) - 1 for row in tokens])
+        batch = _batch(tokens, cache, rows)
         return self._engine.run_ahead(batch, self._place_of(cache), params, uniforms, stops, keep_logits=keep_logits)
 
-    def side(self, cache: KVCache) -> EngineHandle:
+    def side(self, cache: KVCache, n_rows: int, n_tokens: int) -> EngineHandle:
         """The engine, and where a cache stands, for rounds of speculation with another model."""
+        cache.begin(slice(0, n_rows), [n_tokens - length for length in cache.lengths[:n_rows]])
         return EngineHandle(self._engine, self._place_of(cache))
 
     def _run(self, batch: TokenBatch, cache: KVCache) -> Tensor:
@@ -184,24 +193,19 @@ class NativeModel:
         self._n_layers += 1
 
     def _place_of(self, cache: KVCache) -> CachePointers:
-        """Pointers into a cache; they hold until it grows."""
-        if self._place is None or self._place[0] is not cache or self._place[1] != cache.capacity:
+        """Pointers into a cache; they hold until one of its tables changes."""
+        if self._place is None or self._place[0] is not cache or self._place[1] != cache.version:
             if cache.capacity > len(self._rotation[0]):
-                self._rotation = rotation(torch.arange(cache.capacity), self._frequencies)
-            self._place = cache, cache.capacity, _place(cache.whole(), cache.capacity, self._rotation)
+                self._rotation = rotation(torch.arange(2 * cache.capacity), self._frequencies)
+            place = CachePointers(
+                addresses(cache.addresses()),
+                cache.capacity // KEY_BLOCK,
+                cache.block_layout.offsets,
+                addresses([recent.data_ptr() for recent in cache.recent]),
+                *self._rotation,
+            )
+            self._place = cache, cache.version, place
         return self._place[2]
-
-
-def _place(layers: Sequence[LayerCache], capacity: int, rotation: tuple[Tensor, Tensor]) -> CachePointers:
-    coded = [layer for layer in layers if isinstance(layer, Int8Cache)]
-    plain = [layer for layer in layers if isinstance(layer, FloatCache)]
-    if plain:
-        keys, values = ([layer.keys for layer in plain], [layer.values for layer in plain])
-        return CachePointers(pointers(keys), pointers(values), None, capacity, *rotation)
-    keys, values = ([layer.key_codes for layer in coded], [layer.value_codes for layer in coded])
-    scales = [layer.key_scales for layer in coded], [layer.value_scales for layer in coded]
-    coding = (*map(pointers, scales), pointers([layer.recent_keys for layer in coded]))
-    return CachePointers(pointers(keys), pointers(values), coding, capacity, *rotation)
 
 
 def _batch(tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> TokenBatch:

@@ -92,9 +92,9 @@ class Stream:
             n_rows, time = batch.tokens.shape
             at = torch.arange(time, device=self._device).expand(n_rows, time)
             place = RopePositions(at, *rotation(at, self._frequencies))
-            n_keys = -(-time // KEY_BLOCK) * KEY_BLOCK
-            shape = (n_rows, self._config.n_kv_heads, n_keys, self._config.head_dim)
-            cache = FloatCache(batch.x.new_zeros(shape), batch.x.new_zeros(shape))
+            table = torch.arange(n_rows * -(-time // KEY_BLOCK), device=self._device).view(n_rows, -1)
+            shape = (table.numel(), self._config.n_kv_heads, KEY_BLOCK, self._config.head_dim)
+            cache = FloatCache(batch.x.new_zeros(shape), batch.x.new_zeros(shape), table)
             batch.x.copy_(operation(batch.x, place=place, cache=cache))
 
     def room(self, width: int, dtype: torch.dtype) -> list[Tensor]:

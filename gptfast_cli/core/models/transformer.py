@@ -170,8 +170,8 @@ class Transformer:
         The tokens are added to the cache. `rows` are the cache rows that the batch stands for.
         Returns [batch, time, dim], to be turned into logits where they are wanted.
         """
-        time = tokens.shape[1]
-        cache.begin(rows, max(cache.lengths[rows]) + time)
+        n_rows, time = tokens.shape
+        cache.begin(rows, [time] * n_rows)
         x = self._pieces(tokens, cache, rows)
         cache.advance(rows, time)
         return x
@@ -197,6 +197,7 @@ class Transformer:
         return self.weights.embedding.n_bytes
 
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
+        cache.begin(rows, [len(row) for row in tokens])
         batch, _ = self.inputs(tokens, cache, rows)
         return self._head(self._pieces(batch, cache, rows)[:, -1])
 
@@ -204,7 +205,9 @@ class Transformer:
         self, tokens: Sequence[Tensor], cache: KVCache, rows: slice, wanted: Sequence[int] | None = None
     ) -> Tensor:
         # shorter rows are padded with zeros, whose slots are past the length that is counted
-        if max(map(len, tokens)) > cache.most_tokens:  # a short row is not to be written over so far past its end
+        longest = max(map(len, tokens))
+        cache.begin(rows, [longest] * len(tokens))
+        if longest > cache.most_tokens:  # a short row is not to be written over so far past its end
             slots = range(*rows.indices(cache.n_rows))
             parts = [self._pieces(own[None], cache, slice(n, n + 1))[0] for n, own in zip(slots, tokens, strict=True)]
         else:

@@ -41,16 +41,17 @@ _PLAIN_KINDS = {
 class CachePointers:
     """Pointers to the KV cache of all layers, and the RoPE table.
 
-    keys, values:   per layer, to [rows, kv_heads, capacity, head_dim], or to the codes of an Int8Cache
-    coding:         per layer, to key scales, value scales and recent keys of an Int8Cache; None for a FloatCache
-    capacity:       tokens
-    cosines, sines: [capacity, head_dim / 2] float32
+    blocks:         of each row, [rows, n_blocks]
+    n_blocks:       of a row, at most
+    offsets:        of the parts of a block, in bytes, by the names of FloatCache or Int8Cache
+    recent_keys:    per layer, those of an Int8Cache
+    cosines, sines: [positions, head_dim / 2] float32, of all positions in the blocks
     """
 
-    keys: "ctypes.Array[c_void_p]"
-    values: "ctypes.Array[c_void_p]"
-    coding: tuple["ctypes.Array[c_void_p]", ...] | None
-    capacity: int
+    blocks: "ctypes.Array[c_void_p]"
+    n_blocks: int
+    offsets: Mapping[str, int]
+    recent_keys: "ctypes.Array[c_void_p]"
     cosines: Tensor
     sines: Tensor
 
@@ -261,6 +262,7 @@ def _signals_wait() -> Iterator[None]:
 def call_of(batch: TokenBatch, cache: CachePointers, logits: Tensor) -> Call:
     """The library's view of a batch, its cache and its logits; the caller holds all three until the call returns."""
     n_rows, n_outputs = len(batch.tokens), len(batch.outputs)
+    offsets = cache.offsets
     return Call(
         n_rows,
         (c_int64 * n_rows)(*batch.tokens),
@@ -269,18 +271,20 @@ def call_of(batch: TokenBatch, cache: CachePointers, logits: Tensor) -> Call:
         n_outputs,
         (c_int32 * n_outputs)(*batch.outputs),
         logits.data_ptr(),
-        cache.keys,
-        cache.values,
-        *(cache.coding or (None, None, None)),
-        cache.capacity,
+        cache.blocks,
+        cache.n_blocks,
+        offsets.get("values", offsets.get("value_codes", 0)),
+        offsets.get("key_scales", 0),
+        offsets.get("value_scales", 0),
+        cache.recent_keys,
         cache.cosines.data_ptr(),
         cache.sines.data_ptr(),
     )
 
 
-def pointers(tensors: Sequence[Tensor]) -> "ctypes.Array[c_void_p]":
-    """The addresses of tensors, which the caller holds."""
-    return (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+def addresses(numbers: Sequence[int]) -> "ctypes.Array[c_void_p]":
+    """Addresses of memory, which the caller holds."""
+    return (c_void_p * len(numbers))(*numbers)
 
 
 def _floats(weight: Weight) -> Tensor:

@@ -328,6 +328,7 @@ class _Cost:
     """Median of the last seven timings, robust against outliers."""
 
     def __init__(self) -> None:
+        self.value = math.nan
         self._last: deque[float] = deque(maxlen=7)
         self._is_old = False
 
@@ -341,15 +342,12 @@ class _Cost:
         """Whether there are enough timings since the last `renew`."""
         return len(self._last) >= _TRIED and not self._is_old
 
-    @property
-    def value(self) -> float:
-        return statistics.median(self._last)
-
     def add(self, seconds: float) -> None:
         while self._is_old and len(self._last) >= _TRIED:  # give the next timings more weight
             self._last.popleft()
         self._is_old = False
         self._last.append(seconds)
+        self.value = statistics.median(self._last)
 
     def renew(self) -> None:
         """Mark the timings as old."""

@@ -118,12 +118,13 @@ class Speculation:
         self._may_draft = False  # some sequence has more than one token left
         self._round_seconds: float | None = None  # time of the last round
 
-    def begin(self, runner: Runner, row: int, prompt: Sequence[int]) -> None:
-        """Start a sequence in a row: prefill the draft with its prompt."""
+    def begin(self, runner: Runner, row: int, prompt: Sequence[int], n_tokens: int) -> int:
+        """Prefill the draft with up to `n_tokens` of a prompt; returns how many are left."""
         watch = Stopwatch(runner.model.device)
         with watch, phase("draft"), runner.alone():
-            self._proposer.begin(row, prompt)
+            n_left = self._proposer.begin(row, prompt, n_tokens)
         self.rounds.draft_prefill_seconds += watch.seconds
+        return n_left
 
     def move(self, source: int, target: int) -> None:
         """Move a sequence to another row."""

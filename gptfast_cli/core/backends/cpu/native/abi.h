@@ -56,12 +56,11 @@ struct Call {
   int n_outputs;
   const int32_t* outputs;  // rows whose logits are wanted
   float* logits;           // [n_outputs][vocab_size]
-  void* const* keys;       // per layer, [rows][kv_heads][capacity][head_dim], or codes (kv_cache.h)
-  void* const* values;
-  void* const* key_scales;  // of an int8 cache, as the next two
-  void* const* value_scales;
-  void* const* recent_keys;
-  int capacity;                  // tokens
+  void* const* blocks;     // [slots][n_blocks], the blocks of each row of the cache, in order (kv_cache.h)
+  int n_blocks;            // of a row, at most
+  size_t values_at;        // bytes from the start of a block to its values, as the next two
+  size_t key_scales_at, value_scales_at;  // of an int8 cache
+  void* const* recent_keys;               // per layer, of an int8 cache: [slots][kv_heads][2 KEY_BLOCK][head_dim]
   const float *cosines, *sines;  // [positions][head_dim / 2]
 };
 

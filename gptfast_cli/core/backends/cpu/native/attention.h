@@ -23,10 +23,10 @@ inline void scale_query(const QueryTile& a, int i, const Heads& h, const float* 
 }
 
 // Multiply the scales of values into a query's weights of a chunk.
-inline void scale_weights(int i, const Heads& h, const float* scales, int n_keys, Scratch& s) {
+inline void scale_weights(int i, const Heads& h, const HeadBlock* blocks, int n_keys, Scratch& s) {
   Floats most = least();
   for (int at = 0; at < n_keys; at += LANES) {
-    const Floats weight = load(s.scores[i] + at) * load(scales + at);
+    const Floats weight = load(s.scores[i] + at) * load(blocks[at / KEY_BLOCK].value_scales + at % KEY_BLOCK);
     most = max(most, weight);
     store(s.scores[i] + at, weight);
   }
@@ -35,41 +35,37 @@ inline void scale_weights(int i, const Heads& h, const float* scales, int n_keys
 #endif
 }
 
-// Scores of keys in int8: a query reads those of its own block as they were computed, and codes of the blocks before.
-inline void score_int8(const QueryTile& a, const Heads& h, const KeyHead& k, int start, int n_keys, Scratch& s) {
-  for (int at = 0; at < n_keys; at += KEY_BLOCK) {
-    const int block = (start + at) / KEY_BLOCK, n = std::min(KEY_BLOCK, n_keys - at);
-    int own = 0;  // queries are in the order of their positions
-    while (own < a.n && a.position[own] / KEY_BLOCK < block) own++;
-    int later = own;
-    while (later < a.n && a.position[later] / KEY_BLOCK == block) later++;
-    const uint8_t* ahead = k.values + static_cast<size_t>(start + at) * h.head_dim;
-    if (own < later) {
-      const uint8_t* keys = k.recent_keys + block % 2 * KEY_BLOCK * static_cast<size_t>(h.head_dim) * h.element();
-      score(a, {own, later}, h, keys, ahead, at, n, s);
-    }
-    if (later == a.n) continue;
-    const int8_t* tile = reinterpret_cast<const int8_t*>(k.keys) + static_cast<size_t>(start + at) * h.head_dim;
-    const int tile_bytes = LANES * h.head_dim;
-    for (int i = later; i < a.n; i++) scale_query(a, i, h, k.key_scales + static_cast<size_t>(block) * h.head_dim, s);
+// Scores of the keys of block number `block` in int8, in a chunk's places from `at` on: a query reads those of its own
+// block as they were computed, and codes of the blocks before.
+inline void score_int8(const QueryTile& a, const Heads& h, const HeadBlock& k, int block, int at, int n_keys,
+                       Scratch& s) {
+  int own = 0;  // queries are in the order of their positions
+  while (own < a.n && a.position[own] / KEY_BLOCK < block) own++;
+  int later = own;
+  while (later < a.n && a.position[later] / KEY_BLOCK == block) later++;
+  const uint8_t* ahead = k.values;
+  if (own < later) score(a, {own, later}, h, k.recent_keys, ahead, at, n_keys, s);
+  if (later == a.n) return;
+  const int8_t* tile = reinterpret_cast<const int8_t*>(k.keys);
+  const int tile_bytes = LANES * h.head_dim, end = at + n_keys;
+  for (int i = later; i < a.n; i++) scale_query(a, i, h, k.key_scales, s);
 #if defined(GF_VNNI)
-    if (h.is_bf16) {
-      for (int key = 0; key < n; key += 2 * LANES, tile += 2 * tile_bytes, ahead += 2 * tile_bytes) {
-        for (int line = 0; line < 2 * tile_bytes; line += 64) prefetch_near(ahead + line);
-        int i = later;
-        for (; i + 4 <= a.n; i += 4) score_shorts<4, 2>(s.shorts + i, tile, h.head_dim, s.scores[i] + at + key, CHUNK);
-        for (; i < a.n; i++) score_shorts<1, 2>(s.shorts + i, tile, h.head_dim, s.scores[i] + at + key, CHUNK);
-      }
-      continue;
-    }
-#endif
-    for (int key = 0; key < n; key += LANES, tile += tile_bytes, ahead += tile_bytes) {
-      for (int line = 0; line < tile_bytes; line += 64) prefetch_near(ahead + line);
+  if (h.is_bf16) {
+    for (; at < end; at += 2 * LANES, tile += 2 * tile_bytes, ahead += 2 * tile_bytes) {
+      for (int line = 0; line < 2 * tile_bytes; line += 64) prefetch_near(ahead + line);
       int i = later;
-      for (; i + 8 <= a.n; i += 8) score_codes<8>(s.scaled + i, tile, h.head_dim, s.scores[i] + at + key, CHUNK);
-      for (; i + 4 <= a.n; i += 4) score_codes<4>(s.scaled + i, tile, h.head_dim, s.scores[i] + at + key, CHUNK);
-      for (; i < a.n; i++) score_codes<1>(s.scaled + i, tile, h.head_dim, s.scores[i] + at + key, CHUNK);
+      for (; i + 4 <= a.n; i += 4) score_shorts<4, 2>(s.shorts + i, tile, h.head_dim, s.scores[i] + at, CHUNK);
+      for (; i < a.n; i++) score_shorts<1, 2>(s.shorts + i, tile, h.head_dim, s.scores[i] + at, CHUNK);
     }
+    return;
+  }
+#endif
+  for (; at < end; at += LANES, tile += tile_bytes, ahead += tile_bytes) {
+    for (int line = 0; line < tile_bytes; line += 64) prefetch_near(ahead + line);
+    int i = later;
+    for (; i + 8 <= a.n; i += 8) score_codes<8>(s.scaled + i, tile, h.head_dim, s.scores[i] + at, CHUNK);
+    for (; i + 4 <= a.n; i += 4) score_codes<4>(s.scaled + i, tile, h.head_dim, s.scores[i] + at, CHUNK);
+    for (; i < a.n; i++) score_codes<1>(s.scaled + i, tile, h.head_dim, s.scores[i] + at, CHUNK);
   }
 }
 
@@ -97,8 +93,8 @@ inline void weigh(float* scores, uint16_t* weights, int n_valid, int n_keys, flo
 }
 
 template <int N, int D>
-static void add_floats(const Scratch& s, int first, const uint8_t* values, size_t token_bytes, bool is_bf16, int n_keys,
-                       int d, float (*to)[MAX_HEAD_DIM]) {
+static void add_floats(const Scratch& s, int first, int at, const uint8_t* values, size_t token_bytes, bool is_bf16,
+                       int n_keys, int d, float (*to)[MAX_HEAD_DIM]) {
   Floats total[N][D];
   for (auto& row : total)
     for (Floats& part : row) part = splat(0);
@@ -108,22 +104,22 @@ static void add_floats(const Scratch& s, int first, const uint8_t* values, size_
       value[j] = is_bf16 ? load_bf16(reinterpret_cast<const uint16_t*>(values) + d + LANES * j)
                          : load(reinterpret_cast<const float*>(values) + d + LANES * j);
     for (int i = 0; i < N; i++) {
-      Floats weight = splat(s.scores[first + i][t]);
+      Floats weight = splat(s.scores[first + i][at + t]);
       for (int j = 0; j < D; j++) total[i][j] = fma(weight, value[j], total[i][j]);
     }
   }
   for (int i = 0; i < N; i++)
-    for (int j = 0; j < D; j++) store(to[i] + d + LANES * j, total[i][j]);
+    for (int j = 0; j < D; j++) add_to(to[i] + d + LANES * j, total[i][j]);
 }
 
 #if defined(GF_BF16)
 // Two tokens at a time, 32 elements of the head: their values are laid side by side, pair by pair, in passing.
 template <int N>
-static void add_bfloats(const Scratch& s, int first, const uint8_t* values, const uint8_t* ahead, size_t token_bytes,
-                        int n_keys, int d, float (*to)[MAX_HEAD_DIM]) {
+static void add_bfloats(const Scratch& s, int first, int at, const uint8_t* values, const uint8_t* ahead,
+                        size_t token_bytes, int n_keys, int d, float (*to)[MAX_HEAD_DIM]) {
   __m512 low[N], high[N];
   for (int i = 0; i < N; i++) low[i] = high[i] = _mm512_setzero_ps();
-  const uint16_t* weights = s.weights[first];  // and [CHUNK] on from there those of the next
+  const uint16_t* weights = s.weights[first] + at;  // and [CHUNK] on from there those of the next
   for (int t = 0; t < n_keys; t += 2, weights += 2, values += 2 * token_bytes, ahead += 2 * 64) {
     prefetch_near(ahead);
     prefetch_near(ahead + 64);
@@ -142,15 +138,15 @@ static void add_bfloats(const Scratch& s, int first, const uint8_t* values, cons
   const __m512i to_first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
   const __m512i to_second = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
   for (int i = 0; i < N; i++) {
-    _mm512_storeu_ps(to[i] + d, _mm512_permutex2var_ps(low[i], to_first, high[i]));
-    _mm512_storeu_ps(to[i] + d + LANES, _mm512_permutex2var_ps(low[i], to_second, high[i]));
+    add_to(to[i] + d, {_mm512_permutex2var_ps(low[i], to_first, high[i])});
+    add_to(to[i] + d + LANES, {_mm512_permutex2var_ps(low[i], to_second, high[i])});
   }
 }
 #endif
 
-// Weighted sums of a chunk's values in int8 for N queries.
+// Weighted sums of a block's values in int8 for N queries.
 template <int N>
-static void add_up_int8(const Heads& h, const Scratch& s, int first, const int8_t* values, const uint8_t* ahead,
+static void add_up_int8(const Heads& h, const Scratch& s, int first, int at, const int8_t* values, const uint8_t* ahead,
                         int n_keys, float (*to)[MAX_HEAD_DIM]) {
   const size_t each = 16 * static_cast<size_t>(n_keys);  // bytes of 16 elements: each pass fetches its own part
 #if defined(GF_VNNI)
@@ -159,9 +155,9 @@ static void add_up_int8(const Heads& h, const Scratch& s, int first, const int8_
     for (int n = 0; n < N; n += ROWS) {
       int d = 0;
       for (; d + D * LANES <= h.head_dim; d += D * LANES)
-        add_shorts<ROWS, D>(s.shorts + first + n, values, ahead + d / LANES * each, h.head_dim, n_keys, to + n, d);
+        add_shorts<ROWS, D>(s.shorts + first + n, at, values, ahead + d / LANES * each, h.head_dim, n_keys, to + n, d);
       for (; d < h.head_dim; d += LANES)
-        add_shorts<ROWS, 1>(s.shorts + first + n, values, ahead + d / LANES * each, h.head_dim, n_keys, to + n, d);
+        add_shorts<ROWS, 1>(s.shorts + first + n, at, values, ahead + d / LANES * each, h.head_dim, n_keys, to + n, d);
     }
     return;
   }
@@ -169,26 +165,27 @@ static void add_up_int8(const Heads& h, const Scratch& s, int first, const int8_
   constexpr int D = N == 8 ? 2 : 4;
   int d = 0;
   for (; d + D * LANES <= h.head_dim; d += D * LANES)
-    add_codes<N, D>(s.scores[first], CHUNK, values, ahead + d / LANES * each, h.head_dim, n_keys, to, d);
+    add_codes<N, D>(s.scores[first] + at, CHUNK, values, ahead + d / LANES * each, h.head_dim, n_keys, to, d);
   for (; d < h.head_dim; d += LANES)
-    add_codes<N, 1>(s.scores[first], CHUNK, values, ahead + d / LANES * each, h.head_dim, n_keys, to, d);
+    add_codes<N, 1>(s.scores[first] + at, CHUNK, values, ahead + d / LANES * each, h.head_dim, n_keys, to, d);
 }
 
-// Weighted sums of a chunk's values for N queries; `ahead` is what will be read next.
+// Weighted sums of a block's values for N queries, whose weights stand in a chunk's places from `at` on, added to what
+// is there; `ahead` is what will be read next.
 template <int N>
-static void add_up(const Heads& h, const Scratch& s, int first, const uint8_t* values, const uint8_t* ahead, int n_keys,
-                   float (*to)[MAX_HEAD_DIM]) {
-  if (h.is_int8) return add_up_int8<N>(h, s, first, reinterpret_cast<const int8_t*>(values), ahead, n_keys, to);
+static void add_up(const Heads& h, const Scratch& s, int first, int at, const uint8_t* values, const uint8_t* ahead,
+                   int n_keys, float (*to)[MAX_HEAD_DIM]) {
+  if (h.is_int8) return add_up_int8<N>(h, s, first, at, reinterpret_cast<const int8_t*>(values), ahead, n_keys, to);
   const size_t token_bytes = static_cast<size_t>(h.head_dim) * h.element();
 #if defined(GF_BF16)
   if (h.is_bf16) {
     // each pass over the values fetches its own part of what comes next
     for (int d = 0; d < h.head_dim; d += 2 * LANES, ahead += 64 * static_cast<size_t>(n_keys))
-      add_bfloats<N>(s, first, values, ahead, token_bytes, round_up(n_keys, 2), d, to);
+      add_bfloats<N>(s, first, at, values, ahead, token_bytes, round_up(n_keys, 2), d, to);
     return;
   }
 #endif
-  for (int d = 0; d < h.head_dim; d += LANES) add_floats<N, 1>(s, first, values, token_bytes, h.is_bf16, n_keys, d, to);
+  for (int d = 0; d < h.head_dim; d += LANES) add_floats<N, 1>(s, first, at, values, token_bytes, h.is_bf16, n_keys, d, to);
 }
 
 // Attention of a query tile over one chunk of keys, up to the position of each query: unnormalised.
@@ -199,30 +196,36 @@ struct ChunkResult {
   alignas(64) float value[QUERIES][MAX_HEAD_DIM];
 };
 
-inline void attend_chunk(const QueryTile& a, const Heads& h, const KeyHead& k, int start, Scratch& s,
-                         ChunkResult& result) {
+// `blocks` are those of the chunk, and those of the next one, which are fetched in passing.
+inline void attend_chunk(const QueryTile& a, const Heads& h, const HeadBlock (&blocks)[2 * CHUNK_BLOCKS], int chunk,
+                         Scratch& s, ChunkResult& result) {
   int n_valid[QUERIES], n_keys = 0;
   for (int i = 0; i < a.n; i++) {
-    n_valid[i] = std::clamp(a.position[i] + 1 - start, 0, CHUNK);
+    n_valid[i] = std::clamp(a.position[i] + 1 - chunk * CHUNK, 0, CHUNK);
     n_keys = std::max(n_keys, n_valid[i]);
     result.has_keys[i] = n_valid[i] > 0;
+    memset(result.value[i], 0, sizeof(float) * static_cast<size_t>(h.head_dim));
   }
   n_keys = round_up(n_keys, LANES);
-  const size_t token_bytes = static_cast<size_t>(h.head_dim) * (h.is_int8 ? 1 : h.element());
-  const uint8_t *keys = k.keys + start * token_bytes, *values = k.values + start * token_bytes;
-  if (h.is_int8) score_int8(a, h, k, start, n_keys, s);
-  else score(a, {0, a.n}, h, keys, values, 0, n_keys, s);
+  for (int b = 0, at = 0; at < n_keys; b++, at += KEY_BLOCK) {
+    const int n = std::min(KEY_BLOCK, n_keys - at);
+    if (h.is_int8) score_int8(a, h, blocks[b], chunk * CHUNK_BLOCKS + b, at, n, s);
+    else score(a, {0, a.n}, h, blocks[b].keys, blocks[b].values, at, n, s);
+  }
   const float scale = 1 / std::sqrt(static_cast<float>(h.head_dim));
   for (int i = 0; i < a.n; i++) {
     uint16_t* weights = h.has_bf16_queries() && !h.is_int8 ? s.weights[i] : nullptr;
     weigh(s.scores[i], weights, n_valid[i], n_keys, scale, result.largest[i], result.total[i]);
-    if (h.is_int8) scale_weights(i, h, k.value_scales + start, n_keys, s);
+    if (h.is_int8) scale_weights(i, h, blocks, n_keys, s);
   }
-  const uint8_t* next = keys + CHUNK * token_bytes;
-  int i = 0;
-  for (; i + 8 <= a.n; i += 8) add_up<8>(h, s, i, values, next, n_keys, result.value + i);
-  for (; i + 4 <= a.n; i += 4) add_up<4>(h, s, i, values, next, n_keys, result.value + i);
-  for (; i < a.n; i++) add_up<1>(h, s, i, values, next, n_keys, result.value + i);
+  for (int b = 0, at = 0; at < n_keys; b++, at += KEY_BLOCK) {
+    const int n = std::min(KEY_BLOCK, n_keys - at);
+    const uint8_t *values = blocks[b].values, *next = blocks[CHUNK_BLOCKS + b].keys;
+    int i = 0;
+    for (; i + 8 <= a.n; i += 8) add_up<8>(h, s, i, at, values, next, n, result.value + i);
+    for (; i + 4 <= a.n; i += 4) add_up<4>(h, s, i, at, values, next, n, result.value + i);
+    for (; i < a.n; i++) add_up<1>(h, s, i, at, values, next, n, result.value + i);
+  }
 }
 
 // Merge the result of a chunk into a query of the tile; always in the order of the chunks, whichever thread computed

@@ -121,8 +121,12 @@ class AttentionSchedule {
   }
 
   void attend(int layer, const Task& task, const QueryTile& a, int chunk, int thread) {
-    const KeyHead keys = key_head(*call_, heads_, layer, call_->slots[task.first], task.head / heads_.group());
-    attend_chunk(a, heads_, keys, chunk * CHUNK, scratch_[static_cast<size_t>(thread)],
+    HeadBlock blocks[2 * CHUNK_BLOCKS];
+    const int last = call_->positions[task.end - 1] / KEY_BLOCK;
+    for (int b = 0; b < 2 * CHUNK_BLOCKS; b++)
+      blocks[b] = head_block(*call_, heads_, layer, call_->slots[task.first], task.head / heads_.group(),
+                             std::min(chunk * CHUNK_BLOCKS + b, last));
+    attend_chunk(a, heads_, blocks, chunk, scratch_[static_cast<size_t>(thread)],
                  results_[static_cast<size_t>(thread)]);
   }
 

@@ -421,11 +421,12 @@ class Engine {
         continue;
       }
       const bool is_key = head < d_.n_heads + d_.n_kv_heads;
-      const KeyHead to = cached(layer, row, head - d_.n_heads - (is_key ? 0 : d_.n_kv_heads));
-      const size_t position = static_cast<size_t>(call_->positions[row]), row_bytes = dim * heads_.element();
-      if (!heads_.is_int8) write_row(from, dim, heads_.is_bf16, (is_key ? to.keys : to.values) + position * row_bytes);
-      else if (is_key) write_row(from, dim, heads_.is_bf16, to.recent_keys + position % (2 * KEY_BLOCK) * row_bytes);
-      else quantise_value(from, dim, call_->positions[row], to);
+      const HeadBlock to = cached(layer, row, head - d_.n_heads - (is_key ? 0 : d_.n_kv_heads));
+      const int position = call_->positions[row] % KEY_BLOCK;
+      const size_t at = static_cast<size_t>(position) * dim * heads_.element();
+      if (!heads_.is_int8) write_row(from, dim, heads_.is_bf16, (is_key ? to.keys : to.values) + at);
+      else if (is_key) write_row(from, dim, heads_.is_bf16, to.recent_keys + at);
+      else quantise_value(from, dim, position, to);
     }
   }
 
@@ -434,12 +435,13 @@ class Engine {
     const int n_tasks = static_cast<int>(completing_.size()) * d_.n_kv_heads;
     for (int task = thread; task < n_tasks; task += pool_.n_active()) {
       const int row = completing_[static_cast<size_t>(task / d_.n_kv_heads)];
-      quantise_keys(heads_, call_->positions[row] / KEY_BLOCK, cached(layer, row, task % d_.n_kv_heads));
+      quantise_keys(heads_, cached(layer, row, task % d_.n_kv_heads));
     }
   }
 
-  KeyHead cached(int layer, int row, int kv_head) const {
-    return key_head(*call_, heads_, layer, call_->slots[row], kv_head);
+  // Where a row's key and value belong.
+  HeadBlock cached(int layer, int row, int kv_head) const {
+    return head_block(*call_, heads_, layer, call_->slots[row], kv_head, call_->positions[row] / KEY_BLOCK);
   }
 
   const Dimensions d_;

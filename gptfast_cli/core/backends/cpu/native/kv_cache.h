@@ -1,11 +1,16 @@
 // The layout of the KV cache, and how keys and values are written.
 //
-// In int8 they are codes of a byte: a key has a scale for each channel, which the KEY_BLOCK keys of a block share, and
-// a value one for itself. backends/reference.py says which keys are read as codes, and why. The layout is
-// that of the kernels' reads:
+// A row has a table of blocks, each with the keys and values of KEY_BLOCK tokens of all layers (PagedAttention, Kwon et
+// al. 2023, arXiv:2309.06180). Within a block keys come first, then values:
 //
-//   keys    [tokens / 16][head_dim / 4][16][4]     with [tokens / KEY_BLOCK][head_dim] scales
-//   values  [tokens / 4][head_dim][4]              with [tokens] scales
+//   keys, values  [layers][kv_heads][KEY_BLOCK][head_dim]
+//
+// In int8 they are codes of a byte: a key has a scale for each channel, which the keys of a block share, and a value
+// one for itself. backends/reference.py says which keys are read as codes, and why. The codes of a layer's head are
+// laid out as the kernels read them:
+//
+//   keys    [KEY_BLOCK / 16][head_dim / 4][16][4]     with [layers][kv_heads][head_dim] scales
+//   values  [KEY_BLOCK / 4][head_dim][4]              with [layers][kv_heads][KEY_BLOCK] scales
 #pragma once
 
 #include <algorithm>
@@ -32,23 +37,23 @@ struct Heads {
   }
 };
 
-// Keys and values of one head of one row of the cache.
-struct KeyHead {
-  uint8_t *keys, *values;            // [tokens][head_dim], or codes
+// Keys and values of one head in one block of a row.
+struct HeadBlock {
+  uint8_t *keys, *values;            // [KEY_BLOCK][head_dim], or codes
   float *key_scales, *value_scales;  // of these
-  uint8_t* recent_keys;              // [2 KEY_BLOCK][head_dim], as they were computed; position p at p % (2 KEY_BLOCK)
+  uint8_t* recent_keys;              // [KEY_BLOCK][head_dim], as they were computed; of the last two blocks only
 };
 
-inline KeyHead key_head(const Call& call, const Heads& h, int layer, int slot, int kv_head) {
-  const size_t head = static_cast<size_t>(slot) * h.n_kv_heads + kv_head, dim = static_cast<size_t>(h.head_dim);
-  const size_t capacity = static_cast<size_t>(call.capacity);
-  const size_t at = head * capacity * dim * (h.is_int8 ? 1 : h.element());
-  KeyHead found{static_cast<uint8_t*>(call.keys[layer]) + at, static_cast<uint8_t*>(call.values[layer]) + at, nullptr,
-                nullptr, nullptr};
+inline HeadBlock head_block(const Call& call, const Heads& h, int layer, int slot, int kv_head, int block) {
+  uint8_t* memory = static_cast<uint8_t*>(call.blocks[static_cast<size_t>(slot) * call.n_blocks + block]);
+  const size_t head = static_cast<size_t>(layer) * h.n_kv_heads + kv_head, dim = static_cast<size_t>(h.head_dim);
+  const size_t at = head * KEY_BLOCK * dim * (h.is_int8 ? 1 : h.element());
+  HeadBlock found{memory + at, memory + call.values_at + at, nullptr, nullptr, nullptr};
   if (!h.is_int8) return found;
-  found.key_scales = static_cast<float*>(call.key_scales[layer]) + head * (capacity / KEY_BLOCK) * dim;
-  found.value_scales = static_cast<float*>(call.value_scales[layer]) + head * capacity;
-  found.recent_keys = static_cast<uint8_t*>(call.recent_keys[layer]) + head * 2 * KEY_BLOCK * dim * h.element();
+  found.key_scales = reinterpret_cast<float*>(memory + call.key_scales_at) + head * dim;
+  found.value_scales = reinterpret_cast<float*>(memory + call.value_scales_at) + head * KEY_BLOCK;
+  const size_t recent = (static_cast<size_t>(slot) * h.n_kv_heads + kv_head) * 2 + block % 2;
+  found.recent_keys = static_cast<uint8_t*>(call.recent_keys[layer]) + recent * KEY_BLOCK * dim * h.element();
   return found;
 }
 
@@ -67,8 +72,8 @@ inline void write_row(const float* from, int n, bool is_bf16, uint8_t* to) {
 // Lower bound of the largest element: scales stay large enough to divide by, smaller elements become 0.
 inline Floats least() { return splat(1e-30f); }
 
-// The value of a position.
-inline void quantise_value(const float* value, int head_dim, int position, const KeyHead& to) {
+// The value at a position within a block.
+inline void quantise_value(const float* value, int head_dim, int position, const HeadBlock& to) {
   Floats most = least();
   for (int d = 0; d < head_dim; d += LANES) most = max(most, abs(load(value + d)));
   const float largest = maximum(most);
@@ -83,20 +88,17 @@ inline void quantise_value(const float* value, int head_dim, int position, const
 }
 
 // The keys of a block that is whole now.
-inline void quantise_keys(const Heads& h, int block, const KeyHead& to) {
+inline void quantise_keys(const Heads& h, const HeadBlock& to) {
   const size_t row_bytes = static_cast<size_t>(h.head_dim) * h.element();
-  const uint8_t* keys = to.recent_keys + block % 2 * KEY_BLOCK * row_bytes;
-  float* scales = to.key_scales + static_cast<size_t>(block) * h.head_dim;
-  uint8_t* codes = to.keys + static_cast<size_t>(block) * KEY_BLOCK * h.head_dim;
   for (int d = 0; d < h.head_dim; d += LANES) {
     Floats most = least();
-    for (int key = 0; key < KEY_BLOCK; key++) most = max(most, abs(load_element(keys + key * row_bytes, h.is_bf16, d)));
-    store(scales + d, most / splat(127));
+    for (int key = 0; key < KEY_BLOCK; key++) most = max(most, abs(load_element(to.recent_keys + key * row_bytes, h.is_bf16, d)));
+    store(to.key_scales + d, most / splat(127));
     const Floats steps = splat(127) / most;
     for (int key = 0; key < KEY_BLOCK; key++) {
       int8_t lanes[LANES];
-      store_int8(lanes, to_ints(load_element(keys + key * row_bytes, h.is_bf16, d) * steps));
-      uint8_t* tile = codes + key / LANES * LANES * h.head_dim + key % LANES * QUAD;
+      store_int8(lanes, to_ints(load_element(to.recent_keys + key * row_bytes, h.is_bf16, d) * steps));
+      uint8_t* tile = to.keys + key / LANES * LANES * h.head_dim + key % LANES * QUAD;
       for (int i = 0; i < LANES; i += QUAD) memcpy(tile + (d + i) * LANES, lanes + i, QUAD);
     }
   }

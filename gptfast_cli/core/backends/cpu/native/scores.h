@@ -6,10 +6,10 @@
 #include "scores_int8.h"
 #include "transpose.h"
 
-constexpr int CHUNK = 256;   // keys
+constexpr int CHUNK_BLOCKS = 2, CHUNK = CHUNK_BLOCKS * KEY_BLOCK;  // keys of one pass of the softmax
 constexpr int QUERIES = 40;  // per tile, at most: five tokens of eight heads
 
-static_assert(CHUNK % KEY_BLOCK == 0 && CHUNK <= MOST_SHORTS && MAX_HEAD_DIM <= MOST_SHORTS);
+static_assert(CHUNK <= MOST_SHORTS && MAX_HEAD_DIM <= MOST_SHORTS);
 
 // Queries of one KV head and the state of their online softmax.
 struct QueryTile {

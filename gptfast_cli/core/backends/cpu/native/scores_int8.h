@@ -5,6 +5,8 @@
 
 #include "kv_cache.h"
 
+inline void add_to(float* to, Floats x) { store(to, load(to) + x); }
+
 // Byte i of each lane, with its sign.
 GF_INLINE Ints byte(Ints four, int i) { return shift_right_signed(shift_left(four, 24 - 8 * i), 24); }
 
@@ -24,7 +26,8 @@ static void score_codes(const float (*queries)[MAX_HEAD_DIM], const int8_t* tile
   for (int n = 0; n < N; n++) store(to + n * stride, total[n]);
 }
 
-// Sums of values over a chunk's keys for N queries, D vectors of the head; `weights` have the scales in them.
+// Sums of values over a block's keys for N queries, D vectors of the head, added to what is there; `weights` have the
+// scales in them.
 template <int N, int D>
 static void add_codes(const float* weights, size_t stride, const int8_t* values, const uint8_t* ahead, int head_dim,
                       int n_keys, float (*to)[MAX_HEAD_DIM], int first) {
@@ -48,7 +51,7 @@ static void add_codes(const float* weights, size_t stride, const int8_t* values,
     }
   }
   for (int n = 0; n < N; n++)
-    for (int j = 0; j < D; j++) store(to[n] + first + LANES * j, total[n][j]);
+    for (int j = 0; j < D; j++) add_to(to[n] + first + LANES * j, total[n][j]);
 }
 
 constexpr int MOST_SHORTS = 256;
@@ -96,13 +99,13 @@ struct ShortSums {
     }
   }
 
-  __attribute__((always_inline)) void give(const Shorts* rows, int n, int j, float* to) const {
+  __attribute__((always_inline)) Floats sum(const Shorts* rows, int n, int j) const {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
     const __m512i low = sums[n][2 * j], high = sums[n][2 * j + 1];
     const Ints sum{
         _mm512_add_epi32(_mm512_permutex2var_epi32(low, even, high), _mm512_permutex2var_epi32(low, odd, high))};
-    store(to, to_floats(sum) * splat(rows[n].scale));
+    return to_floats(sum) * splat(rows[n].scale);
   }
 };
 
@@ -113,21 +116,21 @@ static void score_shorts(const Shorts* queries, const int8_t* tiles, int head_di
   for (int d = 0; d < head_dim; d += QUAD, tiles += 64)
     total.add(queries, d, tiles, static_cast<size_t>(LANES * head_dim));
   for (int n = 0; n < N; n++)
-    for (int j = 0; j < D; j++) total.give(queries, n, j, to + n * stride + LANES * j);
+    for (int j = 0; j < D; j++) store(to + n * stride + LANES * j, total.sum(queries, n, j));
 }
 
-// What add_codes does, of shorts.
+// What add_codes does, of shorts from `at` on.
 template <int N, int D>
-static void add_shorts(const Shorts* weights, const int8_t* values, const uint8_t* ahead, int head_dim, int n_keys,
+static void add_shorts(const Shorts* weights, int at, const int8_t* values, const uint8_t* ahead, int head_dim, int n_keys,
                        float (*to)[MAX_HEAD_DIM], int first) {
   ShortSums<N, D> total;
   values += static_cast<size_t>(first) * QUAD;
   for (int t = 0; t < n_keys; t += QUAD, values += static_cast<size_t>(head_dim) * QUAD, ahead += 64 * D) {
     for (int j = 0; j < D; j++) prefetch_near(ahead + 64 * j);
-    total.add(weights, t, values, 64);
+    total.add(weights, at + t, values, 64);
   }
   for (int n = 0; n < N; n++)
-    for (int j = 0; j < D; j++) total.give(weights, n, j, to[n] + first + LANES * j);
+    for (int j = 0; j < D; j++) add_to(to[n] + first + LANES * j, total.sum(weights, n, j));
 }
 
 #endif

@@ -39,8 +39,11 @@ class Proposer(Protocol):
         """Runner of a draft model whose rounds can run natively beside the target's; None: only by `propose`."""
         ...
 
-    def begin(self, row: int, prompt: Sequence[int]) -> None:
-        """Start a sequence with this prompt in a row."""
+    def begin(self, row: int, prompt: Sequence[int], n_tokens: int | None = None) -> int:
+        """Start a sequence with this prompt in a row, feeding up to `n_tokens` of it (None: all).
+
+        Returns how many are left, to be fed by calling it again with the same prompt before anything is proposed.
+        """
         ...
 
     def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:

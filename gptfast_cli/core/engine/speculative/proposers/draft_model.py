@@ -32,10 +32,12 @@ class DraftModel:
     def native_runner(self) -> Runner | None:
         return self.runner if self.runner.runs_ahead else None
 
-    def begin(self, row: int, prompt: Sequence[int]) -> None:
+    def begin(self, row: int, prompt: Sequence[int], n_tokens: int | None = None) -> int:
         n_known = self.runner.reuse_prefix(row, prompt)
-        for first in range(n_known, len(prompt), PREFILL_CHUNK):
-            self.runner.prefill(row, prompt[first : first + PREFILL_CHUNK])
+        fed = prompt[n_known:] if n_tokens is None else prompt[n_known : n_known + n_tokens]
+        for first in range(0, len(fed), PREFILL_CHUNK):
+            self.runner.prefill(row, fed[first : first + PREFILL_CHUNK])
+        return len(prompt) - n_known - len(fed)
 
     def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         draft_length = max(draft_lengths)
@@ -48,7 +50,7 @@ class DraftModel:
         ]
 
     def move(self, source: int, target: int) -> None:
-        self.runner.move(source, target)
+        self.runner.swap(source, target)
 
     def _ahead(
         self, fed: list[list[int]], contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]

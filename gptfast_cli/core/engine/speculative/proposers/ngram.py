@@ -24,9 +24,10 @@ class NGram:
     def __init__(self, n_rows: int) -> None:
         self._rows = [_Index() for _ in range(n_rows)]
 
-    def begin(self, row: int, prompt: Sequence[int]) -> None:
+    def begin(self, row: int, prompt: Sequence[int], n_tokens: int | None = None) -> int:  # noqa: ARG002  # it is quick
         self._rows[row] = _Index()
         self._rows[row].read(prompt)
+        return 0
 
     def propose(self, contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]) -> list[Proposal]:
         proposals = []
