@@ -158,8 +158,8 @@ def test_the_engine_reads_nothing_beyond_the_embedding(token: int, monkeypatch: 
         lambda: runner.run_ahead([[5, token]], [GREEDY], [[0.0]]),
         lambda: runner.read(slice(0, 1), [[5, token]], [1]),
         lambda: run_rounds(
-            runner.side(1, 9),
-            Runner(model, 1).side(1, 9),
+            runner.handle(1, 9),
+            Runner(model, 1).handle(1, 9),
             [RoundRow(0, 5, 1, (5, token), 1, 1, SamplingParams(0.0, 0, 1.0, 0.0))],
             RoundLimits(2, 2),
             (),

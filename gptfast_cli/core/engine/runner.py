@@ -152,11 +152,11 @@ class Runner:
             self.append(row, [*first, *(tokens[row] for tokens in chosen.tokens[:-1])])
         return chosen
 
-    def side(self, n_rows: int, n_tokens: int) -> EngineHandle:
+    def handle(self, n_rows: int, n_tokens: int) -> EngineHandle:
         """A handle for native rounds of speculation of the first rows, with room for `n_tokens` in each."""
         loop = self.model.token_loop
         assert loop is not None
-        return loop.side(self._cache, n_rows, n_tokens)
+        return loop.handle(self._cache, n_rows, n_tokens)
 
     def extend(self, fed: Sequence[Tensor], *, needs_probs: bool) -> list[Logits]:
         """Feed the first rows drafted tokens, any number to each, int64 on the model's device.

@@ -136,7 +136,7 @@ class TokenLoop(Protocol):
         """
         ...
 
-    def side(self, cache: KVCache, n_rows: int, n_tokens: int) -> EngineHandle:
+    def handle(self, cache: KVCache, n_rows: int, n_tokens: int) -> EngineHandle:
         """Handle of the engine and this cache, with room for `n_tokens` in each of the first rows, for `run_rounds`."""
         ...
 

@@ -171,7 +171,7 @@ class NativeModel:
         batch = _batch(tokens, cache, rows)
         return self._engine.run_ahead(batch, self._place_of(cache), params, uniforms, stops, keep_logits=keep_logits)
 
-    def side(self, cache: KVCache, n_rows: int, n_tokens: int) -> EngineHandle:
+    def handle(self, cache: KVCache, n_rows: int, n_tokens: int) -> EngineHandle:
         """The engine, and where a cache stands, for rounds of speculation with another model."""
         cache.begin(slice(0, n_rows), [n_tokens - length for length in cache.lengths[:n_rows]])
         return EngineHandle(self._engine, self._place_of(cache))

@@ -64,7 +64,7 @@ def run_rounds_native(target: Runner, draft: Runner, sequences: Sequence[Request
     longest = max(text.n_held + len(text.rest) for text in texts) + (limits.n_rounds + 1) * (limits.draft_length + 1)
     with target.alone():
         native = run_rounds(
-            target.side(len(texts), longest), draft.side(len(texts), longest), texts, limits, tuple(stops)
+            target.handle(len(texts), longest), draft.handle(len(texts), longest), texts, limits, tuple(stops)
         )
     for row, (text, n_held) in enumerate(zip(texts, native.n_held, strict=True)):
         emitted = [token for each in native.rounds for token in each[row].tokens]
