@@ -14,7 +14,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -23,7 +25,9 @@ from gptfast_cli.core.bench.environment import environment
 from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.device import set_threads
 from gptfast_cli.core.drafts.candidates import SimulatedDraft
+from gptfast_cli.core.drafts.texts import read_prompts
 from gptfast_cli.core.engine.build import ModelSource, RuntimeConfig, build
+from gptfast_cli.core.engine.chat import ChatOptions
 from gptfast_cli.core.engine.engine import Engine
 from gptfast_cli.core.engine.load import LoadedModel, RandomWeights, load
 from gptfast_cli.core.engine.request import Limits, Request, Transcript
@@ -47,7 +51,6 @@ TARGET = "layers=22,dim=2048,heads=32,kv_heads=4,ffn=5632,vocab=32000"
 DRAFT = "layers=12,dim=768,heads=12,ffn=2048,vocab=32000"
 PROMPT = tuple(range(100, 200))
 GREEDY = Sampling(temperature=0)
-OPENING = "Once upon a time"
 
 
 def main() -> int:
@@ -102,52 +105,55 @@ def bundled(drafts: list[str], n_tokens: int, n_pairs: int) -> int:
     """The bundled pair, in one process with both models loaded: speed-up over plain decoding, pair by pair.
 
     Each run is what `gptfast generate` does once the models are loaded: a new engine and a policy that has seen
-    nothing, timed from the first token to the end, detokenisation included. The first row pairs plain with plain: the
-    spread of the machine.
+    nothing, timed from the first token to the end of the answer, detokenisation included, for the bundled prompts in
+    turn. The first row pairs plain with plain: the spread of the machine.
     """
     settings = load_settings()
     target = result_of(load("tiny", settings, RuntimeConfig()))
-    assert target.tokenizer is not None
-    prompt = tuple(target.tokenizer.encode(OPENING))
+    prompts, _ = read_prompts(target, None, None, ChatOptions())
+    limits = target.limits(n_tokens, None)
     tell("| draft | k | temperature | tokens a round | runs with rounds | speed-up: median [quartiles] |")
     tell("|---|---|---|---|---|---|")
     for draft in ("none", *drafts):
-        proposer = _new_proposer(draft, target, 2 * n_tokens)
-        for k in ("auto",) if draft == "none" else ("5", "auto"):
-            for temperature in (0.0, 0.8):
-                speedups, taus = [], []
-                for seed in range(n_pairs):
-                    speculation = None
-                    if proposer is not None:
-                        policy: DraftLengthPolicy = AdaptiveDraftLength() if k == "auto" else FixedDraftLength(int(k))
-                        speculation = Speculation(proposer(), policy)
-                    sampler = Sampler(Sampling(temperature=temperature), seed)
-                    runs = {
-                        name: partial(
-                            _generate, target, Request(0, prompt, sampler, Limits(n_tokens, 2048, frozenset())), how
-                        )
-                        for name, how in (("plain", None), ("drafted", speculation))
-                    }
-                    order = ("plain", "drafted") if seed % 2 else ("drafted", "plain")  # neither is always first
-                    seconds = {name: runs[name]() for name in order}
-                    speedups.append(seconds["plain"] / seconds["drafted"])
-                    if speculation is not None and speculation.rounds.tau:
-                        taus.append(speculation.rounds.tau)
-                low, middle, high = statistics.quantiles(speedups, n=4)
-                tau = f"{statistics.median(taus):.2f}" if taus else "none"
-                gain = f"{middle:.3f} [{low:.3f}..{high:.3f}]"
-                tell(f"| {draft} | {k} | {temperature} | {tau} | {len(taus)} of {n_pairs} | {gain} |")
+        proposer = _new_proposer(draft, target)
+        for k, temperature in product(("auto",) if draft == "none" else ("5", "auto"), (0.0, 0.8)):
+            speedups, taus = [], []
+            for n in range(n_pairs):
+                request = Request(0, prompts[n % len(prompts)].ids, Sampler(Sampling(temperature), n), limits)
+                speedup, tau = _pair(target, request, proposer, k, drafts_first=bool(n % 2))
+                speedups.append(speedup)
+                taus += [tau] if tau else []
+            low, middle, high = statistics.quantiles(speedups, n=4)
+            tau = f"{statistics.median(taus):.2f}" if taus else "none"
+            gain = f"{middle:.3f} [{low:.3f}..{high:.3f}]"
+            tell(f"| {draft} | {k} | {temperature} | {tau} | {len(taus)} of {n_pairs} | {gain} |")
     tell(f"\n{n_tokens} tokens, {n_pairs} pairs; {machine()}")
     return 0
 
 
-def _new_proposer(draft: str, target: LoadedModel, n_tokens: int) -> Callable[[], Proposer] | None:
+def _pair(
+    target: LoadedModel, request: Request, proposer: Callable[[], Proposer] | None, k: str, *, drafts_first: bool
+) -> tuple[float, float | None]:
+    """Speed-up of a request over plain decoding, and its tokens a round; neither is always run first."""
+    speculation = None
+    if proposer is not None:
+        policy: DraftLengthPolicy = AdaptiveDraftLength() if k == "auto" else FixedDraftLength(int(k))
+        speculation = Speculation(proposer(), policy)
+    seconds = {}
+    for is_drafted in (drafts_first, not drafts_first):
+        seconds[is_drafted] = _generate(target, replace(request, generated=[]), speculation if is_drafted else None)
+    return seconds[False] / seconds[True], None if speculation is None else speculation.rounds.tau
+
+
+def _new_proposer(draft: str, target: LoadedModel) -> Callable[[], Proposer] | None:
     """Makes proposers of a kind that know no text yet; None for plain decoding."""
     if draft == "none":
         return None
     if draft == "ngram":
         return partial(NGram, 1)
-    opening = open_draft_model(draft, target, n_tokens=n_tokens, settings=load_settings(), runtime=RuntimeConfig())
+    opening = open_draft_model(
+        draft, target, n_tokens=target.config.max_context, settings=load_settings(), runtime=RuntimeConfig()
+    )
     model, _ = result_of(opening)
     return partial(DraftModel, model, 1)
 
@@ -156,7 +162,7 @@ def _generate(target: LoadedModel, request: Request, speculation: Speculation | 
     """Seconds from the first token of a request to its end."""
     engine, transcript = Engine(Runner(target.model, 1), speculation), Transcript(request, target.tokenizer, ())
     engine.submit(request)
-    while not request.generated:
+    while not request.generated and request.finish_reason is None:
         result_of(engine.step())
     began = time.perf_counter()
     while engine.has_work:
