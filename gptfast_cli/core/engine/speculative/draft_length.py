@@ -12,7 +12,7 @@ while this exceeds its cost in seconds times the tokens per second of the rounds
 
 A trial has a cost: the draft must be fed the tokens that were decoded without it, its first rounds are slow, and it may
 lose. The loss against plain steps is accumulated, and a trial starts only where that loss plus its estimated cost
-is at most 1 % of the plain decoding time of the tokens so far and the next 400.
+is at most 2 % of the plain decoding time of the tokens so far and the next 400.
 """
 
 import math
@@ -76,7 +76,7 @@ _RETIMED, _LONGEST_RETIMED = 128, 1024  # tokens from rounds until a plain step 
 _PROMISE = 1.1  # required predicted speed-up of an untried draft length over plain steps
 # plain tokens between trials of a draft that does not pay: first, growth factor, maximum
 _PAUSE, _GROWTH, _LONGEST_PAUSE = 32, 4, 4096
-_RISK, _NEXT = 0.01, 400  # share of the plain decoding time that trials may lose; future tokens that count
+_RISK, _NEXT = 0.02, 400  # share of the plain decoding time that trials may lose; future tokens that count
 _VERIFY = 1.2  # first guess: time of a verification, in plain steps
 _CATCH_UP = 0.5  # first guess: time to feed the draft a token, in draft steps
 
