@@ -7,6 +7,7 @@ at different positions, and to roll a row back is to shorten its length.
 
 import heapq
 import math
+import mmap
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,9 +158,25 @@ def block_layout(config: ModelConfig, layout: KVLayout) -> BlockLayout:
     return BlockLayout(layout.parts, config.n_layers, config.n_kv_heads, offsets, end, row_bytes)
 
 
+_HUGE_PAGE = 2 << 20
 _LARGE_BYTES = 64 << 20
 _MOST_SPARE_BYTES = 256 << 20
 _SMALLER = "Take fewer rows or tokens: --batch-size, --max-context, --kv-dtype int8"
+
+
+def _memory(n_bytes: int) -> Tensor:
+    """Memory of the system, [n_bytes] uint8, on huge pages where it has any: attention jumps from block to block.
+
+    Pages that are never touched take none. Raises MemoryError.
+    """
+    try:
+        pages = mmap.mmap(-1, n_bytes + _HUGE_PAGE)
+    except OSError as error:
+        raise MemoryError("The system has no memory for the KV cache.") from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    memory = torch.frombuffer(pages, dtype=torch.uint8)
+    return memory[-memory.data_ptr() % _HUGE_PAGE :][:n_bytes]
 
 
 class _BlockPool:
@@ -198,8 +215,7 @@ class _BlockPool:
         if self._is_stacked:
             self._stack(n_all + n_new)
         else:
-            slab = torch.empty(n_new, block_bytes, dtype=torch.uint8, device=self._device)
-            self.memory += slab.unbind(0)
+            self.memory += _memory(n_new * block_bytes).view(n_new, block_bytes).unbind(0)
         self._n_owners += [0] * n_new
         return True
 

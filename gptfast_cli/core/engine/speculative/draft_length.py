@@ -78,7 +78,7 @@ _PROMISE = 1.1  # required predicted speed-up of an untried draft length over pl
 _PAUSE, _GROWTH, _LONGEST_PAUSE = 32, 4, 4096
 _RISK, _NEXT = 0.02, 400  # share of the plain decoding time that trials may lose; future tokens that count
 _VERIFY = 1.2  # first guess: time of a verification, in plain steps
-_CATCH_UP = 0.5  # first guess: time to feed the draft a token, in draft steps
+_CATCH_UP = 0.2  # first guess: time to feed the draft one of many tokens, in draft steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ def _text(row: int, sequence: Request, draft: Runner) -> RoundRow:
 Seconds = tuple[float, float, float]  # draft, verify, sample
 
 _HOST_SECONDS = 300e-6  # first guess of a round's time beside the models, run step by step
-_NATIVE_HOST_SECONDS = 50e-6  # the same, for rounds run in one native call
+_NATIVE_HOST_SECONDS = 25e-6  # the same, for the four rounds of a trial, which are two native calls
 
 
 @dataclass(slots=True)
