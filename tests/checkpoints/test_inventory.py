@@ -1,5 +1,7 @@
 """What `gptfast --list` knows of: every model that has a name here, and what can be removed."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,14 @@ import pytest
 from gptfast_cli.core.checkpoints.downloads import parse_bucket_path
 from gptfast_cli.core.checkpoints.inventory import find_entries, remove, take_inventory
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE
-from gptfast_cli.core.checkpoints.store import BUNDLED, bundled_folder, read_current, write_current
+from gptfast_cli.core.checkpoints.store import (
+    BUNDLED,
+    bundled_folder,
+    read_current,
+    record_source,
+    recorded_source,
+    write_current,
+)
 from gptfast_cli.core.download_notes import write_note
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.settings import Settings
@@ -91,6 +100,38 @@ def test_of_a_linked_entry_the_link_alone_is_removed(settings: Settings, tmp_pat
     remove(find_entries(take_inventory(settings), "linked"), settings)
     assert not link.is_symlink() and (elsewhere / MANIFEST_FILE).is_file()
     assert list(link.parent.iterdir()) == []
+
+
+def set_recipe(folder: Path, recipe: str) -> None:
+    """Give a checkpoint a manifest with this recipe."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["provenance"]["recipe"] = recipe
+    (folder / MANIFEST_FILE).unlink()  # a link to the bundled one
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
+def test_removing_a_checkpoint_deletes_the_record_of_its_source(settings: Settings, tmp_path: Path) -> None:
+    removed, other = 64 * "a", 64 * "b"
+    set_recipe(settings.home / "checkpoints" / "mine@int4-g32", removed)
+    for recipe in (removed, other):
+        record_source(settings.home, recipe, tmp_path)
+    remove(find_entries(take_inventory(settings), STORED), settings)
+    assert [file.name for file in (settings.home / "sources").iterdir()] == [other]
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_the_record_of_a_source_stays_while_another_checkpoint_needs_it(
+    settings: Settings, tmp_path: Path, *, is_link: bool
+) -> None:
+    stored, other = settings.home / "checkpoints" / "mine@int4-g32", settings.home / "checkpoints" / "other"
+    set_recipe(stored, 64 * "a")
+    if is_link:
+        other.symlink_to(stored.rename(tmp_path / "elsewhere"))
+    else:
+        shutil.copytree(stored, other)
+    record_source(settings.home, 64 * "a", tmp_path)
+    remove(find_entries(take_inventory(settings), "other"), settings)
+    assert recorded_source(settings.home, 64 * "a") == tmp_path
 
 
 @pytest.mark.parametrize("name", ["nosuch", "no/such", "..", "", "@"])

@@ -11,7 +11,14 @@ from typing import Final
 from gptfast_cli.core.checkpoints.downloads import bucket_paths, cached_repos, repo_folder, revisions
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, read_manifest
 from gptfast_cli.core.checkpoints.staging import remove_folder
-from gptfast_cli.core.checkpoints.store import BUNDLED, bundled_folder, clear_current, open_store, read_current
+from gptfast_cli.core.checkpoints.store import (
+    BUNDLED,
+    bundled_folder,
+    clear_current,
+    forget_source,
+    open_store,
+    read_current,
+)
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.fields import read_fields
 from gptfast_cli.core.files import is_file
@@ -108,7 +115,9 @@ def find_entries(inventory: Inventory, name: str) -> tuple[Entry, ...]:
 
 
 def remove(entries: Iterable[Entry], settings: Settings) -> None:
-    """Delete entries, and clear the current model if it is among them."""
+    """Delete entries and the records of their sources, and clear the current model if it is among them."""
+    entries = tuple(entries)
+    recipes = {_recipe(entry.path) for entry in entries if not entry.path.is_symlink()}
     for entry in entries:
         if entry.where == IN_HF_CACHE:
             folder = repo_folder(settings.hf_cache, entry.name.partition("@")[0])
@@ -118,6 +127,17 @@ def remove(entries: Iterable[Entry], settings: Settings) -> None:
             clear_current(settings.home)
         if folder.exists() or folder.is_symlink():  # revisions of a repository go together
             remove_folder(folder)
+    remaining = {_recipe(entry.path) for entry in take_inventory(settings).entries}
+    for recipe in recipes - remaining:  # a copy of a checkpoint shares its record
+        forget_source(settings.home, recipe)
+
+
+def _recipe(path: Path) -> str | None:
+    """The recipe in a checkpoint's manifest; None if there is none or it is unreadable."""
+    try:
+        return read_manifest(path).provenance.recipe if is_file(path / MANIFEST_FILE) else None
+    except (GptFastError, OSError):
+        return None
 
 
 def entry_of(name: str, where: str, path: Path) -> Entry:

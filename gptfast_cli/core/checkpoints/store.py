@@ -152,6 +152,12 @@ def recorded_source(home: Path, recipe: str | None) -> Path | None:
     return path if path is not None and path.exists() else None
 
 
+def forget_source(home: Path, recipe: str | None) -> None:
+    """Delete the record of a checkpoint's source, if there is one."""
+    if recipe is not None:
+        (home / "sources" / recipe).unlink(missing_ok=True)
+
+
 BUNDLED = ("tiny", "tiny-draft")
 
 
