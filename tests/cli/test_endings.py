@@ -56,7 +56,7 @@ def test_only_debug_shows_where_an_error_arose(fake: Fake) -> None:
         (("generate", "x", "--top-k", "many"), "--top-k"),
         (("nosuch",), "nosuch"),
         (("generate", ""), "prompt is empty"),
-        (("generate", "x", "--prompt-length", "5"), "2 prompts"),
+        (("generate", "x", "--prompt-length", "5"), "More than one prompt"),
         (("generate", "--prompt-ids", "1,two"), "1,two"),
     ],
 )

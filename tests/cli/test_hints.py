@@ -35,7 +35,7 @@ def settings(tmp_path: Path) -> Settings:
     ],
 )
 def test_a_source_that_is_not_here_is_to_be_fetched_where_it_can_be(settings: Settings, source: str, hint: str) -> None:
-    with pytest.raises(GptFastError, match="is no folder or file") as caught:
+    with pytest.raises(GptFastError, match="no such folder or file") as caught:
         drained(run(ConvertRequest(source, settings)))
     assert caught.value.hint.endswith(hint)
 

@@ -11,7 +11,7 @@ from cli.command_line import CommandLine, environment_of
 from distributed.ranks import on_ranks
 from gptfast_cli.core.distributed.group import TorchProcessGroup
 from gptfast_cli.core.evals.tasks.evaluate import open_response_cache
-from gptfast_cli.core.evals.tasks.requests import Rolling
+from gptfast_cli.core.evals.tasks.requests import RollingRequest
 
 TINY = ("-m", "tiny", "--dtype", "float32", "--threads", "1")
 
@@ -85,13 +85,13 @@ def test_eval_comes_to_the_same_and_only_one_rank_writes(gptfast: CommandLine, t
 def found_by(group: TorchProcessGroup, path: Path) -> float | str | object:
     with open_response_cache(path, group) as memory:
         if group.rank == 0:
-            memory.put(Rolling("new"), -3.0)
-        return memory.get(Rolling("kept")), memory.n_found
+            memory.put(RollingRequest("new"), -3.0)
+        return memory.get(RollingRequest("kept")), memory.n_found
 
 
 def test_all_ranks_know_what_an_earlier_run_was_answered_and_the_first_has_the_file(tmp_path: Path) -> None:
     with open_response_cache(tmp_path / "answers") as memory:
-        memory.put(Rolling("kept"), -2.0)
+        memory.put(RollingRequest("kept"), -2.0)
     assert on_ranks(2, found_by, tmp_path / "answers") == [(-2.0, 1), (-2.0, 1)]
     with open_response_cache(tmp_path / "answers") as memory:
         assert memory.n_found == 2
