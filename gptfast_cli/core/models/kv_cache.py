@@ -20,7 +20,7 @@ from gptfast_cli.core.backends import KEY_BLOCK, KEY_TILE, QUAD, FloatCache, Int
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import available_memory_bytes, check_fits, to_device
 
-_ALIGNMENT = 64  # bytes, of each part of a block
+_ALIGNMENT = 64  # bytes, of each part of a head
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,11 @@ class KVTensor:
     def slots(self, n_tokens: int) -> int:
         """Slots that `n_tokens` reach into."""
         return -(-n_tokens // self.n_tokens)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes that a head has in a block."""
+        return self.slots(KEY_BLOCK) * math.prod(self.shape) * self.dtype.itemsize
 
 
 class KVLayout(Protocol):
@@ -116,19 +121,26 @@ Parts = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
-    """The memory of a block: one part after the other, each for all layers, [layers, kv_heads, slots, *shape].
+    """The memory of a block: [layers, kv_heads], for each head one part after the other, [slots, *shape].
 
-    offsets:   of each part, in bytes
-    n_bytes:   of a block
-    row_bytes: of what a row has beside its blocks
+    So what attention reads of a block lies together.
+
+    offsets:    of each part of a head, in bytes
+    head_bytes: of all parts of a head
+    row_bytes:  of what a row has beside its blocks
     """
 
     parts: Mapping[str, KVTensor]
     n_layers: int
     n_kv_heads: int
     offsets: Mapping[str, int]
-    n_bytes: int
+    head_bytes: int
     row_bytes: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of a block."""
+        return self.n_layers * self.n_kv_heads * self.head_bytes
 
     def shape(self, part: KVTensor) -> tuple[int, ...]:
         """The shape of a part of one layer: [kv_heads, slots, *shape]."""
@@ -136,25 +148,21 @@ class BlockLayout:
 
     def layers(self, memory: Tensor) -> list[Parts]:
         """Views of a block [n_bytes] uint8, by layer."""
-        views = {}
+        heads, views = memory.view(-1, self.head_bytes), {}
         for name, part in self.parts.items():
-            shape = (self.n_layers, *self.shape(part))
-            of_part = memory.narrow(0, self.offsets[name], math.prod(shape) * part.dtype.itemsize)
-            views[name] = of_part.view(part.dtype).view(shape)
+            of_part = heads.narrow(1, self.offsets[name], part.block_bytes).view(part.dtype)
+            views[name] = of_part.view(self.n_layers, *self.shape(part))
         return [{name: view[layer] for name, view in views.items()} for layer in range(self.n_layers)]
 
 
 def block_layout(config: ModelConfig, layout: KVLayout) -> BlockLayout:
     """The memory of a block of a model's keys and values."""
     offsets, end = {}, 0
-    n_heads = config.n_layers * config.n_kv_heads
     for name, part in layout.parts.items():
         offsets[name] = end
-        n_bytes = n_heads * part.slots(KEY_BLOCK) * math.prod(part.shape) * part.dtype.itemsize
-        end += -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
-    row_bytes = 0
-    if layout.recent is not None:
-        row_bytes = n_heads * 2 * KEY_BLOCK * math.prod(layout.recent.shape) * layout.recent.dtype.itemsize
+        end += -(-part.block_bytes // _ALIGNMENT) * _ALIGNMENT
+    n_heads = config.n_layers * config.n_kv_heads
+    row_bytes = 0 if layout.recent is None else n_heads * 2 * layout.recent.block_bytes
     return BlockLayout(layout.parts, config.n_layers, config.n_kv_heads, offsets, end, row_bytes)
 
 

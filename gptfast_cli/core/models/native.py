@@ -200,6 +200,7 @@ class NativeModel:
             place = CachePointers(
                 addresses(cache.addresses()),
                 cache.capacity // KEY_BLOCK,
+                cache.block_layout.head_bytes,
                 cache.block_layout.offsets,
                 addresses([recent.data_ptr() for recent in cache.recent]),
                 *self._rotation,

@@ -43,13 +43,14 @@ class CachePointers:
 
     blocks:         of each row, [rows, n_blocks]
     n_blocks:       of a row, at most
-    offsets:        of the parts of a block, in bytes, by the names of FloatCache or Int8Cache
+    head_bytes:     of a head in a block, and `offsets` of its parts, by the names of FloatCache or Int8Cache
     recent_keys:    per layer, those of an Int8Cache
     cosines, sines: [positions, head_dim / 2] float32, of all positions in the blocks
     """
 
     blocks: "ctypes.Array[c_void_p]"
     n_blocks: int
+    head_bytes: int
     offsets: Mapping[str, int]
     recent_keys: "ctypes.Array[c_void_p]"
     cosines: Tensor
@@ -273,6 +274,7 @@ def call_of(batch: TokenBatch, cache: CachePointers, logits: Tensor) -> Call:
         logits.data_ptr(),
         cache.blocks,
         cache.n_blocks,
+        cache.head_bytes,
         offsets.get("values", offsets.get("value_codes", 0)),
         offsets.get("key_scales", 0),
         offsets.get("value_scales", 0),

@@ -116,6 +116,7 @@ class Call(Structure):
         ("logits", c_void_p),
         ("blocks", POINTER(c_void_p)),
         ("n_blocks", c_int),
+        ("head_bytes", c_size_t),
         ("values_at", c_size_t),
         ("key_scales_at", c_size_t),
         ("value_scales_at", c_size_t),

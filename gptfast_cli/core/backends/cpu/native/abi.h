@@ -58,10 +58,11 @@ struct Call {
   float* logits;           // [n_outputs][vocab_size]
   void* const* blocks;     // [slots][n_blocks], the blocks of each row of the cache, in order (kv_cache.h)
   int n_blocks;            // of a row, at most
-  size_t values_at;        // bytes from the start of a block to its values, as the next two
+  size_t head_bytes;       // of a head in a block
+  size_t values_at;        // bytes from the start of a head to its values, as the next two
   size_t key_scales_at, value_scales_at;  // of an int8 cache
   void* const* recent_keys;               // per layer, of an int8 cache: [slots][kv_heads][2 KEY_BLOCK][head_dim]
-  const float *cosines, *sines;  // [positions][head_dim / 2]
+  const float *cosines, *sines;           // [positions][head_dim / 2]
 };
 
 // Decode steps in one call: the token that is sampled from an output is the next input of its sequence.

@@ -185,7 +185,8 @@ static void add_up(const Heads& h, const Scratch& s, int first, int at, const ui
     return;
   }
 #endif
-  for (int d = 0; d < h.head_dim; d += LANES) add_floats<N, 1>(s, first, at, values, token_bytes, h.is_bf16, n_keys, d, to);
+  for (int d = 0; d < h.head_dim; d += LANES)
+    add_floats<N, 1>(s, first, at, values, token_bytes, h.is_bf16, n_keys, d, to);
 }
 
 // Attention of a query tile over one chunk of keys, up to the position of each query: unnormalised.

@@ -1,16 +1,16 @@
 // The layout of the KV cache, and how keys and values are written.
 //
 // A row has a table of blocks, each with the keys and values of KEY_BLOCK tokens of all layers (PagedAttention, Kwon et
-// al. 2023, arXiv:2309.06180). Within a block keys come first, then values:
+// al. 2023, arXiv:2309.06180). A block is [layers][kv_heads], for each head its keys and then its values:
 //
-//   keys, values  [layers][kv_heads][KEY_BLOCK][head_dim]
+//   keys, values  [KEY_BLOCK][head_dim]
 //
 // In int8 they are codes of a byte: a key has a scale for each channel, which the keys of a block share, and a value
-// one for itself. backends/reference.py says which keys are read as codes, and why. The codes of a layer's head are
-// laid out as the kernels read them:
+// one for itself. backends/reference.py says which keys are read as codes, and why. The layout is that of the kernels'
+// reads:
 //
-//   keys    [KEY_BLOCK / 16][head_dim / 4][16][4]     with [layers][kv_heads][head_dim] scales
-//   values  [KEY_BLOCK / 4][head_dim][4]              with [layers][kv_heads][KEY_BLOCK] scales
+//   keys    [KEY_BLOCK / 16][head_dim / 4][16][4]     with [head_dim] scales
+//   values  [KEY_BLOCK / 4][head_dim][4]              with [KEY_BLOCK] scales
 #pragma once
 
 #include <algorithm>
@@ -46,14 +46,14 @@ struct HeadBlock {
 
 inline HeadBlock head_block(const Call& call, const Heads& h, int layer, int slot, int kv_head, int block) {
   uint8_t* memory = static_cast<uint8_t*>(call.blocks[static_cast<size_t>(slot) * call.n_blocks + block]);
-  const size_t head = static_cast<size_t>(layer) * h.n_kv_heads + kv_head, dim = static_cast<size_t>(h.head_dim);
-  const size_t at = head * KEY_BLOCK * dim * (h.is_int8 ? 1 : h.element());
-  HeadBlock found{memory + at, memory + call.values_at + at, nullptr, nullptr, nullptr};
+  memory += (static_cast<size_t>(layer) * h.n_kv_heads + kv_head) * call.head_bytes;
+  HeadBlock found{memory, memory + call.values_at, nullptr, nullptr, nullptr};
   if (!h.is_int8) return found;
-  found.key_scales = reinterpret_cast<float*>(memory + call.key_scales_at) + head * dim;
-  found.value_scales = reinterpret_cast<float*>(memory + call.value_scales_at) + head * KEY_BLOCK;
+  found.key_scales = reinterpret_cast<float*>(memory + call.key_scales_at);
+  found.value_scales = reinterpret_cast<float*>(memory + call.value_scales_at);
   const size_t recent = (static_cast<size_t>(slot) * h.n_kv_heads + kv_head) * 2 + block % 2;
-  found.recent_keys = static_cast<uint8_t*>(call.recent_keys[layer]) + recent * KEY_BLOCK * dim * h.element();
+  found.recent_keys = static_cast<uint8_t*>(call.recent_keys[layer]) +
+                      recent * KEY_BLOCK * static_cast<size_t>(h.head_dim) * h.element();
   return found;
 }
 
@@ -92,7 +92,8 @@ inline void quantise_keys(const Heads& h, const HeadBlock& to) {
   const size_t row_bytes = static_cast<size_t>(h.head_dim) * h.element();
   for (int d = 0; d < h.head_dim; d += LANES) {
     Floats most = least();
-    for (int key = 0; key < KEY_BLOCK; key++) most = max(most, abs(load_element(to.recent_keys + key * row_bytes, h.is_bf16, d)));
+    for (int key = 0; key < KEY_BLOCK; key++)
+      most = max(most, abs(load_element(to.recent_keys + key * row_bytes, h.is_bf16, d)));
     store(to.key_scales + d, most / splat(127));
     const Floats steps = splat(127) / most;
     for (int key = 0; key < KEY_BLOCK; key++) {

@@ -7,7 +7,7 @@
 #include "transpose.h"
 
 constexpr int CHUNK_BLOCKS = 2, CHUNK = CHUNK_BLOCKS * KEY_BLOCK;  // keys of one pass of the softmax
-constexpr int QUERIES = 40;  // per tile, at most: five tokens of eight heads
+constexpr int QUERIES = 40;                                        // per tile, at most: five tokens of eight heads
 
 static_assert(CHUNK <= MOST_SHORTS && MAX_HEAD_DIM <= MOST_SHORTS);
 

@@ -121,8 +121,8 @@ static void score_shorts(const Shorts* queries, const int8_t* tiles, int head_di
 
 // What add_codes does, of shorts from `at` on.
 template <int N, int D>
-static void add_shorts(const Shorts* weights, int at, const int8_t* values, const uint8_t* ahead, int head_dim, int n_keys,
-                       float (*to)[MAX_HEAD_DIM], int first) {
+static void add_shorts(const Shorts* weights, int at, const int8_t* values, const uint8_t* ahead, int head_dim,
+                       int n_keys, float (*to)[MAX_HEAD_DIM], int first) {
   ShortSums<N, D> total;
   values += static_cast<size_t>(first) * QUAD;
   for (int t = 0; t < n_keys; t += QUAD, values += static_cast<size_t>(head_dim) * QUAD, ahead += 64 * D) {
