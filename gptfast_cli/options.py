@@ -145,7 +145,7 @@ def path_option(metavar: Literal["FILE", "FOLDER"], help: str, usual: str | None
     return typer.Option(metavar=metavar, autocompletion=complete, show_default=usual or True, help=help)
 
 
-def group_size_option(panel: str | None = None) -> Any:  # noqa: ANN401
+def group_size_option() -> Any:  # noqa: ANN401
     """--groupsize."""
     return typer.Option(
         "--groupsize",
@@ -153,18 +153,16 @@ def group_size_option(panel: str | None = None) -> Any:  # noqa: ANN401
         metavar="N",
         autocompletion=choices("32", "64", "128", "256"),
         show_default="32, for schemes with groups",
-        rich_help_panel=panel,
         help="Group size: weights that share a scale (32, 64, 128 or 256).",
     )
 
 
-def scheme_option(tensor: str, panel: str | None = None) -> Any:  # noqa: ANN401
+def scheme_option(tensor: str) -> Any:  # noqa: ANN401
     """--head or --embeddings."""
     return typer.Option(
         metavar="SCHEME",
         autocompletion=complete_scheme,
         show_default="int8, or plain with --mode plain",
-        rich_help_panel=panel,
         help=f"Scheme of the {tensor}.",
     )
 
@@ -293,7 +291,6 @@ BatchSizesOption = Annotated[
         "--batch-size",
         parser=Integers(Integer(1)),
         metavar="1,2,4",
-        rich_help_panel=CASES,
         help="Batch sizes to measure: sequences decoded together.",
     ),
 ]

@@ -3,44 +3,21 @@
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import typer
 
-from gptfast_cli.commands.bench_options import (
-    DEPTHS,
-    GEN_LENS,
-    ONE,
-    PROMPT_LENS,
-    ArchOption,
-    CompareOption,
-    DepthOption,
-    DeviceBandwidthOption,
-    DeviceMemoryOption,
-    EfficiencyOption,
-    EmbeddingsOption,
-    FailAboveOption,
-    GenLenOption,
-    GroupSizeOption,
-    HeadOption,
-    LinkBandwidthOption,
-    LinkLatencyOption,
-    ModeOption,
-    OutputOption,
-    PlanOption,
-    PlotOption,
-    PromptLenOption,
-    RepsOption,
-    SeedOption,
-    TpOption,
-)
 from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 from gptfast_cli.core.models.process_group import ALONE
 from gptfast_cli.core.settings import load_settings
-from gptfast_cli.numbers import IntegerList
+from gptfast_cli.numbers import Integer, IntegerList, Integers, Number
 from gptfast_cli.options import (
+    CASES,
+    MACHINE,
+    OUTPUT,
     BatchSizesOption,
     CompileOptions,
     DeviceOptions,
@@ -50,8 +27,18 @@ from gptfast_cli.options import (
     ModelOption,
     OutputOptions,
     check_output_file,
+    choices,
+    complete_file,
+    complete_model,
+    complete_scheme,
+    group_size_option,
+    integer_option,
     is_given,
     model_given,
+    number_option,
+    path_option,
+    scheme_option,
+    seed_option,
 )
 from gptfast_cli.render.progress import progress_view, show
 from gptfast_cli.tree import command
@@ -60,18 +47,165 @@ if TYPE_CHECKING:
     from gptfast_cli.core.bench.record import Bench
     from gptfast_cli.core.jobs.plan import BenchPlan
 
-_FORMATS = ("csv", "json", "jsonl", "md")
-_OF_A_SHAPE = ("mode", "groupsize", "head", "embeddings")
-_OF_A_MODEL = ("model_argument", "model")
-_OF_A_PLAN = ("device_bandwidth", "device_memory", "link_bandwidth", "link_latency", "efficiency")
+_FORMATS: Final = ("csv", "json", "jsonl", "md")
+_POSITIVE: Final = Number(is_closed=False)
+_BATCH_SIZES: Final = IntegerList("1", (1,))
+_PROMPT_LENS: Final = IntegerList("512", (512,))
+_GEN_LENS: Final = IntegerList("128", (128,))
+_DEPTHS: Final = IntegerList("0", (0,))
+
+
+def _complete_shape(incomplete: str) -> list[str | tuple[str, str]]:
+    from gptfast_cli.core.engine.shapes import KNOWN_SHAPES
+
+    return [*KNOWN_SHAPES, *complete_file(incomplete)]
+
+
+def _complete_planned(incomplete: str) -> list[str | tuple[str, str]]:
+    return [*_complete_shape(incomplete), *complete_model(incomplete)]
+
+
+def _list_option(help: str) -> Any:  # noqa: A002, ANN401  # as typer's Option
+    return typer.Option(parser=Integers(Integer()), metavar="N,...", help=help)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementOptions:
+    """Batch sizes, lengths and repetitions; a plan has no repetitions and no seed."""
+
+    panel: ClassVar = CASES
+    batch_size: BatchSizesOption = _BATCH_SIZES
+    prompt_len: Annotated[IntegerList, _list_option("Prompt lengths; 0: no prefill test.")] = _PROMPT_LENS
+    gen_len: Annotated[IntegerList, _list_option("Numbers of generated tokens; 0: no decode test.")] = _GEN_LENS
+    depth: Annotated[IntegerList, _list_option("Tokens already in the KV cache.")] = _DEPTHS
+    reps: Annotated[int, integer_option(1, "Number of timed repetitions.")] = 5
+    seed: Annotated[int, seed_option("Random seed of prompts and weights.")] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SchemeOptions:
+    """Schemes of a shape's weights; the fields are those of AllocationOptions."""
+
+    panel: ClassVar = "Shape with random weights"
+    mode: Annotated[
+        str, typer.Option(metavar="SCHEME", autocompletion=complete_scheme, help="Scheme of the layers.")
+    ] = "plain"
+    groupsize: Annotated[int | None, group_size_option()] = None
+    head: Annotated[str | None, scheme_option("output head")] = None
+    embeddings: Annotated[str | None, scheme_option("embeddings")] = None
+
+
+ArchOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHAPE",
+        autocompletion=_complete_shape,
+        rich_help_panel=SchemeOptions.panel,
+        help="SHAPE: llama-2-7b, a config.json, or layers=4,dim=768,heads=12,ffn=3072,vocab=32000.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedHardwareOptions:
+    """The hardware of a plan; the fields are those of HardwareOptions."""
+
+    panel: ClassVar = "Plan: predicted size and speed, without loading"
+    device_bandwidth: Annotated[
+        float | None,
+        number_option(_POSITIVE, "GB/S", "Memory bandwidth of each device, GB/s.", usual="this machine's"),
+    ] = None
+    device_memory: Annotated[
+        float | None,
+        number_option(_POSITIVE, "GB", "Memory of each device, GB.", usual="free memory of this machine"),
+    ] = None
+    link_bandwidth: Annotated[
+        float | None,
+        number_option(_POSITIVE, "GB/S", "Link bandwidth of each device to all others together, GB/s."),
+    ] = None
+    link_latency: Annotated[
+        float | None, number_option(Number(), "US", "Latency of a message, in microseconds.", usual="10")
+    ] = None
+
+
+PlanOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL|SHAPE",
+        autocompletion=_complete_planned,
+        rich_help_panel=PlannedHardwareOptions.panel,
+        help="Predict whether a model fits and how fast it is, on this machine or on the hardware below.",
+    ),
+]
+EfficiencyOption = Annotated[
+    float | None,
+    typer.Option(
+        parser=Number(0, 1, is_closed=False),
+        metavar="SHARE",
+        show_default="by scheme and layer",
+        rich_help_panel=PlannedHardwareOptions.panel,
+        help="Fraction of the memory bandwidth that decoding reaches (MBU), 0 to 1.",
+    ),
+]
+TpOption = Annotated[
+    IntegerList | None,
+    typer.Option(
+        parser=Integers(Integer(1)),
+        metavar="1,2,4",
+        show_default="1, or the ranks that torchrun started",
+        rich_help_panel=MACHINE,
+        help="Tensor parallelism: processes that share the model, or devices of a plan.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultOptions:
+    """The format of the results, their chart, and an older record to compare with."""
+
+    panel: ClassVar = OUTPUT
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            autocompletion=choices(*_FORMATS),
+            show_default="a table",
+            help="Format: md, csv, json or jsonl.",
+        ),
+    ] = None
+    compare: Annotated[
+        Path | None,
+        path_option(
+            "FILE",
+            "Older --json or --output jsonl file: show the ratio of each row's speed, with a 95 % interval.",
+        ),
+    ] = None
+    fail_above: Annotated[
+        float | None,
+        number_option(
+            Number(0, 100),
+            "PERCENT",
+            "With --compare: exit with 1 if a row is slower by more than this.",
+            usual="never",
+        ),
+    ] = None
+    plot: Annotated[Path | None, path_option("FILE", "Write a bar chart of the rows to this .svg file.")] = None
+
+
+def _names(*groups: type) -> tuple[str, ...]:
+    return tuple(field.name for group in groups for field in fields(group))
+
+
+_OF_A_SHAPE: Final = _names(SchemeOptions)
+_OF_A_MODEL: Final = ("model_argument", "model")
+_OF_A_PLAN: Final = (*_names(PlannedHardwareOptions), "efficiency")
 """Options that require --plan."""
 
-_OF_A_MEASUREMENT = (
-    "model_argument", "model", "arch", "reps", "seed", "compile", "compile_prefill", "backend", "activations", "output",
-    "compare", "fail_above", "plot",
+_OF_A_MEASUREMENT: Final = (
+    *_OF_A_MODEL, "arch", "reps", "seed", *_names(CompileOptions, EngineOptions, ResultOptions)
 )  # fmt: skip
-_OF_THIS_MACHINE = ("device", "threads")
-_OF_ANOTHER_MACHINE = ("device_bandwidth", "device_memory")
+_OF_THIS_MACHINE: Final = ("device", "threads")
+_OF_ANOTHER_MACHINE: Final = ("device_bandwidth", "device_memory")
 
 
 @command(
@@ -85,32 +219,18 @@ def bench(
     model_argument: ModelArgument = None,
     *,
     model: ModelOption = None,
-    batch_size: BatchSizesOption = ONE,
-    prompt_len: PromptLenOption = PROMPT_LENS,
-    gen_len: GenLenOption = GEN_LENS,
-    depth: DepthOption = DEPTHS,
-    reps: RepsOption = 5,
-    seed: SeedOption = 0,
+    measuring: MeasurementOptions,
     arch: ArchOption = None,
-    mode: ModeOption = "plain",
-    groupsize: GroupSizeOption = None,
-    head: HeadOption = None,
-    embeddings: EmbeddingsOption = None,
+    schemes: SchemeOptions,
     plan: PlanOption = None,
-    tp: TpOption = None,
-    device_bandwidth: DeviceBandwidthOption = None,
-    device_memory: DeviceMemoryOption = None,
-    link_bandwidth: LinkBandwidthOption = None,
-    link_latency: LinkLatencyOption = None,
+    planned_hardware: PlannedHardwareOptions,
     efficiency: EfficiencyOption = None,
-    compiled: CompileOptions,
+    tp: TpOption = None,
     hardware: DeviceOptions,
     kv_dtype: KvDtypeOption = "auto",
     engine: EngineOptions,
-    output: OutputOption = None,
-    compare: CompareOption = None,
-    fail_above: FailAboveOption = None,
-    plot: PlotOption = None,
+    compiled: CompileOptions,
+    results: ResultOptions,
     printing: OutputOptions,
 ) -> None:
     """Measure the speed of prefill (pp) and decoding (tg), with the memory bandwidth that is reached.
@@ -118,16 +238,16 @@ def bench(
     With --plan, predict whether a model fits and how fast it is. Results go to stdout, everything else to stderr.
     Ctrl-C keeps the measurements so far.
     """
-    written = _format(output, json=printing.json)
+    written = _format(results.output, json=printing.json)
     flags = _flags(context)
     if plan is None:
         _refuse_unexpected(flags, arch)
     else:
         _check_plan(flags)
-    if fail_above is not None and compare is None:
+    compare, plot = results.compare, results.plot
+    if results.fail_above is not None and compare is None:
         raise UsageError("--fail-above requires --compare.", "Add --compare FILE, an older file of bench --json.")
     check_output_file("--plot", plot, (".svg",))
-    prompt_lens, gen_lens = _lengths(prompt_len), _lengths(gen_len)
     tps = () if tp is None else tp.numbers
     group = ALONE if plan is not None else context.with_resource(ranks(max(tps, default=None)))
     with progress_view(sys.stderr, quiet=printing.quiet) as show_progress:
@@ -140,17 +260,22 @@ def bench(
         from gptfast_cli.core.jobs.plan import run as run_plan
         from gptfast_cli.core.quantize.allocation import AllocationOptions
 
-        allocation = AllocationOptions(mode, groupsize, head, embeddings)
-        cases = CaseOptions(prompt_lens, gen_lens, depth.numbers, batch_size.numbers)
+        allocation = AllocationOptions(*astuple(schemes))
+        cases = CaseOptions(
+            _lengths(measuring.prompt_len),
+            _lengths(measuring.gen_len),
+            measuring.depth.numbers,
+            measuring.batch_size.numbers,
+        )
         if plan is not None:
             asked = PlanRequest(
                 settings=load_settings(),
                 model=plan,
-                allocation=allocation if flags.keys() & set(_OF_A_SHAPE) or mode != "plain" else None,
+                allocation=allocation if flags.keys() & set(_OF_A_SHAPE) or schemes.mode != "plain" else None,
                 tps=tps or (1,),
                 cases=cases,
                 runtime=RuntimeConfig(**asdict(hardware), kv_dtype=kv_dtype),
-                hardware=HardwareOptions(device_bandwidth, device_memory, link_bandwidth, link_latency),
+                hardware=HardwareOptions(*astuple(planned_hardware)),
                 efficiency=efficiency,
             )
             planned = show(run_plan(asked), show_progress)
@@ -166,10 +291,10 @@ def bench(
                 compiling=Compiling(compiled.compile, compiled.compile_prefill),
                 cases=cases,
                 tps=tps,
-                n_rounds=reps,
-                seed=seed,
+                n_rounds=measuring.reps,
+                seed=measuring.seed,
                 # the file is on the machine of rank 0, whose record counts
-                comparison=None if compare is None or group.rank else ComparisonOptions(compare, fail_above),
+                comparison=None if compare is None or group.rank else ComparisonOptions(compare, results.fail_above),
             )
             measured = show(run(request), show_progress)
     if plan is not None:
