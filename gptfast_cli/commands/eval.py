@@ -216,10 +216,10 @@ def evaluate(
         )
         evaluation = show(run(request), show_progress)
     if printing.json:
-        from gptfast_cli.render.evaluation import document
+        from gptfast_cli.render.evaluation import KEYS
         from gptfast_cli.render.json import write_document
 
-        write_document("gptfast.eval/1", document(evaluation), sys.stdout)
+        write_document("gptfast.eval/1", evaluation, sys.stdout, KEYS)
     else:
         from gptfast_cli.render.evaluation import write_evaluation
 

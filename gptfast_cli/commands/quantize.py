@@ -181,10 +181,10 @@ def quantize(
             runtime=RuntimeConfig(*astuple(hardware)),
         )
         quantized = show(run(request), show_progress)
-    from gptfast_cli.render.checkpoints import document, write_quantized, write_sizes
+    from gptfast_cli.render.checkpoints import KEYS, write_quantized, write_sizes
 
     if printing.json:
-        write_document("gptfast.quantize/1", document(quantized), sys.stdout)
+        write_document("gptfast.quantize/1", quantized, sys.stdout, KEYS)
     elif dry_run:
         write_sizes(quantized, sys.stdout)
     else:

@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import typer
@@ -73,25 +75,34 @@ def use_model(model: str) -> None:
     sys.stderr.write(f"Current model: {printable(found.name)}\n")
 
 
+@dataclass(frozen=True, slots=True)
+class _ShownSettings:
+    """Folders, `GPTFAST_*` variables, and the settings file's defaults by command and option."""
+
+    home: Path
+    hf_cache: Path
+    kernel_cache: Path
+    settings_file: Path
+    environment: Mapping[str, str]
+    defaults: Mapping[str, Mapping[str, object]]
+
+
 def show_settings(defaults: Mapping[str, Mapping[str, object]], *, json: bool) -> None:
     """Write the folders, the environment variables and the settings file's values to stdout.
 
     defaults: of the settings file, by command and option
     """
     settings = load_settings()
-    fields: dict[str, object] = {
-        "home": str(settings.home),
-        "hf_cache": str(settings.hf_cache),
-        "kernel_cache": str(settings.kernel_cache),
-        "settings_file": str(settings_file()),
-    }
     variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith("GPTFAST_")}
+    shown = _ShownSettings(
+        settings.home, settings.hf_cache, settings.kernel_cache, settings_file(), variables, defaults
+    )
     if json:
-        document = {**fields, "environment": variables, "defaults": defaults}
-        write_document("gptfast.settings/1", document, sys.stdout)
+        write_document("gptfast.settings/1", shown, sys.stdout)
         return
     own = {f"[{name}] {key}": value for name, options in defaults.items() for key, value in options.items()}
-    _write_pairs({**fields, **variables, **own})
+    folders = to_document(shown, {_ShownSettings: "* -environment -defaults"})
+    _write_pairs({**folders, **variables, **own})
 
 
 def _write_pairs(fields: Mapping[str, object]) -> None:

@@ -1,17 +1,15 @@
 """Results of `download`, `convert` and `quantize`: files, sizes, fidelity, and the scheme chosen for each layer."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
-from gptfast_cli.core.evals.divergence import Divergence
 from gptfast_cli.core.jobs.convert import Converted
 from gptfast_cli.core.jobs.download import Downloaded, DownloadedFile
-from gptfast_cli.core.jobs.mixed_precision import ChosenAllocation
-from gptfast_cli.core.jobs.quantize import Quantized
+from gptfast_cli.core.jobs.mixed_precision import ChosenAllocation, LayerChoice
+from gptfast_cli.core.jobs.quantize import Fidelity, Quantized
 from gptfast_cli.core.quantize.sizes import MemoryNeed, PartSize
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
-from gptfast_cli.render.json import Keys, to_document
+from gptfast_cli.render.json import Keys
 from gptfast_cli.render.numbers import (
     count,
     duration,
@@ -27,6 +25,9 @@ KEYS: Final[Keys] = {
         "path name scheme bytes=n_bytes bytes_before=n_bytes_before bits_per_weight parts allocation=chosen "
         "is_written was_there fidelity seconds peak_memory_bytes"
     ),
+    Fidelity: "*divergence dtype",
+    ChosenAllocation: "layers ends_kld predicted_kld measured_kld tokens=n_tokens",
+    LayerChoice: "layer scheme kld=klds bytes=n_bytes",
     Downloaded: (
         "path name commit bytes=n_bytes missing_bytes received_bytes=n_received free_bytes files memory is_written "
         "is_current"
@@ -71,33 +72,6 @@ def _memory(memory: MemoryNeed) -> Iterator[str]:
     yield f"{size(memory.kv_bytes_per_token)} more for each token of context"
 
 
-def document(quantized: Quantized) -> dict[str, Any]:
-    """The JSON fields; a number without bounds is null."""
-    fidelity = quantized.fidelity and {**asdict(quantized.fidelity), "dtype": quantized.fidelity_dtype}
-    allocation = quantized.chosen and allocation_document(quantized.chosen)
-    return to_document({**to_document(quantized, KEYS), "allocation": allocation, "fidelity": fidelity})
-
-
-def allocation_document(chosen: ChosenAllocation) -> dict[str, Any]:
-    """The JSON fields of a choice; KLDs are means in nats, each with one layer quantised and all others plain."""
-    layers = [
-        {
-            "layer": layer,
-            "scheme": str(chosen.allocation.of_layer(layer)),
-            "kld": {str(option.storage): option.kld for option in options},
-            "bytes": {str(option.storage): option.n_bytes for option in options},
-        }
-        for layer, options in enumerate(chosen.options)
-    ]
-    return {
-        "layers": layers,
-        "ends_kld": chosen.ends_kld,
-        "predicted_kld": chosen.predicted_kld,
-        "measured_kld": chosen.measured_kld,
-        "tokens": chosen.n_tokens,
-    }
-
-
 def write_sizes(quantized: Quantized, stream: TextIO) -> None:
     """Write the sizes before and after by part, below the schemes of the layers where a budget chose them."""
     if quantized.chosen is not None:
@@ -125,13 +99,14 @@ def write_quantized(quantized: Quantized, stream: TextIO) -> None:
 
 def write_allocation(chosen: ChosenAllocation, stream: TextIO) -> None:
     """Write a line for each layer: its scheme, its size, and its KLD in each scheme; then the sums."""
-    storages = [option.storage for option in chosen.options[0] if option.storage.scheme != PLAIN]
-    rows = []
-    for layer, options in enumerate(chosen.options):
-        by_storage = {option.storage: option for option in options}
-        storage = chosen.allocation.of_layer(layer)
-        klds = (nats(by_storage[each].kld) for each in storages)
-        rows.append((str(layer), str(storage), size(by_storage[storage].n_bytes), *klds))
+    storages = [storage for storage in chosen.layers[0].klds if storage.scheme != PLAIN]
+    rows = [
+        (
+            *(str(each.layer), each.scheme, size(each.n_bytes[each.storage])),
+            *(nats(each.klds[storage]) for storage in storages),
+        )
+        for each in chosen.layers
+    ]
     write_table([("LAYER", "GETS", "SIZE", *(f"KLD IN {str(storage).upper()}" for storage in storages)), *rows], stream)
     stream.write(
         f"KLD {nats(chosen.predicted_kld)} as a sum, of which embedding and head {nats(chosen.ends_kld)}; "
@@ -143,11 +118,12 @@ def _rows(quantized: Quantized) -> Iterator[tuple[str, ...]]:
     before, after = size(quantized.n_bytes_before), size(quantized.n_bytes)
     yield "size", after, f"{quantized.bits_per_weight:.2f} bits a weight", f"was {before}"
     if quantized.fidelity is not None:
-        yield from _fidelity(quantized.fidelity, quantized.fidelity_dtype)
+        yield from _fidelity(quantized.fidelity)
     yield "time", duration(quantized.seconds), f"peak memory {size(quantized.peak_memory_bytes)}"
 
 
-def _fidelity(fidelity: Divergence, dtype: str) -> Iterator[tuple[str, ...]]:
-    yield "KLD", nats(fidelity.kld_mean), f"p99 {nats(fidelity.kld_p99)}", f"{fidelity.tokens:,} tokens in {dtype}"
-    yield "same top", share(fidelity.same_top1), f"perplexity x {fidelity.ppl_ratio:.4f}"
-    yield "alpha", f"{fidelity.alpha:.4f}", "the share of tokens accepted as the original's draft"
+def _fidelity(fidelity: Fidelity) -> Iterator[tuple[str, ...]]:
+    found = fidelity.divergence
+    yield "KLD", nats(found.kld_mean), f"p99 {nats(found.kld_p99)}", f"{found.tokens:,} tokens in {fidelity.dtype}"
+    yield "same top", share(found.same_top1), f"perplexity x {found.ppl_ratio:.4f}"
+    yield "alpha", f"{found.alpha:.4f}", "the share of tokens accepted as the original's draft"

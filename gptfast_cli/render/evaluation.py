@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from gptfast_cli.core.evals.comparison import Compared, ModelSummary
 from gptfast_cli.core.evals.divergence import Divergence
 from gptfast_cli.core.evals.perplexity import Perplexity
 from gptfast_cli.core.evals.tasks.results import FailedQuestion, Metric, TaskResult, TaskResults
 from gptfast_cli.core.jobs.eval import Evaluation
-from gptfast_cli.render.json import Keys, to_document
+from gptfast_cli.render.json import Keys
 from gptfast_cli.render.numbers import count, machine_line, nats, share
 from gptfast_cli.render.terminal import Table, aligned, printable, styled, wrapped
 
@@ -190,9 +190,12 @@ def _write_dim(sentence: str, stream: TextIO) -> None:
         stream.write(styled(line, _DIM, stream) + "\n")
 
 
-_KEYS: Final[Keys] = {
-    Evaluation: "model scheme dtype=environment.dtype environment load_s interrupted=is_interrupted",
-    TaskResults: "beginnings=bos_rules seed partial=is_partial notes failures folder",
+KEYS: Final[Keys] = {
+    Evaluation: (
+        "model scheme dtype=environment.dtype environment load_s interrupted=is_interrupted results=tasks.values tasks "
+        "perplexity divergence=comparison"
+    ),
+    TaskResults: "beginnings=bos_rules seed partial=is_partial notes failures folder each=by_task",
     FailedQuestion: "task question=number reason",
     TaskResult: "n n_all n_shots whole=is_whole group=is_group",
     Perplexity: "* partial=is_partial",
@@ -201,20 +204,3 @@ _KEYS: Final[Keys] = {
         "partial=is_partial"
     ),
 }
-
-
-def document(evaluation: Evaluation) -> dict[str, Any]:
-    """The JSON fields: metrics under the names of their tasks, each with its `_stderr`; infinite numbers are null."""
-    tasks = evaluation.tasks
-    fields = {
-        "results": tasks and {result.task: dict(_values(result)) for result in tasks.results},
-        "tasks": tasks and {**to_document(tasks, _KEYS), "each": {result.task: result for result in tasks.results}},
-        "perplexity": evaluation.perplexity,
-        "divergence": evaluation.comparison,
-    }
-    return {**to_document(evaluation, _KEYS), **to_document(fields, _KEYS)}
-
-
-def _values(result: TaskResult) -> Iterator[tuple[str, float | None]]:
-    for metric in result.metrics:
-        yield from ((metric.name, metric.value), (f"{metric.name}_stderr", metric.stderr))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final, TextIO
 
-from gptfast_cli.core.bench.plan import RESERVE, PlanRow
+from gptfast_cli.core.bench.plan import Hardware, PlanRow
 from gptfast_cli.core.engine.runner import PREFILL_CHUNK
 from gptfast_cli.core.jobs.plan import BenchPlan
 from gptfast_cli.render.bench import schemes_of
@@ -70,7 +70,7 @@ def _assumptions(plan: BenchPlan) -> Iterator[str]:
     """The assumptions, and the options that would give the missing numbers."""
     hardware, efficiency = plan.hardware, plan.efficiency
     has_links = any(row.tp > 1 for row in plan.rows)
-    yield f"a device: {'; '.join(_figures(plan, has_links=has_links))}"
+    yield f"a device: {'; '.join(_figures(hardware, has_links=has_links))}"
     names = {scheme: f" ({scheme})" if len(efficiency.shares) > 1 else "" for scheme in efficiency.shares}
     shares = ", ".join(f"{share:.0%}{names[scheme]}" for scheme, share in efficiency.shares.items())
     besides = (
@@ -86,33 +86,26 @@ def _assumptions(plan: BenchPlan) -> Iterator[str]:
         yield "tok/s with --tp above 1 needs --link-bandwidth"
 
 
-def _figures(plan: BenchPlan, *, has_links: bool) -> Iterator[str]:
-    hardware, read, free = plan.hardware, *((" (measured here, now)", " free") if plan.is_measured else ("", ""))
-    if hardware.bandwidth is not None:
-        yield f"{gigabytes_per_second(hardware.bandwidth / 1e9)}{read}"
+def _figures(hardware: Hardware, *, has_links: bool) -> Iterator[str]:
+    read, free = (" (measured here, now)", " free") if hardware.is_measured else ("", "")
+    if hardware.bandwidth_gbps is not None:
+        yield f"{gigabytes_per_second(hardware.bandwidth_gbps)}{read}"
     if hardware.memory_bytes is not None:
-        yield f"{size(hardware.memory_bytes)}{free}, less a reserve of {RESERVE:.0%}"
-    if has_links and hardware.link_bandwidth is not None:
-        link = gigabytes_per_second(hardware.link_bandwidth / 1e9)
+        yield f"{size(hardware.memory_bytes)}{free}, less a reserve of {hardware.reserve:.0%}"
+    if has_links and hardware.link_gbps is not None:
+        link = gigabytes_per_second(hardware.link_gbps)
         yield f"{link} to the others, {1e6 * hardware.link_latency:.3g} us a message"
 
 
 _KEYS: Final[Keys] = {
     BenchPlan: "model scheme head_scheme n_params dtype kv_dtype hardware efficiency rows",
+    Hardware: (
+        "bandwidth_gbps bandwidth_is_measured=is_measured memory_bytes reserve link_gbps link_latency_s=link_latency"
+    ),
     PlanRow: "* -time fits *time step_s=time.seconds",
 }
 
 
 def write_json(plan: BenchPlan, command: str, stream: TextIO) -> None:
     """Write the plan as one document; `command` is the command line."""
-    hardware = plan.hardware
-    fields = {
-        "bandwidth_gbps": hardware.bandwidth and hardware.bandwidth / 1e9,
-        "bandwidth_is_measured": plan.is_measured,
-        "memory_bytes": hardware.memory_bytes,
-        "reserve": RESERVE,
-        "link_gbps": hardware.link_bandwidth and hardware.link_bandwidth / 1e9,
-        "link_latency_s": hardware.link_latency,
-    }
-    document = {"command": command, **to_document(plan, _KEYS), "hardware": fields}
-    write_document("gptfast.plan/1", document, stream)
+    write_document("gptfast.plan/1", {"command": command, **to_document(plan, _KEYS)}, stream)

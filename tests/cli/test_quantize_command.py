@@ -143,12 +143,14 @@ def test_quantising_twice_and_replacing_are_refused(gptfast: CommandLine) -> Non
 
 def test_a_divergence_without_bounds_is_null_in_json(tmp_path: Path) -> None:
     from gptfast_cli.core.jobs.quantize import QuantizeRequest, run
-    from gptfast_cli.render.checkpoints import document
+    from gptfast_cli.render.checkpoints import KEYS
+    from gptfast_cli.render.json import to_document
     from model_files import drained, settings_in
 
     quantised = drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny-draft")))[1]
     assert quantised.fidelity is not None
-    unbounded = replace(quantised, fidelity=replace(quantised.fidelity, kld_mean=math.inf, ppl_ratio=math.nan))
-    fidelity = document(unbounded)["fidelity"]
+    divergence = replace(quantised.fidelity.divergence, kld_mean=math.inf, ppl_ratio=math.nan)
+    unbounded = replace(quantised, fidelity=replace(quantised.fidelity, divergence=divergence))
+    fidelity = to_document(unbounded, KEYS)["fidelity"]
     assert isinstance(fidelity, dict)
     assert fidelity["kld_mean"] is fidelity["ppl_ratio"] is None and fidelity["alpha"] > 0.9

@@ -16,7 +16,8 @@ from gptfast_cli.core.evals.tasks.bos_rules import bos_rules_of
 from gptfast_cli.core.evals.tasks.requests import TaskOptions
 from gptfast_cli.core.evals.tasks.results import TaskResults
 from gptfast_cli.core.jobs.eval import EvalRequest, run
-from gptfast_cli.render.evaluation import document, write_evaluation
+from gptfast_cli.render.evaluation import KEYS, write_evaluation
+from gptfast_cli.render.json import to_document
 from model_files import WEIGHTS, drained, edit_json, edit_tensors, settings_in
 
 BOS, EOS, BAD = 256, 257, ord("q")  # the embedding of q is NaN
@@ -59,7 +60,7 @@ def evaluated(folder: Path, home: Path, *names: str) -> tuple[TaskResults, dict[
     assert evaluation.tasks is not None
     with (home / "output.txt").open("w") as stream:
         write_evaluation(evaluation, stream)
-    return evaluation.tasks, document(evaluation)["tasks"], (home / "output.txt").read_text()
+    return evaluation.tasks, to_document(evaluation, KEYS)["tasks"], (home / "output.txt").read_text()
 
 
 def test_failed_questions_of_every_kind_leave_the_others(folder: Path, tmp_path: Path) -> None:

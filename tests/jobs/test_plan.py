@@ -53,7 +53,7 @@ def test_a_described_machine_is_taken_at_its_word() -> None:
         "llama-2-70b", allocation=AllocationOptions("int4"), tps=(1, 8), cases=CaseOptions(batch_sizes=(1, 4))
     )
     assert planned.hardware == Hardware(1.7e12, 80_000_000_000, 200e9, LINK_LATENCY)
-    assert (planned.is_measured, planned.efficiency, planned.dtype) == (False, COMPILED, "bfloat16")
+    assert (planned.hardware.is_measured, planned.efficiency, planned.dtype) == (False, COMPILED, "bfloat16")
     assert (planned.scheme, planned.head_scheme) == ("int4-g32", "int8")
     assert [(row.tp, row.batch_size) for row in planned.rows] == [(1, 1), (1, 4), (8, 1), (8, 4)]
     assert all(row.fits and row.tok_s for row in planned.rows)
@@ -63,7 +63,7 @@ def test_this_machine_is_measured_where_no_other_is_described() -> None:
     planned = plan(
         "tiny", Machine().instruments(), hardware=HardwareOptions(), runtime=RuntimeConfig(device="cpu", threads=1)
     )
-    assert planned.hardware.bandwidth == BYTES_PER_SECOND and planned.is_measured
+    assert planned.hardware.bandwidth == BYTES_PER_SECOND and planned.hardware.is_measured
     assert planned.hardware.memory_bytes is not None and planned.hardware.memory_bytes > 0
     assert planned.efficiency == NATIVE
     (row,) = planned.rows

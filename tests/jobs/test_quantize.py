@@ -47,8 +47,8 @@ def test_the_bundled_model_in_int8_is_nearly_the_same_model(tmp_path: Path) -> N
     quantised = quantize("tiny", settings_in(tmp_path))
     assert quantised.name == "tiny:int8" == read_current(tmp_path / "home")
     assert list(open_manifest_checkpoint(quantised.path).verify())
-    fidelity = quantised.fidelity
-    assert fidelity is not None
+    assert quantised.fidelity is not None
+    fidelity = quantised.fidelity.divergence
     assert fidelity.tokens == 2048
     assert fidelity.kld_mean <= 1e-3
     assert fidelity.same_top1 >= 0.99
@@ -62,7 +62,7 @@ def test_the_bundled_model_in_int4_loses_more_and_less_with_smaller_groups(tmp_p
         quantised = quantize("tiny", settings_in(tmp_path), storage=AllocationOptions("int4", group_size))
         assert quantised.name == f"tiny:int4-g{group_size}"
         assert quantised.fidelity is not None
-        alphas.append(quantised.fidelity.alpha)
+        alphas.append(quantised.fidelity.divergence.alpha)
     assert 0.99 < alphas[1] < alphas[0] < 0.999
 
 
@@ -199,7 +199,7 @@ def test_fidelity_is_measured_on_a_text_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("7 + 5 = 12\n" * 20)
     quantised = quantize("tiny", settings_in(tmp_path), fidelity_text=tmp_path / "text")
     assert quantised.fidelity is not None
-    assert 100 < quantised.fidelity.tokens < 300
+    assert 100 < quantised.fidelity.divergence.tokens < 300
 
 
 @pytest.mark.parametrize(

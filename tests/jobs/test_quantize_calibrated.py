@@ -38,7 +38,7 @@ def quantize(settings: Settings, model: str = "tiny-draft", **options: Any) -> Q
 def kld(settings: Settings, model: str, group_size: int, rounding: str) -> float:
     fidelity = quantize(settings, model, storage=AllocationOptions("int4", group_size), rounding=rounding).fidelity
     assert fidelity is not None
-    return fidelity.kld_mean
+    return fidelity.divergence.kld_mean
 
 
 @pytest.mark.parametrize("group_size", [32, 128])

@@ -12,7 +12,8 @@ from gptfast_cli.core.evals.comparison import Compared, ModelSummary
 from gptfast_cli.core.evals.divergence import Divergence
 from gptfast_cli.core.evals.perplexity import Perplexity
 from gptfast_cli.core.jobs.eval import Evaluation
-from gptfast_cli.render.evaluation import document, write_evaluation
+from gptfast_cli.render.evaluation import KEYS, write_evaluation
+from gptfast_cli.render.json import to_document
 
 PERPLEXITY = Perplexity("llamacpp-512", 12.3456, "token", 0.0789, 0.0512, 5100, 20, 20)
 DIVERGENCE = Divergence(
@@ -78,7 +79,8 @@ def test_the_reference_and_the_text_are_named() -> None:
 
 
 def test_a_number_without_bounds_is_null_in_the_document() -> None:
-    found = document(evaluation(dataclasses.replace(PERPLEXITY, value=math.inf), with_ratio(None, math.inf, None)))
+    infinite = dataclasses.replace(PERPLEXITY, value=math.inf)
+    found = to_document(evaluation(infinite, with_ratio(None, math.inf, None)), KEYS)
     assert found["perplexity"]["value"] is None and found["divergence"]["ppl_ratio"] is None
-    nothing = document(evaluation(None, None))
+    nothing = to_document(evaluation(None, None), KEYS)
     assert (nothing["perplexity"], nothing["divergence"], nothing["results"]) == (None, None, None)

@@ -29,6 +29,9 @@ from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantize.allocation import Storage
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 
+RESERVE: Final = 0.05
+"""Share of a device's memory reserved for the runtime."""
+
 LINK_LATENCY: Final = 10e-6
 """Seconds of a small all-reduce among GPUs over NVLink: up to 32 kB it took 11 to 14 us
 on A100s and 4 to 12 us on H100s, two to eight of them (SGLang, pull requests 2688 and 2904)."""
@@ -42,12 +45,31 @@ class Hardware:
     memory_bytes:   memory of the device
     link_bandwidth: bytes per second sent to all other devices together
     link_latency:   seconds of an empty message
+    reserve:        share of the memory that is left to the runtime
+    is_measured:    the bandwidth was measured on this machine
     """
 
     bandwidth: float | None = None
     memory_bytes: int | None = None
     link_bandwidth: float | None = None
     link_latency: float = LINK_LATENCY
+    reserve: float = RESERVE
+    is_measured: bool = False
+
+    @property
+    def bandwidth_gbps(self) -> float | None:
+        """Memory read bandwidth, GB/s."""
+        return None if self.bandwidth is None else self.bandwidth / 1e9
+
+    @property
+    def link_gbps(self) -> float | None:
+        """Link bandwidth, GB/s."""
+        return None if self.link_bandwidth is None else self.link_bandwidth / 1e9
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """Bytes of memory without the reserve."""
+        return None if self.memory_bytes is None else int(self.memory_bytes * (1 - self.reserve))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +166,6 @@ def _exchange_seconds(step: StepWork, hardware: Hardware) -> float | None:
         seconds += latency + (n - 1) / n * step.gathered_bytes / bandwidth
     return seconds
 
-
-RESERVE: Final = 0.05
-"""Share of a device's memory reserved for the runtime."""
 
 _LOGIT_BYTES = 4
 _LOGIT_COPIES = 2  # logits and probabilities
@@ -308,7 +327,7 @@ def _row(portion: RankPortion, batch_size: int, context: int, hardware: Hardware
     step = portion.step(batch_size, context)
     time = step_time(step, hardware, efficiency)
     seconds, bandwidth = time.seconds, hardware.bandwidth
-    room = None if hardware.memory_bytes is None else int(hardware.memory_bytes * (1 - RESERVE))
+    room = hardware.usable_bytes
     return PlanRow(
         tp=portion.n_devices,
         batch_size=batch_size,

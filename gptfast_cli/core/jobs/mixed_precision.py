@@ -74,6 +74,30 @@ class AllocationContext:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerChoice:
+    """The storage of a layer, and the options that it was chosen from."""
+
+    layer: int
+    storage: Storage
+    options: tuple[Option, ...]
+
+    @property
+    def scheme(self) -> str:
+        """Name of the storage, such as int4-g32."""
+        return str(self.storage)
+
+    @property
+    def klds(self) -> Mapping[Storage, float]:
+        """KLD in nats of this layer alone in each storage."""
+        return {option.storage: option.kld for option in self.options}
+
+    @property
+    def n_bytes(self) -> Mapping[Storage, int]:
+        """Bytes in each storage."""
+        return {option.storage: option.n_bytes for option in self.options}
+
+
+@dataclass(frozen=True, slots=True)
 class ChosenAllocation:
     """An allocation and its measurements, KLD in nats.
 
@@ -90,6 +114,13 @@ class ChosenAllocation:
     predicted_kld: float
     measured_kld: float
     n_tokens: int
+
+    @property
+    def layers(self) -> tuple[LayerChoice, ...]:
+        """The choice of each layer."""
+        return tuple(
+            LayerChoice(layer, self.allocation.of_layer(layer), options) for layer, options in enumerate(self.options)
+        )
 
 
 def choose(

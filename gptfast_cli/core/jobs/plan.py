@@ -4,7 +4,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -86,7 +86,7 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True)
 class BenchPlan:
-    """The plan and its assumptions; `is_measured`: the bandwidth was measured on this machine."""
+    """The plan and its assumptions."""
 
     model: str
     scheme: str
@@ -95,7 +95,6 @@ class BenchPlan:
     dtype: str
     kv_dtype: str
     hardware: Hardware
-    is_measured: bool
     efficiency: Efficiency
     rows: tuple[PlanRow, ...]
 
@@ -133,7 +132,6 @@ def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[B
         dtype=dtype_name(model.outline.dtype),
         kv_dtype=dtype_name(model.outline.kv_dtype),
         hardware=hardware,
-        is_measured=here is not None,
         efficiency=efficiency,
         rows=plan_rows(portions, request.cases.batch_sizes, contexts, hardware, efficiency),
     )
@@ -234,8 +232,7 @@ def _described(options: HardwareOptions) -> Hardware:
 def _this_machine(options: HardwareOptions, device: torch.device, instruments: Instruments) -> Hardware:
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes()
     reads = instruments.probe(device, instruments.clock(device)).measure()
-    link = _described(options)
-    return Hardware(reads.bytes_per_second, memory, link.link_bandwidth, link.link_latency)
+    return replace(_described(options), bandwidth=reads.bytes_per_second, memory_bytes=memory, is_measured=True)
 
 
 def _efficiency(efficiency: float | None, here: torch.device | None) -> Efficiency:

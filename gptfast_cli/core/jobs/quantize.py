@@ -83,13 +83,20 @@ class QuantizeRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Fidelity:
+    """Divergence from the original model; `dtype`: compute dtype of both models in the measurement."""
+
+    divergence: Divergence
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quantized:
     """The checkpoint that was written, or would be without dry_run; `fidelity` is None if it was not measured.
 
-    was_there:      it was written by an earlier run with the same options
-    chosen:         the scheme of each layer and its measurements, where there was a goal
-    fidelity_dtype: compute dtype of both models in that measurement
-    seconds:        of work, fidelity included; peak memory is that of the process
+    was_there: it was written by an earlier run with the same options
+    chosen:    the scheme of each layer and its measurements, where there was a goal
+    seconds:   of work, fidelity included; peak memory is that of the process
     """
 
     path: Path
@@ -100,8 +107,7 @@ class Quantized:
     is_current: bool
     was_there: bool
     chosen: ChosenAllocation | None
-    fidelity: Divergence | None
-    fidelity_dtype: str
+    fidelity: Fidelity | None
     seconds: float
     peak_memory_bytes: int
 
@@ -189,8 +195,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
         is_current=is_current,
         was_there=existing is not None,
         chosen=chosen,
-        fidelity=divergence,
-        fidelity_dtype=dtype_name(dtype),
+        fidelity=None if divergence is None else Fidelity(divergence, dtype_name(dtype)),
         seconds=watch.seconds,
         peak_memory_bytes=peak_memory_bytes(device),
     )

@@ -42,6 +42,15 @@ class TaskResult:
     is_whole: bool = True
     is_group: bool = False
 
+    @property
+    def values(self) -> Mapping[str, float | None]:
+        """Each metric by its name, and its standard error under `NAME_stderr`."""
+        return {
+            name: value
+            for each in self.metrics
+            for name, value in ((each.name, each.value), (f"{each.name}_stderr", each.stderr))
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class TaskScores:
@@ -84,6 +93,16 @@ class TaskResults:
     notes: tuple[str, ...] = ()
     failures: tuple[FailedQuestion, ...] = ()
     folder: Path | None = None
+
+    @property
+    def by_task(self) -> Mapping[str, TaskResult]:
+        """The results by the names of their tasks."""
+        return {result.task: result for result in self.results}
+
+    @property
+    def values(self) -> Mapping[str, Mapping[str, float | None]]:
+        """The metrics of each task by name, as in `TaskResult.values`."""
+        return {result.task: result.values for result in self.results}
 
 
 def mean(name: str, values: Sequence[float]) -> Metric:
