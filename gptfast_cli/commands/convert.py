@@ -24,7 +24,7 @@ from gptfast_cli.tree import command
     "convert",
     "gptfast convert meta-llama/Llama-2-7b-chat-hf",
     "gptfast convert ./stories15M.pt --out ./stories15M",
-    "gptfast convert ./Llama-2-7b --verify --allow-pickle",
+    "gptfast convert meta-llama/Llama-2-7b-hf --lora ./my-adapter",
 )
 def convert(
     source: Annotated[
@@ -51,6 +51,14 @@ def convert(
     tokenizer_from: Annotated[
         str | None,
         typer.Option(metavar="MODEL", autocompletion=complete_model, help="Model whose tokenizer to use."),
+    ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADAPTER",
+            autocompletion=complete_cached,
+            help="LoRA adapter of PEFT to merge into the weights: folder, or org/name in the Hugging Face cache.",
+        ),
     ] = None,
     verify: Annotated[
         bool,
@@ -80,6 +88,7 @@ def convert(
             verify=verify,
             allow_pickle=allow_pickle,
             force=force,
+            lora=lora,
         )
         converted = show(run(request), show_progress)
     if printing.json:

@@ -60,7 +60,7 @@ def test_commands_are_completed_with_their_help() -> None:
     [
         ("gptfast --rem", ["--remove"]),
         ("gptfast generate --te", ["--temperature"]),
-        ("gptfast convert -", ["--out", "--dtype", "--tokenizer-from", "--verify", "--allow-pickle"]),
+        ("gptfast convert -", ["--out", "--dtype", "--tokenizer-from", "--lora", "--verify", "--allow-pickle"]),
         ('gptfast generate "a prompt with spaces" --mod', ["--model"]),
         ("gptfast generate --seed 1 --see", []),
         ("gptfast generate --stop a --sto", ["--stop"]),  # may be repeated

@@ -245,7 +245,7 @@ def permute_rope_rows(part: WeightPart, head_dim: int) -> WeightPart:
 def check_parts(config: ModelConfig, parts: Mapping[str, Sequence[WeightPart]], config_source: str) -> None:
     """Raise CorruptError if a shape contradicts the config, UsageError if a dtype is not floating point."""
     for weight, shape in weight_shapes(config).items():
-        for part, n_rows in zip(parts[weight], _rows(config, weight, n_parts=len(parts[weight])), strict=True):
+        for part, n_rows in zip(parts[weight], part_rows(config, weight, n_parts=len(parts[weight])), strict=True):
             wanted = (n_rows or shape[0], *shape[1:])
             if part.shape != wanted:
                 raise CorruptError(
@@ -276,7 +276,7 @@ def _permute_rope_rows(rows: Tensor, head_dim: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(rows.shape)
 
 
-def _rows(config: ModelConfig, weight: str, *, n_parts: int) -> tuple[int | None, ...]:
+def part_rows(config: ModelConfig, weight: str, *, n_parts: int) -> tuple[int | None, ...]:
     """Number of rows of each part of a weight; None for a weight of one part."""
     match weight.rpartition(".")[2].removesuffix("_bias"), n_parts:
         case "qkv", 3:

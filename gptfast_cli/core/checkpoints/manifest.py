@@ -154,6 +154,14 @@ class CalibrationText:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterEntry:
+    """A LoRA adapter that was merged into the weights: its name, and the SHA-256 of its files."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """The source of a checkpoint.
 
@@ -163,6 +171,7 @@ class Provenance:
     rounding:    name of the quantizer; None for unquantised weights
     calibration: calibration text of the quantizer; None if it uses none
     recipe:      SHA-256 of the source's fingerprint and of all options that affect the bytes; None if not known
+    adapter:     LoRA adapter that was merged into the weights; None if there is none
     """
 
     source: str
@@ -171,6 +180,7 @@ class Provenance:
     rounding: str | None = None
     calibration: CalibrationText | None = None
     recipe: str | None = None
+    adapter: AdapterEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +298,12 @@ def _provenance(fields: Fields) -> Provenance:
     revision, rounding = (fields.text(name) if name in fields else None for name in ("revision", "rounding"))
     calibration = _calibration(fields.section("calibration")) if "calibration" in fields else None
     recipe = _sha256(fields, "recipe") if "recipe" in fields else None
-    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding, calibration, recipe)
+    adapter = _adapter(fields.section("adapter")) if "adapter" in fields else None
+    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding, calibration, recipe, adapter)
+
+
+def _adapter(fields: Fields) -> AdapterEntry:
+    return AdapterEntry(fields.text("name"), _sha256(fields, "sha256"))
 
 
 def _calibration(fields: Fields) -> CalibrationText:

@@ -15,6 +15,7 @@ from gptfast_cli.core.checkpoints.downloads import (
     with_fetch_command,
 )
 from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE
+from gptfast_cli.core.checkpoints.lora import is_adapter, refuse_adapter
 from gptfast_cli.core.checkpoints.manifest import (
     MANIFEST_FILE,
     CalibrationText,
@@ -145,6 +146,8 @@ def _opened(path: Path, *, allow_pickle: bool) -> Checkpoint:
     for source in by_rank:
         if source.holds(path):
             return source.open(path, allow_pickle=allow_pickle)
+    if is_adapter(path):
+        raise refuse_adapter(path)
     looked_for = ", ".join([MANIFEST_FILE, *(source.looks_for for source in by_rank)])
     if (path / CONFIG_FILE).is_file():
         raise CorruptError(f"{path}: has a config.json but no weights (looked for {looked_for}).", FETCH_AGAIN)
@@ -217,6 +220,9 @@ def _restore_hint(checkpoint: ManifestCheckpoint) -> str:
     origin = checkpoint.manifest.provenance
     source, target = shlex.quote(origin.source), f"--out {shlex.quote(str(checkpoint.path))} --force"
     settings = load_settings()
+    if origin.adapter is not None:
+        adapter = recorded_source(settings.home, origin.adapter.sha256)
+        target = f"--lora {'ADAPTER' if adapter is None else shlex.quote(str(adapter))} {target}"
     if origin.rounding is not None:
         found = source_of(origin, settings)
         source = source if found is None else shlex.quote(found.name)

@@ -15,6 +15,7 @@ from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, LocatedTensor
 from gptfast_cli.core.checkpoints.downloads import S3, find_bucket_path, find_snapshot, parse_repo
 from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint
 from gptfast_cli.core.checkpoints.identity import existing_checkpoint, with_recipe
+from gptfast_cli.core.checkpoints.lora import Adapter, open_adapter
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance, read_manifest
 from gptfast_cli.core.checkpoints.reader import ManifestCheckpoint, open_checkpoint, open_manifest_checkpoint
 from gptfast_cli.core.checkpoints.resolve import as_path, resolve
@@ -31,6 +32,7 @@ from gptfast_cli.core.device import DTYPES, dtype_name
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.evals.conversion import LARGEST_DIFFERENCE, logit_difference, why_not
 from gptfast_cli.core.events import Job, Note
+from gptfast_cli.core.families import families
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
@@ -50,6 +52,7 @@ class ConvertRequest:
     verify:         afterwards compare all bytes with their SHA-256, and logits with those of transformers
     allow_pickle:   open pickled files, without unpickling (see `checkpoints.pickles`)
     force:          replace an existing checkpoint
+    lora:           LoRA adapter to merge into the weights: a folder, or `org/name[@revision]` likewise
     """
 
     source: str
@@ -60,6 +63,7 @@ class ConvertRequest:
     verify: bool = False
     allow_pickle: bool = False
     force: bool = False
+    lora: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +91,17 @@ def run(request: ConvertRequest) -> Job[Converted]:
     """Convert a model, one weight at a time, and make it the current one.
 
     Raises NotFoundError, CorruptError with file and tensor for damaged or non-finite weights and for a pickle that is
-    not allowed, UsageError for an unsupported model, DiskFullError. The target is replaced as a whole at the end; the
-    finished files of an interrupted run are kept beside it, and the same command resumes.
+    not allowed, UsageError for an unsupported model, DiskFullError, and what `open_adapter` raises. The target is
+    replaced as a whole at the end; the finished files of an interrupted run are kept beside it, and the same command
+    resumes.
     """
     source = _find(request.source, request.settings)
     checkpoint = open_checkpoint(source.path, allow_pickle=request.allow_pickle)
     origin = source.repo or store_name(source.path.name if source.path.is_dir() else checkpoint.name)
+    adapter = _adapter(request, checkpoint)
     name = origin if request.out else free_name(origin)
+    if adapter is not None:
+        name = f"{name}:{store_name(adapter.entry.name)}"
     target = request.out or open_store(request.settings).folder(name)
     tokenizer_folder = _tokenizer_folder(request, checkpoint.path)
     tokenizer = _tokenizer(request, tokenizer_folder)
@@ -104,7 +112,9 @@ def run(request: ConvertRequest) -> Job[Converted]:
         dtype=dtype or checkpoint.dtype,
         weights=_plan(checkpoint, dtype),
         tokenizer=tokenizer,
-        provenance=Provenance(origin, source.revision, f"gptfast {__version__}"),
+        provenance=Provenance(
+            origin, source.revision, f"gptfast {__version__}", adapter=None if adapter is None else adapter.entry
+        ),
     )
     contents = with_recipe(contents, checkpoint)
     made = None if request.force else existing_checkpoint(target, contents, checkpoint)
@@ -116,24 +126,26 @@ def run(request: ConvertRequest) -> Job[Converted]:
         yield from map(Note, checkpoint.notes)
         yield from _notes(tokenizer, checkpoint)
         yield from (Note(str(disagreement)) for disagreement in disagreements(tokenizer_folder))
-        read = functools.partial(_read, checkpoint, contents)
+        read = functools.partial(_read, checkpoint, contents, adapter)
         identity = _identity(checkpoint, contents)
         manifest = yield from write_checkpoint(target, contents, read, identity=identity, force=request.force)
     if request.verify:
-        yield from _verify(checkpoint, open_manifest_checkpoint(target))
+        yield from _verify(checkpoint, open_manifest_checkpoint(target), is_merged=adapter is not None)
     if source.repo is None:
         record_source(request.settings.home, contents.provenance.recipe, source.path)
+    if adapter is not None:
+        record_source(request.settings.home, adapter.entry.sha256, adapter.folder)
     is_current = yield from make_current(request.settings.home, request.out or name)
     return Converted(
         target, manifest.name, manifest.n_bytes, manifest.n_params, is_current=is_current, was_there=made is not None
     )
 
 
-def _verify(source: Checkpoint, written: ManifestCheckpoint) -> Job[None]:
+def _verify(source: Checkpoint, written: ManifestCheckpoint, *, is_merged: bool) -> Job[None]:
     yield from written.verify()
     if not isinstance(source, ForeignCheckpoint):
         return
-    obstacle = why_not(source)
+    obstacle = "a LoRA adapter was merged" if is_merged else why_not(source)
     if obstacle is not None:
         yield Note(f"Logits are not compared: {obstacle}.")
         return
@@ -144,6 +156,14 @@ def _verify(source: Checkpoint, written: ManifestCheckpoint) -> Job[None]:
             "Every weight is as it was read, so this is a fault of gptfast: please report it with the model's name.",
         )
     yield Note(f"Logits are those of transformers; the largest difference is {difference:.1g} of the largest.")
+
+
+def _adapter(request: ConvertRequest, base: Checkpoint) -> Adapter | None:
+    if request.lora is None:
+        return None
+    found = _find(request.lora, request.settings)
+    name = found.path.name if found.repo is None else found.repo.rpartition("/")[2]
+    return open_adapter(found.path, name, base.config, families[base.config.family].sources(base.config))
 
 
 def _find(text: str, settings: Settings) -> _Source:
@@ -231,19 +251,24 @@ def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, Planne
     return plan
 
 
-def _read(checkpoint: Checkpoint, contents: Contents, name: str) -> Weight:
-    """A weight in its planned dtype; copied only if it is stacked or its dtype changes."""
+def _read(checkpoint: Checkpoint, contents: Contents, adapter: Adapter | None, name: str) -> Weight:
+    """A weight in its planned dtype; copied only if it is stacked, merged or its dtype changes."""
     (plan,) = contents.weights[name].parts.values()
     tensors = checkpoint.tensors(name)
     first = next(tensors)
-    if (first.tensor.dtype, first.tensor.shape) == (plan.dtype, plan.shape):
+    is_merged = adapter is not None and name in adapter.changes
+    if (first.tensor.dtype, first.tensor.shape) == (plan.dtype, plan.shape) and not is_merged:
         _check_finite(first, first.tensor)
         return plain(first.tensor)
-    stacked = torch.empty(plan.shape, dtype=plan.dtype)
+    stacked = torch.empty(plan.shape, dtype=torch.float32 if is_merged else plan.dtype)
     end = 0
     for each in (first, *tensors):
         start, end = end, end + len(each.tensor)
         _check_finite(each, stacked[start:end].copy_(each.tensor))
+    if adapter is not None and is_merged:
+        adapter.merge(name, stacked)
+        merged, stacked = stacked, stacked.to(plan.dtype)
+        _check_finite(LocatedTensor(f"{name} with the adapter", merged), stacked)
     return plain(stacked)
 
 
