@@ -9,10 +9,8 @@ from torch import Tensor
 from cpu_engine import SHAPES, copy_blocks, fed, filled_cache, native, reference, weights_of
 from gptfast_cli.core.backends import (
     KEY_BLOCK,
-    FloatCache,
-    Int8Cache,
 )
-from gptfast_cli.core.backends.reference import coded_keys, gathered, quantised
+from gptfast_cli.core.backends.layer_cache import FloatCache, Int8Cache, gathered, quantised
 from gptfast_cli.core.models.native import NativeModel
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -75,7 +73,7 @@ def test_codes_and_scales_are_the_references(shape: str, dtype: torch.dtype) -> 
         codes, scales = quantised(torch.unflatten(layer.recent_keys, 2, (2, KEY_BLOCK)), dim=-2)
         assert torch.equal(gathered(layer.key_scales, layer.table), scales)
         keys = codes.float() * scales.unsqueeze(-2)
-        assert torch.equal(coded_keys(layer, torch.float32), keys.flatten(2, 3))
+        assert torch.equal(layer.coded_keys(torch.float32), keys.flatten(2, 3))
     if dtype is torch.float32:  # in bfloat16 values are rounded before they can be seen
         native(*weights_of(shape, "float32"), dtype).step([tokens], exact, slice(None))
         copy_blocks(exact, as_exact)

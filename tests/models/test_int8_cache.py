@@ -7,10 +7,9 @@ from torch import Tensor
 from gptfast_cli.core.backends import (
     KEY_BLOCK,
     AttentionSpec,
-    Int8Cache,
     RopePositions,
 )
-from gptfast_cli.core.backends.reference import Reference, write_int8
+from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.models.transformer import Transformer
 from llama_oracle import SHAPES, ours, random_llama
@@ -62,10 +61,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     cache = KVCache(config, 1, dtype=torch.float32, kv_dtype=INT8, device=torch.device("cpu"))
     cache.begin(slice(None), [n])
     layer, heads, spec = cache.whole()[0], [], AttentionSpec(n_heads, n_key_heads, head_dim)
-    assert isinstance(layer, Int8Cache)
     for at in torch.arange(n).split(50):
         place = RopePositions(at[None], torch.empty(0), torch.empty(0))
-        write_int8(layer, k[None, at], v[None, at], place.positions)
+        layer.write(k[None, at], v[None, at], place.positions)
         heads.append(Reference().attend(q[None, at], layer, place=place, spec=spec)[0])
     return torch.cat(heads).view(n, n_heads, head_dim)
 

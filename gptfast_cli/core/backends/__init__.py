@@ -74,43 +74,23 @@ class RopePositions:
     sin: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class FloatCache:
-    """Keys and values of one layer as they were computed, in blocks that are written in place.
+class LayerCache(Protocol):
+    """Keys and values of one layer for the rows of a batch, written in place; `n_keys` is a multiple of KEY_BLOCK."""
 
-    The positions from i * KEY_BLOCK on of a row of the batch are those of block `table[row, i]`. Slots at and past a
-    row's end hold stale but finite numbers, and the table of a short row ends in blocks that are not read.
+    def write(self, k: Tensor, v: Tensor, positions: Tensor) -> None:
+        """Write k and v [batch, time, kv_heads, head_dim] at positions [batch, time]."""
+        ...
 
-    keys, values: [blocks, kv_heads, KEY_BLOCK, head_dim]
-    table:        [batch, n_keys / KEY_BLOCK] int64
-    """
+    def scores(self, q: Tensor, positions: Tensor) -> Tensor:
+        """Products of q [batch, kv_heads, group * time, head_dim], at positions [batch, time], with all keys.
 
-    keys: Tensor
-    values: Tensor
-    table: Tensor
+        Returns [batch, kv_heads, group * time, n_keys]; those of keys after a query's position mean nothing.
+        """
+        ...
 
-
-@dataclass(frozen=True, slots=True)
-class Int8Cache:
-    """Keys and values of one layer in int8, as `reference` writes and reads them; else as FloatCache.
-
-    key_codes:    [blocks, kv_heads, KEY_BLOCK / KEY_TILE, quads, KEY_TILE, QUAD] int8; quads = head_dim / QUAD,
-                  rounded up
-    key_scales:   [blocks, kv_heads, 1, head_dim] float32
-    value_codes:  [blocks, kv_heads, KEY_BLOCK / QUAD, head_dim, QUAD] int8
-    value_scales: [blocks, kv_heads, KEY_BLOCK] float32
-    recent_keys:  [batch, kv_heads, 2 KEY_BLOCK, head_dim], as they were computed: position p at p % (2 KEY_BLOCK)
-    """
-
-    key_codes: Tensor
-    key_scales: Tensor
-    value_codes: Tensor
-    value_scales: Tensor
-    recent_keys: Tensor
-    table: Tensor
-
-
-LayerCache = FloatCache | Int8Cache
+    def read_values(self, dtype: torch.dtype) -> Tensor:
+        """All values, [batch, kv_heads, n_keys, head_dim]."""
+        ...
 
 
 class Backend(Protocol):

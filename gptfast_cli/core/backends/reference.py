@@ -6,16 +6,6 @@ matrix products get a whole number of row tiles, because the vendor's kernel for
 order; values are summed over key blocks of one size, whose masked tail adds exact zeros; and the activation is
 spelled out in operations that round alike wherever in a tensor an element stands.
 (Products under 12 columns wide escape the first habit; no head or layer of a real model is that narrow.)
-
-An int8 cache takes a byte per key and value: code = round(127 x / largest), value = code * largest / 127. Keys have a
-scale per channel of a block, values one per token: a few channels of all keys are much larger than the others, those
-of values are not (KIVI, Liu et al. 2024, arXiv:2402.02750). A channel's scale is known once its block of KEY_BLOCK
-tokens is complete, so
-
-    a query at position t reads the keys of its own block as they were computed, those of earlier blocks as codes,
-
-which depends on t alone, not on how a text is cut into calls, nor on rejected drafts. The last two blocks of keys are
-also kept as computed: a call writes at most KEY_BLOCK tokens, and a row can be rolled back by as many.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,11 +17,7 @@ from torch import Tensor
 
 from gptfast_cli.core.backends import (
     KEY_BLOCK,
-    KEY_TILE,
-    QUAD,
     AttentionSpec,
-    FloatCache,
-    Int8Cache,
     LayerCache,
     Linear,
     Norm,
@@ -40,7 +26,6 @@ from gptfast_cli.core.backends import (
 from gptfast_cli.core.schemes import Scheme, Weight, schemes
 
 ROW_TILE = 16
-_SMALLEST = 1e-30  # lower bound of the largest element; smaller elements become 0
 SCHEMES: Mapping[str, Scheme] = dict(schemes)  # a dict: torch.compile cannot trace the import of a plug
 
 
@@ -60,7 +45,7 @@ class Reference:
         # [batch, time, all heads, head_dim]
         heads = torch.unflatten(self._product(rms_norm(x, norm), qkv), -1, (-1, spec.head_dim))
         q, k, v = heads.split_with_sizes([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads], dim=2)
-        write(cache, rotate(k, place), v, place.positions)
+        cache.write(rotate(k, place), v, place.positions)
         return rotate(q, place)
 
     def attend(self, q: Tensor, cache: LayerCache, *, place: RopePositions, spec: AttentionSpec) -> Tensor:
@@ -68,13 +53,12 @@ class Reference:
         q = torch.unflatten(q, 2, (spec.n_kv_heads, -1))  # [batch, time, kv_heads, group, head_dim]
         q = q.permute(0, 2, 3, 1, 4)
         group, time = q.shape[2:4]
-        values = gathered(cache.values, cache.table) if isinstance(cache, FloatCache) else coded_values(cache, q.dtype)
-        keys = torch.arange(values.shape[2], device=q.device)
-        scores = torch.unflatten(score(q.flatten(2, 3), cache, keys, place.positions), 2, (group, time))
+        scores = torch.unflatten(cache.scores(q.flatten(2, 3), place.positions), 2, (group, time))
+        keys = torch.arange(scores.shape[-1], device=q.device)
         future = keys > place.positions.unsqueeze(-1)  # [batch, time, n_keys]
         scores = (scores.float() * spec.head_dim**-0.5).masked_fill(future[:, None, None], -torch.inf)
         weights = scores.softmax(dim=-1).to(q.dtype).flatten(2, 3)
-        heads = torch.unflatten(weighted_sum(weights, values), 2, (group, time))
+        heads = torch.unflatten(weighted_sum(weights, cache.read_values(q.dtype)), 2, (group, time))
         return heads.permute(0, 3, 1, 2, 4).flatten(2)
 
     def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
@@ -89,39 +73,6 @@ class Reference:
 
     def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:
         return self._product(rms_norm(x, norm), head).float()
-
-
-def write(cache: LayerCache, k: Tensor, v: Tensor, positions: Tensor) -> None:
-    """Write k and v [batch, time, kv_heads, head_dim] at positions [batch, time]."""
-    if isinstance(cache, Int8Cache):
-        write_int8(cache, k, v, positions)
-        return
-    blocks, slots = blocks_at(cache.table, positions), positions % KEY_BLOCK
-    cache.keys[blocks, :, slots] = k
-    cache.values[blocks, :, slots] = v
-
-
-def blocks_at(table: Tensor, positions: Tensor) -> Tensor:
-    """The block of each position [batch, time] of the rows of a table [batch, blocks]: [batch, time]."""
-    return table.gather(1, positions // KEY_BLOCK)
-
-
-def gathered(part: Tensor, table: Tensor) -> Tensor:
-    """A part of the cache [blocks, kv_heads, slots, ...] row by row: [batch, kv_heads, all slots of a row, ...]."""
-    return part.transpose(0, 1)[:, table].transpose(0, 1).flatten(2, 3)
-
-
-def score(q: Tensor, cache: LayerCache, keys: Tensor, positions: Tensor) -> Tensor:
-    """Products of q [batch, kv_heads, group * time, head_dim], at positions [batch, time], with keys 0 to n_keys.
-
-    Returns [batch, kv_heads, group * time, n_keys].
-    """
-    if isinstance(cache, FloatCache):
-        return matmul(q, gathered(cache.keys, cache.table).transpose(-1, -2))
-    coded = matmul(q, coded_keys(cache, q.dtype).transpose(-1, -2))
-    recent = matmul(q, cache.recent_keys.transpose(-1, -2))[..., keys % (2 * KEY_BLOCK)]
-    own = keys // KEY_BLOCK == (positions // KEY_BLOCK).unsqueeze(-1)  # [batch, time, n_keys]
-    return torch.where(own.repeat(1, q.shape[2] // positions.shape[1], 1).unsqueeze(1), recent, coded)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -175,44 +126,3 @@ def rotate(x: Tensor, place: RopePositions) -> Tensor:
     cos, sin = place.cos.unsqueeze(2), place.sin.unsqueeze(2)  # the same for all heads
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
-
-
-def write_int8(cache: Int8Cache, k: Tensor, v: Tensor, positions: Tensor) -> None:
-    """Write k and v [batch, time, kv_heads, head_dim] at positions [batch, time]; time is at most KEY_BLOCK."""
-    rows = torch.arange(len(k), device=k.device).unsqueeze(-1)  # [batch, 1], against positions [batch, time]
-    cache.recent_keys[rows, :, positions % (2 * KEY_BLOCK)] = k
-    # the blocks that are written to; codes of an incomplete block are not read
-    ends = torch.stack([positions[:, 0], positions[:, -1]], dim=1)
-    recent = torch.unflatten(cache.recent_keys, 2, (2, KEY_BLOCK))
-    keys = recent[rows, :, ends // KEY_BLOCK % 2]  # [batch, 2, kv_heads, KEY_BLOCK, head_dim]
-    codes, scales = quantised(keys, dim=-2)
-    tiles = torch.unflatten(F.pad(codes, (0, -codes.shape[-1] % QUAD)), -1, (-1, QUAD))
-    blocks = blocks_at(cache.table, ends)
-    cache.key_codes[blocks] = torch.unflatten(tiles, 3, (-1, KEY_TILE)).transpose(4, 5)
-    cache.key_scales[blocks] = scales.unsqueeze(-2)
-    codes, scales = quantised(v, dim=-1)
-    blocks, slots = blocks_at(cache.table, positions), positions % KEY_BLOCK
-    cache.value_codes[blocks, :, slots // QUAD, :, slots % QUAD] = codes
-    cache.value_scales[blocks, :, slots] = scales
-
-
-def quantised(x: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
-    """int8 codes of x, and float32 scales, one for all elements along `dim`."""
-    x = x.float()
-    largest = x.abs().amax(dim, keepdim=True).clamp(min=_SMALLEST)
-    steps = torch.full_like(largest, 127) / largest  # 127 / tensor is rounded twice
-    return torch.round(x * steps).to(torch.int8), (largest / 127).squeeze(dim)
-
-
-def coded_keys(cache: Int8Cache, dtype: torch.dtype) -> Tensor:
-    """Dequantised keys, [batch, kv_heads, n_keys, head_dim]."""
-    scales = gathered(cache.key_scales, cache.table)  # [batch, kv_heads, blocks, head_dim]
-    codes = gathered(cache.key_codes, cache.table).transpose(3, 4).flatten(4)[..., : scales.shape[-1]]
-    blocks = torch.unflatten(codes.flatten(2, 3).float(), 2, (-1, KEY_BLOCK))
-    return (blocks * scales.unsqueeze(-2)).flatten(2, 3).to(dtype)
-
-
-def coded_values(cache: Int8Cache, dtype: torch.dtype) -> Tensor:
-    """Dequantised values, [batch, kv_heads, n_keys, head_dim]."""
-    codes = gathered(cache.value_codes, cache.table).transpose(3, 4).flatten(2, 3)
-    return (codes.float() * gathered(cache.value_scales, cache.table).unsqueeze(-1)).to(dtype)

@@ -16,7 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import KEY_BLOCK, KEY_TILE, QUAD, FloatCache, Int8Cache, LayerCache
+from gptfast_cli.core.backends import KEY_BLOCK, KEY_TILE, QUAD, LayerCache
+from gptfast_cli.core.backends.layer_cache import FloatCache, Int8Cache
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import available_memory_bytes, check_fits, to_device
 

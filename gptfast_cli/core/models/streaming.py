@@ -19,12 +19,12 @@ from torch import Tensor
 from gptfast_cli.core.backends import (
     KEY_BLOCK,
     Backend,
-    FloatCache,
     LayerCache,
     Linear,
     Norm,
     RopePositions,
 )
+from gptfast_cli.core.backends.layer_cache import FloatCache
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.models.transformer import decoder_layer, frequencies, rotation
 from gptfast_cli.core.models.weights import LayerWeights

@@ -6,7 +6,7 @@
 //   keys, values  [KEY_BLOCK][head_dim]
 //
 // In int8 they are codes of a byte: a key has a scale for each channel, which the keys of a block share, and a value
-// one for itself. backends/reference.py says which keys are read as codes, and why. The layout is that of the kernels'
+// one for itself. backends/layer_cache.py says which keys are read as codes, and why. The layout is that of the kernels'
 // reads:
 //
 //   keys    [KEY_BLOCK / 16][head_dim / 4][16][4]     with [head_dim] scales
