@@ -23,8 +23,8 @@ from gptfast_cli.core.engine.runner import Forward, Runner
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.files import private_folder
+from gptfast_cli.core.models.decoder import CompilableDecoder
 from gptfast_cli.core.models.kv_cache import KVCache
-from gptfast_cli.core.models.transformer import Transformer
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 
@@ -54,8 +54,8 @@ def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settin
     """
     if not (compiling.decode or compiling.prefill):
         return None
-    model = runner.model
-    if not isinstance(model, Transformer):
+    model = runner.model.compilable
+    if model is None:
         raise UsageError("--compile compiles PyTorch's operations, and the CPU engine is not made of them.", _LEAVE_OUT)
     if _CACHE_VARIABLE not in os.environ:
         folder, remark = private_folder(settings.kernel_cache)
@@ -80,7 +80,7 @@ def compile_steps(runner: Runner, compiling: Compiling, *, n_tokens: int, settin
     return watch.seconds
 
 
-def _decode(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
+def _decode(model: CompilableDecoder, backend: str | Callable[..., Any]) -> Forward:
     if not _captures(model) or backend != "inductor":
         return fixed_step(model, torch.compile(model.next_logits, fullgraph=True, dynamic=False, backend=backend))
     # fuses matrix-vector products, for which the vendor's kernels are slow
@@ -97,7 +97,7 @@ def _decode(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
     return fixed_step(model, replay)
 
 
-def _prefill(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
+def _prefill(model: CompilableDecoder, backend: str | Callable[..., Any]) -> Forward:
     from torch._dynamo import mark_dynamic  # noqa: PLC0415
 
     forward = torch.compile(model.next_logits, fullgraph=True, backend=backend)
@@ -110,7 +110,7 @@ def _prefill(model: Transformer, backend: str | Callable[..., Any]) -> Forward:
     return fixed_step(model, of_any_length)
 
 
-def fixed_step(model: Transformer, forward: Callable[[Tensor, Tensor, Sequence[LayerCache]], Tensor]) -> Forward:
+def fixed_step(model: CompilableDecoder, forward: Callable[[Tensor, Tensor, Sequence[LayerCache]], Tensor]) -> Forward:
     """A forward pass over the whole capacity of the cache; with all rows its tensors are the same each time."""
 
     def run(tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
@@ -123,7 +123,7 @@ def fixed_step(model: Transformer, forward: Callable[[Tensor, Tensor, Sequence[L
     return Forward(run, is_fixed=True)
 
 
-def _captures(model: Transformer) -> bool:
+def _captures(model: CompilableDecoder) -> bool:
     """Whether a step can be captured as a CUDA graph; ROCm devices are of type cuda too."""
     return model.device.type == "cuda"
 

@@ -3,7 +3,7 @@
 For argmax and top-k each rank sends its own candidates only; all logits are gathered only if all of them matter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
+from gptfast_cli.core.backends import LayerCache
 from gptfast_cli.core.backends.cpu.engine import StepsAhead
 from gptfast_cli.core.backends.cpu.library import SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
@@ -148,6 +149,11 @@ class Decoder(Protocol):
     """The name of the backend that runs it."""
 
     @property
+    def compilable(self) -> "CompilableDecoder | None":
+        """The same model, if its steps consist of PyTorch's operations; else None."""
+        ...
+
+    @property
     def token_loop(self) -> TokenLoop | None:
         """Native sampling; None if every step returns logits to Python."""
         ...
@@ -201,4 +207,23 @@ class Decoder(Protocol):
 
         Logsumexp is not finite if a logit is NaN; argmax is the lowest id among equals.
         """
+        ...
+
+
+class CompilableDecoder(Decoder, Protocol):
+    """A decoder with a step of tensors alone, which torch.compile can trace."""
+
+    def inputs(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> tuple[Tensor, Tensor]:
+        """Tokens and positions of a step as tensors, each [batch, time] int64."""
+        ...
+
+    def next_logits(self, tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
+        """Logits after tokens [batch, time] at their positions: [batch, own tokens] float32.
+
+        It writes keys and values, which are not counted.
+        """
+        ...
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor that a step reads, but for its tokens, their positions and the cache."""
         ...

@@ -79,6 +79,7 @@ class NativeModel:
 
     backend = CPU
     has_own_threads = True
+    compilable = None
 
     def __init__(
         self,

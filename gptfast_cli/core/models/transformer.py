@@ -182,11 +182,11 @@ class Transformer:
         return self._head(x)
 
     def next_logits(self, tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
-        """Logits of the tokens that come after tokens [batch, time] at their positions: [batch, own tokens] float32.
-
-        Of tensors alone, and so fit to be compiled; it writes into the cache and counts nothing.
-        """
         return self._head(self._hidden(tokens, positions, layers)[:, -1])
+
+    @property
+    def compilable(self) -> "Transformer":
+        return self
 
     @property
     def weight_bytes(self) -> int:
@@ -220,13 +220,11 @@ class Transformer:
         return logsumexp_argmax(logits)
 
     def inputs(self, tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> tuple[Tensor, Tensor]:
-        """Tokens and positions of a step as tensors, each [batch, time] int64."""
         flat = to_device([token for row in tokens for token in row], torch.int64, self.device)
         batch = flat.view(len(tokens), -1)
         return batch, positions(cache.lengths[rows], batch.shape[1], self.device)
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor that a step reads but for its tokens, their positions and the cache."""
         weights = [self.weights.embedding, self.weights.norm, self.weights.head]
         for layer in self.weights.layers:
             linears = (layer.qkv, layer.attention_output, layer.gate_up, layer.down)
