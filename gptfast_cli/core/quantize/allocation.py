@@ -1,8 +1,7 @@
-"""Which scheme and group size each weight is stored in, and the mixed allocations that fit a budget of bits.
+"""Allocation: the scheme and group size of each weight, and the Pareto frontier of mixed-precision allocations.
 
-Norms and biases stay plain: they are a thousandth of the bytes, and every activation passes through them. The
-embedding and the head are int8 by default, also where the layers are int4: errors of the head go straight into the
-logits.
+Norms and biases stay plain (unquantised): they are about 0.1 % of the bytes, and every activation passes through them.
+The embedding and the head are int8 by default, even with int4 layers: errors of the head directly change the logits.
 
 The predicted KLD of a choice is the sum of the KLDs of its layers, each measured with all other layers unquantised:
 KLD grows with the square of small errors, and errors of different layers are nearly uncorrelated (HAWQ-V3, Yao et al.
@@ -35,7 +34,7 @@ _CHOICE: Final = re.compile(r"\s*(?:\*|(?P<first>\d+)(?:-(?P<last>\d+))?)\s*=\s*
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Scheme and group size of a matrix; `group_size` is one of the scheme's, or None if it has none."""
+    """Scheme and group size of a matrix; `group_size` is None for a scheme without groups."""
 
     scheme: str
     group_size: int | None = None
@@ -44,9 +43,9 @@ class Storage:
         return self.scheme if self.group_size is None else f"{self.scheme}-g{self.group_size}"
 
     def fitted(self, shape: tuple[int, ...]) -> "Storage":
-        """The same scheme with the group size, at most its own, at which a matrix of this shape takes the fewest bytes.
+        """The same scheme with the group size <= `group_size` that takes the fewest bytes for a matrix of this shape.
 
-        The last group is padded: 320 columns in groups of 128 take the bytes of 384.
+        The last group of a row is padded: 320 columns in groups of 128 take the bytes of 384.
         """
         if self.group_size is None:
             return self
@@ -55,20 +54,20 @@ class Storage:
         return min(candidates, key=lambda storage: storage.meta_weight(shape).n_bytes)
 
     def meta_weight(self, shape: tuple[int, ...]) -> Weight:
-        """Parts of a quantised matrix of this shape, on the meta device."""
+        """A quantised matrix of this shape, on the meta device."""
         return quantized(self.scheme).meta_weight(shape, self.group_size)
 
     def n_bytes(self, shape: tuple[int, ...], itemsize: int) -> int:
-        """Bytes of a weight of this shape; `itemsize` is that of the dtype of plain ones."""
+        """Bytes of a weight of this shape; `itemsize`: bytes per element of a plain weight."""
         return itemsize * math.prod(shape) if self.scheme == PLAIN else self.meta_weight(shape).n_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """The storage of a model's matrices; with tied embeddings `embedding` and `head` are the same.
+    """The storage of a model's matrices; with tied embeddings `embedding` and `head` are equal.
 
-    layers: that of all decoder layers but those in `others`
-    others: that of single layers, by their number from 0
+    layers: storage of the decoder layers, except those in `others`
+    others: storage by layer index, from 0
     """
 
     layers: Storage
@@ -77,7 +76,7 @@ class Allocation:
     others: Mapping[int, Storage] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Short, as in the name of a checkpoint: `int4-g32`, `int4-g32-4-layers-int8`, `int4-g32-head-plain`."""
+        """Short form, used in checkpoint names: `int4-g32`, `int4-g32-4-layers-int8`, `int4-g32-head-plain`."""
         usual = Storage(_usual_ends(self.layers.scheme))
         ends = (("embeddings", self.embedding), ("head", self.head))
         counts = Counter(self.others[layer] for layer in sorted(self.others))
@@ -85,25 +84,24 @@ class Allocation:
         return "-".join([str(self.layers), *some, *(f"{end}-{at}" for end, at in ends if at != usual)])
 
     def of_layer(self, layer: int) -> Storage:
-        """The storage of a decoder layer's matrices."""
         return self.others.get(layer, self.layers)
 
     def storage(self, name: str, shape: tuple[int, ...]) -> Storage:
-        """The storage of a weight by its name, as in `weight_shapes`, its groups fitted to the shape."""
+        """Storage of a weight (a name of `weight_shapes`), the group size fitted to its shape; vectors are plain."""
         return Storage(PLAIN) if len(shape) == 1 else self._wanted(name).fitted(shape)
 
     def of(self, config: ModelConfig) -> dict[str, Storage]:
-        """The storage of every weight of a model, in reading order."""
+        """The storage of every weight of a model by name, in the order of `weight_shapes`."""
         return {name: self.storage(name, shape) for name, shape in weight_shapes(config).items()}
 
     def smaller_groups(self, config: ModelConfig) -> dict[int, Storage]:
-        """Storage of matrices whose columns do not fill the requested groups, by the number of columns."""
+        """Storage by number of columns, for matrices that get smaller groups than requested."""
         shapes = {name: shape for name, shape in weight_shapes(config).items() if len(shape) > 1}
         fitted = {name: self.storage(name, shape) for name, shape in shapes.items()}
         return {shapes[name][1]: at for name, at in fitted.items() if at != self._wanted(name)}
 
     def _wanted(self, name: str) -> Storage:
-        """The requested storage, before its groups are fitted to the shape."""
+        """The requested storage, before the group size is fitted to the shape."""
         ends = {"embedding": self.embedding, "head": self.head}
         return ends[name] if name in ends else self.of_layer(layer_of(name))
 
@@ -112,10 +110,10 @@ class Allocation:
 class AllocationOptions:
     """An allocation as requested on the command line.
 
-    mode:       scheme of the layers
-    group_size: None takes 32, where the scheme has groups
-    head, embeddings: their schemes; None takes int8, or `mode` where that is plain
-    layers:     those of single layers, as read by `parse_layers`
+    mode:       scheme of the decoder layers
+    group_size: columns of a group; None = 32 for schemes with groups
+    head, embeddings: schemes; None = int8, or plain if `mode` is plain
+    layers:     schemes by layer, in the syntax of `parse_layers`
     """
 
     mode: str
@@ -125,30 +123,30 @@ class AllocationOptions:
     layers: str | None = None
 
     def allocation(self, config: ModelConfig) -> Allocation:
-        """The allocation for a model; raises UsageError for options that contradict each other or the model."""
+        """The allocation for a model. Raises UsageError for options that conflict with each other or the model."""
         mode = storage_of("--mode", self.mode, self.group_size)
         by_layer = [mode] * config.n_layers
         if self.layers is not None:
             by_layer = parse_layers(self.layers, by_layer, self.group_size)
         embedding, head = self.ends(config, _usual_ends(_most(by_layer).scheme))
         if self.group_size is not None and all(at.group_size is None for at in (*by_layer, embedding, head)):
-            raise UsageError(f"{mode} has no groups, so --groupsize says nothing.", "Leave out --groupsize.")
+            raise UsageError(f"--groupsize has no effect: {mode} has no groups.", "Leave out --groupsize.")
         return allocation_of(by_layer, embedding, head)
 
     def ends(self, config: ModelConfig, usual: str) -> tuple[Storage, Storage]:
-        """Storages of the embedding and the head; `usual` is the default scheme."""
+        """(embedding, head) storage; `usual` is the default scheme."""
         wanted = self._tied() if config.tied_embeddings else self
         named = {"--embeddings": wanted.embeddings or usual, "--head": wanted.head or usual}
         embedding, head = (storage_of(option, name, self.group_size) for option, name in named.items())
         return embedding, head
 
     def _tied(self) -> "AllocationOptions":
-        """The same options with one scheme for both, as tied embedding and head are one matrix."""
+        """The same options with one scheme for the embedding and the head, which are one matrix if tied."""
         if self.head and self.embeddings and self.head != self.embeddings:
             raise UsageError(
-                f"--head {self.head} and --embeddings {self.embeddings} contradict each other: the model has one "
-                "matrix for both.",
-                "Give one of them.",
+                f"--head {self.head} conflicts with --embeddings {self.embeddings}: the embedding and the head of this "
+                "model are tied (one matrix).",
+                "Give one of the two options.",
             )
         either = self.head or self.embeddings
         return replace(self, head=either, embeddings=either)
@@ -160,21 +158,21 @@ def _usual_ends(mode: str) -> str:
 
 
 def allocation_of(by_layer: Sequence[Storage], embedding: Storage, head: Storage) -> Allocation:
-    """The allocation with these storages of the decoder layers and the ends."""
+    """The allocation from the storage of each decoder layer, the embedding and the head."""
     layers = _most(by_layer)
     others = {layer: storage for layer, storage in enumerate(by_layer) if storage != layers}
     return Allocation(layers, embedding, head, others)
 
 
 def _most(by_layer: Sequence[Storage]) -> Storage:
-    """The most common storage of the layers, the first one on a tie."""
+    """The most common storage; on a tie, the one that comes first."""
     return Counter(by_layer).most_common(1)[0][0]
 
 
 def storage_of(option: str, text: str, group_size: int | None) -> Storage:
-    """The storage that a text names, `int4` or `int4-g64`; raises UsageError that begins with the option.
+    """Parse a storage such as `int4` or `int4-g64`. Raises UsageError; the message names `option`.
 
-    group_size: of a text that says none; None takes 32, where the scheme has groups
+    group_size: for a text without one; None = 32 for schemes with groups
     """
     scheme, dash, own_size = text.partition("-g")
     if scheme not in schemes or (dash and not own_size.isdecimal()):
@@ -185,7 +183,7 @@ def storage_of(option: str, text: str, group_size: int | None) -> Storage:
     sizes = plug.group_sizes if isinstance(plug, QuantizedScheme) else ()
     if not sizes:
         if dash:
-            raise UsageError(f"{option}: {scheme} has no groups, so {text!r} says too much.", f"Write {scheme}.")
+            raise UsageError(f"{option}: {scheme} has no groups, so {text!r} is invalid.", f"Write {scheme}.")
         return Storage(scheme)
     size = int(own_size) if dash else DEFAULT_GROUP_SIZE if group_size is None else group_size
     if size not in sizes:
@@ -196,17 +194,17 @@ def storage_of(option: str, text: str, group_size: int | None) -> Storage:
 
 
 def parse_layers(text: str, usual: Sequence[Storage], group_size: int | None) -> list[Storage]:
-    """Parse --layers, such as `0-3=int8,*=int4`, into the storage of each layer; `*` is every layer not named.
+    """Parse --layers, such as `0-3=int8,*=int4`, into the storage of each layer; `*` means all other layers.
 
     usual: default storage of each layer
-    Raises UsageError for another syntax, a layer named twice, or one that the model does not have.
+    Raises UsageError for invalid syntax, a layer named twice, or a layer out of range.
     """
     by_layer: dict[int, Storage] = {}
     rest = None
     for entry in text.split(","):
         match = _CHOICE.fullmatch(entry)
         if match is None:
-            raise UsageError(f"--layers: {entry!r} is no choice.", "Write --layers '0-3=int8,*=int4'.")
+            raise UsageError(f"--layers: cannot parse {entry!r}.", "Write --layers '0-3=int8,*=int4'.")
         storage = storage_of("--layers", match["storage"], group_size)
         if match["first"] is None:
             if rest is not None:
@@ -233,7 +231,7 @@ def _listed(sizes: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One storage of a layer: its bytes, and its KLD in nats with every other layer unquantised."""
+    """One storage of a layer: its bytes, and the KLD in nats with all other layers unquantised."""
 
     storage: Storage
     n_bytes: int
@@ -242,7 +240,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One option for each layer, and the sums of their bytes and KLDs."""
+    """One option per layer; `n_bytes` and `kld` are sums over the layers."""
 
     options: tuple[Option, ...]
     n_bytes: int
@@ -250,9 +248,9 @@ class Choice:
 
 
 def frontier(layers: Sequence[Sequence[Option]]) -> list[Choice]:
-    """The exact Pareto frontier of choices in bytes and KLD, by ascending bytes.
+    """The exact Pareto frontier in bytes and KLD, by ascending bytes; one option is chosen per layer.
 
-    Layers of one shape have equal bytes, so there are few distinct sums and few choices are kept at each layer.
+    Dynamic programming over the layers. Layers of one shape have equal bytes, so few distinct sums are kept.
     """
     kept = [Choice((), 0, 0.0)]
     for options in layers:

@@ -1,14 +1,14 @@
 """Calibration: second moments of the inputs of every matrix, collected block by block.
 
-The inputs of a matrix are those of the model with everything before it already quantised: the layers before, and the
-earlier matrices of its own layer. So each matrix can compensate the errors before it (the "true sequential" order of
-GPTQ's authors). One layer is in memory at a time, beside the hidden state of each token and, until the output
-projection is applied, its attention output.
+The inputs of a matrix are computed with everything before it already quantised: the previous layers and the earlier
+matrices of the same layer. So each matrix compensates the errors before it (the "true sequential" order of
+https://github.com/IST-DASLab/gptq). Memory holds one layer, the hidden states of all tokens and, until the output
+projection is applied, their attention outputs.
 
-The forward pass is the model's own, on the reference backend with its linear operation replaced by a `_Tap`: it
-accumulates the moments of the inputs of one matrix and stops the pass there. A layer has three parts (QKV and
-attention; output projection; feed-forward); the states advance part by part, so only the operations between the
-beginning of a part and the matrix are computed twice.
+The forward pass runs on the reference backend with its linear operation replaced by a `_Tap`, which accumulates the
+moments of the inputs of one matrix and stops the pass there. A layer is split into three parts (QKV and attention;
+output projection; feed-forward) and the hidden states advance part by part, so only the operations between the start
+of a part and the matrix are computed twice.
 """
 
 import contextlib
@@ -29,37 +29,37 @@ from gptfast_cli.core.schemes import Weight, schemes
 from gptfast_cli.core.schemes.plain import plain
 
 _TILE = 512
-"""Rows of the moments computed at once, from the diagonal to the right: the matrix is symmetric."""
+"""Rows of H updated per product; only the upper triangle is accumulated, as H is symmetric."""
 
 
 class Moments:
-    """Accumulates x x^T over inputs [..., in_features]."""
+    """Sum of x x^T over inputs x [..., in_features], float32."""
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         self._sums = torch.zeros(in_features, in_features, device=device)
         self._n_tokens = 0
 
     def add(self, x: Tensor) -> None:
-        """Add the inputs of some tokens, of any float dtype."""
+        """Add inputs [..., in_features] of any float dtype."""
         rows = x.reshape(-1, x.shape[-1]).float()
         for tile, onward in self._tiles():
             self._sums[tile, onward].addmm_(rows[:, tile].t(), rows[:, onward])
         self._n_tokens += len(rows)
 
     def mean(self) -> Inputs:
-        """The mean over all tokens; zero for no tokens. Destroys the sums."""
+        """The mean over all tokens, zero without tokens; consumes the sums (in place)."""
         for tile, onward in self._tiles():
             self._sums[onward, tile] = self._sums[tile, onward].t().clone()
         return Inputs(self._sums.div_(max(1, self._n_tokens)), self._n_tokens)
 
     def _tiles(self) -> Iterator[tuple[slice, slice]]:
-        """Row tiles, each with the columns from its first row on."""
+        """(rows, columns) of each tile of the upper triangle."""
         for first in range(0, len(self._sums), _TILE):
             yield slice(first, first + _TILE), slice(first, None)
 
 
 _AROUND_LAYERS = ("embedding", "norm")
-"""Names that only the first and the last block have."""
+"""Weight names that identify the first and the last block, which are not decoder layers."""
 
 _PART_OF = {"qkv": 0, "attention_output": 1, "gate_up": 2, "down": 2}
 """The part of a layer that each matrix belongs to."""
@@ -68,24 +68,27 @@ _N_PARTS = 3
 
 
 class Calibration:
-    """Texts, as token ids, at the block that is being quantised: for each `enter`, `inputs`, `replace`, `leave`."""
+    """The calibration texts' hidden states at the block being quantised.
+
+    Call order: `enter` a block, then `inputs` and `replace` for each of its matrices, then `leave`.
+    """
 
     def __init__(
         self, config: ModelConfig, texts: Sequence[Sequence[int]], *, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._tap = _Tap()
         backend = Reference(self._tap)
-        # no padding: padded tokens would count in the moments
+        # unpadded: padding tokens would count in the moments
         self._stream = Stream(config, texts, backend=backend, device=device, filled_up=False)
         self._decoder_layer = decoder_layer(config, backend)
         self._q_dim = config.q_dim
         self._device, self._dtype = device, dtype
         self._block: dict[str, Weight] = {}
         self._part = _N_PARTS  # the next part to run; _N_PARTS after the layer
-        self._heads: list[Tensor] = []  # of each batch, from the first part for the second
+        self._heads: list[Tensor] = []  # attention outputs of each batch, computed by part 0 and read by part 1
 
     def enter(self, block: Mapping[str, Weight]) -> None:
-        """Start the next block of `weight_blocks`; weights by their full names."""
+        """Start the next block of `weight_blocks`: {full weight name: weight}."""
         is_layer = block.keys().isdisjoint(_AROUND_LAYERS)
         self._block = {name: self._dense(weight) if is_layer else weight for name, weight in block.items()}
         self._part = 0 if is_layer else _N_PARTS
@@ -95,9 +98,9 @@ class Calibration:
             self._stream.end()  # no matrix after the layers is calibrated
 
     def inputs(self, name: str) -> Inputs | None:
-        """The inputs of a matrix of the block, after all matrices before it have been replaced.
+        """Second moments of the inputs of a matrix; all matrices before it must have been replaced.
 
-        None for the embedding, which is a table, and the head, which may be the same matrix.
+        None for the embedding, which is a lookup table, and for the head, which may be tied to it.
         """
         if self._part == _N_PARTS:
             return None
@@ -108,7 +111,7 @@ class Calibration:
         return self._tap.taken_in().mean()
 
     def replace(self, name: str, weight: Weight) -> None:
-        """Use a quantised weight from here on."""
+        """Use the quantised weight for the rest of the forward pass."""
         self._block[name] = weight if self._part == _N_PARTS else self._dense(weight)
 
     def leave(self) -> None:
@@ -145,13 +148,13 @@ class Calibration:
         return (attend, join, feed_forward)[self._part]
 
     def _dense(self, weight: Weight) -> Weight:
-        """The dense weight on the device, converted once for all texts."""
+        """The dequantised weight on the device, converted once for all texts."""
         on_device = schemes[weight.scheme].to(weight, self._device, self._dtype)
         return plain(schemes[weight.scheme].dense(on_device, self._dtype))
 
 
 def _until_reached(part: Operation, x: Tensor, *, place: RopePositions, cache: LayerCache) -> Tensor:
-    """Run a part of a layer until the tapped matrix is reached; x is unchanged."""
+    """Run a part of a layer up to the tapped matrix; returns x unchanged."""
     with contextlib.suppress(_ReachedError):
         part(x, place=place, cache=cache)
     return x
@@ -162,14 +165,13 @@ class _ReachedError(Exception):
 
 
 class _Tap:
-    """The reference's linear operation, except that it accumulates the inputs of one weight and ends the pass there."""
+    """The reference's linear operation; at one weight it accumulates the inputs and ends the pass."""
 
     def __init__(self) -> None:
         self._awaited: Weight | None = None
         self._moments: Moments | None = None
 
     def await_inputs(self, weight: Weight, device: torch.device) -> None:
-        """Start to accumulate the inputs of a matrix."""
         self._awaited, self._moments = weight, Moments(weight.shape[1], device)
 
     def taken_in(self) -> Moments:

@@ -1,6 +1,6 @@
-"""Quantizers: how codes and group params are chosen for a matrix. One file each; any works with any quantised scheme.
+"""Quantizers: how the codes and group parameters of a matrix are chosen; each works with every quantised scheme.
 
-A quantizer asks a scheme for its `GroupFitter` (which params can be stored) and its `GroupParams` (encode, decode).
+A scheme provides a `GroupFitter` (the parameters that it can store) and `GroupParams` (encode, decode).
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
+import torch.nn.functional as F  # noqa: N812  (the usual name)
 from torch import Tensor
 
 from gptfast_cli.core.errors import CorruptError
@@ -17,13 +17,13 @@ from gptfast_cli.core.schemes import QuantizedScheme, Weight
 
 
 class Quantizer(Protocol):
-    """Chooses the codes and params of a matrix."""
+    """Chooses the codes and group parameters of a matrix."""
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
-        """Quantise a floating matrix [out_features, in_features].
+        """Quantise a floating-point matrix [out_features, in_features].
 
-        `group_size` is one of the scheme's, or None if it has none. Raises CorruptError if the matrix holds NaN
-        or infinity.
+        `group_size` is one that the scheme supports; None for a scheme without groups. Raises CorruptError for NaN or
+        infinity.
         """
         ...
 
@@ -32,8 +32,8 @@ class Quantizer(Protocol):
 class Inputs:
     """Second moments of a matrix's inputs on the calibration text.
 
-    moments:  [in_features, in_features] float32, H = mean of x x^T over the tokens that reached the matrix
-    n_tokens: number of those tokens
+    moments:  [in_features, in_features] float32, H = mean of x x^T over the tokens fed to the matrix
+    n_tokens: number of these tokens
     """
 
     moments: Tensor
@@ -42,10 +42,10 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Compensation:
-    """Settings of GPTQ.
+    """Options of GPTQ.
 
-    damping:    share of the mean of H's diagonal that is added to the diagonal
-    block_size: columns after which their errors are applied to all later columns, in one product
+    damping:    damping * mean(diag(H)) is added to the diagonal of H
+    block_size: columns whose errors are applied to all later columns together, in one product
     """
 
     damping: float = 0.01
@@ -54,27 +54,27 @@ class Compensation:
 
 @runtime_checkable
 class CalibratedQuantizer(Quantizer, Protocol):
-    """A quantizer that uses the inputs of a matrix; without them its `quantize` is that of `search`."""
+    """A quantizer that uses second moments of the inputs; without them its `quantize` falls back to `search`."""
 
     def calibrated(self, inputs: Inputs, compensation: Compensation) -> Quantizer:
         """The quantizer for matrices with these inputs.
 
-        Its `quantize` raises UnusableInputsError if the inputs are too few or their moments cannot be inverted.
+        Its `quantize` raises UnusableInputsError for too few tokens or moments that cannot be inverted.
         """
         ...
 
 
 class UnusableInputsError(Exception):
-    """Inputs that a calibrated quantizer cannot use; the message is the reason."""
+    """Calibration inputs that a quantizer cannot use; the message is the reason."""
 
 
 quantizers: Plugs[Quantizer] = Plugs(__name__)
 
 
 def in_groups(matrix: Tensor, group_size: int | None) -> Tensor:
-    """A matrix [out, in] as groups [out, n_groups, group_size] float32, the last one padded with zeros.
+    """A matrix [out, in] as groups [out, n_groups, group_size] float32, the last group of a row zero-padded.
 
-    Where `group_size` is None a whole row is a group.
+    `group_size` None: one group per row.
     """
     size = group_size or matrix.shape[-1]
     padded = F.pad(matrix.float(), (0, -matrix.shape[-1] % size))
@@ -99,9 +99,9 @@ def in_row_blocks(
     *,
     block_elements: int,
 ) -> Weight:
-    """Quantise a matrix with `quantize`, a block of rows at a time, which bounds the temporary memory.
+    """Quantise a matrix with `quantize`, one block of rows at a time, to bound temporary memory.
 
-    block_elements: elements of a block; at least one row
+    block_elements: elements per block; a block has at least one row
     """
     shape = (matrix.shape[0], matrix.shape[1])
     meta_weight = scheme.meta_weight(shape, group_size)

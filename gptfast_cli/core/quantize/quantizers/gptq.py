@@ -1,18 +1,19 @@
-"""GPTQ: columns are quantised one after the other, and the error of each is compensated in the columns after it.
+"""GPTQ: columns are quantised one at a time, and the error of each is compensated in the columns that follow.
 
-It minimises the error of the matrix's outputs, tr((W - Q) H (W - Q)^T), with H the second moments of its inputs. After
-column j has been quantised, the best update of the later columns k is (Frantar et al. 2022, arXiv:2210.17323, equations
-2 and 3 in the form of its section 3.3)
+It minimises the output error tr((W - Q) H (W - Q)^T), where H holds the second moments of the inputs. After column j
+has been quantised, the optimal update of each later column k is (Frantar et al. 2022, arXiv:2210.17323, equations 2
+and 3 in the Cholesky form of section 3.3)
 
     W[:, k] -= (W[:, j] - Q[:, j]) / U[j, j] * U[j, k]     with H^-1 = U^T U, U upper triangular.
 
-Order: groups by the largest moment of their columns, descending; columns by their moment inside a group. So the most
-important columns are quantised while most columns are left to compensate. Groups stay contiguous in the stored row.
-A group's params are searched when its first column is reached, from the weights as updated by all groups before it
-(the range of the original weights may differ by then); the importance of an element is the moment of its column.
+Order ("act-order" that keeps groups contiguous): groups by the largest diagonal entry of H among their columns,
+descending; within a group, columns by their diagonal entry. So the most important columns are quantised while most
+other columns are left to compensate. The parameters of a group are searched when its first column is reached, on the
+weights as updated so far (their range may differ from that of the original weights); the importance of an element is
+the diagonal entry of its column.
 
-Damping: `damping` times the mean of H's diagonal is added to the diagonal, ten times as much for each time that the
-factor still does not exist. Columns without inputs are thereby rounded to nearest.
+Damping: `damping` * mean(diag(H)) is added to the diagonal; if the Cholesky factorisation fails, damping is multiplied
+by 10 and it is tried again. Columns whose inputs are all zero are thereby rounded to nearest.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,20 +36,20 @@ from gptfast_cli.core.quantize.quantizers.search import search_params
 from gptfast_cli.core.schemes import GroupFitter, GroupParams, QuantizedScheme, Weight, concat_params
 
 _BLOCK_ELEMENTS = 1 << 23
-"""Elements of a block of rows: large enough that an operation on one of its columns is not all overhead."""
+"""Elements per block of rows: large enough that operations on one column are not dominated by overhead."""
 
 _COLUMNS = 512
-"""Columns of the inverse that are computed at a time."""
+"""Columns of the triangular inverse computed per solve."""
 
 _LARGEST_DAMPING = 10.0
 
 TOKENS_PER_COLUMN = 4
-"""Tokens needed for each column; with fewer it overfits the text: at 2 the loss on other texts was larger than that of
-round-to-nearest, at 4 a third smaller (mean KLD of the bundled models at int4)."""
+"""Calibration tokens required per column; with fewer GPTQ overfits. Mean KLD of the bundled models at int4 on held-out
+text, compared with round-to-nearest: higher with 2 tokens per column, a third lower with 4."""
 
 
 class Gptq:
-    """GPTQ, and search where the inputs are unknown."""
+    """GPTQ; falls back to `search` for matrices without calibration inputs."""
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
         return SEARCH.quantize(matrix, scheme, group_size)
@@ -63,7 +64,7 @@ class _CalibratedGptq:
     compensation: Compensation
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
-        check_finite(matrix)  # one NaN would spread to every later column
+        check_finite(matrix)  # a NaN would spread to all later columns
         if self.inputs.n_tokens < TOKENS_PER_COLUMN * matrix.shape[-1]:
             raise UnusableInputsError(f"only {self.inputs.n_tokens} tokens reached its {matrix.shape[-1]} columns")
         order = _column_order(self.inputs, group_size or matrix.shape[-1], damping=self.compensation.damping)
@@ -79,13 +80,13 @@ class _CalibratedGptq:
 
 @dataclass(frozen=True, slots=True)
 class _ColumnOrder:
-    """The order in which columns are quantised, and the factor of H^-1 in that order.
+    """The order in which columns are quantised, and the Cholesky factor of H^-1 in that order.
 
-    group_size: columns of a group; the last one of a row may have fewer
-    order:      [in_features], column numbers
-    groups:     for each group, by the position in `order` of its first column: its number in a row and its size
-    factor:     [in_features, in_features], U of H with rows and columns in that order
-    importance: [in_features], the damped diagonal of H in that order
+    group_size: columns per group; the last group of a row may have fewer
+    order:      [in_features] int64, a permutation of the columns
+    groups:     {position of the group's first column in `order`: (index of the group in a row, its size)}
+    factor:     [in_features, in_features] float32, U for H permuted by `order`
+    importance: [in_features] float32, the damped diagonal of H permuted by `order`
     """
 
     group_size: int
@@ -113,16 +114,16 @@ def _column_order(inputs: Inputs, group_size: int, *, damping: float) -> _Column
 
 
 def inverse_factor(moments: Tensor, order: Tensor, damping: float) -> Tensor:
-    """U of H^-1 = U^T U, upper triangular; H is the damped moments [n, n], rows and columns permuted by `order`.
+    """Upper triangular U with H^-1 = U^T U, [n, n]; H is the damped moments, permuted by `order`.
 
-    The inverse is not computed: the Cholesky factor of H with rows and columns reversed is, reversed, an upper
-    triangular R with H = R R^T, and U = R^-1. All steps are in place: one matrix of this size is allocated. Raises
-    UnusableInputsError where no factor exists.
+    H^-1 is never computed: reversing rows and columns of H, factorising and reversing back gives an upper triangular R
+    with H = R R^T, so U = R^-1. All steps are in place: one [n, n] matrix is allocated. Raises UnusableInputsError if
+    the factorisation fails even with damping 10.
     """
     mean, reverse = moments.diagonal().mean(), order.flip(0)
     failed_at = torch.empty((), dtype=torch.int32, device=moments.device)
     while damping <= _LARGEST_DAMPING:
-        factor = moments[reverse, reverse.unsqueeze(1)].t()  # a column is contiguous: LAPACK would copy anything else
+        factor = moments[reverse, reverse.unsqueeze(1)].t()  # column-major, as LAPACK requires: otherwise a copy
         factor.diagonal().add_(damping * mean)
         torch.linalg.cholesky_ex(factor, out=(factor, failed_at))
         if int(failed_at) == 0:
@@ -131,7 +132,7 @@ def inverse_factor(moments: Tensor, order: Tensor, damping: float) -> Tensor:
             low, high = factor.t().aminmax()  # NaN propagates
             if bool(low.isfinite() & high.isfinite()):
                 return factor
-        del factor  # before the next one is made
+        del factor  # before the next one is allocated
         damping *= 10
     raise UnusableInputsError("the moments of its inputs cannot be inverted")
 
@@ -144,10 +145,9 @@ def _reverse(matrix: Tensor) -> None:
 
 
 def _invert(upper: Tensor) -> None:
-    """Invert an upper triangular matrix [n, n] in place, _COLUMNS columns at a time, the last ones first.
+    """Invert an upper triangular matrix [n, n] in place, _COLUMNS columns at a time, from last to first.
 
-    A column of the inverse is zero below the diagonal, so the columns after it, already overwritten, are multiplied by
-    zeros only.
+    A column of the inverse is zero below the diagonal, so the later columns, already overwritten, only meet zeros.
     """
     for first in reversed(range(0, len(upper), _COLUMNS)):
         columns = upper.new_zeros(len(upper), min(_COLUMNS, len(upper) - first))
@@ -159,13 +159,13 @@ def _invert(upper: Tensor) -> None:
 def _quantize(
     matrix: Tensor, fitter: GroupFitter, order: _ColumnOrder, *, block_size: int
 ) -> tuple[Tensor, GroupParams]:
-    """Codes [out_features, in_features] int8 of a matrix, and the params of its groups."""
-    columns = matrix.float().t()[order.order]  # [in_features, out_features]: a column is contiguous
+    """Codes [out_features, in_features] int8 and group parameters of a matrix [out_features, in_features]."""
+    columns = matrix.float().t()[order.order]  # [in_features, out_features]: columns are contiguous
     codes = torch.empty(columns.shape, dtype=torch.int8, device=columns.device)
     params_of: dict[int, GroupParams] = {}
     for begin, end in _blocks([size for _, size in order.groups.values()], block_size):
         errors = torch.empty_like(columns[begin:end])
-        factor = order.factor[begin:end].contiguous()  # a row is read at a time
+        factor = order.factor[begin:end].contiguous()  # read row by row
         for at in range(begin, end):
             if at in order.groups:
                 number, size = order.groups[at]
@@ -175,14 +175,14 @@ def _quantize(
             codes[at] = column_codes.flatten()
             errors[at - begin] = (columns[at] - params.decode(column_codes).flatten()).div_(factor[at - begin, at])
             columns[at + 1 : end].addr_(factor[at - begin, at + 1 : end], errors[at - begin], alpha=-1)
-        # the errors of the block are applied to all columns after it in one product
+        # the errors of the block are applied to all later columns in one product
         columns[end:].addmm_(factor[:, end:].t(), errors, alpha=-1)
     in_place = torch.empty_like(codes).index_copy_(0, order.order, codes).t()
     return in_place, concat_params([params_of[number] for number in range(len(params_of))])
 
 
 def _whole_groups(codes: Tensor, params: GroupParams, group_size: int) -> Tensor:
-    """Codes [out, in_features] as [out, n_groups, group_size], the last group padded with its code of 0."""
+    """Codes [out, in_features] as [out, n_groups, group_size], the last group padded with the code of 0.0."""
     out_features, in_features = codes.shape
     n_groups = -(-in_features // group_size)
     zero = params.encode(torch.zeros(out_features, n_groups, 1, device=codes.device))[:, -1]  # [out_features, 1]
@@ -191,7 +191,7 @@ def _whole_groups(codes: Tensor, params: GroupParams, group_size: int) -> Tensor
 
 
 def _blocks(sizes: Iterable[int], block_size: int) -> Iterator[tuple[int, int]]:
-    """Ranges of columns that are finished together: some whole groups, or a piece of one larger than a block."""
+    """Column ranges of lazy updates: some whole groups, or part of a group that is larger than a block."""
     begin = end = 0
     for size in sizes:
         if end > begin and end - begin + size > block_size:

@@ -1,4 +1,4 @@
-"""Round to nearest: the params of each group cover its range, and each code is that of the nearest value."""
+"""Round to nearest (RTN): the parameters of each group cover its range, and each weight gets the nearest code."""
 
 from torch import Tensor
 
@@ -6,11 +6,11 @@ from gptfast_cli.core.quantize.quantizers import check_finite, in_groups, in_row
 from gptfast_cli.core.schemes import QuantizedScheme, Weight
 
 _BLOCK_ELEMENTS = 1 << 21
-"""Elements of a block of rows: bounds the memory beside the matrix and the weight."""
+"""Elements per block of rows: bounds temporary memory."""
 
 
 class Nearest:
-    """Codes are chosen after the scale was rounded to its stored dtype, which corrects for that rounding."""
+    """Rounds to the nearest code, with the scale already rounded to its stored dtype."""
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
         fitter = scheme.fitter(matrix)

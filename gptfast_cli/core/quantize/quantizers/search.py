@@ -1,8 +1,8 @@
-"""Search: the params of each group are those of least weighted error among the scheme's candidates.
+"""Search: the parameters of each group minimise a weighted squared error over the scheme's candidates.
 
-The error of params is sum_i h_i (w_i - decode(encode(w_i)))^2, where h_i is the importance of element i. The candidates
-come from the scheme (`GroupFitter.candidates`); params that cover the range are kept where no candidate is better. No
-calibration text is needed: the importance of an element is computed from the weights of its group.
+The error is sum_i h_i (w_i - decode(encode(w_i)))^2, where h_i is the importance of element i. The candidates come from
+`GroupFitter.candidates`; the parameters that cover the range (as in `nearest`) are kept if no candidate is better. No
+calibration text is needed: the importance is computed from the weights of the group.
 """
 
 import torch
@@ -12,11 +12,11 @@ from gptfast_cli.core.quantize.quantizers import check_finite, in_groups, in_row
 from gptfast_cli.core.schemes import GroupFitter, GroupParams, QuantizedScheme, Weight, select_params
 
 _BLOCK_ELEMENTS = 1 << 18
-"""Elements of a block of rows: few enough to stay in the CPU's cache, as each is read for every candidate."""
+"""Elements per block of rows: fits in the CPU cache, as a block is read once per candidate."""
 
 
 class Search:
-    """Least weighted error of each group on its own."""
+    """Minimises the weighted squared error of each group independently."""
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
         fitter = scheme.fitter(matrix)
@@ -30,33 +30,33 @@ class Search:
 
 
 def search_params(groups: Tensor, importance: Tensor, fitter: GroupFitter) -> GroupParams:
-    """The params of least weighted error for groups [out, n_groups, group_size] float32.
+    """The parameters with the lowest weighted error for groups [out, n_groups, group_size] float32.
 
-    importance: of each element, not negative, of a shape that broadcasts to that of the groups
-    Raises CorruptError if a group holds NaN or infinity.
+    importance: h_i >= 0 of each element; broadcasts to the shape of `groups`
+    Raises CorruptError for NaN or infinity.
     """
     check_finite(groups)
     best = fitter.fit(groups)
     error = weighted_error(groups, best, importance)
     for params in fitter.candidates(groups, importance):
         candidate_error = weighted_error(groups, params, importance)
-        is_better = candidate_error < error  # an overflow gives NaN, for which this is False
+        is_better = candidate_error < error  # False for NaN (overflow)
         best = select_params(is_better, params, best)
         error = torch.where(is_better, candidate_error, error)
     return best
 
 
 def magnitude_importance(groups: Tensor) -> Tensor:
-    """The importance of elements whose inputs are unknown: sqrt(w^2 + mean w^2), of the groups' shape.
+    """Importance without calibration: h_i = sqrt(w_i^2 + mean(w^2)) within each group, of the groups' shape.
 
-    Clipping a large weight harms a model more than its squared error says.
+    Large weights count more: clipping them increases the loss more than their squared error suggests.
     """
     squares = groups.square()
     return (squares + squares.mean(dim=-1, keepdim=True)).sqrt_()
 
 
 def weighted_error(groups: Tensor, params: GroupParams, importance: Tensor) -> Tensor:
-    """The weighted squared error of each group, [out, n_groups] float32."""
+    """Weighted squared error of each group, [out, n_groups] float32."""
     return params.decode(params.encode(groups)).sub_(groups).square_().mul_(importance).sum(dim=-1)
 
 
