@@ -1,8 +1,8 @@
-"""The native library, compiled by the machine's own C++ compiler the first time that it is needed.
+"""Compile the native library with the local C++ compiler on first use.
 
-The library's name is a hash of the sources, the flags, the compiler and the processor: another machine or version
-finds nothing under its own name, and compiles. Its SHA-256 is kept beside it, in a file of its own, and is compared
-before the library is loaded: code that was cut short or altered is compiled again, never run.
+The file name contains a hash of the sources, flags, compiler and CPU features, so another machine or version compiles
+its own library. The SHA-256 of the library is stored in a file next to it and checked before loading: a truncated or
+modified library is compiled again, never run.
 """
 
 import contextlib
@@ -29,20 +29,20 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _MODE = 0o700
 
 ARCH_VARIABLE = "GPTFAST_CPU_ARCH"
-"""Names the processor to compile for, as -march= does; `native` where it is not set."""
+"""Environment variable: target CPU as in -march= (default: native)."""
 
 
 class NoCompilerError(GptFastError):
-    """There is no C++ compiler, or it cannot compile the library."""
+    """No C++ compiler was found, or it failed to compile the library."""
 
 
 def library_file(folder: Path) -> Path:
-    """Where the library of this machine is kept, once it has been compiled."""
+    """Path of this machine's library, compiled or not. Raises NoCompilerError."""
     return folder / f"cpu-{_key(_compiler())}.so"
 
 
 def is_whole(file: Path) -> bool:
-    """Whether the library is there as it was compiled, in a folder and files that no other user can write."""
+    """Whether the library exists and matches its SHA-256, in a folder and files that no other user can write."""
     digest = _digest_file(file)
     try:
         if any(map(why_untrusted, (file.parent, file, digest))):
@@ -53,15 +53,15 @@ def is_whole(file: Path) -> bool:
 
 
 def compile_library(file: Path) -> None:
-    """Compile the library, unless it `is_whole`; raises NoCompilerError, with the compiler's first complaint.
+    """Compile the library, unless it `is_whole`. Raises NoCompilerError with the compiler's first error.
 
-    The folder is one of `private_folder`: in one that others can write, no library is whole.
+    The folder must come from `private_folder`: `is_whole` is False in a folder that others can write.
     """
     file.parent.mkdir(mode=_MODE, parents=True, exist_ok=True)
     with _alone(file.with_suffix(".lock")):
-        if is_whole(file):  # another process has just done it
+        if is_whole(file):  # compiled by another process in the meantime
             return
-        for stale in file.parent.glob(f".{file.name}*{PARTIAL}"):  # of a process that was killed
+        for stale in file.parent.glob(f".{file.name}*{PARTIAL}"):  # left by killed processes
             stale.unlink(missing_ok=True)
         with staged_file(file) as partial:
             command = [_compiler(), *_flags(), str(_SOURCES / _MAIN), "-o", str(partial)]
@@ -73,7 +73,7 @@ def compile_library(file: Path) -> None:
             partial.chmod(_MODE)
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
-        # the library first: with the digest of the one before it is not whole, whenever this is interrupted
+        # library before digest: if this is interrupted, the old digest does not match and it is compiled again
         with staged_file(_digest_file(file)) as partial:
             write_synced(partial, f"{sha256(compiled).hexdigest()}\n")
             partial.chmod(_MODE)
@@ -106,7 +106,7 @@ def _key(compiler: str) -> str:
 
 
 def _processor() -> str:
-    """What the processor can do; a home may be shared by machines that differ in it."""
+    """CPU features; machines with different CPUs may share a home folder."""
     if _CPU_INFO.exists():
         lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -115,7 +115,7 @@ def _processor() -> str:
 
 @contextlib.contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Let one process after the other in; on Windows all of them, each of which then does the same work."""
+    """Exclusive lock across processes; none on Windows, where each process may compile."""
     with lock.open("w") as handle:
         if sys.platform != "win32":
             fcntl.flock(handle, fcntl.LOCK_EX)

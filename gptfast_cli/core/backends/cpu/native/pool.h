@@ -1,12 +1,12 @@
-// A few threads that stay: they spin for a moment after their work, so that the next step finds them awake, then sleep.
+// Pool of persistent threads: after a run they spin for 2 ms, so that the next step starts at once, then sleep.
 //
-// Work is one function that all active threads run; between its phases they meet at a barrier of flags, which costs a
-// cache line's journey instead of a fork and a join.
+// A run is one function that all active threads execute; its phases are separated by a barrier of per-thread flags,
+// which costs one cache-line transfer instead of a fork and a join.
 //
-// Where another program takes a core, the thread that shares it stops for a time slice (milliseconds) in the middle of
-// a phase, and all others wait for it at the next barrier. So barriers add up long waits, and while these cost more
-// than a thread is worth, the pool runs with one thread fewer, which leaves the core to the other program. Which thread
-// computes what never changes a result.
+// If another program uses a core, the thread on that core is descheduled for a time slice (milliseconds) in the middle
+// of a phase, and all others wait for it at the next barrier. So the pool sums long barrier waits, and while they cost
+// more than a thread contributes, it runs with one thread fewer and leaves the core to the other program. Results do not
+// depend on the number of threads, nor on which thread computes what.
 #pragma once
 
 #include <sched.h>
@@ -34,12 +34,12 @@ GF_INLINE void relax() {
 #endif
 }
 
-// A counter on a cache line of its own.
+// A counter on its own cache line (no false sharing).
 struct alignas(64) Flag {
   std::atomic<int> value{0};
 };
 
-// Denormal numbers cost a hundred cycles each and change nothing that matters: they count as 0 while this lives.
+// Sets flush-to-zero and denormals-are-zero (MXCSR) for its lifetime: denormals cost about 100 cycles each.
 struct WithoutDenormals {
 #if defined(__x86_64__)
   unsigned before = _mm_getcsr();
@@ -52,7 +52,7 @@ class Pool {
  public:
   using Work = void (*)(void* argument, int thread);
 
-  // Throws system_error where the system starts no more threads.
+  // Throws system_error if a thread cannot be started.
   explicit Pool(int n_threads) : n_threads(n_threads), n_active_(n_threads) {
     try {
       threads_.reserve(static_cast<size_t>(n_threads));
@@ -65,8 +65,8 @@ class Pool {
 
   ~Pool() { stop(); }
 
-  // Runs `work` on all active threads, the caller's among them; it must end with a barrier. Throws bad_alloc where a
-  // thread `has_failed`.
+  // Runs `work` on all active threads, including the caller's; it must end with a barrier. Throws bad_alloc if an
+  // attempt of any thread failed.
   void run(Work work, void* argument) {
     std::lock_guard alone(running_);
     work_ = work;
@@ -81,7 +81,7 @@ class Pool {
     if (has_failed()) throw std::bad_alloc();
   }
 
-  // Does a part of a thread's work that may run out of memory: what is thrown must not keep it from the next barrier.
+  // Runs a part of the work that may throw bad_alloc: the thread must reach the next barrier anyway.
   template <class Part>
   void attempt(const Part& part) noexcept {
     try {
@@ -91,16 +91,16 @@ class Pool {
     }
   }
 
-  // Whether an attempt has failed, of any thread before a barrier.
+  // Whether an attempt of any thread failed; valid after a barrier.
   bool has_failed() const { return has_failed_.load(std::memory_order_relaxed); }
 
-  // Threads that run the present work: 0, 1, ... n_active - 1.
+  // Number of threads in the current run: threads 0 ... n_active - 1.
   int n_active() const { return n_active_; }
 
-  // Waits until every active thread has come here as often as this one. A long wait means that a thread was stopped,
-  // unless the work is uneven.
+  // Waits until every active thread has arrived as often as this one. If the work is even, a long wait means that a
+  // thread was descheduled.
   void barrier(int thread, bool is_even = true) {
-    const int n_here = n_active_;  // the next run may have another number as soon as this thread has arrived
+    const int n_here = n_active_;  // read before arriving: the next run may change it
     int turn = arrived_[thread].value.load(std::memory_order_relaxed) + 1;
     arrived_[thread].value.store(turn, std::memory_order_release);
     for (int other = 0; other < n_here; other++)
@@ -117,8 +117,8 @@ class Pool {
   using Time = Clock::time_point;
   using Duration = Clock::duration;
 
-  static constexpr int LONG_SPINS = 4000;  // about 0.1 ms, longer than the last unit of a matrix takes
-  static constexpr int N_ACTIVE = 128;     // the lowest digit of `turn_`, to this base
+  static constexpr int LONG_SPINS = 4000;  // about 0.1 ms, longer than one unit of a matrix takes
+  static constexpr int N_ACTIVE = 128;     // turn_ = counter * N_ACTIVE + number of active threads
   static constexpr std::chrono::microseconds SPIN{2000};
   static constexpr std::chrono::milliseconds WINDOW{40}, SHORTEST_PAUSE{20}, LONGEST_PAUSE{1600};
 
@@ -145,7 +145,7 @@ class Pool {
     }
   }
 
-  // The next turn in which this thread is active.
+  // Waits for the next turn in which this thread is active, and returns it.
   int await(int thread, int turn) {
     const Time began = Clock::now();
     for (int spins = 1;; spins++) {
@@ -154,7 +154,7 @@ class Pool {
       relax();
       if (next != turn) {
         turn = next;
-        turn_.value.wait(turn);  // uncounted: until it is active again
+        turn_.value.wait(turn);  // not counted as asleep: begin() need not wake an inactive thread
       } else if (spins % 512 == 0 && Clock::now() - began > SPIN) {
         n_asleep_.fetch_add(1);
         turn_.value.wait(turn);
@@ -166,12 +166,12 @@ class Pool {
   void wait_for_long(int turn, int n_here, bool is_even) {
     const Time began = Clock::now();
     for (int other = 0; other < n_here; other++)
-      while (arrived_[other].value.load(std::memory_order_acquire) - turn < 0) sched_yield();  // to whom it waits for
+      while (arrived_[other].value.load(std::memory_order_acquire) - turn < 0) sched_yield();  // may need this core
     if (is_even) waited_.fetch_add((Clock::now() - began).count(), std::memory_order_relaxed);
   }
 
-  // Between runs: one thread fewer where the others waited for longer than half of what it is worth, one more after a
-  // pause, which grows as long as that turns out to be too early.
+  // Between runs: remove a thread if the mean wait of the others exceeds watched time / (2 * n_active), half of what a
+  // thread contributes; add one after a pause, which doubles each time that proves to be too early.
   void adapt() {
     const Time time = Clock::now();
     const Duration waited{waited_.load(std::memory_order_relaxed) / std::max(1, n_active_ - 1)};
@@ -201,16 +201,16 @@ class Pool {
   std::atomic<bool> has_failed_{false};
   Work work_ = nullptr;
   void* argument_ = nullptr;
-  int n_active_;                    // of the present work; changes between two
-  std::atomic<int64_t> waited_{0};  // by all threads since `since_`, in steps of the clock
-  bool is_watching_ = false;        // waits are looked at after every run
-  bool wakes_all_ = false;          // the next run does, those that were not active among them
-  Time since_, resume_, resumed_;   // of the waits; when a thread comes back; when one came back last
+  int n_active_;                    // of the current run; changes between runs
+  std::atomic<int64_t> waited_{0};  // long waits of all threads since `since_`, in clock ticks
+  bool is_watching_ = false;        // call adapt() after every run
+  bool wakes_all_ = false;          // the next run wakes all threads, including inactive ones
+  Time since_, resume_, resumed_;   // start of the waits; next and last addition of a thread
   Duration pause_ = SHORTEST_PAUSE;
   std::vector<std::thread> threads_;
 };
 
-// The threads of all engines that want so many: two sets, both spinning, would be in each other's way.
+// The pool shared by all engines with this number of threads: two spinning pools would compete for the cores.
 inline std::shared_ptr<Pool> shared_pool(int n_threads) {
   static std::mutex alone;
   static std::map<int, std::weak_ptr<Pool>> pools;

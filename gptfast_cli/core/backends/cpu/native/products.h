@@ -1,7 +1,7 @@
-// The kernels: one unit of 32 output rows of a matrix times up to 8 rows of input.
+// Matrix kernels: one unit (32 output rows) of a matrix times M = 1 ... 8 input rows.
 //
-// Inputs are float, bfloat16, or 8-bit codes with a scale for each 32 columns. An output is added up in the same order
-// whatever the number of input rows: batches, prefill and verification agree to the bit with decoding alone.
+// Inputs are float32, bfloat16, or int8 codes with one scale per 32 columns. The summation order of an output does not
+// depend on M, so results are batch-invariant: batches, prefill and verification equal single decoding bit for bit.
 #pragma once
 
 #include "matrix.h"
@@ -27,7 +27,7 @@ static void multiply_f32(const Matrix& m, const uint8_t* unit, const Input& x, f
   for (int r = 0; r < M; r++) store(y + UNIT * r, low[r]), store(y + UNIT * r + LANES, high[r]);
 }
 
-// Two columns of 16 rows, stored side by side as bfloat16: the first is in the low halves.
+// 16 rows x 2 columns of bfloat16 pairs: the even column is in the low 16 bits.
 GF_INLINE Floats even_column(Ints pairs) { return as_floats(shift_left(pairs, 16)); }
 GF_INLINE Floats odd_column(Ints pairs) { return as_floats(pairs & 0xffff0000u); }
 
@@ -53,7 +53,7 @@ static void multiply_bf16(const Matrix& m, const uint8_t* unit, const Input& x, 
   for (int r = 0; r < M; r++) store(y + UNIT * r, low[r]), store(y + UNIT * r + LANES, high[r]);
 }
 
-// Code minus zero point times scale is exact in float, and so the weight is what the scheme says to the bit.
+// (code - zero point) * scale is exact in float32, so each weight equals the scheme's value bit for bit.
 template <int M>
 static void multiply_int8(const Matrix& m, const uint8_t* unit, const Input& x, float* y) {
   Floats low[M], high[M];
@@ -182,7 +182,7 @@ static void dot_int8(const Matrix& m, const uint8_t* unit, const Input& x, float
   }
 }
 
-// The high halves are multiplied where they stand, as 16 times their codes: one shift of the sum makes good for it.
+// High nibbles are multiplied unshifted, as 16 * code (uint8); the sum is shifted right by 4 afterwards.
 template <int M>
 static void dot_int4(const Matrix& m, const uint8_t* unit, const Input& x, float* y) {
   const __m512i low_half = _mm512_set1_epi8(15), high_half = _mm512_set1_epi8(-16);
@@ -196,7 +196,7 @@ static void dot_int4(const Matrix& m, const uint8_t* unit, const Input& x, float
       const uint16_t* scales = reinterpret_cast<const uint16_t*>(unit + 64);
       for (int line = 0; line <= scale_lines; line++) prefetch(unit + PREFETCH + 64 * line);
       unit += 64 + 64 * scale_lines;
-      _Pragma("GCC unroll 2")  // all eight would not fit where a processor keeps decoded instructions
+      _Pragma("GCC unroll 2")  // unrolling all 8 would exceed the decoded-uop cache
           for (int g = 0; g < 8; g++, unit += 256) {
         __m512i low[4], high[4];
         GF_UNROLL
@@ -233,7 +233,7 @@ static void dot_int4(const Matrix& m, const uint8_t* unit, const Input& x, float
 
 #define GF_KERNELS(f) {f<1>, f<2>, f<3>, f<4>, f<5>, f<6>, f<7>, f<8>}
 
-// The kernel of a matrix for so many rows of input.
+// The kernel of a matrix for n_rows = 1 ... 8 input rows.
 inline Kernel kernel(const Matrix& m, int n_rows) {
   static const Kernel f32[] = GF_KERNELS(multiply_f32), bf16[] = GF_KERNELS(multiply_bf16);
   static const Kernel int8[] = GF_KERNELS(multiply_int8), int4[] = GF_KERNELS(multiply_int4);
