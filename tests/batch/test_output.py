@@ -116,14 +116,14 @@ def test_a_last_record_without_its_newline_is_written_again(path: Path) -> None:
 )
 def test_a_file_of_something_else_is_left_alone(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"out\.jsonl:1: is no record"):
+    with pytest.raises(UsageError, match=r"out\.jsonl:1: is not a record"):
         written(path)
     assert path.read_bytes() == content
 
 
 def test_a_file_of_something_else_beside_the_output_is_left_alone(path: Path, waiting: Path) -> None:
     waiting.write_bytes(b"my notes\n")
-    with pytest.raises(UsageError, match=r"out\.jsonl\.waiting:1: is no record"):
+    with pytest.raises(UsageError, match=r"out\.jsonl\.waiting:1: is not a record"):
         written(path)
     assert waiting.read_bytes() == b"my notes\n"
 
@@ -172,7 +172,7 @@ def test_a_place_that_no_file_can_have_is_named(tmp_path: Path) -> None:
         written(tmp_path / "no" / "out.jsonl")
     with pytest.raises(UsageError, match="is a folder"):
         written(tmp_path)
-    with pytest.raises(UsageError, match="is no file that can be continued"):
+    with pytest.raises(UsageError, match="is not a regular file"):
         written(Path("/dev/null"))
 
 
@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_whole_records_and_a_way_to_go_on(path: Path, monkeyp
     monkeypatch.setattr("gptfast_cli.core.batch.output.os.write", write_while_there_is_room)
     with pytest.raises(DiskFullError, match="the records written before are kept") as raised:
         written(path, 1, 2, 4, 5)
-    assert "goes on from there" in raised.value.hint
+    assert "resumes from there" in raised.value.hint
     assert lines_in(path) == [1, 2]
     monkeypatch.undo()
     assert written(path, 4, 5, 6) == [1, 2]

@@ -134,8 +134,8 @@ BAD_LINES: list[tuple[bytes | dict[str, Any], str]] = [
     (b'{"prompt": "a", "temperature": 1e999}', "^temperature: Infinity is not a number"),
     (b"[" * 100_000, "not readable as JSON"),
     (b"[1, 2]", "holds no JSON object"),
-    ({}, "one of prompt, prompt_ids, messages; here is none"),
-    ({"prompt": "a", "messages": []}, "here is prompt and messages"),
+    ({}, "one of prompt, prompt_ids, messages; found none"),
+    ({"prompt": "a", "messages": []}, "found prompt and messages"),
     ({"prompt": ""}, "^prompt: is empty"),
     ({"prompt_ids": []}, "^prompt_ids: is empty"),
     ({"prompt": 5}, "^prompt: 5 is not a list of whole numbers"),
@@ -148,10 +148,10 @@ BAD_LINES: list[tuple[bytes | dict[str, Any], str]] = [
     ({"messages": [{"role": "assistant", "tool_calls": []}]}, "^messages: the content of a message is not text"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "type image_url is not text"),
     ({"messages": [{"role": "user", "content": [5]}]}, "not text"),
-    ({"prompt_ids": [1], "system": "Be kind."}, "^system: token ids take no system message"),
-    ({"messages": [{"role": "system", "content": "a"}], "system": "b"}, "^system: the messages begin with one"),
-    ({"prompt": "a", "temprature": 1}, r"^temprature: no row has such a field; temperature\?"),
-    ({"prompt": "a", "qqq": 1}, "^qqq: no row has such a field$"),
+    ({"prompt_ids": [1], "system": "Be kind."}, "^system: cannot be combined with token ids"),
+    ({"messages": [{"role": "system", "content": "a"}], "system": "b"}, "^system: the messages already begin with"),
+    ({"prompt": "a", "temprature": 1}, r"^temprature: unknown field; did you mean temperature\?"),
+    ({"prompt": "a", "qqq": 1}, "^qqq: unknown field$"),
     ({"prompt": "a", "temperature": "hot"}, '^temperature: "hot" is not a number'),
     ({"prompt": "a", "temperature": -1}, "^temperature: -1 is not a number of at least 0"),
     ({"prompt": "a", "temperature": True}, "^temperature: true is not"),
@@ -174,11 +174,11 @@ BAD_LINES: list[tuple[bytes | dict[str, Any], str]] = [
     ({"prompt": "a", "id": True}, "^id: is neither a string nor a number"),
     ({"prompt": "a", "id": {}}, "^id: is neither"),
     (b'{"prompt": "a", "id": -1e999}', "^id: is neither"),
-    ({"prompt": "a", "stream": True}, "^stream: true is more than gptfast can do"),
+    ({"prompt": "a", "stream": True}, "^stream: true is not supported"),
     ({"prompt": "a", "tools": [{}]}, "^tools: "),
     ({"custom_id": "a", "method": "GET", "body": {"prompt": "a"}}, "^method: GET is not POST"),
     ({"custom_id": "a", "url": "/v1/embeddings", "body": {"prompt": "a"}}, "^url: /v1/embeddings is not"),
-    ({"custom_id": "a", "prompt": "a", "body": {"prompt": "a"}}, "^prompt: stands beside a body"),
+    ({"custom_id": "a", "prompt": "a", "body": {"prompt": "a"}}, "^prompt: is outside of the body"),
     ({"custom_id": "a", "body": 5}, "^body: 5 is not an object"),
     ({"custom_id": "a", "body": {"prompt": "a", "n": "two"}}, '^n: "two" is not'),
 ]
@@ -199,12 +199,12 @@ def test_a_bad_row_keeps_its_id(tmp_path: Path) -> None:
 
 def test_an_id_that_comes_twice_names_the_line_that_had_it_first(tmp_path: Path) -> None:
     _, second = rows_of(tmp_path, b'{"prompt": "a", "id": "x"}', b'{"prompt": "b", "id": "x"}')
-    assert isinstance(second, BadRow) and second.reason == 'id: "x" is that of line 1 already'
+    assert isinstance(second, BadRow) and second.reason == 'id: "x" is already used on line 1'
     assert all(isinstance(row, Row) for row in rows_of(tmp_path, b'{"prompt": "a", "id": "2"}', GOOD))
 
 
 @pytest.mark.parametrize(
-    ("lines", "says"), [((b"",), "has no rows"), ((b"Once upon a time", b"there was"), "none of its lines is a row")]
+    ("lines", "says"), [((b"",), "has no rows"), ((b"Once upon a time", b"there was"), "has no valid rows")]
 )
 def test_a_file_without_a_row_is_refused_as_a_whole(tmp_path: Path, lines: tuple[bytes, ...], says: str) -> None:
     with pytest.raises(UsageError, match=says):

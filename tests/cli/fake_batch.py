@@ -78,7 +78,7 @@ def run(request: BatchRequest) -> Job[BatchResult]:
             for line in finishing(line for line in identities if line not in output.found):
                 yield from decode(line)
                 if line == BAD:
-                    yield Note(f"x.jsonl:{line}: nope: no row has such a field")
+                    yield Note(f"x.jsonl:{line}: nope: unknown field")
                 yield from output.put(record(line))
                 done += 1
                 yield Progress("generate", done, N_ROWS, "rows")

@@ -67,7 +67,7 @@ def test_a_profile_is_written_of_one_prompt(gptfast: CommandLine, tmp_path: Path
 def test_a_talk_with_the_bundled_model(gptfast: CommandLine) -> None:
     arguments = ("generate", "--interactive", "-m", "tiny", "--seed", "3", "--max-new-tokens", "8")
     with typing_into(CommandLine((*gptfast.program, *arguments), gptfast.environment)) as person:
-        assert "tiny is no chat model" in person.see("> ")
+        assert "tiny is used without a chat template" in person.see("> ")
         person.enter("Once upon a time")
         first = person.see("context 13 of")
         assert "8 tokens" in first

@@ -109,15 +109,25 @@ def test_the_environments_model_gives_way_to_the_argument(gptfast: CommandLine) 
         (("-m", "tiny-draft"), 2, "are two models", "Name one"),
         (("--dtype", "int8"), 2, "no dtype called", "Dtypes"),
         (("--mode", "int4-gptq", "--rounding", "search"), 2, "are two roundings", "Name one"),
-        (("--mode", "int4-search", "--percdamp", ".02"), 2, "search rounding learns from no text", "--rounding gptq"),
-        (("--mode", "int4", "--calibration", "bundled"), 2, "nearest rounding learns from no text", "Leave them out"),
+        (
+            ("--mode", "int4-search", "--percdamp", ".02"),
+            2,
+            "search rounding uses no calibration text",
+            "--rounding gptq",
+        ),
+        (
+            ("--mode", "int4", "--calibration", "bundled"),
+            2,
+            "nearest rounding uses no calibration text",
+            "Leave them out",
+        ),
         (
             ("--mode", "int4-gptq", "--blocksize", "0"),
             2,
             "--blocksize must be a whole number of at least 1",
             "quantize --help",
         ),
-        (("--head", "int8", "--embeddings", "plain"), 2, "one matrix for both", "Give one"),
+        (("--head", "int8", "--embeddings", "plain"), 2, "are tied (one matrix)", "Give one"),
     ],
 )
 def test_a_mistake_is_answered_in_a_few_lines(
@@ -133,12 +143,12 @@ def test_a_mistake_is_answered_in_a_few_lines(
 def test_quantising_twice_and_replacing_are_refused(gptfast: CommandLine) -> None:
     assert gptfast.run("quantize", "tiny", *QUICK).returncode == 0
     again = gptfast.run("quantize", "tiny", *QUICK)
-    assert again.returncode == 0 and b"is there already" in again.stderr
+    assert again.returncode == 0 and b"already exists" in again.stderr
     other = gptfast.run("quantize", "tiny", "--mode", "int4", "--out", again.stdout.decode().strip(), *QUICK)
     assert other.returncode == 2 and b"--force" in other.stderr
     assert gptfast.run("quantize", "tiny", "--force", *QUICK).returncode == 0
     twice = gptfast.run("quantize", "tiny:int8", "--mode", "int4")
-    assert twice.returncode == 2 and b"is quantised already (int8)" in twice.stderr
+    assert twice.returncode == 2 and b"is already quantised (int8)" in twice.stderr
 
 
 def test_a_divergence_without_bounds_is_null_in_json(tmp_path: Path) -> None:

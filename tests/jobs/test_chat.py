@@ -251,7 +251,7 @@ def test_saving_replaces_its_own_file_and_no_other(chat_with: ChatWith, tmp_path
     said(chat, QUESTIONS[1])
     chat.save(tmp_path / "own.json")
     assert len(json.loads((tmp_path / "own.json").read_text())["messages"]) == 5
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="already exists"):
         chat.save(tmp_path / "other.json")
     with pytest.raises(NotFoundError, match="no folder"):
         chat.save(tmp_path / "nowhere" / "chat.json")

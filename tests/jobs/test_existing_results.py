@@ -44,7 +44,7 @@ def written_at(folder: Path) -> tuple[int, int]:
 
 
 def is_said(events: list[Event]) -> bool:
-    return any(isinstance(event, Note) and "is there already, made from the same" in event.text for event in events)
+    return any(isinstance(event, Note) and "already exists, made from the same" in event.text for event in events)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_current_model_that_other_options_made_is_quantised_already(
     assert made.is_current
     if "model" in other:
         other = {"model": made.name}
-    with pytest.raises(UsageError, match=f"{made.name}: is quantised already"):
+    with pytest.raises(UsageError, match=f"{made.name}: is already quantised"):
         quantised(tmp_path, **{"model": None, **options, **other})
 
 
@@ -211,7 +211,7 @@ def test_a_current_model_whose_source_is_gone_is_quantised_already(tmp_path: Pat
     source = saved(tmp_path / "model")
     made = quantised(tmp_path, source, storage=INT4, fidelity=False)[1]
     shutil.rmtree(source)
-    with pytest.raises(UsageError, match=f"{made.name}: is quantised already"):
+    with pytest.raises(UsageError, match=f"{made.name}: is already quantised"):
         quantised(tmp_path, None, storage=INT4, fidelity=False)
 
 

@@ -1,4 +1,4 @@
-"""BatchRunner a file of prompts: each row as if it were alone, no place idle, and a run that ended early goes on."""
+"""A prompts file: each row gets the answer that it gets alone, no slot is idle, and an interrupted run resumes."""
 
 import json
 import shutil
@@ -178,7 +178,7 @@ BAD_FOR_THE_MODEL = [
     ({"prompt_ids": [1, 99999]}, "Token id 99999 has no embedding"),
     ({"prompt": "word " * 3000}, "and the context holds"),
     ({"prompt": "half \ud83d"}, "not valid Unicode"),
-    ({"nope": 1, "prompt": "x"}, "nope: no row has such a field"),
+    ({"nope": 1, "prompt": "x"}, "nope: unknown field"),
 ]
 
 
@@ -298,7 +298,7 @@ def test_rows_that_were_added_at_the_end_are_answered_too(request_for: BatchRequ
         ({"chat": ChatOptions(chat=True)}, "its record of line 1"),
         ({"max_context": 100}, "its record of line 1"),
         ({"runtime": RuntimeConfig(device="cpu", dtype="float32", kv_dtype="int8")}, "its record of line 1"),
-        ({"seed": 8}, "was begun with --seed 7, not 8"),
+        ({"seed": 8}, "was written with --seed 7, not 8"),
     ],
 )
 def test_other_options_are_not_mixed_into_an_output(

@@ -101,7 +101,7 @@ def test_a_model_is_planned_as_it_is_stored_or_as_it_would_be_quantised(tmp_path
     as_asked = plan("tiny", settings=settings, allocation=AllocationOptions("int4"))
     assert as_stored.rows == as_asked.rows
     assert as_stored.rows[0].weight_bytes == open_checkpoint(path).n_bytes
-    with pytest.raises(UsageError, match="is quantised already"):
+    with pytest.raises(UsageError, match="is already quantised"):
         plan(str(path), settings=settings, allocation=AllocationOptions("int8"))
 
 

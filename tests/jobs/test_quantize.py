@@ -159,7 +159,7 @@ def test_a_dry_run_tells_the_sizes_and_writes_nothing(tmp_path: Path) -> None:
         ("layers", "int4-g32"),
     ]
     notes = [event.text for event in events("tiny", settings, storage=INT4, dry_run=True) if isinstance(event, Note)]
-    assert any("is there already, made from the same source" in note for note in notes)
+    assert any("already exists, made from the same source" in note for note in notes)
     other = {"storage": AllocationOptions("int8"), "out": written.path}
     notes = [event.text for event in events("tiny", settings, **other, dry_run=True) if isinstance(event, Note)]
     assert any("holds a checkpoint already" in note for note in notes)
@@ -182,7 +182,7 @@ def test_sizes_are_those_of_a_count_by_hand(tmp_path: Path) -> None:
 def test_a_model_without_a_tokenizer_has_no_fidelity_and_says_so(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     model = saved(tmp_path / "model")
-    assert Note("No fidelity is measured: the model has no tokenizer.") in events(model, settings)
+    assert Note("Fidelity is not measured: the model has no tokenizer.") in events(model, settings)
     assert quantize(model, settings, force=True).fidelity is None
 
 
@@ -207,7 +207,7 @@ def test_fidelity_is_measured_on_a_text_of_ones_own(tmp_path: Path) -> None:
     [
         ({"storage": AllocationOptions("int3")}, "no scheme called 'int3'"),
         ({"storage": AllocationOptions("int4", 0)}, "--groupsize 0: int4 has groups of 32"),
-        ({"storage": AllocationOptions("plain")}, "leaves every weight as it is"),
+        ({"storage": AllocationOptions("plain")}, "quantises nothing"),
         ({"rounding": "up"}, "no rounding called 'up'"),
         ({"fidelity_text": Path("/no/such/file")}, "cannot be read"),
         ({"runtime": RuntimeConfig(threads=0)}, "--threads"),
@@ -230,16 +230,16 @@ def test_a_model_is_called_by_the_scheme_of_its_layers_and_its_head_apart(tmp_pa
     manifest = open_manifest_checkpoint(path).manifest
     assert (manifest.scheme, manifest.head_scheme) == ("int4", "int8")
     assert manifest.stored_as == "int4 layers, int8 embedding and head"
-    with pytest.raises(UsageError, match=r"is quantised already \(int4 layers, int8 embedding and head\)"):
+    with pytest.raises(UsageError, match=r"is already quantised \(int4 layers, int8 embedding and head\)"):
         quantize(path, settings, fidelity=False)
 
 
 def test_quantising_twice_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     quantize("tiny", settings, fidelity=False)
-    with pytest.raises(UsageError, match=r"tiny:int8: is quantised already \(int8\)") as refused:
+    with pytest.raises(UsageError, match=r"tiny:int8: is already quantised \(int8\)") as refused:
         quantize(None, settings, storage=INT4)
-    assert "made from" in refused.value.hint
+    assert "Quantise the original model" in refused.value.hint
 
 
 def test_a_checkpoint_is_not_replaced_unless_forced(tmp_path: Path) -> None:

@@ -108,8 +108,11 @@ def test_matrices_that_too_few_tokens_reached_are_rounded_by_search_and_said_so(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rounding": "search", "calibration": CalibrationOptions(limit=3)}, "search rounding learns from no text"),
-        ({"rounding": "nearest", "calibration": CalibrationOptions(text="bundled")}, "nearest rounding learns from no"),
+        (
+            {"rounding": "search", "calibration": CalibrationOptions(limit=3)},
+            "search rounding uses no calibration text",
+        ),
+        ({"rounding": "nearest", "calibration": CalibrationOptions(text="bundled")}, "nearest rounding uses no cal"),
         ({"calibration": CalibrationOptions(text="f", tasks="wikitext")}, "exclude each other"),
         ({"calibration": CalibrationOptions(limit=0)}, "--calibration-limit 0: it must be 1 or more"),
         ({"calibration": CalibrationOptions(seq_length=1)}, "--calibration-seq-length 1: it must be 2 or more"),
@@ -129,7 +132,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 
 def test_a_model_without_a_tokenizer_is_sent_to_search(tmp_path: Path) -> None:
     model = str(saved(tmp_path / "model"))
-    with pytest.raises(UsageError, match="no tokenizer to read one with") as refused:
+    with pytest.raises(UsageError, match="Calibration requires a tokenizer") as refused:
         quantize(settings_in(tmp_path), model)
     assert "--rounding search" in refused.value.hint
     assert quantize(settings_in(tmp_path), model, rounding="search").name == "model:int4-g32-search"

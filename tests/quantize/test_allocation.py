@@ -103,7 +103,7 @@ def test_a_tied_matrix_is_both_the_embedding_and_the_head(option: dict[str, str]
         (AllocationOptions("int4", -32), "--groupsize -32: int4", "--groupsize 32"),
         (AllocationOptions("int8", 64), "int8 has no groups", "Leave out --groupsize"),
         (AllocationOptions("int8", 0), "int8 has no groups", "Leave out --groupsize"),
-        (AllocationOptions("int4", head="int8", embeddings="plain"), "one matrix for both", "Give one"),
+        (AllocationOptions("int4", head="int8", embeddings="plain"), "are tied (one matrix)", "Give one"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(options: AllocationOptions, message: str, hint: str) -> None:

@@ -1,7 +1,7 @@
-"""The output file of a file of prompts: one line for each row, in the order of the rows, resumable.
+"""Output file of a prompts file: one JSON line per row, in the order of the rows, resumable.
 
-A record is written at once and to the end. What a kill or a full disk leaves of the last one is cut off when the
-file is next opened. One process writes at a time: it holds a lock, which the system lets go of with the process.
+Each record is appended whole. A partial last record, after a kill or on a full disk, is truncated when the file is next
+opened. The writing process holds an exclusive lock (flock), which the system releases when the process ends.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ from gptfast_cli.core.files import open_plain
 
 
 def record_of(row: Row | BadRow, answer: Mapping[str, object], identity: str) -> Record:
-    """The record of a row: its id and line, the answer, and the hash of what the answer depends on."""
+    """The record of a row: its id and line, the answer, and `identity`, the hash of what the answer depends on."""
     return Record({"id": row.id, "line": row.line, **answer, "request": identity})
 
 
 def refusal(row: Row | BadRow, reason: str, identity: str) -> Record:
-    """The record of a row that cannot be answered."""
+    """The error record of a row that cannot be answered."""
     return record_of(row, {"error": {"message": reason}}, identity)
 
 
 def reason_of(record: Record) -> str | None:
-    """Why a row was not answered; None if it was."""
+    """The error message of a record; None for an answer."""
     match record.fields:
         case {"error": {"message": str(reason)}}:
             return reason
@@ -42,7 +42,7 @@ def reason_of(record: Record) -> str | None:
 
 
 def tokens_of(record: Record) -> tuple[int, int]:
-    """(prompt tokens, generated tokens) of a row; zeros if it was not answered."""
+    """(prompt tokens, generated tokens) of a record; zeros for an error."""
     match record.fields:
         case {"samples": list(samples), "prompt_tokens": int(n_prompt)}:
             return n_prompt, sum(len(sample["token_ids"]) for sample in samples)
@@ -59,9 +59,9 @@ def line_of(record: Record) -> int:
 
 
 class RecordOrder:
-    """Reorders records: accepts them as they finish, releases them in order.
+    """Reorders records: accepts them as they finish, releases them in the order of `lines`.
 
-    `lines` are those of the rows to come, each record leaving after that of the row before it; None lets all go.
+    lines: line numbers of the rows to come, in order; None releases every record at once
     """
 
     def __init__(self, lines: Iterable[int] | None) -> None:
@@ -70,7 +70,7 @@ class RecordOrder:
 
     @property
     def held(self) -> list[Record]:
-        """Records that wait for earlier ones, by line."""
+        """Records that wait for earlier ones, sorted by line."""
         return [self._held[line] for line in sorted(self._held)]
 
     def put(self, record: Record) -> list[Record]:
@@ -93,10 +93,11 @@ _SECONDS_BETWEEN_SYNCS = 5.0
 
 
 class RecordFile:
-    """Records on disk; `read` is called once, before the first append.
+    """Records on disk; `read` must be called once before the first append.
 
-    Without `follow` a symbolic link of that name is refused. Raises NotFoundError if its folder is not there,
-    UsageError where it is no file or another process writes it.
+    follow: follow a symbolic link; otherwise it is refused
+    Raises NotFoundError if the folder does not exist, UsageError if the path is not a regular file or locked by another
+    process.
     """
 
     def __init__(self, path: Path, *, follow: bool = True) -> None:
@@ -106,7 +107,7 @@ class RecordFile:
         self._synced_at = time.monotonic()
 
     def read(self) -> Iterator[Mapping[str, Any]]:
-        """The records that are there; after the last of them, a torn one is cut off.
+        """The records in the file; a partial last one is truncated.
 
         Raises UsageError if the file holds anything else.
         """
@@ -127,7 +128,6 @@ class RecordFile:
                 self._sync()
 
     def clear(self) -> None:
-        """Delete all records."""
         if self._end:
             self._end = 0
             os.ftruncate(self._handle, 0)
@@ -148,7 +148,7 @@ class RecordFile:
         record = _json(line)
         if not isinstance(record, dict) or not record.keys() >= _KEYS:
             raise UsageError(
-                f"{self.path}:{number}: is no record of gptfast, and nothing is written to such a file.",
+                f"{self.path}:{number}: is not a record of gptfast, so the file is left unchanged.",
                 "Give another name with --output.",
             )
         return record
@@ -161,7 +161,7 @@ class RecordFile:
                 rest = rest[os.write(self._handle, rest) :]
             self._end += len(line)
         except BaseException:
-            os.ftruncate(self._handle, self._end)  # an interrupt or a full disk leaves no part of a record
+            os.ftruncate(self._handle, self._end)  # interrupted, or the disk is full: no partial record stays
             raise
 
     def _sync(self) -> None:
@@ -177,13 +177,13 @@ class RecordFile:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError(
                     f"{self.path}: the disk is full; the records written before are kept.",
-                    "Free some space and give the same command again: it goes on from there.",
+                    "Free some space and repeat the command: it resumes from there.",
                 ) from error
             raise
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether a truncated line is the start of a record, not the last line of a foreign file."""
+    """Whether a line without newline is a partial record, not the last line of some other file."""
     is_cut = not line.endswith(b"\n") and (line.startswith(_BEGINNING) or _BEGINNING.startswith(line))
     whole = _json(line) if is_cut else None
     return is_cut and (whole is None or (isinstance(whole, dict) and whole.keys() >= _KEYS))
@@ -207,7 +207,7 @@ def _open(path: Path, *, follow: bool) -> int:
         raise UsageError(f"{path}: is a folder.", "Give the name of a file with --output.") from error
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UsageError(f"{path}: is no file that can be continued.", "Leave out --output and redirect stdout.")
+            raise UsageError(f"{path}: is not a regular file.", "Leave out --output and redirect stdout.")
         _lock(handle, path)
     except BaseException:
         os.close(handle)
@@ -222,15 +222,15 @@ def _lock(handle: int, path: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UsageError(
-            f"{path}: another run is writing it.", "Wait for that run, or give another name with --output."
+            f"{path}: another run is writing it.", "Wait for that run, or give another file with --output."
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class PriorRecord:
-    """Relevant fields of a record that an earlier run wrote."""
+    """Fields of a record written by an earlier run."""
 
-    seed: int | None  # of its answer
+    seed: int | None  # None for an error
     is_bad: bool
 
 
@@ -239,23 +239,25 @@ class Output(Protocol):
 
     @property
     def found(self) -> Mapping[int, PriorRecord]:
-        """Records of an earlier run, by line."""
+        """Records of an earlier run, by line number."""
         ...
 
     def put(self, record: Record) -> list[Record]:
-        """Add a record; returns those released in order, already durable."""
+        """Add a record; returns the records released by it, in order, already written to the file."""
         ...
 
     def unsaved(self) -> list[Record]:
-        """Finished records that have not been released yet."""
+        """Finished records that are neither released nor written to a file."""
         ...
 
 
 @contextlib.contextmanager
 def open_output(path: Path | None, identities: Mapping[int, str], *, in_order: bool) -> Iterator[Output]:
-    """The output of a run over rows with these identities, by line; None writes no file.
+    """The output of a run; `path` None writes no file.
 
-    Raises UsageError for a file that is no output of these rows, or that another run is writing.
+    identities: {line number: identity of the row}, in the order of the rows
+    in_order:   release records in that order; otherwise as they finish
+    Raises UsageError if the file belongs to other rows or options, or another run is writing it.
     """
     if path is None:
         yield _UnsavedOutput(RecordOrder(identities if in_order else None))
@@ -275,7 +277,7 @@ def open_output(path: Path | None, identities: Mapping[int, str], *, in_order: b
 
 
 class _UnsavedOutput:
-    """No file: records are only reordered."""
+    """Reorders records without writing a file."""
 
     def __init__(self, order: RecordOrder) -> None:
         self.found: Mapping[int, PriorRecord] = {}
@@ -289,7 +291,7 @@ class _UnsavedOutput:
 
 
 class _FileOutput:
-    """A file of records; records that wait for earlier ones are kept in a second file, so that a kill loses none."""
+    """Writes a file; records that wait for earlier ones are kept in a second file, so that a kill loses none."""
 
     def __init__(
         self, records: RecordFile, waiting: RecordFile, identities: Mapping[int, str], *, in_order: bool
@@ -305,12 +307,12 @@ class _FileOutput:
         if in_order and list(self.found) != lines[:n_found]:
             raise UsageError(
                 f"{records.path}: its records are not in the order of the rows.",
-                "It was begun with --unordered: give that again, or another --output.",
+                "It was written with --unordered: add that option, or give another --output.",
             )
         self._order = RecordOrder(lines[n_found:] if in_order else None)
 
     def take_up_waiting(self, identities: Mapping[int, str], *, valid: bool) -> None:
-        """Continue with the waiting records of an earlier run; those of a different run are dropped."""
+        """Resume with the waiting records of an earlier run; drop them if they are of other rows or not `valid`."""
         for record in self._waiting.read():
             line = record["line"]
             if valid and line not in self.found and identities.get(line) == record["request"]:
@@ -344,8 +346,8 @@ class _FileOutput:
         line = record["line"]
         if line in self.found or identities.get(line) != record["request"]:
             raise UsageError(
-                f"{self._records.path}: its record of line {line} comes from another prompt, or from other options.",
-                "Give the model, the prompts and the options that it was begun with, or another --output.",
+                f"{self._records.path}: its record of line {line} comes from another prompt, model or options.",
+                "Repeat the run with the original model, prompts and options, or give another --output.",
             )
 
 

@@ -1,11 +1,10 @@
-"""Rows of a file of prompts: their fields, options and identity.
+"""Rows of a prompts file (JSON lines): their fields, options and identity.
 
-Our names and those of the OpenAI API both stand for the same thing: `max_new_tokens`, `max_tokens` and
-`max_completion_tokens`; `num_samples` and `n`.
-Source: https://platform.openai.com/docs/api-reference/batch
+Field names of gptfast and of the OpenAI API are synonyms: `max_new_tokens`, `max_tokens` and `max_completion_tokens`;
+`num_samples` and `n`. Source: https://platform.openai.com/docs/api-reference/batch
 
-A line that is no row spoils nothing else: it becomes a BadRow, which knows what is wrong with it. Blank lines are
-skipped, but counted, so that a row's line is the one that an editor shows.
+An invalid line does not affect the others: it becomes a BadRow with the reason. Blank lines are skipped but counted,
+so `line` is the line number that an editor shows.
 """
 
 import difflib
@@ -38,12 +37,12 @@ _KNOWN: Final = (
     *("id", "prompt", "prompt_ids", "messages", "system", "stop", "seed", "logprobs", "top_logprobs", "ignore_eos"),
     *("top_k", *_SAMPLING_NUMBERS, *_MAX_NEW_TOKENS, *_NUM_SAMPLES),
 )
-# for a person's own use, or for a service that is not here: the answer is the same without them
+# labels, and options of a hosted service: ignored, as the answer does not depend on them
 _LABELS: Final = (
     *("category", "metadata", "model", "parallel_tool_calls", "prompt_cache_key", "safety_identifier"),
     *("service_tier", "store", "stream_options", "user"),
 )
-# wishes that gptfast cannot grant, and the values that ask for nothing; null does too
+# unsupported fields, and their values without effect, which are accepted; so is null
 _UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "best_of": (1,),
     "echo": (False,),
@@ -63,13 +62,13 @@ _URLS: Final = ("/v1/chat/completions", "/v1/completions")
 def row_body(row: Fields) -> Fields:
     """The fields of a row: the row itself, or the body of an OpenAI batch request.
 
-    Raises CorruptError for a request that is not for an answer.
+    Raises CorruptError if the request is not a POST to a completions endpoint.
     """
     if "body" not in row:
         return row
     for name in row:
         if name not in _ENVELOPE:
-            raise row.corrupt(name, "stands beside a body; its place is in it")
+            raise row.corrupt(name, "is outside of the body; move it into the body")
     if (method := row.text("method", "POST")) != "POST":
         raise row.corrupt("method", f"{method} is not POST")
     if (url := row.text("url", _URLS[0])) not in _URLS:
@@ -83,16 +82,16 @@ def check_names(body: Fields) -> None:
         value = body.values[name]
         if name in _UNSUPPORTED:
             if value is not None and value not in _UNSUPPORTED[name]:
-                raise body.corrupt(name, f"{json.dumps(value)[:60]} is more than gptfast can do")
+                raise body.corrupt(name, f"{json.dumps(value)[:60]} is not supported")
         elif name not in _KNOWN and name not in _LABELS:
             nearest = difflib.get_close_matches(name, _KNOWN, n=1)
-            raise body.corrupt(name, "no row has such a field" + (f"; {nearest[0]}?" if nearest else ""))
+            raise body.corrupt(name, "unknown field" + (f"; did you mean {nearest[0]}?" if nearest else ""))
 
 
 def row_options(body: Fields, defaults: GenerationOptions) -> GenerationOptions:
     """The default options, overridden by those of the row.
 
-    Raises CorruptError or UsageError for a value that cannot be meant.
+    Raises CorruptError or UsageError for a value of the wrong type or out of range.
     """
     sampling: dict[str, Any] = {name: body.number(name, minimum=0) for name in _SAMPLING_NUMBERS if name in body}
     if "top_k" in body:
@@ -112,7 +111,7 @@ def row_options(body: Fields, defaults: GenerationOptions) -> GenerationOptions:
 
 
 def _spelling(body: Fields, names: tuple[str, ...]) -> str:
-    """Which of several alternative field names the row uses; the first if none."""
+    """Which of several synonymous field names the row uses; the first if none."""
     used = [name for name in names if name in body]
     if len(used) > 1:
         raise body.corrupt(used[1], f"means the same as {used[0]}; give one of them")
@@ -129,7 +128,7 @@ def _stop(body: Fields, default: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _n_logprobs(body: Fields, default: int | None) -> int | None:
-    """`logprobs` is a number of alternatives, or true with the number in `top_logprobs`."""
+    """`logprobs` is the number of top tokens, or true with that number in `top_logprobs`."""
     wanted = body.values.get("logprobs")
     if wanted is False:
         return None
@@ -144,14 +143,13 @@ def _n_logprobs(body: Fields, default: int | None) -> int | None:
 class Messages:
     """Messages such as `{"role": "user", "content": "..."}`.
 
-    The content is a text or a list of parts `{"type": "text", "text": "..."}`; it may be null where a tool is called.
+    The content is a string or a list of parts `{"type": "text", "text": "..."}`; null is allowed with `tool_calls`.
     """
 
     messages: tuple[Mapping[str, Any], ...]
 
     @property
     def has_system_message(self) -> bool:
-        """Whether the first message is a system message."""
         return str(self.messages[0]["role"]) == "system"
 
 
@@ -165,16 +163,16 @@ def row_prompt(body: Fields) -> Prompt:
     given = [name for name in _NAMES if name in body]
     if len(given) != 1:
         there = " and ".join(given) or "none"
-        raise body.corrupt("prompt", f"a row has one of {', '.join(_NAMES)}; here is {there}")
+        raise body.corrupt("prompt", f"a row has exactly one of {', '.join(_NAMES)}; found {there}")
     (name,) = given
     prompt = _read(body, name)
     if prompt in ("", ()):
         raise body.corrupt(name, "is empty")
     if "system" in body and not isinstance(prompt, str):
         if isinstance(prompt, tuple):
-            raise body.corrupt("system", "token ids take no system message")
+            raise body.corrupt("system", "cannot be combined with token ids")
         if prompt.has_system_message:
-            raise body.corrupt("system", "the messages begin with one already")
+            raise body.corrupt("system", "the messages already begin with a system message")
     return prompt
 
 
@@ -224,13 +222,13 @@ def _check_part(body: Fields, part: object) -> None:
 
 RowId: TypeAlias = str | int | float
 
-_BYTES = "latin-1"  # a character for each byte: a line may be no UTF-8
+_BYTES = "latin-1"  # one character per byte: a line may be invalid UTF-8
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A prompt and its options; `index` is the number of rows before it, bad rows included."""
+    """A prompt and its options; `index` counts the rows before it, bad ones included."""
 
     line: int  # from 1
     digest: str  # SHA-256 of the line
@@ -238,12 +236,12 @@ class Row:
     id: RowId
     prompt: Prompt
     options: GenerationOptions
-    system: str | None = None  # system message; None: that of the run
+    system: str | None = None  # system message; None: the run's default
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A line that cannot be answered, and why; `id` if it could be read."""
+    """An invalid line and the reason; `id` is None if it could not be read."""
 
     line: int  # from 1
     digest: str  # SHA-256 of the line
@@ -252,9 +250,9 @@ class BadRow:
 
 
 def read_rows(path: Path, defaults: GenerationOptions, group: ProcessGroup = ALONE) -> list[Row | BadRow]:
-    """All rows of a file, completed by the default options. Rank 0 reads the file for all ranks.
+    """All rows of a file, with default options filled in. Rank 0 reads the file and broadcasts it.
 
-    Raises NotFoundError if there is no file, UsageError if it holds no row or nothing but bad ones.
+    Raises NotFoundError if the file does not exist, UsageError if it has no valid row.
     """
     rows: list[Row | BadRow] = []
     lines_by_id: dict[str, int] = {}
@@ -263,21 +261,21 @@ def read_rows(path: Path, defaults: GenerationOptions, group: ProcessGroup = ALO
         line = text.encode(_BYTES)
         row = _parse(line, f"{path.name}:{number}", number=number, index=len(rows), defaults=defaults)
         if isinstance(row, Row) and (first := lines_by_id.setdefault(json.dumps(row.id), number)) != number:
-            row = BadRow(number, row.digest, row.id, f"id: {json.dumps(row.id)} is that of line {first} already")
+            row = BadRow(number, row.digest, row.id, f"id: {json.dumps(row.id)} is already used on line {first}")
         rows.append(row)
     if not rows:
         raise UsageError(f"{path.name}: has no rows.", 'A row is a line such as {"prompt": "Once upon a time"}')
     if all(isinstance(row, BadRow) for row in rows):
         assert isinstance(rows[0], BadRow)
         raise UsageError(
-            f"{path.name}: none of its lines is a row.\nLine {rows[0].line}: {rows[0].reason}",
+            f"{path.name}: has no valid rows.\nLine {rows[0].line}: {rows[0].reason}",
             'A row is a line such as {"prompt": "Once upon a time"}',
         )
     return rows
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, text) of the lines that are not blank."""
+    """(line number from 1, content) of the lines that are not blank."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -303,9 +301,9 @@ def _parse(line: bytes, where: str, *, number: int, index: int, defaults: Genera
 
 
 def _reason(error: GptFastError, where: str) -> str:
-    """The reason from an error message made for a file or for the command line."""
+    """An error message without the file name or the dashes of the option."""
     reason = error.message.removeprefix(f"{where}: ").removeprefix("--")
-    return re.sub(r": line 1 (column \d+) \(char \d+\)$", r" at \1", reason)  # of this row, not of the file
+    return re.sub(r": line 1 (column \d+) \(char \d+\)$", r" at \1", reason)  # its "line 1" is not the line of the file
 
 
 def _id(fields: Fields, *, default: RowId) -> RowId:
@@ -327,7 +325,7 @@ _LARGEST_OTHER_BYTES = 64_000_000
 
 
 def model_identity(folder: Path) -> str:
-    """A hash of a model: fingerprint of its weights, and contents of its tokenizer and template files."""
+    """SHA-256 over a model's weight fingerprint and the contents of its tokenizer and template files."""
     digest = hashlib.sha256(fingerprint(open_checkpoint(folder)).encode())
     files = (path for path in folder.iterdir() if path.is_file())
     for path in sorted(path for path in files if path.stat().st_size <= _LARGEST_OTHER_BYTES):
@@ -337,6 +335,6 @@ def model_identity(folder: Path) -> str:
 
 
 def row_identity(row: Row | BadRow, run: str) -> str:
-    """A hash of a row, its line number, and `run`, the options that all rows share."""
+    """Hash of a row, its index and `run`, the options that all rows share: what its answer depends on."""
     index = row.index if isinstance(row, Row) else None
     return hashlib.sha256(f"{row.digest} {index} {run}".encode()).hexdigest()[:_HEX_DIGITS]

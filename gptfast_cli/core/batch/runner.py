@@ -1,4 +1,4 @@
-"""BatchRunner rows of a file of prompts: as many at once as there is room for, each failing alone."""
+"""Decode the rows of a prompts file by continuous batching; a failure affects its row only."""
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Rows
@@ -20,16 +20,16 @@ from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Job, Progress, Record, T
 from gptfast_cli.core.settings import Settings
 
-_INDEX_BITS = 32  # of a stream's number: the row; the bits above them tell the samples of a row apart
+_INDEX_BITS = 32  # random stream id: the low bits hold the row, the high bits the sample
 
 
 @dataclass(frozen=True, slots=True)
 class BatchContext:
-    """What all rows share; `seed` is for rows without their own."""
+    """What all rows share; `seed` applies to rows without one."""
 
     loaded: LoadedModel
     prompter: Prompter
-    max_context: int | None  # None is the model's own
+    max_context: int | None  # None: the model's maximum
     compiling: Compiling
     settings: Settings
     seed: int
@@ -37,7 +37,7 @@ class BatchContext:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer in progress, one transcript per sample."""
+    """The answer to a row while it is decoded: one transcript per sample."""
 
     row: Row
     seed: int
@@ -50,20 +50,20 @@ class Answer:
 
     @property
     def n_prompt_tokens(self) -> int:
-        """Tokens of the prompt, which all samples share."""
+        """Number of prompt tokens; all samples share the prompt."""
         return len(self.transcripts[0].request.prompt)
 
     def fields(self) -> dict[str, object]:
-        """Fields of the record: those of the sample, or `samples` if there are several."""
+        """Fields of the record: those of a single sample, or a list `samples`."""
         samples = [_sample_fields(transcript) for transcript in self.transcripts]
         answer = samples[0] if len(samples) == 1 else {"samples": samples}
         return {**answer, "prompt_tokens": self.n_prompt_tokens, "seed": self.seed}
 
 
 def begin(row: Row, context: BatchContext) -> Answer:
-    """The answer to a row, nothing of it decoded yet.
+    """Tokenize a row and create its requests.
 
-    Raises UsageError or CorruptError if the row cannot be put to this model.
+    Raises UsageError or CorruptError for a row that this model cannot answer.
     """
     loaded, options = context.loaded, row.options
     limits = loaded.limits(
@@ -82,7 +82,7 @@ def begin(row: Row, context: BatchContext) -> Answer:
 
 
 def _stream(row: Row, sample: int) -> int:
-    """A row with its own seed is sampled like a single prompt with that seed, independent of its line."""
+    """Random stream of a sample; a row with its own seed gets the stream of a single prompt with that seed."""
     return row.index + (sample << _INDEX_BITS) if row.options.seed is None else sample
 
 
@@ -120,7 +120,7 @@ def _sample_fields(transcript: Transcript) -> dict[str, object]:
 
 
 class BatchRunner:
-    """Decodes the rows of a file of prompts, the samples of a row as requests of their own."""
+    """Decodes the rows of a prompts file; each sample of a row is a request."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class BatchRunner:
         n_slots: int,
         speculation: Speculation | None = None,
     ) -> None:
-        """`n_slots`: maximum number of rows decoded together; `speculation` is prepared for as many."""
+        """`n_slots`: maximum number of requests decoded together; `speculation` is prepared for as many."""
         self._rows = rows
         self._setting = context
         self._timings = Timings()
@@ -139,14 +139,14 @@ class BatchRunner:
         self._runner = Runner(context.loaded.model, n_slots)
         self._engine = Engine(self._runner, speculation, isolates_failures=True)
         self._identities = identities
-        self._answers: dict[int, Answer] = {}  # under way, by the index of their rows
-        self._transcripts: dict[Request, Transcript] = {}  # of the answers that are under way
-        self._refused: list[Record] = []  # rows without an answer, to be yielded next
+        self._answers: dict[int, Answer] = {}  # in progress, by row index
+        self._transcripts: dict[Request, Transcript] = {}  # of the answers in progress
+        self._refused: list[Record] = []  # error records to be yielded next
 
     def run(self) -> Job[None]:
-        """Answer all rows; yields the record of each as soon as it is finished."""
+        """Answer all rows; yields each record as soon as it is finished."""
         context = self._setting
-        # no row has been read for its length yet: each gets room for the whole context
+        # prompt lengths are not known yet: plan for the whole context
         n_tokens = context.loaded.limits(1, context.max_context).max_context
         self._timings.compile_seconds = yield from compile_steps(
             self._runner, context.compiling, n_tokens=n_tokens, settings=context.settings
@@ -156,19 +156,18 @@ class BatchRunner:
             output = yield from _without_progress(step)
             self._timings.add(output)
             for request in output.advanced:
-                self._transcripts[request].read()  # which may end it
+                self._transcripts[request].read()  # may find a stop string
             for request in output.advanced:
                 yield from self._conclude(request)
         yield from self._refusals()
 
     def metrics(self) -> Metrics:
-        """The speed so far."""
         loaded = self._setting.loaded
         peak = peak_memory_bytes(loaded.model.device)
         return self._timings.metrics(load_seconds=loaded.seconds, peak_memory_bytes=peak)
 
     def _requests(self) -> Iterator[Request]:
-        """The samples of all rows, each row tokenized as its first sample is taken; some rows are refused then."""
+        """Requests of all rows; a row is tokenized, and possibly refused, when its first request is taken."""
         for row in self._rows:
             try:
                 answer = begin(row, self._setting)
@@ -178,7 +177,7 @@ class BatchRunner:
             self._answers[row.index] = answer
             self._transcripts |= {transcript.request: transcript for transcript in answer.transcripts}
             for transcript in answer.transcripts:
-                if transcript.request.finish_reason is None:  # no other sample has failed
+                if transcript.request.finish_reason is None:  # not aborted because another sample failed
                     yield transcript.request
 
     def _refusals(self) -> Job[None]:
@@ -186,9 +185,9 @@ class BatchRunner:
         yield from refused
 
     def _conclude(self, request: Request) -> Job[None]:
-        """The record of the row of a sample, once all its samples are finished or this one has failed."""
+        """Yield the record of a request's row once all its samples are finished, or this one has failed."""
         answer = self._answers.get(request.id)
-        if answer is None:  # it is recorded already
+        if answer is None:  # already recorded
             return
         if request.failure is not None:
             for transcript in answer.transcripts:
@@ -204,7 +203,7 @@ class BatchRunner:
 
 
 def _without_progress(job: Job[T]) -> Job[T]:
-    """A job whose own progress is too small to be shown: here it is rows that count."""
+    """The job without its progress events: progress is shown in rows."""
     while True:
         try:
             event = next(job)

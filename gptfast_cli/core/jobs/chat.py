@@ -1,8 +1,8 @@
-"""A chat with a model, turn by turn, whose history stays in the KV cache.
+"""Multi-turn chat with a model; the conversation stays in the KV cache.
 
-Each turn renders the whole conversation, and the runner feeds the tokens that its cache does not hold yet. So the
-model always stands where a fresh prompt of the same messages would put it: where an answer, read back as text, gives
-other tokens than those that were generated, they are fed again.
+Each turn renders and tokenizes the whole conversation, and the runner prefills only the tokens after the longest prefix
+in its cache. So the state always equals that of a fresh prompt with the same messages: where an answer's text tokenizes
+differently from the generated tokens, those tokens are fed again.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from gptfast_cli.core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A model to chat with. Of the options, `num_samples`, `n_logprobs` and `batch_size` have no effect here."""
+    """A model and options for a chat; `num_samples`, `n_logprobs` and `batch_size` have no effect."""
 
     settings: Settings
     model: str | None = None
@@ -44,11 +44,12 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An answer, and what it took.
+    """An answer and its metrics.
 
-    prompt_tokens: of the conversation up to the answer; n_fed: those of them that the cache did not hold
-    ttft_s:        from the start of prefill to the first token; None if none came
-    decode_tok_s:  tokens after the first ÷ time after the first
+    prompt_tokens: tokens of the conversation up to the answer
+    n_fed:         prompt tokens that were not in the cache
+    ttft_s:        seconds from the start of prefill to the first token; None without one
+    decode_tok_s:  tokens after the first ÷ seconds after the first
     """
 
     text: str
@@ -62,28 +63,28 @@ class Turn:
 
     @property
     def context_used(self) -> int:
-        """Tokens of the conversation, the answer included."""
+        """Tokens of the conversation, including the answer."""
         return self.prompt_tokens + self.n_generated
 
     @property
     def filled_the_context(self) -> bool:
-        """Whether the answer was cut because the context has no more room."""
+        """Whether the answer was cut because the context is full."""
         return self.finish_reason == "length" and self.context_used >= self.max_context
 
     @property
     def is_kept(self) -> bool:
-        """Whether it is part of the conversation: not where it was interrupted before the first character."""
+        """Whether the turn joins the conversation: False if it was interrupted before the first character."""
         return self.finish_reason != "interrupted" or bool(self.text)
 
 
 class Chat:
-    """A conversation with a loaded model; leaving it ends its prompter."""
+    """A conversation with a loaded model; a context manager that closes its prompter."""
 
     def __init__(self, loaded: LoadedModel, request: ChatRequest) -> None:
         options = request.options
         self._loaded = loaded
         self._request = request
-        self._n_turns = 0  # ever taken: each draws from a stream of its own
+        self._n_turns = 0  # turns so far: each samples from its own random stream
         self._own_files: set[Path] = set()
         self._engine: Engine | None = None
         self.prompter = open_prompter(loaded, options.chat)
@@ -106,9 +107,9 @@ class Chat:
         self.prompter.__exit__(kind, error, trace)
 
     def say(self, message: str) -> Job[Turn]:
-        """Send a message; an interrupt ends the answer early, and what there is of it is kept.
+        """Send a message; an interrupt ends the answer early and keeps its text so far.
 
-        Raises what Conversation.prompt raises; the conversation is then as it was before.
+        Raises what Conversation.prompt raises; the conversation is then unchanged.
         """
         prompt = self.conversation.prompt(message)
         engine = yield from self.start()
@@ -130,10 +131,10 @@ class Chat:
         return turn
 
     def save(self, path: Path) -> None:
-        """Write the conversation as one line of JSON, a row of a file of prompts.
+        """Write the conversation as one line of JSON: a row of a prompts file.
 
-        Raises NotFoundError if there is nothing to save or no folder to save it in, and UsageError where something
-        stands at `path` that was not saved by this chat.
+        Raises NotFoundError for an empty conversation or a missing folder, UsageError if `path` exists and was not
+        saved by this chat.
         """
         if not self.conversation.exchanges:
             raise NotFoundError("There is nothing to save yet.")
@@ -141,12 +142,12 @@ class Chat:
         if not path.parent.is_dir():
             raise NotFoundError(f"There is no folder {str(path.parent)!r}.")
         if path.exists() and path not in self._own_files:
-            raise UsageError(f"{str(path)!r} is there already, and was not saved by this chat.", "Give another name.")
+            raise UsageError(f"{str(path)!r} already exists and was not saved by this chat.", "Give another name.")
         write_whole(path, json.dumps(self.conversation.row) + "\n")
         self._own_files.add(path)
 
     def start(self) -> Job[Engine]:
-        """Make ready what decodes, unless it is."""
+        """The engine; loads the draft and compiles on the first call."""
         if self._engine is None:
             runner = Runner(self._loaded.model, 1)
             request = self._request
@@ -189,15 +190,15 @@ def _decode(transcript: Transcript, engine: Engine, timings: Timings) -> Job[Non
 
 
 def open_chat(request: ChatRequest) -> Job[Chat]:
-    """Load a model and begin a conversation with it.
+    """Load a model and start a conversation.
 
-    Raises UsageError for a value out of range and for a model that has no tokenizer; NotFoundError and CorruptError as
-    loading and chat templates do.
+    Raises UsageError for an option out of range or a model without a tokenizer; NotFoundError and CorruptError for the
+    model and the chat template.
     """
     request.options.check()
     loaded = yield from load(request.model, request.settings, request.runtime)
     if loaded.tokenizer is None:
-        raise UsageError(f"{loaded.name} has no tokenizer, and a chat is made of text.")
+        raise UsageError(f"{loaded.name} has no tokenizer, which a chat requires.")
     with contextlib.ExitStack() as unless_opened:
         chat = unless_opened.enter_context(Chat(loaded, request))
         yield from chat.start()
@@ -205,5 +206,5 @@ def open_chat(request: ChatRequest) -> Job[Chat]:
     yield from chat.prompter.notes()
     yield from (Note(sentence) for sentence in unmatched_stops(request.options.stop, loaded.tokenizer))
     if not chat.prompter.is_chat:
-        yield Note(f"{loaded.name} is no chat model: it continues the text that you write line by line.")
+        yield Note(f"{loaded.name} is used without a chat template: it continues the text line by line.")
     return chat

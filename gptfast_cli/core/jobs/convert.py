@@ -119,7 +119,7 @@ def run(request: ConvertRequest) -> Job[Converted]:
     contents = with_recipe(contents, checkpoint)
     made = None if request.force else existing_checkpoint(target, contents, checkpoint)
     if made is not None:
-        yield Note(f"{target}: is there already, made from the same source with the same options")
+        yield Note(f"{target}: already exists, made from the same source with the same options")
         manifest = made.manifest
     else:
         check_target(target, force=request.force)

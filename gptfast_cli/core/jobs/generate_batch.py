@@ -1,4 +1,4 @@
-"""`generate --prompts-file`: a file of prompts in, a record for each row and their speed out."""
+"""`generate --prompts-file`: answer all rows of a prompts file; yields one record per row, returns the metrics."""
 
 import json
 import secrets
@@ -42,19 +42,19 @@ from gptfast_cli.core.tokenizers import Tokenizer
 
 DEFAULT_BATCH_SIZE: Final = 8
 _ROW_DEFAULTS: Final = ("sampling", "max_new_tokens", "stop", "ignore_eos", "num_samples", "n_logprobs")
-"""The options that a row may set for itself, beside its seed and system message."""
+"""Options that a row may override, besides seed and system message."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """A file of prompts to answer.
+    """A prompts file to answer.
 
-    prompts:  JSON-lines file, one row a line
-    options:  defaults of the rows. A seed of None takes the seed of `output`, or a random one
+    prompts:  JSON-lines file, one row per line
+    options:  defaults of the rows; seed None: the seed recorded in `output`, or a random one
     output:   file of records, which a later run resumes; None: records are only yielded
     in_order: yield records in the order of the file; otherwise as they finish
     replicas: independent engines that share the rows; None: one engine, in this process
-    part:     the rows of this process, where it is a replica
+    part:     rows of this process, if it is a replica
     """
 
     prompts: Path
@@ -70,13 +70,14 @@ class BatchRequest:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What became of a file of prompts, and what it cost.
+    """Row and token counts of a run, and its metrics.
 
-    n_rows:          rows in the file; `n_done` have a record by now, of which `n_found` were there before
+    n_rows:          rows in the file
+    n_done, n_found: rows with a record, in total and from earlier runs
     n_bad:           rows whose record is an error
-    n_prompt_tokens: of the rows that this run has answered; `n_tokens` were generated for them
-    seconds:         from the start of this run to its end
-    metrics:         None if nothing was left to decode
+    n_prompt_tokens: prompt tokens of the rows answered in this run; `n_tokens`: generated tokens
+    seconds:         wall time of this run
+    metrics:         None if nothing was decoded
     """
 
     n_rows: int
@@ -93,15 +94,15 @@ class BatchResult:
 
 
 def run(request: BatchRequest) -> Job[BatchResult]:
-    """Answer the rows of a file; an interrupt ends it early, and what is finished by then is kept.
+    """Answer the rows of a file; an interrupt ends the run early and keeps all finished records.
 
-    A row that cannot be answered gets a record that says why, and a note. Raises UsageError for an option or an
-    output that cannot be meant; NotFoundError and CorruptError as reading prompts and models do; DiskFullError.
+    A row that cannot be answered gets an error record and a note. Raises UsageError for invalid options or an output
+    file of another run; NotFoundError and CorruptError for the prompts file and the model; DiskFullError.
     """
     started = time.monotonic()
     request.options.check()
     group = request.runtime.group
-    is_first = group.rank == 0  # which alone reads and writes files
+    is_first = group.rank == 0  # the only rank that reads and writes files
     rows = read_rows(request.prompts, replace(request.options, seed=None), group)
     shared = _shared(request)
     if request.part is not None:
@@ -135,7 +136,7 @@ def run(request: BatchRequest) -> Job[BatchResult]:
 
 
 class _RecordSink:
-    """Where finished rows are counted, and sent on when it is their turn."""
+    """Counts finished rows and passes their records to the output."""
 
     def __init__(
         self, prompts_name: str, output: Output, identities: Mapping[int, str], found: Mapping[int, PriorRecord]
@@ -143,18 +144,17 @@ class _RecordSink:
         self.identities = identities
         self.n_done = len(found)
         self.n_bad = sum(each.is_bad for each in found.values())
-        self.n_prompt_tokens = self.n_tokens = 0  # of the rows that this run has answered
-        self.runner: BatchRunner | None = None  # once there is a model
+        self.n_prompt_tokens = self.n_tokens = 0  # of the rows answered in this run
+        self.runner: BatchRunner | None = None  # None until the model is loaded
         self._output = output
         self._prompts_name = prompts_name
 
     @property
     def progress(self) -> Progress:
-        """Rows done, of all that there are."""
         return Progress("generate", self.n_done, len(self.identities), "rows")
 
     def take(self, record: Record) -> Job[None]:
-        """Take the record of a row; errors are noted at once."""
+        """Count a record and yield what the output releases; yields a note for an error."""
         self.n_done += 1
         n_prompt_tokens, n_tokens = tokens_of(record)
         self.n_prompt_tokens += n_prompt_tokens
@@ -166,7 +166,7 @@ class _RecordSink:
 
 
 def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, sink: _RecordSink, seed: int) -> Job[None]:
-    """First what is bad, which needs no model, and then what is to be answered."""
+    """Record the bad rows, which need no model; then load the model and answer the others."""
     for row in rows:
         if isinstance(row, BadRow):
             yield from sink.take(refusal(row, row.reason, sink.identities[row.line]))
@@ -179,7 +179,7 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, sink: _Re
         return
     options = request.options
     loaded = yield from load(request.model, request.settings, request.runtime)
-    loaded.limits(1, options.max_context)  # out of reach, it is no row's fault
+    loaded.limits(1, options.max_context)  # an invalid --max-context is an error of the run, not of a row
     with open_prompter(loaded, options.chat) as prompter:
         yield from prompter.notes()
         yield from (Note(sentence) for sentence in unmatched_stops(options.stop, loaded.tokenizer))
@@ -211,7 +211,7 @@ def _stops_of_rows(rows: Sequence[Row], request: BatchRequest, tokenizer: Tokeni
 
 
 def _take_all(job: Job[None], sink: _RecordSink) -> Job[None]:
-    """Take the records that a job yields, and pass on what else it says."""
+    """Pass the records of a job to the sink, and its other events on."""
     for event in job:
         if isinstance(event, Record):
             yield from sink.take(event)
@@ -221,13 +221,13 @@ def _take_all(job: Job[None], sink: _RecordSink) -> Job[None]:
 
 
 def _seed(request: BatchRequest, rows: Sequence[Row | BadRow], found: Mapping[int, PriorRecord]) -> int:
-    """The run's seed: that of the records which are there already, the one asked for, or a fresh one."""
+    """The run's seed: of the replica's part, the requested one, that of existing records, or a random one."""
     drawing = {row.line for row in rows if isinstance(row, Row) and row.options.seed is None}
     begun = {record.seed for line, record in found.items() if line in drawing and record.seed is not None}
     if request.options.seed is not None and begun - {request.options.seed}:
         raise UsageError(
-            f"{request.output}: was begun with --seed {max(begun)}, not {request.options.seed}.",
-            "Use that seed, no --seed, or another --output.",
+            f"{request.output}: was written with --seed {max(begun)}, not {request.options.seed}.",
+            "Use that seed, omit --seed, or give another --output.",
         )
     if request.part is not None:
         return request.part.seed
@@ -237,7 +237,7 @@ def _seed(request: BatchRequest, rows: Sequence[Row | BadRow], found: Mapping[in
 
 
 def _shared(request: BatchRequest) -> str:
-    """What the answers of all rows depend on, as one text; but not the seed, which the records tell."""
+    """What all answers depend on, as JSON; without the seed, which each record contains."""
     fields = asdict(request.options)
     file = Path(request.options.chat.template or "").expanduser()
     dependencies = {
@@ -251,8 +251,8 @@ def _shared(request: BatchRequest) -> str:
     if request.runtime.kv_dtype != AUTO:
         dependencies["kv_dtype"] = request.runtime.kv_dtype
     drafting = request.options.drafting
-    if drafting is not None:  # it changes which of the tokens that are as probable are drawn
-        # the keys of older records, so that their batches can be resumed
+    if drafting is not None:  # sampled tokens depend on the draft; their distribution does not
+        # keys as in records of earlier versions, whose runs can thus be resumed
         dependencies["draft"] = {
             "draft": drafting.draft,
             "depth": drafting.draft_length,

@@ -198,7 +198,7 @@ def _found(request: PlanRequest) -> Resolved:
 def _check_plain(name: str, checkpoint: Checkpoint) -> None:
     if checkpoint.stored_as != PLAIN:
         raise UsageError(
-            f"{name}: is quantised already ({checkpoint.stored_as}), and has its own schemes.", "Leave out --mode."
+            f"{name}: is already quantised ({checkpoint.stored_as}), and has its own schemes.", "Leave out --mode."
         )
 
 

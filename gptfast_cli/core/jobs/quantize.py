@@ -1,4 +1,4 @@
-"""Quantize a model into a checkpoint of fewer bits per weight, measuring the KLD to the original on the way."""
+"""`quantize`: write a checkpoint with fewer bits per weight, and measure its KLD to the original on the way."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -55,17 +55,17 @@ from gptfast_cli.core.tokenizers import Tokenizer, open_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class QuantizeRequest:
-    """The options of quantize.
+    """Options of quantize.
 
-    model:         None takes the current one
+    model:         None: the current model
     rounding:      name of the quantizer, such as "nearest"
-    goal:          maximum size or KLD, under which the scheme of each layer is chosen; None takes `storage`
-    calibration:   text for a calibrated quantizer and for a goal; otherwise it must be the default
-    out:           the folder to write; None is the store, under the model's name and `:int4-g32` or the like
+    goal:          maximum size or KLD, for which the scheme of each layer is chosen; None: `storage` as it is
+    calibration:   text for a calibrated quantizer or a goal; must be the default otherwise
+    out:           folder to write; None: the store, under the model's name with a variant such as `:int4-g32`
     force:         replace an existing checkpoint
     dry_run:       report the sizes and write nothing
-    fidelity:      measure the KLD to the original on the bundled text or on `fidelity_text`
-    runtime:       device and dtype of that measurement; the default dtype is that of inference
+    fidelity:      measure the KLD to the original, on `fidelity_text` or the bundled text
+    runtime:       device and dtype of that measurement; default dtype as for inference
     """
 
     settings: Settings
@@ -92,11 +92,12 @@ class Fidelity:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """The checkpoint that was written, or would be without dry_run; `fidelity` is None if it was not measured.
+    """The written checkpoint (with dry_run: the one that would be written); `fidelity` None: not measured.
 
-    was_there: it was written by an earlier run with the same options
-    chosen:    the scheme of each layer and its measurements, where there was a goal
-    seconds:   of work, fidelity included; peak memory is that of the process
+    was_there: written by an earlier run with the same source and options
+    chosen:    the scheme of each layer and its measurements, if there was a goal
+    seconds:   of work, including fidelity
+    peak_memory_bytes: of the process
     """
 
     path: Path
@@ -113,34 +114,33 @@ class Quantized:
 
     @property
     def n_params(self) -> int:
-        """Parameters of the model; a tied head counts once."""
+        """Parameters of the model; tied embedding and head count once."""
         return sum(part.n_params for part in self.parts)
 
     @property
     def n_bytes_before(self) -> int:
-        """Bytes of the weights as they were."""
+        """Bytes of the original weights."""
         return sum(part.n_bytes_before for part in self.parts)
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the weights as they are now."""
+        """Bytes of the quantised weights."""
         return sum(part.n_bytes for part in self.parts)
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits that a parameter takes on average, scales and zero points included."""
+        """Average bits per parameter, including scales and zero points."""
         return 8 * self.n_bytes / self.n_params
 
 
 def run(request: QuantizeRequest) -> Job[Quantized]:
-    """Quantise a model block by block, and make what comes out the current one.
+    """Quantise a model block by block, and make the result the current model.
 
-    Memory holds two blocks at a time, and of the whole model only the hidden states of the text that fidelity is
-    measured on. A run that is interrupted or killed leaves its finished blocks, with which the next run resumes.
+    Memory holds two blocks at a time and the hidden states of the fidelity text. A run that is interrupted or killed
+    leaves its finished blocks, from which the next run resumes.
 
-    Raises UsageError for a scheme, group size or rounding that there is not, for a model that is quantised already and
-    where something is in the target; CorruptError with file and tensor where weights are NaN or infinite;
-    NotFoundError, DiskFullError.
+    Raises UsageError for an unknown scheme, group size or rounding, a model that is already quantised, or a target that
+    exists; CorruptError with file and tensor for NaN or infinite weights; NotFoundError, DiskFullError.
     """
     set_threads(request.runtime.threads)
     device = pick_device(request.runtime.device)
@@ -204,7 +204,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
 def _read_texts(
     request: QuantizeRequest, checkpoint: Checkpoint, tokenizer: Tokenizer | None
 ) -> CalibrationTexts | None:
-    """What the rounding learns from and a goal is measured on; None if neither is."""
+    """The calibration texts for a calibrated quantizer or a goal; None if neither is requested."""
     if request.rounding not in quantizers:
         raise UsageError(
             f"--rounding: there is no rounding called {request.rounding!r}.", f"Roundings: {', '.join(quantizers)}."
@@ -212,8 +212,8 @@ def _read_texts(
     if not _is_calibrated(request) and request.goal is None:
         if request.calibration != CalibrationOptions():
             raise UsageError(
-                f"{request.rounding} rounding learns from no text, so the options of a calibration say nothing.",
-                "Leave them out, or take --rounding gptq.",
+                f"{request.rounding} rounding uses no calibration text, so calibration options have no effect.",
+                "Leave them out, or use --rounding gptq.",
             )
         return None
     request.calibration.check()
@@ -221,8 +221,8 @@ def _read_texts(
         return None
     if tokenizer is None:
         raise UsageError(
-            "It takes a text to learn from, and the model has no tokenizer to read one with.",
-            f"Give it one when it is converted (--tokenizer-from), or take --mode and --rounding {FALLBACK}.",
+            "Calibration requires a tokenizer, and the model has none.",
+            f"Add one with gptfast convert --tokenizer-from MODEL, or use --mode and --rounding {FALLBACK}.",
         )
     return read_calibration(request.calibration, tokenizer, checkpoint.config)
 
@@ -242,15 +242,15 @@ def _check_plain(found: Resolved, checkpoint: Checkpoint) -> None:
 
 def _quantized(found: Resolved, checkpoint: Checkpoint) -> UsageError:
     return UsageError(
-        f"{found.name}: is quantised already ({checkpoint.stored_as}); a second time would only lose more.",
-        "Quantise the model that it was made from.",
+        f"{found.name}: is already quantised ({checkpoint.stored_as}); quantising it again would only lose accuracy.",
+        "Quantise the original model.",
     )
 
 
 def _source(request: QuantizeRequest, found: Resolved, checkpoint: Checkpoint) -> tuple[Resolved, Checkpoint]:
-    """The model to quantise: the one found, or the source of the quantised current model.
+    """The model to quantise: the one found, or the source of the current model if that is quantised.
 
-    The current model may be the result of the same command, which the recipe of its source shows.
+    The current model may be the result of an earlier run of the same command; `_existing` compares the recipes.
     """
     if request.model is not None or request.force or checkpoint.stored_as == PLAIN:
         return found, checkpoint
@@ -270,7 +270,7 @@ def _plan(
 ) -> QuantizePlan:
     storages = allocation.of(checkpoint.config)
     if all(storage.scheme == PLAIN for storage in storages.values()):
-        raise UsageError("--mode plain leaves every weight as it is.", "Take --mode int8 or --mode int4.")
+        raise UsageError("--mode plain quantises nothing.", "Use --mode int8 or --mode int4.")
     base, revision = _origin(found, checkpoint, request.settings)
     learned = None if calibration_texts is None else calibration_texts.record
     variant = "-".join([str(allocation), *([request.rounding] if request.rounding != NEAREST else [])])
@@ -288,15 +288,15 @@ def _plan(
     )
     if contents.n_bytes >= checkpoint.n_bytes:
         raise UsageError(
-            f"{allocation} does not make {found.name} smaller: {contents.n_bytes:,} bytes, and {checkpoint.n_bytes:,} "
-            "as it is.",
-            "Its matrices have too few columns to fill groups: take --mode int8.",
+            f"{allocation} does not make {found.name} smaller: {contents.n_bytes:,} bytes instead of "
+            f"{checkpoint.n_bytes:,}.",
+            "Its matrices have too few columns to fill groups: use --mode int8.",
         )
     return QuantizePlan(checkpoint, storages, contents, request.out or open_store(request.settings).folder(name))
 
 
 def _options(request: QuantizeRequest, allocation: Allocation, device: torch.device, dtype: torch.dtype) -> str:
-    """The options that the bytes depend on and that neither the contents nor their provenance show."""
+    """Options that affect the bytes and are in neither the contents nor their provenance."""
     asked = request.calibration
     if not _is_calibrated(request):
         return f"{allocation.others}"
@@ -304,7 +304,7 @@ def _options(request: QuantizeRequest, allocation: Allocation, device: torch.dev
 
 
 def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tuple[str, str | None]:
-    """Name of the model, and commit of a Hugging Face snapshot."""
+    """(model name, commit of a Hugging Face snapshot or None)."""
     if (found.path / MANIFEST_FILE).is_file():
         return checkpoint.name, None
     snapshot = find_snapshot(settings.hf_cache, found.name)
@@ -314,10 +314,9 @@ def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tupl
 
 
 def _existing(request: QuantizeRequest, plan: QuantizePlan, named: Resolved) -> Job[ManifestCheckpoint | None]:
-    """What an earlier run of the same work has written; UsageError where something else is in the target.
+    """The checkpoint of an earlier run with the same recipe. Raises UsageError if the target holds anything else.
 
-    `named` is the model that the command means: where that is not the source but what was made from it, it must be
-    just what the plan would make.
+    named: the model that the command named; if it is quantised, it must be this checkpoint itself
     """
     if request.force:
         return None
@@ -326,14 +325,14 @@ def _existing(request: QuantizeRequest, plan: QuantizePlan, named: Resolved) -> 
     if not is_source and (existing is None or plan.target.resolve() != named.path.resolve()):
         raise _quantized(named, open_checkpoint(named.path))
     if existing is not None:
-        yield Note(f"{plan.target}: is there already, made from the same source with the same options")
+        yield Note(f"{plan.target}: already exists, made from the same source with the same options")
     elif not request.dry_run:
         check_target(plan.target, force=False)
     return existing
 
 
 def _obstacles(plan: QuantizePlan, *, force: bool) -> Iterator[Note]:
-    """What would keep the plan from being carried out."""
+    """Notes on what would prevent the plan from being carried out."""
     for check in (
         partial(check_target, plan.target, force=force),
         partial(check_space, plan.target, plan.contents.n_bytes),
@@ -350,11 +349,11 @@ def _texts(
     tokenizer: Tokenizer | None,
     calibration_texts: CalibrationTexts | None,
 ) -> Job[list[list[int]] | None]:
-    """The texts to measure fidelity on, None if there is to be none or can be none."""
+    """Token ids of the texts to measure fidelity on; None if it is not wanted or not possible."""
     if not request.fidelity:
         return None
     if tokenizer is None:
-        yield Note("No fidelity is measured: the model has no tokenizer.")
+        yield Note("Fidelity is not measured: the model has no tokenizer.")
         return None
     try:
         if request.fidelity_text is not None:
@@ -362,7 +361,7 @@ def _texts(
         else:
             texts = bundled_texts(tokenizer, checkpoint.config.max_context)
     except TokenIdError as error:
-        yield Note(f"No fidelity is measured: {error.message}")
+        yield Note(f"Fidelity is not measured: {error.message}")
         return None
     if calibration_texts is not None:
         what = "The bundled held-out text" if request.fidelity_text is None else str(request.fidelity_text)

@@ -1,8 +1,8 @@
 """Tokenizer: vocabulary protocol, special tokens, encoding, and incremental decoding.
 
-`Tokenizer` holds the rules that are the same for every file format: BOS is added at most once, and which ids end a
-generation. Decoding is incremental, because a token may end inside a character: a byte-fallback piece is one byte of
-UTF-8, a byte-level token may hold two of the three bytes of "€". Incomplete bytes are buffered until the character is
+`Tokenizer` holds the rules common to all file formats: BOS is added at most once, and stop ids end a generation.
+Decoding is incremental, because a token may end inside a character: a byte-fallback piece is one byte of UTF-8, a
+byte-level token may hold two of the three bytes of "€". Incomplete bytes are buffered until the character is
 complete, or invalid and replaced by U+FFFD.
 
 Byte-level vocabularies spell each byte as one printable character: itself if printable in Latin-1, else the next one
@@ -107,7 +107,7 @@ class Vocabulary(Protocol):
 
     @property
     def own_bos_id(self) -> int | None:
-        """BOS according to this file, if it names one."""
+        """BOS id according to this file; None if it has none."""
         ...
 
     @property
@@ -122,9 +122,9 @@ class Vocabulary(Protocol):
 
     @property
     def added_tokens(self) -> Mapping[str, int]:
-        """Ids of added tokens by their text: matched in a text before any other tokenisation.
+        """Ids of added tokens by their text; they are matched before any other tokenisation.
 
-        Special tokens are among them; these have no text when decoded.
+        Includes special tokens, which decode to no text.
         """
         ...
 
@@ -151,7 +151,7 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """Resolved special tokens; a checkpoint's manifest stores them.
+    """Resolved special tokens, as stored in a checkpoint's manifest.
 
     bos_id:   beginning of sequence; None if the model has none
     add_bos:  whether `encode` adds it
@@ -182,7 +182,7 @@ def resolve(declared: Declarations, vocabulary: Vocabulary | None) -> SpecialTok
 
 
 def _bos_id(declared: Declarations, vocabulary: Vocabulary) -> int | None:
-    if "bos_token" in declared.roles:  # null too: the ids in config.json are then obsolete
+    if "bos_token" in declared.roles:  # even if null: it overrides the ids in config.json
         return _role_id(declared, vocabulary, "bos_token")
     if vocabulary.own_bos_id is not None:
         return vocabulary.own_bos_id
@@ -213,7 +213,7 @@ class Tokenizer:
 
     vocabulary: Vocabulary
     special: SpecialTokens
-    n_embeddings: int | None = None  # rows of the model's embedding; None where ids are not fed to a model
+    n_embeddings: int | None = None  # rows of the model's embedding; None: ids are not checked
     path: Path | None = None
 
     @property

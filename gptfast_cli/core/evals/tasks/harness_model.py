@@ -1,4 +1,4 @@
-"""Adapter between lm-evaluation-harness and this program: its model interface, and its requests as ours."""
+"""Adapter for lm-evaluation-harness: implements its TemplateLM, and translates its Instances to TaskRequests."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,12 @@ from gptfast_cli.core.evals.tasks.requests import (
 )
 from gptfast_cli.core.models.decoder import NonFiniteLogitsError
 
-_MOST_TOKENS: Final = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first counts
+_MOST_TOKENS: Final = (
+    "max_gen_toks",
+    "max_new_tokens",
+    "max_tokens",
+    "max_completion_tokens",
+)  # the first that is set counts
 _USUAL_TOKENS: Final = 256
 _UNDERSTOOD: Final = frozenset(
     (*_MOST_TOKENS, "until", "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -34,13 +39,13 @@ _UNDERSTOOD: Final = frozenset(
 
 
 def asked(instances: Iterable[Instance]) -> Iterator[Instance]:
-    """Instances, repeated `repeats` times."""
+    """Each instance `repeats` times, as the harness expects answers."""
     for instance in instances:
         yield from [instance] * (instance.repeats or 1)
 
 
 def requests_of(instances: Iterable[Instance]) -> list[TaskRequest]:
-    """A request for each instance; repeated sampled generations get sample numbers."""
+    """One request per instance; repeated sampled generations are numbered by `sample`."""
     seen: Counter[TaskRequest] = Counter()
     requests: list[TaskRequest] = []
     for instance in instances:
@@ -108,22 +113,22 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         self._known: dict[TaskRequest, Answer] = {}
 
     def add_answers(self, answers: Mapping[TaskRequest, Answer]) -> None:
-        """Know these from now on."""
+        """Add answers to the cache."""
         self._known.update(answers)
 
     @property
     def eot_token_id(self) -> int | None:
-        """The token that a text without a beginning is predicted from."""
+        """Token that stands in for an empty context."""
         return self.request_runner.bos_rules.prefix_id
 
     @property
     def max_length(self) -> int:
-        """Tokens that the model can hold."""
+        """Maximum context in tokens."""
         return self.request_runner.bos_rules.max_context
 
     @property
     def tokenizer_name(self) -> str:
-        """The model's, as its tokenizer has no name of its own."""
+        """The name of the model: its tokenizer has none."""
         return self.request_runner.loaded.name
 
     def apply_chat_template(
@@ -131,9 +136,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         chat_history: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,  # noqa: FBT001, FBT002  # its signature
     ) -> str:
-        """The text of a conversation; without a generation prompt it ends where the last message does.
+        """The text of a conversation; without a generation prompt it ends with the content of the last message.
 
-        As the harness's own `hf` does it, a template that refuses a system message gets none.
+        If the template refuses a system message, it is left out, as the harness's `hf` model does.
         """
         assert self._prompter is not None
         try:
@@ -147,20 +152,20 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         return text if add_generation_prompt else _up_to(str(chat_history[-1]["content"]), text)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:  # noqa: FBT001
-        """Token ids, led by BOS where the tokenizer says so, and by one."""
+        """Token ids, with one leading BOS if the tokenizer adds BOS."""
         return self.request_runner.bos_rules.tokenizer.encode(string, bos=add_special_tokens is not False)
 
     def loglikelihood(self, requests: list[Instance], **_: object) -> list[tuple[float, bool]]:
-        """Logarithms of continuations' probabilities, and whether each is what greedy decoding would say."""
+        """(log-probability of the continuation in nats, whether it is the greedy continuation) per request."""
         answers = self._answers(requests)
         return [(each.logprob, each.is_greedy) for each in answers if isinstance(each, LikelihoodAnswer)]
 
     def loglikelihood_rolling(self, requests: list[Instance], **_: object) -> list[float]:
-        """Logarithms of whole texts' probabilities."""
+        """Log-probability of each whole text, in nats."""
         return [each for each in self._answers(requests) if isinstance(each, float)]
 
     def generate_until(self, requests: list[Instance], **_: object) -> list[str]:
-        """What the model says, up to a stop string."""
+        """Generated text of each request, up to a stop string."""
         return [each for each in self._answers(requests) if isinstance(each, str)]
 
     def _loglikelihood_tokens(
@@ -169,7 +174,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         passages = [fit_passage(context, continuation, self.max_length) for _, context, continuation in requests]
         found = dict(scores(self.request_runner.loaded.model, passages))
         if not all(score.is_defined for score in found.values()):
-            raise NonFiniteLogitsError(self.request_runner.loaded.model.dtype, "along a text that a task asks for")
+            raise NonFiniteLogitsError(self.request_runner.loaded.model.dtype, "in a text of a task")
         return [(found[number].logprob, found[number].is_greedy) for number in range(len(passages))]
 
     def _answers(self, instances: Sequence[Instance]) -> list[Answer]:
@@ -183,7 +188,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
 
 
 def _up_to(last: str, text: str) -> str:
-    """A conversation up to where its last message ends: with the spaces behind it, unless the template drops them."""
+    """`text` up to the end of its last message; trailing spaces of the message are kept if the template keeps them."""
     begin = text.rindex(last.strip())
     kept = last.lstrip() if text.startswith(last.lstrip(), begin) else last.strip()
     return text[:begin] + kept
