@@ -54,7 +54,9 @@ def sequences(sampling: Sampling) -> list[Request]:
 
 def texts(model: Decoder, sampling: Sampling, n_rows: int = 1, draft: Decoder | None = None, k: int = 0) -> list:
     wanted = sequences(sampling)
-    speculation = None if draft is None else Speculation(DraftModel(draft, n_rows), FixedDraftLength(k))
+    speculation = (
+        None if draft is None else Speculation(DraftModel(draft, n_rows), FixedDraftLength(k), ahead_seconds=1e9)
+    )
     run_to_end(Engine(Runner(model, n_rows), speculation), wanted)
     if speculation is not None:
         assert sum(1 for count in speculation.rounds.histogram if count) > 1, "some agree, some do not"
@@ -62,10 +64,7 @@ def texts(model: Decoder, sampling: Sampling, n_rows: int = 1, draft: Decoder | 
 
 
 @pytest.mark.parametrize(("n_rows", "k"), [(1, 1), (1, 4), (3, 7)])
-def test_greedy_text_with_a_draft_is_that_without(
-    pair: Pair, n_rows: int, k: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "AHEAD_SECONDS", 1e9)  # as many rounds in a call as there can be
+def test_greedy_text_with_a_draft_is_that_without(pair: Pair, n_rows: int, k: int) -> None:
     assert texts(pair[0], GREEDY, n_rows, pair[1], k) == texts(pair[0], GREEDY)
 
 
@@ -73,7 +72,6 @@ def test_greedy_text_with_a_draft_is_that_without(
 def test_rounds_one_by_one_give_what_rounds_in_one_call_give(
     pair: Pair, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "AHEAD_SECONDS", 1e9)
     batched = texts(pair[0], sampling, 3, pair[1], 4)
     monkeypatch.setattr(module, "native_draft", lambda *_: None)
     assert texts(pair[0], sampling, 3, pair[1], 4) == batched

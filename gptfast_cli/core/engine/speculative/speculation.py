@@ -106,12 +106,17 @@ class Speculation:
         drafting: DraftOptions | None = None,
         load_seconds: float = 0.0,
         is_replicated: bool = False,
+        ahead_seconds: float = AHEAD_SECONDS,
     ) -> None:
-        """`is_replicated`: each rank of the target has the whole proposer, and all ranks propose the same tokens."""
+        """`is_replicated`: each rank of the target has the whole proposer, and all ranks propose the same tokens.
+
+        ahead_seconds: time budget of the rounds of one native call
+        """
         self.rounds = Rounds()
         self.drafting = drafting  # the options that it was opened with
         self.load_seconds = load_seconds  # time to load the proposer
         self.is_replicated = is_replicated
+        self._ahead_seconds = ahead_seconds
         self._proposer = proposer
         self._policy = policy
         self._plan = RoundPlan(0, 1)
@@ -153,7 +158,7 @@ class Speculation:
             self._policy.record_rounds(draft_length, each, RoundStats(n_rounds=len(counts), n_sequences=len(counts)))
 
     def run(self, runner: Runner, sequences: Sequence[Request], draft_lengths: Sequence[int]) -> RoundOutput | None:
-        """Run one round, or with native models up to AHEAD_SECONDS of rounds; None if nothing was drafted."""
+        """Run one round, or with native models the rounds that its time budget allows; None if nothing was drafted."""
         draft = native_draft(self._proposer, runner, sequences)
         began = time.perf_counter()
         if draft is None:
@@ -171,7 +176,7 @@ class Speculation:
         n_rounds = output.stats.n_rounds / len(sequences)
         self._round_seconds = sum(seconds) / n_rounds
         # the overhead of a native call is shared by all rounds of a full-length call
-        most = min(MAX_ROUNDS, AHEAD_SECONDS / self._round_seconds)
+        most = min(MAX_ROUNDS, self._ahead_seconds / self._round_seconds)
         each_host = host / (n_rounds if draft is None else max(n_rounds, most))
         output.stats.n_sequences = len(sequences)
         self._policy.record_rounds(
@@ -218,7 +223,7 @@ class Speculation:
         before = runner.step_bytes(len(sequences))
         n_left = max(sequence.n_left for sequence in sequences)
         native = run_rounds_native(
-            runner, draft, sequences, round_limits(self._plan, n_left, int(AHEAD_SECONDS / each))
+            runner, draft, sequences, round_limits(self._plan, n_left, int(self._ahead_seconds / each))
         )
         each_bytes = (before + runner.step_bytes(len(sequences))) // 2
         output = RoundOutput([0] * len(sequences), len(native.rounds) * each_bytes)
