@@ -111,7 +111,16 @@ class LengthOptions:
     """When an answer ends, how many there are, and how many are decoded together."""
 
     panel: ClassVar = "Length and number of samples"
-    max_new_tokens: Annotated[int, integer_option(1, "Maximum number of new tokens.", "--max-new-tokens", "-n")] = 200
+    max_new_tokens: Annotated[
+        int | None,
+        integer_option(
+            1,
+            "Maximum number of new tokens.",
+            "--max-new-tokens",
+            "-n",
+            usual="200; in a chat until the end of the answer",
+        ),
+    ] = None
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text or special token; repeatable.")
     ] = None
@@ -242,7 +251,7 @@ def generate(
         from gptfast_cli.core.engine.build import RuntimeConfig
         from gptfast_cli.core.engine.chat import ChatOptions
         from gptfast_cli.core.engine.compiled import Compiling
-        from gptfast_cli.core.engine.options import GenerationOptions
+        from gptfast_cli.core.engine.options import DEFAULT_NEW_TOKENS, GenerationOptions
         from gptfast_cli.core.engine.sampling import Sampling
 
     settings = load_settings()
@@ -252,7 +261,7 @@ def generate(
         sampling=Sampling(
             sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.repetition_penalty
         ),
-        max_new_tokens=length.max_new_tokens,
+        max_new_tokens=length.max_new_tokens or (DEFAULT_NEW_TOKENS if mode == _FILE else None),
         stop=tuple(length.stop or ()),
         ignore_eos=length.ignore_eos,
         num_samples=length.num_samples,

@@ -252,6 +252,7 @@ def replace_modules(run: Callable[[GenerateRequest], Job[GenerateResult]]) -> No
         module = ModuleType(f"gptfast_cli.core.{name}")
         vars(module).update({content.__name__: content for content in contents})
         sys.modules[module.__name__] = module
+    sys.modules["gptfast_cli.core.engine.options"].DEFAULT_NEW_TOKENS = 200  # type: ignore[attr-defined]
     sys.modules["gptfast_cli.core.jobs.generate"].run = run  # type: ignore[attr-defined]
 
 

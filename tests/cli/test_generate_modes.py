@@ -79,6 +79,15 @@ def test_a_talk_with_the_bundled_model(gptfast: CommandLine) -> None:
         assert person.ends() == 0
 
 
+@pytest.mark.parametrize(("mode", "n_tokens"), [((), 200), (("--interactive",), 241)])
+def test_a_text_has_200_new_tokens_at_most_and_an_answer_of_a_chat_the_context(
+    gptfast: CommandLine, mode: tuple[str, ...], n_tokens: int
+) -> None:
+    line = ("generate", *mode, "-m", "tiny", "--max-context", "246", "--ignore-eos", "--seed", "3", "Once upon a time")
+    stderr = gptfast.run(*line).stderr.decode()
+    assert f"5 + {n_tokens} " in stderr or f"{n_tokens} tokens" in stderr
+
+
 def test_a_talk_from_a_pipe(gptfast: CommandLine) -> None:
     arguments = ("generate", "--interactive", "-m", "tiny", "--max-new-tokens", "5", "--quiet")
     outcome = gptfast.run(*arguments, stdin=b"Once upon a time\nThen\n")

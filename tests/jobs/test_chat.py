@@ -202,6 +202,11 @@ def test_an_answer_that_fills_the_context_says_so_and_one_cut_by_its_own_limit_d
     assert turn.filled_the_context and turn.context_used == 80
 
 
+def test_without_a_limit_of_its_own_an_answer_goes_on_until_the_context_is_full(chat_with: ChatWith) -> None:
+    turn = said(chat_with(AS_TEXT, max_new_tokens=None, max_context=300), QUESTIONS[0])
+    assert turn.filled_the_context and turn.context_used == 300 and turn.n_generated > 200
+
+
 def test_the_same_seed_holds_the_same_conversation_and_no_turn_repeats_the_draws_of_another(
     chat_with: ChatWith,
 ) -> None:

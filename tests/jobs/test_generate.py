@@ -207,6 +207,17 @@ def test_a_stop_that_is_written_as_a_special_token_ends_a_sample_at_the_token(
         assert list(short.token_ids) == expected
 
 
+def test_without_a_limit_a_text_goes_on_for_200_tokens_and_an_answer_until_the_context_is_full(
+    request_for: GenerateRequest, tmp_path: Path
+) -> None:
+    asked = changed(request_for, model=str(chat_model(tmp_path)), max_new_tokens=None, max_context=300, ignore_eos=True)
+    (answer,) = generation(asked).samples
+    (text,) = generation(asked, chat=ChatOptions(chat=False)).samples
+    assert answer.prompt_tokens + len(answer.token_ids) == 300 and len(answer.token_ids) > 200
+    assert len(text.token_ids) == 200
+    assert answer.finish_reason == text.finish_reason == "length"
+
+
 def test_in_a_chat_the_token_that_closes_a_turn_ends_the_answer(request_for: GenerateRequest, tmp_path: Path) -> None:
     chat = changed(request_for, model=str(chat_model(tmp_path)), ignore_eos=False)
     options = {"num_samples": 30, "sampling": WIDE, "max_new_tokens": 40}

@@ -165,14 +165,14 @@ class LoadedModel:
 
     def limits(
         self,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         max_context: int | None,
         *,
         ignore_eos: bool = False,
         stop: Sequence[str] = (),
         turn_end_ids: frozenset[int] = frozenset(),
     ) -> Limits:
-        """Limits of a sequence; `max_context` None is the model's own.
+        """Limits of a sequence; `max_context` None is the model's own, `max_new_tokens` None is all of the context.
 
         Stop tokens are the model's end tokens and `turn_end_ids`, unless `ignore_eos`, and special tokens among the
         stop strings. Raises UsageError if `max_context` exceeds the model's.
@@ -183,7 +183,8 @@ class LoadedModel:
         possible = range(self.config.vocab_size)  # larger ids can never be sampled
         end_ids = frozenset() if ignore_eos else (self.stop_ids | turn_end_ids).intersection(possible)
         named = stop_token_ids(stop, self.tokenizer).intersection(possible)
-        return Limits(max_new_tokens, max_context or longest, end_ids | named, named - end_ids, longest)
+        most = max_context or longest
+        return Limits(max_new_tokens or most, most, end_ids | named, named - end_ids, longest)
 
 
 def open_model(name: str | None, settings: Settings, *, with_padding: bool = False) -> OpenedModel:

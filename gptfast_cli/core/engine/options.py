@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gptfast_cli.core.engine.chat import ChatOptions
 from gptfast_cli.core.engine.compiled import Compiling
@@ -13,11 +14,14 @@ LARGEST_SEED = 2**64 - 1
 MOST_SAMPLES = 2**16
 
 
+DEFAULT_NEW_TOKENS: Final = 200
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
     """Options of one generation.
 
-    max_new_tokens: maximum number of generated tokens for each sample
+    max_new_tokens: maximum number of generated tokens for each sample; None: see `new_tokens`
     stop:           strings before which a sample ends
     ignore_eos:     continue after an end-of-sequence token
     num_samples:    continuations of one prompt
@@ -29,7 +33,7 @@ class GenerationOptions:
     """
 
     sampling: Sampling = Sampling()
-    max_new_tokens: int = 200
+    max_new_tokens: int | None = DEFAULT_NEW_TOKENS
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     num_samples: int = 1
@@ -40,6 +44,10 @@ class GenerationOptions:
     chat: ChatOptions = ChatOptions()
     drafting: DraftOptions | None = None
     compiling: Compiling = Compiling()
+
+    def new_tokens(self, *, is_chat: bool) -> int | None:
+        """Maximum number of new tokens; None: an answer in a chat ends with its turn, or where the context is full."""
+        return self.max_new_tokens or (None if is_chat else DEFAULT_NEW_TOKENS)
 
     def check(self) -> None:
         """Raise UsageError for a value out of its range, before a model is loaded; the error names the option."""

@@ -89,7 +89,7 @@ class Chat:
         self._engine: Engine | None = None
         self.prompter = open_prompter(loaded, options.chat)
         self._limits = loaded.limits(
-            options.max_new_tokens,
+            options.new_tokens(is_chat=True),
             options.max_context,
             ignore_eos=options.ignore_eos,
             stop=options.stop,

@@ -3,6 +3,7 @@
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from gptfast_cli.core.bench.throughput import (
     Metrics,
@@ -93,9 +94,9 @@ def run(request: GenerateRequest) -> Job[GenerateResult]:
     options = request.options
     loaded = yield from load(request.model, request.settings, request.runtime)
     yield from (Note(sentence) for sentence in unmatched_stops(options.stop, loaded.tokenizer))
-    prompt, turn_end = yield from _prompt_ids(request, loaded)
+    prompt, turn_end, is_chat = yield from _prompt_ids(request, loaded)
     limits = loaded.limits(
-        options.max_new_tokens,
+        options.new_tokens(is_chat=is_chat),
         options.max_context,
         ignore_eos=options.ignore_eos,
         stop=options.stop,
@@ -169,8 +170,12 @@ def _sample(transcript: Transcript) -> Sample:
     )
 
 
-def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[tuple[int, ...], frozenset[int]]]:
-    """The prompt as token ids, of which the model knows every one, and those that close an answer to it in a chat."""
+_Prompt: TypeAlias = tuple[tuple[int, ...], frozenset[int], bool]
+"""Token ids of a prompt, those that end an answer to it, and whether it is a message in a chat."""
+
+
+def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[_Prompt]:
+    """The prompt, all of whose token ids are in the model's vocabulary."""
     vocab_size = loaded.config.vocab_size
     match request.prompt:
         case None:
@@ -179,15 +184,15 @@ def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[tupl
                 request.prompt_length
             )
             draws = (uniform(_SYNTHETIC_SEED, 0, position) for position in range(request.prompt_length))
-            return tuple(int(draw * vocab_size) for draw in draws), frozenset()
+            return tuple(int(draw * vocab_size) for draw in draws), frozenset(), False
         case str(text):
             return (yield from _encode(text, request, loaded))
         case ids:
             loaded.check_ids(ids)
-            return ids, frozenset()
+            return ids, frozenset(), False
 
 
-def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[tuple[tuple[int, ...], frozenset[int]]]:
+def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[_Prompt]:
     with open_prompter(loaded, request.options.chat) as prompter:
         yield from prompter.notes()
         text = prompter.text(prompt)
@@ -195,7 +200,7 @@ def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[t
         if request.show_prompt:
             yield Note(f"{text}\n({len(ids)} tokens)")
         yield Prompt(prompt, continues=not prompter.is_chat)
-        return ids, prompter.turn_end_ids
+        return ids, prompter.turn_end_ids, prompter.is_chat
 
 
 def _check(request: GenerateRequest) -> None:
