@@ -5,8 +5,8 @@
 //
 // If another program uses a core, the thread on that core is descheduled for a time slice (milliseconds) in the middle
 // of a phase, and all others wait for it at the next barrier. So the pool sums long barrier waits, and while they cost
-// more than a thread contributes, it runs with one thread fewer and leaves the core to the other program. Results do not
-// depend on the number of threads, nor on which thread computes what.
+// more than a thread contributes, it runs with one thread fewer and leaves the core to the other program. Results
+// depend neither on the number of threads nor on which thread computes what.
 #pragma once
 
 #include <sched.h>
