@@ -11,12 +11,10 @@ from typing import Any
 
 from gptfast_cli import __version__
 from gptfast_cli.core.errors import GptFastError
-from gptfast_cli.core.registry import plug_names
 from gptfast_cli.core.settings import Settings
 
 _DISTRIBUTION = "gptfast"
 _CHECKOUT = Path(__file__).parents[2]
-_BACKENDS = "gptfast_cli.core.backends"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +24,9 @@ class BackendState:
     name: str
     available: bool
     state: str
+
+
+_REFERENCE = BackendState("reference", available=True, state="PyTorch operations, on every device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def find_versions(settings: Settings) -> Versions:
         commit=find_commit(),
         torch=_torch_version(),
         python=platform.python_version(),
-        backends=tuple(_backend_state(name, settings.kernel_cache) for name in plug_names(_BACKENDS)),
+        backends=(_cpu_state(settings.kernel_cache), _REFERENCE),
     )
 
 
@@ -86,24 +87,14 @@ def _torch_version() -> str | None:
         return None
 
 
-def _backend_state(name: str, kernel_cache: Path) -> BackendState:
-    match name:
-        case "cpu":
-            return _cpu_state(name, kernel_cache)
-        case "reference":
-            return BackendState(name, available=True, state="PyTorch operations, on every device")
-        case _:
-            return BackendState(name, available=True, state="")
-
-
-def _cpu_state(name: str, kernel_cache: Path) -> BackendState:
+def _cpu_state(kernel_cache: Path) -> BackendState:
     compiler = _cpu_compiler()
     try:
         is_compiled = compiler.is_whole(compiler.library_file(kernel_cache))
     except GptFastError as error:
-        return BackendState(name, available=False, state=error.message)
+        return BackendState("cpu", available=False, state=error.message)
     state = "compiled for this machine" if is_compiled else "not compiled yet: the first run compiles it"
-    return BackendState(name, available=True, state=f"C++ engine, {state}")
+    return BackendState("cpu", available=True, state=f"C++ engine, {state}")
 
 
 def _cpu_compiler() -> Any:  # noqa: ANN401
