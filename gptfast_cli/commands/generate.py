@@ -336,8 +336,8 @@ def _generate_batch(request: "BatchRequest", n_replicas: int | None, *, quiet: b
 
     Raises GptFastError, after all rows, if some failed.
     """
+    from gptfast_cli.core.batch.replicas import Replicas, replica_part
     from gptfast_cli.core.jobs.generate_batch import run
-    from gptfast_cli.core.jobs.replicas import Replicas, replica_part
     from gptfast_cli.render.generation import records_view, without_records, write_batch
 
     part = replica_part()

@@ -165,7 +165,7 @@ def test_the_benchmarks_state_the_errors() -> None:
     text = " ".join(BENCHMARKS.read_text().split())
     rows = [*ONE_GPU, *SEVERAL_GPUS]
     assert f"for all rows by {stated([row.error for row in rows])}" in text
-    assert f"from which nothing was taken, by {stated([row.error for row in SEVERAL_GPUS])}" in text
+    assert f"which the fit did not use, by {stated([row.error for row in SEVERAL_GPUS])}" in text
     assert f"what `--plan` prints is wrong by {stated([row.planned_error for row in rows])}" in text
 
 

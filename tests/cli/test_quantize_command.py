@@ -104,7 +104,7 @@ def test_the_environments_model_gives_way_to_the_argument(gptfast: CommandLine) 
             "quantize --help",
         ),
         (("--groupsize", "64"), 2, "int8 has no groups", "Leave out --groupsize"),
-        (("--rounding", "up"), 2, "no rounding called 'up'", "nearest"),
+        (("--rounding", "up"), 2, "no quantizer called 'up'", "nearest"),
         (("--no-fidelity", "--fidelity-text", "f"), 2, "exclude each other", "Leave out"),
         (("-m", "tiny-draft"), 2, "are two models", "Name one"),
         (("--dtype", "int8"), 2, "no dtype called", "Dtypes"),

@@ -13,9 +13,9 @@ import pytest
 from chat_model import model_that_fails_at_q
 from cli.command_line import CommandLine, environment_of
 from distributed.orphans import end_within_seconds, is_running
+from gptfast_cli.core.batch.replicas import Replicas, answered
 from gptfast_cli.core.errors import ExitCode, GptFastError
 from gptfast_cli.core.events import Note, Record
-from gptfast_cli.core.jobs.replicas import Replicas, answered
 
 TINY = ("-m", "tiny", "--dtype", "float32", "--threads", "1", "--seed", "3")
 

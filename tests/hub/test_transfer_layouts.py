@@ -105,7 +105,7 @@ def test_a_revision_beside_one_of_its_beginning_is_kept_by_its_commit(hub: FakeH
     download(hub, tmp_path, f"{REPO}@a")
     events, downloaded = watched(hub, tmp_path, f"{REPO}@a/b")
     assert downloaded.name == f"{REPO}@{downloaded.commit}" == read_current(settings_in(tmp_path).home)
-    assert any(isinstance(event, Note) and f"it is {downloaded.name}" in event.text for event in events)
+    assert any(isinstance(event, Note) and f"its name is {downloaded.name}" in event.text for event in events)
     assert resolve(None, settings_in(tmp_path)).path == downloaded.path
 
 
@@ -146,11 +146,11 @@ def test_a_branch_moves_to_the_new_commit_when_all_of_it_is_there(hub: FakeHub, 
 @pytest.mark.parametrize(
     ("source", "revision", "says"),
     [
-        ("a/b/c", None, "no name of a repository"),
-        ("../b", None, "no name of a repository"),
-        ("", None, "no name of a repository"),
+        ("a/b/c", None, "not a valid repository name"),
+        ("../b", None, "not a valid repository name"),
+        ("", None, "not a valid repository name"),
         ("org/model@a", "b", "two revisions"),
-        ("org/model", "../x", "no name of a revision"),
+        ("org/model", "../x", "not a valid revision name"),
         ("s3://bucket/../model", None, "s3://"),
     ],
 )
@@ -168,7 +168,7 @@ def test_offline_it_is_what_the_cache_holds(hub: FakeHub, tmp_path: Path, monkey
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     offline = download(hub, tmp_path)
     assert (offline.path, offline.n_bytes, offline.commit) == (fetched.path, fetched.n_bytes, fetched.commit)
-    with pytest.raises(NotFoundError, match="HF_HUB_OFFLINE forbids"):
+    with pytest.raises(NotFoundError, match="HF_HUB_OFFLINE is set"):
         download(hub, tmp_path, "org/other")
     assert not hub.requests
 
@@ -225,7 +225,7 @@ def test_a_dry_run_tells_and_writes_nothing(hub: FakeHub, tmp_path: Path) -> Non
 def test_a_dry_run_tells_what_is_there_and_what_has_begun(hub: FakeHub, tmp_path: Path) -> None:
     hub.add(REPO, FILES)
     hub.fail(WEIGHTS, "cut 0.5", "cut 0")
-    with pytest.raises(Exception, match="broke off"):
+    with pytest.raises(Exception, match="connection was lost"):
         download(hub, tmp_path)
     planned = {file.name: file for file in download(hub, tmp_path, dry_run=True).files}
     assert planned["config.json"].was_there and not planned[WEIGHTS].was_there
@@ -248,7 +248,7 @@ def test_a_file_in_xet_storage_alone_is_left_to_huggingface_hub(
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("hub.fake_hub.ONLY_IN_XET", {"config.json"})
     events, downloaded = watched(hub, tmp_path)
-    assert any(isinstance(event, Note) and event.text.startswith("config.json: is kept in Xet") for event in events)
+    assert any(isinstance(event, Note) and event.text.startswith("config.json: is in Xet") for event in events)
     assert (downloaded.path / "config.json").read_bytes() == FILES["config.json"]
     assert {file.name: file.verified_by for file in downloaded.files}["config.json"] == "git-sha1"
 

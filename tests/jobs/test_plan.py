@@ -87,7 +87,7 @@ def test_the_usual_length_is_cut_to_what_a_model_can_hold_and_an_asked_one_is_no
     assert contexts(plan("llama-2-7b")) == [640]
     assert contexts(plan("tiny")) == [512]
     assert contexts(plan("llama-2-7b", cases=CaseOptions((100, 200), (), (0, 50)))) == [100, 150, 200, 250]
-    with pytest.raises(UsageError, match="A context of 513 tokens is beyond the 512 that tiny can hold"):
+    with pytest.raises(UsageError, match="A context of 513 tokens exceeds the maximum of tiny, 512"):
         plan("tiny", cases=CaseOptions((512,), (1,)))
     with pytest.raises(UsageError, match="no tokens"):
         plan("tiny", cases=CaseOptions((), ()))

@@ -208,7 +208,7 @@ def test_fidelity_is_measured_on_a_text_of_ones_own(tmp_path: Path) -> None:
         ({"storage": AllocationOptions("int3")}, "no scheme called 'int3'"),
         ({"storage": AllocationOptions("int4", 0)}, "--groupsize 0: int4 has groups of 32"),
         ({"storage": AllocationOptions("plain")}, "quantises nothing"),
-        ({"rounding": "up"}, "no rounding called 'up'"),
+        ({"rounding": "up"}, "no quantizer called 'up'"),
         ({"fidelity_text": Path("/no/such/file")}, "cannot be read"),
         ({"runtime": RuntimeConfig(threads=0)}, "--threads"),
     ],

@@ -260,8 +260,12 @@ def test_tasks_are_learned_from_by_their_training_documents(tmp_path: Path, monk
     ("task", "error", "message"),
     [
         (None, UsageError, "lm_eval has no task called 'wikitext'"),
-        (Task(has_training=False), UsageError, "wikitext has but the documents that it is judged on"),
-        (Task(error=ConnectionError("no route")), NetworkError, "the data of wikitext cannot be had: ConnectionError"),
+        (Task(has_training=False), UsageError, "wikitext has only test documents"),
+        (
+            Task(error=ConnectionError("no route")),
+            NetworkError,
+            "the data of wikitext could not be downloaded: ConnectionError",
+        ),
     ],
 )
 def test_tasks_that_cannot_be_had_are_named(

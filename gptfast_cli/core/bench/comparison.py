@@ -137,7 +137,7 @@ def read_record(options: ComparisonOptions) -> OlderRecord:
     except CorruptError as error:
         raise CorruptError(error.message, _HOW_TO_RECORD) from error
     if not rows:
-        raise CorruptError(f"{path.name}: holds no rows of bench.", _HOW_TO_RECORD)
+        raise CorruptError(f"{path.name}: contains no bench results.", _HOW_TO_RECORD)
     return OlderRecord(options, tuple(rows))
 
 
@@ -160,7 +160,7 @@ def _rows(part: Fields) -> Iterator[OlderRow]:
         case schema if schema == ROW_SCHEMA:
             yield _row(part, part)
         case schema:
-            raise CorruptError(f"{part.where}: is not a record of bench (schema {schema!r}).")
+            raise CorruptError(f"{part.where}: is not a bench record (schema {schema!r}).")
 
 
 def _row(row: Fields, record: Fields) -> OlderRow:

@@ -98,5 +98,6 @@ def _check(path: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(
-            f"--profile cannot write to {str(path)!r}: {error.strerror or error}.", "Name a file in a folder of yours."
+            f"--profile cannot write to {str(path)!r}: {error.strerror or error}.",
+            "Choose a file in a writable folder.",
         ) from error

@@ -84,7 +84,9 @@ class Partial:
         try:
             self.path.replace(final)
         except IsADirectoryError as error:
-            raise CorruptError(f"{final}: is a folder, where a file belongs.", "Remove it first.") from error
+            raise CorruptError(
+                f"{final}: a folder exists where the file should be written.", "Remove it first."
+            ) from error
         self._note.unlink(missing_ok=True)
 
     def discard(self) -> None:
@@ -182,14 +184,14 @@ class _Fetch:
             n_bytes = self._once()
         except WrongBytesError as error:
             self._partial.discard()
-            self._watch.note(f"{self._remote.name}: {error}; fetching it anew.")
+            self._watch.note(f"{self._remote.name}: {error}; downloading it again.")
             try:
                 n_bytes = self._once()
             except WrongBytesError as again:
                 self._partial.discard()
                 raise CorruptError(
                     f"{self._remote.name}: {again}, twice.",
-                    "The server sends another file than it lists: try again later, or another version.",
+                    "The server's files do not match its listing: try again later, or choose another revision.",
                 ) from again
         self._partial.publish(self._place.final)
         algorithm = self._remote.checksum.algorithm if self._remote.checksum else None
@@ -219,7 +221,7 @@ class _Fetch:
                 if seconds is None:
                     raise given_up(self._remote.name, fault) from None  # the cause may contain a secret
                 if seconds >= 1:
-                    self._watch.note(f"{self._remote.name}: {fault.reason}; again in {seconds:.0f} s.")
+                    self._watch.note(f"{self._remote.name}: {fault.reason}; retrying in {seconds:.0f} s.")
                 self._watch.pause(seconds)
 
     def _receive_once(self, intake: "_Intake") -> None:
@@ -228,7 +230,7 @@ class _Fetch:
             changed = self._partial.validator != body.validator and self._partial.validator is not None
             if body.start not in (0, intake.n_bytes) or (changed and body.start):
                 self._begin_anew(intake, None)
-                raise TransientError("the server sent another part than it was asked for")
+                raise TransientError("the server sent a different byte range than requested")
             if body.start != intake.n_bytes or intake.n_bytes == 0:
                 self._begin_anew(intake, body.validator)
             for chunk in body.chunks():
@@ -240,7 +242,7 @@ class _Fetch:
     def _check_size(self, body: Body) -> None:
         sent, listed = body.size, self._remote.size
         if sent is not None and sent != listed:
-            raise WrongBytesError(f"the server sends {sent:,} bytes, and lists {listed:,}")
+            raise WrongBytesError(f"the server sends {sent:,} bytes, but lists {listed:,}")
 
     def _begin_anew(self, intake: "_Intake", validator: str | None) -> None:
         intake.clear()
@@ -280,7 +282,7 @@ class _Intake:
         """Raise WrongBytesError if the checksum differs from the listed one."""
         checksum = self._remote.checksum
         if checksum and self._digest and not checksum.is_of(self._digest):
-            raise WrongBytesError(f"its bytes are damaged (their {checksum.algorithm} differs)")
+            raise WrongBytesError(f"checksum mismatch ({checksum.algorithm})")
 
     def _new_digest(self) -> Digest | None:
         checksum = self._remote.checksum

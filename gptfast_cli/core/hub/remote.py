@@ -131,7 +131,7 @@ def with_retries(what: str, retry_policy: RetryPolicy, call: Callable[[], T]) ->
             if seconds is None:
                 raise given_up(what, fault) from None
             if seconds >= 1:
-                yield Note(f"{what}: {fault.reason}; again in {seconds:.0f} s.")
+                yield Note(f"{what}: {fault.reason}; retrying in {seconds:.0f} s.")
             time.sleep(seconds)
 
 
@@ -164,5 +164,5 @@ def read_small(file: RemoteFile) -> bytes:
         digest = file.checksum.begin(len(content))
         digest.update(content)
         if not file.checksum.is_of(digest):
-            raise CorruptError(f"{file.name}: arrived damaged (its {file.checksum.algorithm} differs).", "Try again.")
+            raise CorruptError(f"{file.name}: checksum mismatch ({file.checksum.algorithm}).", "Try again.")
     return content

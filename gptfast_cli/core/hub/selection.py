@@ -21,8 +21,8 @@ def check_file_name(name: str, source: str) -> None:
     reason = _reason(name)
     if reason is not None:
         raise CorruptError(
-            f"{source}: holds a file whose name is not safe: {reason}.\n{_shown(name)}",
-            "Nothing was written. Leave it out with --exclude, or tell the owner.",
+            f"{source}: contains a file with an unsafe name: {reason}.\n{_shown(name)}",
+            "Nothing was written. Leave it out with --exclude, or report it to the owner.",
         )
 
 
@@ -37,9 +37,9 @@ def _reason(name: str) -> str | None:
     reasons = {
         "it is an absolute path": name.startswith(("/", "\\")) or _DRIVE.match(name),
         "it leads out of the folder": ".." in parts,
-        "it is no plain path": "\\" in name or any(part in ("", ".") for part in parts),
+        "it is not a plain relative path": "\\" in name or any(part in ("", ".") for part in parts),
         "Windows reserves it for a device": any(_WINDOWS_DEVICE.fullmatch(part) for part in parts),
-        "it has characters that not every system takes": any(
+        "it has characters that some operating systems do not allow": any(
             not char.isprintable() or char in _NOT_IN_WINDOWS for char in name
         )
         or any(part.endswith((".", " ")) for part in parts),

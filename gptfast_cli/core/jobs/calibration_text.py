@@ -35,14 +35,14 @@ def documents_of_tasks(names: Sequence[str]) -> list[str]:
         ) from error
     manager = TaskManager()
     if unknown := [name for name in names if name not in manager.all_tasks]:
-        raise UsageError(f"--calibration-tasks: lm_eval has no task called {unknown[0]!r}.", "Such as wikitext.")
+        raise UsageError(f"--calibration-tasks: lm_eval has no task called {unknown[0]!r}.", "For example: wikitext.")
     try:
         tasks = [(name, task) for name in names for task in _tasks(manager.load_task_or_group(name))]
         return [text for name, task in tasks for text in _texts(name, task)]
     except OSError as error:  # what datasets and huggingface_hub raise without a network is one
         raise NetworkError(
-            f"--calibration-tasks: the data of {', '.join(names)} cannot be had: {type(error).__name__}.",
-            "Try again with a network, or give a text file with --calibration FILE.",
+            f"--calibration-tasks: the data of {', '.join(names)} could not be downloaded: {type(error).__name__}.",
+            "Check the network, or use a text file: --calibration FILE.",
         ) from error
 
 
@@ -61,9 +61,7 @@ def _texts(name: str, task: Any) -> Iterator[str]:  # noqa: ANN401  (lm_eval has
     elif task.has_validation_docs() and task.has_test_docs():
         documents = task.validation_docs()
     else:
-        raise UsageError(
-            f"--calibration-tasks: {name} has but the documents that it is judged on.", "Take another task: wikitext."
-        )
+        raise UsageError(f"--calibration-tasks: {name} has only test documents.", "Use another task, such as wikitext.")
     for document in islice(documents, _MOST):
         parts = (task.doc_to_text(document), task.doc_to_target(document))
         yield " ".join(part for part in parts if isinstance(part, str) and part)
@@ -110,9 +108,11 @@ class CalibrationOptions:
             ("--blocksize", self.block_size, 1),
         ):
             if value is not None and value < least:
-                raise UsageError(f"{option} {value}: it must be {least} or more.", "Leave it out for the usual value.")
+                raise UsageError(f"{option} {value}: it must be {least} or more.", "Leave it out for the default.")
         if self.damping is not None and not 0 < self.damping <= 1:
-            raise UsageError(f"--percdamp {self.damping:g}: it must be above 0 and at most 1.", "Leave it out for .01.")
+            raise UsageError(
+                f"--percdamp {self.damping:g}: it must be above 0 and at most 1.", "Leave it out for the default, 0.01."
+            )
 
 
 @dataclass(frozen=True, slots=True)

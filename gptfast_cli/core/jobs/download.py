@@ -159,7 +159,7 @@ def _download(origin: Origin, request: DownloadRequest) -> Job[Downloaded]:
             layout.publish(file)
     name = origin.name if layout.finish() else origin.pinned_name
     if name != origin.name:
-        yield Note(f"The cache cannot keep {origin.name} under this name; it is {name}")
+        yield Note(f"The cache cannot store {origin.name} under this revision name; its name is {name}")
     is_current = yield from _make_current(layout.root, name, request)
     by_place = {layout.place(file).final: fetched[file.name] for file in to_fetch}
     return replace(
@@ -185,10 +185,10 @@ def _missing(files: Sequence[RemoteFile], layout: Layout, *, checks: bool) -> Jo
 
 def _bucket_path(request: DownloadRequest) -> BucketPath:
     if request.revision is not None:
-        raise UsageError(f"{request.source}: what is in S3 has no revisions.", "Leave out --revision.")
+        raise UsageError(f"{request.source}: an S3 source has no revisions.", "Leave out --revision.")
     path = parse_bucket_path(request.source)
     if path is None:
-        raise UsageError(f"{request.source!r} is no name of a folder in S3.", "Write s3://bucket/prefix.")
+        raise UsageError(f"{request.source!r} is not a valid S3 path.", "Write s3://bucket/prefix.")
     return path
 
 
@@ -197,28 +197,28 @@ def _repo_name(request: DownloadRequest) -> RepoName:
     name = parse_repo(source)
     if name is None:
         raise UsageError(
-            f"{source!r} is no name of a repository.", "Write org/name, org/name@revision or s3://bucket/prefix."
+            f"{source!r} is not a valid repository name.", "Write org/name, org/name@revision or s3://bucket/prefix."
         )
     if request.revision is None:
         return name
     if name.revision not in (None, request.revision):
-        raise UsageError(f"{source} and --revision {request.revision} are two revisions.", "Name one of them.")
+        raise UsageError(f"{source} and --revision {request.revision} name two revisions.", "Name one of them.")
     given = parse_repo(f"{name.repo}@{request.revision}")
     if given is None:
-        raise UsageError(f"{request.revision!r} is no name of a revision.", "Name a branch, a tag or a commit.")
+        raise UsageError(f"{request.revision!r} is not a valid revision name.", "Name a branch, a tag or a commit.")
     return given
 
 
 def _offline(name: RepoName, request: DownloadRequest) -> Job[Downloaded]:
     if request.terms.force:
         raise UsageError(
-            "--force asks the Hub for the hash of each file, and HF_HUB_OFFLINE forbids to ask.",
+            "--force asks the Hub for the hash of each file, but HF_HUB_OFFLINE is set.",
             f"Go online: HF_HUB_OFFLINE=0 gptfast download {shlex.quote(str(name))} --force",
         )
     snapshot = find_snapshot(request.settings.hf_cache, str(name))
     if snapshot is None or request.local_dir is not None:
         raise NotFoundError(
-            f"{name}: is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch it.",
+            f"{name}: is not in the Hugging Face cache, and HF_HUB_OFFLINE is set.",
             f"Go online: HF_HUB_OFFLINE=0 gptfast download {shlex.quote(str(name))}",
         )
     paths = [path for path in sorted(snapshot.path.rglob("*")) if path.is_file()]
@@ -252,7 +252,7 @@ def _chosen(origin: Origin, request: DownloadRequest) -> list[str]:
     if not chosen:
         shown = ", ".join(sorted(names)[:5]) or "nothing"
         raise NotFoundError(
-            f"{origin.name}: holds no file that was asked for.", f"It holds {shown}; choose with --include PATTERN."
+            f"{origin.name}: contains no matching files.", f"It contains {shown}; select files with --include PATTERN."
         )
     return chosen
 
@@ -265,8 +265,8 @@ def _check_space(layout: Layout, missing: Sequence[RemoteFile], free_bytes: int)
     needed = _to_fetch(layout, missing)
     if missing and needed + _SLACK_BYTES > free_bytes:
         raise DiskFullError(
-            f"{size(needed)} are to be fetched to {layout.root}, and {size(free_bytes)} are free.",
-            "Free some space, or name another disk with --local-dir or HF_HOME.",
+            f"The download to {layout.root} needs {size(needed)}, and {size(free_bytes)} are free.",
+            "Free some space, or choose another disk with --local-dir or HF_HOME.",
         )
 
 
@@ -290,7 +290,7 @@ def _memory(origin: Origin) -> Job[MemoryNeed | None]:
         fields = parse_fields(text, _CONFIG_FILE)
         return memory_need(family_of(fields).config(fields.values))
     except GptFastError as error:
-        yield Note(f"gptfast could not run it: {error.message}")
+        yield Note(f"gptfast cannot run this model: {error.message}")
         return None
 
 
@@ -306,9 +306,7 @@ def _summary(
 ) -> str:
     at = f"{origin.name} at {origin.version[:8]}" if origin.version else origin.name
     if not missing:
-        return f"{at}: its {len(files)} files are there already" + (
-            ", with the hashes that are listed" if checks else ""
-        )
+        return f"{at}: all {len(files)} files exist already" + (", with matching hashes" if checks else "")
     return f"{at}: {len(missing)} of {len(files)} files to fetch, {size(n_bytes)}"
 
 
@@ -317,7 +315,7 @@ def _make_current(folder: Path, name: str, request: DownloadRequest) -> Job[bool
     try:
         open_checkpoint(folder)
     except GptFastError as error:
-        yield Note(f"It is here, and does not run as it is: {error.message}")
+        yield Note(f"The model cannot run as it is: {error.message}")
         return False
     return (yield from make_current(request.settings.home, folder if request.local_dir is not None else name))
 

@@ -17,6 +17,7 @@ from gptfast_cli.core.batch.output import (
     refusal,
     tokens_of,
 )
+from gptfast_cli.core.batch.replicas import ReplicaPart, Replicas, answered
 from gptfast_cli.core.batch.rows import BadRow, Row, model_identity, read_rows, row_identity
 from gptfast_cli.core.batch.runner import BatchContext, BatchRunner
 from gptfast_cli.core.bench.throughput import Metrics, SpeculationReport, speculation_report
@@ -36,7 +37,6 @@ from gptfast_cli.core.events import (
     Progress,
     Record,
 )
-from gptfast_cli.core.jobs.replicas import ReplicaPart, Replicas, answered
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.tokenizers import Tokenizer
 

@@ -57,7 +57,7 @@ class Goal:
         """Raise UsageError for values out of range."""
         for option, value in (("--target-size", self.n_bytes), ("--target-kld", self.kld)):
             if value is not None and not value > 0:
-                raise UsageError(f"{option} must be above 0.", "Such as --target-size 3.5, or --target-kld 0.01.")
+                raise UsageError(f"{option} must be above 0.", "For example: --target-size 3.5, or --target-kld 0.01.")
 
 
 @dataclass(frozen=True, slots=True)

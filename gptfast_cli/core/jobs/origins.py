@@ -110,7 +110,7 @@ class HubOrigin:
             ours, self.layout, n_workers=self.terms.n_workers, retry_policy=self.terms.retry_policy
         )
         for name in (file.name for file in files if file.name in for_library):
-            yield Note(f"{name}: is kept in Xet storage; huggingface_hub fetches it")
+            yield Note(f"{name}: is in Xet storage; huggingface_hub downloads it")
             file = for_library[name]
             path = file.fetch_by_library(
                 hf_cache=self.settings.hf_cache, local_dir=self.local_dir, force=self.terms.force
@@ -169,7 +169,7 @@ def s3_origin(path: BucketPath, settings: Settings, local_dir: Path | None, term
     Raises UsageError without boto3, NotFoundError, NotAuthorisedError, NetworkError.
     """
     if find_spec("boto3") is None:
-        raise UsageError(f"{path}: S3 takes boto3.", "Install it: pip install 'boto3[crt]'")
+        raise UsageError(f"{path}: S3 downloads need boto3.", "Install it: pip install 'boto3[crt]'")
     from gptfast_cli.core.hub.sources import s3  # noqa: PLC0415  # boto3 is an extra
 
     # credentials may come from the network: instance metadata, single sign-on, an assumed role

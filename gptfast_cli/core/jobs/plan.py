@@ -121,7 +121,7 @@ def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[B
     contexts = _contexts(request.cases, model)
     portions = [portion(model.outline, tp) for tp in request.tps]
     storages, n_params = model.outline.storages, count_params(model.outline.config)
-    yield Note(f"Model: {model.name}, {count(n_params)} parameters, {model.scheme}; nothing of it is loaded")
+    yield Note(f"Model: {model.name}, {count(n_params)} parameters, {model.scheme}; weights are not loaded")
     hardware = _described(request.hardware) if here is None else _this_machine(request.hardware, here, instruments)
     efficiency = _efficiency(request.efficiency, here)
     return BenchPlan(
@@ -154,7 +154,7 @@ def _check_ranges(request: PlanRequest) -> None:
     if hardware.link_latency is not None and not 0 <= hardware.link_latency < math.inf:
         raise UsageError(f"--link-latency must be 0 or more microseconds, not {hardware.link_latency:g}.")
     if request.efficiency is not None and request.efficiency > 1:
-        raise UsageError(f"--efficiency is a share from 0 to 1, not {request.efficiency:g}.", "Such as 0.8")
+        raise UsageError(f"--efficiency is a share from 0 to 1, not {request.efficiency:g}.", "For example: 0.8")
 
 
 def _check_positive(values: Mapping[str, float | None]) -> None:
@@ -211,10 +211,12 @@ def _contexts(cases: CaseOptions, model: _Named) -> tuple[int, ...]:
     if (usual.depths, usual.prompt_lens, usual.gen_lens) == (cases.depths, cases.prompt_lens, cases.gen_lens):
         return (min(contexts[0], longest),)
     if not contexts[0]:
-        raise UsageError("A context of no tokens has nothing to plan.", "Give --prompt-len or --gen-len a length.")
+        raise UsageError(
+            "The context has no tokens: there is nothing to plan.", "Give --prompt-len or --gen-len a length."
+        )
     if contexts[-1] > longest:
         raise UsageError(
-            f"A context of {contexts[-1]} tokens is beyond the {longest} that {model.name} can hold.",
+            f"A context of {contexts[-1]} tokens exceeds the maximum of {model.name}, {longest}.",
             "Take a smaller --depth, --prompt-len or --gen-len.",
         )
     return tuple(contexts)

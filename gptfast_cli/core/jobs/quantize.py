@@ -207,7 +207,7 @@ def _read_texts(
     """The calibration texts for a calibrated quantizer or a goal; None if neither is requested."""
     if request.rounding not in quantizers:
         raise UsageError(
-            f"--rounding: there is no rounding called {request.rounding!r}.", f"Roundings: {', '.join(quantizers)}."
+            f"--rounding: there is no quantizer called {request.rounding!r}.", f"Quantizers: {', '.join(quantizers)}."
         )
     if not _is_calibrated(request) and request.goal is None:
         if request.calibration != CalibrationOptions():

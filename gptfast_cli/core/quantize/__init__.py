@@ -24,7 +24,7 @@ def read_mode(mode: str, rounding: str | None) -> tuple[str, str]:
     if not scheme or named not in quantizer_names():
         return mode, rounding or NEAREST
     if rounding not in (None, named):
-        raise UsageError(f"--mode {mode} and --rounding {rounding} are two roundings.", "Name one of them.")
+        raise UsageError(f"--mode {mode} and --rounding {rounding} name two quantizers.", "Name one of them.")
     return scheme, named
 
 

@@ -84,9 +84,7 @@ class Asked:
         """Raise NotAuthorisedError for a token that cannot be sent; a library's own complaint would show it."""
         token = get_token()
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-            raise NotAuthorisedError(
-                "The token for the Hub has characters that no token has.", f"Log in anew: {_LOG_IN}"
-            )
+            raise NotAuthorisedError("The Hugging Face token contains invalid characters.", f"Log in again: {_LOG_IN}")
 
 
 def explained(error: HfHubHTTPError, asked: Asked, what: str) -> GptFastError | TransientError:
@@ -101,23 +99,25 @@ def explained(error: HfHubHTTPError, asked: Asked, what: str) -> GptFastError | 
         return _not_allowed(asked, status, what)
     if status in (404, 410):
         return _not_found(asked, what, no_revision=isinstance(error, RevisionNotFoundError))
-    return NetworkError(f"{what}: the server answers {status}.", "Try again later.")
+    return NetworkError(f"{what}: the server returned HTTP {status}.", "Try again later.")
 
 
 def fault_of(error: Exception, asked: Asked) -> TransientError | GptFastError:
     """An error of the HTTP library in a few words."""
     kind = type(error).__name__
     if kind in ("UnsupportedProtocol", "LocalProtocolError", "TooManyRedirects"):
-        return NetworkError(f"{asked.endpoint}: cannot be asked ({kind}).", "Check HF_ENDPOINT and the proxy settings.")
+        return NetworkError(
+            f"{asked.endpoint}: the request failed ({kind}).", "Check HF_ENDPOINT and the proxy settings."
+        )
     if kind.endswith("Timeout"):
         is_there = kind == "ReadTimeout"
         return (
-            TransientError("the server has fallen silent")
+            TransientError("the server stopped responding")
             if is_there
-            else UnreachableError("the server does not answer", _ADDRESS)
+            else UnreachableError("the server does not respond", _ADDRESS)
         )
     if kind in ("RemoteProtocolError", "ReadError", "DecodingError"):
-        return TransientError("the connection broke off")
+        return TransientError("the connection was lost")
     if kind == "ConnectError":
         return UnreachableError(f"no connection ({str(error) or 'refused'})", _ADDRESS)
     return TransientError(f"the request failed ({kind})")
@@ -126,24 +126,24 @@ def fault_of(error: Exception, asked: Asked) -> TransientError | GptFastError:
 def _gated(asked: Asked) -> NotAuthorisedError:
     if get_token() is None:
         return NotAuthorisedError(
-            f"{asked.repo}: is gated: its owner gives access on request, and you are not logged in.",
-            f"Ask for access on {asked.page}\nThen log in: {_LOG_IN}",
+            f"{asked.repo}: is a gated repository, and you are not logged in.",
+            f"Request access on {asked.page}\nThen log in: {_LOG_IN}",
         )
     return NotAuthorisedError(
-        f"{asked.repo}: is gated, and this account has no access, or its token may not use it.",
-        f"Ask for access on {asked.page}\nWith access, log in with a token that may read gated repositories: {_LOG_IN}",
+        f"{asked.repo}: is a gated repository: this account has no access, or its token lacks the permission.",
+        f"Request access on {asked.page}\nWith access, log in with a token that may read gated repositories: {_LOG_IN}",
     )
 
 
 def _not_allowed(asked: Asked, status: int, what: str) -> NotAuthorisedError:
     if status == 403:
         return NotAuthorisedError(
-            f"{what}: the Hub does not allow it to this account (403).", f"See {asked.page}, or log in: {_LOG_IN}"
+            f"{what}: access denied for this account (403).", f"See {asked.page}, or log in: {_LOG_IN}"
         )
     if get_token() is not None:
-        return NotAuthorisedError(f"{asked.repo}: the Hub does not accept this token.", f"Log in anew: {_LOG_IN}")
+        return NotAuthorisedError(f"{asked.repo}: the Hub rejected the token.", f"Log in again: {_LOG_IN}")
     return NotAuthorisedError(
-        f"{asked.repo}: the Hub shows it to nobody who is not logged in: it is private, or there is none.",
+        f"{asked.repo}: is private or does not exist: the Hub requires a login.",
         f"Check the name, or log in: {_LOG_IN}",
     )
 
@@ -151,18 +151,18 @@ def _not_allowed(asked: Asked, status: int, what: str) -> NotAuthorisedError:
 def _not_found(asked: Asked, what: str, *, no_revision: bool) -> NotFoundError:
     if no_revision:
         return NotFoundError(
-            f"{asked.repo}: has no revision {asked.revision}.", f"See which there are: {asked.page}/tree/main"
+            f"{asked.repo}: has no revision {asked.revision}.", f"Available revisions: {asked.page}/tree/main"
         )
     if what == asked.repo:
         return NotFoundError(
-            f"{asked.repo}: the Hub has no model of this name, or shows it to its members only.",
-            f"Check the name; for a private one log in: {_LOG_IN}",
+            f"{asked.repo}: not found on the Hub, or private.",
+            f"Check the name; for a private repository log in: {_LOG_IN}",
         )
-    return NotFoundError(f"{what}: is gone from {asked.repo}.", f"See what it holds: {asked.page}/tree/main")
+    return NotFoundError(f"{what}: no longer exists in {asked.repo}.", f"See its files: {asked.page}/tree/main")
 
 
 def _busy(status: int) -> str:
-    return "the server asks for patience (429)" if status == 429 else f"the server has a fault ({status})"
+    return "rate-limited by the server (429)" if status == 429 else f"server error ({status})"
 
 
 def _asked_wait(retry_after: str | None, rate_limit: str | None) -> float | None:
@@ -207,7 +207,7 @@ class HubFile:
                 get_session().stream("GET", url, headers=headers, timeout=_timeout(), follow_redirects=True)
             )
             if response.status_code == 416:  # our beginning is longer than what is there
-                raise WrongBytesError("the server has fewer bytes than it lists")
+                raise WrongBytesError("the file on the server is shorter than listed")
             hf_raise_for_status(response)
             yield _HttpBody(response, partial(_faults_named, self.asked, self.name))
 
@@ -217,7 +217,7 @@ class HubFile:
         force: also where the library would say that it is here
         """
         line = shlex.join(["hf", "download", self.asked.repo, self.name, "--revision", self.commit])
-        hint = f"Try again, or see what it says itself: {line}"
+        hint = f"Try again, or run it directly to see its message: {line}"
         quiet = are_progress_bars_disabled()
         disable_progress_bars()
         try:
@@ -236,9 +236,9 @@ class HubFile:
         except OSError as error:
             if error.errno is not None:  # the system's, not the library's
                 raise
-            raise NetworkError(f"{self.name}: huggingface_hub could not fetch it.", hint) from None
+            raise NetworkError(f"{self.name}: huggingface_hub could not download it.", hint) from None
         except RuntimeError:  # hf_xet's
-            raise NetworkError(f"{self.name}: the Xet storage did not give it.", hint) from None
+            raise NetworkError(f"{self.name}: the download from Xet storage failed.", hint) from None
         finally:
             if not quiet:
                 enable_progress_bars()
@@ -255,7 +255,7 @@ class Listing:
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids every request."""
+    """Whether HF_HUB_OFFLINE is set, which blocks all requests."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
@@ -312,7 +312,7 @@ def _file(asked: Asked, commit: str, entry: RepoFile) -> HubFile:
 
 def _no_hub(asked: Asked) -> CorruptError:
     return CorruptError(
-        f"{asked.endpoint}: does not answer as a Hugging Face Hub does.", "Check HF_ENDPOINT, proxy and firewall."
+        f"{asked.endpoint}: does not respond like a Hugging Face Hub.", "Check HF_ENDPOINT, proxy and firewall."
     )
 
 
@@ -322,7 +322,7 @@ def _answered(asked: Asked, call: Callable[[], T]) -> T:
         with _faults_named(asked, asked.repo):
             return call()
     except HFValidationError:
-        raise UsageError(f"{asked.repo!r} is no name of a repository.", "Write org/name.") from None
+        raise UsageError(f"{asked.repo!r} is not a valid repository name.", "Write org/name.") from None
     except (KeyError, TypeError, ValueError):  # an answer of another form
         raise _no_hub(asked) from None
 
@@ -341,7 +341,7 @@ def _faults_named(asked: Asked, what: str) -> Iterator[None]:
         raise fault_of(error, asked) from None
     except OfflineModeIsEnabled:
         raise NetworkError(
-            "HF_HUB_OFFLINE forbids every request.", "Unset HF_HUB_OFFLINE, and give the command again."
+            "HF_HUB_OFFLINE is set, which blocks all requests.", "Unset HF_HUB_OFFLINE and run the command again."
         ) from None
 
 
@@ -381,7 +381,7 @@ def _extent(response: _Response) -> tuple[int, int | None]:
     if response.status_code == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         if match is None:
-            raise TransientError("the server sent a part without saying which")
+            raise TransientError("the server sent a partial response without a Content-Range")
         return int(match[1]), None if match[2] == "*" else int(match[2])
     length = response.headers.get("content-length", "")
     is_plain = response.headers.get("content-encoding", "identity") == "identity"

@@ -46,7 +46,7 @@ from gptfast_cli.core.errors import (
 from gptfast_cli.core.hub.remote import Body, TransientError, UnreachableError, WrongBytesError
 
 _ADDRESS: Final = "AWS_ENDPOINT_URL"
-_SIGN_IN: Final = "Set AWS_PROFILE, or see who you are there: aws sts get-caller-identity"
+_SIGN_IN: Final = "Set AWS_PROFILE, or check which identity is in use: aws sts get-caller-identity"
 
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _UNREACHABLE: Final = (
@@ -99,7 +99,7 @@ def faults_named(where: str) -> Iterator[None]:
 def mistaken_settings() -> UsageError:
     """The error for a profile, a region, a mode or an address that there is not."""
     return UsageError(
-        "The settings for AWS name what there is not.",
+        "The AWS settings name a profile, region, mode or endpoint that does not exist.",
         f"Check AWS_PROFILE, AWS_DEFAULT_REGION, AWS_RETRY_MODE, AWS_DEFAULTS_MODE, {_ADDRESS} and ~/.aws/config.",
     )
 
@@ -109,13 +109,13 @@ def _fault_of(error: Exception, where: str) -> TransientError | GptFastError:
     if isinstance(error, _UNREACHABLE):
         return UnreachableError("no connection", _ADDRESS)
     if isinstance(error, aws.ReadTimeoutError):
-        return TransientError("the server has fallen silent")
+        return TransientError("the server stopped responding")
     if isinstance(error, _BROKEN_OFF):
-        return TransientError("the connection broke off")
+        return TransientError("the connection was lost")
     if isinstance(error, _MISTAKEN):
         return mistaken_settings()
     # what is left is about credentials: logins that have expired, helpers that fail
-    return NotAuthorisedError(f"{where}: the credentials for AWS cannot be used.", _SIGN_IN)
+    return NotAuthorisedError(f"{where}: the AWS credentials cannot be used.", _SIGN_IN)
 
 
 def _explained(error: aws.ClientError, where: str) -> TransientError | WrongBytesError | GptFastError:
@@ -125,38 +125,38 @@ def _explained(error: aws.ClientError, where: str) -> TransientError | WrongByte
     if status in _PASSING:
         return TransientError(_busy(status), wait_seconds=_asked_wait(error))
     if status == 416:  # our beginning is longer than what is there
-        return WrongBytesError("the server has fewer bytes than it lists")
+        return WrongBytesError("the file on the server is shorter than listed")
     if status == 412:
-        return NetworkError(f"{where}: was replaced while it was being fetched.", "Give the same command again.")
+        return NetworkError(f"{where}: was replaced during the download.", "Run the same command again.")
     if status == 404:
         return _not_found(code, where)
     if status in (401, 403) or code in _BAD_CREDENTIALS:
         return _not_allowed(code, where)
-    return NetworkError(f"{where}: the server answers {status}.", "Check AWS_DEFAULT_REGION, or try again later.")
+    return NetworkError(f"{where}: the server returned HTTP {status}.", "Check AWS_DEFAULT_REGION, or try again later.")
 
 
 def _not_allowed(code: str, where: str) -> GptFastError:
     if code == "InvalidObjectState":
         return NotFoundError(
-            f"{where}: is in an archive class of storage, and cannot be read before it is restored.",
+            f"{where}: is in an archive storage class, and must be restored before it can be read.",
             "Restore it: aws s3api restore-object",
         )
     if code in _BAD_CREDENTIALS:
-        return NotAuthorisedError(f"{where}: the credentials for AWS are not accepted ({code}).", _SIGN_IN)
+        return NotAuthorisedError(f"{where}: the AWS credentials were rejected ({code}).", _SIGN_IN)
     return NotAuthorisedError(
-        f"{where}: is not allowed to who you are there (403).",
-        f"{_SIGN_IN}\nIt takes s3:ListBucket for the bucket, and s3:GetObject for what is in it.",
+        f"{where}: access denied (403).",
+        f"{_SIGN_IN}\nRequired permissions: s3:ListBucket on the bucket, s3:GetObject on its objects.",
     )
 
 
 def _not_found(code: str, where: str) -> GptFastError:
     if code == "NoSuchBucket":
-        return NotFoundError(f"{where}: there is no such bucket.", f"Check its name and {_ADDRESS}.")
-    return NotFoundError(f"{where}: is gone.", "Give the same command again, and what is there is listed anew.")
+        return NotFoundError(f"{where}: the bucket does not exist.", f"Check its name and {_ADDRESS}.")
+    return NotFoundError(f"{where}: no longer exists.", "Run the same command again: it lists the files again.")
 
 
 def _busy(status: int) -> str:
-    return f"the server asks for patience ({status})" if status in (429, 503) else f"the server has a fault ({status})"
+    return f"rate-limited by the server ({status})" if status in (429, 503) else f"server error ({status})"
 
 
 def _asked_wait(error: aws.ClientError) -> float | None:
@@ -266,16 +266,16 @@ def list_bucket(bucket: Bucket) -> list[S3File]:
         pages = bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=bucket.prefix)
         entries = list(islice((entry for page in pages for entry in page.get("Contents", ())), _MOST_FILES + 1))
     if len(entries) > _MOST_FILES:
-        raise UsageError(f"{bucket}: has more than {_MOST_FILES:,} files there.", "Name the prefix of one model.")
+        raise UsageError(
+            f"{bucket}: has more than {_MOST_FILES:,} files under this prefix.", "Name the prefix of one model."
+        )
     files = [
         S3File(bucket, entry["Key"].removeprefix(bucket.prefix), entry["Size"], entry["ETag"])
         for entry in entries
         if not entry["Key"].endswith("/")  # which consoles make for folders
     ]
     if not files:
-        raise NotFoundError(
-            f"{bucket}: the bucket has nothing there.", f"See what it has: aws s3 ls s3://{bucket.name}/"
-        )
+        raise NotFoundError(f"{bucket}: no files under this prefix.", f"List the bucket: aws s3 ls s3://{bucket.name}/")
     return files
 
 

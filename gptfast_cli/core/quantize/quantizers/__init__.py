@@ -86,7 +86,7 @@ def check_finite(values: Tensor) -> None:
     low, high = values.aminmax()  # NaN propagates
     if not bool(low.isfinite() & high.isfinite()):
         raise CorruptError(
-            "A weight to be quantised holds NaN or infinite values.",
+            "A weight contains NaN or infinite values.",
             "The model is damaged: download it again, or report it to its authors.",
         )
 

@@ -134,7 +134,7 @@ def inverse_factor(moments: Tensor, order: Tensor, damping: float) -> Tensor:
                 return factor
         del factor  # before the next one is allocated
         damping *= 10
-    raise UnusableInputsError("the moments of its inputs cannot be inverted")
+    raise UnusableInputsError("the Hessian of its inputs cannot be inverted")
 
 
 def _reverse(matrix: Tensor) -> None:
