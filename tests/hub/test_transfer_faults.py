@@ -62,14 +62,14 @@ def test_what_passes_ends_in_the_whole_file(
         (WEIGHTS, "corrupt", (ExitCode.CORRUPT, "checksum mismatch (sha256), twice", "another revision")),
         ("config.json", "corrupt", (ExitCode.CORRUPT, "checksum mismatch (git-sha1), twice", "another revision")),
         (WEIGHTS, "short", (ExitCode.CORRUPT, "sends 299,999 bytes, but lists 300,000", "another revision")),
-        (WEIGHTS, "long", (ExitCode.CORRUPT, "sends 300,004 bytes", "another version")),
-        (WEIGHTS, "401", (ExitCode.NOT_AUTHORISED, "nobody who is not logged in", "hf auth login")),
+        (WEIGHTS, "long", (ExitCode.CORRUPT, "sends 300,004 bytes", "another revision")),
+        (WEIGHTS, "401", (ExitCode.NOT_AUTHORISED, "requires a login", "hf auth login")),
         (WEIGHTS, "403", (ExitCode.NOT_AUTHORISED, "access denied", "hf auth login")),
         (WEIGHTS, "403 X-Error-Code: GatedRepo", (ExitCode.NOT_AUTHORISED, "gated", "Request access on http://")),
         (WEIGHTS, "404 X-Error-Code: EntryNotFound", (ExitCode.NOT_FOUND, "no longer exists", "/tree/main")),
         (WEIGHTS, "429 Retry-After: 3000", (ExitCode.NETWORK, "rate-limited", "again in 3000 s")),
         (WEIGHTS, "500", (ExitCode.NETWORK, "server error (500)", "same command again")),
-        (WEIGHTS, "418", (ExitCode.NETWORK, "answers 418", "later")),
+        (WEIGHTS, "418", (ExitCode.NETWORK, "returned HTTP 418", "later")),
         ("listing", "500", (ExitCode.NETWORK, "server error (500)", "same command again")),
         ("listing", "429 Retry-After: 3000", (ExitCode.NETWORK, "rate-limited", "again in 3000 s")),
         ("listing", "403 X-Error-Code: GatedRepo", (ExitCode.NOT_AUTHORISED, "gated", "hf auth login")),
@@ -129,7 +129,7 @@ def test_a_gated_repository_says_how_to_ask_and_how_to_log_in(
     hub.add(REPO, FILES, gated=True)
     with pytest.raises(GptFastError, match=r"gated repository, and you are not logged in") as caught:
         download(hub, tmp_path)
-    assert f"Ask for access on {hub.url}/{REPO}\n" in caught.value.hint and "hf auth login" in caught.value.hint
+    assert f"Request access on {hub.url}/{REPO}\n" in caught.value.hint and "hf auth login" in caught.value.hint
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with pytest.raises(GptFastError, match="this account has no access"):
         download(hub, tmp_path)

@@ -264,7 +264,7 @@ class _Intake:
     def add(self, chunk: bytes) -> None:
         """Append bytes. Raises WrongBytesError if the file grows larger than listed."""
         if self.n_bytes + len(chunk) > self._remote.size:
-            raise WrongBytesError(f"the server sends more than the {self._remote.size:,} bytes that it lists")
+            raise WrongBytesError(f"the server sent more than the {self._remote.size:,} bytes that it lists")
         self._file.write(chunk)
         self._file.flush()  # survives a kill of this process
         if self._digest is not None:
