@@ -22,7 +22,7 @@ from gptfast_cli.render.chat import AnswerKeys, LineHistory, Lines, open_lines, 
 from gptfast_cli.render.failure import named, write_error
 from gptfast_cli.render.progress import progress_view, show
 from gptfast_cli.render.samples import SamplesView
-from gptfast_cli.render.terminal import printable, styled
+from gptfast_cli.render.terminal import DIM, printable, styled
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,6 @@ def _files(start: str) -> list[str]:
 _PROMPT, _CONTINUATION_PROMPT = "> ", ". "
 _CONTINUATION = "\\"
 _NO_SYSTEM = "-"
-_DIM = "2"
 
 
 def interact(request: ChatRequest, first_message: str | None, *, quiet: bool) -> None:
@@ -276,7 +275,7 @@ class Dialogue:
 
     def _note(self, line: str) -> None:
         if not self._quiet:
-            sys.stderr.write(styled(printable(line), _DIM, sys.stderr) + "\n")
+            sys.stderr.write(styled(printable(line), DIM, sys.stderr) + "\n")
             sys.stderr.flush()
 
 

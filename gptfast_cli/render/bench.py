@@ -24,23 +24,31 @@ from gptfast_cli.render.numbers import (
     machine_line,
     size,
 )
-from gptfast_cli.render.terminal import COLUMNS, GAP, Table, aligned, code, markdown_lines, printable, styled, wrapped
+from gptfast_cli.render.terminal import (
+    COLUMNS,
+    GAP,
+    Table,
+    aligned,
+    code,
+    markdown_lines,
+    printable,
+    wrapped,
+    write_dim,
+)
 
 _NUMBERS = ("tok/s", "± sd", "median", "GB/s", "MBU", "memory")
 _SCALING = ("test", "batch", "tp", "speedup", "least", "most", "of the ideal")
 _COMPARISON = ("test", "batch", "older", "now", "ratio", "95 % interval", "")
-_DIM = "2"
 
 
 def write_table(bench: Bench, stream: TextIO) -> None:
     """Write the table for a terminal; a row that failed has its error in place of numbers."""
-    for line in wrapped(_model_line(bench)):
-        stream.write(styled(line, _DIM, stream) + "\n")
+    write_dim(_model_line(bench), stream)
     for table in (list(_table(bench)), list(_scaling_table(bench)), list(_comparison_table(bench))):
         stream.write("\n" + "".join(f"{line}\n" for line in table) if table else "")
     stream.write("\n")
-    for line in (*wrapped(machine_line(bench.environment)), *wrapped(measurement_line(bench))):
-        stream.write(styled(line, _DIM, stream) + "\n")
+    write_dim(machine_line(bench.environment), stream)
+    write_dim(measurement_line(bench), stream)
     stream.flush()
 
 

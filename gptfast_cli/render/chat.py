@@ -19,7 +19,7 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Event
 from gptfast_cli.core.jobs.chat import Turn
 from gptfast_cli.render.numbers import duration, tokens_per_second
-from gptfast_cli.render.terminal import shows_escapes, styled
+from gptfast_cli.render.terminal import DIM, shows_escapes, styled
 
 if sys.platform != "win32":
     import termios
@@ -216,13 +216,10 @@ def open_lines(history: LineHistory, complete: Callable[[str], list[str]]) -> It
             yield lines
 
 
-_DIM = "2"
-
-
 def write_turn(turn: Turn, stream: TextIO) -> None:
     """Write the line, `42 tokens · 178 tok/s · TTFT 12.0 ms · context 310 of 2,048`, and what cut the answer short."""
     lines = [" \N{MIDDLE DOT} ".join(_parts(turn)), *_reasons(turn)]
-    stream.write("".join(styled(line, _DIM, stream) + "\n" for line in lines))
+    stream.write("".join(styled(line, DIM, stream) + "\n" for line in lines))
     stream.flush()
 
 

@@ -11,7 +11,7 @@ from gptfast_cli.core.evals.tasks.results import FailedQuestion, Metric, TaskRes
 from gptfast_cli.core.jobs.eval import Evaluation
 from gptfast_cli.render.json import Keys
 from gptfast_cli.render.numbers import count, machine_line, nats, share
-from gptfast_cli.render.terminal import Table, aligned, printable, styled, wrapped
+from gptfast_cli.render.terminal import Table, aligned, printable, wrapped, write_dim
 
 _DIVERGENCE_HEADINGS: Final = ("divergence", "value", "")
 
@@ -93,21 +93,20 @@ def _error(error: float | None) -> str:
     return "" if error is None else f"{error:,.4f}"
 
 
-_DIM: Final = "2"
 _SHOWN_FAILURES: Final = 5
 _HEADINGS: Final = ("task", "shots", "n", "metric", "value", "± stderr")
 
 
 def write_evaluation(evaluation: Evaluation, stream: TextIO) -> None:
     """Write it; a part that was interrupted says so."""
-    _write_dim(f"{evaluation.model}: {count(evaluation.n_params)} parameters, {evaluation.scheme}", stream)
+    write_dim(f"{evaluation.model}: {count(evaluation.n_params)} parameters, {evaluation.scheme}", stream)
     if evaluation.tasks is not None:
         _write_tasks(evaluation.tasks, stream)
     if evaluation.perplexity is not None:
         _write_perplexity(evaluation.perplexity, stream)
     if evaluation.comparison is not None:
         _write_comparison(evaluation.comparison, stream)
-    _write_dim(machine_line(evaluation.environment), stream)
+    write_dim(machine_line(evaluation.environment), stream)
     stream.flush()
 
 
@@ -119,7 +118,7 @@ def _write_tasks(tasks: TaskResults, stream: TextIO) -> None:
         stream.write("PARTIAL: interrupted, these are the questions that had been answered.\n")
     for line in _failures(tasks):
         stream.write(f"{printable(line)}\n")
-    _write_dim("; ".join(_about(tasks)), stream)
+    write_dim("; ".join(_about(tasks)), stream)
 
 
 def _failures(tasks: TaskResults) -> Iterator[str]:
@@ -137,7 +136,7 @@ def _write_perplexity(found: Perplexity, stream: TextIO) -> None:
     _write_table(perplexity_table(found), stream)
     if found.is_partial:
         stream.write("PARTIAL: interrupted, this is the perplexity of the windows that had been read.\n")
-    _write_dim("; ".join(perplexity_notes(found)), stream)
+    write_dim("; ".join(perplexity_notes(found)), stream)
 
 
 def _write_comparison(found: Compared, stream: TextIO) -> None:
@@ -145,7 +144,7 @@ def _write_comparison(found: Compared, stream: TextIO) -> None:
     if found.is_partial:
         stream.write("PARTIAL: interrupted, this is what both had read.\n")
     stream.write("".join(f"{line}\n" for line in wrapped(divergence_verdict(found))))
-    _write_dim(divergence_sides(found), stream)
+    write_dim(divergence_sides(found), stream)
 
 
 def _write_table(table: Table, stream: TextIO) -> None:
@@ -183,11 +182,6 @@ def _about(tasks: TaskResults) -> Iterator[str]:
     yield from tasks.notes
     if tasks.folder is not None:
         yield f"results and samples are in {tasks.folder}"
-
-
-def _write_dim(sentence: str, stream: TextIO) -> None:
-    for line in wrapped(sentence):
-        stream.write(styled(line, _DIM, stream) + "\n")
 
 
 KEYS: Final[Keys] = {

@@ -15,26 +15,24 @@ from gptfast_cli.render.numbers import (
     gigabytes_per_second,
     size,
 )
-from gptfast_cli.render.terminal import Table, aligned, styled, wrapped
+from gptfast_cli.render.terminal import Table, aligned, write_dim
 
 _CASE = ("tp", "batch", "context")
 _MEMORY = (*_CASE, "weights", "KV", "buffers", "headroom", "max context", "max batch")
 _SPEED = (*_CASE, "step", "reads", "kernels", "all-reduce", "tok/s", "each", "MBU")
-_DIM = "2"
 
 
 def write_table(plan: BenchPlan, stream: TextIO) -> None:
     """Write the tables of memory and of speed; all bytes are those of one device."""
     schemes = schemes_of(plan.scheme, plan.head_scheme)
     kept = "" if plan.kv_dtype == plan.dtype else f"; {plan.kv_dtype} keys and values"
-    for line in wrapped(f"{plan.model}: {count(plan.n_params)} parameters, {schemes}, {plan.dtype}{kept}"):
-        stream.write(styled(line, _DIM, stream) + "\n")
+    write_dim(f"{plan.model}: {count(plan.n_params)} parameters, {schemes}, {plan.dtype}{kept}", stream)
     for headings, cells in ((_MEMORY, _memory), (_SPEED, _speed)):
         rows = tuple((*_case(row), *cells(row)) for row in plan.rows)
         stream.write("\n" + "".join(f"{line}\n" for line in aligned(Table(headings, rows, ">" * len(headings)))))
     stream.write("\n")
-    for line in (line for sentence in _assumptions(plan) for line in wrapped(sentence)):
-        stream.write(styled(line, _DIM, stream) + "\n")
+    for sentence in _assumptions(plan):
+        write_dim(sentence, stream)
     stream.flush()
 
 

@@ -22,7 +22,7 @@ from gptfast_cli.core.events import (
     Prompt,
     TextChunk,
 )
-from gptfast_cli.render.terminal import printable, shows_escapes, styled
+from gptfast_cli.render.terminal import DIM, printable, shows_escapes, styled
 
 _TAB_COLUMNS = 8
 _FINISH_MOVE = " \b"
@@ -63,7 +63,6 @@ class Cursor:
                 self._column = self._column + width if fits else width
 
 
-_DIM = "2"
 _SHOWN_PROMPT_CHARACTERS = 600
 
 
@@ -126,7 +125,7 @@ class SamplesView:
         if self._prompt is not None and self._stream.isatty():
             shown = _tail(self._prompt.text) + ("" if self._prompt.continues else "\n")
             self._at_line_start = not self._prompt.continues
-            self._stream.write(styled(self._placed(printable(shown)), _DIM, self._stream))
+            self._stream.write(styled(self._placed(printable(shown)), DIM, self._stream))
 
     def _write(self, text: str) -> None:
         if text:
@@ -138,7 +137,7 @@ class SamplesView:
         return text if self._cursor is None else self._cursor.placed(text)
 
     def _write_line(self, line: str) -> None:
-        self._stream.write(styled(line, _DIM, self._stream) + "\n")
+        self._stream.write(styled(line, DIM, self._stream) + "\n")
 
     def _end_line(self) -> None:
         if not self._at_line_start:

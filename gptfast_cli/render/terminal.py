@@ -29,8 +29,11 @@ def printable(text: str) -> str:
     return text.translate(_VISIBLE)
 
 
+DIM: Final = "2"
+
+
 def styled(text: str, code: str, stream: TextIO) -> str:
-    """The text in an SGR style, such as "2" for dim, where the stream shows escapes."""
+    """The text in an SGR style, such as DIM, where the stream shows escapes."""
     return f"\x1b[{code}m{text}\x1b[0m" if shows_escapes(stream) else text
 
 
@@ -90,6 +93,12 @@ def wrapped(sentence: str, indent: str = "") -> list[str]:
     return textwrap.wrap(
         printable(sentence), COLUMNS, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
     )
+
+
+def write_dim(sentence: str, stream: TextIO) -> None:
+    """Write a sentence in wrapped, dim lines."""
+    for line in wrapped(sentence):
+        stream.write(styled(line, DIM, stream) + "\n")
 
 
 def folded(table: Table) -> Iterator[Table]:
@@ -153,7 +162,6 @@ def shows_blocks(stream: TextIO) -> bool:
     return True
 
 
-_DIM = "2"
 _LABEL_COLUMNS = 9
 _FIRST_COLUMNS = 15
 
@@ -164,7 +172,7 @@ def write_block(lines: Iterable[Sequence[str]], stream: TextIO) -> None:
     for label, *cells in lines:
         first, *others = [cell for cell in cells if cell] or [""]
         line = f"{label:<{_LABEL_COLUMNS}}{first:<{_FIRST_COLUMNS - 1}} " + "   ".join(others)
-        stream.write(styled(printable(line.rstrip()), _DIM, stream) + "\n")
+        stream.write(styled(printable(line.rstrip()), DIM, stream) + "\n")
     stream.flush()
 
 

@@ -35,6 +35,7 @@ from gptfast_cli.render.report.tree import (
     Words,
 )
 from gptfast_cli.render.terminal import (
+    DIM,
     aligned,
     bar,
     code,
@@ -46,9 +47,10 @@ from gptfast_cli.render.terminal import (
     shows_blocks,
     styled,
     wrapped,
+    write_dim,
 )
 
-_BOLD, _DIM = "1", "2"
+_BOLD: Final = "1"
 _TERMINAL_NAME, _MARKDOWN_NAME = 24, 40  # characters of a draft's name in a table
 _BAR_COLUMNS: Final = 8
 _BEST_OR_LOSS: Final = re.compile(r"[\d.]+\*|\([\d.]+\)\*?")
@@ -155,8 +157,8 @@ def write_text(report: DraftReport, stream: TextIO) -> None:
     for title, blocks in _titled(report, style):
         stream.write("".join(f"{line}\n" for line in ("", *_terminal_lines(title, blocks, stream))))
     stream.write("\n")
-    for line in (*wrapped(machine_line(report.environment)), *wrapped(_measurement_line(report))):
-        stream.write(styled(line, _DIM, stream) + "\n")
+    write_dim(machine_line(report.environment), stream)
+    write_dim(_measurement_line(report), stream)
     stream.flush()
 
 
@@ -223,7 +225,7 @@ def _terminal_lines(title: str, blocks: _Blocks, stream: TextIO) -> Iterator[str
     was_table = False
     for block in blocks:
         if isinstance(block, str):
-            yield from (styled(line, _DIM, stream) for line in wrapped(block))
+            yield from (styled(line, DIM, stream) for line in wrapped(block))
         else:
             if was_table:
                 yield ""
@@ -236,13 +238,13 @@ def _table_lines(table: terminal.Table, stream: TextIO) -> Iterator[str]:
         if n:
             yield ""
         heading, *rows = aligned(piece)
-        yield styled(heading, _DIM, stream)
+        yield styled(heading, DIM, stream)
         # after aligning, for escapes have no width
         yield from (_BEST_OR_LOSS.sub(lambda cell: _marked(cell[0], stream), row) for row in rows)
 
 
 def _marked(cell: str, stream: TextIO) -> str:
-    return styled(cell, _BOLD if cell.endswith("*") else _DIM, stream)
+    return styled(cell, _BOLD if cell.endswith("*") else DIM, stream)
 
 
 def _draft_names(report: DraftReport, width: int) -> dict[str, str]:
