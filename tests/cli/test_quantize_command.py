@@ -108,7 +108,7 @@ def test_the_environments_model_gives_way_to_the_argument(gptfast: CommandLine) 
         (("--no-fidelity", "--fidelity-text", "f"), 2, "exclude each other", "Leave out"),
         (("-m", "tiny-draft"), 2, "are two models", "Name one"),
         (("--dtype", "int8"), 2, "no dtype called", "Dtypes"),
-        (("--mode", "int4-gptq", "--rounding", "search"), 2, "are two roundings", "Name one"),
+        (("--mode", "int4-gptq", "--rounding", "search"), 2, "name two quantizers", "Name one"),
         (
             ("--mode", "int4-search", "--percdamp", ".02"),
             2,

@@ -115,7 +115,7 @@ def test_the_same_adapter_is_there_already_and_a_changed_one_is_not(tmp_path: Pa
     request = ConvertRequest(str(source), settings, lora=str(adapter))
     assert not drained(run(request))[1].was_there
     events, again = drained(run(request))
-    assert again.was_there and any(isinstance(event, Note) and "is there already" in event.text for event in events)
+    assert again.was_there and any(isinstance(event, Note) and "already exists" in event.text for event in events)
     edit_json(adapter / "adapter_config.json", lambda fields: fields.update(lora_alpha=7))
     with pytest.raises(UsageError, match="holds a checkpoint already"):
         drained(run(request))
