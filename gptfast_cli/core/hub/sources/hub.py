@@ -1,4 +1,4 @@
-"""The Hugging Face Hub as a source: listings, files, and its errors in our words.
+"""The Hugging Face Hub as a source: listings, files, and errors translated to ours.
 
 Nothing of what the libraries say is passed on but a reason in a few words: their messages carry addresses that are
 signed, and headers.
@@ -69,7 +69,7 @@ _LOG_IN: Final = "hf auth login (or set HF_TOKEN)"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is being asked of which Hub."""
+    """A request to a Hub: which repository, of which endpoint."""
 
     endpoint: str
     repo: str
@@ -77,18 +77,18 @@ class Asked:
 
     @property
     def page(self) -> str:
-        """Where a person finds the repository."""
+        """The web page of the repository."""
         return f"{self.endpoint}/{self.repo}"
 
     def check_token(self) -> None:
-        """Raise NotAuthorisedError for a token that cannot be sent; a library's own complaint would show it."""
+        """Raise NotAuthorisedError for a token that cannot be sent; the error of the library would show it."""
         token = get_token()
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
             raise NotAuthorisedError("The Hugging Face token contains invalid characters.", f"Log in again: {_LOG_IN}")
 
 
 def explained(error: HfHubHTTPError, asked: Asked, what: str) -> GptFastError | TransientError:
-    """A refusal of the Hub as one of ours; `what` is the file or the repository."""
+    """Our error for a response of the Hub that refuses; `what` names the file or the repository."""
     status, headers = error.response.status_code, error.response.headers
     if status in _PASSING:
         asked_wait = _asked_wait(headers.get("retry-after"), headers.get("ratelimit"))
@@ -103,7 +103,7 @@ def explained(error: HfHubHTTPError, asked: Asked, what: str) -> GptFastError | 
 
 
 def fault_of(error: Exception, asked: Asked) -> TransientError | GptFastError:
-    """An error of the HTTP library in a few words."""
+    """A short description of an error of the HTTP library."""
     kind = type(error).__name__
     if kind in ("UnsupportedProtocol", "LocalProtocolError", "TooManyRedirects"):
         return NetworkError(
@@ -166,7 +166,7 @@ def _busy(status: int) -> str:
 
 
 def _asked_wait(retry_after: str | None, rate_limit: str | None) -> float | None:
-    """Seconds that the server asks to be left alone; a date in Retry-After is passed over."""
+    """Seconds to wait before the next request, as the server asks; a date in Retry-After is ignored."""
     if retry_after is not None and retry_after.strip().isdigit():
         return float(retry_after)
     match = _RESET.search(rate_limit or "")
@@ -181,7 +181,7 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One file of a repository at a commit; see RemoteFile."""
+    """One file of a repository at a commit."""
 
     asked: Asked
     commit: str
@@ -206,13 +206,13 @@ class HubFile:
             response = stack.enter_context(
                 get_session().stream("GET", url, headers=headers, timeout=_timeout(), follow_redirects=True)
             )
-            if response.status_code == 416:  # our beginning is longer than what is there
+            if response.status_code == 416:  # the partial file is longer than the remote one
                 raise WrongBytesError("the file on the server is shorter than listed")
             hf_raise_for_status(response)
             yield _HttpBody(response, partial(_faults_named, self.asked, self.name))
 
     def fetch_by_library(self, *, hf_cache: Path, local_dir: Path | None, force: bool) -> Path:
-        """Fetch this file with huggingface_hub, which knows Xet storage; raises as `open` does.
+        """Fetch this file with huggingface_hub, which knows Xet storage; raises what `open` raises.
 
         force: also where the library would say that it is here
         """
@@ -247,7 +247,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a repository holds at the commit that a revision stands for."""
+    """The files of a repository at the commit of a revision."""
 
     repo: str
     commit: str
@@ -260,7 +260,7 @@ def is_offline() -> bool:
 
 
 def list_repo(repo: str, revision: str, *, endpoint: str | None, retry_policy: RetryPolicy) -> Job[Listing]:
-    """What a model repository holds; raises NotFoundError, NotAuthorisedError, NetworkError, CorruptError."""
+    """List the files of a model repository; raises NotFoundError, NotAuthorisedError, NetworkError, CorruptError."""
     asked = Asked(endpoint or constants.ENDPOINT, repo, revision)
     asked.check_token()
     logging.set_verbosity_error()  # its warnings are reported in our own messages
@@ -278,7 +278,7 @@ def list_repo(repo: str, revision: str, *, endpoint: str | None, retry_policy: R
 
 
 def _tree(asked: Asked, commit: str) -> list[RepoFile]:
-    """All files, page by page; huggingface_hub's own listing has no time limit, and waits without a word."""
+    """All files, page by page; the listing of huggingface_hub has no timeout and reports no progress."""
     files: list[RepoFile] = []
     url: str | None = f"{asked.endpoint}/api/models/{asked.repo}/tree/{commit}?recursive=true"
     seen: set[str] = set()
@@ -286,7 +286,7 @@ def _tree(asked: Asked, commit: str) -> list[RepoFile]:
         if url in seen:
             raise _no_hub(asked)
         seen.add(url)
-        headers = _headers() if url.startswith(f"{asked.endpoint}/") else {}  # the token stays with its Hub
+        headers = _headers() if url.startswith(f"{asked.endpoint}/") else {}  # the token is sent to its own Hub only
         response = get_session().get(url, headers=headers, timeout=_timeout(), follow_redirects=True)
         hf_raise_for_status(response)
         files += [RepoFile(**entry) for entry in response.json() if entry["type"] == "file"]
@@ -295,7 +295,7 @@ def _tree(asked: Asked, commit: str) -> list[RepoFile]:
 
 
 def _next_page(url: str, links: Iterable[Mapping[str, str]]) -> str | None:
-    """The address of the next page, which may be relative to that of this one (RFC 8288); None for the last page."""
+    """The URL of the next page (RFC 8288), resolved against that of this one; None for the last page."""
     following = (link for link in links if "next" in link.get("rel", "").lower().split())
     return next((urljoin(url, link["url"]) for link in following), None)
 
@@ -305,7 +305,7 @@ def _file(asked: Asked, commit: str, entry: RepoFile) -> HubFile:
     size = entry.lfs.size if entry.lfs else entry.size
     if not isinstance(size, int) or size < 0 or not _HASH.fullmatch(str(checksum.value)):
         raise _no_hub(asked)
-    is_in_xet = getattr(entry, "xet_hash", None) is not None  # which huggingface_hub 1.0 does not tell
+    is_in_xet = getattr(entry, "xet_hash", None) is not None  # huggingface_hub 1.0 lacks it
     needs_library = is_in_xet and (entry.lfs is None or size > constants.MAX_HTTP_DOWNLOAD_SIZE)
     return HubFile(asked, commit, entry.path, size, checksum, needs_library)
 
@@ -317,13 +317,13 @@ def _no_hub(asked: Asked) -> CorruptError:
 
 
 def _answered(asked: Asked, call: Callable[[], T]) -> T:
-    """What a call gives, if it is what a Hub answers."""
+    """The result of a call; raises if the response does not have the form of a Hub's."""
     try:
         with _faults_named(asked, asked.repo):
             return call()
     except HFValidationError:
         raise UsageError(f"{asked.repo!r} is not a valid repository name.", "Write org/name.") from None
-    except (KeyError, TypeError, ValueError):  # an answer of another form
+    except (KeyError, TypeError, ValueError):  # a response of another form
         raise _no_hub(asked) from None
 
 
@@ -346,7 +346,7 @@ def _faults_named(asked: Asked, what: str) -> Iterator[None]:
 
 
 class _Response(Protocol):
-    """What is asked of a response, of either HTTP library."""
+    """The part of a response's interface that is used; both HTTP libraries have it."""
 
     status_code: int
 
@@ -357,7 +357,7 @@ class _Response(Protocol):
 
 
 class _HttpBody:
-    """See Body."""
+    """The body of a response, as the transfer reads it."""
 
     def __init__(
         self, response: _Response, faults_named: Callable[[], contextlib.AbstractContextManager[None]]
@@ -377,7 +377,7 @@ class _HttpBody:
 
 
 def _extent(response: _Response) -> tuple[int, int | None]:
-    """Where a body begins, and the size of the whole file."""
+    """The offset at which a body begins, and the size of the whole file, in bytes."""
     if response.status_code == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         if match is None:

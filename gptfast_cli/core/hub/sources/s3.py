@@ -1,4 +1,4 @@
-"""S3 buckets as a source: listings, objects, and their errors in our words.
+"""S3 buckets as a source: listings, objects, and errors translated to ours.
 
 Nothing of what boto3 says is passed on: its messages may carry keys and signed addresses.
 
@@ -69,14 +69,14 @@ _NUMBERS: Final = (
     "AWS_METADATA_SERVICE_NUM_ATTEMPTS",
     "AWS_CSM_PORT",
 )
-"""Variables that boto3 reads as whole numbers, and ends in a ValueError or worse where they are none."""
+"""Variables that boto3 parses as integers; it raises ValueError or worse for other values."""
 _BAD_CREDENTIALS: Final = frozenset(
     {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestExpired", "SignatureDoesNotMatch"}
 )
 
 
 def check_aws_environment(environment: Mapping[str, str] = os.environ) -> None:
-    """Raise UsageError for a variable of AWS that should be a whole number above 0; to be called before boto3 reads."""
+    """Raise UsageError for an AWS variable that is not a positive integer; call it before boto3 reads them."""
     for name in _NUMBERS:
         value = environment.get(name)
         if value and not (value.isascii() and value.isdecimal() and len(value) < 9 and int(value) > 0):
@@ -97,7 +97,7 @@ def faults_named(where: str) -> Iterator[None]:
 
 
 def mistaken_settings() -> UsageError:
-    """The error for a profile, a region, a mode or an address that there is not."""
+    """The error for an unknown profile, region, mode or endpoint."""
     return UsageError(
         "The AWS settings name a profile, region, mode or endpoint that does not exist.",
         f"Check AWS_PROFILE, AWS_DEFAULT_REGION, AWS_RETRY_MODE, AWS_DEFAULTS_MODE, {_ADDRESS} and ~/.aws/config.",
@@ -105,7 +105,7 @@ def mistaken_settings() -> UsageError:
 
 
 def _fault_of(error: Exception, where: str) -> TransientError | GptFastError:
-    """An error that no server has answered with."""
+    """The error for a failure without a response of a server."""
     if isinstance(error, _UNREACHABLE):
         return UnreachableError("no connection", _ADDRESS)
     if isinstance(error, aws.ReadTimeoutError):
@@ -119,12 +119,12 @@ def _fault_of(error: Exception, where: str) -> TransientError | GptFastError:
 
 
 def _explained(error: aws.ClientError, where: str) -> TransientError | WrongBytesError | GptFastError:
-    """What a server has answered."""
+    """The error for a response of a server."""
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code = str(error.response.get("Error", {}).get("Code", ""))
     if status in _PASSING:
         return TransientError(_busy(status), wait_seconds=_asked_wait(error))
-    if status == 416:  # our beginning is longer than what is there
+    if status == 416:  # the partial file is longer than the remote one
         return WrongBytesError("the file on the server is shorter than listed")
     if status == 412:
         return NetworkError(f"{where}: was replaced during the download.", "Run the same command again.")
@@ -171,7 +171,7 @@ _CHECKSUMS: Final = {
     "ChecksumCRC32C": CRC32C,
     "ChecksumCRC32": CRC32,
 }
-"""What S3 calls the checksums that it keeps, the strongest first."""
+"""S3's names of checksum algorithms, the strongest first."""
 
 _MD5: Final = re.compile(r'"([0-9a-f]{32})(?:-(\d+))?"')
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
@@ -182,7 +182,7 @@ _MOST_FILES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """What is below a prefix in a bucket; `prefix` ends with a slash, or is empty."""
+    """The objects below a prefix of a bucket; `prefix` ends with a slash, or is empty."""
 
     client: Any
     name: str
@@ -194,7 +194,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class S3File:
-    """One object, as it was listed; see RemoteFile."""
+    """One object, as it was listed."""
 
     bucket: Bucket
     name: str
@@ -208,12 +208,12 @@ class S3File:
 
     @property
     def request(self) -> dict[str, str]:
-        """What names the object to S3."""
+        """The parameters that identify the object to S3."""
         return {"Bucket": self.bucket.name, "Key": self.bucket.prefix + self.name}
 
     @contextlib.contextmanager
     def open(self, start: int, validator: str | None) -> Iterator[Body]:
-        """See RemoteFile; what was replaced since it was listed is refused by S3, also where its bytes are the same."""
+        """Open the object; S3 refuses one that was replaced since it was listed, even by the same bytes."""
         part = {"Range": f"bytes={start}-"} if start and validator in (None, self.etag) else {}
         with faults_named(str(self)):
             answer = self.bucket.client.get_object(**self.request, IfMatch=self.etag, **part)
@@ -221,7 +221,7 @@ class S3File:
             yield _Body(answer, str(self))
 
     def described(self) -> "S3File":
-        """The same with the checksum that S3 has for it, if it has one."""
+        """The same object with its checksum, if S3 has one."""
         client = self.bucket.client
         with faults_named(str(self)):
             response = client.head_object(**self.request, ChecksumMode="ENABLED")
@@ -237,11 +237,11 @@ class S3File:
 
 
 def open_bucket(name: str, prefix: str) -> Bucket:
-    """A bucket to be asked; raises UsageError and NotAuthorisedError for settings of AWS that cannot be used."""
+    """Open a bucket; raises UsageError and NotAuthorisedError for invalid AWS settings."""
     options = Config(
         connect_timeout=_STALL_SECONDS,
         read_timeout=_STALL_SECONDS,
-        retries={"total_max_attempts": 1},  # whether to ask again is decided here
+        retries={"total_max_attempts": 1},  # retries are decided here
         response_checksum_validation="when_required",
         max_pool_connections=64,
     )
@@ -286,7 +286,7 @@ def described(files: Sequence[S3File], n_workers: int) -> list[S3File]:
 
 
 class _Body:
-    """See Body."""
+    """The body of a response, as the transfer reads it."""
 
     def __init__(self, answer: Mapping[str, Any], where: str) -> None:
         self._where = where
@@ -302,7 +302,7 @@ class _Body:
 
 
 def _offered(response: Mapping[str, Any]) -> tuple[Checksum | None, int | None]:
-    """The strongest checksum of what S3 tells of an object, and of how many parts where it is made of theirs."""
+    """The strongest checksum in S3's attributes of an object, with the number of parts if it combines theirs."""
     for name, algorithm in _CHECKSUMS.items():
         if name in response and can_compute(algorithm):
             value, _, n_parts = response[name].partition("-")
