@@ -22,6 +22,13 @@ REPEATED = (*QUICK[:-1], "5", *SHORT)
 N_ROWS = 3 * 2 * 2
 FEW = (*QUICK, "--prompt-len", "8", "--gen-len", "4,70", "--depth", "5")
 N_FEW_ROWS = 3
+WITHOUT_PROBES = str(Path(__file__).parent / "bench_without_probes.py")
+
+
+@pytest.fixture
+def bench(home: Path) -> CommandLine:
+    """The program, whose `bench` knows the bandwidth."""
+    return CommandLine((sys.executable, WITHOUT_PROBES), environment_of(home))
 
 
 def output(outcome: "subprocess.CompletedProcess[bytes]") -> str:
@@ -46,8 +53,8 @@ def no_constant(name: str) -> None:
     raise AssertionError(name)
 
 
-def test_the_document_has_the_keys_that_others_build_on(gptfast: CommandLine) -> None:
-    document = json.loads(output(gptfast.run(*MIXED, "--json")), parse_constant=no_constant)
+def test_the_document_has_the_keys_that_others_build_on(bench: CommandLine) -> None:
+    document = json.loads(output(bench.run(*MIXED, "--json")), parse_constant=no_constant)
     assert document["schema"] == "gptfast.bench/1"
     assert (document["scheme"], document["seed"], document["compile"], document["reps"]) == ("plain", 0, None, 1)
     assert document["environment"]["threads"] == 1 and "commit" in document["environment"]
@@ -60,8 +67,8 @@ def test_the_document_has_the_keys_that_others_build_on(gptfast: CommandLine) ->
     assert document["command"].startswith("gptfast bench --arch")
 
 
-def test_each_json_line_stands_alone(gptfast: CommandLine) -> None:
-    lines = output(gptfast.run(*FEW, "--output", "jsonl")).splitlines()
+def test_each_json_line_stands_alone(bench: CommandLine) -> None:
+    lines = output(bench.run(*FEW, "--output", "jsonl")).splitlines()
     assert len(lines) == N_FEW_ROWS
     for line in lines:
         row = json.loads(line, parse_constant=no_constant)
@@ -69,23 +76,23 @@ def test_each_json_line_stands_alone(gptfast: CommandLine) -> None:
         check_row(row)
 
 
-def test_csv_has_a_value_for_every_column(gptfast: CommandLine) -> None:
-    rows = list(csv.DictReader(io.StringIO(output(gptfast.run(*FEW, "--output", "csv")))))
+def test_csv_has_a_value_for_every_column(bench: CommandLine) -> None:
+    rows = list(csv.DictReader(io.StringIO(output(bench.run(*FEW, "--output", "csv")))))
     assert len(rows) == N_FEW_ROWS
     assert {"test", "batch_size", "tok_s_mean", "tok_s_sd", "mbu", "error", "commit", "torch", "seed"} <= set(rows[0])
     assert all(None not in row and None not in row.values() for row in rows)
     assert all(bool(row["tok_s_mean"]) != bool(row["error"]) for row in rows)
 
 
-def test_markdown_is_a_table_of_equally_wide_rows_and_a_line_about_the_machine(gptfast: CommandLine) -> None:
-    table, _, about = output(gptfast.run(*FEW, "--output", "md")).partition("\n\n")
+def test_markdown_is_a_table_of_equally_wide_rows_and_a_line_about_the_machine(bench: CommandLine) -> None:
+    table, _, about = output(bench.run(*FEW, "--output", "md")).partition("\n\n")
     lines = table.splitlines()
     assert len(lines) == 2 + N_FEW_ROWS and len({line.count("|") for line in lines}) == 1
     assert about.count("\n") == 1 and "torch" in about and "gptfast bench" in about
 
 
-def test_the_table_fits_80_columns_of_a_terminal_and_is_aligned(gptfast: CommandLine) -> None:
-    code, screen = gptfast.with_environment(NO_COLOR="1").run_in_terminal(*FEW, "--batch-size", "1,3", "--quiet")
+def test_the_table_fits_80_columns_of_a_terminal_and_is_aligned(bench: CommandLine) -> None:
+    code, screen = bench.with_environment(NO_COLOR="1").run_in_terminal(*FEW, "--batch-size", "1,3", "--quiet")
     lines = screen.splitlines()
     assert code == 0 and max(map(len, lines)) <= 80
     heading = next(line for line in lines if line.startswith("test"))
@@ -98,31 +105,34 @@ def test_the_table_fits_80_columns_of_a_terminal_and_is_aligned(gptfast: Command
     assert any("memory reads" in line for line in lines)
 
 
-def test_a_live_terminal_ends_with_the_table_alone_and_a_pipe_has_no_escapes(gptfast: CommandLine) -> None:
-    code, screen = gptfast.run_in_terminal(*QUICK, *SHORT)
+def test_a_live_terminal_ends_with_the_table_alone_and_a_pipe_has_no_escapes(bench: CommandLine) -> None:
+    code, screen = bench.run_in_terminal(*QUICK, *SHORT)
     assert code == 0 and "of 4 runs" in screen and screen.rstrip().endswith("ms\x1b[0m")
-    outcome = gptfast.run(*QUICK, *SHORT)
+    outcome = bench.run(*QUICK, *SHORT)
     assert b"\x1b" not in outcome.stdout + outcome.stderr
     assert outcome.stderr.startswith(b"Model: layers=2")
 
 
-def test_quiet_leaves_the_results(gptfast: CommandLine) -> None:
-    outcome = gptfast.run(*QUICK, *SHORT, "--quiet")
+def test_quiet_leaves_the_results(bench: CommandLine) -> None:
+    outcome = bench.run(*QUICK, *SHORT, "--quiet")
     assert outcome.returncode == 0 and outcome.stderr == b"" and b"tg4" in outcome.stdout
 
 
-def test_the_schemes_of_a_shape_are_those_that_were_asked_for(gptfast: CommandLine) -> None:
+def test_the_schemes_of_a_shape_are_those_that_were_asked_for(bench: CommandLine) -> None:
     ask = (*QUICK, "--prompt-len", "0", "--gen-len", "4", "--mode", "int4", "--groupsize", "64", "--head", "plain")
-    table = output(gptfast.run(*ask))
+    table = output(bench.run(*ask))
     assert "parameters, int4-g64-head-plain," in " ".join(table.split())
     assert "pp" not in table.partition("test ")[2]
-    usual = output(gptfast.run(*QUICK, "--prompt-len", "0", "--gen-len", "1", "--mode", "int4"))
+    usual = output(bench.run(*QUICK, "--prompt-len", "0", "--gen-len", "1", "--mode", "int4"))
     assert "parameters, int4-g32 layers, int8 head," in " ".join(usual.split())
 
 
 def test_bench_of_a_model_without_any_option_names_it(gptfast: CommandLine) -> None:
     outcome = gptfast.run("bench", *SHORT, "--reps", "1", "--threads", "1")
-    assert output(outcome).startswith("tiny: 2.16 M parameters, plain")
+    text = output(outcome)
+    assert text.startswith("tiny: 2.16 M parameters, plain")
+    reads = re.search(r"memory reads ([\d.,]+) GB/s", " ".join(text.split()))
+    assert reads is not None and float(reads[1].replace(",", "")) > 0
     assert outcome.stderr.startswith(b"Model: tiny (bundled)")
 
 
@@ -156,19 +166,19 @@ def test_what_cannot_be_meant_is_a_usage_error(gptfast: CommandLine, arguments: 
     assert says in stderr and "hint: " in stderr and len(stderr.splitlines()) <= 5
 
 
-def test_a_model_of_the_environment_gives_way_to_a_shape(gptfast: CommandLine) -> None:
-    asked = gptfast.with_environment(GPTFAST_MODEL="no/such")
+def test_a_model_of_the_environment_gives_way_to_a_shape(bench: CommandLine) -> None:
+    asked = bench.with_environment(GPTFAST_MODEL="no/such")
     assert output(asked.run(*QUICK, *SHORT)).startswith("layers=2")
 
 
-def test_where_no_row_works_the_table_says_why_and_the_command_fails(gptfast: CommandLine) -> None:
-    outcome = gptfast.run(*QUICK, "--prompt-len", "100", "--gen-len", "0")
+def test_where_no_row_works_the_table_says_why_and_the_command_fails(bench: CommandLine) -> None:
+    outcome = bench.run(*QUICK, "--prompt-len", "100", "--gen-len", "0")
     assert outcome.returncode == 1
     assert b"needs 100 tokens of context, and the model has 64" in outcome.stdout
 
 
-def test_ctrl_c_keeps_what_was_measured(gptfast: CommandLine) -> None:
-    with gptfast.start(*QUICK[:-1], "100000", *SHORT, "--json") as process:
+def test_ctrl_c_keeps_what_was_measured(bench: CommandLine) -> None:
+    with bench.start(*QUICK[:-1], "100000", *SHORT, "--json") as process:
         assert process.stderr is not None
         n_done = 0
         while n_done < 3:  # both rows have warmed up, and the first was timed
@@ -185,8 +195,8 @@ def test_ctrl_c_keeps_what_was_measured(gptfast: CommandLine) -> None:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a run of two rows, each of five repetitions, prints with --json."""
-    gptfast = CommandLine((sys.executable, "-m", "gptfast_cli"), environment_of(tmp_path_factory.mktemp("home")))
-    return json.loads(output(gptfast.run(*REPEATED, "--json")))
+    bench = CommandLine((sys.executable, WITHOUT_PROBES), environment_of(tmp_path_factory.mktemp("home")))
+    return json.loads(output(bench.run(*REPEATED, "--json")))
 
 
 def older(recorded: dict[str, Any], file: Path, factor: float, **changes: Any) -> str:
@@ -199,10 +209,10 @@ def older(recorded: dict[str, Any], file: Path, factor: float, **changes: Any) -
 
 
 def test_a_run_that_lost_speed_fails_and_names_the_rows(
-    gptfast: CommandLine, recorded: dict[str, Any], tmp_path: Path
+    bench: CommandLine, recorded: dict[str, Any], tmp_path: Path
 ) -> None:
     file = older(recorded, tmp_path / "older.json", 1e-6)
-    outcome = gptfast.run(*REPEATED, "--compare", file, "--fail-above", "5", "-q")
+    outcome = bench.run(*REPEATED, "--compare", file, "--fail-above", "5", "-q")
     stderr = outcome.stderr.decode()
     assert outcome.returncode == 1 and len(stderr.splitlines()) <= 5
     assert stderr.startswith(f"error: More than 5 % slower than in {file}: 2 of 2 rows.\n")
@@ -213,10 +223,10 @@ def test_a_run_that_lost_speed_fails_and_names_the_rows(
 
 
 def test_a_run_that_gained_speed_passes_and_its_document_has_the_ratios(
-    gptfast: CommandLine, recorded: dict[str, Any], tmp_path: Path
+    bench: CommandLine, recorded: dict[str, Any], tmp_path: Path
 ) -> None:
     file = older(recorded, tmp_path / "older.json", 1e4)
-    document = json.loads(output(gptfast.run(*REPEATED, "--compare", file, "--fail-above", "5", "--json")))
+    document = json.loads(output(bench.run(*REPEATED, "--compare", file, "--fail-above", "5", "--json")))
     assert document["comparison"] == {"file": file, "fail_above": 5.0}
     for row in document["rows"]:
         compared = row["comparison"]
@@ -227,9 +237,9 @@ def test_a_run_that_gained_speed_passes_and_its_document_has_the_ratios(
 
 
 @pytest.mark.parametrize("form", ["csv", "md", "jsonl"])
-def test_every_format_has_the_ratio(gptfast: CommandLine, recorded: dict[str, Any], tmp_path: Path, form: str) -> None:
+def test_every_format_has_the_ratio(bench: CommandLine, recorded: dict[str, Any], tmp_path: Path, form: str) -> None:
     file = older(recorded, tmp_path / "older.json", 1e4)
-    text = output(gptfast.run(*REPEATED, "--compare", file, "--output", form))
+    text = output(bench.run(*REPEATED, "--compare", file, "--output", form))
     if form == "csv":
         rows = list(csv.DictReader(io.StringIO(text)))
         assert all(float(row["ratio_low"]) <= float(row["ratio"]) <= float(row["ratio_high"]) for row in rows)
@@ -242,23 +252,23 @@ def test_every_format_has_the_ratio(gptfast: CommandLine, recorded: dict[str, An
 
 
 def test_a_comparison_fits_80_columns_and_says_what_else_differs(
-    gptfast: CommandLine, recorded: dict[str, Any], tmp_path: Path
+    bench: CommandLine, recorded: dict[str, Any], tmp_path: Path
 ) -> None:
     changed = {**recorded["environment"], "threads": 7}
     file = older(recorded, tmp_path / "older.json", 1.0, environment=changed)
-    code, screen = gptfast.with_environment(NO_COLOR="1").run_in_terminal(*REPEATED, "--compare", file, "-q")
+    code, screen = bench.with_environment(NO_COLOR="1").run_in_terminal(*REPEATED, "--compare", file, "-q")
     assert code == 0 and max(map(len, screen.splitlines())) <= 80
     assert "Not measured under the same conditions: threads 7 then, 1 now." in screen
-    refused = gptfast.run(*REPEATED, "--compare", file, "--fail-above", "5")
+    refused = bench.run(*REPEATED, "--compare", file, "--fail-above", "5")
     assert refused.returncode == 2 and refused.stdout == b""
     assert b"threads 7 then, 1 now" in refused.stderr
 
 
 def test_the_chart_has_a_bar_for_each_row_and_a_line_for_the_older_speed(
-    gptfast: CommandLine, recorded: dict[str, Any], tmp_path: Path
+    bench: CommandLine, recorded: dict[str, Any], tmp_path: Path
 ) -> None:
     file = older(recorded, tmp_path / "older.json", 2.0)
-    output(gptfast.run(*REPEATED, "--depth", "0,60", "--compare", file, "--plot", str(tmp_path / "speed.svg")))
+    output(bench.run(*REPEATED, "--depth", "0,60", "--compare", file, "--plot", str(tmp_path / "speed.svg")))
     picture = ET.parse(tmp_path / "speed.svg").getroot()
     found = [(each.tag.rpartition("}")[2], each.get("class")) for each in picture.iter()]
     assert found.count(("rect", "bar row")) == 3 and found.count(("line", "mark")) == 2

@@ -146,7 +146,7 @@ def test_what_is_no_prompt_is_refused(asked: SpeculateRequest, tmp_path: Path, l
 
 @pytest.mark.parametrize("completion", [None, " c d"])
 def test_a_prompt_that_fails_is_left_out_alone(tmp_path: Path, completion: str | None) -> None:
-    folder = model_that_fails_at_q(tmp_path / "model")
+    folder = model_that_fails_at_q(tmp_path / "model", num_hidden_layers=1, head_dim=16)
     file = tmp_path / "prompts.jsonl"
     prompts: list[dict[str, object]] = [{"prompt": "q a"}, {"prompt": "a b"}, {"prompt_ids": [5, 9999]}]
     rows = [*prompts, {"prompt": "a" * 600}, {"prompt": "b q"}, {"prompt": "c"}]
