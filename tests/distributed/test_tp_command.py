@@ -34,26 +34,18 @@ def gptfast(tmp_path: Path) -> CommandLine:
     return CommandLine((sys.executable, "-m", "gptfast_cli"), environment_of(tmp_path / "home"))
 
 
-def test_two_ranks_say_what_one_says_and_only_once(gptfast: CommandLine) -> None:
-    alone = json.loads(gptfast.run("generate", "The goat", *TINY, "--max-new-tokens", "24", "--json").stdout)
-    outcome = gptfast.run("generate", "-", *TINY, "--max-new-tokens", "24", "--json", "--tp", "2", stdin=b"The goat\n")
-    assert outcome.returncode == 0, outcome.stderr
-    both = json.loads(outcome.stdout)
-    assert both["samples"] == alone["samples"]
-    assert [rank["rank"] for rank in both["ranks"]] == [0, 1] and "ranks" not in alone
-    assert all(0 < rank["collective_share"] < 1 and rank["peak_memory_bytes"] > 0 for rank in both["ranks"])
-    assert outcome.stderr.count(b"Model: tiny") == 1
-
-
-def test_a_draft_is_dealt_out_too(gptfast: CommandLine) -> None:
-    line = ("generate", "The goat", *TINY, "--temperature", "0", "--max-new-tokens", "40", "--json")
-    alone = json.loads(gptfast.run(*line).stdout)
-    outcome = gptfast.run(*line, "--tp", "2", "--draft", "tiny-draft", "--speculate-k", "auto")
+def test_two_ranks_with_a_draft_say_what_one_says_and_only_once(gptfast: CommandLine) -> None:
+    line = (*TINY, "--temperature", "0", "--max-new-tokens", "40", "--json")
+    alone = json.loads(gptfast.run("generate", "The goat", *line).stdout)
+    drafting = ("--draft", "tiny-draft", "--speculate-k", "auto")
+    outcome = gptfast.run("generate", "-", *line, "--tp", "2", *drafting, stdin=b"The goat\n")
     assert outcome.returncode == 0, outcome.stderr
     both = json.loads(outcome.stdout)
     assert both["samples"] == alone["samples"] and both["speculation"]["rounds"] > 0
     assert not both["speculation"]["replicated"]
-    assert all(0 < rank["collective_share"] < 1 for rank in both["ranks"])
+    assert [rank["rank"] for rank in both["ranks"]] == [0, 1] and "ranks" not in alone
+    assert all(0 < rank["collective_share"] < 1 and rank["peak_memory_bytes"] > 0 for rank in both["ranks"])
+    assert outcome.stderr.count(b"Model: tiny") == 1
 
 
 def test_rows_of_a_file_are_answered_once(gptfast: CommandLine, tmp_path: Path) -> None:
@@ -62,17 +54,15 @@ def test_rows_of_a_file_are_answered_once(gptfast: CommandLine, tmp_path: Path) 
     line = ("generate", "--prompts-file", str(rows), *TINY, "--max-new-tokens", "8")
     alone = gptfast.run(*line).stdout
     output = tmp_path / "answers.jsonl"
+    output.write_bytes(alone.splitlines(keepends=True)[0])  # by an earlier run, and not to be answered again
     outcome = gptfast.run(*line, "--tp", "2", "--output", str(output))
     assert outcome.returncode == 0, outcome.stderr
     assert output.read_bytes() == alone
-    again = gptfast.run(*line, "--tp", "2", "--output", str(output))
-    assert again.returncode == 0 and output.read_bytes() == alone
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--tp", "4"], 2, "6 query heads are not divisible by 4"),
         (["--tp", "0"], 2, "--tp"),
         (["--tp", "2", "--interactive"], 2, "--interactive and --tp exclude each other"),
         (["--tp", "2", "--prompts-file", "x", "--replicas", "2"], 2, "--replicas and --tp exclude each other"),

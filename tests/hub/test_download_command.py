@@ -47,7 +47,7 @@ def test_the_lines_of_the_contract_run_one_after_another(
     model(tmp_path / "draft", num_hidden_layers=1)
     settings = tmp_path / "home" / ".config" / "gptfast" / "config.toml"  # or the benchmark takes a minute
     settings.parent.mkdir(parents=True)
-    settings.write_text("[bench]\nreps = 1\nprompt-len = 16\ngen-len = 8\n")
+    settings.write_text("[bench]\nreps = 1\nprompt-len = 0\ngen-len = 8\n")
     monkeypatch.chdir(tmp_path)
     converted(tmp_path / "draft", settings_in(tmp_path / "elsewhere"), out=tmp_path / "ckpt")
     lines = [
