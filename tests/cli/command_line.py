@@ -5,6 +5,8 @@ import errno
 import fcntl
 import os
 import pty
+import re
+import signal
 import struct
 import subprocess
 import sys
@@ -81,6 +83,23 @@ class CommandLine:
         written = b"".join(iter(lambda: _read(terminal), b""))
         os.close(terminal)
         return process.wait(timeout=_TIMEOUT_SECONDS), written.decode().replace("\r\n", "\n")
+
+    def interrupted_at(self, pattern: bytes, *arguments: str) -> tuple[int, bytes]:
+        """Exit code and stdout of a run that gets Ctrl-C once the terminal that is its stderr shows `pattern`."""
+        terminal, program_end = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        with self.start(*arguments, stderr=program_end) as process, ThreadPoolExecutor() as pool:
+            os.close(program_end)
+            assert process.stdout is not None
+            stdout = pool.submit(process.stdout.read)
+            shown, is_sent = b"", False
+            while piece := _read(terminal):
+                shown += piece
+                if not is_sent and re.search(pattern, shown):
+                    process.send_signal(signal.SIGINT)
+                    is_sent = True
+            os.close(terminal)
+            return process.wait(_TIMEOUT_SECONDS), stdout.result()
 
     def with_environment(self, **variables: str) -> "CommandLine":
         return CommandLine(self.program, {**self.environment, **variables})

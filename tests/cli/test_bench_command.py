@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -178,16 +177,10 @@ def test_where_no_row_works_the_table_says_why_and_the_command_fails(bench: Comm
 
 
 def test_ctrl_c_keeps_what_was_measured(bench: CommandLine) -> None:
-    with bench.start(*QUICK[:-1], "100000", *SHORT, "--json") as process:
-        assert process.stderr is not None
-        n_done = 0
-        while n_done < 3:  # both rows have warmed up, and the first was timed
-            found = re.search(rb"([\d,]+) of [\d,]+ runs", process.stderr.readline())
-            n_done = int(found[1].replace(b",", b"")) if found else 0
-        process.send_signal(signal.SIGINT)
-        stdout, _ = process.communicate(timeout=30)
+    # from the third run on both rows have warmed up, and the first was timed
+    code, stdout = bench.interrupted_at(rb"([3-9]|\d\d|\d,\d+) of [\d,]+ runs", *QUICK[:-1], "100000", *SHORT, "--json")
     document = json.loads(stdout)
-    assert process.returncode == 130
+    assert code == 130
     assert document["interrupted"] is True
     assert document["rows"][0]["tok_s"]["mean"] > 0
 

@@ -3,9 +3,6 @@
 import html
 import json
 import re
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -75,18 +72,8 @@ def test_a_draft_alone_is_a_benchmark_of_it(gptfast: CommandLine) -> None:
 
 
 def test_ctrl_c_tells_what_is_known(gptfast: CommandLine) -> None:
-    process = gptfast.start(*QUICK, "--json", "--reps", "500")
-    deadline = time.monotonic() + 50
-    seen = b""
-    while b"measure costs" not in seen and time.monotonic() < deadline:
-        seen += process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    try:
-        stdout, _ = process.communicate(timeout=30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    assert process.returncode == 130
+    code, stdout = gptfast.interrupted_at(b"measure costs", *QUICK, "--json", "--reps", "500")
+    assert code == 130
     output = json.loads(stdout)
     assert output["interrupted"] and output["drafts"]
 
