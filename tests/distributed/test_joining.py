@@ -47,7 +47,7 @@ def check_error(process: "subprocess.Popen[bytes]", number: int, port: int, reas
     lines = stderr.splitlines()
     assert lines[0] == f"error: Rank {number} of 2 did not find the others by 127.0.0.1:{port}."
     assert reason in lines[1]
-    assert all(line.startswith("hint: ") for line in lines[2:]) and len(lines) <= 5
+    assert all(line.startswith("hint: ") for line in lines[2:]) and len(lines) <= 5, stderr
     assert "torchrun --master-port" in stderr
 
 

@@ -48,9 +48,9 @@ def test_finished_files_are_not_made_again_and_the_bytes_are_the_same(
     assert 1 < n_finished < n_files
     read: list[str] = []
 
-    def watched(checkpoint: object, contents: object, name: str) -> Weight:
+    def watched(checkpoint: object, contents: object, adapter: object, name: str) -> Weight:
         read.append(name)
-        return plain_read(checkpoint, contents, name)
+        return plain_read(checkpoint, contents, adapter, name)
 
     plain_read = convert_job._read
     monkeypatch.setattr(convert_job, "_read", watched)
