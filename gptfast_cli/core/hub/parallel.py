@@ -44,7 +44,7 @@ def fetch_all(
     for thread in threads:
         thread.start()
     try:
-        while any(thread.is_alive() for thread in threads):
+        while any(thread.is_alive() for thread in threads) and not board.failures:
             yield from board.events()
             board.changed.wait(_SECONDS_BETWEEN_EVENTS)
         yield from board.events()
