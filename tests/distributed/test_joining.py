@@ -14,7 +14,7 @@ PROGRAM = """
 import datetime, functools
 from gptfast_cli.__main__ import main
 from gptfast_cli.core.distributed import group
-group.joined = functools.partial(group.joined, timeout=datetime.timedelta(seconds=3))
+group.joined = functools.partial(group.joined, timeout=datetime.timedelta(seconds=1))
 main()
 """
 LINE = ("generate", "The goat", "-m", "tiny", "--dtype", "float32", "--threads", "1", "--max-new-tokens", "4")
@@ -30,7 +30,7 @@ def silent_port() -> Iterator[int]:
 
 
 def rank(number: int, port: int, home: Path) -> "subprocess.Popen[bytes]":
-    """One of two that meet at a port, as torchrun would have started it; it waits for three seconds."""
+    """One of two that meet at a port, as torchrun would have started it; it waits for a second."""
     place = {"RANK": number, "WORLD_SIZE": 2, "LOCAL_RANK": number, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     variables = {name: str(value) for name, value in place.items()}
     gptfast = CommandLine((sys.executable, "-c", PROGRAM), environment_of(home))
@@ -55,13 +55,13 @@ def test_ranks_at_a_port_that_is_taken_end_with_one_error_each(tmp_path: Path) -
     with silent_port() as port:
         first, second = (rank(number, port, tmp_path / str(number)) for number in (0, 1))
         check_error(first, 0, port, "EADDRINUSE")
-        check_error(second, 1, port, "Not all ranks joined within 3 seconds.")
+        check_error(second, 1, port, "Not all ranks joined within 1 seconds.")
 
 
 def test_a_rank_that_nobody_waits_for_ends_with_an_error(tmp_path: Path) -> None:
     with silent_port() as port:
         pass
-    check_error(rank(1, port, tmp_path / "home"), 1, port, "Not all ranks joined within 3 seconds.")
+    check_error(rank(1, port, tmp_path / "home"), 1, port, "Not all ranks joined within 1 seconds.")
 
 
 def test_a_port_that_is_no_number_is_an_error(tmp_path: Path) -> None:
