@@ -14,6 +14,9 @@ _IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 _INTERRUPTED = 130  # ExitCode.INTERRUPTED, which is not loaded yet
 _SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"
 
+# Read when PyTorch is loaded: what its C++ logs, as of ranks that do not meet, it raises as well.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+
 
 def main() -> NoReturn:
     """Run the command line, and end the process with its exit code: with 130 for a Ctrl-C at any time."""
