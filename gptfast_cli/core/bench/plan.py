@@ -23,7 +23,7 @@ import torch
 from gptfast_cli.core.backends import KEY_BLOCK
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.engine.runner import PREFILL_CHUNK
-from gptfast_cli.core.models.kv_cache import KVLayout, block_layout, kv_layout_of
+from gptfast_cli.core.models.kv_blocks import KVLayout, block_layout, kv_layout_of
 from gptfast_cli.core.models.sharding import ModelShard, check_divides
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantize.allocation import Storage
