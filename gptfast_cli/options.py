@@ -1,6 +1,7 @@
 """Options that several commands share, each defined once: name, help, environment variable and completion.
 
 The options of a help panel are the fields of a frozen dataclass, whose `panel` is the title; `tree.command` expands it.
+(Longer than other files: a person looks up every shared option in this one.)
 """
 
 from collections.abc import Callable
