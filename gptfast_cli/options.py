@@ -27,6 +27,7 @@ MACHINE = "Machine"
 OUTPUT = "Output"
 SAMPLING = "Sampling"
 SPEED = "Speed"
+USUAL_TP = "1, or the ranks that torchrun started"
 _MODEL_HELP = "Checkpoint folder, name in the store or in the Hugging Face cache, or tiny."
 
 
@@ -130,6 +131,21 @@ def integer_option(
     )
 
 
+def integers_option(
+    least: int,
+    metavar: str,
+    help: str,  # noqa: A002
+    *flags: str,
+    usual: str | None = None,
+    panel: str | None = None,
+) -> Any:  # noqa: ANN401
+    """An option that takes a list of whole numbers."""
+    parser = Integers(Integer(least))
+    return typer.Option(
+        *flags, parser=parser, metavar=metavar, show_default=usual or True, rich_help_panel=panel, help=help
+    )
+
+
 def seed_option(help: str = "Random seed.", usual: str | None = None) -> Any:  # noqa: A002, ANN401
     """--seed."""
     return integer_option(0, help, "--seed", most=LARGEST_SEED, usual=usual)
@@ -142,8 +158,28 @@ def number_option(parser: Number, metavar: str, help: str, *flags: str, usual: s
 
 def path_option(metavar: Literal["FILE", "FOLDER"], help: str, usual: str | None = None) -> Any:  # noqa: A002, ANN401
     """An option that takes a path, completed by the shell."""
-    complete = complete_file if metavar == "FILE" else complete_folder
-    return typer.Option(metavar=metavar, autocompletion=complete, show_default=usual or True, help=help)
+    return name_option(metavar, complete_file if metavar == "FILE" else complete_folder, help, usual=usual)
+
+
+def name_option(
+    metavar: str,
+    complete: Callable[..., Any],
+    help: str,  # noqa: A002
+    *flags: str,
+    usual: str | None = None,
+    envvar: str | None = None,
+    panel: str | None = None,
+) -> Any:  # noqa: ANN401
+    """An option that takes a name that the shell completes; `envvar`: the variable that sets it too."""
+    return typer.Option(
+        *flags,
+        metavar=metavar,
+        autocompletion=complete,
+        show_default=usual or True,
+        envvar=envvar,
+        rich_help_panel=panel,
+        help=help,
+    )
 
 
 def group_size_option() -> Any:  # noqa: ANN401
@@ -158,29 +194,21 @@ def group_size_option() -> Any:  # noqa: ANN401
     )
 
 
+def dtype_option(help: str) -> Any:  # noqa: A002, ANN401
+    """--dtype."""
+    return name_option("DTYPE", complete_dtype, help, usual="the checkpoint's", envvar="GPTFAST_DTYPE")
+
+
 def scheme_option(tensor: str) -> Any:  # noqa: ANN401
     """--head or --embeddings."""
-    return typer.Option(
-        metavar="SCHEME",
-        autocompletion=complete_scheme,
-        show_default="int8, or plain with --mode plain",
-        help=f"Scheme of the {tensor}.",
-    )
+    return name_option("SCHEME", complete_scheme, f"Scheme of the {tensor}.", usual="int8, or plain with --mode plain")
 
 
 # the model, and the root's options about models
 
 ModelOption = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        envvar=MODEL_VARIABLE,
-        autocompletion=complete_model,
-        show_default="the current one",
-        help=_MODEL_HELP,
-    ),
+    name_option("MODEL", complete_model, _MODEL_HELP, "--model", "-m", usual="the current one", envvar=MODEL_VARIABLE),
 ]
 ModelArgument = Annotated[
     str | None,
@@ -213,24 +241,18 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 StoredNameOption = Annotated[
     str | None,
-    typer.Option(
+    name_option(
+        "NAME",
+        _complete_stored,
+        "Remove a model from the store, the Hugging Face cache or the S3 downloads, after confirmation.",
         "--remove",
-        metavar="NAME",
-        autocompletion=_complete_stored,
-        help="Remove a model from the store, the Hugging Face cache or the S3 downloads, after confirmation.",
     ),
 ]
 
 ShownModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--show", metavar="MODEL", autocompletion=complete_model, help="Print a model's scheme, size and path."
-    ),
+    str | None, name_option("MODEL", complete_model, "Print a model's scheme, size and path.", "--show")
 ]
-UsedModelOption = Annotated[
-    str | None,
-    typer.Option("--use", metavar="MODEL", autocompletion=complete_model, help="Make a model the current one."),
-]
+UsedModelOption = Annotated[str | None, name_option("MODEL", complete_model, "Make a model the current one.", "--use")]
 DebugOption = Annotated[
     bool,
     typer.Option("--debug", is_eager=True, callback=_set_debug, help="Print the traceback of an error."),
@@ -257,11 +279,11 @@ class TemplateOptions:
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")] = None
     chat_template: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            autocompletion=complete_file,
-            show_default="the model's",
-            help="Chat template: the name of another one of the model, or a Jinja file.",
+        name_option(
+            "NAME|FILE",
+            complete_file,
+            "Chat template: the name of another one of the model, or a Jinja file.",
+            usual="the model's",
         ),
     ] = None
 
@@ -288,28 +310,20 @@ OverwriteOption = Annotated[bool, typer.Option("--force", help="Replace an exist
 
 BatchSizesOption = Annotated[
     IntegerList,
-    typer.Option(
-        "--batch-size",
-        parser=Integers(Integer(1)),
-        metavar="1,2,4",
-        help="Batch sizes to measure: sequences decoded together.",
-    ),
+    integers_option(1, "1,2,4", "Batch sizes to measure: sequences decoded together.", "--batch-size"),
 ]
 KvDtypeOption = Annotated[
     str,
-    typer.Option(
-        metavar="DTYPE",
+    name_option(
+        "DTYPE",
+        choices("auto", "int8"),
+        "KV-cache dtype: int8, or auto (same as the compute dtype).",
         envvar="GPTFAST_KV_DTYPE",
-        autocompletion=choices("auto", "int8"),
-        rich_help_panel=MACHINE,
-        help="KV-cache dtype: int8, or auto (same as the compute dtype).",
+        panel=MACHINE,
     ),
 ]
 TpOption = Annotated[
-    int | None,
-    integer_option(
-        1, "Tensor parallelism over N processes.", usual="1, or the ranks that torchrun started", panel=MACHINE
-    ),
+    int | None, integer_option(1, "Tensor parallelism over N processes.", usual=USUAL_TP, panel=MACHINE)
 ]
 
 
@@ -320,23 +334,14 @@ class DeviceOptions:
     panel: ClassVar = MACHINE
     device: Annotated[
         str,
-        typer.Option(
-            metavar="DEVICE",
+        name_option(
+            "DEVICE",
+            choices("auto", "cpu", "cuda", "mps"),
+            "Device: auto, cpu, cuda or mps.",
             envvar="GPTFAST_DEVICE",
-            autocompletion=choices("auto", "cpu", "cuda", "mps"),
-            help="Device: auto, cpu, cuda or mps.",
         ),
     ] = "auto"
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE",
-            envvar="GPTFAST_DTYPE",
-            autocompletion=complete_dtype,
-            show_default="the checkpoint's",
-            help="Compute dtype: bfloat16, float16 or float32.",
-        ),
-    ] = None
+    dtype: Annotated[str | None, dtype_option("Compute dtype: bfloat16, float16 or float32.")] = None
     threads: Annotated[
         int | None,
         typer.Option(
@@ -358,21 +363,21 @@ class EngineOptions:
     panel: ClassVar = MACHINE
     backend: Annotated[
         str | None,
-        typer.Option(
-            metavar="BACKEND",
+        name_option(
+            "BACKEND",
+            complete_backend,
+            "Backend: cpu (native engine) or reference (plain PyTorch).",
+            usual="the fastest",
             envvar="GPTFAST_BACKEND",
-            autocompletion=complete_backend,
-            show_default="the fastest",
-            help="Backend: cpu (native engine) or reference (plain PyTorch).",
         ),
     ] = None
     activations: Annotated[
         str | None,
-        typer.Option(
-            metavar="DTYPE",
-            autocompletion=choices("float"),
-            show_default="8-bit where the CPU supports it",
-            help="float: keep the activations of quantized layers in floating point.",
+        name_option(
+            "DTYPE",
+            choices("float"),
+            "float: keep the activations of quantized layers in floating point.",
+            usual="8-bit where the CPU supports it",
         ),
     ] = None
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import typer
 
@@ -13,11 +13,12 @@ from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 from gptfast_cli.core.models.process_group import ALONE
 from gptfast_cli.core.settings import load_settings
-from gptfast_cli.numbers import Integer, IntegerList, Integers, Number
+from gptfast_cli.numbers import IntegerList, Number
 from gptfast_cli.options import (
     CASES,
     MACHINE,
     OUTPUT,
+    USUAL_TP,
     BatchSizesOption,
     CompileOptions,
     DeviceOptions,
@@ -33,8 +34,10 @@ from gptfast_cli.options import (
     complete_scheme,
     group_size_option,
     integer_option,
+    integers_option,
     is_given,
     model_given,
+    name_option,
     number_option,
     path_option,
     scheme_option,
@@ -65,19 +68,19 @@ def _complete_planned(incomplete: str) -> list[str | tuple[str, str]]:
     return [*_complete_shape(incomplete), *complete_model(incomplete)]
 
 
-def _list_option(help: str) -> Any:  # noqa: A002, ANN401  # as typer's Option
-    return typer.Option(parser=Integers(Integer()), metavar="N,...", help=help)
-
-
 @dataclass(frozen=True, slots=True)
 class MeasurementOptions:
     """Batch sizes, lengths and repetitions; a plan has no repetitions and no seed."""
 
     panel: ClassVar = CASES
     batch_size: BatchSizesOption = _BATCH_SIZES
-    prompt_len: Annotated[IntegerList, _list_option("Prompt lengths; 0: no prefill test.")] = _PROMPT_LENS
-    gen_len: Annotated[IntegerList, _list_option("Numbers of generated tokens; 0: no decode test.")] = _GEN_LENS
-    depth: Annotated[IntegerList, _list_option("Tokens already in the KV cache.")] = _DEPTHS
+    prompt_len: Annotated[IntegerList, integers_option(0, "N,...", "Prompt lengths; 0: no prefill test.")] = (
+        _PROMPT_LENS
+    )
+    gen_len: Annotated[IntegerList, integers_option(0, "N,...", "Numbers of generated tokens; 0: no decode test.")] = (
+        _GEN_LENS
+    )
+    depth: Annotated[IntegerList, integers_option(0, "N,...", "Tokens already in the KV cache.")] = _DEPTHS
     reps: Annotated[int, integer_option(1, "Number of timed repetitions.")] = 5
     seed: Annotated[int, seed_option("Random seed of prompts and weights.")] = 0
 
@@ -87,9 +90,7 @@ class SchemeOptions:
     """Schemes of a shape's weights; the fields are those of AllocationOptions."""
 
     panel: ClassVar = "Shape with random weights"
-    mode: Annotated[
-        str, typer.Option(metavar="SCHEME", autocompletion=complete_scheme, help="Scheme of the layers.")
-    ] = "plain"
+    mode: Annotated[str, name_option("SCHEME", complete_scheme, "Scheme of the layers.")] = "plain"
     groupsize: Annotated[int | None, group_size_option()] = None
     head: Annotated[str | None, scheme_option("output head")] = None
     embeddings: Annotated[str | None, scheme_option("embeddings")] = None
@@ -97,11 +98,11 @@ class SchemeOptions:
 
 ArchOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="SHAPE",
-        autocompletion=_complete_shape,
-        rich_help_panel=SchemeOptions.panel,
-        help="SHAPE: llama-2-7b, a config.json, or layers=4,dim=768,heads=12,ffn=3072,vocab=32000.",
+    name_option(
+        "SHAPE",
+        _complete_shape,
+        "SHAPE: llama-2-7b, a config.json, or layers=4,dim=768,heads=12,ffn=3072,vocab=32000.",
+        panel=SchemeOptions.panel,
     ),
 ]
 
@@ -130,11 +131,11 @@ class PlannedHardwareOptions:
 
 PlanOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="MODEL|SHAPE",
-        autocompletion=_complete_planned,
-        rich_help_panel=PlannedHardwareOptions.panel,
-        help="Predict whether a model fits and how fast it is, on this machine or on the hardware below.",
+    name_option(
+        "MODEL|SHAPE",
+        _complete_planned,
+        "Predict whether a model fits and how fast it is, on this machine or on the hardware below.",
+        panel=PlannedHardwareOptions.panel,
     ),
 ]
 EfficiencyOption = Annotated[
@@ -149,12 +150,12 @@ EfficiencyOption = Annotated[
 ]
 TpOption = Annotated[
     IntegerList | None,
-    typer.Option(
-        parser=Integers(Integer(1)),
-        metavar="1,2,4",
-        show_default="1, or the ranks that torchrun started",
-        rich_help_panel=MACHINE,
-        help="Tensor parallelism: processes that share the model, or devices of a plan.",
+    integers_option(
+        1,
+        "1,2,4",
+        "Tensor parallelism: processes that share the model, or devices of a plan.",
+        usual=USUAL_TP,
+        panel=MACHINE,
     ),
 ]
 
@@ -166,12 +167,7 @@ class ResultOptions:
     panel: ClassVar = OUTPUT
     output: Annotated[
         str | None,
-        typer.Option(
-            metavar="FORMAT",
-            autocompletion=choices(*_FORMATS),
-            show_default="a table",
-            help="Format: md, csv, json or jsonl.",
-        ),
+        name_option("FORMAT", choices(*_FORMATS), "Format: md, csv, json or jsonl.", usual="a table"),
     ] = None
     compare: Annotated[
         Path | None,

@@ -11,8 +11,9 @@ from gptfast_cli.options import (
     OutputOptions,
     OverwriteOption,
     complete_cached,
-    complete_dtype,
     complete_model,
+    dtype_option,
+    name_option,
 )
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.numbers import count, size
@@ -38,26 +39,14 @@ def convert(
     ],
     *,
     out: OutOption = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE",
-            envvar="GPTFAST_DTYPE",
-            autocompletion=complete_dtype,
-            show_default="the checkpoint's",
-            help="Dtype of the stored weights: bfloat16, float16 or float32.",
-        ),
-    ] = None,
-    tokenizer_from: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", autocompletion=complete_model, help="Model whose tokenizer to use."),
-    ] = None,
+    dtype: Annotated[str | None, dtype_option("Dtype of the stored weights: bfloat16, float16 or float32.")] = None,
+    tokenizer_from: Annotated[str | None, name_option("MODEL", complete_model, "Model whose tokenizer to use.")] = None,
     lora: Annotated[
         str | None,
-        typer.Option(
-            metavar="ADAPTER",
-            autocompletion=complete_cached,
-            help="LoRA adapter of PEFT to merge into the weights: folder, or org/name in the Hugging Face cache.",
+        name_option(
+            "ADAPTER",
+            complete_cached,
+            "LoRA adapter of PEFT to merge into the weights: folder, or org/name in the Hugging Face cache.",
         ),
     ] = None,
     verify: Annotated[

@@ -26,6 +26,7 @@ from gptfast_cli.options import (
     complete_model,
     integer_option,
     model_given,
+    name_option,
     number_option,
     path_option,
     seed_option,
@@ -66,12 +67,11 @@ class QuestionOptions:
     panel: ClassVar = "Tasks"
     tasks: Annotated[
         str | None,
-        typer.Option(
-            "--tasks",
-            metavar="NAME...",
-            autocompletion=choices("bundled", "bundled-choice", "bundled-cloze", "bundled-sums"),
-            show_default="the bundled ones",
-            help="Tasks, groups or patterns, separated by spaces or commas.",
+        name_option(
+            "NAME...",
+            choices("bundled", "bundled-choice", "bundled-cloze", "bundled-sums"),
+            "Tasks, groups or patterns, separated by spaces or commas.",
+            usual="the bundled ones",
         ),
     ] = None
     limit: Annotated[
@@ -106,11 +106,11 @@ class PerplexityOptions:
     text: Annotated[Path | None, path_option("FILE", "Measure the perplexity of this text.")] = None
     protocol: Annotated[
         str | None,
-        typer.Option(
-            metavar="PROTOCOL",
-            autocompletion=_complete_protocol,
-            show_default="llamacpp-512",
-            help="Windows of the text: gptq-2048, llamacpp-512, lm-eval-word or stride-512; other sizes work too.",
+        name_option(
+            "PROTOCOL",
+            _complete_protocol,
+            "Windows of the text: gptq-2048, llamacpp-512, lm-eval-word or stride-512; other sizes work too.",
+            usual="llamacpp-512",
         ),
     ] = None
 
@@ -122,29 +122,17 @@ class ReferenceOptions:
     panel: ClassVar = "Comparison with a reference model"
     against: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL",
-            autocompletion=complete_model,
-            help="Reference model: measure KL divergence from it, on --text or the bundled text.",
+        name_option(
+            "MODEL", complete_model, "Reference model: measure KL divergence from it, on --text or the bundled text."
         ),
     ] = None
     against_dtype: Annotated[
         str | None,
-        typer.Option(
-            metavar="DTYPE",
-            autocompletion=complete_dtype,
-            show_default="--dtype",
-            help="Compute dtype of the reference.",
-        ),
+        name_option("DTYPE", complete_dtype, "Compute dtype of the reference.", usual="--dtype"),
     ] = None
     against_backend: Annotated[
         str | None,
-        typer.Option(
-            metavar="BACKEND",
-            autocompletion=complete_backend,
-            show_default="--backend",
-            help="Backend of the reference.",
-        ),
+        name_option("BACKEND", complete_backend, "Backend of the reference.", usual="--backend"),
     ] = None
     against_batch_size: Annotated[
         int | None, integer_option(1, "Batch size of the reference.", usual="--batch-size")

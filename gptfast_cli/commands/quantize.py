@@ -25,6 +25,7 @@ from gptfast_cli.options import (
     integer_option,
     is_given,
     model_given,
+    name_option,
     number_option,
     path_option,
     scheme_option,
@@ -82,9 +83,7 @@ class LearningOptions:
     panel: ClassVar = "Calibration, for gptq and targets"
     calibration: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE", autocompletion=_complete_calibration, show_default="bundled", help="Calibration text."
-        ),
+        name_option("FILE", _complete_calibration, "Calibration text.", usual="bundled"),
     ] = None
     calibration_tasks: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Calibrate on tasks of lm_eval, such as wikitext.")
@@ -115,10 +114,8 @@ def quantize(
     model: ModelOption = None,
     mode: Annotated[
         str,
-        typer.Option(
-            metavar="SCHEME",
-            autocompletion=_complete_mode,
-            help="Scheme of the layers: int8 or int4; int4-gptq is int4 with --rounding gptq.",
+        name_option(
+            "SCHEME", _complete_mode, "Scheme of the layers: int8 or int4; int4-gptq is int4 with --rounding gptq."
         ),
     ] = "int8",
     groupsize: Annotated[int | None, group_size_option()] = None,
@@ -126,12 +123,7 @@ def quantize(
     embeddings: Annotated[str | None, scheme_option("embeddings")] = None,
     rounding: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=_complete_rounding,
-            show_default="nearest",
-            help="Quantizer: nearest, search or gptq.",
-        ),
+        name_option("NAME", _complete_rounding, "Quantizer: nearest, search or gptq.", usual="nearest"),
     ] = None,
     out: OutOption = None,
     force: OverwriteOption = False,

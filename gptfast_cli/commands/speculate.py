@@ -14,7 +14,7 @@ from gptfast_cli.commands.ranks import ranks
 from gptfast_cli.core.engine.speculative.draft_length import ADVISED
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 from gptfast_cli.core.settings import load_settings
-from gptfast_cli.numbers import Integer, IntegerList, Integers, Number, NumberList, Numbers
+from gptfast_cli.numbers import IntegerList, Number, NumberList, Numbers
 from gptfast_cli.options import (
     CASES,
     OUTPUT,
@@ -33,7 +33,9 @@ from gptfast_cli.options import (
     check_output_file,
     complete_draft,
     integer_option,
+    integers_option,
     model_given,
+    name_option,
     number_option,
     path_option,
     seed_option,
@@ -59,18 +61,14 @@ class DraftCaseOptions:
     panel: ClassVar = CASES
     draft: Annotated[
         list[str] | None,
-        typer.Option(
-            "--draft",
-            metavar="DRAFT",
-            autocompletion=complete_draft,
-            show_default="candidates for the model, and ngram",
-            help="Draft: a MODEL, self:int8, ngram, or a SHAPE such as tinyllama-1.1b:int4; repeatable.",
+        name_option(
+            "DRAFT",
+            complete_draft,
+            "Draft: a MODEL, self:int8, ngram, or a SHAPE such as tinyllama-1.1b:int4; repeatable.",
+            usual="candidates for the model, and ngram",
         ),
     ] = None
-    k: Annotated[
-        IntegerList,
-        typer.Option(parser=Integers(Integer(1)), metavar="1..8", help="Draft lengths: drafted tokens a round."),
-    ] = _DRAFT_LENGTHS
+    k: Annotated[IntegerList, integers_option(1, "1..8", "Draft lengths: drafted tokens a round.")] = _DRAFT_LENGTHS
     batch_size: BatchSizesOption = _BATCH_SIZES
     reps: Annotated[int, integer_option(1, "Repetitions of each timing.")] = 5
     draft_only: Annotated[bool, typer.Option("--draft-only", help="Measure the decode speed of one draft only.")] = (
