@@ -6,7 +6,6 @@ from torch import Tensor
 
 from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.engine import load as synthetic
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, RandomWeights, load_random, planned_bytes, random_matrix
 from gptfast_cli.core.engine.runner import Runner
@@ -61,9 +60,9 @@ def test_a_matrix_is_whole_and_has_the_size_of_a_trained_one(storage: Storage, i
 
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
-def test_every_block_of_rows_is_drawn(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "_BLOCK_ELEMENTS", 40 * 64)
-    weight = random_matrix(storage, (100, 64), torch.Generator().manual_seed(0), dtype=torch.float32)
+def test_every_block_of_rows_is_drawn(storage: Storage) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = random_matrix(storage, (100, 64), generator, dtype=torch.float32, block_elements=40 * 64)
     dense = schemes[storage.scheme].dense(weight, torch.float32)
     assert len({tuple(row.tolist()) for row in dense}) == 100
     assert dense.abs().amax() < 1

@@ -8,6 +8,7 @@ from codebook_schemes import FP4_SCHEME, NF4_SCHEME, CodebookFitter, CodebookPar
 from gptfast_cli.core.quantize.quantizers import Compensation, in_groups
 from gptfast_cli.core.quantize.quantizers.gptq import PLUG as GPTQ
 from gptfast_cli.core.quantize.quantizers.nearest import PLUG as NEAREST
+from gptfast_cli.core.quantize.quantizers.nearest import Nearest
 from gptfast_cli.core.quantize.quantizers.search import PLUG as SEARCH
 from gptfast_cli.core.quantize.quantizers.search import magnitude_importance
 from gptfast_cli.core.schemes import QuantizedScheme, Weight
@@ -93,12 +94,9 @@ def test_gptq_gives_the_numbers_of_a_float64_version_of_the_papers_equations(sch
     assert output_error(matrix, found, inputs) < 0.7 * output_error(matrix, searched, inputs)
 
 
-def test_a_scale_of_the_whole_matrix_is_the_same_in_every_block_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gptfast_cli.core.quantize.quantizers import nearest
-
+def test_a_scale_of_the_whole_matrix_is_the_same_in_every_block_of_rows() -> None:
     matrix = torch.randn(12, 64) * torch.arange(1, 13).unsqueeze(1)
     whole = NEAREST.quantize(matrix, FP4_SCHEME, 16)
-    monkeypatch.setattr(nearest, "_BLOCK_ELEMENTS", 128)
-    blocks = NEAREST.quantize(matrix, FP4_SCHEME, 16)
+    blocks = Nearest(block_elements=128).quantize(matrix, FP4_SCHEME, 16)
     assert len(whole.parts["outer"].unique()) == 1
     assert all(torch.equal(blocks.parts[name].float(), whole.parts[name].float()) for name in whole.parts)

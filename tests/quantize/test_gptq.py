@@ -10,7 +10,7 @@ from gptfast_cli.core.device import peak_memory_bytes, reset_peak_memory
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.quantize.quantizers import Compensation, Inputs, UnusableInputsError
 from gptfast_cli.core.quantize.quantizers.gptq import PLUG as GPTQ
-from gptfast_cli.core.quantize.quantizers.gptq import inverse_factor
+from gptfast_cli.core.quantize.quantizers.gptq import Gptq, inverse_factor
 from gptfast_cli.core.quantize.quantizers.search import PLUG as SEARCH
 from gptfast_cli.core.schemes import Weight, quantized
 from gptq_oracle import DAMPING, brute_force, inputs_of, output_error
@@ -60,13 +60,11 @@ def test_the_size_of_a_block_is_a_matter_of_speed(name: str, group_size: int | N
     assert output_error(matrix, found, inputs) == pytest.approx(output_error(matrix, usual, inputs), rel=0.02)
 
 
-def test_rows_by_themselves_are_rounded_as_all_of_them_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gptfast_cli.core.quantize.quantizers import gptq
-
+def test_rows_by_themselves_are_rounded_as_all_of_them_together() -> None:
     matrix, inputs = torch.randn(11, 100), inputs_of(100)
     whole = rounded(matrix, inputs, "int4", 32)
-    monkeypatch.setattr(gptq, "_BLOCK_ELEMENTS", 250)
-    blocks = rounded(matrix, inputs, "int4", 32)
+    by_blocks = Gptq(block_elements=250).calibrated(inputs, Compensation(DAMPING))
+    blocks = by_blocks.quantize(matrix, quantized("int4"), 32)
     assert float((dense(blocks) == dense(whole)).float().mean()) > 0.99
 
 
@@ -104,16 +102,14 @@ def test_more_damping_is_tried_where_the_moments_have_no_factor() -> None:
     assert bool((factor.tril(-1) == 0).all())
 
 
-def test_a_factor_that_is_made_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gptfast_cli.core.quantize.quantizers import gptq
-
+def test_a_factor_that_is_made_in_pieces_is_the_same() -> None:
     moments, order = inputs_of(101).moments, torch.randperm(101)
     whole = inverse_factor(moments, order, DAMPING)
     damped = moments.double() + DAMPING * moments.diagonal().mean() * torch.eye(101)
     inverse = torch.linalg.inv(damped[order.unsqueeze(1), order])
     torch.testing.assert_close((whole.t() @ whole).double(), inverse, rtol=1e-4, atol=1e-4 * float(inverse.amax()))
-    monkeypatch.setattr(gptq, "_COLUMNS", 16)
-    torch.testing.assert_close(inverse_factor(moments, order, DAMPING), whole, rtol=1e-5, atol=1e-6)
+    pieces = inverse_factor(moments, order, DAMPING, n_columns=16)
+    torch.testing.assert_close(pieces, whole, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a peak can be reported anew")

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.quantize.quantizers import in_groups, nearest
+from gptfast_cli.core.quantize.quantizers import in_groups
 from gptfast_cli.core.quantize.quantizers.nearest import PLUG as NEAREST
+from gptfast_cli.core.quantize.quantizers.nearest import Nearest
 from gptfast_cli.core.schemes import AffineParams, Weight, quantized
 from quantized_cases import CASES
 
@@ -164,13 +165,10 @@ def test_nan_and_infinity_are_refused(name: str, group_size: int | None, value: 
 
 
 @pytest.mark.parametrize(("name", "group_size"), CASES)
-def test_block_by_block_gives_what_the_whole_gives(
-    name: str, group_size: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_block_by_block_gives_what_the_whole_gives(name: str, group_size: int | None) -> None:
     matrix = torch.randn(11, 100)
     whole = NEAREST.quantize(matrix, quantized(name), group_size)
-    monkeypatch.setattr(nearest, "_BLOCK_ELEMENTS", 250)
-    blocks = NEAREST.quantize(matrix, quantized(name), group_size)
+    blocks = Nearest(block_elements=250).quantize(matrix, quantized(name), group_size)
     assert blocks.shape == whole.shape
     assert all(torch.equal(blocks.parts[part], whole.parts[part]) for part in whole.parts)
 

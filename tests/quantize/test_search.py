@@ -7,7 +7,7 @@ from torch import Tensor
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.quantize.quantizers import in_groups, quantizers
 from gptfast_cli.core.quantize.quantizers.search import PLUG as SEARCH
-from gptfast_cli.core.quantize.quantizers.search import magnitude_importance, search_params, weighted_error
+from gptfast_cli.core.quantize.quantizers.search import Search, magnitude_importance, search_params, weighted_error
 from gptfast_cli.core.schemes import AffineParams, Weight, quantized
 from quantized_cases import CASES
 
@@ -90,15 +90,10 @@ def test_the_smallest_and_largest_numbers_stay_finite(name: str, group_size: int
 
 
 @pytest.mark.parametrize(("name", "group_size"), CASES)
-def test_block_by_block_and_padded_gives_what_the_whole_gives(
-    name: str, group_size: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from gptfast_cli.core.quantize.quantizers import search
-
+def test_block_by_block_and_padded_gives_what_the_whole_gives(name: str, group_size: int | None) -> None:
     matrix = torch.randn(11, 100)
     whole = SEARCH.quantize(matrix, quantized(name), group_size)
-    monkeypatch.setattr(search, "_BLOCK_ELEMENTS", 250)
-    blocks = SEARCH.quantize(matrix, quantized(name), group_size)
+    blocks = Search(block_elements=250).quantize(matrix, quantized(name), group_size)
     assert all(torch.equal(blocks.parts[part], whole.parts[part]) for part in whole.parts)
 
 

@@ -25,6 +25,7 @@ from gptfast_cli.core.engine.sampling import Sampler, Sampling, SamplingContext
 from gptfast_cli.core.engine.speculative.draft_length import FixedDraftLength
 from gptfast_cli.core.engine.speculative.proposers import Proposal, Proposer
 from gptfast_cli.core.engine.speculative.speculation import Speculation
+from gptfast_cli.core.engine.speculative.verification import Rounds
 from gptfast_cli.core.events import Job, Progress, result_of
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 
@@ -176,12 +177,7 @@ class CostMeter:
 
     def _step(self, load: "_Load") -> tuple[float, int]:
         """Seconds of a plain step, and bytes read by it."""
-        seconds, n_bytes, n_steps = 0.0, 0, 0
-        while seconds < _SECONDS or n_steps < _LEAST:
-            stride = load.step()
-            seconds += self._group.broadcast(stride.seconds)
-            n_bytes += stride.n_bytes
-            n_steps += stride.counts[0]
+        n_steps, seconds, n_bytes = self._timed(load, None)
         return seconds / n_steps, n_bytes // n_steps
 
     def _round(self, cell: CostCell, texts: Sequence[TargetText]) -> RoundCost:
@@ -193,18 +189,26 @@ class CostMeter:
         load, rounds = _Load(self._runner, texts, speculation), speculation.rounds
         if is_first:
             load.step()  # warm-up: buffers are allocated now
-        seconds, n_rounds, parts = 0.0, 0, [0.0] * 3
-        while seconds < _SECONDS or n_rounds < _LEAST:
-            before = rounds.n_rounds, rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
-            stride = load.step()
-            if rounds.n_rounds == before[0]:
-                continue  # nothing is drafted for the last token of a text
-            seconds += self._group.broadcast(stride.seconds)
-            n_rounds += (rounds.n_rounds - before[0]) // len(texts)
-            after = rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
-            parts = [total + b - a for total, a, b in zip(parts, before[1:], after, strict=True)]
-        draft, verify, sample = (part / n_rounds for part in self._group.broadcast(parts))
+        before = rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
+        n_rounds, seconds, _ = self._timed(load, rounds)
+        after = rounds.draft_seconds, rounds.verify_seconds, rounds.sample_seconds
+        parts = self._group.broadcast([b - a for a, b in zip(before, after, strict=True)])
+        draft, verify, sample = (part / n_rounds for part in parts)
         return RoundCost(draft, verify, sample, max(0.0, seconds / n_rounds - draft - verify - sample))
+
+    def _timed(self, load: "_Load", rounds: Rounds | None) -> tuple[int, float, int]:
+        """Run long enough to be timed: number, seconds and bytes of plain steps, or of the batch's `rounds`."""
+        n_runs, seconds, n_bytes = 0, 0.0, 0
+        while seconds < _SECONDS or n_runs < _LEAST:
+            n_before = 0 if rounds is None else rounds.n_rounds
+            output = load.step()
+            n_new = output.counts[0] if rounds is None else (rounds.n_rounds - n_before) // len(output.counts)
+            if n_new == 0:
+                continue  # nothing is drafted for the last token of a text
+            n_runs += n_new
+            seconds += self._group.broadcast(output.seconds)
+            n_bytes += output.n_bytes
+        return n_runs, seconds, n_bytes
 
 
 class _Load:

@@ -35,6 +35,7 @@ from gptfast_cli.core.models.decoder import Decoder
 from gptfast_cli.core.models.weights import VOCABULARY_WEIGHTS, weight_shapes
 from gptfast_cli.core.quantities import count
 from gptfast_cli.core.quantize.allocation import Allocation, AllocationOptions, Storage
+from gptfast_cli.core.quantize.quantizers import in_row_blocks
 from gptfast_cli.core.quantize.sizes import storages_of
 from gptfast_cli.core.schemes import (
     WHOLE,
@@ -249,7 +250,6 @@ def special_tokens_of(checkpoint: Checkpoint) -> SpecialTokens:
     return SpecialTokens(entry.bos_id, entry.add_bos, frozenset(entry.stop_ids))
 
 
-_BLOCK_ELEMENTS = 1 << 23
 _BIAS_SIZE = 0.02
 
 
@@ -281,24 +281,28 @@ def planned_bytes(config: ModelConfig, allocation: Allocation, dtype: torch.dtyp
 
 
 def random_matrix(
-    storage: Storage, shape: tuple[int, ...], generator: torch.Generator, *, dtype: torch.dtype
+    storage: Storage,
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+    *,
+    dtype: torch.dtype,
+    block_elements: int = 1 << 23,
 ) -> Weight:
-    """A random matrix [out_features, in_features] in a storage scheme, on the generator's device."""
-    out_features, in_features = shape
+    """A random matrix [out_features, in_features] in a storage scheme, on the generator's device.
+
+    block_elements: elements of a quantised matrix drawn at a time
+    """
+    in_features = shape[1]
     bound = math.sqrt(3 / in_features)  # uniform over -bound..bound has variance bound^2 / 3 = 1 / in_features
     if storage.scheme == PLAIN:
         matrix = torch.empty(shape, dtype=dtype, device=generator.device)
         return plain(matrix.uniform_(-bound, bound, generator=generator))
     scheme, group_size = quantized(storage.scheme), storage.group_size or in_features
-    planned = storage.meta_weight(shape).parts
-    parts = {name: torch.empty_like(part, device=generator.device) for name, part in planned.items()}
-    n_rows = max(1, _BLOCK_ELEMENTS // in_features)
-    for first in range(0, out_features, n_rows):
-        rows = slice(first, min(first + n_rows, out_features))
-        block = _quantized_rows(scheme, (rows.stop - first, in_features), group_size, generator, bound=bound)
-        for name, part in block.parts.items():
-            parts[name][rows] = part
-    return Weight(storage.scheme, shape, parts)
+
+    def make(rows: slice) -> Weight:
+        return _quantized_rows(scheme, (rows.stop - rows.start, in_features), group_size, generator, bound=bound)
+
+    return in_row_blocks(storage.meta_weight(shape), make, device=generator.device, block_elements=block_elements)
 
 
 def _quantized_rows(

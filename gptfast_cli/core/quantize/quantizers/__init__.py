@@ -92,23 +92,18 @@ def check_finite(values: Tensor) -> None:
 
 
 def in_row_blocks(
-    matrix: Tensor,
-    scheme: QuantizedScheme,
-    group_size: int | None,
-    quantize: Callable[[Tensor], Weight],
-    *,
-    block_elements: int,
+    meta_weight: Weight, make: Callable[[slice], Weight], *, device: torch.device, block_elements: int
 ) -> Weight:
-    """Quantise a matrix with `quantize`, one block of rows at a time, to bound temporary memory.
+    """A quantised matrix like `meta_weight`, made one block of rows at a time, to bound temporary memory.
 
+    make:           the weight of these rows; their slice ends within the matrix
     block_elements: elements per block; a block has at least one row
     """
-    shape = (matrix.shape[0], matrix.shape[1])
-    meta_weight = scheme.meta_weight(shape, group_size)
-    parts = {name: torch.empty_like(part, device=matrix.device) for name, part in meta_weight.parts.items()}
-    n_rows = max(1, block_elements // matrix.shape[-1])
-    for first in range(0, len(matrix), n_rows):
-        rows = slice(first, first + n_rows)
-        for name, part in quantize(matrix[rows]).parts.items():
+    out_features, in_features = meta_weight.shape
+    parts = {name: torch.empty_like(part, device=device) for name, part in meta_weight.parts.items()}
+    n_rows = max(1, block_elements // in_features)
+    for first in range(0, out_features, n_rows):
+        rows = slice(first, min(first + n_rows, out_features))
+        for name, part in make(rows).parts.items():
             parts[name][rows] = part
-    return Weight(meta_weight.scheme, shape, parts)
+    return Weight(meta_weight.scheme, meta_weight.shape, parts)

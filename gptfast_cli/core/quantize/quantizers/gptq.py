@@ -35,12 +35,6 @@ from gptfast_cli.core.quantize.quantizers.search import PLUG as SEARCH
 from gptfast_cli.core.quantize.quantizers.search import search_params
 from gptfast_cli.core.schemes import GroupFitter, GroupParams, QuantizedScheme, Weight, concat_params
 
-_BLOCK_ELEMENTS = 1 << 23
-"""Elements per block of rows: large enough that operations on one column are not dominated by overhead."""
-
-_COLUMNS = 512
-"""Columns of the triangular inverse computed per solve."""
-
 _LARGEST_DAMPING = 10.0
 
 TOKENS_PER_COLUMN = 4
@@ -48,20 +42,27 @@ TOKENS_PER_COLUMN = 4
 text, compared with round-to-nearest: higher with 2 tokens per column, a third lower with 4."""
 
 
+@dataclass(frozen=True, slots=True)
 class Gptq:
-    """GPTQ; falls back to `search` for matrices without calibration inputs."""
+    """GPTQ; falls back to `search` for matrices without calibration inputs.
+
+    block_elements: elements per block of rows: large enough that operations on one column are not dominated by overhead
+    """
+
+    block_elements: int = 1 << 23
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
         return SEARCH.quantize(matrix, scheme, group_size)
 
     def calibrated(self, inputs: Inputs, compensation: Compensation) -> Quantizer:
-        return _CalibratedGptq(inputs, compensation)
+        return _CalibratedGptq(inputs, compensation, self.block_elements)
 
 
 @dataclass(frozen=True, slots=True)
 class _CalibratedGptq:
     inputs: Inputs
     compensation: Compensation
+    block_elements: int
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
         check_finite(matrix)  # a NaN would spread to all later columns
@@ -71,11 +72,12 @@ class _CalibratedGptq:
         on_device = matrix.to(self.inputs.moments.device)
         fitter = scheme.fitter(on_device)
 
-        def quantize(rows: Tensor) -> Weight:
-            codes, params = _quantize(rows, fitter, order, block_size=self.compensation.block_size)
-            return scheme.pack(_whole_groups(codes, params, order.group_size), params, rows.shape[1])
+        def quantize(rows: slice) -> Weight:
+            codes, params = _quantize(on_device[rows], fitter, order, block_size=self.compensation.block_size)
+            return scheme.pack(_whole_groups(codes, params, order.group_size), params, matrix.shape[1])
 
-        return in_row_blocks(on_device, scheme, group_size, quantize, block_elements=_BLOCK_ELEMENTS)
+        meta_weight = scheme.meta_weight(matrix.shape, group_size)
+        return in_row_blocks(meta_weight, quantize, device=on_device.device, block_elements=self.block_elements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +115,15 @@ def _column_order(inputs: Inputs, group_size: int, *, damping: float) -> _Column
     )
 
 
-def inverse_factor(moments: Tensor, order: Tensor, damping: float) -> Tensor:
+def inverse_factor(moments: Tensor, order: Tensor, damping: float, *, n_columns: int = 512) -> Tensor:
     """Upper triangular U with H^-1 = U^T U, [n, n]; H is the damped moments, permuted by `order`.
 
     H^-1 is never computed: reversing rows and columns of H, factorising and reversing back gives an upper triangular R
-    with H = R R^T, so U = R^-1. All steps are in place: one [n, n] matrix is allocated. Raises UnusableInputsError if
-    the factorisation fails even with damping 10.
+    with H = R R^T, so U = R^-1. All steps are in place: one [n, n] matrix is allocated.
+
+    n_columns: columns of the inverse computed per solve
+
+    Raises UnusableInputsError if the factorisation fails even with damping 10.
     """
     mean, reverse = moments.diagonal().mean(), order.flip(0)
     failed_at = torch.empty((), dtype=torch.int32, device=moments.device)
@@ -128,7 +133,7 @@ def inverse_factor(moments: Tensor, order: Tensor, damping: float) -> Tensor:
         torch.linalg.cholesky_ex(factor, out=(factor, failed_at))
         if int(failed_at) == 0:
             _reverse(factor.t())
-            _invert(factor)
+            _invert(factor, n_columns)
             low, high = factor.t().aminmax()  # NaN propagates
             if bool(low.isfinite() & high.isfinite()):
                 return factor
@@ -144,16 +149,16 @@ def _reverse(matrix: Tensor) -> None:
         matrix[row], matrix[last - row] = matrix[last - row].flip(0), matrix[row].flip(0)
 
 
-def _invert(upper: Tensor) -> None:
-    """Invert an upper triangular matrix [n, n] in place, _COLUMNS columns at a time, from last to first.
+def _invert(upper: Tensor, n_columns: int) -> None:
+    """Invert an upper triangular matrix [n, n] in place, `n_columns` columns at a time, from last to first.
 
     A column of the inverse is zero below the diagonal, so the later columns, already overwritten, only meet zeros.
     """
-    for first in reversed(range(0, len(upper), _COLUMNS)):
-        columns = upper.new_zeros(len(upper), min(_COLUMNS, len(upper) - first))
+    for first in reversed(range(0, len(upper), n_columns)):
+        columns = upper.new_zeros(len(upper), min(n_columns, len(upper) - first))
         columns[first:].fill_diagonal_(1)
         torch.linalg.solve_triangular(upper, columns, upper=True, out=columns)
-        upper[:, first : first + _COLUMNS] = columns
+        upper[:, first : first + n_columns] = columns
 
 
 def _quantize(

@@ -5,28 +5,34 @@ The error is sum_i h_i (w_i - decode(encode(w_i)))^2, where h_i is the importanc
 calibration text is needed: the importance is computed from the weights of the group.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from gptfast_cli.core.quantize.quantizers import check_finite, in_groups, in_row_blocks
 from gptfast_cli.core.schemes import GroupFitter, GroupParams, QuantizedScheme, Weight, select_params
 
-_BLOCK_ELEMENTS = 1 << 18
-"""Elements per block of rows: fits in the CPU cache, as a block is read once per candidate."""
 
-
+@dataclass(frozen=True, slots=True)
 class Search:
-    """Minimises the weighted squared error of each group independently."""
+    """Minimises the weighted squared error of each group independently.
+
+    block_elements: elements per block of rows: it fits in the CPU cache, as it is read once per candidate
+    """
+
+    block_elements: int = 1 << 18
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
         fitter = scheme.fitter(matrix)
 
-        def quantize(rows: Tensor) -> Weight:
-            groups = in_groups(rows, group_size)
+        def quantize(rows: slice) -> Weight:
+            groups = in_groups(matrix[rows], group_size)
             params = search_params(groups, magnitude_importance(groups), fitter)
-            return scheme.pack(params.encode(groups), params, rows.shape[-1])
+            return scheme.pack(params.encode(groups), params, matrix.shape[1])
 
-        return in_row_blocks(matrix, scheme, group_size, quantize, block_elements=_BLOCK_ELEMENTS)
+        meta_weight = scheme.meta_weight(matrix.shape, group_size)
+        return in_row_blocks(meta_weight, quantize, device=matrix.device, block_elements=self.block_elements)
 
 
 def search_params(groups: Tensor, importance: Tensor, fitter: GroupFitter) -> GroupParams:
