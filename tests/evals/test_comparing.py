@@ -16,7 +16,6 @@ from chat_model import chat_model
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.evals import scoring as reading
 from gptfast_cli.core.evals.comparison import (
     CommonText,
     Compared,
@@ -25,8 +24,8 @@ from gptfast_cli.core.evals.comparison import (
     compare,
 )
 from gptfast_cli.core.evals.divergence import Comparison
-from gptfast_cli.core.evals.passages import Passage, Window
-from gptfast_cli.core.evals.perplexity import TextOptions
+from gptfast_cli.core.evals.passages import BatchBudget, Passage, Window
+from gptfast_cli.core.evals.perplexity import TextOptions, protocol_text
 from gptfast_cli.core.evals.tasks.requests import TaskOptions
 from gptfast_cli.core.events import Note, Progress
 from gptfast_cli.core.jobs.eval import EvalRequest, run
@@ -115,13 +114,14 @@ def test_passages_that_begin_alike_are_each_compared(tmp_path: Path, model: Path
     assert found is not None and dataclasses.astuple(found.divergence) == pytest.approx(expected, rel=2e-4)
 
 
-def test_the_pieces_that_are_held_change_nothing(
-    tmp_path: Path, model: Path, other: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = compared(tmp_path, other, ReferenceRequest(str(model)), protocol="gptq-100")
-    monkeypatch.setattr(reading, "_PIECE_LOGITS", 260 * 7)
-    monkeypatch.setattr(reading, "_CACHE_TOKENS", 300)
-    pieces = compared(tmp_path, other, ReferenceRequest(str(model)), protocol="gptq-100")
+def test_the_pieces_that_are_held_change_nothing(tmp_path: Path, model: Path, other: Path) -> None:
+    candidates = [drained(load(str(each), settings_in(tmp_path), PLACING))[1] for each in (other, model)]
+    text = protocol_text(TEXT, "gptq-100", candidates[0])
+    small = BatchBudget(cache_tokens=300, n_rows=8, piece_tokens=512, piece_rows=7)
+    whole, pieces = (
+        drained(compare(*candidates, common_text(*candidates, text), BATCH_SIZES, budget))[1]
+        for budget in (None, small)
+    )
     assert dataclasses.astuple(pieces.divergence) == pytest.approx(dataclasses.astuple(whole.divergence), rel=1e-9)
 
 
@@ -276,14 +276,12 @@ def test_a_batch_of_nothing_is_refused(tmp_path: Path, model: Path) -> None:
         compared(tmp_path, model, ReferenceRequest(str(model), batch_size=0))
 
 
-def test_an_interrupt_keeps_what_both_have_read(
-    tmp_path: Path, model: Path, other: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "_CACHE_TOKENS", 128)
+def test_an_interrupt_keeps_what_both_have_read(tmp_path: Path, model: Path, other: Path) -> None:
     candidates = [drained(load(str(each), settings_in(tmp_path), PLACING))[1] for each in (other, model)]
+    budget = BatchBudget(cache_tokens=128, n_rows=8, piece_tokens=512, piece_rows=128)
 
     def interrupted(at: int) -> Compared | None:
-        job = compare(*candidates, common_text(*candidates, None), BATCH_SIZES)
+        job = compare(*candidates, common_text(*candidates, None), BATCH_SIZES, budget)
         event = next(job)
         while not (isinstance(event, Progress) and event.done >= at):
             event = next(job)

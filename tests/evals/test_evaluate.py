@@ -3,15 +3,26 @@
 import json
 import sys
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
+from gptfast_cli.core.engine.load import load
+from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
-from gptfast_cli.core.evals.tasks import request_runner
-from gptfast_cli.core.evals.tasks.requests import TaskOptions
+from gptfast_cli.core.evals.tasks.bos_rules import bos_rules_of
+from gptfast_cli.core.evals.tasks.request_runner import RequestRunner
+from gptfast_cli.core.evals.tasks.requests import (
+    Failure,
+    GenerationRequest,
+    LikelihoodRequest,
+    RollingRequest,
+    TaskOptions,
+    TaskRequest,
+)
 from gptfast_cli.core.evals.tasks.results import TaskResults
 from gptfast_cli.core.events import Event, Note, Progress
 from gptfast_cli.core.jobs.eval import EvalRequest, Evaluation, run
@@ -93,10 +104,17 @@ def test_the_next_run_goes_on_and_ends_as_if_nothing_had_been(tmp_path: Path) ->
     assert answer_files(tmp_path / "part") == []
 
 
-def test_answers_do_not_depend_on_the_blocks_that_they_come_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tasks_of(drained(run(request(tmp_path / "whole", limit=10)))[1])
-    monkeypatch.setattr(request_runner, "_BLOCK", 7)
-    assert tasks_of(drained(run(request(tmp_path / "blocks", limit=10)))[1]).results == whole.results
+def test_answers_do_not_depend_on_the_blocks_that_they_come_in(tmp_path: Path) -> None:
+    loaded = drained(load("tiny-draft", settings_in(tmp_path), RuntimeConfig(dtype="float32", threads=1)))[1]
+    beginnings = ["One day, a fox met", "There was", "A bear", "One day, a fox saw", "3 + 4 ="]
+    requests: list[TaskRequest] = []
+    for words in beginnings:
+        requests += [LikelihoodRequest(words, " a badger."), LikelihoodRequest(words, " 7"), RollingRequest(words)]
+        requests += [GenerationRequest(words, ("\n",), 9), GenerationRequest(words, (), 9, Sampling(1.0))]
+    whole = RequestRunner(loaded, bos_rules_of(loaded, loaded.tokenizer), batch_size=8, seed=0)
+    answers = dict(whole.answers(requests))
+    assert dict(replace(whole, block_size=7).answers(requests)) == answers
+    assert len(answers) == 25 and not any(isinstance(answer, Failure) for answer in answers.values())
 
 
 def test_more_questions_and_another_folder_go_on_with_the_same_answers(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from chat_model import chat_model
 from gptfast_cli.core.engine.build import RuntimeConfig
+from gptfast_cli.core.engine.load import load
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.evals import perplexity as measuring
-from gptfast_cli.core.evals import scoring as reading
-from gptfast_cli.core.evals.perplexity import Perplexity, TextOptions
+from gptfast_cli.core.evals.perplexity import Perplexity, TextOptions, measure_perplexity, protocol_text
 from gptfast_cli.core.evals.protocols import protocol_of, usual_protocols
+from gptfast_cli.core.evals.scoring import batch_budget_of
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.jobs.eval import EvalRequest, Evaluation, run
 from model_files import drained, edit_json, settings_in
 
+RUNTIME = RuntimeConfig(device="cpu", dtype="float32", threads=1, backend="reference")
 CONTEXT = 64
 TEXT = 'One day, a fox met a badger.\n\nThe fox said: "Où vas-tu?"  It rained. ' * 11  # two bytes in one character
 
@@ -51,8 +54,9 @@ def tokens(folder: Path) -> Tensor:
 def request(tmp_path: Path, folder: Path, protocol: str, text: str | bytes = TEXT, **runtime: Any) -> EvalRequest:
     file = tmp_path / "text.txt"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    chosen = RuntimeConfig(**{"device": "cpu", "dtype": "float32", "backend": "reference", "threads": 1} | runtime)
-    return EvalRequest(settings_in(tmp_path), str(folder), chosen, text=TextOptions(file, protocol))
+    return EvalRequest(
+        settings_in(tmp_path), str(folder), replace(RUNTIME, **runtime), text=TextOptions(file, protocol)
+    )
 
 
 def measured(tmp_path: Path, folder: Path, protocol: str, text: str | bytes = TEXT) -> Perplexity:
@@ -166,18 +170,19 @@ def test_a_perplexity_beyond_all_floats_is_infinite(tmp_path: Path, folder: Path
 def test_what_is_held_is_bounded_and_changes_nothing(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = measured(tmp_path, folder, "gptq-16")
+    loaded = drained(load(str(folder), settings_in(tmp_path), RUNTIME))[1]
+    text = protocol_text(TEXT, "gptq-16", loaded)
+    whole = drained(measure_perplexity(loaded, text))[1]
     groups: list[int] = []
     scores = measuring.scores
 
-    def watched(model: Any, passages: Any) -> Any:
+    def watched(model: Any, passages: Any, budget: Any) -> Any:
         groups.append(sum(len(passage.tokens) for passage in passages))
-        return scores(model, passages)
+        return scores(model, passages, budget)
 
     monkeypatch.setattr(measuring, "scores", watched)
-    monkeypatch.setattr(reading, "_CACHE_TOKENS", 40)
-    monkeypatch.setattr(reading, "_PIECE_LOGITS", 260 * 5)
-    assert measured(tmp_path, folder, "gptq-16") == whole
+    budget = batch_budget_of(loaded.model, cache_tokens=40, piece_logits=260 * 5)
+    assert drained(measure_perplexity(loaded, text, budget))[1] == whole
     assert max(groups) == 32 and sum(groups) == 16 * whole.n_windows
 
 
@@ -185,12 +190,13 @@ def windows_done(events: list[Any]) -> Iterator[Progress]:
     return (event for event in events if isinstance(event, Progress) and event.unit == "windows")
 
 
-def test_the_running_value_ends_in_the_result(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_CACHE_TOKENS", 128)
-    events, evaluation = drained(run(request(tmp_path, folder, "gptq-64")))
+def test_the_running_value_ends_in_the_result(tmp_path: Path, folder: Path) -> None:
+    loaded = drained(load(str(folder), settings_in(tmp_path), RUNTIME))[1]
+    budget = batch_budget_of(loaded.model, cache_tokens=128)
+    events, perplexity = drained(measure_perplexity(loaded, protocol_text(TEXT, "gptq-64", loaded), budget))
     output = list(windows_done(events))
     assert [event.done for event in output] == [0, 2, 4, 6, 8, 10, 12]
-    assert math.isnan(output[0].so_far) and output[-1].so_far == evaluation.perplexity.value
+    assert math.isnan(output[0].so_far) and output[-1].so_far == perplexity.value
     first = measured(tmp_path, folder, "gptq-64", TEXT.encode()[:127].decode())
     assert output[1].so_far == pytest.approx(first.value)
 
@@ -208,16 +214,16 @@ def interrupted(job: Any, at: int) -> Any:
         return end.value
 
 
-def test_an_interrupt_keeps_the_windows_so_far_and_says_so(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "_CACHE_TOKENS", 128)
-    evaluation = interrupted(run(request(tmp_path, folder, "gptq-64")), 4)
+def test_an_interrupt_keeps_the_windows_so_far_and_says_so(tmp_path: Path, folder: Path) -> None:
+    text = TEXT * 8
+    n_all = (len(text.encode()) + 1) // 64
+    evaluation = interrupted(run(request(tmp_path, folder, "gptq-64", text)), 1)
     found = evaluation.perplexity
-    assert evaluation.is_interrupted and found.is_partial and (found.n_windows, found.n_windows_all) == (4, 12)
-    begin = measured(tmp_path, folder, "gptq-64", TEXT.encode()[:255].decode())
+    assert evaluation.is_interrupted and found.is_partial
+    assert 0 < found.n_windows < found.n_windows_all == n_all
+    begin = measured(tmp_path, folder, "gptq-64", text.encode()[: 64 * found.n_windows - 1].decode())
     assert found.value == begin.value and not begin.is_partial
-    nothing = interrupted(run(request(tmp_path, folder, "gptq-64")), 0)
+    nothing = interrupted(run(request(tmp_path, folder, "gptq-64", text)), 0)
     assert nothing.is_interrupted and nothing.perplexity is None
 
 

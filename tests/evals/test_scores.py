@@ -11,9 +11,8 @@ from transformers import LlamaForCausalLM
 from cpu_engine import native, reference, weights_of
 from gptfast_cli.core.backends import KEY_BLOCK
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.evals import scoring as reading
 from gptfast_cli.core.evals.passages import Passage, fit_passage
-from gptfast_cli.core.evals.scoring import Score, scores
+from gptfast_cli.core.evals.scoring import Score, batch_budget_of, scores
 from gptfast_cli.core.models.decoder import Decoder
 from llama_oracle import ours, random_llama
 
@@ -120,13 +119,12 @@ def test_answers_of_one_token_are_read_off_one_row(monkeypatch: pytest.MonkeyPat
 
 
 def test_logits_and_rows_are_bounded_whatever_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_PIECE_LOGITS", 64 * VOCAB_SIZE)
     model = ours(random_llama(vocab_size=VOCAB_SIZE))
     passages = mixture()
-    whole = dict(scores(model, passages))
+    whole = dict(scores(model, passages, batch_budget_of(model, piece_logits=64 * VOCAB_SIZE)))
     watched = Watched(model, monkeypatch)
-    monkeypatch.setattr(reading, "_CACHE_TOKENS", 600)
-    assert dict(scores(model, passages)) == whole
+    budget = batch_budget_of(model, piece_logits=64 * VOCAB_SIZE, cache_tokens=600)
+    assert dict(scores(model, passages, budget)) == whole
     assert watched.most_wanted <= 64
     assert watched.most_rows <= 600 // KEY_BLOCK
 
@@ -135,9 +133,8 @@ def test_a_native_model_gives_few_rows_of_logits_at_once_and_the_same_scores(mon
     model = native(*weights_of("grouped heads, odd sizes", "float32", vocab_size=VOCAB_SIZE), torch.float32)
     passages = mixture()
     whole = dict(scores(model, passages))
-    monkeypatch.setattr(reading, "_NATIVE_PIECE_ROWS", 5)
     watched = Watched(model, monkeypatch)
-    assert dict(scores(model, passages)) == whole
+    assert dict(scores(model, passages, batch_budget_of(model, native_piece_rows=5))) == whole
     assert watched.most_wanted == 5
 
 

@@ -178,9 +178,15 @@ def common_text(measured: LoadedModel, reference: LoadedModel, text: ProtocolTex
 
 
 def compare(
-    measured: LoadedModel, reference: LoadedModel, text: CommonText, batch_sizes: tuple[int, int]
+    measured: LoadedModel,
+    reference: LoadedModel,
+    text: CommonText,
+    batch_sizes: tuple[int, int],
+    budget: BatchBudget | None = None,
 ) -> Job[Compared | None]:
     """Compare both models on a text, each with its batch size: maximum passages of a forward pass.
+
+    budget: limits for both; None: the smaller of their own, with the larger batch size
 
     An interrupt gives a partial result, None before the first piece.
     """
@@ -188,7 +194,7 @@ def compare(
     is_itself = summaries[0] == summaries[1] and measured.path == reference.path
     if is_itself:
         yield Note(f"{measured.name} is compared with itself: all differences must be 0.")
-    budget = _budget(measured.model, reference.model, max(batch_sizes))
+    budget = budget or _budget(measured.model, reference.model, max(batch_sizes))
     comparison = Comparison()
     n_tokens = n_common_tokens(measured, reference.config.vocab_size)
     n_read, n_all = 0, text.n_windows

@@ -13,7 +13,7 @@ import torch
 from gptfast_cli.core.engine.load import LoadedModel
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.evals.divergence import batched_mean
-from gptfast_cli.core.evals.passages import groups
+from gptfast_cli.core.evals.passages import BatchBudget, groups
 from gptfast_cli.core.evals.protocols import DEFAULT_PROTOCOL, ProtocolText, TokenText, protocol_of
 from gptfast_cli.core.evals.scoring import batch_budget_of, scores
 from gptfast_cli.core.evals.tasks.bos_rules import bos_rules_of
@@ -128,14 +128,20 @@ def protocol_text(text: str, protocol: str, loaded: LoadedModel) -> ProtocolText
     return whole
 
 
-def measure_perplexity(loaded: LoadedModel, text: ProtocolText) -> Job[Perplexity | None]:
-    """Perplexity of a checked text. An interrupt gives a partial result, None before the first window."""
+def measure_perplexity(
+    loaded: LoadedModel, text: ProtocolText, budget: BatchBudget | None = None
+) -> Job[Perplexity | None]:
+    """Perplexity of a checked text. An interrupt gives a partial result, None before the first window.
+
+    budget: limits of a group of windows, and of its batches; None: those of the model
+    """
+    budget = budget or batch_budget_of(loaded.model)
     total = PerplexitySum(text)
     n_all = text.n_windows
     try:
-        for group in groups(text.windows(), batch_budget_of(loaded.model).cache_tokens):
+        for group in groups(text.windows(), budget.cache_tokens):
             yield Progress("perplexity", total.n_windows, n_all, "windows", so_far=total.value)
-            found = dict(scores(loaded.model, [window.passage for window in group]))
+            found = dict(scores(loaded.model, [window.passage for window in group], budget))
             for number, window in enumerate(group):
                 if not found[number].is_defined:
                     where = f"in window {total.n_windows + 1:,} of the text's {n_all:,}"

@@ -23,20 +23,13 @@ from gptfast_cli.core.evals.passages import (
 )
 from gptfast_cli.core.models.decoder import Decoder
 
-_PIECE_LOGITS = 1 << 25
-"""Logits of one piece: 128 MB in float32."""
-
 _PIECE_TOKENS = 512
 """Tokens of one forward pass: enough to be compute bound."""
-
-_NATIVE_PIECE_ROWS = 128
-"""Rows of logits of one piece of the CPU engine: small enough to be read from the CPU caches, and to reuse memory."""
 
 _LEAST_TOKENS = 32
 """Minimum tokens of a row in a piece; with fewer, a piece has fewer rows, so that keys are read for many queries."""
 
 _ROWS = 16
-_CACHE_TOKENS = 4096
 _CACHE_BYTES = 1 << 29
 """Limit of the KV cache, unless one passage needs more."""
 
@@ -76,14 +69,22 @@ class _Row:
         return sum(token in self.asked for token in range(self.n_fed, min(self.n_fed + n_tokens, len(self.fed))))
 
 
-def batch_budget_of(model: Decoder) -> BatchBudget:
-    """The budget for a model: bounded memory, and compute-bound pieces."""
-    most_rows = _NATIVE_PIECE_ROWS if model.has_own_threads else _PIECE_TOKENS
+def batch_budget_of(
+    model: Decoder, *, cache_tokens: int = 4096, piece_logits: int = 1 << 25, native_piece_rows: int = 128
+) -> BatchBudget:
+    """The budget for a model: bounded memory, and compute-bound pieces.
+
+    cache_tokens:      most tokens in the KV cache, unless one passage needs more
+    piece_logits:      most logits of one piece: 128 MB in float32
+    native_piece_rows: most rows of logits of one piece of the CPU engine: they are read from the CPU caches, and reuse
+                       memory
+    """
+    most_rows = native_piece_rows if model.has_own_threads else _PIECE_TOKENS
     return BatchBudget(
-        cache_tokens=min(_CACHE_TOKENS, _CACHE_BYTES // model.config.kv_bytes_per_token(model.dtype.itemsize)),
+        cache_tokens=min(cache_tokens, _CACHE_BYTES // model.config.kv_bytes_per_token(model.dtype.itemsize)),
         n_rows=_ROWS,
         piece_tokens=_PIECE_TOKENS,
-        piece_rows=max(1, min(most_rows, _PIECE_LOGITS // model.config.vocab_size)),
+        piece_rows=max(1, min(most_rows, piece_logits // model.config.vocab_size)),
     )
 
 
@@ -217,26 +218,29 @@ class Score:
         return all(self.likeliest)
 
 
-def scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, Score]]:
-    """(index, score) of each passage, as soon as it is complete, in any order.
+def scores(
+    model: Decoder, passages: Sequence[Passage], budget: BatchBudget | None = None
+) -> Iterator[tuple[int, Score]]:
+    """(index, score) of each passage, as soon as it is complete, in any order; `budget` None: that of the model.
 
     On the CPU engine in float32 scores are batch-invariant, bit for bit. Non-finite logits make the score of that
     passage alone undefined.
     """
+    budget = budget or batch_budget_of(model)
     undefined = []
-    for number, score in _scores(model, passages):
+    for number, score in _scores(model, passages, budget):
         if score.is_defined:
             yield number, score
         else:
             undefined.append(number)
     for number in undefined:  # scored alone: NaN after a token spoils sums that other passages of its batch share
-        yield from ((number, score) for _, score in _scores(model, [passages[number]]))
+        yield from ((number, score) for _, score in _scores(model, [passages[number]], budget))
 
 
-def _scores(model: Decoder, passages: Sequence[Passage]) -> Iterator[tuple[int, Score]]:
+def _scores(model: Decoder, passages: Sequence[Passage], budget: BatchBudget) -> Iterator[tuple[int, Score]]:
     waiting = [passage.n_predicted for passage in passages]
     values: dict[int, list[tuple[float, bool]]] = {}
-    for reading in passage_logits(model, passages, batch_budget_of(model)):
+    for reading in passage_logits(model, passages, budget):
         for prediction, value in zip(reading.predictions, _values(model, reading, passages), strict=True):
             number = prediction.passage
             if number not in values:

@@ -3,9 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from typing import Final
 
 from gptfast_cli.core.engine.engine import Engine
 from gptfast_cli.core.engine.load import LoadedModel
@@ -34,7 +32,7 @@ from gptfast_cli.core.tokenizers import Tokenizer
 class _Answer:
     """A generation in progress."""
 
-    def __init__(self, number: int, sequence: Request, tokenizer: Tokenizer, until: Rows[str]) -> None:
+    def __init__(self, number: int, sequence: Request, tokenizer: Tokenizer, until: Sequence[str]) -> None:
         self.number = number
         self.sequence = sequence
         self.text = ""
@@ -64,7 +62,7 @@ class _Answer:
 
 
 def generated(
-    loaded: LoadedModel, bos_rules: BosRules, requests: Rows[GenerationRequest], *, batch_size: int, seed: int
+    loaded: LoadedModel, bos_rules: BosRules, requests: Sequence[GenerationRequest], *, batch_size: int, seed: int
 ) -> Iterator[tuple[int, str | Failure]]:
     """The answer to each request beside its number, as they are finished.
 
@@ -102,18 +100,20 @@ def _request(number: int, request: GenerationRequest, loaded: LoadedModel, bos_r
     return Request(number, prompt, sampler, loaded.limits(request.max_tokens, None, stop=request.until))
 
 
-_BLOCK: Final = 2048
-"""Requests per block: enough to find common prefixes and similar lengths."""
-
-
 @dataclass(frozen=True, slots=True)
 class RequestRunner:
-    """Answers requests with a loaded model: `batch_size` concurrent generations, sampled with `seed`."""
+    """Answers requests with a loaded model.
+
+    batch_size: concurrent generations
+    seed:       of sampled answers
+    block_size: requests that are answered together: enough to find common prefixes and similar lengths
+    """
 
     loaded: LoadedModel
     bos_rules: BosRules
     batch_size: int
     seed: int
+    block_size: int = 2048
 
     def answers(self, requests: Sequence[TaskRequest]) -> Iterator[tuple[int, Answer | Failure]]:
         """(index, answer) of each request, block by block in any order.
@@ -121,8 +121,8 @@ class RequestRunner:
         The answer is a Failure if a request cannot be answered, such as a continuation without tokens.
         """
         numbered = list(enumerate(requests))
-        for first in range(0, len(numbered), _BLOCK):
-            block = numbered[first : first + _BLOCK]
+        for first in range(0, len(numbered), self.block_size):
+            block = numbered[first : first + self.block_size]
             yield from self._likelihoods([(n, each) for n, each in block if isinstance(each, LikelihoodRequest)])
             yield from self._rollings([(n, each) for n, each in block if isinstance(each, RollingRequest)])
             yield from self._generations([(n, each) for n, each in block if isinstance(each, GenerationRequest)])
