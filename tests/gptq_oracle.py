@@ -26,7 +26,7 @@ def output_error(matrix: Tensor, found: Tensor, inputs: Inputs) -> float:
 
 
 def brute_force(matrix: Tensor, inputs: Inputs, scheme: QuantizedScheme, group_size: int | None) -> Tensor:
-    """Optimal brain quantisation in a fixed order: equations 2 and 3 of arXiv:2210.17323, one weight at a time.
+    """Optimal brain quantization in a fixed order: equations 2 and 3 of arXiv:2210.17323, one weight at a time.
 
     The whole inverse is kept, and the row and column of what was rounded are eliminated from it.
     """

@@ -1,4 +1,4 @@
-"""Every quantised scheme with every group size that it has, and codes and params for it."""
+"""Every quantized scheme with every group size that it has, and codes and params for it."""
 
 import torch
 from torch import Tensor

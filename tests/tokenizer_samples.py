@@ -57,7 +57,7 @@ def real_model(version: str) -> Path:
 
 
 def write_trained(folder: Path, **options: object) -> None:
-    """A small SentencePiece model with other normalisation settings than the real ones."""
+    """A small SentencePiece model with other normalization settings than the real ones."""
     defaults = {"vocab_size": 400, "model_type": "bpe", "byte_fallback": True, "character_coverage": 0.99}
     with (folder / "tokenizer.model").open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(

@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
     FAILURE = 1
     USAGE = 2
     NOT_FOUND = 3
-    NOT_AUTHORISED = 4
+    NOT_AUTHORIZED = 4
     NETWORK = 5
     CORRUPT = 6
     OUT_OF_MEMORY = 7
@@ -59,10 +59,10 @@ class NotFoundError(GptFastError):
     exit_code = ExitCode.NOT_FOUND
 
 
-class NotAuthorisedError(GptFastError):
+class NotAuthorizedError(GptFastError):
     """Something that is kept from this person: a login is missing, wrong, or not allowed there."""
 
-    exit_code = ExitCode.NOT_AUTHORISED
+    exit_code = ExitCode.NOT_AUTHORIZED
 
 
 class NetworkError(GptFastError):

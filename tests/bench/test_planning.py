@@ -45,7 +45,7 @@ CONFIG = ModelConfig(
 LAYER = 16 + 64 + 32 + 96 + 48
 TABLE = 40
 KV_TOKEN = 2 * (2 * 2 * 2)  # a key and a value of 2 in 2 layers
-# of a token, in elements: in, out and normalised 3 * 8, query, key, value rows 8, heads 4, gate, up and product 3 * 6
+# of a token, in elements: in, out and normalized 3 * 8, query, key, value rows 8, heads 4, gate, up and product 3 * 6
 ACTIVATIONS = 24 + 8 + 4 + 18
 
 

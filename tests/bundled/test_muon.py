@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from recipe.muon import Muon, orthogonalised
+from recipe.muon import Muon, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 60), (60, 16)])
 def test_singular_values_come_near_one_and_directions_stay(shape: tuple[int, int]) -> None:
     gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, v = torch.linalg.svd(gradient, full_matrices=False)
-    inside = u.mT @ orthogonalised(gradient) @ v.mT
+    inside = u.mT @ orthogonalized(gradient) @ v.mT
     assert inside.diagonal().min() > 0.3
     assert inside.diagonal().max() < 1.3
     torch.testing.assert_close(inside, inside.diagonal().diag(), rtol=0, atol=1e-4)

@@ -251,11 +251,11 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object], type[Exception], str]] = 
         UsageError,
         "number of heads",
     ),
-    "quantised by gpt-fast": (
+    "quantized by gpt-fast": (
         "gpt_fast",
         lambda f: replace(f / "model.pth", **{"layers.0.attention.wo.scales": torch.ones(2)}),
         UsageError,
-        "quantised by gpt-fast",
+        "quantized by gpt-fast",
     ),
     "a value that is no tensor": (
         "pytorch_model",
@@ -301,7 +301,7 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object], type[Exception], str]] = 
         r"params\.json: n_kv_heads",
     ),
     "experts": ("meta", lambda f: edit_json(f / "params.json", lambda v: v.update(moe={"n": 8})), UsageError, "moe"),
-    "a version of llama2.c that is quantised": (
+    "a version of llama2.c that is quantized": (
         "llama2_c 1",
         lambda f: (f / "model.bin").write_bytes(struct.pack("<Ii", 0x616B3432, 2) + bytes(300)),
         UsageError,

@@ -1,4 +1,4 @@
-"""Quantising from the command line: what goes where, what a person sees, and how mistakes are answered."""
+"""Quantizing from the command line: what goes where, what a person sees, and how mistakes are answered."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from cli.command_line import CommandLine
 QUICK = ("--no-fidelity", "--dtype", "float32")
 
 
-def test_the_contracts_line_quantises_and_the_next_one_generates_from_it(gptfast: CommandLine) -> None:
+def test_the_contracts_line_quantizes_and_the_next_one_generates_from_it(gptfast: CommandLine) -> None:
     outcome = gptfast.run("quantize", "--mode", "int4", "--groupsize", "32")
     assert outcome.returncode == 0, outcome.stderr.decode()
     (place,) = outcome.stdout.decode().splitlines()
@@ -140,7 +140,7 @@ def test_a_mistake_is_answered_in_a_few_lines(
     assert len([line for line in output.splitlines() if not line.startswith("Model: ")]) <= 5
 
 
-def test_quantising_twice_and_replacing_are_refused(gptfast: CommandLine) -> None:
+def test_quantizing_twice_and_replacing_are_refused(gptfast: CommandLine) -> None:
     assert gptfast.run("quantize", "tiny", *QUICK).returncode == 0
     again = gptfast.run("quantize", "tiny", *QUICK)
     assert again.returncode == 0 and b"already exists" in again.stderr
@@ -148,7 +148,7 @@ def test_quantising_twice_and_replacing_are_refused(gptfast: CommandLine) -> Non
     assert other.returncode == 2 and b"--force" in other.stderr
     assert gptfast.run("quantize", "tiny", "--force", *QUICK).returncode == 0
     twice = gptfast.run("quantize", "tiny:int8", "--mode", "int4")
-    assert twice.returncode == 2 and b"is already quantised (int8)" in twice.stderr
+    assert twice.returncode == 2 and b"is already quantized (int8)" in twice.stderr
 
 
 def test_a_divergence_without_bounds_is_null_in_json(tmp_path: Path) -> None:
@@ -157,10 +157,10 @@ def test_a_divergence_without_bounds_is_null_in_json(tmp_path: Path) -> None:
     from gptfast_cli.render.json import to_document
     from model_files import drained, settings_in
 
-    quantised = drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny-draft")))[1]
-    assert quantised.fidelity is not None
-    divergence = replace(quantised.fidelity.divergence, kld_mean=math.inf, ppl_ratio=math.nan)
-    unbounded = replace(quantised, fidelity=replace(quantised.fidelity, divergence=divergence))
+    quantized = drained(run(QuantizeRequest(settings_in(tmp_path), model="tiny-draft")))[1]
+    assert quantized.fidelity is not None
+    divergence = replace(quantized.fidelity.divergence, kld_mean=math.inf, ppl_ratio=math.nan)
+    unbounded = replace(quantized, fidelity=replace(quantized.fidelity, divergence=divergence))
     fidelity = to_document(unbounded, KEYS)["fidelity"]
     assert isinstance(fidelity, dict)
     assert fidelity["kld_mean"] is fidelity["ppl_ratio"] is None and fidelity["alpha"] > 0.9

@@ -20,12 +20,12 @@ from gptfast_cli.core.models.sharding import ModelShard
 
 SAMPLINGS = {
     "greedy": Sampling(temperature=0),
-    "greedy, penalised": Sampling(temperature=0, repetition_penalty=1.5),
+    "greedy, penalized": Sampling(temperature=0, repetition_penalty=1.5),
     "the best of equals": Sampling(temperature=1.0, top_k=1),
     "top-k": Sampling(temperature=0.8, top_k=3),
     "top-k of almost all": Sampling(temperature=1.3, top_k=8),
     "top-k, top-p, min-p": Sampling(temperature=1.0, top_k=4, top_p=0.8, min_p=0.1),
-    "top-k, penalised": Sampling(temperature=1.0, top_k=3, repetition_penalty=1.5),
+    "top-k, penalized": Sampling(temperature=1.0, top_k=3, repetition_penalty=1.5),
     "all": Sampling(temperature=1.0, top_k=0),
     "top-p": Sampling(temperature=1.0, top_k=0, top_p=0.7),
 }

@@ -143,9 +143,9 @@ def test_ranks_tell_one_another_no_more_than_a_choice_needs(ranks: list[dict[str
     output = {case: n for case, (_, n) in ranks[0]["choices"].items() if case.endswith(str(n_tokens))}
     each, whole = 2 * N_ROWS, -(-n_tokens // len(ranks)) * N_ROWS  # a logit and its token
     for kind in (DISTINCT, EQUALS):
-        assert output[f"greedy, {kind} {n_tokens}"] == output[f"greedy, penalised, {kind} {n_tokens}"] == each
+        assert output[f"greedy, {kind} {n_tokens}"] == output[f"greedy, penalized, {kind} {n_tokens}"] == each
         assert output[f"all, {kind} {n_tokens}"] == output[f"top-p, {kind} {n_tokens}"] == whole
-    for k, case in ((1, "the best of equals"), (3, "top-k"), (3, "top-k, penalised"), (4, "top-k, top-p, min-p")):
+    for k, case in ((1, "the best of equals"), (3, "top-k"), (3, "top-k, penalized"), (4, "top-k, top-p, min-p")):
         assert output[f"{case}, {DISTINCT} {n_tokens}"] == (k + 1) * each
         assert output[f"{case}, {EQUALS} {n_tokens}"] == (k + 1) * each + whole, "more equals than were gathered"
 

@@ -22,7 +22,7 @@ REFERENCE, CPU = "reference", "cpu"
 CASES: dict[str, dict[str, Any]] = {
     "greedy": {"backend": CPU, "sampling": GREEDY, "n_logprobs": 2},
     "drawn": {"backend": REFERENCE, "sampling": DRAWN},
-    "drawn from all, penalised": {"backend": CPU, "sampling": OF_ALL, "n_logprobs": 1},
+    "drawn from all, penalized": {"backend": CPU, "sampling": OF_ALL, "n_logprobs": 1},
     "greedy, dealt draft": {"backend": REFERENCE, "sampling": GREEDY, "draft": "self:int8"},
     "drawn, dealt draft": {"backend": CPU, "sampling": DRAWN, "draft": "self:int8", "n_logprobs": 1},
     "greedy, whole draft": {"backend": CPU, "sampling": GREEDY, "draft": "self:int4"},

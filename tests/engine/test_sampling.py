@@ -16,7 +16,7 @@ from transformers import (
 from gptfast_cli.core.engine.sampling import (
     Sampling,
     check,
-    penalise,
+    penalize,
     probabilities,
 )
 from gptfast_cli.core.errors import UsageError
@@ -51,7 +51,7 @@ def test_probabilities_equal_those_of_transformers(sampling: Sampling) -> None:
     logits = 4 * torch.randn(6, 97, generator=generator)
     history = torch.randint(97, (6, 11), generator=generator)
     seen = torch.zeros(6, 97, dtype=torch.bool).scatter(1, history, value=True)
-    p = probabilities(penalise(logits, seen, sampling.repetition_penalty), sampling)
+    p = probabilities(penalize(logits, seen, sampling.repetition_penalty), sampling)
     torch.testing.assert_close(p, oracle(logits, history, sampling), rtol=0, atol=1e-6)
 
 
@@ -72,8 +72,8 @@ def test_at_the_limits_of_options_probabilities_are_those_in_float64(sampling: S
     check(sampling)
     logits = 8 * torch.randn(3, 97, generator=torch.Generator().manual_seed(3))
     seen = torch.arange(97).remainder(3).eq(0).expand(3, 97)
-    p = probabilities(penalise(logits, seen, sampling.repetition_penalty), sampling)
-    expected = probabilities(penalise(logits.double(), seen, sampling.repetition_penalty), sampling)
+    p = probabilities(penalize(logits, seen, sampling.repetition_penalty), sampling)
+    expected = probabilities(penalize(logits.double(), seen, sampling.repetition_penalty), sampling)
     assert p.isfinite().all()
     torch.testing.assert_close(p.double(), expected, rtol=0, atol=2e-6)
 

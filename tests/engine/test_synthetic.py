@@ -108,7 +108,7 @@ def test_four_bits_in_groups_of_32_are_4_625_bits() -> None:
 
 
 @pytest.mark.parametrize(("mode", "bytes_of_a_row"), [("plain", 72 * 2), ("int8", 72 + 2), ("int4", 72 + 2)])
-def test_a_step_over_quantised_weights_reads_what_a_count_by_hand_says(mode: str, bytes_of_a_row: int) -> None:
+def test_a_step_over_quantized_weights_reads_what_a_count_by_hand_says(mode: str, bytes_of_a_row: int) -> None:
     runner = Runner(subject(mode).model, 2)
     for row in range(2):
         runner.prefill(row, [1] * 5)

@@ -53,7 +53,7 @@ def measured(model: LlamaForCausalLM, *, dtype: torch.dtype = torch.float32, **o
 
 
 def of_whole_models(model: LlamaForCausalLM) -> Divergence:
-    """Both models run by transformers, the second over dequantised weights."""
+    """Both models run by transformers, the second over dequantized weights."""
     config = families["llama"].config(model.config.to_dict())
     sources, small = families["llama"].sources(config), in_int4(weights_of(model))
     changed: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""What each layer costs alone is what fidelity says of a model in which nothing else is quantised."""
+"""What each layer costs alone is what fidelity says of a model in which nothing else is quantized."""
 
 import pytest
 import torch

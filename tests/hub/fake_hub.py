@@ -113,11 +113,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(fault)
             return
         repo = self.hub.repos.get(name)
-        authorised = self.headers["Authorization"] == f"Bearer {TOKEN}"
-        if self.headers["Authorization"] and not authorised:
+        authorized = self.headers["Authorization"] == f"Bearer {TOKEN}"
+        if self.headers["Authorization"] and not authorized:
             self._send(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
-        elif repo is None or (repo.private and not authorised):
-            status = 404 if authorised else 401
+        elif repo is None or (repo.private and not authorized):
+            status = 404 if authorized else 401
             self._send(status, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
         elif rest and urllib.parse.unquote(rest[1]) not in {"main", repo.commit, *repo.revisions}:
             self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})

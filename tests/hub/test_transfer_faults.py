@@ -63,16 +63,16 @@ def test_what_passes_ends_in_the_whole_file(
         ("config.json", "corrupt", (ExitCode.CORRUPT, "checksum mismatch (git-sha1), twice", "another revision")),
         (WEIGHTS, "short", (ExitCode.CORRUPT, "sends 299,999 bytes, but lists 300,000", "another revision")),
         (WEIGHTS, "long", (ExitCode.CORRUPT, "sends 300,004 bytes", "another revision")),
-        (WEIGHTS, "401", (ExitCode.NOT_AUTHORISED, "requires a login", "hf auth login")),
-        (WEIGHTS, "403", (ExitCode.NOT_AUTHORISED, "access denied", "hf auth login")),
-        (WEIGHTS, "403 X-Error-Code: GatedRepo", (ExitCode.NOT_AUTHORISED, "gated", "Request access on http://")),
+        (WEIGHTS, "401", (ExitCode.NOT_AUTHORIZED, "requires a login", "hf auth login")),
+        (WEIGHTS, "403", (ExitCode.NOT_AUTHORIZED, "access denied", "hf auth login")),
+        (WEIGHTS, "403 X-Error-Code: GatedRepo", (ExitCode.NOT_AUTHORIZED, "gated", "Request access on http://")),
         (WEIGHTS, "404 X-Error-Code: EntryNotFound", (ExitCode.NOT_FOUND, "no longer exists", "/tree/main")),
         (WEIGHTS, "429 Retry-After: 3000", (ExitCode.NETWORK, "rate-limited", "again in 3000 s")),
         (WEIGHTS, "500", (ExitCode.NETWORK, "server error (500)", "same command again")),
         (WEIGHTS, "418", (ExitCode.NETWORK, "returned HTTP 418", "later")),
         ("listing", "500", (ExitCode.NETWORK, "server error (500)", "same command again")),
         ("listing", "429 Retry-After: 3000", (ExitCode.NETWORK, "rate-limited", "again in 3000 s")),
-        ("listing", "403 X-Error-Code: GatedRepo", (ExitCode.NOT_AUTHORISED, "gated", "hf auth login")),
+        ("listing", "403 X-Error-Code: GatedRepo", (ExitCode.NOT_AUTHORIZED, "gated", "hf auth login")),
         ("listing", "200", (ExitCode.CORRUPT, "does not respond like a Hugging Face Hub", "HF_ENDPOINT")),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_token_that_is_wrong_is_refused_and_not_shown(
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(GptFastError) as caught:
         download(hub, tmp_path)
-    assert caught.value.exit_code == ExitCode.NOT_AUTHORISED
+    assert caught.value.exit_code == ExitCode.NOT_AUTHORIZED
     shown: BaseException | None = caught.value
     while shown is not None:
         assert token not in str(shown)

@@ -244,7 +244,7 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object], type[GptFastError], str]]
         UsageError,
         "GPT2LMHeadModel",
     ),
-    "weights quantised by another program": (
+    "weights quantized by another program": (
         "single",
         lambda f: edit_json(f / "config.json", lambda v: v.update(quantization_config={"bits": 4})),
         UsageError,

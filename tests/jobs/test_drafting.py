@@ -231,7 +231,7 @@ def test_padding_is_neither_drafted_nor_chosen_however_many_rows_target_and_draf
 
 
 def test_what_is_no_draft_is_refused(asked: GenerateRequest) -> None:
-    with pytest.raises(UsageError, match="no quantised scheme of that name"):
+    with pytest.raises(UsageError, match="no quantized scheme of that name"):
         generation(asked, drafting=DraftOptions("self:int3"))
     with pytest.raises(NotFoundError):
         generation(asked, drafting=DraftOptions("no-such-draft"))

@@ -27,7 +27,7 @@ LITTLE = CalibrationOptions(limit=4, seq_length=64)
 GPTQ = {"storage": INT4, "rounding": "gptq", "calibration": LITTLE}
 
 
-def quantised(root: Path, model: str | Path | None = "tiny-draft", **options: Any) -> tuple[list[Event], Quantized]:
+def quantized(root: Path, model: str | Path | None = "tiny-draft", **options: Any) -> tuple[list[Event], Quantized]:
     runtime = RuntimeConfig("cpu", "float32", 1)
     name = None if model is None else str(model)
     return drained(quantize(QuantizeRequest(settings_in(root), model=name, runtime=runtime, **options)))
@@ -58,14 +58,14 @@ def is_said(events: list[Event]) -> bool:
     ],
     ids=["nearest", "by layers", "search", "gptq", "a target"],
 )
-def test_a_quantisation_given_again_is_there_and_costs_the_same(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_quantization_given_again_is_there_and_costs_the_same(tmp_path: Path, options: dict[str, Any]) -> None:
     home = settings_in(tmp_path).home
-    events, first = quantised(tmp_path, **options)
+    events, first = quantized(tmp_path, **options)
     assert not first.was_there and not is_said(events)
     written = written_at(first.path)
     current = read_current(home)
     clear_current(home)  # as where a kill came between the two
-    events, again = quantised(tmp_path, **options)
+    events, again = quantized(tmp_path, **options)
     assert again.was_there and is_said(events)
     assert written_at(first.path) == written
     assert (again.path, again.name, again.fidelity) == (first.path, first.name, first.fidelity)
@@ -97,9 +97,9 @@ def test_a_conversion_given_again_is_there_and_can_be_verified(tmp_path: Path) -
 )
 def test_other_options_or_another_source_are_not_the_same_work(tmp_path: Path, other: dict[str, Any]) -> None:
     out = tmp_path / "out"
-    quantised(tmp_path, **GPTQ, out=out, fidelity=False)
+    quantized(tmp_path, **GPTQ, out=out, fidelity=False)
     with pytest.raises(UsageError, match="holds a checkpoint already") as caught:
-        quantised(tmp_path, **{**GPTQ, **other}, out=out, fidelity=False)
+        quantized(tmp_path, **{**GPTQ, **other}, out=out, fidelity=False)
     assert "--force" in caught.value.hint and "--out" in caught.value.hint
 
 
@@ -113,12 +113,12 @@ def test_other_options_are_not_the_same_conversion(tmp_path: Path, other: dict[s
 
 def test_a_source_that_has_changed_since_is_not_the_same_though_its_samples_are(tmp_path: Path) -> None:
     source = saved(tmp_path / "model")
-    made = quantised(tmp_path, source, fidelity=False)[1].path
-    assert quantised(tmp_path, source, fidelity=False)[1].was_there
+    made = quantized(tmp_path, source, fidelity=False)[1].path
+    assert quantized(tmp_path, source, fidelity=False)[1].was_there
     later = (made / "gptfast.json").stat().st_mtime_ns + 1
     os.utime(source / WEIGHTS, ns=(later, later))  # fetched again
     with pytest.raises(UsageError, match="holds a checkpoint already"):
-        quantised(tmp_path, source, fidelity=False)
+        quantized(tmp_path, source, fidelity=False)
 
 
 def test_other_weights_under_the_same_name_and_date_are_not_the_same(tmp_path: Path) -> None:
@@ -171,11 +171,11 @@ def test_a_command_that_names_no_model_is_done_where_it_made_the_current_one(
 ) -> None:
     converted(tmp_path, bundled_folder("tiny-draft"))
     where = {} if in_store else {"out": tmp_path / "out"}
-    first = quantised(tmp_path, None, **{**options, "dry_run": False}, **where)[1]
+    first = quantized(tmp_path, None, **{**options, "dry_run": False}, **where)[1]
     assert first.is_current and not first.was_there
     written = written_at(first.path)
     current = read_current(settings_in(tmp_path).home)
-    events, again = quantised(tmp_path, None, **options, **where)
+    events, again = quantized(tmp_path, None, **options, **where)
     assert again.was_there and is_said(events)
     assert (again.path, again.name, again.parts) == (first.path, first.name, first.parts)
     assert written_at(first.path) == written
@@ -194,33 +194,33 @@ def test_a_command_that_names_no_model_is_done_where_it_made_the_current_one(
     ],
     ids=str,
 )
-def test_a_current_model_that_other_options_made_is_quantised_already(
+def test_a_current_model_that_other_options_made_is_quantized_already(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options: dict[str, Any] = {"storage": INT4, "fidelity": False}
-    made = quantised(tmp_path, **options)[1]
+    made = quantized(tmp_path, **options)[1]
     assert made.is_current
     if "model" in other:
         other = {"model": made.name}
-    with pytest.raises(UsageError, match=f"{made.name}: is already quantised"):
-        quantised(tmp_path, **{"model": None, **options, **other})
+    with pytest.raises(UsageError, match=f"{made.name}: is already quantized"):
+        quantized(tmp_path, **{"model": None, **options, **other})
 
 
-def test_a_current_model_whose_source_is_gone_is_quantised_already(tmp_path: Path) -> None:
+def test_a_current_model_whose_source_is_gone_is_quantized_already(tmp_path: Path) -> None:
     source = saved(tmp_path / "model")
-    made = quantised(tmp_path, source, storage=INT4, fidelity=False)[1]
+    made = quantized(tmp_path, source, storage=INT4, fidelity=False)[1]
     shutil.rmtree(source)
-    with pytest.raises(UsageError, match=f"{made.name}: is already quantised"):
-        quantised(tmp_path, None, storage=INT4, fidelity=False)
+    with pytest.raises(UsageError, match=f"{made.name}: is already quantized"):
+        quantized(tmp_path, None, storage=INT4, fidelity=False)
 
 
 @pytest.mark.parametrize("is_converted", [False, True])
-def test_a_current_folder_is_quantised_once(tmp_path: Path, is_converted: bool) -> None:
+def test_a_current_folder_is_quantized_once(tmp_path: Path, is_converted: bool) -> None:
     source = saved(tmp_path / "model")
     if is_converted:
         source = converted(tmp_path, source, out=tmp_path / "converted")[1].path
     write_current(settings_in(tmp_path).home, source)
-    first = quantised(tmp_path, None, storage=INT4, fidelity=False)[1]
-    events, again = quantised(tmp_path, None, storage=INT4, fidelity=False)
+    first = quantized(tmp_path, None, storage=INT4, fidelity=False)[1]
+    events, again = quantized(tmp_path, None, storage=INT4, fidelity=False)
     assert again.was_there and is_said(events) and again.path == first.path

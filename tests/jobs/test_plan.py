@@ -93,15 +93,15 @@ def test_the_usual_length_is_cut_to_what_a_model_can_hold_and_an_asked_one_is_no
         plan("tiny", cases=CaseOptions((), ()))
 
 
-def test_a_model_is_planned_as_it_is_stored_or_as_it_would_be_quantised(tmp_path: Path) -> None:
+def test_a_model_is_planned_as_it_is_stored_or_as_it_would_be_quantized(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    quantising = quantize.QuantizeRequest(settings, "tiny", AllocationOptions("int4"), fidelity=False)
-    path = drained(quantize.run(quantising))[1].path
+    quantizing = quantize.QuantizeRequest(settings, "tiny", AllocationOptions("int4"), fidelity=False)
+    path = drained(quantize.run(quantizing))[1].path
     as_stored = plan(str(path), settings=settings)
     as_asked = plan("tiny", settings=settings, allocation=AllocationOptions("int4"))
     assert as_stored.rows == as_asked.rows
     assert as_stored.rows[0].weight_bytes == open_checkpoint(path).n_bytes
-    with pytest.raises(UsageError, match="is already quantised"):
+    with pytest.raises(UsageError, match="is already quantized"):
         plan(str(path), settings=settings, allocation=AllocationOptions("int8"))
 
 

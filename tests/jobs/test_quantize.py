@@ -1,4 +1,4 @@
-"""Quantising a model: what comes out, what it is called, what it lost, and what is refused."""
+"""Quantizing a model: what comes out, what it is called, what it lost, and what is refused."""
 
 import json
 from pathlib import Path
@@ -44,25 +44,25 @@ def events(model: Path | str, settings: Settings, **options: Any) -> list[object
 
 
 def test_the_bundled_model_in_int8_is_nearly_the_same_model(tmp_path: Path) -> None:
-    quantised = quantize("tiny", settings_in(tmp_path))
-    assert quantised.name == "tiny:int8" == read_current(tmp_path / "home")
-    assert list(open_manifest_checkpoint(quantised.path).verify())
-    assert quantised.fidelity is not None
-    fidelity = quantised.fidelity.divergence
+    quantized = quantize("tiny", settings_in(tmp_path))
+    assert quantized.name == "tiny:int8" == read_current(tmp_path / "home")
+    assert list(open_manifest_checkpoint(quantized.path).verify())
+    assert quantized.fidelity is not None
+    fidelity = quantized.fidelity.divergence
     assert fidelity.tokens == 2048
     assert fidelity.kld_mean <= 1e-3
     assert fidelity.same_top1 >= 0.99
     assert 0.999 < fidelity.alpha < 1
-    assert quantised.bits_per_weight == pytest.approx(8.08, abs=0.01)
+    assert quantized.bits_per_weight == pytest.approx(8.08, abs=0.01)
 
 
 def test_the_bundled_model_in_int4_loses_more_and_less_with_smaller_groups(tmp_path: Path) -> None:
     alphas = []
     for group_size in (32, 256):
-        quantised = quantize("tiny", settings_in(tmp_path), storage=AllocationOptions("int4", group_size))
-        assert quantised.name == f"tiny:int4-g{group_size}"
-        assert quantised.fidelity is not None
-        alphas.append(quantised.fidelity.divergence.alpha)
+        quantized = quantize("tiny", settings_in(tmp_path), storage=AllocationOptions("int4", group_size))
+        assert quantized.name == f"tiny:int4-g{group_size}"
+        assert quantized.fidelity is not None
+        alphas.append(quantized.fidelity.divergence.alpha)
     assert 0.99 < alphas[1] < alphas[0] < 0.999
 
 
@@ -91,12 +91,12 @@ def test_the_manifest_tells_where_it_came_from_and_how_it_was_made(tmp_path: Pat
     assert (provenance.source, provenance.revision, provenance.rounding) == ("org/model", "c0ffee", "nearest")
 
 
-def test_a_quantised_model_is_loaded_as_it_is_stored_and_generates(tmp_path: Path) -> None:
+def test_a_quantized_model_is_loaded_as_it_is_stored_and_generates(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    quantised = quantize("tiny", settings, storage=INT4, fidelity=False)
+    quantized = quantize("tiny", settings, storage=INT4, fidelity=False)
     loaded: LoadedModel = drained(load(None, settings, RuntimeConfig(device="cpu", dtype="bfloat16")))[1]
     assert loaded.name == "tiny:int4-g32"
-    assert loaded.model.weight_bytes == quantised.n_bytes  # no copy of more bits
+    assert loaded.model.weight_bytes == quantized.n_bytes  # no copy of more bits
     request = requested(
         generate.GenerateRequest,
         "7 + 5 =",
@@ -110,12 +110,12 @@ def test_a_quantised_model_is_loaded_as_it_is_stored_and_generates(tmp_path: Pat
 
 def test_the_tokenizer_and_the_chat_template_come_along(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    quantised = quantize(chat_model(tmp_path / "chat"), settings)
-    entry = open_manifest_checkpoint(quantised.path).manifest.tokenizer
+    quantized = quantize(chat_model(tmp_path / "chat"), settings)
+    entry = open_manifest_checkpoint(quantized.path).manifest.tokenizer
     assert entry is not None
     assert {"tokenizer.json", "tokenizer_config.json"} <= set(entry.files)
     assert (entry.bos_id, entry.stop_ids) == (256, (257,))
-    assert quantised.fidelity is not None
+    assert quantized.fidelity is not None
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_a_converted_model_keeps_its_name_with_the_scheme_behind_it(tmp_path: Pa
 
 def test_another_place_can_be_given_and_is_then_the_current_model(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    quantised = quantize("tiny", settings, out=tmp_path / "out", fidelity=False)
-    assert quantised.path == tmp_path / "out"
+    quantized = quantize("tiny", settings, out=tmp_path / "out", fidelity=False)
+    assert quantized.path == tmp_path / "out"
     assert read_current(settings.home) == str(tmp_path / "out")
     assert not (settings.home / "checkpoints").exists()
 
@@ -197,9 +197,9 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_no_ground_for_fidelity(t
 
 def test_fidelity_is_measured_on_a_text_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("7 + 5 = 12\n" * 20)
-    quantised = quantize("tiny", settings_in(tmp_path), fidelity_text=tmp_path / "text")
-    assert quantised.fidelity is not None
-    assert 100 < quantised.fidelity.divergence.tokens < 300
+    quantized = quantize("tiny", settings_in(tmp_path), fidelity_text=tmp_path / "text")
+    assert quantized.fidelity is not None
+    assert 100 < quantized.fidelity.divergence.tokens < 300
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_fidelity_is_measured_on_a_text_of_ones_own(tmp_path: Path) -> None:
     [
         ({"storage": AllocationOptions("int3")}, "no scheme called 'int3'"),
         ({"storage": AllocationOptions("int4", 0)}, "--groupsize 0: int4 has groups of 32"),
-        ({"storage": AllocationOptions("plain")}, "quantises nothing"),
+        ({"storage": AllocationOptions("plain")}, "quantizes nothing"),
         ({"rounding": "up"}, "no quantizer called 'up'"),
         ({"fidelity_text": Path("/no/such/file")}, "cannot be read"),
         ({"runtime": RuntimeConfig(threads=0)}, "--threads"),
@@ -230,16 +230,16 @@ def test_a_model_is_called_by_the_scheme_of_its_layers_and_its_head_apart(tmp_pa
     manifest = open_manifest_checkpoint(path).manifest
     assert (manifest.scheme, manifest.head_scheme) == ("int4", "int8")
     assert manifest.stored_as == "int4 layers, int8 embedding and head"
-    with pytest.raises(UsageError, match=r"is already quantised \(int4 layers, int8 embedding and head\)"):
+    with pytest.raises(UsageError, match=r"is already quantized \(int4 layers, int8 embedding and head\)"):
         quantize(path, settings, fidelity=False)
 
 
-def test_quantising_twice_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
+def test_quantizing_twice_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     quantize("tiny", settings, fidelity=False)
-    with pytest.raises(UsageError, match=r"tiny:int8: is already quantised \(int8\)") as refused:
+    with pytest.raises(UsageError, match=r"tiny:int8: is already quantized \(int8\)") as refused:
         quantize(None, settings, storage=INT4)
-    assert "Quantise the original model" in refused.value.hint
+    assert "Quantize the original model" in refused.value.hint
 
 
 def test_a_checkpoint_is_not_replaced_unless_forced(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Quantising with search and gptq: what they gain, what is reported and written, and how a stopped run goes on."""
+"""Quantizing with search and gptq: what they gain, what is reported and written, and how a stopped run goes on."""
 
 import hashlib
 import os
@@ -53,21 +53,21 @@ def test_gptq_loses_less_than_search_and_that_less_than_nearest(tmp_path: Path, 
 def test_the_name_and_the_manifest_say_what_was_done_and_learned_from(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text(" ".join(bundled_calibration()[:80]))
     options = CalibrationOptions(text=str(tmp_path / "notes.txt"), limit=20, seq_length=100)
-    quantised = quantize(settings_in(tmp_path), calibration=options)
-    assert quantised.name == "tiny-draft:int4-g32-gptq" and quantised.scheme == "int4-g32-gptq"
-    provenance = open_manifest_checkpoint(quantised.path).manifest.provenance
+    quantized = quantize(settings_in(tmp_path), calibration=options)
+    assert quantized.name == "tiny-draft:int4-g32-gptq" and quantized.scheme == "int4-g32-gptq"
+    provenance = open_manifest_checkpoint(quantized.path).manifest.provenance
     learned = provenance.calibration
     assert provenance.rounding == "gptq" and learned is not None
     assert (learned.source, learned.tokens) == ("notes.txt", 20 * 100)
     assert learned.sha256 == hashlib.sha256((tmp_path / "notes.txt").read_bytes()).hexdigest()
-    assert (quantised.path / "gptfast.json").stat().st_size < 60_000
+    assert (quantized.path / "gptfast.json").stat().st_size < 60_000
 
 
 def test_the_bundled_text_is_the_usual_one_and_other_roundings_learn_from_none(tmp_path: Path) -> None:
     learned = {}
     for rounding in ("search", "gptq"):
-        quantised = quantize(settings_in(tmp_path), rounding=rounding, fidelity=False)
-        learned[rounding] = open_manifest_checkpoint(quantised.path).manifest.provenance.calibration
+        quantized = quantize(settings_in(tmp_path), rounding=rounding, fidelity=False)
+        learned[rounding] = open_manifest_checkpoint(quantized.path).manifest.provenance.calibration
     assert learned["search"] is None
     assert learned["gptq"] is not None
     assert learned["gptq"].source == "bundled"
@@ -250,8 +250,8 @@ def with_tasks(monkeypatch: pytest.MonkeyPatch, **tasks: Any) -> None:
 def test_tasks_are_learned_from_by_their_training_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_tasks(monkeypatch, wikitext=Task(), group={"a": Task(), "b": Task()})
     options = CalibrationOptions(tasks="wikitext, group", limit=60, seq_length=100)
-    quantised = quantize(settings_in(tmp_path), calibration=options)
-    learned = open_manifest_checkpoint(quantised.path).manifest.provenance.calibration
+    quantized = quantize(settings_in(tmp_path), calibration=options)
+    learned = open_manifest_checkpoint(quantized.path).manifest.provenance.calibration
     assert learned is not None and learned.source == "wikitext, group"
     assert learned.tokens > 60 * 20
 

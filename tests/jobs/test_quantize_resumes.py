@@ -1,4 +1,4 @@
-"""A quantisation that is stopped, at whatever moment, goes on when it is given again and ends with the same bytes."""
+"""A quantization that is stopped, at whatever moment, goes on when it is given again and ends with the same bytes."""
 
 import os
 import random
@@ -74,8 +74,8 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def quantised(source: Path, root: Path, *, force: bool = False) -> dict[str, bytes]:
-    """Quantise to the end, here; the files that come out, and nothing else may be left beside them."""
+def quantized(source: Path, root: Path, *, force: bool = False) -> dict[str, bytes]:
+    """Quantize to the end, here; the files that come out, and nothing else may be left beside them."""
     request = QuantizeRequest(
         settings_in(root), model=str(source), storage=INT4, runtime=RuntimeConfig("cpu", "float32", 1), force=force
     )
@@ -85,7 +85,7 @@ def quantised(source: Path, root: Path, *, force: bool = False) -> dict[str, byt
 
 
 def start(source: Path, root: Path, *deaths: str) -> "subprocess.Popen[str]":
-    """A process that quantises, or whose children do: each dies at its call N in the folder F of `N:F`, or lives."""
+    """A process that quantizes, or whose children do: each dies at its call N in the folder F of `N:F`, or lives."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(source), str(root), *deaths], stdout=subprocess.PIPE, text=True
     )
@@ -104,7 +104,7 @@ def result_in(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_killed_between_any_two_writes_goes_on_and_ends_the_same(tmp_path: Path, step: int) -> None:
     source = saved(tmp_path / "model")
-    expected = quantised(source, tmp_path / "once")
+    expected = quantized(source, tmp_path / "once")
     moments = range(0, 60, step)  # the last ones are after the checkpoint is in its place, or after all of it
     deaths = [death for n in moments for death in (f"{n}:{n}", f":{n}")]
     with start(source, tmp_path, *deaths) as process:
@@ -118,7 +118,7 @@ def test_a_run_killed_between_any_two_writes_goes_on_and_ends_the_same(tmp_path:
 
 def test_runs_that_die_one_after_another_build_on_what_each_of_them_left(tmp_path: Path) -> None:
     source = saved(tmp_path / "model")
-    expected = quantised(source, tmp_path / "once")
+    expected = quantized(source, tmp_path / "once")
     with start(source, tmp_path, *(f"{n}:" for n in range(90))) as process:
         ends = [int(line) for line in process.stdout or ()]
     assert 10 < len(ends) < 30  # each had some blocks less to write, or it would have taken more

@@ -216,7 +216,7 @@ def test_a_shape_can_draft_for_a_model(asked: SpeculateRequest) -> None:
         ({"alpha": 1.5, "temperatures": (0.0,)}, "from 0 to 1"),
         ({"draft_lengths": (0, 1)}, "--k must be at least 1"),
         ({"batch_sizes": ()}, "--batch-size must be at least 1"),
-        ({"drafts": ("self:int9",)}, "no quantised scheme"),
+        ({"drafts": ("self:int9",)}, "no quantized scheme"),
         ({"max_new_tokens": 1}, "--max-new-tokens must be at least 2"),
         ({"temperatures": ()}, "--temperature requires a number"),
         ({"model": f"{SMALL}:int4-gx", "drafts": (SMALL,), "alpha": 0.5, "temperatures": (0.0,)}, "called 'int4-gx'"),

@@ -42,7 +42,7 @@ def from_folder(root: Path) -> Path:
     return converted(saved(root / "my model"), settings_in(root)).path
 
 
-def quantised(root: Path) -> Path:
+def quantized(root: Path) -> Path:
     request = QuantizeRequest(
         settings_in(root), model=str(from_folder(root)), storage=AllocationOptions("int8"), fidelity=False
     )
@@ -58,7 +58,7 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], str]] = {
         from_folder,
         "gptfast convert '{root}/my model' --out {place} --force",
     ),
-    "quantised": (quantised, "gptfast quantize my-model --mode int8 --out {place} --force"),
+    "quantized": (quantized, "gptfast quantize my-model --mode int8 --out {place} --force"),
 }
 
 
@@ -69,7 +69,7 @@ def test_a_flipped_bit_is_named_by_tensor_with_the_command_that_makes_it_again(
     monkeypatch.setenv("GPTFAST_HOME", str(settings_in(tmp_path).home))
     make, command = MAKERS[made]
     place = make(tmp_path)
-    part = "weight" if made != "quantised" else "codes"
+    part = "weight" if made != "quantized" else "codes"
     shard = next(path for path, name in holding(place) if name == f"layers.1.down.{part}")
     flip(shard, open_manifest_checkpoint(place).shards[shard.name].tensors[f"layers.1.down.{part}"].end - 1)
     with pytest.raises(CorruptError, match=rf"{shard.name}: layers\.1\.down\.{part}: .*SHA-256") as caught:

@@ -1,4 +1,4 @@
-"""The same random weights for both sides: a Hugging Face folder, GGUF files of it, and our quantised checkpoints."""
+"""The same random weights for both sides: a Hugging Face folder, GGUF files of it, and our quantized checkpoints."""
 
 import json
 import shutil

@@ -73,7 +73,7 @@ def moments_in(model: LlamaForCausalLM, layer: int, name: str, tokens: list[list
 
 
 @pytest.mark.parametrize("shape", ["biases", "grouped-query", "llama-3.1", "llama-3.2"])
-def test_inputs_are_those_of_transformers_with_everything_before_them_quantised(shape: str) -> None:
+def test_inputs_are_those_of_transformers_with_everything_before_them_quantized(shape: str) -> None:
     changes: dict[str, Any] = SHAPES[shape]
     model = random_llama(**changes)
     config, blocks = blocks_of(model)

@@ -30,7 +30,7 @@ def least_errors(scheme: CodebookScheme, params: CodebookParams, groups: Tensor,
 
 
 def errors_of(scheme: CodebookScheme, weight: Weight, matrix: Tensor, importance: Tensor) -> Tensor:
-    """The weighted squared error of each group of a quantised matrix."""
+    """The weighted squared error of each group of a quantized matrix."""
     difference = in_groups(scheme.dense(weight, torch.float32) - matrix, scheme.group_sizes[0])
     return (difference.double().square() * importance).sum(-1)
 

@@ -83,7 +83,7 @@ def test_no_element_is_further_off_than_half_a_step_and_what_rounding_the_step_c
 @pytest.mark.parametrize(("name", "group_size"), CASES)
 @settings(max_examples=40)
 @given(matrix=matrices())
-def test_quantising_what_was_quantised_changes_nothing(name: str, group_size: int | None, matrix: Tensor) -> None:
+def test_quantizing_what_was_quantized_changes_nothing(name: str, group_size: int | None, matrix: Tensor) -> None:
     first = NEAREST.quantize(matrix, quantized(name), group_size)
     second = NEAREST.quantize(dense(name, first), quantized(name), group_size)
     assert torch.equal(second.parts["codes"], first.parts["codes"])

@@ -1,4 +1,4 @@
-"""A decoder over quantised weights: the same numbers as over the dequantised ones, and in any company."""
+"""A decoder over quantized weights: the same numbers as over the dequantized ones, and in any company."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def _no_gradients() -> object:
 
 
 def pair(name: str, group_size: int | None, *, tied: bool = False) -> tuple[Transformer, Transformer]:
-    """A model with int8 embeddings and head and its layers in a scheme, and one over the same weights dequantised.
+    """A model with int8 embeddings and head and its layers in a scheme, and one over the same weights dequantized.
 
     No dimension of it is a multiple of a group.
     """
@@ -62,14 +62,14 @@ def greedy(model: Transformer, prompt: Tensor, n_tokens: int) -> list[int]:
 
 @pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])
 @pytest.mark.parametrize(("name", "group_size"), CASES)
-def test_logits_equal_those_of_the_dequantised_model_exactly(name: str, group_size: int | None, tied: bool) -> None:
+def test_logits_equal_those_of_the_dequantized_model_exactly(name: str, group_size: int | None, tied: bool) -> None:
     small, large = pair(name, group_size, tied=tied)
     tokens = torch.randint(small.config.vocab_size, (2, 40))
     assert torch.equal(logits(small, tokens), logits(large, tokens))
 
 
 @pytest.mark.parametrize(("name", "group_size"), CASES)
-def test_a_quantised_model_generates_what_the_dequantised_one_does(name: str, group_size: int | None) -> None:
+def test_a_quantized_model_generates_what_the_dequantized_one_does(name: str, group_size: int | None) -> None:
     small, large = pair(name, group_size)
     prompt = torch.randint(small.config.vocab_size, (1, 9))
     generated = greedy(small, prompt, 24)

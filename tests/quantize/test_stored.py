@@ -23,7 +23,7 @@ from model_files import drained, saved, settings_in
         AllocationOptions("plain", 32, head="int4"),
     ],
 )
-def test_a_quantised_checkpoint_is_stored_as_it_was_asked_for(tmp_path: Path, options: AllocationOptions) -> None:
+def test_a_quantized_checkpoint_is_stored_as_it_was_asked_for(tmp_path: Path, options: AllocationOptions) -> None:
     request = quantize.QuantizeRequest(
         settings_in(tmp_path), "tiny", options, fidelity=False, runtime=RuntimeConfig(device="cpu")
     )

@@ -60,7 +60,7 @@ def held_out() -> list[Document]:
 
 
 def calibration() -> Iterator[Document]:
-    """Documents without end to calibrate a quantisation on, none of them with a run of words that is held out.
+    """Documents without end to calibrate a quantization on, none of them with a run of words that is held out.
 
     Recipes share many such runs: most of them are left out.
     """

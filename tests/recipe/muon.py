@@ -27,17 +27,17 @@ class Muon:
         for matrix, momentum in self._momentum.items():
             assert matrix.grad is not None
             momentum.lerp_(matrix.grad, 1 - MOMENTUM)
-            direction = orthogonalised(matrix.grad.lerp(momentum, MOMENTUM))  # Nesterov's look ahead
+            direction = orthogonalized(matrix.grad.lerp(momentum, MOMENTUM))  # Nesterov's look ahead
             matrix.mul_(1 - rate * WEIGHT_DECAY)
             matrix.add_(direction, alpha=-rate * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5)
             matrix.grad = None
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
+def orthogonalized(matrix: Tensor) -> Tensor:
     """The matrix with all its singular values near 1, by a Newton-Schulz iteration."""
     a, b, c = COEFFICIENTS
     if matrix.shape[0] > matrix.shape[1]:  # the products below are of the shorter side
-        return orthogonalised(matrix.t()).t()
+        return orthogonalized(matrix.t()).t()
     x: Tensor = matrix / (matrix.norm() + 1e-7)
     for _ in range(STEPS):
         gram = x @ x.t()

@@ -100,7 +100,7 @@ def one_of_each(whole: DraftReport) -> DraftReport:
 def twelve(whole: DraftReport) -> DraftReport:
     """Drafts whose names are long and whose costs and agreement lie close to one another."""
     drafts = tuple(
-        _deep(replace(draft, draft=f"organisation/a-draft-model-{n + 1}-of-twelve-instruct:int4-g32"), n)
+        _deep(replace(draft, draft=f"organization/a-draft-model-{n + 1}-of-twelve-instruct:int4-g32"), n)
         for draft in (whole.drafts[0], whole.drafts[3])
         for n in range(12)
     )

@@ -105,7 +105,7 @@ def bundled(drafts: list[str], n_tokens: int, n_pairs: int) -> int:
     """The bundled pair, in one process with both models loaded: speed-up over plain decoding, pair by pair.
 
     Each run is what `gptfast generate` does once the models are loaded: a new engine and a policy that has seen
-    nothing, timed from the first token to the end of the answer, detokenisation included, for the bundled prompts in
+    nothing, timed from the first token to the end of the answer, detokenization included, for the bundled prompts in
     turn. The first row pairs plain with plain: the spread of the machine.
     """
     settings = load_settings()

@@ -135,7 +135,7 @@ Clock: TypeAlias = Callable[[], float]
 
 
 def device_clock(device: torch.device) -> Clock:
-    """A clock that synchronises the device before it reads the time."""
+    """A clock that synchronizes the device before it reads the time."""
 
     def now() -> float:
         synchronize(device)

@@ -216,7 +216,7 @@ class RankPortion:
     def buffer_bytes(self, batch_size: int) -> int:
         """Bytes of the activations of a prefill chunk, and of the logits of a step."""
         part = self.part
-        # in and out of a block and normalised; queries, keys, values and heads; gate, up and their product
+        # in and out of a block and normalized; queries, keys, values and heads; gate, up and their product
         elements = 3 * part.dim + part.qkv_dim + part.q_dim + 3 * part.ffn_dim
         activations = (PREFILL_CHUNK + batch_size) * elements * self.dtype.itemsize
         return activations + batch_size * self.vocab_size * _LOGIT_BYTES * _LOGIT_COPIES

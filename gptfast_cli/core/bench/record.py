@@ -1,6 +1,6 @@
 """The rows of a benchmark: speed against the roofline, spread over repetitions, scaling over ranks.
 
-A decode step reads the weights and the KV cache once, so its memory bandwidth utilisation is
+A decode step reads the weights and the KV cache once, so its memory bandwidth utilization is
 
     MBU = bytes read / time / read bandwidth
 

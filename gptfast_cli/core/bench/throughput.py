@@ -85,7 +85,7 @@ class Timings:
         return self.prefill_seconds + self.choosing_seconds + self.decode_seconds
 
     def metrics(self, *, load_seconds: float, peak_memory_bytes: int) -> Metrics:
-        """Summarise the timings."""
+        """Summarize the timings."""
         return Metrics(
             prefill_tok_s=_rate(self.prefill_tokens, self.prefill_seconds),
             ttft_s=self.ttft_seconds,
@@ -173,7 +173,7 @@ def rank_subset_of(everyone: ProcessGroup, size: int, n_threads: int | None) -> 
 
 
 def medians(times: Sequence[tuple[RankNumbers, ...]]) -> tuple[RankNumbers, ...]:
-    """Summarise repetitions for each rank: maximum memory, medians of the rest."""
+    """Summarize repetitions for each rank: maximum memory, medians of the rest."""
     return tuple(
         RankNumbers(
             rank=each[0].rank,
@@ -232,7 +232,7 @@ class SpeculationReport:
 
 
 def speculation_report(speculation: Speculation | None) -> SpeculationReport | None:
-    """Summarise the speculation of a generation; None for plain decoding."""
+    """Summarize the speculation of a generation; None for plain decoding."""
     if speculation is None or speculation.drafting is None:
         return None
     drafting, rounds = speculation.drafting, speculation.rounds

@@ -157,10 +157,10 @@ def _foreign_scheme(path: Path) -> str | None:
     """The scheme of a folder without a manifest; None if it holds no language model."""
     if not is_file(path / _CONFIG_FILE):
         return None
-    quantised = read_fields(path / _CONFIG_FILE).values.get("quantization_config")
-    if not isinstance(quantised, dict):
+    quantized = read_fields(path / _CONFIG_FILE).values.get("quantization_config")
+    if not isinstance(quantized, dict):
         return _PLAIN
-    return str(quantised.get("quant_method", "quantised"))
+    return str(quantized.get("quant_method", "quantized"))
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -168,7 +168,7 @@ class Provenance:
     source:      the repository or the name of the folder that was converted
     revision:    commit of a Hugging Face snapshot, else None
     writer:      program and version that wrote the checkpoint
-    rounding:    name of the quantizer; None for unquantised weights
+    rounding:    name of the quantizer; None for unquantized weights
     calibration: calibration text of the quantizer; None if it uses none
     recipe:      SHA-256 of the source's fingerprint and of all options that affect the bytes; None if not known
     adapter:     LoRA adapter that was merged into the weights; None if there is none

@@ -226,7 +226,7 @@ def _restore_hint(checkpoint: ManifestCheckpoint) -> str:
     if origin.rounding is not None:
         found = source_of(origin, settings)
         source = source if found is None else shlex.quote(found.name)
-        return f"Quantise it again: gptfast quantize {source} --mode {checkpoint.scheme} {target}"
+        return f"Quantize it again: gptfast quantize {source} --mode {checkpoint.scheme} {target}"
     if (path := recorded_source(settings.home, origin.recipe)) is not None:
         return f"Convert it again: gptfast convert {shlex.quote(str(path))} {target}"
     if origin.revision is None:  # only the name of a folder

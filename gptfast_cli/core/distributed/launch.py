@@ -133,7 +133,7 @@ def _outcome(left: Mapping[int, Failure], codes: Mapping[int, int], folder: Path
         rank, number = next(iter(killed.items()))
         raise GptFastError(
             f"Rank {rank} was killed ({signal.Signals(number).name}), and the others ended with it.",
-            "If the machine ran out of memory: take fewer ranks, or a model that is smaller or quantised.",
+            "If the machine ran out of memory: take fewer ranks, or a model that is smaller or quantized.",
         )
     known = [code for code in codes.values() if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED)]
     if known:

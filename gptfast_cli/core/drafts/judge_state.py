@@ -1,4 +1,4 @@
-"""What the judge has measured so far; `report` summarises it at any time."""
+"""What the judge has measured so far; `report` summarizes it at any time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -62,7 +62,7 @@ class JudgeState:
         return [cell for cell in cells if cell in self.costs.rounds]
 
     def report(self, *, is_interrupted: bool = False) -> DraftReport:
-        """Summarise what was measured so far."""
+        """Summarize what was measured so far."""
         drafts = tuple(self._drafts())
         recommendations, noise = recommendations_of(drafts), self.costs.noise
         return DraftReport(

@@ -1,7 +1,7 @@
 """Loading a model: a checkpoint by its MODEL name, or a shape with random weights.
 
-Random quantised weights are generated in blocks of rows, directly as codes and scales, without a full-precision copy.
-Elements have mean 0 (or half a quantisation step) and variance 1 / in_features, which keeps activations in range.
+Random quantized weights are generated in blocks of rows, directly as codes and scales, without a full-precision copy.
+Elements have mean 0 (or half a quantization step) and variance 1 / in_features, which keeps activations in range.
 """
 
 import math
@@ -290,7 +290,7 @@ def random_matrix(
 ) -> Weight:
     """A random matrix [out_features, in_features] in a storage scheme, on the generator's device.
 
-    block_elements: elements of a quantised matrix drawn at a time
+    block_elements: elements of a quantized matrix drawn at a time
     """
     in_features = shape[1]
     bound = math.sqrt(3 / in_features)  # uniform over -bound..bound has variance bound^2 / 3 = 1 / in_features

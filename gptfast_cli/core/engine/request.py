@@ -2,7 +2,7 @@
 
 The text ends before the stop string that is complete first, character by character; of several that end at the same
 character, before the longest. So of the stops "aXb" and "X", "X" matches in "aXb"; of "ab" and "b", "ab" in "ab". The
-tokenisation makes no difference.
+tokenization makes no difference.
 
 A stop string that is a special token matches the token itself, which has no text.
 """

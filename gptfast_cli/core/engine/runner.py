@@ -30,7 +30,7 @@ AHEAD_SECONDS = 0.008
 
 _USUAL_BANDWIDTH = 20e9  # bytes/s, before any step has been timed
 
-_WARM_UP_TOKENS = 2  # compilers specialise on a size of 1
+_WARM_UP_TOKENS = 2  # compilers specialize on a size of 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Runner:
         rows, most = slice(row, row + 1), min(self._cache.most_tokens, len(tokens))
         for piece in (tokens[first : first + most] for first in range(0, len(tokens), most)):
             with phase("prefill"):
-                # a compiler would specialise on a size of 1, and compile again
+                # a compiler would specialize on a size of 1, and compile again
                 logits = self._feed(self._prefill if len(piece) > 1 else self._plain, [piece], rows)
             self.append(row, piece)
         return self._logits(logits)

@@ -1,7 +1,7 @@
 """Sampling: temperature, top-k, top-p, min-p, penalties, and uniforms keyed by seed, sequence and position.
 
 The generator is counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): a number is a hash
-of its key, here rounds of the SplitMix64 finaliser (Steele et al. 2014), so that there is no state to pass on.
+of its key, here rounds of the SplitMix64 finalizer (Steele et al. 2014), so that there is no state to pass on.
 
 The order is that of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p. The CPU engine has
 the same rules in native/sampling.h; tests/backends/test_cpu_choosing.py holds both equal.
@@ -89,7 +89,7 @@ def check(sampling: Sampling) -> None:
             raise UsageError(f"{option} must be {allowed}, not {value}.")
 
 
-def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Repetition penalty on tokens marked in `seen` [rows, vocab] bool (CTRL, Keskar et al. 2019, arXiv:1909.05858)."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
@@ -186,7 +186,7 @@ def draw_tokens(logits: Logits, draws: Sequence[SamplingContext]) -> list[int]:
 
 def _draw_alike(logits: Logits, draws: Sequence[SamplingContext], sampling: Sampling) -> list[int]:
     if sampling.repetition_penalty != 1:
-        logits = _penalised(logits, _seen(logits, draws), sampling.repetition_penalty)
+        logits = _penalized(logits, _seen(logits, draws), sampling.repetition_penalty)
     chosen = logits.best() if sampling.is_greedy else _drawn(logits, draws, sampling)
     return list(chosen.tolist())
 
@@ -208,7 +208,7 @@ def _drawn(logits: Logits, draws: Sequence[SamplingContext], sampling: Sampling)
 def sample_inverse_cdf(p: Tensor, uniforms: Tensor) -> Tensor:
     """The first token whose cumulative probability exceeds u · Σp, for p [rows, vocab] and u in [0, 1) [rows]: [rows].
 
-    p need not be normalised. A token of probability 0 is never taken. NaN gives `vocab`, which is no token.
+    p need not be normalized. A token of probability 0 is never taken. NaN gives `vocab`, which is no token.
     """
     cumulative = p.to(widest(p.device)).cumsum(dim=-1)  # float32 would lose the steps of rare tokens in a sum near 1
     thresholds = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
@@ -235,7 +235,7 @@ def _as_drafted(logits: Logits, draw: SamplingContext, drafted: Tensor) -> Logit
     seen = torch.zeros(len(drafted) + 1, logits.vocab_size, device=logits.own.device)
     seen[1:].scatter_(1, drafted.unsqueeze(-1), 1.0)
     after = seen.cumsum(dim=0)[-len(logits.own) :] > 0  # drafted before each position
-    return _penalised(logits, after | _seen(logits, [draw]), penalty)
+    return _penalized(logits, after | _seen(logits, [draw]), penalty)
 
 
 def _seen(logits: Logits, draws: Sequence[SamplingContext]) -> Tensor:
@@ -247,6 +247,6 @@ def _seen(logits: Logits, draws: Sequence[SamplingContext]) -> Tensor:
     return seen
 
 
-def _penalised(logits: Logits, seen: Tensor, penalty: float) -> Logits:
+def _penalized(logits: Logits, seen: Tensor, penalty: float) -> Logits:
     """The rank's own logits with the repetition penalty on `seen` [rows, vocab] bool."""
-    return replace(logits, own=penalise(logits.own, seen[:, logits.tokens], penalty))
+    return replace(logits, own=penalize(logits.own, seen[:, logits.tokens], penalty))

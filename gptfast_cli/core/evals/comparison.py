@@ -31,7 +31,7 @@ from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.tokenizers import Tokenizer, vocabulary_difference
 
 _ANOTHER = (
-    "Compare models with the same vocabulary, such as a model and its quantised variant, or a draft and its target."
+    "Compare models with the same vocabulary, such as a model and its quantized variant, or a draft and its target."
 )
 
 _ROUNDING_FIELDS = ("activations", "kv_dtype")

@@ -1,4 +1,4 @@
-"""KL divergence between two models: of whole texts, or layer by layer while a model is being quantised.
+"""KL divergence between two models: of whole texts, or layer by layer while a model is being quantized.
 
 Standard errors are by batch means: the values, in text order, are cut into 20 long batches, whose means are nearly
 independent; their spread and Student's t give an interval (Schmeiser 1982, "Batch size effects in the analysis of
@@ -14,7 +14,7 @@ With t the text's next token, a position flips if exactly one model has t as its
 arXiv:2407.09141); llama.cpp prints the root mean square of q(t) - p(t). Perplexities are compared by paired tokens:
 the mean of log p(t) - log q(t) cancels the difficulty of the text that both models share.
 
-Good quantisation changes these by less than float32 resolves, so positions are computed in float64. A logit of -inf
+Good quantization changes these by less than float32 resolves, so positions are computed in float64. A logit of -inf
 excludes its token; if q excludes a token that p does not, KLD is infinite.
 
 BlockwiseKLD needs one layer of each model in memory at a time, plus hidden states [tokens, dim] for each variant. Each
@@ -229,7 +229,7 @@ class BlockwiseKLD(Generic[K]):
     """Divergence of variants of a model from the original, fed with weights block by block (`weight_blocks`).
 
     A variant is known by a key. It has the original weights in each block that it is given none of its own for, so
-    one pass measures a wholly quantised model, or what each layer alone costs in each of several schemes.
+    one pass measures a wholly quantized model, or what each layer alone costs in each of several schemes.
     """
 
     def __init__(

@@ -108,7 +108,7 @@ class PerplexitySum:
 
 
 def protocol_text(text: str, protocol: str, loaded: LoadedModel) -> ProtocolText:
-    """Tokenise a text for a protocol. Raises UsageError if the model or the protocol cannot take it."""
+    """Tokenize a text for a protocol. Raises UsageError if the model or the protocol cannot take it."""
     if loaded.tokenizer is None:
         raise UsageError(f"{loaded.name} has no tokenizer, so it cannot read text.", "Use a model with a tokenizer.")
     if not text:

@@ -124,7 +124,7 @@ class CalibrationTexts:
 
 
 def read_calibration(options: CalibrationOptions, tokenizer: Tokenizer, config: ModelConfig) -> CalibrationTexts:
-    """Read and tokenise as many texts as are requested, or all there are.
+    """Read and tokenize as many texts as are requested, or all there are.
 
     Raises UsageError if the text cannot be read, is too short or needs lm_eval; NetworkError.
     """

@@ -240,7 +240,7 @@ def _notes(tokenizer: TokenizerFiles, checkpoint: Checkpoint) -> Iterator[Note]:
 def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, PlannedWeight]:
     if checkpoint.stored_as != PLAIN:
         raise UsageError(
-            f"{checkpoint.name}: is quantised ({checkpoint.stored_as}), which cannot be undone.",
+            f"{checkpoint.name}: is quantized ({checkpoint.stored_as}), which cannot be undone.",
             "Convert the model that it was made from.",
         )
     plan = {}

@@ -120,7 +120,7 @@ class Downloaded:
 def run(request: DownloadRequest) -> Job[Downloaded]:
     """Fetch a model, each file verified before it is seen under its name, and make it the current one.
 
-    Raises NotFoundError, NotAuthorisedError, NetworkError, CorruptError if what arrives is not what is listed or
+    Raises NotFoundError, NotAuthorizedError, NetworkError, CorruptError if what arrives is not what is listed or
     a file's name is unsafe, DiskFullError. Whatever arrived is kept for the next time; a branch moves to the new
     commit when all of it is there.
     """

@@ -178,7 +178,7 @@ def _best(choices: Sequence[Choice], goal: Goal, allowed: float | None) -> Choic
 def _sensitivity(
     checkpoint: Checkpoint, of_ends: Allocation, candidates: Sequence[Storage], context: AllocationContext
 ) -> Job[tuple[Mapping[tuple[int, Storage], float], float]]:
-    """KLD of each layer in each storage, and of the embedding and the head; all other weights unquantised."""
+    """KLD of each layer in each storage, and of the embedding and the head; all other weights unquantized."""
     uniform = [Allocation(storage, storage, storage) for storage in candidates if storage.scheme != PLAIN]
 
     def variants(names: tuple[str, ...]) -> Mapping[_Key, Allocation]:
@@ -210,8 +210,8 @@ def _measure(
     for number, names in enumerate(blocks):
         yield Progress(task, number, len(blocks), "blocks")
         block = {name: checkpoint.weight(name) for name in names}
-        quantised = {key: _quantize_block(block, each, context) for key, each in variants(names).items()}
-        found = kld.add(block, quantised)
+        quantized = {key: _quantize_block(block, each, context) for key, each in variants(names).items()}
+        found = kld.add(block, quantized)
     yield Progress(task, len(blocks), len(blocks), "blocks")
     return {key: divergence.kld_mean for key, divergence in found.items()}
 

@@ -166,7 +166,7 @@ def hub_origin(
 def s3_origin(path: BucketPath, settings: Settings, local_dir: Path | None, terms: DownloadOptions) -> Job[S3Origin]:
     """A folder of a bucket, stored below the home or in `local_dir`.
 
-    Raises UsageError without boto3, NotFoundError, NotAuthorisedError, NetworkError.
+    Raises UsageError without boto3, NotFoundError, NotAuthorizedError, NetworkError.
     """
     if find_spec("boto3") is None:
         raise UsageError(f"{path}: S3 downloads need boto3.", "Install it: pip install 'boto3[crt]'")

@@ -69,7 +69,7 @@ class PlanRequest:
     """What to plan.
 
     model:      MODEL or SHAPE
-    allocation: quantisation to plan for; None keeps the stored schemes, and plain weights for a shape
+    allocation: quantization to plan for; None keeps the stored schemes, and plain weights for a shape
     tps:        numbers of devices, each with every batch size and context of `cases`
     efficiency: share of the bandwidth that decoding reaches; None estimates it by scheme and layer, see `Efficiency`
     """
@@ -198,7 +198,7 @@ def _found(request: PlanRequest) -> Resolved:
 def _check_plain(name: str, checkpoint: Checkpoint) -> None:
     if checkpoint.stored_as != PLAIN:
         raise UsageError(
-            f"{name}: is already quantised ({checkpoint.stored_as}), and has its own schemes.", "Leave out --mode."
+            f"{name}: is already quantized ({checkpoint.stored_as}), and has its own schemes.", "Leave out --mode."
         )
 
 

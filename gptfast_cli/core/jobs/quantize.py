@@ -124,7 +124,7 @@ class Quantized:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the quantised weights."""
+        """Bytes of the quantized weights."""
         return sum(part.n_bytes for part in self.parts)
 
     @property
@@ -134,12 +134,12 @@ class Quantized:
 
 
 def run(request: QuantizeRequest) -> Job[Quantized]:
-    """Quantise a model block by block, and make the result the current model.
+    """Quantize a model block by block, and make the result the current model.
 
     Memory holds two blocks at a time and the hidden states of the fidelity text. A run that is interrupted or killed
     leaves its finished blocks, from which the next run resumes.
 
-    Raises UsageError for an unknown scheme, group size or rounding, a model that is already quantised, or a target that
+    Raises UsageError for an unknown scheme, group size or rounding, a model that is already quantized, or a target that
     exists; CorruptError with file and tensor for NaN or infinite weights; NotFoundError, DiskFullError.
     """
     set_threads(request.runtime.threads)
@@ -242,13 +242,13 @@ def _check_plain(found: Resolved, checkpoint: Checkpoint) -> None:
 
 def _quantized(found: Resolved, checkpoint: Checkpoint) -> UsageError:
     return UsageError(
-        f"{found.name}: is already quantised ({checkpoint.stored_as}); quantising it again would only lose accuracy.",
-        "Quantise the original model.",
+        f"{found.name}: is already quantized ({checkpoint.stored_as}); quantizing it again would only lose accuracy.",
+        "Quantize the original model.",
     )
 
 
 def _source(request: QuantizeRequest, found: Resolved, checkpoint: Checkpoint) -> tuple[Resolved, Checkpoint]:
-    """The model to quantise: the one found, or the source of the current model if that is quantised.
+    """The model to quantize: the one found, or the source of the current model if that is quantized.
 
     The current model may be the result of an earlier run of the same command; `_existing` compares the recipes.
     """
@@ -270,7 +270,7 @@ def _plan(
 ) -> QuantizePlan:
     storages = allocation.of(checkpoint.config)
     if all(storage.scheme == PLAIN for storage in storages.values()):
-        raise UsageError("--mode plain quantises nothing.", "Use --mode int8 or --mode int4.")
+        raise UsageError("--mode plain quantizes nothing.", "Use --mode int8 or --mode int4.")
     base, revision = _origin(found, checkpoint, request.settings)
     learned = None if calibration_texts is None else calibration_texts.record
     variant = "-".join([str(allocation), *([request.rounding] if request.rounding != NEAREST else [])])
@@ -316,7 +316,7 @@ def _origin(found: Resolved, checkpoint: Checkpoint, settings: Settings) -> tupl
 def _existing(request: QuantizeRequest, plan: QuantizePlan, named: Resolved) -> Job[ManifestCheckpoint | None]:
     """The checkpoint of an earlier run with the same recipe. Raises UsageError if the target holds anything else.
 
-    named: the model that the command named; if it is quantised, it must be this checkpoint itself
+    named: the model that the command named; if it is quantized, it must be this checkpoint itself
     """
     if request.force:
         return None

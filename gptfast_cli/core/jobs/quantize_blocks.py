@@ -1,4 +1,4 @@
-"""Write a quantised model block by block, and measure its KLD to the original."""
+"""Write a quantized model block by block, and measure its KLD to the original."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def write_blocks(
     *,
     force: bool,
 ) -> Job[Divergence | None]:
-    """Quantise and write the blocks that an earlier run has not written; measure the KLD over all of them.
+    """Quantize and write the blocks that an earlier run has not written; measure the KLD over all of them.
 
     Raises CorruptError with file and tensor for non-finite weights, UsageError, DiskFullError.
     """
@@ -64,7 +64,7 @@ def write_blocks(
                             writer.weights(number) if is_there else _read(plan.checkpoint, block)
                         )
                     if not writer.has(number):
-                        writer.write(number, partial(_quantised, plan, quantizer))
+                        writer.write(number, partial(_quantized, plan, quantizer))
                     if quantizer.calibration is not None:
                         quantizer.calibration.leave()
                     if fidelity is not None:
@@ -99,7 +99,7 @@ def _read(checkpoint: Checkpoint, block: tuple[str, ...]) -> dict[str, Weight]:
     return {name: checkpoint.weight(name) for name in block}
 
 
-def _quantised(plan: QuantizePlan, quantizer: ModelQuantizer, name: str) -> Weight:
+def _quantized(plan: QuantizePlan, quantizer: ModelQuantizer, name: str) -> Weight:
     _check_finite(plan.checkpoint, name)
     weight, storage = plan.checkpoint.weight(name), plan.storages[name]
     if storage.scheme == PLAIN:

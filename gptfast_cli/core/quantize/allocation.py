@@ -1,11 +1,11 @@
 """Allocation: the scheme and group size of each weight, and the Pareto frontier of mixed-precision allocations.
 
-Norms and biases stay plain (unquantised): they are about 0.1 % of the bytes, and every activation passes through them.
+Norms and biases stay plain (unquantized): they are about 0.1 % of the bytes, and every activation passes through them.
 The embedding and the head are int8 by default, even with int4 layers: errors of the head directly change the logits.
 
-The predicted KLD of a choice is the sum of the KLDs of its layers, each measured with all other layers unquantised:
+The predicted KLD of a choice is the sum of the KLDs of its layers, each measured with all other layers unquantized:
 KLD grows with the square of small errors, and errors of different layers are nearly uncorrelated (HAWQ-V3, Yao et al.
-2021, arXiv:2011.10680, minimises such a sum). The KLD of the chosen model as a whole is measured afterwards.
+2021, arXiv:2011.10680, minimizes such a sum). The KLD of the chosen model as a whole is measured afterwards.
 """
 
 import difflib
@@ -54,7 +54,7 @@ class Storage:
         return min(candidates, key=lambda storage: storage.meta_weight(shape).n_bytes)
 
     def meta_weight(self, shape: tuple[int, ...]) -> Weight:
-        """A quantised matrix of this shape, on the meta device."""
+        """A quantized matrix of this shape, on the meta device."""
         return quantized(self.scheme).meta_weight(shape, self.group_size)
 
     def n_bytes(self, shape: tuple[int, ...], itemsize: int) -> int:
@@ -231,7 +231,7 @@ def _listed(sizes: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One storage of a layer: its bytes, and the KLD in nats with all other layers unquantised."""
+    """One storage of a layer: its bytes, and the KLD in nats with all other layers unquantized."""
 
     storage: Storage
     n_bytes: int

@@ -1,6 +1,6 @@
 """Calibration: second moments of the inputs of every matrix, collected block by block.
 
-The inputs of a matrix are computed with everything before it already quantised: the previous layers and the earlier
+The inputs of a matrix are computed with everything before it already quantized: the previous layers and the earlier
 matrices of the same layer. So each matrix compensates the errors before it (the "true sequential" order of
 https://github.com/IST-DASLab/gptq). Memory holds one layer, the hidden states of all tokens and, until the output
 projection is applied, their attention outputs.
@@ -68,7 +68,7 @@ _N_PARTS = 3
 
 
 class Calibration:
-    """The calibration texts' hidden states at the block being quantised.
+    """The calibration texts' hidden states at the block being quantized.
 
     Call order: `enter` a block, then `inputs` and `replace` for each of its matrices, then `leave`.
     """
@@ -111,7 +111,7 @@ class Calibration:
         return self._tap.taken_in().mean()
 
     def replace(self, name: str, weight: Weight) -> None:
-        """Use the quantised weight for the rest of the forward pass."""
+        """Use the quantized weight for the rest of the forward pass."""
         self._block[name] = weight if self._part == _N_PARTS else self._dense(weight)
 
     def leave(self) -> None:
@@ -148,7 +148,7 @@ class Calibration:
         return (attend, join, feed_forward)[self._part]
 
     def _dense(self, weight: Weight) -> Weight:
-        """The dequantised weight on the device, converted once for all texts."""
+        """The dequantized weight on the device, converted once for all texts."""
         on_device = schemes[weight.scheme].to(weight, self._device, self._dtype)
         return plain(schemes[weight.scheme].dense(on_device, self._dtype))
 

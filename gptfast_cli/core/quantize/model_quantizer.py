@@ -38,7 +38,7 @@ class OutputError:
 
 
 class ModelQuantizer:
-    """Quantises matrices in reading order."""
+    """Quantizes matrices in reading order."""
 
     def __init__(self, rounding: Quantizer, calibration: Calibration | None, compensation: Compensation) -> None:
         """`calibration` is for a calibrated quantizer; the caller calls its `enter` and `leave` around each block."""
@@ -47,7 +47,7 @@ class ModelQuantizer:
         self._errors: list[OutputError] = []
 
     def quantize(self, name: str, matrix: Tensor, storage: Storage) -> Weight:
-        """Quantise a matrix; raises CorruptError if it holds NaN or infinity."""
+        """Quantize a matrix; raises CorruptError if it holds NaN or infinity."""
         weight = self._quantize(name, matrix, storage)
         if self.calibration is not None:
             self.calibration.replace(name, weight)

@@ -1,4 +1,4 @@
-"""Bytes of a quantised model by part, and the memory that running it needs."""
+"""Bytes of a quantized model by part, and the memory that running it needs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class MemoryNeed:
 
 
 def memory_need(config: ModelConfig, schemes: Iterable[str] = ("int8", "int4")) -> MemoryNeed:
-    """Memory of a model of this shape, in bfloat16 and quantised as by `gptfast quantize --mode`."""
+    """Memory of a model of this shape, in bfloat16 and quantized as by `gptfast quantize --mode`."""
     forms = {"bfloat16": PLAIN, **{scheme: scheme for scheme in schemes}}
     weight_bytes = {form: _weight_bytes(config, mode) for form, mode in forms.items()}
     return MemoryNeed(weight_bytes, config.kv_bytes_per_token(_BFLOAT16_BYTES))

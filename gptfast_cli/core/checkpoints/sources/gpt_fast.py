@@ -72,11 +72,11 @@ def _refuse_biases(config: ModelConfig) -> None:
 
 def _check_names(config: ModelConfig, shard: Shard) -> None:
     file, expected = shard.path.name, {_stored_name(shard, name) for name in meta_names(config)}
-    quantised = {name for name in shard.tensors if name.endswith((".scales", ".scales_and_zeros"))}
-    if quantised:
+    quantized = {name for name in shard.tensors if name.endswith((".scales", ".scales_and_zeros"))}
+    if quantized:
         raise UsageError(
-            f"{file}: is quantised by gpt-fast ({min(quantised)}), which is not supported.",
-            "Convert the original model.pth, and quantise that: gptfast quantize",
+            f"{file}: is quantized by gpt-fast ({min(quantized)}), which is not supported.",
+            "Convert the original model.pth, and quantize that: gptfast quantize",
         )
     check_none(file, expected - set(shard.tensors), f"missing, but required by {CONFIG_FILE}")
     extra = set(shard.tensors) - expected

@@ -48,8 +48,8 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig]:
     fields = read_fields(folder / CONFIG_FILE)
     if "quantization_config" in fields:
         raise UsageError(
-            f"{CONFIG_FILE}: the weights are quantised in a format that is not supported.",
-            "Use the original model, and quantise that: gptfast quantize",
+            f"{CONFIG_FILE}: the weights are quantized in a format that is not supported.",
+            "Use the original model, and quantize that: gptfast quantize",
         )
     family = family_of(fields)
     return family, family.config(fields.values)

@@ -93,7 +93,7 @@ def _read_header(file: Path) -> tuple[ModelConfig, int]:
     elif version != 1:
         raise UsageError(
             f"{file.name}: llama2.c file of version {version}; versions 0 and 1 are supported.",
-            "Export it again with --version 1; later versions are quantised, which gptfast quantize can do.",
+            "Export it again with --version 1; later versions are quantized, which gptfast quantize can do.",
         )
     elif len(start) < _HEADER_BYTES:
         raise CorruptError(f"{file.name}: the header is cut short", FETCH_AGAIN)

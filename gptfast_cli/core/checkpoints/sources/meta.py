@@ -43,7 +43,7 @@ PARAMS_FILE = "params.json"
 _NAME = re.compile(r"consolidated\.(\d\d)\.pth")
 _BUFFER = "rope.freqs"  # computed from the config instead
 _MAX_CONTEXT = 2048  # max_seq_len of Meta's ModelArgs, of Llama 1, 2 and 3 alike
-_UNSUPPORTED = {"moe": "experts", "sliding_window": "sliding-window attention", "quantization_args": "quantisation"}
+_UNSUPPORTED = {"moe": "experts", "sliding_window": "sliding-window attention", "quantization_args": "quantization"}
 
 
 class Meta:

@@ -6,7 +6,7 @@ al. 2023, arXiv:2211.17192; slightly optimistic where easy and hard stretches al
     tau(k) = (1 - a^(k + 1)) / (1 - a)
 
 A draft that reports its confidence p lets a round end early. The uncertainty of a drafted token is 1 - p; a measured
-factor f = rejections / sum(1 - p) calibrates it: a requantised copy of the target is often unsure and right, another
+factor f = rejections / sum(1 - p) calibrates it: a requantized copy of the target is often unsure and right, another
 draft sure and wrong. All tokens so far are accepted with probability about exp(-f * sum(1 - p)); one more token pays
 while this exceeds its cost in seconds times the tokens per second of the rounds.
 

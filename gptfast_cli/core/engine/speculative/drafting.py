@@ -197,10 +197,10 @@ def open_draft_model(
 def _requantized(
     scheme: str, target: LoadedModel, settings: Settings, runtime: RuntimeConfig
 ) -> Job[tuple[Decoder, float]]:
-    """The target with its matrices quantised as they are read, and the time that this took in seconds."""
+    """The target with its matrices quantized as they are read, and the time that this took in seconds."""
     if scheme not in schemes or scheme == PLAIN:
         known = ", ".join(f"{SELF}{each}" for each in schemes if each != PLAIN)
-        raise UsageError(f"--draft {SELF}{scheme}: there is no quantised scheme of that name.", f"There are {known}.")
+        raise UsageError(f"--draft {SELF}{scheme}: there is no quantized scheme of that name.", f"There are {known}.")
     config, checkpoint = target.config, target.checkpoint
     assert target.opened is not None
     as_stored = target.opened.read
@@ -210,12 +210,12 @@ def _requantized(
         storage = storages[name]
         if storage.scheme in (PLAIN, checkpoint.weight(name).scheme):
             return as_stored(name, block)
-        weight = as_stored(name)  # quantise whole rows: the scale of a row does not depend on sharding
+        weight = as_stored(name)  # quantize whole rows: the scale of a row does not depend on sharding
         matrix = schemes[weight.scheme].dense(weight, torch.float32)
         whole = quantizers[_ROUNDING].quantize(matrix, quantized(storage.scheme), storage.group_size)
         return whole if block is None else whole.block(block)
 
-    yield Note(f"Draft: {target.name} itself, quantised to {scheme} as it is read")
+    yield Note(f"Draft: {target.name} itself, quantized to {scheme} as it is read")
     parts = ModelSource(config, read, lambda: storages, checkpoint.n_bytes, target.model.device, target.model.dtype)
     watch = Stopwatch(target.model.device)
     own = _sharded_or_replicated(config, parts.storages, runtime)

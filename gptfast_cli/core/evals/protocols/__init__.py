@@ -14,12 +14,12 @@ from gptfast_cli.core.evals.passages import Window
 from gptfast_cli.core.registry import Plugs
 
 DEFAULT_PROTOCOL = "llamacpp-512"
-"""It fits most models, has at least 256 tokens of context, and is the common measure for quantised models."""
+"""It fits most models, has at least 256 tokens of context, and is the common measure for quantized models."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenText:
-    """A tokenised text.
+    """A tokenized text.
 
     tokens:      with a leading BOS if the tokenizer adds one
     bos_id:      that BOS; None if the tokenizer adds none

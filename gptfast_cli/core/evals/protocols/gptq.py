@@ -1,6 +1,6 @@
 """gptq-2048, the perplexity of the GPTQ paper: consecutive, independent windows.
 
-The text is tokenised once, so only the first window begins with BOS. Each window predicts all its tokens but the first;
+The text is tokenized once, so only the first window begins with BOS. Each window predicts all its tokens but the first;
 an incomplete last window is dropped. As in the paper's code, the result is the mean of the windows' means.
 Source: Frantar et al. 2022, arXiv:2210.17323, section 4; llama_eval in llama.py of https://github.com/IST-DASLab/gptq.
 """

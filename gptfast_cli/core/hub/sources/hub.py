@@ -43,7 +43,7 @@ from gptfast_cli.core.errors import (
     CorruptError,
     GptFastError,
     NetworkError,
-    NotAuthorisedError,
+    NotAuthorizedError,
     NotFoundError,
     UsageError,
 )
@@ -81,10 +81,10 @@ class Asked:
         return f"{self.endpoint}/{self.repo}"
 
     def check_token(self) -> None:
-        """Raise NotAuthorisedError for a token that cannot be sent; the error of the library would show it."""
+        """Raise NotAuthorizedError for a token that cannot be sent; the error of the library would show it."""
         token = get_token()
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-            raise NotAuthorisedError("The Hugging Face token contains invalid characters.", f"Log in again: {_LOG_IN}")
+            raise NotAuthorizedError("The Hugging Face token contains invalid characters.", f"Log in again: {_LOG_IN}")
 
 
 def explained(error: HfHubHTTPError, asked: Asked, what: str) -> GptFastError | TransientError:
@@ -123,26 +123,26 @@ def fault_of(error: Exception, asked: Asked) -> TransientError | GptFastError:
     return TransientError(f"the request failed ({kind})")
 
 
-def _gated(asked: Asked) -> NotAuthorisedError:
+def _gated(asked: Asked) -> NotAuthorizedError:
     if get_token() is None:
-        return NotAuthorisedError(
+        return NotAuthorizedError(
             f"{asked.repo}: is a gated repository, and you are not logged in.",
             f"Request access on {asked.page}\nThen log in: {_LOG_IN}",
         )
-    return NotAuthorisedError(
+    return NotAuthorizedError(
         f"{asked.repo}: is a gated repository: this account has no access, or its token lacks the permission.",
         f"Request access on {asked.page}\nWith access, log in with a token that may read gated repositories: {_LOG_IN}",
     )
 
 
-def _not_allowed(asked: Asked, status: int, what: str) -> NotAuthorisedError:
+def _not_allowed(asked: Asked, status: int, what: str) -> NotAuthorizedError:
     if status == 403:
-        return NotAuthorisedError(
+        return NotAuthorizedError(
             f"{what}: access denied for this account (403).", f"See {asked.page}, or log in: {_LOG_IN}"
         )
     if get_token() is not None:
-        return NotAuthorisedError(f"{asked.repo}: the Hub rejected the token.", f"Log in again: {_LOG_IN}")
-    return NotAuthorisedError(
+        return NotAuthorizedError(f"{asked.repo}: the Hub rejected the token.", f"Log in again: {_LOG_IN}")
+    return NotAuthorizedError(
         f"{asked.repo}: is private or does not exist: the Hub requires a login.",
         f"Check the name, or log in: {_LOG_IN}",
     )
@@ -260,7 +260,7 @@ def is_offline() -> bool:
 
 
 def list_repo(repo: str, revision: str, *, endpoint: str | None, retry_policy: RetryPolicy) -> Job[Listing]:
-    """List the files of a model repository; raises NotFoundError, NotAuthorisedError, NetworkError, CorruptError."""
+    """List the files of a model repository; raises NotFoundError, NotAuthorizedError, NetworkError, CorruptError."""
     asked = Asked(endpoint or constants.ENDPOINT, repo, revision)
     asked.check_token()
     logging.set_verbosity_error()  # its warnings are reported in our own messages

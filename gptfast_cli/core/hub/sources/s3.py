@@ -39,7 +39,7 @@ from gptfast_cli.core.digest import (
 from gptfast_cli.core.errors import (
     GptFastError,
     NetworkError,
-    NotAuthorisedError,
+    NotAuthorizedError,
     NotFoundError,
     UsageError,
 )
@@ -115,7 +115,7 @@ def _fault_of(error: Exception, where: str) -> TransientError | GptFastError:
     if isinstance(error, _MISTAKEN):
         return mistaken_settings()
     # what is left is about credentials: logins that have expired, helpers that fail
-    return NotAuthorisedError(f"{where}: the AWS credentials cannot be used.", _SIGN_IN)
+    return NotAuthorizedError(f"{where}: the AWS credentials cannot be used.", _SIGN_IN)
 
 
 def _explained(error: aws.ClientError, where: str) -> TransientError | WrongBytesError | GptFastError:
@@ -142,8 +142,8 @@ def _not_allowed(code: str, where: str) -> GptFastError:
             "Restore it: aws s3api restore-object",
         )
     if code in _BAD_CREDENTIALS:
-        return NotAuthorisedError(f"{where}: the AWS credentials were rejected ({code}).", _SIGN_IN)
-    return NotAuthorisedError(
+        return NotAuthorizedError(f"{where}: the AWS credentials were rejected ({code}).", _SIGN_IN)
+    return NotAuthorizedError(
         f"{where}: access denied (403).",
         f"{_SIGN_IN}\nRequired permissions: s3:ListBucket on the bucket, s3:GetObject on its objects.",
     )
@@ -237,7 +237,7 @@ class S3File:
 
 
 def open_bucket(name: str, prefix: str) -> Bucket:
-    """Open a bucket; raises UsageError and NotAuthorisedError for invalid AWS settings."""
+    """Open a bucket; raises UsageError and NotAuthorizedError for invalid AWS settings."""
     options = Config(
         connect_timeout=_STALL_SECONDS,
         read_timeout=_STALL_SECONDS,

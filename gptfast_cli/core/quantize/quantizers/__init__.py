@@ -1,4 +1,4 @@
-"""Quantizers: how the codes and group parameters of a matrix are chosen; each works with every quantised scheme.
+"""Quantizers: how the codes and group parameters of a matrix are chosen; each works with every quantized scheme.
 
 A scheme provides a `GroupFitter` (the parameters that it can store) and `GroupParams` (encode, decode).
 """
@@ -20,7 +20,7 @@ class Quantizer(Protocol):
     """Chooses the codes and group parameters of a matrix."""
 
     def quantize(self, matrix: Tensor, scheme: QuantizedScheme, group_size: int | None) -> Weight:
-        """Quantise a floating-point matrix [out_features, in_features].
+        """Quantize a floating-point matrix [out_features, in_features].
 
         `group_size` is one that the scheme supports; None for a scheme without groups. Raises CorruptError for NaN or
         infinity.
@@ -94,7 +94,7 @@ def check_finite(values: Tensor) -> None:
 def in_row_blocks(
     meta_weight: Weight, make: Callable[[slice], Weight], *, device: torch.device, block_elements: int
 ) -> Weight:
-    """A quantised matrix like `meta_weight`, made one block of rows at a time, to bound temporary memory.
+    """A quantized matrix like `meta_weight`, made one block of rows at a time, to bound temporary memory.
 
     make:           the weight of these rows; their slice ends within the matrix
     block_elements: elements per block; a block has at least one row

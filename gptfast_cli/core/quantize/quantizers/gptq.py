@@ -1,18 +1,18 @@
-"""GPTQ: columns are quantised one at a time, and the error of each is compensated in the columns that follow.
+"""GPTQ: columns are quantized one at a time, and the error of each is compensated in the columns that follow.
 
-It minimises the output error tr((W - Q) H (W - Q)^T), where H holds the second moments of the inputs. After column j
-has been quantised, the optimal update of each later column k is (Frantar et al. 2022, arXiv:2210.17323, equations 2
+It minimizes the output error tr((W - Q) H (W - Q)^T), where H holds the second moments of the inputs. After column j
+has been quantized, the optimal update of each later column k is (Frantar et al. 2022, arXiv:2210.17323, equations 2
 and 3 in the Cholesky form of section 3.3)
 
     W[:, k] -= (W[:, j] - Q[:, j]) / U[j, j] * U[j, k]     with H^-1 = U^T U, U upper triangular.
 
 Order ("act-order" that keeps groups contiguous): groups by the largest diagonal entry of H among their columns,
-descending; within a group, columns by their diagonal entry. So the most important columns are quantised while most
+descending; within a group, columns by their diagonal entry. So the most important columns are quantized while most
 other columns are left to compensate. The parameters of a group are searched when its first column is reached, on the
 weights as updated so far (their range may differ from that of the original weights); the importance of an element is
 the diagonal entry of its column.
 
-Damping: `damping` * mean(diag(H)) is added to the diagonal; if the Cholesky factorisation fails, damping is multiplied
+Damping: `damping` * mean(diag(H)) is added to the diagonal; if the Cholesky factorization fails, damping is multiplied
 by 10 and it is tried again. Columns whose inputs are all zero are thereby rounded to nearest.
 """
 
@@ -82,7 +82,7 @@ class _CalibratedGptq:
 
 @dataclass(frozen=True, slots=True)
 class _ColumnOrder:
-    """The order in which columns are quantised, and the Cholesky factor of H^-1 in that order.
+    """The order in which columns are quantized, and the Cholesky factor of H^-1 in that order.
 
     group_size: columns per group; the last group of a row may have fewer
     order:      [in_features] int64, a permutation of the columns
@@ -118,12 +118,12 @@ def _column_order(inputs: Inputs, group_size: int, *, damping: float) -> _Column
 def inverse_factor(moments: Tensor, order: Tensor, damping: float, *, n_columns: int = 512) -> Tensor:
     """Upper triangular U with H^-1 = U^T U, [n, n]; H is the damped moments, permuted by `order`.
 
-    H^-1 is never computed: reversing rows and columns of H, factorising and reversing back gives an upper triangular R
+    H^-1 is never computed: reversing rows and columns of H, factorizing and reversing back gives an upper triangular R
     with H = R R^T, so U = R^-1. All steps are in place: one [n, n] matrix is allocated.
 
     n_columns: columns of the inverse computed per solve
 
-    Raises UnusableInputsError if the factorisation fails even with damping 10.
+    Raises UnusableInputsError if the factorization fails even with damping 10.
     """
     mean, reverse = moments.diagonal().mean(), order.flip(0)
     failed_at = torch.empty((), dtype=torch.int32, device=moments.device)

@@ -1,4 +1,4 @@
-"""Search: the parameters of each group minimise a weighted squared error over the scheme's candidates.
+"""Search: the parameters of each group minimize a weighted squared error over the scheme's candidates.
 
 The error is sum_i h_i (w_i - decode(encode(w_i)))^2, where h_i is the importance of element i. The candidates come from
 `GroupFitter.candidates`; the parameters that cover the range (as in `nearest`) are kept if no candidate is better. No
@@ -16,7 +16,7 @@ from gptfast_cli.core.schemes import GroupFitter, GroupParams, QuantizedScheme, 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Minimises the weighted squared error of each group independently.
+    """Minimizes the weighted squared error of each group independently.
 
     block_elements: elements per block of rows: it fits in the CPU cache, as it is read once per candidate
     """
