@@ -28,7 +28,7 @@ def sequences(sampling: Sampling, limits: Limits = LIMITS) -> list[Request]:
 
 def decode(model: NativeModel, all_of_them: list[Request], n_rows: int, most: int) -> list[StepOutput]:
     """The outputs of decode calls."""
-    engine = Engine(Runner(model, n_rows))
+    engine = Engine(Runner(model, n_rows), ahead_seconds=1e9)  # however slow this machine is
     for each in all_of_them:
         engine.submit(each)
     outputs = []
@@ -39,10 +39,7 @@ def decode(model: NativeModel, all_of_them: list[Request], n_rows: int, most: in
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("n_rows", [1, 3])
-def test_steps_ahead_give_the_tokens_of_steps_one_by_one(
-    model: NativeModel, sampling: Sampling, n_rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gptfast_cli.core.engine.engine.AHEAD_SECONDS", 1e9)  # however slow this machine is
+def test_steps_ahead_give_the_tokens_of_steps_one_by_one(model: NativeModel, sampling: Sampling, n_rows: int) -> None:
     one_by_one, ahead = sequences(sampling), sequences(sampling)
     strides = decode(model, one_by_one, 1, most=1)
     assert {count for stride in strides for count in stride.counts} == {1}
@@ -61,8 +58,7 @@ def test_the_tokens_are_those_of_the_sampler(model: NativeModel, monkeypatch: py
     assert [one.generated for one in ahead] == [one.generated for one in asked]
 
 
-def test_what_the_steps_read_is_counted_step_by_step(model: NativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gptfast_cli.core.engine.engine.AHEAD_SECONDS", 1e9)
+def test_what_the_steps_read_is_counted_step_by_step(model: NativeModel) -> None:
     free = Limits(41, 512, frozenset())
     one_by_one = decode(model, sequences(SAMPLINGS[0], free)[:1], 1, most=1)
     ahead = decode(model, sequences(SAMPLINGS[0], free)[:1], 1, most=16)
@@ -108,9 +104,8 @@ def test_logits_that_are_no_numbers_are_an_error() -> None:
         drained(engine.step())
 
 
-def test_threads_that_lag_behind_take_no_part_in_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_lag_behind_take_no_part_in_the_next_call() -> None:
     """More threads than processors, and calls of both kinds in turn: what one left must not reach into the other."""
-    monkeypatch.setattr("gptfast_cli.core.engine.engine.AHEAD_SECONDS", 1e9)
     config, weights = weights_of("grouped heads, odd sizes", "int8")
     crowd = native(config, weights, torch.bfloat16, n_threads=4)
     limits = Limits(12, 512, frozenset())

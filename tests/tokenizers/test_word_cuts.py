@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from gptfast_cli.core.tokenizers import library
-from gptfast_cli.core.tokenizers import library as word_cuts
 from tokenizer_samples import TEXTS, byte_level, metaspaced, rewritten
 
 LLAMA_3 = (
@@ -39,29 +38,23 @@ def trained(pattern: str) -> tokenizers.Tokenizer:
 TOKENIZERS = {"llama 3": trained(LLAMA_3), "gpt 2": trained(GPT_2)}
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_cuts, "PIECE_CHARACTERS", 25)
-
-
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=400)
 @given(text=st.text("aé.'s1 \n\r\t<", min_size=26, max_size=120))
 def test_any_text_has_the_ids_of_the_whole(name: str, text: str) -> None:
     tokenizer = TOKENIZERS[name]
-    cut = list(word_cuts.pieces(tokenizer, text))
+    cut = list(library.pieces(tokenizer, text, 25))
     assert "".join(cut) == text
     ids = [token for piece in cut for token in tokenizer.encode(piece, add_special_tokens=False).ids]
     assert ids == tokenizer.encode(text, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_usual_texts_are_cut_and_special_tokens_are_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_cuts, "PIECE_CHARACTERS", 60)
+def test_usual_texts_are_cut_and_special_tokens_are_not(name: str) -> None:
     text = 'One day, a fox said:<|eot|> "Où vas-tu?"\n\n  It rained; 12345 drops. 日本語 テキスト ' * 9
-    assert max(map(len, word_cuts.pieces(TOKENIZERS[name], text))) <= 60
-    monkeypatch.setattr(library, "MAX_CHARACTERS", 100)
-    assert library.encode(TOKENIZERS[name], text) == TOKENIZERS[name].encode(text, add_special_tokens=False).ids
+    assert max(map(len, library.pieces(TOKENIZERS[name], text, 60))) <= 60
+    ids = library.encode(TOKENIZERS[name], text, max_characters=100, piece_characters=60)
+    assert ids == TOKENIZERS[name].encode(text, add_special_tokens=False).ids
 
 
 def with_normalizer() -> tokenizers.Tokenizer:
@@ -82,8 +75,8 @@ def with_prefix_space() -> tokenizers.Tokenizer:
     ids=["no words", "Metaspace", "a token with a space", "a normalizer", "a prefix space"],
 )
 def test_what_more_than_words_decides_about_is_not_cut(made: Callable[[], tokenizers.Tokenizer]) -> None:
-    assert len(list(word_cuts.pieces(made(), "a fox and a badger met " * 4))) == 1
+    assert len(list(library.pieces(made(), "a fox and a badger met " * 4, 25))) == 1
 
 
 def test_one_word_is_not_cut() -> None:
-    assert list(word_cuts.pieces(TOKENIZERS["gpt 2"], "a" * 100)) == ["a" * 100]
+    assert list(library.pieces(TOKENIZERS["gpt 2"], "a" * 100, 25)) == ["a" * 100]

@@ -94,6 +94,7 @@ class Engine:
         *,
         isolates_failures: bool = False,
         prefill_chunk: int = PREFILL_CHUNK,
+        ahead_seconds: float = AHEAD_SECONDS,
     ) -> None:
         """`isolates_failures`: a request that fails ends with its `failure`, and the others go on.
 
@@ -103,6 +104,7 @@ class Engine:
         self._speculation = speculation
         self._isolates_failures = isolates_failures
         self._prefill_chunk = prefill_chunk
+        self._ahead_seconds = ahead_seconds
         self._waiting: deque[Request] = deque()
         self._prefilling: _Prefill | None = None  # its row is none of those of `_rows`
         self._rows: list[Request] = []  # being decoded, row by row; some may be finished until the next call
@@ -303,7 +305,7 @@ class Engine:
         samplings = [request.sampler.sampling for request in advanced]
         if not (self._runner.runs_ahead and all(request.wants_tokens_alone for request in advanced)):
             return 0
-        affordable = max(1, int(AHEAD_SECONDS / self._step_seconds))
+        affordable = max(1, int(self._ahead_seconds / self._step_seconds))
         n_steps = min(max_steps, _MOST_AHEAD, affordable, *(request.n_left for request in advanced))
         uniforms = [[draw.uniform(step) for draw in draws] for step in range(n_steps)]
         stops = frozenset().union(*(request.limits.stop_ids for request in advanced))

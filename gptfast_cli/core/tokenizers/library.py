@@ -25,7 +25,7 @@ import tokenizers
 from gptfast_cli.core.errors import UsageError
 
 PIECE_CHARACTERS: Final = 500_000
-"""The longest piece."""
+"""The longest piece of a text that is split."""
 
 _FINDING_WORDS: Final = frozenset({"Sequence", "Split", "ByteLevel", "Digits"})
 """Pre-tokenizers that treat words independently of their position; others add a space before the first one."""
@@ -34,14 +34,14 @@ _BEFORE_SPACE: Final = re.compile(r"\S(?=\s)")
 _N_SEEN_BEHIND: Final = 2
 
 
-def pieces(tokenizer: tokenizers.Tokenizer, text: str) -> Iterator[str]:
-    """Split a text; a piece without a possible split is longer than PIECE_CHARACTERS."""
+def pieces(tokenizer: tokenizers.Tokenizer, text: str, max_characters: int = PIECE_CHARACTERS) -> Iterator[str]:
+    """Split a text; a piece without a possible split is longer than `max_characters`."""
     if not _can_be_split(tokenizer):
         yield text
         return
     begin = 0
-    while len(text) - begin > PIECE_CHARACTERS:
-        window = text[begin : begin + PIECE_CHARACTERS]
+    while len(text) - begin > max_characters:
+        window = text[begin : begin + max_characters]
         word_ends = {end for _, (_, end) in tokenizer.pre_tokenizer.pre_tokenize_str(window)}
         ends = [match.end() for match in _BEFORE_SPACE.finditer(window)][:-_N_SEEN_BEHIND]
         end = next((end for end in reversed(ends) if end in word_ends), None)
@@ -97,18 +97,24 @@ class ExpressionError(Exception):
     """A regular expression takes too many steps, or the library panics."""
 
 
-def encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
-    """Token ids of a text, without special tokens added.
+def encode(
+    tokenizer: tokenizers.Tokenizer,
+    text: str,
+    *,
+    max_characters: int = MAX_CHARACTERS,
+    piece_characters: int = PIECE_CHARACTERS,
+) -> list[int]:
+    """Token ids of a text, without special tokens added; one longer than `max_characters` is split into pieces.
 
     Raises UsageError if the text is too long and cannot be split, or the vocabulary lacks a token for a part of it.
     """
-    if len(text) <= MAX_CHARACTERS:
-        return _encode(tokenizer, text)
+    if len(text) <= max_characters:
+        return _encode(tokenizer, text, max_characters)
     try:
-        cut = catch_panic(lambda: list(pieces(tokenizer, text)))
+        cut = catch_panic(lambda: list(pieces(tokenizer, text, piece_characters)))
     except ExpressionError as error:
         raise UsageError(f"The model's tokenizer cannot encode this text: {error!s:.200}.") from error
-    return [token_id for piece in cut for token_id in _encode(tokenizer, piece)]
+    return [token_id for piece in cut for token_id in _encode(tokenizer, piece, max_characters)]
 
 
 @contextlib.contextmanager
@@ -187,10 +193,10 @@ def _try(words: tokenizers.pre_tokenizers.PreTokenizer, text: str) -> None:
         raise ExpressionError(f"a regular expression takes more than {limit:.2g} s for {len(text)} characters")
 
 
-def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
-    if len(text) > MAX_CHARACTERS:
+def _encode(tokenizer: tokenizers.Tokenizer, text: str, max_characters: int) -> list[int]:
+    if len(text) > max_characters:
         raise UsageError(
-            f"The text has {len(text)} characters, and the model's tokenizer.json takes at most {MAX_CHARACTERS}.",
+            f"The text has {len(text)} characters, and the model's tokenizer.json takes at most {max_characters}.",
             "Use a shorter text, or put the model's tokenizer.model beside it, which takes any length.",
         )
     try:

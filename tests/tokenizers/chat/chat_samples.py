@@ -9,6 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 Messages = list[dict[str, Any]]
 
+ENOUGH_SECONDS = 60.0
+"""A limit that nothing right ever meets, however busy the machine is."""
+
 _PAIR = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 SPECIAL: dict[str, dict[str, str]] = {
     "llama_3": {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},

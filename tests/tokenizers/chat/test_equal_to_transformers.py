@@ -6,7 +6,17 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from chat_samples import CONVERSATIONS, STYLES, assistant, oracle, part, special, user, written_by_transformers
+from chat_samples import (
+    CONVERSATIONS,
+    ENOUGH_SECONDS,
+    STYLES,
+    assistant,
+    oracle,
+    part,
+    special,
+    user,
+    written_by_transformers,
+)
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
@@ -23,7 +33,8 @@ def ours() -> Iterator[Callable[[str], ChatTemplate]]:
 
     @cache
     def template(style: str) -> ChatTemplate:
-        opened.append(ChatTemplate(TemplateSource(STYLES[style].read_text("utf-8"), style, special(style))))
+        source = TemplateSource(STYLES[style].read_text("utf-8"), style, special(style))
+        opened.append(ChatTemplate(source, max_seconds=ENOUGH_SECONDS))
         return opened[-1]
 
     yield template
@@ -84,7 +95,7 @@ IN_JSON = (
 )
 def test_a_template_that_takes_parts_gets_them_and_any_other_gets_lines(template: str, expected: str) -> None:
     messages = [user([part("a"), part("b")]), assistant([part("c")] if template == ITERATED else "c")]
-    with ChatTemplate(TemplateSource(template, "here", {})) as opened:
+    with ChatTemplate(TemplateSource(template, "here", {}), max_seconds=ENOUGH_SECONDS) as opened:
         assert opened.render(messages) == expected
     if template in (ITERATED, IN_JSON):
         assert oracle(template).apply_chat_template(messages, tokenize=False) == expected
@@ -97,8 +108,9 @@ def test_parts_that_are_no_text_are_not_left_out(ours: Callable[[str], ChatTempl
 
 
 def test_a_list_with_parts_that_are_no_text_is_not_written_as_python_writes_it() -> None:
+    source = TemplateSource(CONTENT + "{{ m.content }}{% endfor %}", "here", {})
     with (
-        ChatTemplate(TemplateSource(CONTENT + "{{ m.content }}{% endfor %}", "here", {})) as template,
+        ChatTemplate(source, max_seconds=ENOUGH_SECONDS) as template,
         pytest.raises(UsageError, match="it supports text only"),
     ):
         template.render([user([part("a")]), user([part("a"), {"type": "image_url", "image_url": {"url": "x"}}])])

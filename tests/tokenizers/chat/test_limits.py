@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chat_samples import user
+from chat_samples import ENOUGH_SECONDS, user
 
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.tokenizers.chat.template import MOST_REQUEST_BYTES, ChatTemplate, TemplateSource
@@ -45,16 +45,15 @@ BROKEN = {
 }
 
 
-def render(text: str, content: str = "a") -> str:
-    with ChatTemplate(TemplateSource(text, "org/model", {})) as template:
+def render(text: str, content: str = "a", *, max_seconds: float = ENOUGH_SECONDS) -> str:
+    with ChatTemplate(TemplateSource(text, "org/model", {}), max_seconds=max_seconds) as template:
         return template.render([user(content)])
 
 
-@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("burn", BURNS)
 def test_a_template_that_burns_time_or_memory_ends_in_a_typed_error(burn: str) -> None:
     with pytest.raises(CorruptError, match="org/model") as caught:
-        render(BURNS[burn])
+        render(BURNS[burn], max_seconds=0.6)
     assert "--chat-template" in caught.value.hint
 
 
@@ -102,7 +101,9 @@ def test_messages_that_are_too_long_are_a_usage_error() -> None:
 
 @pytest.fixture
 def kept() -> Iterator[ChatTemplate]:
-    with ChatTemplate(TemplateSource("{{ messages[0].content * 1000000 }}", "m", {})) as template:
+    with ChatTemplate(
+        TemplateSource("{{ messages[0].content * 1000000 }}", "m", {}), max_seconds=ENOUGH_SECONDS
+    ) as template:
         yield template
 
 

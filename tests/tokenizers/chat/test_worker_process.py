@@ -1,5 +1,6 @@
 """The process that renders is one for many conversations, replaced when it must be, and never left behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chat_samples import user
+from chat_samples import ENOUGH_SECONDS, user
 
 from gptfast_cli.core.errors import CorruptError, GptFastError
-from gptfast_cli.core.tokenizers.chat import template as worker_process
-from gptfast_cli.core.tokenizers.chat.template import ChatTemplate, TemplateSource
+from gptfast_cli.core.tokenizers.chat.template import WORKER, ChatTemplate, TemplateSource, WorkerProcess
 
 SOMETIMES_ENDLESS = (
     "{% if messages[0].content == 'loop' %}"
@@ -25,7 +25,7 @@ SOMETIMES_ENDLESS = (
 
 @pytest.fixture
 def template() -> Iterator[ChatTemplate]:
-    with ChatTemplate(TemplateSource(SOMETIMES_ENDLESS, "m", {})) as template:
+    with ChatTemplate(TemplateSource(SOMETIMES_ENDLESS, "m", {}), max_seconds=ENOUGH_SECONDS) as template:
         yield template
 
 
@@ -55,13 +55,13 @@ def test_many_conversations_are_rendered_by_one_process(template: ChatTemplate) 
     assert pid(template) == first
 
 
-@pytest.mark.usefixtures("hurried")
-def test_a_process_that_was_ended_is_replaced_at_the_next_conversation(template: ChatTemplate) -> None:
-    first = pid(template)
-    with pytest.raises(CorruptError, match="ran for longer"):
-        template.render([user("loop")])
-    assert not is_there(first)
-    assert template.render([user("a")]) == "a"
+def test_a_process_that_was_ended_is_replaced_at_the_next_conversation() -> None:
+    with ChatTemplate(TemplateSource(SOMETIMES_ENDLESS, "m", {}), max_seconds=0.6) as template:
+        first = pid(template)
+        with pytest.raises(CorruptError, match="ran for longer"):
+            template.render([user("loop")])
+        assert not is_there(first)
+        assert template.render([user("a")]) == "a"
 
 
 def test_a_process_that_dies_is_an_error_and_is_replaced(template: ChatTemplate) -> None:
@@ -80,7 +80,7 @@ def test_the_process_gets_no_secret_of_the_environment(monkeypatch: pytest.Monke
     for name in secrets:
         monkeypatch.setenv(name, "a secret")
     monkeypatch.setenv("TZ", "UTC-14")
-    with ChatTemplate(TemplateSource("x", "m", {})) as template:
+    with ChatTemplate(TemplateSource("x", "m", {}), max_seconds=ENOUGH_SECONDS) as template:
         assert template.render([user("a")]) == "x"
         process = Path(f"/proc/{pid(template)}")
         environment = process.joinpath("environ").read_bytes()
@@ -141,29 +141,26 @@ signal.pause()
 
 def test_a_process_that_crashes_writes_nothing_to_our_streams(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ChildProcessError):
-        worker_process.WorkerProcess().ask(b"no JSON\n", seconds=60)
+        WorkerProcess().ask(b"no JSON\n", seconds=60)
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.usefixtures("hurried")
-def test_a_slow_start_does_not_count_against_the_template(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_slow_start_does_not_count_against_the_template(tmp_path: Path) -> None:
     slow = tmp_path / "slow.py"
-    slow.write_text(
-        f"import runpy, time\ntime.sleep(1)\nrunpy.run_path({str(worker_process._SCRIPT)!r}, run_name='__main__')"
-    )
-    monkeypatch.setattr(worker_process, "_SCRIPT", slow)
-    with ChatTemplate(TemplateSource("x", "m", {})) as template:
-        assert template.render([user("a")]) == "x"
+    slow.write_text(f"import runpy, time\ntime.sleep(1)\nrunpy.run_path({str(WORKER)!r}, run_name='__main__')")
+    worker = WorkerProcess(slow)
+    request = {"template": "x", "variables": {}, "messages": [user("a")], "add_generation_prompt": True}
+    assert json.loads(worker.ask(json.dumps(request).encode() + b"\n", seconds=0.6)) == {"text": "x"}
+    worker.close()
 
 
-def test_a_process_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(worker_process, "_SCRIPT", tmp_path / "missing.py")
-    with ChatTemplate(TemplateSource("x", "m", {})) as template, pytest.raises(GptFastError, match="did not start"):
-        template.render([user("a")])
+def test_a_process_that_cannot_start_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(GptFastError, match="did not start"):
+        WorkerProcess(tmp_path / "missing.py").ask(b"\n", seconds=60)
 
 
 def test_the_program_that_renders_loads_nothing_of_ours() -> None:
-    script = f"import runpy, sys; runpy.run_path({str(worker_process._SCRIPT)!r}); print(*sys.modules)"
+    script = f"import runpy, sys; runpy.run_path({str(WORKER)!r}); print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, check=True
     )

@@ -16,7 +16,7 @@ from gptfast_cli.core.errors import CorruptError, GptFastError, UsageError
 
 MOST_ANSWER_BYTES = (6 << 24) + 100  # 2^24 characters, each at worst written as \u0000
 
-_SCRIPT = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).with_name("worker.py")
 _START_SECONDS = 60.0  # a tenth of one is usual
 # What Python needs to start and to find jinja2, and the time zone: no other variables, since templates are untrusted.
 _ENVIRONMENT = (
@@ -29,8 +29,9 @@ _ENVIRONMENT = (
 class WorkerProcess:
     """A worker process, started at once so that it loads in parallel; restarted by the next request after a failure."""
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = _started()
+    def __init__(self, script: Path = WORKER) -> None:
+        self._script = script
+        self._process: subprocess.Popen[bytes] | None = _started(script)
         self._is_ready = False
 
     def ask(self, request: bytes, *, seconds: float) -> bytes:
@@ -41,7 +42,7 @@ class WorkerProcess:
         """
         try:
             if self._process is None:
-                self._process, self._is_ready = _started(), False
+                self._process, self._is_ready = _started(self._script), False
             if not self._is_ready:
                 _wait_for(self._process)
                 self._is_ready = True
@@ -58,9 +59,9 @@ class WorkerProcess:
             self._process = None
 
 
-def _started() -> subprocess.Popen[bytes]:
+def _started(script: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 (our own script; -P keeps its folder from being imported from)
-        [sys.executable, "-P", str(_SCRIPT)],
+        [sys.executable, "-P", str(script)],
         env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -104,7 +105,6 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) 
     return answer
 
 
-RENDER_SECONDS = 1.5
 MOST_REQUEST_BYTES = 1 << 24
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names in use, the standard one first
@@ -122,10 +122,14 @@ class TemplateSource:
 
 
 class ChatTemplate:
-    """A template with its worker process, which starts at once; a context manager that ends it."""
+    """A template with its worker process, which starts at once; a context manager that ends it.
 
-    def __init__(self, source: TemplateSource) -> None:
+    max_seconds: time limit of a rendering, without the start of the process
+    """
+
+    def __init__(self, source: TemplateSource, *, max_seconds: float = 1.5) -> None:
         self._source = source
+        self._max_seconds = max_seconds
         self._worker = WorkerProcess()
 
     def __enter__(self) -> Self:
@@ -151,9 +155,9 @@ class ChatTemplate:
         """
         request = self._request(messages, add_generation_prompt=add_generation_prompt)
         try:
-            answer = json.loads(self._worker.ask(request, seconds=RENDER_SECONDS))
+            answer = json.loads(self._worker.ask(request, seconds=self._max_seconds))
         except TimeoutError as error:
-            raise self._unusable(f"it ran for longer than {RENDER_SECONDS:g} s") from error
+            raise self._unusable(f"it ran for longer than {self._max_seconds:g} s") from error
         except ChildProcessError as error:
             raise self._unusable("the process that rendered it ended") from error
         match answer:
