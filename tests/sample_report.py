@@ -35,7 +35,7 @@ def sample_report() -> DraftReport:
     return DraftReport(
         environment=Environment(
             "0.1.0", "0" * 40, "3.11.7", "2.13.0", "Linux 6.1 x86_64", "A CPU", 2, ("avx512f",), 1 << 34, "cpu", None,
-            1, 2, "bfloat16", "2026-11-26T05:00:00+00:00",
+            1, 2, "bfloat16", "cpu", "2026-11-26T05:00:00+00:00",
         ),
         target="tiny",
         scheme="plain",

@@ -81,7 +81,7 @@ def schemes_of(scheme: str, head_scheme: str) -> str:
 
 
 def measurement_line(bench: Bench) -> str:
-    """Bandwidth, number of repetitions, seed, and the times outside the measurement: load and compile."""
+    """Backend, bandwidth, number of repetitions, seed, and the times outside the measurement: load and compile."""
     return "; ".join(_measurements(bench))
 
 
@@ -92,6 +92,7 @@ def _model_line(bench: Bench) -> str:
 
 
 def _measurements(bench: Bench) -> Iterator[str]:
+    yield f"{bench.environment.backend} backend"
     if bench.bandwidth is not None:
         reads = bench.bandwidth
         span = f"{digits(reads.min_gbps)} to {digits(reads.max_gbps)}"
@@ -211,7 +212,7 @@ def _shortened(line: str) -> str:
     return line if len(line) <= COLUMNS else line[: COLUMNS - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-_ABOUT = ("gptfast", "commit", "torch", "device", "cpu", "gpu", "threads", "dtype", "date")
+_ABOUT = ("gptfast", "commit", "torch", "device", "cpu", "gpu", "threads", "dtype", "backend", "date")
 """The fields of the environment in a line of CSV."""
 
 

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def here() -> Environment:
-    return environment(CPU, torch.bfloat16)
+    return environment(CPU, torch.bfloat16, "reference")
 
 
 def test_it_says_what_ran_and_on_what() -> None:
@@ -28,7 +28,8 @@ def test_it_says_what_ran_and_on_what() -> None:
     assert (said.gptfast, said.torch, said.python) == (
         gptfast_cli.__version__, torch.__version__, platform.python_version(),
     )  # fmt: skip
-    assert (said.device, said.gpu, said.dtype, said.threads) == ("cpu", None, "bfloat16", torch.get_num_threads())
+    assert (said.device, said.gpu, said.dtype, said.backend) == ("cpu", None, "bfloat16", "reference")
+    assert said.threads == torch.get_num_threads()
     assert abs(datetime.now(UTC) - datetime.fromisoformat(said.date)) < timedelta(minutes=5)
     assert said.n_cpus >= 1
 

@@ -19,9 +19,9 @@ from gptfast_cli.core.bench.comparison import (
 )
 from gptfast_cli.core.errors import CorruptError, NotFoundError, UsageError
 
-HERE = Conditions("a chip", "cpu", 2, "bfloat16", "tiny", "plain", "bfloat16")
+HERE = Conditions("a chip", "cpu", 2, "bfloat16", "tiny", "plain", "bfloat16", "cpu")
 ENVIRONMENT = {"gptfast": "1.0", "commit": "c0ffee0123456789", "cpu": "a chip", "gpu": None, "device": "cpu",
-               "threads": 2, "dtype": "bfloat16", "date": "2026-01-02T03:04:05+00:00"}  # fmt: skip
+               "threads": 2, "dtype": "bfloat16", "backend": "cpu", "date": "2026-01-02T03:04:05+00:00"}  # fmt: skip
 FIVE = (1.0, 1.01, 0.99, 1.02, 0.98)
 
 
@@ -122,6 +122,7 @@ def test_a_row_of_the_same_conditions_comes_before_a_later_one_of_others(tmp_pat
         ({}, {"dtype": "float32"}, "dtype float32 then, bfloat16 now"),
         ({}, {"cpu": "another chip"}, "machine another chip then, a chip now"),
         ({}, {"gpu": "a card"}, "machine a card then, a chip now"),
+        ({}, {"backend": "reference"}, "backend reference then, cpu now"),
         ({"model": "big"}, {}, "model big then, tiny now"),
         ({"scheme": "int8"}, {}, "scheme int8 then, plain now"),
         ({"kv_dtype": "int8"}, {}, "KV cache int8 then, bfloat16 now"),
@@ -137,6 +138,12 @@ def test_other_conditions_are_named_and_refused_with_a_limit(
     assert compared.ratio is not None and compared.differences == (says,)
     with pytest.raises(UsageError, match=f"tg8 batch 2 was measured under other conditions.*{says}"):
         check_comparable(read_record(options(tmp_path, text, 5.0)), [now().name], HERE)
+
+
+def test_a_record_that_names_no_backend_compares_with_any(tmp_path: Path) -> None:
+    record = read_record(options(tmp_path, document(row(), backend=None), 5.0))
+    check_comparable(record, [now().name], HERE)
+    assert compare(record, [now()], HERE).rows[0].differences == ()
 
 
 def test_a_record_without_any_of_the_rows_is_refused(tmp_path: Path) -> None:

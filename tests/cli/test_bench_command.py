@@ -56,7 +56,11 @@ def test_the_document_has_the_keys_that_others_build_on(bench: CommandLine) -> N
     document = json.loads(output(bench.run(*MIXED, "--json")), parse_constant=no_constant)
     assert document["schema"] == "gptfast.bench/1"
     assert (document["scheme"], document["seed"], document["compile"], document["reps"]) == ("plain", 0, None, 1)
-    assert document["environment"]["threads"] == 1 and "commit" in document["environment"]
+    assert (
+        document["environment"]["threads"] == 1
+        and document["environment"]["backend"] == "reference"
+        and "commit" in document["environment"]
+    )
     assert document["bytes"] > document["n_params"] > 0 and document["load_s"] > 0
     bandwidth = document["bandwidth"]
     assert 0 < bandwidth["min_gbps"] <= bandwidth["median_gbps"] <= bandwidth["max_gbps"]
@@ -78,7 +82,18 @@ def test_each_json_line_stands_alone(bench: CommandLine) -> None:
 def test_csv_has_a_value_for_every_column(bench: CommandLine) -> None:
     rows = list(csv.DictReader(io.StringIO(output(bench.run(*FEW, "--output", "csv")))))
     assert len(rows) == N_FEW_ROWS
-    assert {"test", "batch_size", "tok_s_mean", "tok_s_sd", "mbu", "error", "commit", "torch", "seed"} <= set(rows[0])
+    assert {
+        "test",
+        "batch_size",
+        "tok_s_mean",
+        "tok_s_sd",
+        "mbu",
+        "error",
+        "commit",
+        "torch",
+        "backend",
+        "seed",
+    } <= set(rows[0])
     assert all(None not in row and None not in row.values() for row in rows)
     assert all(bool(row["tok_s_mean"]) != bool(row["error"]) for row in rows)
 
@@ -87,7 +102,7 @@ def test_markdown_is_a_table_of_equally_wide_rows_and_a_line_about_the_machine(b
     table, _, about = output(bench.run(*FEW, "--output", "md")).partition("\n\n")
     lines = table.splitlines()
     assert len(lines) == 2 + N_FEW_ROWS and len({line.count("|") for line in lines}) == 1
-    assert about.count("\n") == 1 and "torch" in about and "gptfast bench" in about
+    assert about.count("\n") == 1 and "torch" in about and "gptfast bench" in about and "; reference backend; " in about
 
 
 def test_the_table_fits_80_columns_of_a_terminal_and_is_aligned(bench: CommandLine) -> None:
@@ -247,11 +262,12 @@ def test_every_format_has_the_ratio(bench: CommandLine, recorded: dict[str, Any]
 def test_a_comparison_fits_80_columns_and_says_what_else_differs(
     bench: CommandLine, recorded: dict[str, Any], tmp_path: Path
 ) -> None:
-    changed = {**recorded["environment"], "threads": 7}
+    changed = {**recorded["environment"], "threads": 7, "backend": "cpu"}
     file = older(recorded, tmp_path / "older.json", 1.0, environment=changed)
     code, screen = bench.with_environment(NO_COLOR="1").run_in_terminal(*REPEATED, "--compare", file, "-q")
     assert code == 0 and max(map(len, screen.splitlines())) <= 80
     assert "Not measured under the same conditions: threads 7 then, 1 now." in screen
+    assert "Not measured under the same conditions: backend cpu then, reference now." in screen
     refused = bench.run(*REPEATED, "--compare", file, "--fail-above", "5")
     assert refused.returncode == 2 and refused.stdout == b""
     assert b"threads 7 then, 1 now" in refused.stderr

@@ -54,7 +54,10 @@ def _resampled(seconds: Sequence[float], rng: random.Random) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What two measurements must share for their ratio to be that of the programs alone."""
+    """What two measurements must share for their ratio to be that of the programs alone.
+
+    backend: None in a record of a version that did not note it
+    """
 
     machine: str
     device: str
@@ -63,18 +66,27 @@ class Conditions:
     model: str
     scheme: str
     kv_dtype: str
+    backend: str | None
 
     def differences(self, now: "Conditions") -> tuple[str, ...]:
         """What differs, as `threads 2 then, 1 now`."""
         names = {"kv_dtype": "KV cache"}
         pairs = ((each.name, getattr(self, each.name), getattr(now, each.name)) for each in fields(self))
-        return tuple(f"{names.get(name, name)} {a} then, {b} now" for name, a, b in pairs if a != b)
+        return tuple(f"{names.get(name, name)} {a} then, {b} now" for name, a, b in pairs if None is not a != b)
 
 
 def conditions(environment: Environment, model: str, scheme: str, kv_dtype: str) -> Conditions:
     """The conditions of a measurement in this process."""
-    machine = environment.gpu or environment.cpu or ""
-    return Conditions(machine, environment.device, environment.threads, environment.dtype, model, scheme, kv_dtype)
+    return Conditions(
+        machine=environment.gpu or environment.cpu or "",
+        device=environment.device,
+        threads=environment.threads,
+        dtype=environment.dtype,
+        model=model,
+        scheme=scheme,
+        kv_dtype=kv_dtype,
+        backend=environment.backend,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +194,7 @@ def _row(row: Fields, record: Fields) -> OlderRow:
             model=row.text("model"),
             scheme=row.text("scheme"),
             kv_dtype=row.text("kv_dtype"),
+            backend=environment.text("backend", "") or None,
         ),
         run=_run(record, environment),
     )

@@ -63,6 +63,7 @@ class Environment:
     gpu:              name of the device; None for a CPU
     ranks:            processes that share the model
     threads:          CPU threads of PyTorch in each process, which may run on `n_cpus` CPUs
+    backend:          that runs the model
     date:             UTC, ISO 8601
     """
 
@@ -80,11 +81,12 @@ class Environment:
     ranks: int
     threads: int
     dtype: str
+    backend: str | None
     date: str
 
 
-def environment(device: torch.device, dtype: torch.dtype, n_ranks: int = 1) -> Environment:
-    """The current environment, for a device and a compute dtype."""
+def environment(device: torch.device, dtype: torch.dtype, backend: str | None = None, n_ranks: int = 1) -> Environment:
+    """The current environment, for a device, a compute dtype and the backend of a model."""
     return Environment(
         gptfast=gptfast_cli.__version__,
         commit=find_commit(),
@@ -100,6 +102,7 @@ def environment(device: torch.device, dtype: torch.dtype, n_ranks: int = 1) -> E
         ranks=n_ranks,
         threads=torch.get_num_threads(),
         dtype=dtype_name(dtype),
+        backend=backend,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -135,7 +135,7 @@ def run(request: BenchRequest, instruments: Instruments = Instruments()) -> Job[
     loaded = widest.loaded
     assert loaded is not None  # it includes every rank
     with widest.rank_subset.threads():
-        env = environment(device, loaded.model.dtype, widest.rank_subset.size)
+        env = environment(device, loaded.model.dtype, loaded.model.backend, widest.rank_subset.size)
     measured_under = conditions(env, loaded.name, loaded.scheme, dtype_name(loaded.model.kv_dtype))
     if older is not None:
         check_comparable(

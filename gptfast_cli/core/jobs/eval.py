@@ -92,7 +92,9 @@ def run(request: EvalRequest) -> Job[Evaluation]:
     perplexity, is_interrupted = yield from _in_turn(prediction, is_interrupted=is_interrupted)
     comparison, is_interrupted = yield from _in_turn(pair, is_interrupted=is_interrupted)
     return Evaluation(
-        environment=environment(loaded.model.device, loaded.model.dtype, request.runtime.group.size),
+        environment=environment(
+            loaded.model.device, loaded.model.dtype, loaded.model.backend, request.runtime.group.size
+        ),
         model=loaded.name,
         scheme=loaded.checkpoint.scheme,
         n_params=loaded.checkpoint.n_params,

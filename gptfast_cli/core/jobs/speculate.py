@@ -105,7 +105,9 @@ def run(request: SpeculateRequest) -> Job[DraftReport]:
     limits = target_limits(target, request.max_new_tokens, request.chat)
     prompts, failed = _prompts(request, target, limits)
     state = JudgeState(
-        environment=environment(target.model.device, target.model.dtype, request.runtime.group.size),
+        environment=environment(
+            target.model.device, target.model.dtype, target.model.backend, request.runtime.group.size
+        ),
         target=target,
         prompts=prompts,
         draft_lengths=request.draft_lengths,
