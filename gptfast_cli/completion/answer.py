@@ -1,13 +1,12 @@
 """What may come next on a command line: commands, options and their values, and paths, which the shell knows best."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
-
-from gptfast_cli.completion.line import kept_length, split_line
 
 VARIABLE = "_GPTFAST_COMPLETE"
 
@@ -32,11 +31,26 @@ def answer_shell(tree: typer.Typer, line: str, end: str | None) -> str:
     """The answer to a shell's question, as the package describes it; whatever fails, it is an empty one."""
     try:
         answer = complete(tree, split_line(line)[1:])
-        n_kept = 0 if end is None else kept_length(line, end)
+        # of `org/name:int` bash, which breaks words at colons too, replaces `int`, and keeps nine characters
+        n_kept = 0 if end is None else len(split_line(line.removesuffix(end))[-1])
     except Exception:  # noqa: BLE001  # an error would be written into the line that is being typed
         answer, n_kept = Answer(), 0
     values = [f"{value[n_kept:]}\t{' '.join(explained.split())}\n" for value, explained in answer.values]
     return "".join([f"{answer.paths}\n", *values])
+
+
+def split_line(line: str) -> list[str]:
+    """The words up to the cursor, without their quotes; the last one is being typed, and is empty after a blank."""
+    lexer = shlex.shlex(f"{line}|", posix=True)  # the mark tells a blank between words from one that is quoted
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    words: list[str] = []
+    try:
+        words.extend(lexer)
+    except ValueError:  # a quote is still open
+        words.append(lexer.token)
+    words[-1] = words[-1][:-1]
+    return words
 
 
 def complete(tree: typer.Typer, words: Sequence[str]) -> Answer:

@@ -13,13 +13,7 @@ from cli.command_line import ROOT, CommandLine
 from cli.shell_in_terminal import COMPLETION_LINES
 from gptfast_cli.app import command_tree
 from gptfast_cli.commands import COMMANDS
-from gptfast_cli.completion.answer import (
-    Answer,
-    Paths,
-    answer_shell,
-    complete,
-)
-from gptfast_cli.completion.line import split_line
+from gptfast_cli.completion.answer import Answer, Paths, answer_shell, complete, split_line
 from gptfast_cli.completion.scripts import FILE_NAMES, SCRIPTS, Shell
 
 STORED = "org/name:int4-g32"
