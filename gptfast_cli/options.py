@@ -290,16 +290,27 @@ class TemplateOptions:
 
 # truncation of the sampled distribution, for generate and speculate
 
-TopKOption = Annotated[
-    int, typer.Option(parser=Integer(), metavar="K", help="Sample from the K most likely tokens; 0: off.")
-]
-_ABOVE_0 = Number(0, 1, is_closed=False)
-TopPOption = Annotated[
-    float, number_option(_ABOVE_0, "P", "Sample from the most likely tokens with total probability P; 1: off.")
-]
-MinPOption = Annotated[
-    float, number_option(Number(0, 1), "P", "Minimum probability of a token, relative to the most likely one; 0: off.")
-]
+
+def top_k_option(usual: str | None = None) -> Any:  # noqa: ANN401
+    """--top-k."""
+    help = "Sample from the K most likely tokens; 0: off."  # noqa: A001  # typer's name
+    return typer.Option(parser=Integer(), metavar="K", show_default=usual or True, help=help)
+
+
+def top_p_option(usual: str | None = None) -> Any:  # noqa: ANN401
+    """--top-p."""
+    above_0 = Number(0, 1, is_closed=False)
+    return number_option(
+        above_0, "P", "Sample from the most likely tokens with total probability P; 1: off.", usual=usual
+    )
+
+
+def min_p_option(usual: str | None = None) -> Any:  # noqa: ANN401
+    """--min-p."""
+    return number_option(
+        Number(0, 1), "P", "Minimum probability of a token, relative to the most likely one; 0: off.", usual=usual
+    )
+
 
 # checkpoints that are written, for convert and quantize
 

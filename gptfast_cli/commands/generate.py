@@ -28,19 +28,19 @@ from gptfast_cli.options import (
     DeviceOptions,
     EngineOptions,
     KvDtypeOption,
-    MinPOption,
     ModelOption,
     OutputOptions,
     TemplateOptions,
-    TopKOption,
-    TopPOption,
     TpOption,
     complete_draft_or_advice,
     integer_option,
     is_given,
+    min_p_option,
     number_option,
     path_option,
     seed_option,
+    top_k_option,
+    top_p_option,
 )
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.progress import View, nothing, progress_view, show
@@ -66,6 +66,11 @@ VerifyWeightsOption = Annotated[
     bool,
     typer.Option("--verify-weights", rich_help_panel=MACHINE, help="Check the SHA-256 of the weights before loading."),
 ]
+
+
+def _or_model(usual: str) -> str:
+    """The default of an option that the model's makers may have one for."""
+    return f"the model's, or {usual}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ class LengthOptions:
             "Maximum number of new tokens.",
             "--max-new-tokens",
             "-n",
-            usual="200; in a chat until the end of the answer",
+            usual=_or_model("200; in a chat until the end of the answer"),
         ),
     ] = None
     stop: Annotated[
@@ -141,15 +146,27 @@ class SamplingOptions:
 
     panel: ClassVar = SAMPLING
     temperature: Annotated[
-        float, number_option(Number(), "T", "Sampling temperature; 0: greedy.", "--temperature", "--temp")
-    ] = 0.8
-    top_k: TopKOption = 200
-    top_p: TopPOption = 1.0
-    min_p: MinPOption = 0.0
+        float | None,
+        number_option(
+            Number(), "T", "Sampling temperature; 0: greedy.", "--temperature", "--temp", usual=_or_model("0.8")
+        ),
+    ] = None
+    top_k: Annotated[int | None, top_k_option(usual=_or_model("200"))] = None
+    top_p: Annotated[float | None, top_p_option(usual=_or_model("1"))] = None
+    min_p: Annotated[float | None, min_p_option(usual=_or_model("0"))] = None
     repetition_penalty: Annotated[
-        float,
-        number_option(Number(is_closed=False), "R", "Repetition penalty; 1: off, above 1: less repetition."),
-    ] = 1.0
+        float | None,
+        number_option(
+            Number(is_closed=False),
+            "R",
+            "Repetition penalty; 1: off, above 1: less repetition.",
+            usual=_or_model("1"),
+        ),
+    ] = None
+    no_model_defaults: Annotated[
+        bool,
+        typer.Option("--no-model-defaults", help="Ignore the defaults in the model's generation_config.json."),
+    ] = False
     seed: Annotated[
         int | None,
         seed_option("Random seed; the same seed gives the same text on the same backend.", usual="random"),
@@ -251,17 +268,16 @@ def generate(
         from gptfast_cli.core.engine.build import RuntimeConfig
         from gptfast_cli.core.engine.chat import ChatOptions
         from gptfast_cli.core.engine.compiled import Compiling
-        from gptfast_cli.core.engine.options import DEFAULT_NEW_TOKENS, GenerationOptions
+        from gptfast_cli.core.engine.options import MODEL_DEFAULTS, GenerationOptions
         from gptfast_cli.core.engine.sampling import Sampling
 
     settings = load_settings()
     engine = compiled.engine(engine)
     runtime = RuntimeConfig(**asdict(hardware), **asdict(engine), verify=verify_weights, kv_dtype=kv_dtype, group=group)
+    given = {name: value for name, value in (asdict(sampling) | asdict(length)).items() if value not in (None, [])}
     options = GenerationOptions(
-        sampling=Sampling(
-            sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.repetition_penalty
-        ),
-        max_new_tokens=length.max_new_tokens or (DEFAULT_NEW_TOKENS if mode == _FILE else None),
+        sampling=Sampling(**{field.name: given[field.name] for field in fields(Sampling) if field.name in given}),
+        max_new_tokens=length.max_new_tokens,
         stop=tuple(length.stop or ()),
         ignore_eos=length.ignore_eos,
         num_samples=length.num_samples,
@@ -274,6 +290,7 @@ def generate(
         if speed.draft is None
         else DraftOptions(speed.draft, parse_draft_length(speed.speculate_k), has_draft_length),
         compiling=Compiling(compiled.compile, compiled.compile_prefill),
+        unset=frozenset() if sampling.no_model_defaults else MODEL_DEFAULTS - given.keys(),
     )
     if mode == _INTERACTIVE:
         from gptfast_cli.commands.interactive import interact

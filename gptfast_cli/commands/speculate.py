@@ -23,22 +23,22 @@ from gptfast_cli.options import (
     ChatOption,
     DeviceOptions,
     EngineOptions,
-    MinPOption,
     ModelArgument,
     ModelOption,
     OutputOptions,
-    TopKOption,
-    TopPOption,
     TpOption,
     check_output_file,
     complete_draft,
     integer_option,
     integers_option,
+    min_p_option,
     model_given,
     name_option,
     number_option,
     path_option,
     seed_option,
+    top_k_option,
+    top_p_option,
 )
 from gptfast_cli.render.progress import View, progress_view, show
 from gptfast_cli.tree import command
@@ -102,9 +102,9 @@ class SamplingOptions:
             help="Temperatures; each has its own texts.",
         ),
     ] = _TEMPERATURES
-    top_k: TopKOption = 200
-    top_p: TopPOption = 1.0
-    min_p: MinPOption = 0.0
+    top_k: Annotated[int, top_k_option()] = 200
+    top_p: Annotated[float, top_p_option()] = 1.0
+    min_p: Annotated[float, min_p_option()] = 0.0
     seed: Annotated[int, seed_option()] = 0
 
 

@@ -135,7 +135,7 @@ def replace_modules() -> None:
         vars(module).update({content.__name__: content for content in contents})
         sys.modules[module.__name__] = module
     vars(sys.modules["gptfast_cli.core.engine.options"]).update(
-        LARGEST_SEED=2**64 - 1, MOST_SAMPLES=1, DEFAULT_NEW_TOKENS=200
+        LARGEST_SEED=2**64 - 1, MOST_SAMPLES=1, MODEL_DEFAULTS=frozenset()
     )
     sys.modules["gptfast_cli.core.engine"].__path__ = [str(DECODE)]  # what loads no PyTorch is the real thing
 

@@ -32,11 +32,11 @@ PIECES = ("A small", " fox\tran", " home.\n", "It was ", "wärm\x1b[31m", " ther
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
+    temperature: float = 0.8
+    top_k: int = 200
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ class GenerationOptions:
     chat: ChatOptions
     drafting: DraftOptions | None
     compiling: Compiling
+    unset: frozenset[str]
 
 
 class GenerateRequest:
@@ -252,7 +253,7 @@ def replace_modules(run: Callable[[GenerateRequest], Job[GenerateResult]]) -> No
         module = ModuleType(f"gptfast_cli.core.{name}")
         vars(module).update({content.__name__: content for content in contents})
         sys.modules[module.__name__] = module
-    sys.modules["gptfast_cli.core.engine.options"].DEFAULT_NEW_TOKENS = 200  # type: ignore[attr-defined]
+    sys.modules["gptfast_cli.core.engine.options"].MODEL_DEFAULTS = frozenset()  # type: ignore[attr-defined]
     sys.modules["gptfast_cli.core.jobs.generate"].run = run  # type: ignore[attr-defined]
 
 

@@ -1,6 +1,7 @@
 """Where an option's value comes from: flag, environment, settings file, default, in this order."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from cli.command_line import CommandLine
 from gptfast_cli.commands.defaults import load_defaults
+from gptfast_cli.core.checkpoints.store import bundled_folder
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.settings import settings_file
 
@@ -65,6 +67,26 @@ def test_a_flag_beats_the_environment_the_environment_the_file_and_the_file_the_
     assert options_of(echo) == ("file", 0.5)
     assert options_of(echo.with_environment(GPTFAST_DEVICE="environment")) == ("environment", 0.5)
     assert options_of(echo.with_environment(GPTFAST_DEVICE="environment"), "--device", "flag") == ("flag", 0.5)
+
+
+def test_a_flag_beats_the_settings_file_the_file_the_model_and_the_model_the_default(
+    gptfast: CommandLine, home: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(bundled_folder("tiny"), folder)
+    makers = {"do_sample": True, "temperature": 0.6, "top_k": 20, "min_p": 0.1, "typical_p": 0.9}
+    (folder / "generation_config.json").write_text(json.dumps(makers))
+    write_settings(home, "[generate]\ntop_k = 3\nmin_p = 0.2\n")
+    line = ("generate", "x", "-m", str(folder), "-n", "1", "--json", "--min-p", "0.3")
+    outcome = gptfast.run(*line)
+    sampling = json.loads(outcome.stdout)["sampling"]
+    used = {"temperature": 0.6, "top_k": 3, "top_p": 1.0, "min_p": 0.3, "repetition_penalty": 1.0}
+    assert sampling == used
+    stderr = outcome.stderr.decode()
+    assert "Defaults of the model: temperature 0.6 (" in stderr and "typical_p 0.9" in stderr
+    without = gptfast.run(*line, "--no-model-defaults")
+    assert json.loads(without.stdout)["sampling"] == {**used, "temperature": 0.8}
+    assert b"efaults" not in without.stderr and b"typical_p" not in without.stderr
 
 
 def options_of(command_line: CommandLine, *arguments: str) -> tuple[str, float]:

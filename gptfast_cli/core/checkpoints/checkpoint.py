@@ -1,9 +1,9 @@
 """The checkpoint protocol: a model's files, in whichever layout, as the rest of the program reads them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from gptfast_cli.core.checkpoints.manifest import CalibrationText, TokenizerEntr
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.events import Progress
+from gptfast_cli.core.fields import read_fields
 from gptfast_cli.core.schemes import Block, Weight
 
 
@@ -35,6 +36,15 @@ class LocatedTensor:
                 f"{self.location}: holds NaN or infinite values.",
                 "The model is damaged: download it again, or report it to its authors.",
             )
+
+
+GENERATION_CONFIG = "generation_config.json"
+
+
+def read_generation_config(folder: Path) -> Mapping[str, Any]:
+    """The fields of a folder's generation_config.json; empty without one. Raises CorruptError for a damaged file."""
+    file = folder / GENERATION_CONFIG
+    return read_fields(file).values if file.is_file() else {}
 
 
 class Checkpoint(Protocol):
@@ -88,6 +98,11 @@ class Checkpoint(Protocol):
     @property
     def calibration(self) -> CalibrationText | None:
         """The calibration text of its quantizer; None if there is none, or no manifest records it."""
+        ...
+
+    @property
+    def generation_config(self) -> Mapping[str, Any]:
+        """The fields of the makers' generation_config.json; empty if there is none. Raises CorruptError."""
         ...
 
     @property

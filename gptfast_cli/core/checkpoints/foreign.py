@@ -9,11 +9,12 @@ import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.checkpoints.checkpoint import LocatedTensor
+from gptfast_cli.core.checkpoints.checkpoint import LocatedTensor, read_generation_config
 from gptfast_cli.core.checkpoints.downloads import FETCH_AGAIN, downloaded_checksum, fetch_command
 from gptfast_cli.core.checkpoints.pickles import open_pickle
 from gptfast_cli.core.checkpoints.shard import DTYPES, Shard, advise_random_access, open_shard
@@ -158,6 +159,10 @@ class ForeignCheckpoint:
     def calibration(self) -> None:
         """None: other formats do not record it."""
         return
+
+    @property
+    def generation_config(self) -> Mapping[str, Any]:
+        return read_generation_config(self.path)
 
     def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
         return tuple(part.dtype for part in self.parts[name])

@@ -185,7 +185,11 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The contents of `gptfast.json`; `dtype` is the compute dtype, such as bfloat16."""
+    """The contents of `gptfast.json`; `dtype` is the compute dtype, such as bfloat16.
+
+    generation_config: the source's generation_config.json, empty if it has none; None: an earlier version wrote the
+                       manifest without it
+    """
 
     name: str
     config: ModelConfig
@@ -193,6 +197,7 @@ class Manifest:
     weights: Mapping[str, ManifestWeight]
     tokenizer: TokenizerEntry | None
     provenance: Provenance
+    generation_config: Mapping[str, Any] | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -231,6 +236,8 @@ class Manifest:
     def to_json(self) -> str:
         """The text of `gptfast.json`, deterministic."""
         form = {"format": FORMAT} | asdict(self) | {"config": config_to_json(self.config)}
+        if self.generation_config is None:
+            del form["generation_config"]
         return json.dumps(form, indent=1) + "\n"
 
 
@@ -260,6 +267,7 @@ def read_manifest(folder: Path) -> Manifest:
         weights={name: _weight(weights.section(name)) for name in weights},
         tokenizer=_tokenizer(fields.section("tokenizer")) if "tokenizer" in fields else None,
         provenance=_provenance(fields.section("provenance")),
+        generation_config=(fields.section("generation_config").values if "generation_config" in fields else None),
     )
 
 

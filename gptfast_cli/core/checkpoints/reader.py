@@ -4,10 +4,11 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, LocatedTensor
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, LocatedTensor, read_generation_config
 from gptfast_cli.core.checkpoints.downloads import (
     FETCH_AGAIN,
     REBUILD,
@@ -84,6 +85,11 @@ class ManifestCheckpoint:
     @property
     def calibration(self) -> CalibrationText | None:
         return self.manifest.provenance.calibration
+
+    @property
+    def generation_config(self) -> Mapping[str, Any]:
+        recorded = self.manifest.generation_config
+        return read_generation_config(self.path) if recorded is None else recorded
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -6,9 +6,9 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -149,6 +149,7 @@ class Contents:
     weights: Mapping[str, PlannedWeight]
     tokenizer: TokenizerFiles | None
     provenance: Provenance
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n_bytes(self) -> int:
@@ -204,7 +205,15 @@ def finish_checkpoint(folder: Path, contents: Contents, stored: Mapping[str, Man
     """Add the tokenizer and, last, the manifest to a folder that holds all weights."""
     tokenizer = _copy_tokenizer(folder, contents.tokenizer) if contents.tokenizer else None
     dtype = dtype_name(contents.dtype)
-    manifest = Manifest(contents.name, contents.config, dtype, stored, tokenizer, contents.provenance)
+    manifest = Manifest(
+        contents.name,
+        contents.config,
+        dtype,
+        stored,
+        tokenizer,
+        contents.provenance,
+        generation_config=contents.generation_config,
+    )
     sync_folder(folder)
     write_synced(folder / MANIFEST_FILE, manifest.to_json())
     return manifest

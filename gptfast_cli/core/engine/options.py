@@ -1,7 +1,7 @@
 """Generation options, shared by all requests that generate, and range checks of options that several commands have."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from gptfast_cli.core.engine.chat import ChatOptions
@@ -15,6 +15,9 @@ MOST_SAMPLES = 2**16
 
 
 DEFAULT_NEW_TOKENS: Final = 200
+
+MODEL_DEFAULTS: Final = frozenset({*(field.name for field in fields(Sampling)), "max_new_tokens", "stop"})
+"""Names of the options that the makers of a model may set in its generation_config.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class GenerationOptions:
     max_context:    maximum number of tokens, prompt included; None: the model's limit
     batch_size:     maximum number of samples decoded together; None: the job's default
     drafting:       speculative decoding; None: off
+    unset:          names of options that nobody gave: defaults of the model replace their values, see `model_defaults`
     """
 
     sampling: Sampling = Sampling()
@@ -44,6 +48,7 @@ class GenerationOptions:
     chat: ChatOptions = ChatOptions()
     drafting: DraftOptions | None = None
     compiling: Compiling = Compiling()
+    unset: frozenset[str] = frozenset()
 
     def new_tokens(self, *, is_chat: bool) -> int | None:
         """Maximum number of new tokens; None: an answer in a chat ends with its turn, or where the context is full."""

@@ -8,7 +8,7 @@ differently from the generated tokens, those tokens are fed again.
 import contextlib
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +20,7 @@ from gptfast_cli.core.engine.chat import Conversation, Exchange, open_prompter
 from gptfast_cli.core.engine.compiled import compile_steps
 from gptfast_cli.core.engine.engine import Engine
 from gptfast_cli.core.engine.load import LoadedModel, load
+from gptfast_cli.core.engine.model_defaults import with_model_defaults
 from gptfast_cli.core.engine.options import GenerationOptions
 from gptfast_cli.core.engine.request import FinishReason, Request, Transcript, unmatched_stops
 from gptfast_cli.core.engine.runner import Runner
@@ -199,12 +200,14 @@ def open_chat(request: ChatRequest) -> Job[Chat]:
     loaded = yield from load(request.model, request.settings, request.runtime)
     if loaded.tokenizer is None:
         raise UsageError(f"{loaded.name} has no tokenizer, which a chat requires.")
+    options = yield from with_model_defaults(request.options, loaded.checkpoint)
+    request = replace(request, options=options)
     with contextlib.ExitStack() as unless_opened:
         chat = unless_opened.enter_context(Chat(loaded, request))
         yield from chat.start()
         unless_opened.pop_all()
     yield from chat.prompter.notes()
-    yield from (Note(sentence) for sentence in unmatched_stops(request.options.stop, loaded.tokenizer))
+    yield from (Note(sentence) for sentence in unmatched_stops(options.stop, loaded.tokenizer))
     if not chat.prompter.is_chat:
         yield Note(f"{loaded.name} is used without a chat template: it continues the text line by line.")
     return chat

@@ -115,6 +115,7 @@ def run(request: ConvertRequest) -> Job[Converted]:
         provenance=Provenance(
             origin, source.revision, f"gptfast {__version__}", adapter=None if adapter is None else adapter.entry
         ),
+        generation_config=checkpoint.generation_config,
     )
     contents = with_recipe(contents, checkpoint)
     made = None if request.force else existing_checkpoint(target, contents, checkpoint)

@@ -1,7 +1,7 @@
 """`generate`: a prompt in, its continuations and their speed out."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,11 +19,12 @@ from gptfast_cli.core.engine.chat import open_prompter
 from gptfast_cli.core.engine.compiled import compile_steps
 from gptfast_cli.core.engine.engine import Engine
 from gptfast_cli.core.engine.load import LoadedModel, load
+from gptfast_cli.core.engine.model_defaults import with_model_defaults
 from gptfast_cli.core.engine.options import GenerationOptions, check_at_least
 from gptfast_cli.core.engine.prompt_cache import PromptCache
 from gptfast_cli.core.engine.request import FinishReason, Request, Transcript, unmatched_stops
 from gptfast_cli.core.engine.runner import Runner
-from gptfast_cli.core.engine.sampling import Sampler, TokenLogprobs, uniform
+from gptfast_cli.core.engine.sampling import Sampler, Sampling, TokenLogprobs, uniform
 from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts
 from gptfast_cli.core.engine.speculative.drafting import open_draft
 from gptfast_cli.core.errors import UsageError
@@ -71,6 +72,7 @@ class GenerateResult:
     """All continuations of a prompt and what they cost.
 
     kv_dtype: that keys and values were kept in
+    sampling: parameters of all samples, defaults of the model included
     ranks:    metrics of each rank, if the model is sharded over several
     """
 
@@ -78,6 +80,7 @@ class GenerateResult:
     kv_dtype: str
     kv_cache_bytes: int
     seed: int
+    sampling: Sampling
     samples: tuple[Sample, ...]
     metrics: Metrics
     speculation: SpeculationReport | None = None
@@ -91,8 +94,9 @@ def run(request: GenerateRequest) -> Job[GenerateResult]:
     loading and chat templates do.
     """
     _check(request)
-    options = request.options
     loaded = yield from load(request.model, request.settings, request.runtime)
+    options = yield from with_model_defaults(request.options, loaded.checkpoint)
+    request = replace(request, options=options)
     yield from (Note(sentence) for sentence in unmatched_stops(options.stop, loaded.tokenizer))
     prompt, turn_end, is_chat = yield from _prompt_ids(request, loaded)
     limits = loaded.limits(
@@ -141,6 +145,7 @@ def run(request: GenerateRequest) -> Job[GenerateResult]:
         kv_dtype=dtype_name(loaded.model.kv_dtype),
         kv_cache_bytes=runner.cache_bytes,
         seed=seed,
+        sampling=options.sampling,
         samples=tuple(_sample(transcript) for transcript in transcripts),
         metrics=metrics,
         speculation=speculation_report(speculation),

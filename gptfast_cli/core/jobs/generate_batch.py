@@ -21,12 +21,14 @@ from gptfast_cli.core.batch.replicas import ReplicaPart, Replicas, answered
 from gptfast_cli.core.batch.rows import BadRow, Row, model_identity, read_rows, row_identity
 from gptfast_cli.core.batch.runner import BatchContext, BatchRunner
 from gptfast_cli.core.bench.throughput import Metrics, SpeculationReport, speculation_report
+from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.device import AUTO
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import open_prompter
 from gptfast_cli.core.engine.load import load
-from gptfast_cli.core.engine.options import GenerationOptions
+from gptfast_cli.core.engine.model_defaults import ModelDefaults, model_defaults
+from gptfast_cli.core.engine.options import DEFAULT_NEW_TOKENS, GenerationOptions
 from gptfast_cli.core.engine.request import unmatched_stops
 from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts
 from gptfast_cli.core.engine.speculative.drafting import open_draft
@@ -101,6 +103,10 @@ def run(request: BatchRequest) -> Job[BatchResult]:
     """
     started = time.monotonic()
     request.options.check()
+    defaults = _defaults(request)
+    notes = tuple(defaults.describe(request.options))
+    options = defaults.apply(request.options)
+    request = replace(request, options=replace(options, max_new_tokens=options.max_new_tokens or DEFAULT_NEW_TOKENS))
     group = request.runtime.group
     is_first = group.rank == 0  # the only rank that reads and writes files
     rows = read_rows(request.prompts, replace(request.options, seed=None), group)
@@ -116,7 +122,7 @@ def run(request: BatchRequest) -> Job[BatchResult]:
         sink = _RecordSink(request.prompts.name, output, identities, found)
         seed = group.broadcast(_seed(request, rows, found))
         try:
-            yield from _work_through([row for row in rows if row.line not in found], request, sink, seed)
+            yield from _work_through([row for row in rows if row.line not in found], request, sink, seed, notes)
         except KeyboardInterrupt:
             is_interrupted = True
             yield from output.unsaved()
@@ -165,8 +171,20 @@ class _RecordSink:
         yield from self._output.put(record)
 
 
-def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, sink: _RecordSink, seed: int) -> Job[None]:
-    """Record the bad rows, which need no model; then load the model and answer the others."""
+def _defaults(request: BatchRequest) -> ModelDefaults:
+    """The model's defaults, which the rows may override; none if every option was given."""
+    if not request.options.unset:
+        return ModelDefaults({}, {})
+    return model_defaults(open_checkpoint(resolve(request.model, request.settings).path))
+
+
+def _work_through(
+    rows: Sequence[Row | BadRow], request: BatchRequest, sink: _RecordSink, seed: int, notes: Sequence[Note]
+) -> Job[None]:
+    """Record the bad rows, which need no model; then load the model and answer the others.
+
+    notes: on the run's options
+    """
     for row in rows:
         if isinstance(row, BadRow):
             yield from sink.take(refusal(row, row.reason, sink.identities[row.line]))
@@ -174,11 +192,13 @@ def _work_through(rows: Sequence[Row | BadRow], request: BatchRequest, sink: _Re
     if not good:
         return
     if request.replicas is not None:
+        yield from notes
         yield sink.progress
         yield from _take_all(answered([row.line for row in good], request.replicas, seed), sink)
         return
     options = request.options
     loaded = yield from load(request.model, request.settings, request.runtime)
+    yield from notes
     loaded.limits(1, options.max_context)  # an invalid --max-context is an error of the run, not of a row
     with open_prompter(loaded, options.chat) as prompter:
         yield from prompter.notes()

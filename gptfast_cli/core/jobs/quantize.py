@@ -285,6 +285,7 @@ def _plan(
         },
         tokenizer=tokenizer_of(found.path),
         provenance=Provenance(base, revision, f"gptfast {__version__}", request.rounding, learned),
+        generation_config=checkpoint.generation_config,
     )
     if contents.n_bytes >= checkpoint.n_bytes:
         raise UsageError(
