@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.backends import (
-    AttentionSpec,
+    AttentionNorms,
     LayerCache,
     Linear,
     Norm,
@@ -18,6 +18,7 @@ from gptfast_cli.core.backends import (
 )
 from gptfast_cli.core.bench.bandwidth import Bandwidth
 from gptfast_cli.core.bench.environment import Clock
+from gptfast_cli.core.config import Activation, AttentionSpec
 from gptfast_cli.core.errors import OutOfMemoryError
 from gptfast_cli.core.jobs.bench import Instruments
 from gptfast_cli.core.schemes import Weight
@@ -56,7 +57,14 @@ class Machine:
         return torch.zeros(*tokens.shape, embedding.shape[-1], dtype=dtype)
 
     def project_qkv(
-        self, x: Tensor, qkv: Linear, *, norm: Norm, place: RopePositions, cache: LayerCache, spec: AttentionSpec
+        self,
+        x: Tensor,
+        qkv: Linear,
+        *,
+        norms: AttentionNorms,
+        place: RopePositions,
+        cache: LayerCache,
+        spec: AttentionSpec,
     ) -> Tensor:
         return x.new_zeros(*x.shape[:2], spec.n_heads, spec.head_dim)
 
@@ -64,14 +72,19 @@ class Machine:
         self.seconds += int((place.positions + 1).sum()) * KEY_SECONDS
         return q.flatten(2)
 
-    def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
+    def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor | None) -> Tensor:
+        assert residual is not None
         return residual
 
-    def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm) -> Tensor:
+    def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm | None, activation: Activation) -> Tensor:
         return x
 
-    def down(self, hidden: Tensor, down: Linear, *, residual: Tensor) -> Tensor:
+    def down(self, hidden: Tensor, down: Linear, *, residual: Tensor | None) -> Tensor:
+        assert residual is not None
         return residual
+
+    def add(self, x: Tensor, y: Tensor, *, norm: Norm | None, scale: float) -> Tensor:
+        return x
 
     def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:
         self.seconds += HEAD_SECONDS

@@ -1,6 +1,11 @@
-"""The shape of a model: everything that its arithmetic needs to know besides the weights."""
+"""The shape of a model: everything that its arithmetic needs to know besides the weights.
 
-from dataclasses import dataclass
+A model is described layer by layer. The names and shapes of its weights, their shards, the KV cache, the operations of
+every backend and what quantization does with it are derived from that.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 MOST_ROWS: Final = 2**31 - 1
@@ -8,6 +13,8 @@ MOST_ROWS: Final = 2**31 - 1
 
 MOST_ELEMENTS: Final = 2**48
 """Of one weight, or of the keys of one layer: a hundred thousand times what any model has, and far from an int64."""
+
+MOST_LAYERS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,30 +40,68 @@ class Llama3Scaling:
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Rotary position embedding: the base of its frequencies and how they are stretched, if they are."""
+    """Rotary position embedding: the base of its frequencies and how they are stretched, if they are.
+
+    rotary_dim: elements at the start of a head that are rotated, an even number; None: all of them
+    """
 
     theta: float
     scaling: LinearScaling | Llama3Scaling | None = None
+    rotary_dim: int | None = None
+
+
+class QKNorm(StrEnum):
+    """What queries and keys are normalised over, before they are rotated: each head by itself, or all heads at once."""
+
+    HEAD = "head"
+    WIDTH = "width"
+
+
+class Activation(StrEnum):
+    """That of a gated feed-forward network: activation(gate) * up (Shazeer 2020, arXiv:2002.05202)."""
+
+    SILU = "silu"
+    GELU_TANH = "gelu_tanh"  # with the approximation by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415)
+
+
+class NormPlacement(StrEnum):
+    """Where the norms of attention and of the feed-forward stand: before them, after them (before the sum), or both."""
+
+    PRE = "pre"
+    POST = "post"
+    BOTH = "both"
+
+    @property
+    def is_before(self) -> bool:
+        """Whether the input is normalised."""
+        return self is not NormPlacement.POST
+
+    @property
+    def is_after(self) -> bool:
+        """Whether the output is normalised."""
+        return self is not NormPlacement.PRE
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """A decoder of the Llama class, in the field's terms; sizes count elements, `max_context` counts tokens."""
+class AttentionSpec:
+    """Causal attention; `n_heads // n_kv_heads` query heads share a key head.
 
-    family: str
-    n_layers: int
-    dim: int
+    rope:    None: queries and keys are not rotated
+    window:  a query sees itself and the `window - 1` tokens before it; None: all of them
+    scale:   factor of the products of queries and keys; None: head_dim ** -0.5
+    softcap: scores become softcap * tanh(score / softcap) (Gemma 2, arXiv:2408.00118)
+    """
+
     n_heads: int
     n_kv_heads: int
     head_dim: int
-    ffn_dim: int
-    vocab_size: int
-    max_context: int
-    norm_eps: float
-    rope: RopeConfig
-    tied_embeddings: bool = False
-    attention_bias: bool = False
-    ffn_bias: bool = False
+    rope: RopeConfig | None = None
+    window: int | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    qk_norm: QKNorm | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
 
     @property
     def q_dim(self) -> int:
@@ -74,14 +119,77 @@ class ModelConfig:
         return self.q_dim + 2 * self.kv_dim
 
     @property
+    def score_scale(self) -> float:
+        """Factor of the products of queries and keys."""
+        return self.head_dim**-0.5 if self.scale is None else self.scale
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForwardSpec:
+    """A gated feed-forward network of `dim` features; `bias` is one of all three projections."""
+
+    dim: int
+    activation: Activation = Activation.SILU
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """A decoder layer; what attention and the feed-forward add to their input is multiplied by `residual_scale`."""
+
+    attention: AttentionSpec
+    feed_forward: FeedForwardSpec
+    norms: NormPlacement = NormPlacement.PRE
+    residual_scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A decoder, in the field's terms; sizes count elements, `max_context` counts tokens.
+
+    norm_offset:     added to the weights of norms, which are stored without it (1 in Gemma)
+    embedding_scale: factor of the embedding, rounded to the compute dtype
+    logit_scale:     factor of the logits
+    logit_softcap:   logits become softcap * tanh(logit / softcap)
+    """
+
+    family: str
+    layers: tuple[LayerSpec, ...] = field(repr=False)
+    dim: int
+    vocab_size: int
+    max_context: int
+    norm_eps: float
+    tied_embeddings: bool = False
+    norm_offset: float = 0.0
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
+    @property
+    def kinds(self) -> tuple[LayerSpec, ...]:
+        """The different specs among the layers, in the order in which they come first."""
+        return tuple(dict.fromkeys(self.layers))
+
+    @property
+    def widest_input(self) -> int:
+        """Columns of the widest matrix of a layer."""
+        return max(self.dim, *(size for kind in self.kinds for size in (kind.attention.q_dim, kind.feed_forward.dim)))
+
+    @property
     def most_rows(self) -> int:
         """Rows of the tallest weight of a layer."""
-        return max(self.qkv_dim, 2 * self.ffn_dim)
+        return max(size for kind in self.kinds for size in (kind.attention.qkv_dim, 2 * kind.feed_forward.dim))
 
     @property
     def most_elements(self) -> int:
         """Of the largest weight, or of the keys of one layer in the longest context if they are more."""
-        return max(self.dim * max(self.vocab_size, self.most_rows), self.max_context * self.kv_dim)
+        kv_dim = max(kind.attention.kv_dim for kind in self.kinds)
+        return max(self.dim * max(self.vocab_size, self.most_rows), self.max_context * kv_dim)
 
     def why_too_large(self) -> str | None:
         """What of it overflows, where a weight or a cache of this shape could not even be counted."""
@@ -93,4 +201,4 @@ class ModelConfig:
 
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:
         """Bytes of KV cache that one token takes in all layers."""
-        return 2 * self.n_layers * self.kv_dim * bytes_per_element
+        return 2 * sum(layer.attention.kv_dim for layer in self.layers) * bytes_per_element

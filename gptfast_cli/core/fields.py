@@ -8,8 +8,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.quantities import size
@@ -22,6 +23,8 @@ _LARGEST_NUMBER = 1e300
 _MOST_DIMENSIONS = 8
 _MOST_SHOWN = 60  # characters of a file in a message
 _MAX_FILE_BYTES = 32_000_000  # the largest index in use has 9 million
+
+C = TypeVar("C", bound=StrEnum)
 
 
 class Fields:
@@ -113,6 +116,21 @@ class Fields:
         if not isinstance(value, Mapping):
             self._refuse(name, value, "an object")
         return Fields(value, f"{self.where}: {name}" if ":" not in self.where else f"{self.where}.{name}")
+
+    def sections(self, name: str) -> list["Fields"]:
+        """A list of objects inside this one."""
+        values = self._value(name, None)
+        if not isinstance(values, list) or not all(isinstance(value, Mapping) for value in values):
+            self._refuse(name, values, "a list of objects")
+        return [Fields({f"{name}[{n}]": value}, self.where).section(f"{name}[{n}]") for n, value in enumerate(values)]
+
+    def choice(self, name: str, choices: type[C]) -> C:
+        """A member of an enumeration, by its value."""
+        value = self._value(name, None)
+        found = next((choice for choice in choices if choice == value), None)
+        if found is None:
+            self._refuse(name, value, f"one of {', '.join(choices)}")
+        return found
 
     def corrupt(self, name: str, why: str) -> CorruptError:
         """The error that a field of this object is wrong, for facts that only the caller can check."""

@@ -22,13 +22,13 @@ from gptfast_cli.core.bench.plan import (
 from gptfast_cli.core.config import ModelConfig, RopeConfig
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.shapes import KNOWN_SHAPES
+from gptfast_cli.core.families.llama import LlamaSizes
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from llama_oracle import ours, random_llama
 
 RECORD = Path(__file__).parents[1] / "gpu" / "records" / "nvidia-h200" / "bench-llama-2-7b-plain.json"
-CONFIG = ModelConfig(
-    family="llama",
+SIZES = LlamaSizes(
     n_layers=2,
     dim=8,
     n_heads=4,
@@ -40,6 +40,7 @@ CONFIG = ModelConfig(
     norm_eps=1e-5,
     rope=RopeConfig(10000.0),
 )
+CONFIG = SIZES.config()
 # by hand, for one of two devices, in elements of 2 bytes: norms 2 * 8, two query heads and one key and value head of 2
 # make 8 rows of 8, output 8 * 4, gate and up 12 * 8, down 8 * 6; then a last norm of 8 and 5 rows of 8 of each table
 LAYER = 16 + 64 + 32 + 96 + 48
@@ -97,14 +98,16 @@ def test_a_tied_table_is_held_once_and_read_whole() -> None:
 
 
 def test_bytes_are_reported_by_the_scheme_that_they_are_read_in() -> None:
-    of_device = portion(outline(replace(CONFIG, ffn_dim=64), "int8"), 2)
+    of_device = portion(outline(replace(SIZES, ffn_dim=64).config(), "int8"), 2)
     weights = {"int8": 2 * (8 * 8 + 8 * 4 + 64 * 8 + 8 * 32) + 5 * 8 + 3 * 8, "plain": 2 * (2 * 16 + 8)}
     scales = {"int8": 2 * (2 * (8 + 8 + 64 + 8) + 5) + 3 * 2, "plain": 0}
     assert of_device.step(3, 0).weight_bytes == {scheme: weights[scheme] + scales[scheme] for scheme in weights}
 
 
 def test_key_heads_are_copied_where_devices_outnumber_them() -> None:
-    kv = [portion(outline(replace(CONFIG, n_heads=8, ffn_dim=16)), n).kv_bytes(1, KEY_BLOCK) for n in (1, 2, 4, 8)]
+    kv = [
+        portion(outline(replace(SIZES, n_heads=8, ffn_dim=16).config()), n).kv_bytes(1, KEY_BLOCK) for n in (1, 2, 4, 8)
+    ]
     assert kv == [32 * KEY_BLOCK, 16 * KEY_BLOCK, 16 * KEY_BLOCK, 16 * KEY_BLOCK]
 
 

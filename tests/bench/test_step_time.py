@@ -59,8 +59,8 @@ class Published:
     @property
     def step(self) -> StepWork:
         config = KNOWN_SHAPES[self.shape]
-        dim, kv_dim, n = config.dim, config.n_kv_heads * config.head_dim, self.n_gpus
-        layers = config.n_layers * (2 * dim * dim + 2 * dim * kv_dim + 3 * dim * config.ffn_dim)
+        dim, kv_dim, n = config.dim, config.layers[0].attention.kv_dim, self.n_gpus
+        layers = config.n_layers * (2 * dim * dim + 2 * dim * kv_dim + 3 * dim * config.layers[0].feed_forward.dim)
         head = config.vocab_size * dim  # whole on every device
         return StepWork(
             n_devices=n,

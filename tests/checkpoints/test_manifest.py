@@ -76,8 +76,8 @@ SPOILT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no format": (lambda m: m.pop("format"), "format"),
     "no config": (lambda m: m.pop("config"), "config"),
     "a size as text": (lambda m: m["config"].update(dim="36"), "config.dim|config: dim"),
-    "heads that do not divide": (lambda m: m["config"].update(n_kv_heads=2), "n_kv_heads"),
-    "unknown scaling": (lambda m: m["config"]["rope"].update(scaling={"type": "yarn"}), "scaling.*yarn"),
+    "heads that do not divide": (lambda m: m["config"]["kinds"][0]["attention"].update(n_kv_heads=2), "n_kv_heads"),
+    "unknown scaling": (lambda m: m["config"]["kinds"][0]["attention"]["rope"].update(scaling={"type": "yarn"}), "scaling.*yarn"),
     "unknown dtype": (lambda m: m.update(dtype="float8"), "dtype"),
     "no weights": (lambda m: m.update(weights={}), "weights"),
     "a part in another folder": (
@@ -105,7 +105,7 @@ def test_a_manifest_that_was_tampered_with_is_named_by_file_and_field(tmp_path: 
 
 def test_a_newer_format_asks_for_a_newer_program(tmp_path: Path) -> None:
     folder = converted(saved(tmp_path / "model"), settings_in(tmp_path)).path
-    edit_json(folder / MANIFEST_FILE, lambda m: m.update(format=2, config="of another kind"))
+    edit_json(folder / MANIFEST_FILE, lambda m: m.update(format=3, config="of another kind"))
     with pytest.raises(UsageError) as caught:
         read_manifest(folder)
     assert "upgrade this one" in caught.value.hint

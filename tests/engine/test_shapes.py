@@ -113,12 +113,13 @@ def test_a_config_file_is_read_as_its_family_reads_it(tmp_path: Path) -> None:
     path.write_text(json.dumps(config.to_dict()))
     shape = read_shape(str(path))
     assert shape.name == str(path)
-    assert (shape.config.dim, shape.config.rope) == (64, RopeConfig(10000.0, LinearScaling(2.0)))
+    assert (shape.config.dim, shape.config.layers[0].attention.rope) == (64, RopeConfig(10000.0, LinearScaling(2.0)))
 
 
 def test_sizes_that_are_left_out_follow_from_the_others() -> None:
     config = read_shape("layers=2, dim=96, heads=6, ffn=200, vocab=50").config
-    assert (config.n_kv_heads, config.head_dim, config.tied_embeddings) == (6, 16, False)
+    attention = config.layers[0].attention
+    assert (attention.n_kv_heads, attention.head_dim, config.tied_embeddings) == (6, 16, False)
     assert config.max_context >= 4096
 
 
@@ -126,9 +127,11 @@ def test_sizes_that_are_given_are_taken() -> None:
     config = read_shape(
         "layers=2,dim=90,heads=4,kv_heads=2,head_dim=20,ffn=7,vocab=50,context=9,theta=500,tied=yes"
     ).config
-    assert (config.n_layers, config.dim, config.n_heads, config.n_kv_heads, config.head_dim) == (2, 90, 4, 2, 20)
-    assert (config.ffn_dim, config.vocab_size, config.max_context, config.tied_embeddings) == (7, 50, 9, True)
-    assert config.rope == RopeConfig(500.0)
+    attention, feed_forward = config.layers[0].attention, config.layers[0].feed_forward
+    assert (config.n_layers, config.dim, config.vocab_size, config.max_context) == (2, 90, 50, 9)
+    assert (attention.n_heads, attention.n_kv_heads, attention.head_dim) == (4, 2, 20)
+    assert (feed_forward.dim, config.tied_embeddings) == (7, True)
+    assert attention.rope == RopeConfig(500.0)
 
 
 @pytest.mark.parametrize(

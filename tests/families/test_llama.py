@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig
 
-from gptfast_cli.core.config import LinearScaling, Llama3Scaling, ModelConfig
+from gptfast_cli.core.config import LinearScaling, Llama3Scaling, ModelConfig, RopeConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.families import families
 from gptfast_cli.core.families.llama import Llama
@@ -23,6 +23,12 @@ SMALLEST = {
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 
 
+def rope_of(config: ModelConfig) -> RopeConfig:
+    (kind,) = config.kinds
+    assert kind.attention.rope is not None
+    return kind.attention.rope
+
+
 def read(**changes: Any) -> ModelConfig:
     return Llama().config({**SMALLEST, **changes})
 
@@ -31,18 +37,19 @@ def read(**changes: Any) -> ModelConfig:
 def test_a_config_of_transformers_is_read_as_transformers_means_it(shape: str) -> None:
     theirs = random_llama(**SHAPES[shape]).config
     ours = Llama().config(theirs.to_dict())
-    assert (ours.n_heads, ours.n_kv_heads, ours.head_dim) == (
+    attention = ours.layers[0].attention
+    assert (attention.n_heads, attention.n_kv_heads, attention.head_dim) == (
         theirs.num_attention_heads,
         theirs.num_key_value_heads,
         theirs.head_dim,
     )
-    assert (ours.dim, ours.ffn_dim, ours.n_layers) == (
+    assert (ours.dim, ours.layers[0].feed_forward.dim, ours.n_layers) == (
         theirs.hidden_size,
         theirs.intermediate_size,
         theirs.num_hidden_layers,
     )
     assert (ours.norm_eps, ours.max_context) == (theirs.rms_norm_eps, theirs.max_position_embeddings)
-    assert ours.rope.theta == theirs.rope_parameters["rope_theta"]
+    assert rope_of(ours).theta == theirs.rope_parameters["rope_theta"]
 
 
 @pytest.mark.parametrize("changes", [*SHAPES.values(), {"attention_bias": True}, {"mlp_bias": True}])
@@ -62,10 +69,11 @@ def test_every_weight_of_the_model_has_its_sources(shape: str) -> None:
 
 def test_what_a_file_leaves_out_is_what_transformers_takes_for_it() -> None:
     ours, theirs = read(), LlamaConfig(**SMALLEST)
-    assert (ours.n_kv_heads, ours.head_dim) == (theirs.num_key_value_heads, theirs.head_dim)
+    attention = ours.layers[0].attention
+    assert (attention.n_kv_heads, attention.head_dim) == (theirs.num_key_value_heads, theirs.head_dim)
     assert (ours.norm_eps, ours.max_context) == (theirs.rms_norm_eps, theirs.max_position_embeddings)
-    assert ours.rope.theta == theirs.rope_parameters["rope_theta"]
-    assert (ours.tied_embeddings, ours.attention_bias, ours.ffn_bias) == (False, False, False)
+    assert rope_of(ours).theta == theirs.rope_parameters["rope_theta"]
+    assert (ours.tied_embeddings, attention.qkv_bias, ours.layers[0].feed_forward.bias) == (False, False, False)
 
 
 @pytest.mark.parametrize(
@@ -90,12 +98,12 @@ def test_the_older_spelling_of_rope_means_what_the_newer_does(older: dict[str, A
 
 
 def test_scaling_carries_every_number() -> None:
-    assert read(rope_scaling={"type": "linear", "factor": 2}).rope.scaling == LinearScaling(2.0)
-    assert read(rope_scaling={"rope_type": "llama3", **LLAMA3}).rope.scaling == Llama3Scaling(8.0, 1.0, 4.0, 64)
+    assert rope_of(read(rope_scaling={"type": "linear", "factor": 2})).scaling == LinearScaling(2.0)
+    assert rope_of(read(rope_scaling={"rope_type": "llama3", **LLAMA3})).scaling == Llama3Scaling(8.0, 1.0, 4.0, 64)
 
 
 def test_a_head_may_be_wider_than_its_share_of_the_model() -> None:
-    assert read(head_dim=64).q_dim == 256
+    assert read(head_dim=64).layers[0].attention.q_dim == 256
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from gptfast_cli.core.backends import (
     KEY_BLOCK,
-    AttentionSpec,
     RopePositions,
 )
 from gptfast_cli.core.backends.reference import Reference
+from gptfast_cli.core.config import AttentionSpec
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.models.transformer import Transformer
 from llama_oracle import SHAPES, ours, random_llama
@@ -62,7 +62,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     cache.begin(slice(None), [n])
     layer, heads, spec = cache.whole()[0], [], AttentionSpec(n_heads, n_key_heads, head_dim)
     for at in torch.arange(n).split(50):
-        place = RopePositions(at[None], torch.empty(0), torch.empty(0))
+        place = RopePositions(at[None], None, None)
         layer.write(k[None, at], v[None, at], place.positions)
         heads.append(Reference().attend(q[None, at], layer, place=place, spec=spec)[0])
     return torch.cat(heads).view(n, n_heads, head_dim)

@@ -7,11 +7,11 @@ import pytest
 
 from gptfast_cli.core.config import ModelConfig, RopeConfig
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.families.llama import LlamaSizes
 from gptfast_cli.core.models.sharding import ModelShard, check_divides
 from gptfast_cli.core.models.weights import weight_shapes
 
-CONFIG = ModelConfig(
-    family="llama",
+SIZES = LlamaSizes(
     n_layers=2,
     dim=8,
     n_heads=8,
@@ -25,6 +25,7 @@ CONFIG = ModelConfig(
     attention_bias=True,
     ffn_bias=True,
 )
+CONFIG = SIZES.config()
 
 
 def part(config: ModelConfig, n_devices: int) -> ModelConfig:
@@ -52,8 +53,8 @@ def test_a_part_has_the_rows_of_its_heads_and_the_columns_that_they_feed(n_devic
 
 def test_all_parts_together_hold_every_head_and_the_same_copies_of_each_key_head() -> None:
     for n_devices in (1, 2, 4, 8):
-        of_device = part(CONFIG, n_devices)
-        group = CONFIG.n_heads // CONFIG.n_kv_heads
+        of_device = part(CONFIG, n_devices).layers[0].attention
+        group = SIZES.n_heads // SIZES.n_kv_heads
         # device by device: the key heads that its query heads need
         needed = [
             {head // group for head in range(device * of_device.n_heads, (device + 1) * of_device.n_heads)}
@@ -61,7 +62,7 @@ def test_all_parts_together_hold_every_head_and_the_same_copies_of_each_key_head
         ]
         assert all(len(heads) == of_device.n_kv_heads for heads in needed)
         copies = Counter(head for heads in needed for head in heads)
-        assert set(copies.values()) == {max(1, n_devices // CONFIG.n_kv_heads)} and len(copies) == CONFIG.n_kv_heads
+        assert set(copies.values()) == {max(1, n_devices // SIZES.n_kv_heads)} and len(copies) == SIZES.n_kv_heads
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,6 @@ def test_what_does_not_divide_is_said_with_what_does(
     changes: dict[str, int], n_devices: int, says: str, divides: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
-        part(replace(CONFIG, **changes), n_devices)
+        part(replace(SIZES, **changes).config(), n_devices)
     assert refused.value.message.startswith(f"--tp {n_devices}: ") and says in refused.value.message
     assert refused.value.hint == f"Possible values: {divides}."

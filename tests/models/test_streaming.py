@@ -21,8 +21,8 @@ def streamed(shape: str, texts: list[list[int]], *, block_tokens: int = 64) -> T
     model = ours(random_llama(**SHAPES[shape]))
     passing = Stream(model.config, texts, backend=Reference(), device=torch.device("cpu"))
     passing.embed(model.weights.embedding, torch.float32)
-    for layer in model.weights.layers:
-        passing.layer(layer)
+    for number, layer in enumerate(model.weights.layers):
+        passing.layer(number, layer)
     blocks = list(passing.logits(model.weights.norm, model.weights.head, block_tokens=block_tokens))
     assert all(len(block) == block_tokens for block in blocks[:-1])
     return torch.cat(blocks)

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from gptfast_cli.core.config import ModelConfig, RopeConfig
+from gptfast_cli.core.config import RopeConfig
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.families.llama import LlamaSizes
 from gptfast_cli.core.quantize.allocation import Allocation, AllocationOptions, Storage
 
-CONFIG = ModelConfig(
-    family="llama",
+SIZES = LlamaSizes(
     n_layers=2,
     dim=8,
     n_heads=2,
@@ -22,6 +22,7 @@ CONFIG = ModelConfig(
     rope=RopeConfig(10000.0),
     attention_bias=True,
 )
+CONFIG = SIZES.config()
 TIED = replace(CONFIG, tied_embeddings=True)
 INT8, INT4, PLAIN = Storage("int8"), Storage("int4", 32), Storage("plain")
 
@@ -76,7 +77,7 @@ def test_groups_shrink_to_what_the_columns_fill(n_columns: int, asked: int, give
 
 
 def test_an_allocation_says_which_matrices_get_smaller_groups() -> None:
-    config = replace(CONFIG, dim=64, head_dim=32, ffn_dim=256)
+    config = replace(SIZES, dim=64, head_dim=32, ffn_dim=256).config()
     allocation = AllocationOptions("int4", 256).allocation(config)
     assert allocation.smaller_groups(config) == {64: Storage("int4", 64)}
     assert allocation.of(config)["layers.1.down"] == Storage("int4", 256)
@@ -113,8 +114,8 @@ def test_what_cannot_be_is_refused_with_what_can(options: AllocationOptions, mes
     assert hint in refused.value.hint
 
 
-WIDE = replace(CONFIG, n_layers=6, dim=256, head_dim=128)
-DEEP = replace(CONFIG, n_layers=6)
+WIDE = replace(SIZES, n_layers=6, dim=256, head_dim=128).config()
+DEEP = replace(SIZES, n_layers=6).config()
 
 
 @pytest.mark.parametrize(

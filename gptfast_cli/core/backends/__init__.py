@@ -8,9 +8,12 @@ A layer is five operations; embedding and head stand around them:
     gate_up         norm, gate and up projection, activation
     down            down projection plus residual
 
+Where a layer normalises or scales what these two projections add, they give just that, and `add` adds it.
+
 `reference` states each in plain PyTorch and is the oracle for every other backend.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]  # PyTorch has no public word for it
 
+from gptfast_cli.core.config import Activation, AttentionSpec
 from gptfast_cli.core.schemes import Weight
 
 CPU, REFERENCE = "cpu", "reference"
@@ -33,10 +37,26 @@ KEY_TILE, QUAD = 16, 4
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467).
 
-    weight: Weight  # [dim]
+    weight:  [n], for vectors of n elements
+    offset:  added to the weight
+    average: over the ranks, where each has a part of the vectors
+    """
+
+    weight: Weight
     eps: float
+    offset: float = 0.0
+    average: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionNorms:
+    """The norms of attention that a layer has: of its input, and of queries and keys before they are rotated."""
+
+    before: Norm | None
+    q: Norm | None = None
+    k: Norm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +73,16 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionSpec:
-    """Heads of an attention layer; `n_heads // n_kv_heads` query heads share a key head."""
-
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-
-
-@dataclass(frozen=True, slots=True)
 class RopePositions:
     """Where the tokens of a step stand in their sequences, and the rotation that belongs there.
 
     positions: [batch, time] int64; a row's own, so the rows of a batch may stand at different places
-    cos, sin:  [batch, time, head_dim / 2] float32
+    cos, sin:  [batch, time, rotary_dim / 2] float32; None: nothing is rotated
     """
 
     positions: Tensor
-    cos: Tensor
-    sin: Tensor
+    cos: Tensor | None
+    sin: Tensor | None
 
 
 class LayerCache(Protocol):
@@ -101,7 +112,14 @@ class Backend(Protocol):
         ...
 
     def project_qkv(
-        self, x: Tensor, qkv: Linear, *, norm: Norm, place: RopePositions, cache: LayerCache, spec: AttentionSpec
+        self,
+        x: Tensor,
+        qkv: Linear,
+        *,
+        norms: AttentionNorms,
+        place: RopePositions,
+        cache: LayerCache,
+        spec: AttentionSpec,
     ) -> Tensor:
         """Write the rotated keys and the values of x into the cache; return rotated queries.
 
@@ -110,19 +128,26 @@ class Backend(Protocol):
         ...
 
     def attend(self, q: Tensor, cache: LayerCache, *, place: RopePositions, spec: AttentionSpec) -> Tensor:
-        """Causal attention: each query sees the keys at its own position and before. Returns [batch, time, q_dim]."""
+        """Causal attention: each query sees the keys at its own position and before, as far as its window reaches.
+
+        Returns [batch, time, q_dim].
+        """
         ...
 
-    def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
-        """Residual plus the projection of heads [batch, time, q_dim]: x."""
+    def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor | None) -> Tensor:
+        """The projection of heads [batch, time, q_dim], plus the residual if there is one: x."""
         ...
 
-    def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm) -> Tensor:
-        """silu(gate) * up of the normalised x, [batch, time, ffn_dim] (SwiGLU, Shazeer 2020, arXiv:2002.05202)."""
+    def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm | None, activation: Activation) -> Tensor:
+        """activation(gate) * up of the normalised x, [batch, time, ffn_dim]."""
         ...
 
-    def down(self, hidden: Tensor, down: Linear, *, residual: Tensor) -> Tensor:
-        """Residual plus the projection of hidden [batch, time, ffn_dim]: x."""
+    def down(self, hidden: Tensor, down: Linear, *, residual: Tensor | None) -> Tensor:
+        """The projection of hidden [batch, time, ffn_dim], plus the residual if there is one: x."""
+        ...
+
+    def add(self, x: Tensor, y: Tensor, *, norm: Norm | None, scale: float) -> Tensor:
+        """x plus `scale` times the normalised y, both [batch, time, dim]."""
         ...
 
     def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:

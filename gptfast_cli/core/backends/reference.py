@@ -8,6 +8,7 @@ spelled out in operations that round alike wherever in a tensor an element stand
 (Products under 12 columns wide escape the first habit; no head or layer of a real model is that narrow.)
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import reduce
 
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from gptfast_cli.core.backends import (
     KEY_BLOCK,
-    AttentionSpec,
+    AttentionNorms,
     LayerCache,
     Linear,
     Norm,
     RopePositions,
 )
+from gptfast_cli.core.config import Activation, AttentionSpec, QKNorm
 from gptfast_cli.core.schemes import Scheme, Weight, schemes
 
 ROW_TILE = 16
@@ -40,11 +42,22 @@ class Reference:
         return SCHEMES[embedding.scheme].rows(embedding, tokens, dtype)
 
     def project_qkv(
-        self, x: Tensor, qkv: Linear, *, norm: Norm, place: RopePositions, cache: LayerCache, spec: AttentionSpec
+        self,
+        x: Tensor,
+        qkv: Linear,
+        *,
+        norms: AttentionNorms,
+        place: RopePositions,
+        cache: LayerCache,
+        spec: AttentionSpec,
     ) -> Tensor:
-        # [batch, time, all heads, head_dim]
-        heads = torch.unflatten(self._product(rms_norm(x, norm), qkv), -1, (-1, spec.head_dim))
-        q, k, v = heads.split_with_sizes([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads], dim=2)
+        projected = self._product(normalised(x, norms.before), qkv)
+        q, k, v = projected.split_with_sizes([spec.q_dim, spec.kv_dim, spec.kv_dim], dim=-1)
+        if spec.qk_norm is QKNorm.WIDTH:
+            q, k = normalised(q, norms.q), normalised(k, norms.k)
+        q, k, v = (torch.unflatten(part, -1, (-1, spec.head_dim)) for part in (q, k, v))
+        if spec.qk_norm is QKNorm.HEAD:
+            q, k = normalised(q, norms.q), normalised(k, norms.k)
         cache.write(rotate(k, place), v, place.positions)
         return rotate(q, place)
 
@@ -55,21 +68,34 @@ class Reference:
         group, time = q.shape[2:4]
         scores = torch.unflatten(cache.scores(q.flatten(2, 3), place.positions), 2, (group, time))
         keys = torch.arange(scores.shape[-1], device=q.device)
-        future = keys > place.positions.unsqueeze(-1)  # [batch, time, n_keys]
-        scores = (scores.float() * spec.head_dim**-0.5).masked_fill(future[:, None, None], -torch.inf)
+        at = place.positions.unsqueeze(-1)
+        unseen = keys > at  # [batch, time, n_keys]
+        if spec.window is not None:
+            unseen |= keys <= at - spec.window
+        scores = scores.float() * spec.score_scale
+        if spec.softcap is not None:
+            scores = softcapped(scores, spec.softcap)
+        scores = scores.masked_fill(unseen[:, None, None], -torch.inf)
         weights = scores.softmax(dim=-1).to(q.dtype).flatten(2, 3)
         heads = torch.unflatten(weighted_sum(weights, cache.read_values(q.dtype)), 2, (group, time))
         return heads.permute(0, 3, 1, 2, 4).flatten(2)
 
-    def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor) -> Tensor:
-        return residual + self._product(heads, output)
+    def project_output(self, heads: Tensor, output: Linear, *, residual: Tensor | None) -> Tensor:
+        return self._projected(heads, output, residual)
 
-    def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm) -> Tensor:
-        gate, up = self._product(rms_norm(x, norm), gate_up).chunk(2, dim=-1)
-        return silu(gate) * up
+    def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm | None, activation: Activation) -> Tensor:
+        gate, up = self._product(normalised(x, norm), gate_up).chunk(2, dim=-1)
+        return _ACTIVATIONS[activation](gate) * up
 
-    def down(self, hidden: Tensor, down: Linear, *, residual: Tensor) -> Tensor:
-        return residual + self._product(hidden, down)
+    def down(self, hidden: Tensor, down: Linear, *, residual: Tensor | None) -> Tensor:
+        return self._projected(hidden, down, residual)
+
+    def add(self, x: Tensor, y: Tensor, *, norm: Norm | None, scale: float) -> Tensor:
+        return x + normalised(y, norm) * scale
+
+    def _projected(self, x: Tensor, layer: Linear, residual: Tensor | None) -> Tensor:
+        y = self._product(x, layer)
+        return y if residual is None else residual + y
 
     def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:
         return self._product(rms_norm(x, norm), head).float()
@@ -81,11 +107,40 @@ def silu(x: Tensor) -> Tensor:
     return x / (1 + torch.exp(-x)) if is_exact(x) else F.silu(x)
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), elementwise."""
+    if not is_exact(x):
+        return F.gelu(x, approximate="tanh")
+    return x / (1 + torch.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+
+
+def softcapped(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap), elementwise."""
+    if not is_exact(x):
+        return cap * torch.tanh(x / cap)
+    e = torch.exp(x.abs() * (-2 / cap))
+    return torch.copysign(cap * ((1 - e) / (1 + e)), x)
+
+
+_ACTIVATIONS = {Activation.SILU: silu, Activation.GELU_TANH: gelu_tanh}
+
+
+def normalised(x: Tensor, norm: Norm | None) -> Tensor:
+    """x under a norm, where there is one."""
+    return x if norm is None else rms_norm(x, norm)
+
+
 def rms_norm(x: Tensor, norm: Norm) -> Tensor:
     """x over its root mean square along the last axis, times the weight; the statistics are float32."""
     wide = x.float()
-    scaled = wide * torch.rsqrt((wide * wide).mean(dim=-1, keepdim=True) + norm.eps)
-    return scaled.to(x.dtype) * SCHEMES[norm.weight.scheme].dense(norm.weight, x.dtype)
+    squares = (wide * wide).mean(dim=-1, keepdim=True)
+    if norm.average is not None:
+        squares = norm.average(squares)
+    scaled = wide * torch.rsqrt(squares + norm.eps)
+    scheme = SCHEMES[norm.weight.scheme]
+    if norm.offset:
+        return (scaled * (scheme.dense(norm.weight, torch.float32) + norm.offset)).to(x.dtype)
+    return scaled.to(x.dtype) * scheme.dense(norm.weight, x.dtype)
 
 
 def linear(x: Tensor, layer: Linear) -> Tensor:
@@ -122,7 +177,11 @@ def is_exact(x: Tensor) -> bool:
 
 
 def rotate(x: Tensor, place: RopePositions) -> Tensor:
-    """Rotate the pairs (x_i, x_{i + head_dim / 2}) of x [batch, time, heads, head_dim] (RoPE)."""
+    """Rotate the pairs (x_i, x_{i + rotary_dim / 2}) of x [batch, time, heads, head_dim] (RoPE)."""
+    if place.cos is None or place.sin is None:
+        return x
     cos, sin = place.cos.unsqueeze(2), place.sin.unsqueeze(2)  # the same for all heads
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    rotary_dim = 2 * cos.shape[-1]
+    first, second = x[..., :rotary_dim].float().chunk(2, dim=-1)
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    return rotated if rotary_dim == x.shape[-1] else torch.cat([rotated, x[..., rotary_dim:]], dim=-1)

@@ -217,7 +217,8 @@ class RankPortion:
         """Bytes of the activations of a prefill chunk, and of the logits of a step."""
         part = self.part
         # in and out of a block and normalized; queries, keys, values and heads; gate, up and their product
-        elements = 3 * part.dim + part.qkv_dim + part.q_dim + 3 * part.ffn_dim
+        of_kinds = [kind.attention.qkv_dim + kind.attention.q_dim + 3 * kind.feed_forward.dim for kind in part.kinds]
+        elements = 3 * part.dim + max(of_kinds)
         activations = (PREFILL_CHUNK + batch_size) * elements * self.dtype.itemsize
         return activations + batch_size * self.vocab_size * _LOGIT_BYTES * _LOGIT_COPIES
 

@@ -23,7 +23,7 @@ from gptfast_cli.core.digest import can_compute
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.fields import Fields, read_fields
-from gptfast_cli.core.models.weights import weight_shapes
+from gptfast_cli.core.models.weights import layer_of, weight_shapes
 from gptfast_cli.core.schemes import Block, Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.schemes.plain import plain
@@ -285,9 +285,11 @@ def part_rows(config: ModelConfig, weight: str, *, n_parts: int) -> tuple[int | 
     """Number of rows of each part of a weight; None for a weight of one part."""
     match weight.rpartition(".")[2].removesuffix("_bias"), n_parts:
         case "qkv", 3:
-            return config.q_dim, config.kv_dim, config.kv_dim
+            attention = config.layers[layer_of(weight)].attention
+            return attention.q_dim, attention.kv_dim, attention.kv_dim
         case "gate_up", 2:
-            return config.ffn_dim, config.ffn_dim
+            n_features = config.layers[layer_of(weight)].feed_forward.dim
+            return n_features, n_features
         case _:
             return (None,)
 
@@ -310,11 +312,12 @@ def meta_names(config: ModelConfig) -> list[str]:
 def meta_parts(config: ModelConfig, tensor: Callable[[str], WeightPart]) -> dict[str, tuple[WeightPart, ...]]:
     """The parts of each of our weights; `tensor` returns one of Meta's tensors by its name."""
     parts: dict[str, tuple[WeightPart, ...]] = {"embedding": (tensor(EMBEDDING),)}
+    head_dim = config.layers[0].attention.head_dim
     for layer in (f"layers.{layer}." for layer in range(config.n_layers)):
         parts[f"{layer}attention_norm"] = (tensor(layer + ATTENTION_NORM),)
         parts[f"{layer}qkv"] = (
-            permute_rope_rows(tensor(layer + QUERY), config.head_dim),
-            permute_rope_rows(tensor(layer + KEY), config.head_dim),
+            permute_rope_rows(tensor(layer + QUERY), head_dim),
+            permute_rope_rows(tensor(layer + KEY), head_dim),
             tensor(layer + VALUE),
         )
         parts[f"{layer}attention_output"] = (tensor(layer + OUTPUT),)

@@ -8,43 +8,135 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import fields as fields_of
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gptfast_cli.core.config import (
+    MOST_LAYERS,
+    Activation,
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
     LinearScaling,
     Llama3Scaling,
     ModelConfig,
+    NormPlacement,
+    QKNorm,
     RopeConfig,
 )
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.families.llama import LlamaSizes
 from gptfast_cli.core.fields import Fields, read_fields
+
+T = TypeVar("T")
+
+_SCALINGS: Mapping[str, type] = {"linear": LinearScaling, "llama3": Llama3Scaling}
 
 
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
-    """The config as JSON values; `config_from_json` reads them back to an equal config."""
-    form = asdict(config)
-    match config.rope.scaling:
-        case LinearScaling():
-            form["rope"]["scaling"] = {"type": "linear"} | form["rope"]["scaling"]
-        case Llama3Scaling():
-            form["rope"]["scaling"] = {"type": "llama3"} | form["rope"]["scaling"]
-    return form
+    """The config as JSON values; `config_from_json` reads them back to an equal config.
+
+    kinds:  the different layers
+    layers: the number of the kind of each layer
+    """
+    kinds = [asdict(kind) for kind in config.kinds]
+    for form, kind in zip(kinds, config.kinds, strict=True):
+        if kind.attention.rope is not None and (scaling := kind.attention.rope.scaling) is not None:
+            name = next(name for name, of_name in _SCALINGS.items() if isinstance(scaling, of_name))
+            form["attention"]["rope"]["scaling"] = {"type": name} | asdict(scaling)
+    form = {each.name: getattr(config, each.name) for each in fields_of(config)}
+    return form | {"kinds": kinds, "layers": [config.kinds.index(layer) for layer in config.layers]}
 
 
 def config_from_json(fields: Fields) -> ModelConfig:
     """The config of a manifest's `config` object; raises CorruptError that names the invalid field."""
+    if "kinds" not in fields:
+        return _first_format(fields)
+    kinds = [_layer(kind) for kind in fields.sections("kinds")]
+    numbers = fields.integers("layers")
+    if not numbers or len(numbers) > MOST_LAYERS or max(numbers) >= len(kinds):
+        raise fields.corrupt("layers", f"is no list of up to {MOST_LAYERS:,} numbers below {len(kinds)}")
+    return ModelConfig(
+        family=fields.text("family"),
+        layers=tuple(kinds[number] for number in numbers),
+        dim=fields.integer("dim"),
+        vocab_size=fields.integer("vocab_size"),
+        max_context=fields.integer("max_context"),
+        norm_eps=fields.number("norm_eps"),
+        tied_embeddings=fields.flag("tied_embeddings"),
+        norm_offset=fields.number("norm_offset", minimum=0),
+        embedding_scale=fields.number("embedding_scale"),
+        logit_scale=fields.number("logit_scale"),
+        logit_softcap=_optional(fields, "logit_softcap", fields.number),
+    )
+
+
+def _layer(layer: Fields) -> LayerSpec:
+    attention, feed_forward = layer.section("attention"), layer.section("feed_forward")
+    return LayerSpec(
+        AttentionSpec(
+            n_heads=attention.integer("n_heads"),
+            n_kv_heads=_n_kv_heads(attention),
+            head_dim=attention.integer("head_dim"),
+            rope=_rope(attention.section("rope")) if "rope" in attention else None,
+            window=_optional(attention, "window", attention.integer),
+            scale=_optional(attention, "scale", attention.number),
+            softcap=_optional(attention, "softcap", attention.number),
+            qk_norm=attention.choice("qk_norm", QKNorm) if "qk_norm" in attention else None,
+            qkv_bias=attention.flag("qkv_bias"),
+            output_bias=attention.flag("output_bias"),
+        ),
+        FeedForwardSpec(
+            dim=feed_forward.integer("dim"),
+            activation=feed_forward.choice("activation", Activation),
+            bias=feed_forward.flag("bias"),
+        ),
+        norms=layer.choice("norms", NormPlacement),
+        residual_scale=layer.number("residual_scale"),
+    )
+
+
+def _optional(fields: Fields, name: str, read: Callable[[str], T]) -> T | None:
+    return read(name) if name in fields else None
+
+
+def _n_kv_heads(fields: Fields) -> int:
     n_heads, n_kv_heads = fields.integer("n_heads"), fields.integer("n_kv_heads")
     if n_heads % n_kv_heads:
         raise fields.corrupt("n_kv_heads", f"{n_heads} query heads cannot share {n_kv_heads}")
-    return ModelConfig(
-        family=fields.text("family"),
-        n_layers=fields.integer("n_layers", maximum=10_000),
+    return n_kv_heads
+
+
+def _rope(rope: Fields) -> RopeConfig:
+    scaling = _scaling(rope.section("scaling")) if "scaling" in rope else None
+    return RopeConfig(rope.number("theta"), scaling, _optional(rope, "rotary_dim", rope.integer))
+
+
+def _scaling(scaling: Fields) -> LinearScaling | Llama3Scaling:
+    match scaling.text("type"):
+        case "linear":
+            return LinearScaling(scaling.number("factor"))
+        case "llama3":
+            return Llama3Scaling(
+                factor=scaling.number("factor"),
+                low_freq_factor=scaling.number("low_freq_factor"),
+                high_freq_factor=scaling.number("high_freq_factor"),
+                original_context=scaling.integer("original_context"),
+            )
+        case other:
+            raise scaling.corrupt("type", f"{other!r} is no RoPE scaling that this version knows")
+
+
+def _first_format(fields: Fields) -> ModelConfig:
+    """The config of a manifest of format 1, which described a Llama by its sizes."""
+    return LlamaSizes(
+        n_layers=fields.integer("n_layers", maximum=MOST_LAYERS),
         dim=fields.integer("dim"),
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
+        n_heads=fields.integer("n_heads"),
+        n_kv_heads=_n_kv_heads(fields),
         head_dim=fields.integer("head_dim"),
         ffn_dim=fields.integer("ffn_dim"),
         vocab_size=fields.integer("vocab_size"),
@@ -54,29 +146,7 @@ def config_from_json(fields: Fields) -> ModelConfig:
         tied_embeddings=fields.flag("tied_embeddings"),
         attention_bias=fields.flag("attention_bias"),
         ffn_bias=fields.flag("ffn_bias"),
-    )
-
-
-def _rope(rope: Fields) -> RopeConfig:
-    theta = rope.number("theta")
-    if "scaling" not in rope:
-        return RopeConfig(theta)
-    scaling = rope.section("scaling")
-    match scaling.text("type"):
-        case "linear":
-            return RopeConfig(theta, LinearScaling(scaling.number("factor")))
-        case "llama3":
-            return RopeConfig(
-                theta,
-                Llama3Scaling(
-                    factor=scaling.number("factor"),
-                    low_freq_factor=scaling.number("low_freq_factor"),
-                    high_freq_factor=scaling.number("high_freq_factor"),
-                    original_context=scaling.integer("original_context"),
-                ),
-            )
-        case other:
-            raise scaling.corrupt("type", f"{other!r} is no RoPE scaling that this version knows")
+    ).config()
 
 
 _CHUNK_BYTES = 1 << 24
@@ -94,7 +164,7 @@ def sha256_of(path: Path, start: int = 0, end: int | None = None) -> str:
 
 
 MANIFEST_FILE = "gptfast.json"
-FORMAT = 1
+FORMAT = 2
 
 # manifests are untrusted input: file names must stay inside the folder
 _PLAIN_NAME = re.compile(r"(?!\.)[\w.-]+")

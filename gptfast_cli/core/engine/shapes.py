@@ -2,77 +2,85 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from gptfast_cli.core.config import Llama3Scaling, ModelConfig, RopeConfig
+from gptfast_cli.core.config import MOST_LAYERS, ModelConfig, RopeConfig
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.families import family_of
-from gptfast_cli.core.fields import read_fields
+from gptfast_cli.core.families.llama import LlamaSizes
+from gptfast_cli.core.fields import Fields, read_fields
 
-_LLAMA_2_7B = ModelConfig(
-    family="llama",
-    n_layers=32,
-    dim=4096,
-    n_heads=32,
-    n_kv_heads=32,
-    head_dim=128,
-    ffn_dim=11008,
-    vocab_size=32000,
-    max_context=4096,
-    norm_eps=1e-5,
-    rope=RopeConfig(10_000.0),
-)
-_LLAMA_2_13B = replace(_LLAMA_2_7B, n_layers=40, dim=5120, n_heads=40, n_kv_heads=40, ffn_dim=13824)
-_LLAMA_2_70B = replace(_LLAMA_2_7B, n_layers=80, dim=8192, n_heads=64, n_kv_heads=8, ffn_dim=28672)
-_CODELLAMA_7B = replace(_LLAMA_2_7B, vocab_size=32016, max_context=16384, rope=RopeConfig(1_000_000.0))
+_LLAMA_7B: Final[dict[str, Any]] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "num_hidden_layers": 32,
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+}
+_LLAMA_13B = {"num_hidden_layers": 40, "hidden_size": 5120, "num_attention_heads": 40, "intermediate_size": 13824}
+_LLAMA_70B = {
+    "num_hidden_layers": 80,
+    "hidden_size": 8192,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 28672,
+}
+_LLAMA_2 = _LLAMA_7B | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+_CODELLAMA = _LLAMA_2 | {"vocab_size": 32016, "max_position_embeddings": 16384, "rope_theta": 1e6}
+_LLAMA_3 = _LLAMA_2 | {"vocab_size": 128256, "max_position_embeddings": 8192, "rope_theta": 5e5}
+_LLAMA_3_8B = {"num_key_value_heads": 8, "intermediate_size": 14336}
 
-_LLAMA_3_8B = replace(
-    _LLAMA_2_7B, n_kv_heads=8, ffn_dim=14336, vocab_size=128256, max_context=8192, rope=RopeConfig(500_000.0)
-)
-_LLAMA_3_70B = replace(_LLAMA_2_70B, vocab_size=128256, max_context=8192, rope=_LLAMA_3_8B.rope)
 
-_LLAMA_3_1_CONTEXT = 131_072
-_LLAMA_3_1_ROPE = RopeConfig(500_000.0, Llama3Scaling(8.0, 1.0, 4.0, 8192))
-_LLAMA_3_2_1B = replace(
-    _LLAMA_3_8B,
-    n_layers=16,
-    dim=2048,
-    head_dim=64,
-    ffn_dim=8192,
-    max_context=_LLAMA_3_1_CONTEXT,
-    rope=RopeConfig(500_000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192)),
-    tied_embeddings=True,
-)
+def _llama_3_1(factor: float) -> dict[str, Any]:
+    scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    return _LLAMA_3 | {
+        "max_position_embeddings": 131_072,
+        "rope_scaling": scaling | {"original_max_position_embeddings": 8192},
+    }
 
-KNOWN_SHAPES: Final = {
-    "codellama-7b": _CODELLAMA_7B,
-    "codellama-13b": replace(
-        _LLAMA_2_13B, vocab_size=32016, max_context=_CODELLAMA_7B.max_context, rope=_CODELLAMA_7B.rope
-    ),
-    "llama-7b": replace(_LLAMA_2_7B, max_context=2048, norm_eps=1e-6),
-    "llama-2-7b": _LLAMA_2_7B,
-    "llama-2-13b": _LLAMA_2_13B,
-    "llama-2-70b": _LLAMA_2_70B,
-    "llama-3-8b": _LLAMA_3_8B,
-    "llama-3-70b": _LLAMA_3_70B,
-    "llama-3.1-8b": replace(_LLAMA_3_8B, max_context=_LLAMA_3_1_CONTEXT, rope=_LLAMA_3_1_ROPE),
-    "llama-3.1-70b": replace(_LLAMA_3_70B, max_context=_LLAMA_3_1_CONTEXT, rope=_LLAMA_3_1_ROPE),
-    "llama-3.2-1b": _LLAMA_3_2_1B,
-    "llama-3.2-3b": replace(_LLAMA_3_2_1B, n_layers=28, dim=3072, n_heads=24, head_dim=128),
-    "openllama-3b": replace(
-        _LLAMA_2_7B, n_layers=26, dim=3200, head_dim=100, ffn_dim=8640, max_context=2048, norm_eps=1e-6
-    ),
-    "tinyllama-1.1b": replace(
-        _LLAMA_2_7B, n_layers=22, dim=2048, n_kv_heads=4, head_dim=64, ffn_dim=5632, max_context=2048
-    ),
+
+_LLAMA_3_2 = _llama_3_1(32.0) | {"num_key_value_heads": 8, "intermediate_size": 8192, "tie_word_embeddings": True}
+
+_PUBLISHED: Final[Mapping[str, Mapping[str, Any]]] = {
+    "codellama-7b": _CODELLAMA,
+    "codellama-13b": _CODELLAMA | _LLAMA_13B,
+    "llama-7b": _LLAMA_7B,
+    "llama-2-7b": _LLAMA_2,
+    "llama-2-13b": _LLAMA_2 | _LLAMA_13B,
+    "llama-2-70b": _LLAMA_2 | _LLAMA_70B,
+    "llama-3-8b": _LLAMA_3 | _LLAMA_3_8B,
+    "llama-3-70b": _LLAMA_3 | _LLAMA_70B,
+    "llama-3.1-8b": _llama_3_1(8.0) | _LLAMA_3_8B,
+    "llama-3.1-70b": _llama_3_1(8.0) | _LLAMA_70B,
+    "llama-3.2-1b": _LLAMA_3_2 | {"num_hidden_layers": 16, "hidden_size": 2048, "head_dim": 64},
+    "llama-3.2-3b": _LLAMA_3_2
+    | {"num_hidden_layers": 28, "hidden_size": 3072, "num_attention_heads": 24, "head_dim": 128},
+    "openllama-3b": _LLAMA_7B
+    | {"num_hidden_layers": 26, "hidden_size": 3200, "head_dim": 100, "intermediate_size": 8640},
+    "tinyllama-1.1b": _LLAMA_2
+    | {
+        "num_hidden_layers": 22,
+        "hidden_size": 2048,
+        "num_key_value_heads": 4,
+        "intermediate_size": 5632,
+        "max_position_embeddings": 2048,
+    },
+}
+"""What the config.json of each model says of its shape."""
+
+KNOWN_SHAPES: Final[Mapping[str, ModelConfig]] = {
+    name: family_of(Fields(published, name)).config(published) for name, published in _PUBLISHED.items()
 }
 """By the name that `--arch` takes."""
 
 
 _CONTEXT = 131_072  # of a shape whose sizes are given: the cache grows with what is used, not with this
-_MOST_LAYERS = 10_000  # as for a config.json
 _REQUIRED = ("layers", "dim", "heads", "ffn", "vocab")
 _OPTIONAL = ("kv_heads", "head_dim", "context", "theta", "tied")
 _EXAMPLE = "layers=4,dim=768,heads=12,kv_heads=12,ffn=3072,vocab=32000"
@@ -124,8 +132,7 @@ def _from_sizes(text: str) -> ModelConfig:
     head_dim = _whole(sizes, "head_dim", dim // n_heads)
     if head_dim % 2 or head_dim == 0:
         raise _refused(f"a head of {head_dim} elements cannot be rotated in pairs")
-    config = ModelConfig(
-        family="llama",
+    config = LlamaSizes(
         n_layers=_layers(sizes),
         dim=dim,
         n_heads=n_heads,
@@ -137,7 +144,7 @@ def _from_sizes(text: str) -> ModelConfig:
         norm_eps=1e-5,
         rope=RopeConfig(float(_whole(sizes, "theta", 10_000))),
         tied_embeddings=_flag(sizes, "tied"),
-    )
+    ).config()
     if (why := config.why_too_large()) is not None:
         raise _refused(why)
     return config
@@ -172,8 +179,8 @@ def _whole(sizes: Mapping[str, str], key: str, default: int | None = None) -> in
 
 def _layers(sizes: Mapping[str, str]) -> int:
     n_layers = _whole(sizes, "layers")
-    if n_layers > _MOST_LAYERS:
-        raise _refused(f"layers must be at most {_MOST_LAYERS:,}, not {n_layers}")
+    if n_layers > MOST_LAYERS:
+        raise _refused(f"layers must be at most {MOST_LAYERS:,}, not {n_layers}")
     return n_layers
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE, ForeignCheckpoint
+from gptfast_cli.core.config import RopeConfig
 from gptfast_cli.core.device import available_memory_bytes
 from gptfast_cli.core.engine.sampling import uniform
 from gptfast_cli.core.families import families
@@ -71,18 +72,21 @@ def _their_config(source: ForeignCheckpoint) -> Any:  # noqa: ANN401  # transfor
     if source.config_source == CONFIG_FILE:
         return transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
     config = source.config
-    assert config.rope.scaling is None, source.config_source  # only config.json declares that
+    attention, feed_forward = config.layers[0].attention, config.layers[0].feed_forward
+    rope = attention.rope
+    assert rope is not None
+    assert rope == RopeConfig(rope.theta), source.config_source  # only config.json declares more
     return transformers.LlamaConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.dim,
-        intermediate_size=config.ffn_dim,
+        intermediate_size=feed_forward.dim,
         num_hidden_layers=config.n_layers,
-        num_attention_heads=config.n_heads,
-        num_key_value_heads=config.n_kv_heads,
-        head_dim=config.head_dim,
+        num_attention_heads=attention.n_heads,
+        num_key_value_heads=attention.n_kv_heads,
+        head_dim=attention.head_dim,
         max_position_embeddings=config.max_context,
         rms_norm_eps=config.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope.theta},
+        rope_parameters={"rope_type": "default", "rope_theta": rope.theta},
         tie_word_embeddings=config.tied_embeddings,
     )
 
@@ -94,8 +98,8 @@ def _ours(written: Checkpoint, tokens: list[int]) -> Tensor:
     embedding, *layers, ends = weight_blocks(config)
     (table,) = _read(written, embedding).values()
     stream.embed(table, torch.float32)
-    for block in layers:
-        stream.layer(assemble_layer(_read(written, block)))
+    for number, block in enumerate(layers):
+        stream.layer(number, assemble_layer(_read(written, block)))
     last = _read(written, ends)
     return torch.cat(list(stream.logits(last["norm"], last.get("head", table), block_tokens=len(tokens))))
 

@@ -33,7 +33,7 @@ from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.models.streaming import Stream
-from gptfast_cli.core.models.weights import assemble_layer
+from gptfast_cli.core.models.weights import assemble_layer, layer_of
 from gptfast_cli.core.schemes import Weight, schemes
 
 N_BATCHES: Final = 20
@@ -265,10 +265,10 @@ class BlockwiseKLD(Generic[K]):
         elif "norm" in weights:
             return self._compare(weights, own)
         else:
-            layer = assemble_layer(weights)
+            layer, number = assemble_layer(weights), layer_of(next(iter(weights)))
             for key, stream in self._variants.items():
-                stream.layer(assemble_layer(own[key]) if key in own else layer)
-            self._original.layer(layer)
+                stream.layer(number, assemble_layer(own[key]) if key in own else layer)
+            self._original.layer(number, layer)
         return {}
 
     def _compare(self, weights: Mapping[str, Weight], own: Mapping[K, Mapping[str, Weight]]) -> dict[K, Divergence]:

@@ -5,9 +5,14 @@ transformers 5 with `rope_parameters`. What a file leaves out is what transforme
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gptfast_cli.core.config import (
+    MOST_LAYERS,
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
     LinearScaling,
     Llama3Scaling,
     ModelConfig,
@@ -17,6 +22,46 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.fields import Fields
 
 _FILE = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaSizes:
+    """The sizes of a Llama, whose layers are all alike."""
+
+    n_layers: int
+    dim: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    ffn_dim: int
+    vocab_size: int
+    max_context: int
+    norm_eps: float
+    rope: RopeConfig
+    tied_embeddings: bool = False
+    attention_bias: bool = False
+    ffn_bias: bool = False
+
+    def config(self) -> ModelConfig:
+        """The shape of a model of these sizes."""
+        attention = AttentionSpec(
+            self.n_heads,
+            self.n_kv_heads,
+            self.head_dim,
+            self.rope,
+            qkv_bias=self.attention_bias,
+            output_bias=self.attention_bias,
+        )
+        layer = LayerSpec(attention, FeedForwardSpec(self.ffn_dim, bias=self.ffn_bias))
+        return ModelConfig(
+            family="llama",
+            layers=(layer,) * self.n_layers,
+            dim=self.dim,
+            vocab_size=self.vocab_size,
+            max_context=self.max_context,
+            norm_eps=self.norm_eps,
+            tied_embeddings=self.tied_embeddings,
+        )
 
 
 class Llama:
@@ -29,9 +74,8 @@ class Llama:
         _refuse_what_we_lack(fields)
         dim, n_heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
         max_context = fields.integer("max_position_embeddings", 2048)
-        config = ModelConfig(
-            family="llama",
-            n_layers=fields.integer("num_hidden_layers", maximum=10_000),
+        config = LlamaSizes(
+            n_layers=fields.integer("num_hidden_layers", maximum=MOST_LAYERS),
             dim=dim,
             n_heads=n_heads,
             n_kv_heads=_n_kv_heads(fields, n_heads),
@@ -44,16 +88,16 @@ class Llama:
             tied_embeddings=fields.flag("tie_word_embeddings", default=False),
             attention_bias=fields.flag("attention_bias", default=False),
             ffn_bias=fields.flag("mlp_bias", default=False),
-        )
+        ).config()
         if (why := config.why_too_large()) is not None:
             raise fields.corrupt("hidden_size", f"with the other sizes, {why}")
         return config
 
     def sources(self, config: ModelConfig) -> dict[str, tuple[str, ...]]:
         sources: dict[str, tuple[str, ...]] = {"embedding": ("model.embed_tokens.weight",)}
-        for layer in range(config.n_layers):
-            for name, parts in _layer_sources(config).items():
-                sources[f"layers.{layer}.{name}"] = tuple(f"model.layers.{layer}.{part}" for part in parts)
+        for number, layer in enumerate(config.layers):
+            for name, parts in _layer_sources(layer).items():
+                sources[f"layers.{number}.{name}"] = tuple(f"model.layers.{number}.{part}" for part in parts)
         sources["norm"] = ("model.norm.weight",)
         if not config.tied_embeddings:
             sources["head"] = ("lm_head.weight",)
@@ -112,7 +156,7 @@ def _llama3_scaling(rope: Fields, max_context: int) -> Llama3Scaling:
     return Llama3Scaling(rope.number("factor"), low, high, original_context)
 
 
-def _layer_sources(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+def _layer_sources(layer: LayerSpec) -> dict[str, tuple[str, ...]]:
     fused = {
         "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         "attention_output": ("self_attn.o_proj",),
@@ -123,10 +167,15 @@ def _layer_sources(config: ModelConfig) -> dict[str, tuple[str, ...]]:
         "attention_norm": ("input_layernorm.weight",),
         "ffn_norm": ("post_attention_layernorm.weight",),
     }
+    has_bias = {
+        "qkv": layer.attention.qkv_bias,
+        "attention_output": layer.attention.output_bias,
+        "gate_up": layer.feed_forward.bias,
+        "down": layer.feed_forward.bias,
+    }
     for name, modules in fused.items():
         sources[name] = tuple(f"{module}.weight" for module in modules)
-        has_bias = config.attention_bias if name in ("qkv", "attention_output") else config.ffn_bias
-        if has_bias:
+        if has_bias[name]:
             sources[f"{name}_bias"] = tuple(f"{module}.bias" for module in modules)
     return sources
 

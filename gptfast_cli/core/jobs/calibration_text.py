@@ -130,7 +130,7 @@ def read_calibration(options: CalibrationOptions, tokenizer: Tokenizer, config: 
     """
     source, documents = _documents(options)
     n = min(options.seq_length or _SEQ_LENGTH, config.max_context)
-    usual = _TOKENS_PER_COLUMN * max(config.dim, config.q_dim, config.ffn_dim)
+    usual = _TOKENS_PER_COLUMN * config.widest_input
     n_wanted = n * options.limit if options.limit else usual
     texts: list[list[int]] = []
     used: list[str] = []

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gptfast_cli.core.backends import KEY_BLOCK, KEY_TILE, QUAD, LayerCache
 from gptfast_cli.core.backends.layer_cache import FloatCache, Int8Cache
-from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.config import AttentionSpec, ModelConfig
 from gptfast_cli.core.device import available_memory_bytes, check_fits
 
 _ALIGNMENT = 64  # bytes, of each part of a head
@@ -66,7 +66,7 @@ class FloatKVLayout:
     granularity = 1
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        part = KVTensor((config.head_dim,), dtype)
+        part = KVTensor((kv_heads_of(config).head_dim,), dtype)
         self.parts: Mapping[str, KVTensor] = {"keys": part, "values": part}
         self._token_bytes = config.kv_bytes_per_token(dtype.itemsize)
 
@@ -84,7 +84,8 @@ class Int8KVLayout:
     most_tokens = granularity = KEY_BLOCK
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        n, quads = config.head_dim, -(-config.head_dim // QUAD)
+        heads = kv_heads_of(config)
+        n, quads = heads.head_dim, -(-heads.head_dim // QUAD)
         self.parts: Mapping[str, KVTensor] = {
             "key_codes": KVTensor((quads, KEY_TILE, QUAD), torch.int8, KEY_TILE),
             "key_scales": KVTensor((n,), torch.float32, KEY_BLOCK),
@@ -92,18 +93,23 @@ class Int8KVLayout:
             "value_scales": KVTensor((), torch.float32),
         }
         self.recent: KVTensor | None = KVTensor((n,), dtype)
-        self._config, self._itemsize = config, dtype.itemsize
+        self._heads, self._n_layers, self._itemsize = heads, config.n_layers, dtype.itemsize
 
     def layer(self, parts: Mapping[str, Tensor], recent: Tensor | None, table: Tensor) -> LayerCache:
         assert recent is not None
         return Int8Cache(**parts, recent_keys=recent, table=table)
 
     def bytes_read(self, n_tokens: int) -> int:
-        config, scale = self._config, torch.float32.itemsize
+        heads, scale = self._heads, torch.float32.itemsize
         n_recent = n_tokens % KEY_BLOCK
-        blocks = (n_tokens - n_recent) // KEY_BLOCK * (KEY_BLOCK + scale) * config.kv_dim
-        values = n_tokens * (config.kv_dim + scale * config.n_kv_heads)
-        return config.n_layers * (blocks + n_recent * self._itemsize * config.kv_dim + values)
+        blocks = (n_tokens - n_recent) // KEY_BLOCK * (KEY_BLOCK + scale) * heads.kv_dim
+        values = n_tokens * (heads.kv_dim + scale * heads.n_kv_heads)
+        return self._n_layers * (blocks + n_recent * self._itemsize * heads.kv_dim + values)
+
+
+def kv_heads_of(config: ModelConfig) -> AttentionSpec:
+    """The attention of a layer; the KV heads of all layers are alike."""
+    return config.layers[0].attention
 
 
 def kv_layout_of(config: ModelConfig, kv_dtype: torch.dtype, dtype: torch.dtype) -> KVLayout:
@@ -157,9 +163,9 @@ def block_layout(config: ModelConfig, layout: KVLayout) -> BlockLayout:
     for name, part in layout.parts.items():
         offsets[name] = end
         end += -(-part.block_bytes // _ALIGNMENT) * _ALIGNMENT
-    n_heads = config.n_layers * config.n_kv_heads
-    row_bytes = 0 if layout.recent is None else n_heads * 2 * layout.recent.block_bytes
-    return BlockLayout(layout.parts, config.n_layers, config.n_kv_heads, offsets, end, row_bytes)
+    n_kv_heads = kv_heads_of(config).n_kv_heads
+    row_bytes = 0 if layout.recent is None else config.n_layers * n_kv_heads * 2 * layout.recent.block_bytes
+    return BlockLayout(layout.parts, config.n_layers, n_kv_heads, offsets, end, row_bytes)
 
 
 _HUGE_PAGE = 2 << 20

@@ -48,7 +48,7 @@ class KVCache:
         self.recent: list[Tensor] = []
         """Of each layer what rows have beside their blocks, [rows, kv_heads, 2 KEY_BLOCK, head_dim]; mostly nothing."""
         if (recent := self._layout.recent) is not None:
-            shape = (n_rows, config.n_kv_heads, 2 * KEY_BLOCK, *recent.shape)
+            shape = (n_rows, self.block_layout.n_kv_heads, 2 * KEY_BLOCK, *recent.shape)
             self.recent = [torch.zeros(shape, dtype=recent.dtype, device=device) for _ in range(config.n_layers)]
         self._tables: list[list[int]] = [[] for _ in range(n_rows)]
         self._open: set[int] = set()  # rows that are being written, or were when something came between

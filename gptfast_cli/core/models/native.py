@@ -6,7 +6,7 @@ to the bit in every dtype. In bfloat16 the residual stream is float32 all the sa
 
 import ctypes
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,13 +27,13 @@ from gptfast_cli.core.backends.cpu.engine import (
 )
 from gptfast_cli.core.backends.cpu.library import MAX_HEAD_DIM, MatrixRole, NormRole, SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
-from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.models.decoder import TokenLoop
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
+from gptfast_cli.core.models.rope import frequencies, rotation
 from gptfast_cli.core.models.sharding import ModelShard
-from gptfast_cli.core.models.transformer import frequencies, rotation
 from gptfast_cli.core.models.weights import assemble_layer
 from gptfast_cli.core.schemes import Block, Weight
 
@@ -52,22 +52,38 @@ class Unsupported:
     is_noted: bool = False
 
 
+def _is_like_llama(config: ModelConfig) -> bool:
+    """Whether all layers are alike, and none has what the kernels lack."""
+    (layer, *others), attention = config.kinds, config.layers[0].attention
+    plain = AttentionSpec(attention.n_heads, attention.n_kv_heads, attention.head_dim, attention.rope)
+    biased = replace(plain, qkv_bias=attention.qkv_bias, output_bias=attention.output_bias)
+    like = LayerSpec(biased, FeedForwardSpec(layer.feed_forward.dim, bias=layer.feed_forward.bias))
+    factors = (config.norm_offset, config.embedding_scale, config.logit_scale, config.logit_softcap)
+    rope = attention.rope
+    is_rotated = rope is not None and rope.rotary_dim in (None, attention.head_dim)
+    return not others and layer == like and is_rotated and factors == (0.0, 1.0, 1.0, None)
+
+
 def unsupported(
     config: ModelConfig, schemes: Collection[str], dtype: torch.dtype, device: torch.device
 ) -> Unsupported | None:
     """What keeps the engine from running a model of this shape, whose weights are in these schemes; None if nothing."""
+    head_dim = config.layers[0].attention.head_dim
     lanes = {torch.float32: 16, torch.bfloat16: 32}.get(dtype)
     if (
         device.type != "cpu"
         or lanes is None
-        or config.head_dim % lanes
-        or config.head_dim > MAX_HEAD_DIM
-        or max(config.dim, config.qkv_dim, config.ffn_dim, config.vocab_size) > _LARGEST_SIZE
+        or head_dim % lanes
+        or head_dim > MAX_HEAD_DIM
+        or max(config.dim, config.most_rows, config.vocab_size) > _LARGEST_SIZE
     ):
         return Unsupported(
-            f"heads of {config.head_dim} in {dtype_name(dtype)} on {device}",
+            f"heads of {head_dim} in {dtype_name(dtype)} on {device}",
             "It runs float32 and bfloat16 on a CPU, heads of whole vectors up to 256; leave out --backend.",
         )
+    if not _is_like_llama(config):
+        hint = "It runs models whose layers are those of a Llama; leave out --backend."
+        return Unsupported(f"layers of the {config.family} family", hint, is_noted=True)
     if unknown := sorted(set(schemes) - SCHEMES):
         hint = f"It runs {', '.join(sorted(SCHEMES))}; leave out --backend."
         return Unsupported(f"weights in {', '.join(unknown)}", hint, is_noted=True)
@@ -101,7 +117,9 @@ class NativeModel:
         self._engine = NativeEngine(library, self.shard.config, computing, n_threads=n_threads)
         if group.size > 1:
             self._engine.set_sum(group.sum, is_first=group.rank == 0)
-        self._frequencies = frequencies(config.head_dim, config.rope)
+        attention = config.layers[0].attention
+        assert attention.rope is not None
+        self._frequencies = frequencies(attention.head_dim, attention.rope)
         self._rotation = rotation(torch.arange(0), self._frequencies)  # of the positions that a cache had room for
         self._embedding: Weight | None = None
         self._n_layers = 0  # taken over so far
@@ -182,8 +200,12 @@ class NativeModel:
 
     def _take_layer(self, block: Mapping[str, Weight]) -> None:
         layer, weights = self._n_layers, assemble_layer(block)
-        self._engine.set_norm(layer, NormRole.ATTENTION_NORM, weights.attention_norm)
-        self._engine.set_norm(layer, NormRole.FFN_NORM, weights.ffn_norm)
+        for norm, weight in (
+            (NormRole.ATTENTION_NORM, weights.attention_norm),
+            (NormRole.FFN_NORM, weights.ffn_norm),
+        ):
+            assert weight is not None
+            self._engine.set_norm(layer, norm, weight)
         for role, linear in (
             (MatrixRole.QKV, weights.qkv),
             (MatrixRole.OUTPUT, weights.attention_output),

@@ -8,8 +8,9 @@ are sharded by tokens. With fewer KV heads than ranks, KV heads are replicated.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.config import LayerSpec, ModelConfig, QKNorm
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.models.weights import VOCABULARY_WEIGHTS, layer_of
 from gptfast_cli.core.schemes import WHOLE, Block
 
 _MOST_RANKS = 64
@@ -26,29 +27,33 @@ class ModelShard:
     @property
     def config(self) -> ModelConfig:
         """The shape of the shard: its own heads, features and tokens."""
+        parts = {kind: self._layer(kind) for kind in self.whole.kinds}
         return replace(
             self.whole,
-            n_heads=_length(self.heads),
-            n_kv_heads=_length(self.kv_heads),
-            ffn_dim=_length(self.features),
+            layers=tuple(parts[layer] for layer in self.whole.layers),
             vocab_size=_length(self.tokens),
         )
 
-    @property
-    def heads(self) -> slice:
-        """Query heads."""
-        return _even(self.whole.n_heads, self.rank, self.size)
+    def _layer(self, layer: LayerSpec) -> LayerSpec:
+        n_heads, n_kv_heads = _length(self.heads(layer)), _length(self.kv_heads(layer))
+        return replace(
+            layer,
+            attention=replace(layer.attention, n_heads=n_heads, n_kv_heads=n_kv_heads),
+            feed_forward=replace(layer.feed_forward, dim=_length(self.features(layer))),
+        )
 
-    @property
-    def kv_heads(self) -> slice:
-        """KV heads of the query heads."""
-        group = self.whole.n_heads // self.whole.n_kv_heads
-        return slice(self.heads.start // group, -(-self.heads.stop // group))
+    def heads(self, layer: LayerSpec) -> slice:
+        """Query heads of a layer."""
+        return _even(layer.attention.n_heads, self.rank, self.size)
 
-    @property
-    def features(self) -> slice:
-        """Features of the feed-forward network."""
-        return _even(self.whole.ffn_dim, self.rank, self.size)
+    def kv_heads(self, layer: LayerSpec) -> slice:
+        """KV heads of these query heads."""
+        group, heads = layer.attention.n_heads // layer.attention.n_kv_heads, self.heads(layer)
+        return slice(heads.start // group, -(-heads.stop // group))
+
+    def features(self, layer: LayerSpec) -> slice:
+        """Features of the feed-forward network of a layer."""
+        return _even(layer.feed_forward.dim, self.rank, self.size)
 
     @property
     def tokens(self) -> slice:
@@ -63,29 +68,31 @@ class ModelShard:
 
     def block(self, name: str) -> Block | None:
         """The block of a weight, by its name in `weight_shapes`; None if only the first rank holds it."""
-        rows_of_qkv, rows_of_gate_up = self._rows_of_qkv(), self._rows_of_gate_up()
+        if name in VOCABULARY_WEIGHTS:
+            return Block(rows=(self.tokens,))
+        return self._block_in_layer(self.whole.layers[layer_of(name)], name) if "." in name else WHOLE
+
+    def _block_in_layer(self, layer: LayerSpec, name: str) -> Block | None:
+        attention, features = layer.attention, self.features(layer)
+        queries, keys = (_scaled(heads, attention.head_dim) for heads in (self.heads(layer), self.kv_heads(layer)))
+        rows_of_qkv = Block(
+            rows=(queries, _shifted(keys, attention.q_dim), _shifted(keys, attention.q_dim + attention.kv_dim))
+        )
+        rows_of_gate_up = Block(rows=(features, _shifted(features, layer.feed_forward.dim)))
         added_once = WHOLE if self.rank == 0 else None
         blocks = {
-            "embedding": Block(rows=(self.tokens,)),
             "qkv": rows_of_qkv,
             "qkv_bias": rows_of_qkv,
-            "attention_output": Block(columns=_scaled(self.heads, self.whole.head_dim)),
+            "attention_output": Block(columns=queries),
             "attention_output_bias": added_once,
             "gate_up": rows_of_gate_up,
             "gate_up_bias": rows_of_gate_up,
-            "down": Block(columns=self.features),
+            "down": Block(columns=features),
             "down_bias": added_once,
-            "head": Block(rows=(self.tokens,)),
         }
+        if attention.qk_norm is QKNorm.WIDTH:
+            blocks |= {"q_norm": Block(rows=(queries,)), "k_norm": Block(rows=(keys,))}
         return blocks.get(name.rpartition(".")[2], WHOLE)
-
-    def _rows_of_qkv(self) -> Block:
-        queries, keys = (_scaled(heads, self.whole.head_dim) for heads in (self.heads, self.kv_heads))
-        first_key, first_value = self.whole.q_dim, self.whole.q_dim + self.whole.kv_dim
-        return Block(rows=(queries, _shifted(keys, first_key), _shifted(keys, first_value)))
-
-    def _rows_of_gate_up(self) -> Block:
-        return Block(rows=(self.features, _shifted(self.features, self.whole.ffn_dim)))
 
 
 def check_divides(config: ModelConfig, size: int) -> None:
@@ -97,12 +104,13 @@ def check_divides(config: ModelConfig, size: int) -> None:
 
 
 def _obstacles(config: ModelConfig, size: int) -> Iterator[str]:
-    if config.n_heads % size:
-        yield f"{config.n_heads} query heads are not divisible by {size}"
-    if config.n_kv_heads % size and size % config.n_kv_heads:
-        yield f"{config.n_kv_heads} KV heads are not divisible by {size}"
-    if config.ffn_dim % size:
-        yield f"ffn_dim {config.ffn_dim} is not divisible by {size}"
+    for attention, feed_forward in ((kind.attention, kind.feed_forward) for kind in config.kinds):
+        if attention.n_heads % size:
+            yield f"{attention.n_heads} query heads are not divisible by {size}"
+        if attention.n_kv_heads % size and size % attention.n_kv_heads:
+            yield f"{attention.n_kv_heads} KV heads are not divisible by {size}"
+        if feed_forward.dim % size:
+            yield f"ffn_dim {feed_forward.dim} is not divisible by {size}"
 
 
 def _even(count: int, rank: int, size: int) -> slice:

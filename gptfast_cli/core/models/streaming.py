@@ -26,7 +26,8 @@ from gptfast_cli.core.backends import (
 )
 from gptfast_cli.core.backends.layer_cache import FloatCache
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.models.transformer import decoder_layer, frequencies, rotation
+from gptfast_cli.core.models.rope import LayerRotations
+from gptfast_cli.core.models.transformer import decoder_layers, scaled_embedding, shaped_logits
 from gptfast_cli.core.models.weights import LayerWeights
 from gptfast_cli.core.schemes import Weight
 
@@ -70,30 +71,31 @@ class Stream:
         """`filled_up`: batch texts of different lengths, padding the shorter ones."""
         self._config = config
         self._backend = backend
-        self._layer = decoder_layer(config, backend)
-        self._frequencies = frequencies(config.head_dim, config.rope).to(device)
+        self._rotations = LayerRotations(config.layers, device)
         self._device = device
+        self.layers = decoder_layers(config, backend)
         self._batches = [self._batch(texts, numbers) for numbers in _alike(texts, filled_up=filled_up)]
 
     @torch.inference_mode()
     def embed(self, embedding: Weight, dtype: torch.dtype) -> None:
         """Embed all tokens, in the compute dtype."""
         for batch, x in zip(self._batches, self.room(self._config.dim, dtype), strict=True):
-            batch.x = x.copy_(self._backend.embed(batch.tokens, embedding, dtype))
+            batch.x = x.copy_(scaled_embedding(self._backend.embed(batch.tokens, embedding, dtype), self._config))
 
-    def layer(self, weights: LayerWeights) -> None:
-        """Compute the next layer."""
-        self.run(partial(self._layer, layer=weights))
+    def layer(self, number: int, weights: LayerWeights) -> None:
+        """Compute a layer."""
+        self.run(number, partial(self.layers[number], layer=weights))
 
     @torch.inference_mode()
-    def run(self, operation: Operation) -> None:
-        """Replace the states of each batch by the output of an operation."""
+    def run(self, number: int, operation: Operation) -> None:
+        """Replace the states of each batch by the output of an operation of layer `number`."""
+        attention = self._config.layers[number].attention
         for batch in self._batches:
             n_rows, time = batch.tokens.shape
             at = torch.arange(time, device=self._device).expand(n_rows, time)
-            place = RopePositions(at, *rotation(at, self._frequencies))
+            place = self._rotations.at(at)[number]
             table = torch.arange(n_rows * -(-time // KEY_BLOCK), device=self._device).view(n_rows, -1)
-            shape = (table.numel(), self._config.n_kv_heads, KEY_BLOCK, self._config.head_dim)
+            shape = (table.numel(), attention.n_kv_heads, KEY_BLOCK, attention.head_dim)
             cache = FloatCache(batch.x.new_zeros(shape), batch.x.new_zeros(shape), table)
             batch.x.copy_(operation(batch.x, place=place, cache=cache))
 
@@ -134,12 +136,13 @@ class Stream:
     @torch.inference_mode()
     def _logits(self, x: Tensor, *, norm: Weight, head: Weight) -> Tensor:
         logits = torch.empty(len(x), self._config.vocab_size, device=self._device)
+        last_norm = Norm(norm, self._config.norm_eps, self._config.norm_offset)
         n_rows = max(1, _SLICE_ELEMENTS // self._config.dim)
         for first in range(0, self._config.vocab_size, n_rows):
             rows = slice(first, first + n_rows)
             part = Linear(head.row_block(rows))
-            logits[:, rows] = self._backend.head(x, part, norm=Norm(norm, self._config.norm_eps))
-        return logits
+            logits[:, rows] = self._backend.head(x, part, norm=last_norm)
+        return shaped_logits(logits, self._config)
 
     def _batch(self, texts: Sequence[Sequence[int]], numbers: Sequence[int]) -> _Batch:
         lengths = [len(texts[number]) for number in numbers]

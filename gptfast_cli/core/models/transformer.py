@@ -1,12 +1,7 @@
-"""A Llama-like transformer in PyTorch's operations: RoPE, decoder layers, and the model around them.
+"""A decoder in PyTorch's operations: its layers as their specs describe them, and the model around them."""
 
-Pair i of a head of size d turns by position * theta^(-2i/d) (Su et al. 2021, arXiv:2104.09864); scaling stretches
-some of these frequencies so that a model reaches further than it was trained.
-"""
-
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gptfast_cli.core.backends import (
     REFERENCE,
-    AttentionSpec,
+    AttentionNorms,
     Backend,
     LayerCache,
     Linear,
@@ -22,42 +17,15 @@ from gptfast_cli.core.backends import (
     RopePositions,
     phase,
 )
-from gptfast_cli.core.config import LinearScaling, Llama3Scaling, ModelConfig, RopeConfig
+from gptfast_cli.core.backends.reference import softcapped
+from gptfast_cli.core.config import LayerSpec, ModelConfig, QKNorm
 from gptfast_cli.core.device import to_device, torch_threads
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
+from gptfast_cli.core.models.rope import LayerRotations, positions
 from gptfast_cli.core.models.sharding import ModelShard
 from gptfast_cli.core.models.weights import LayerWeights, ModelWeights
-
-
-def frequencies(head_dim: int, rope: RopeConfig) -> Tensor:
-    """Radians for each token, [head_dim / 2] float32."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
-    plain = 1.0 / rope.theta**exponents
-    match rope.scaling:
-        case None:
-            return plain
-        case LinearScaling(factor):
-            return plain / factor
-        case Llama3Scaling() as scaling:
-            return _llama3(plain, scaling)
-
-
-def rotation(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine at positions [batch, time]: two [batch, time, head_dim / 2] float32.
-
-    The angles are float32 too, rounded as every trained model saw them.
-    """
-    angles = positions.unsqueeze(-1).float() * frequencies
-    return angles.cos(), angles.sin()
-
-
-def _llama3(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
-    turns = scaling.original_context * plain / (2 * math.pi)  # full turns within the original context
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)  # 1: high frequency, as it was; 0: low, divided
-    return (1 - kept) * plain / scaling.factor + kept * plain
-
+from gptfast_cli.core.schemes import Weight
 
 _ROWS_AT_ONCE = 16
 
@@ -81,11 +49,12 @@ def _log_totals(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """What the layers of a model have in common: everything but their weights."""
+    """Everything of a layer but its weights; `spec` is that of the rank's shard."""
 
     backend: Backend
-    attention: AttentionSpec
+    spec: LayerSpec
     norm_eps: float
+    norm_offset: float
     group: ProcessGroup = ALONE
 
     def __call__(self, x: Tensor, layer: LayerWeights, *, place: RopePositions, cache: LayerCache) -> Tensor:
@@ -94,45 +63,88 @@ class DecoderLayer:
 
     def heads(self, x: Tensor, layer: LayerWeights, *, place: RopePositions, cache: LayerCache) -> Tensor:
         """The first part, in which tokens see one another: what the heads make of that, [batch, time, q_dim]."""
-        backend, spec = self.backend, self.attention
+        backend, spec = self.backend, self.spec.attention
         with phase("project_qkv"):
-            norm = Norm(layer.attention_norm, self.norm_eps)
-            q = backend.project_qkv(x, layer.qkv, norm=norm, place=place, cache=cache, spec=spec)
+            q = backend.project_qkv(
+                x,
+                layer.qkv,
+                norms=self._attention_norms(layer),
+                place=place,
+                cache=cache,
+                spec=spec,
+            )
         with phase("attend"):
             return backend.attend(q, cache, place=place, spec=spec)
 
     def join(self, x: Tensor, heads: Tensor, layer: LayerWeights) -> Tensor:
         """The second part: x with what the heads add to it."""
         with phase("project_output"):
-            return self._summed(self.backend.project_output(heads, layer.attention_output, residual=self._once(x)))
+            y = self.backend.project_output(heads, layer.attention_output, residual=self._residual(x))
+            return self._added(x, y, layer.attention_output_norm)
 
     def feed_forward(self, x: Tensor, layer: LayerWeights) -> Tensor:
         """The third part, each token by itself: x with what the feed-forward network adds to it."""
         with phase("gate_up"):
-            hidden = self.backend.gate_up(x, layer.gate_up, norm=Norm(layer.ffn_norm, self.norm_eps))
+            activation = self.spec.feed_forward.activation
+            hidden = self.backend.gate_up(x, layer.gate_up, norm=self._norm(layer.ffn_norm), activation=activation)
         with phase("down"):
-            return self._summed(self.backend.down(hidden, layer.down, residual=self._once(x)))
+            y = self.backend.down(hidden, layer.down, residual=self._residual(x))
+            return self._added(x, y, layer.ffn_output_norm)
 
-    def _once(self, residual: Tensor) -> Tensor:
-        """The residual on one rank, and nothing on the others: what they have is summed up."""
-        return residual if self.group.rank == 0 else torch.zeros_like(residual)
+    def _residual(self, x: Tensor) -> Tensor | None:
+        """What a projection may add to its output itself: the residual, on one rank of those that sum up."""
+        return x if self._adds_plainly and self.group.rank == 0 else None
 
-    def _summed(self, x: Tensor) -> Tensor:
+    def _added(self, x: Tensor, y: Tensor, norm: Weight | None) -> Tensor:
+        """x and a rank's y, which may have x in it already."""
         with phase("sum"):
-            return self.group.sum(x)
+            y = self.group.sum(y)
+        return (
+            y if self._adds_plainly else self.backend.add(x, y, norm=self._norm(norm), scale=self.spec.residual_scale)
+        )
+
+    @property
+    def _adds_plainly(self) -> bool:
+        return self.spec.residual_scale == 1 and not self.spec.norms.is_after
+
+    def _norm(self, weight: Weight | None) -> Norm | None:
+        return None if weight is None else Norm(weight, self.norm_eps, self.norm_offset)
+
+    def _attention_norms(self, layer: LayerWeights) -> AttentionNorms:
+        q, k = self._norm(layer.q_norm), self._norm(layer.k_norm)
+        if q is not None and k is not None and self.spec.attention.qk_norm is QKNorm.WIDTH and self.group.size > 1:
+            q, k = replace(q, average=self._average), replace(k, average=self._average)
+        return AttentionNorms(self._norm(layer.attention_norm), q, k)
+
+    def _average(self, x: Tensor) -> Tensor:
+        return self.group.sum(x) / self.group.size
 
 
-def decoder_layer(config: ModelConfig, backend: Backend, group: ProcessGroup = ALONE) -> DecoderLayer:
-    """The layer of a model, or of the part that a rank has, on a backend."""
-    attention = AttentionSpec(config.n_heads, config.n_kv_heads, config.head_dim)
-    return DecoderLayer(backend, attention, config.norm_eps, group)
+def decoder_layers(config: ModelConfig, backend: Backend, group: ProcessGroup = ALONE) -> list[DecoderLayer]:
+    """The layers of a model, or of the part that a rank has, on a backend."""
+    of_kind = {kind: DecoderLayer(backend, kind, config.norm_eps, config.norm_offset, group) for kind in config.kinds}
+    return [of_kind[layer] for layer in config.layers]
+
+
+def scaled_embedding(x: Tensor, config: ModelConfig) -> Tensor:
+    """Embedding rows as the first layer reads them."""
+    if config.embedding_scale == 1:
+        return x
+    return x * torch.tensor(config.embedding_scale, dtype=x.dtype, device=x.device)
+
+
+def shaped_logits(logits: Tensor, config: ModelConfig) -> Tensor:
+    """Products of the head as the logits of a model."""
+    if config.logit_scale != 1:
+        logits = logits * config.logit_scale
+    return logits if config.logit_softcap is None else softcapped(logits, config.logit_softcap)
 
 
 ALL_ROWS = slice(None)
 
 
 class Transformer:
-    """A decoder of the Llama class over weights that stay as their schemes store them."""
+    """A decoder over weights that stay as their schemes store them."""
 
     backend = REFERENCE
     has_own_threads = False
@@ -160,8 +172,8 @@ class Transformer:
         self.device = next(iter(weights.embedding.parts.values())).device
         self._backend = backend
         self.group = group
-        self._layer = decoder_layer(self.shard.config, backend, group)
-        self._frequencies = frequencies(config.head_dim, config.rope).to(self.device)
+        self._layers = decoder_layers(self.shard.config, backend, group)
+        self._rotations = LayerRotations(config.layers, self.device)
 
     @torch.inference_mode()
     def forward(self, tokens: Tensor, cache: KVCache, *, rows: slice = ALL_ROWS) -> Tensor:
@@ -225,12 +237,9 @@ class Transformer:
         return batch, positions(cache.lengths[rows], batch.shape[1], self.device)
 
     def tensors(self) -> Iterator[Tensor]:
+        yield from (each for each in self._rotations.frequencies if each is not None)
         weights = [self.weights.embedding, self.weights.norm, self.weights.head]
-        for layer in self.weights.layers:
-            linears = (layer.qkv, layer.attention_output, layer.gate_up, layer.down)
-            weights += [layer.attention_norm, layer.ffn_norm, *(linear.weight for linear in linears)]
-            weights += [linear.bias for linear in linears if linear.bias is not None]
-        yield self._frequencies
+        weights += [weight for layer in self.weights.layers for weight in layer.all()]
         for weight in weights:
             yield from weight.parts.values()
 
@@ -248,10 +257,10 @@ class Transformer:
         return torch.cat(x, dim=1)
 
     def _hidden(self, tokens: Tensor, positions: Tensor, layers: Sequence[LayerCache]) -> Tensor:
-        place = RopePositions(positions, *rotation(positions, self._frequencies))
-        x = self._embedded(tokens)
-        for layer, cache in zip(self.weights.layers, layers, strict=True):
-            x = self._layer(x, layer, place=place, cache=cache)
+        places = self._rotations.at(positions)
+        x = scaled_embedding(self._embedded(tokens), self.config)
+        for layer, weights, place, cache in zip(self._layers, self.weights.layers, places, layers, strict=True):
+            x = layer(x, weights, place=place, cache=cache)
         return x
 
     def _embedded(self, tokens: Tensor) -> Tensor:
@@ -263,11 +272,5 @@ class Transformer:
         return self.group.sum(x * is_own.unsqueeze(-1))  # every other rank has zeros there
 
     def _head(self, x: Tensor) -> Tensor:
-        norm = Norm(self.weights.norm, self.config.norm_eps)
-        return self._backend.head(x, Linear(self.weights.head), norm=norm)
-
-
-def positions(starts: Sequence[int], time: int, device: torch.device) -> Tensor:
-    """Positions of `time` tokens that go on from each start, [batch, time] int64."""
-    first = to_device(starts, torch.int64, device).unsqueeze(-1)
-    return first + torch.arange(time, device=device)
+        norm = Norm(self.weights.norm, self.config.norm_eps, self.config.norm_offset)
+        return shaped_logits(self._backend.head(x, Linear(self.weights.head), norm=norm), self.config)

@@ -4,12 +4,12 @@ Query, key and value rows stand in one matrix, as do gate and up: one product in
 one ascending stream of memory.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from gptfast_cli.core.backends import Linear
-from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.config import LayerSpec, ModelConfig, QKNorm
 from gptfast_cli.core.schemes import Weight
 
 VOCABULARY_WEIGHTS = ("embedding", "head")
@@ -18,20 +18,34 @@ VOCABULARY_WEIGHTS = ("embedding", "head")
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One decoder layer."""
+    """One decoder layer; its spec says which norms and biases there are."""
 
-    attention_norm: Weight  # [dim]
     qkv: Linear  # [q_dim + 2 kv_dim, dim]: all query rows, then key rows, then value rows
     attention_output: Linear  # [dim, q_dim]
-    ffn_norm: Weight  # [dim]
     gate_up: Linear  # [2 ffn_dim, dim]: all gate rows, then all up rows
     down: Linear  # [dim, ffn_dim]
+    attention_norm: Weight | None = None  # [dim], of the input of attention
+    q_norm: Weight | None = None  # [head_dim] or [q_dim]
+    k_norm: Weight | None = None  # [head_dim] or [kv_dim]
+    attention_output_norm: Weight | None = None  # [dim]
+    ffn_norm: Weight | None = None  # [dim], of the input of the feed-forward
+    ffn_output_norm: Weight | None = None  # [dim]
+
+    def all(self) -> Iterator[Weight]:
+        """Every weight of the layer."""
+        for linear in (self.qkv, self.attention_output, self.gate_up, self.down):
+            yield linear.weight
+            if linear.bias is not None:
+                yield linear.bias
+        yield from (weight for name in _NORMS if (weight := getattr(self, name)) is not None)
 
     @property
     def n_bytes(self) -> int:
         """Bytes of the layer's weights."""
-        linears = (self.qkv, self.attention_output, self.gate_up, self.down)
-        return self.attention_norm.n_bytes + self.ffn_norm.n_bytes + sum(linear.n_bytes for linear in linears)
+        return sum(weight.n_bytes for weight in self.all())
+
+
+_NORMS = ("attention_norm", "q_norm", "k_norm", "attention_output_norm", "ffn_norm", "ffn_output_norm")
 
 
 @dataclass(frozen=True)
@@ -53,15 +67,20 @@ class ModelWeights:
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every weight by name, in reading order."""
-    table, in_layer = (config.vocab_size, config.dim), _layer_shapes(config)
-    ends = {"embedding": table, "norm": (config.dim,), "head": table}
-    names = [name for block in weight_blocks(config) for name in block]
-    return {name: ends[name] if name in ends else in_layer[name.split(".", 2)[2]] for name in names}
+    table = (config.vocab_size, config.dim)
+    shapes: dict[str, tuple[int, ...]] = {"embedding": table}
+    of_kind = {kind: layer_shapes(kind, config.dim) for kind in config.kinds}
+    for number, layer in enumerate(config.layers):
+        shapes |= {f"layers.{number}.{name}": shape for name, shape in of_kind[layer].items()}
+    return shapes | {"norm": (config.dim,)} | ({} if config.tied_embeddings else {"head": table})
 
 
 def weight_blocks(config: ModelConfig) -> list[tuple[str, ...]]:
     """The names in blocks, one pass over a model: embedding, each layer, final norm and head."""
-    layers = [tuple(f"layers.{layer}.{name}" for name in _layer_shapes(config)) for layer in range(config.n_layers)]
+    layers = [
+        tuple(f"layers.{number}.{name}" for name in layer_shapes(layer, config.dim))
+        for number, layer in enumerate(config.layers)
+    ]
     return [("embedding",), *layers, ("norm",) if config.tied_embeddings else ("norm", "head")]
 
 
@@ -89,26 +108,40 @@ def assemble_layer(block: Mapping[str, Weight]) -> LayerWeights:
         return Linear(weights[name], weights.get(f"{name}_bias"))
 
     return LayerWeights(
-        attention_norm=weights["attention_norm"],
         qkv=linear("qkv"),
         attention_output=linear("attention_output"),
-        ffn_norm=weights["ffn_norm"],
         gate_up=linear("gate_up"),
         down=linear("down"),
+        **{name: weights[name] for name in _NORMS if name in weights},
     )
 
 
-def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def layer_shapes(layer: LayerSpec, dim: int) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight of a layer by its name there, in reading order."""
+    attention, n_features = layer.attention, layer.feed_forward.dim
     shapes: dict[str, tuple[int, ...]] = {
-        "attention_norm": (config.dim,),
-        "qkv": (config.qkv_dim, config.dim),
-        "attention_output": (config.dim, config.q_dim),
-        "ffn_norm": (config.dim,),
-        "gate_up": (2 * config.ffn_dim, config.dim),
-        "down": (config.dim, config.ffn_dim),
+        "attention_norm": (dim,),
+        "qkv": (attention.qkv_dim, dim),
+        "q_norm": (attention.head_dim if attention.qk_norm is QKNorm.HEAD else attention.q_dim,),
+        "k_norm": (attention.head_dim if attention.qk_norm is QKNorm.HEAD else attention.kv_dim,),
+        "attention_output": (dim, attention.q_dim),
+        "attention_output_norm": (dim,),
+        "ffn_norm": (dim,),
+        "gate_up": (2 * n_features, dim),
+        "down": (dim, n_features),
+        "ffn_output_norm": (dim,),
+        "qkv_bias": (attention.qkv_dim,),
+        "attention_output_bias": (dim,),
+        "gate_up_bias": (2 * n_features,),
+        "down_bias": (dim,),
     }
-    if config.attention_bias:
-        shapes |= {"qkv_bias": (config.qkv_dim,), "attention_output_bias": (config.dim,)}
-    if config.ffn_bias:
-        shapes |= {"gate_up_bias": (2 * config.ffn_dim,), "down_bias": (config.dim,)}
-    return shapes
+    lacking = {
+        ("attention_norm", "ffn_norm"): not layer.norms.is_before,
+        ("attention_output_norm", "ffn_output_norm"): not layer.norms.is_after,
+        ("q_norm", "k_norm"): attention.qk_norm is None,
+        ("qkv_bias",): not attention.qkv_bias,
+        ("attention_output_bias",): not attention.output_bias,
+        ("gate_up_bias", "down_bias"): not layer.feed_forward.bias,
+    }
+    absent = {name for names, is_absent in lacking.items() if is_absent for name in names}
+    return {name: shape for name, shape in shapes.items() if name not in absent}

@@ -22,8 +22,7 @@ from gptfast_cli.core.backends import LayerCache, Linear, RopePositions
 from gptfast_cli.core.backends.reference import Reference, linear
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.models.streaming import Operation, Stream
-from gptfast_cli.core.models.transformer import decoder_layer
-from gptfast_cli.core.models.weights import assemble_layer
+from gptfast_cli.core.models.weights import assemble_layer, layer_of
 from gptfast_cli.core.quantize.quantizers import Inputs
 from gptfast_cli.core.schemes import Weight, schemes
 from gptfast_cli.core.schemes.plain import plain
@@ -80,10 +79,10 @@ class Calibration:
         backend = Reference(self._tap)
         # unpadded: padding tokens would count in the moments
         self._stream = Stream(config, texts, backend=backend, device=device, filled_up=False)
-        self._decoder_layer = decoder_layer(config, backend)
-        self._q_dim = config.q_dim
+        self._q_dims = [layer.attention.q_dim for layer in config.layers]
         self._device, self._dtype = device, dtype
         self._block: dict[str, Weight] = {}
+        self._layer = 0  # that is being computed
         self._part = _N_PARTS  # the next part to run; _N_PARTS after the layer
         self._heads: list[Tensor] = []  # attention outputs of each batch, computed by part 0 and read by part 1
 
@@ -93,7 +92,8 @@ class Calibration:
         self._block = {name: self._dense(weight) if is_layer else weight for name, weight in block.items()}
         self._part = 0 if is_layer else _N_PARTS
         if is_layer:
-            self._heads = self._stream.room(self._q_dim, self._dtype)
+            self._layer = layer_of(next(iter(block)))
+            self._heads = self._stream.room(self._q_dims[self._layer], self._dtype)
         if "norm" in block:
             self._stream.end()  # no matrix after the layers is calibrated
 
@@ -107,7 +107,7 @@ class Calibration:
         while self._part < _PART_OF[name.split(".")[2]]:
             self._go_on()
         self._tap.await_inputs(self._block[name], self._device)
-        self._stream.run(partial(_until_reached, self._operation()))
+        self._stream.run(self._layer, partial(_until_reached, self._operation()))
         return self._tap.taken_in().mean()
 
     def replace(self, name: str, weight: Weight) -> None:
@@ -125,14 +125,14 @@ class Calibration:
         self._block = {}
 
     def _go_on(self) -> None:
-        self._stream.run(self._operation())
+        self._stream.run(self._layer, self._operation())
         self._part += 1
         if self._part == _PART_OF["gate_up"]:
             self._heads = []  # free them before the feed-forward, which needs the most memory
 
     def _operation(self) -> Operation:
         """The next part of the layer with the current weights."""
-        layer, weights = self._decoder_layer, assemble_layer(self._block)
+        layer, weights = self._stream.layers[self._layer], assemble_layer(self._block)
         heads = iter(self._heads)
 
         def attend(x: Tensor, *, place: RopePositions, cache: LayerCache) -> Tensor:

@@ -102,13 +102,14 @@ class NativeEngine:
     def __init__(self, library: ctypes.CDLL, config: ModelConfig, options: ComputeOptions, *, n_threads: int) -> None:
         self.library = library
         self._vocab_size = config.vocab_size
+        layer = config.layers[0]
         dimensions = Dimensions(
             config.n_layers,
             config.dim,
-            config.n_heads,
-            config.n_kv_heads,
-            config.head_dim,
-            config.ffn_dim,
+            layer.attention.n_heads,
+            layer.attention.n_kv_heads,
+            layer.attention.head_dim,
+            layer.feed_forward.dim,
             config.vocab_size,
             config.norm_eps,
             options.dtype is torch.bfloat16,

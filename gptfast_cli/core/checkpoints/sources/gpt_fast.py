@@ -29,6 +29,7 @@ from gptfast_cli.core.checkpoints.shard import Shard
 from gptfast_cli.core.checkpoints.sources.huggingface import check_identical, read_config
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.models.weights import weight_shapes
 
 _FILE = "model.pth"
 _FUSED = "attention.wqkv.weight"
@@ -66,7 +67,7 @@ def _file(path: Path) -> Path:
 
 
 def _refuse_biases(config: ModelConfig) -> None:
-    if config.attention_bias or config.ffn_bias:
+    if any(name.endswith("_bias") for name in weight_shapes(config)):
         raise UsageError(f"{CONFIG_FILE}: declares biases, which gpt-fast lacks.", "Convert the original model.")
 
 
@@ -98,8 +99,10 @@ def _part(config: ModelConfig, shard: Shard, name: str) -> WeightPart:
     part = tensor_part(shard, stored)
     if stored == name:
         return part
-    ends = {QUERY: (0, config.q_dim), KEY: (config.q_dim, config.q_dim + config.kv_dim)}
-    start, end = ends.get("attention." + name.partition(".attention.")[2], (config.q_dim + config.kv_dim, None))
+    attention = config.layers[0].attention
+    first_key, first_value = attention.q_dim, attention.q_dim + attention.kv_dim
+    ends = {QUERY: (0, first_key), KEY: (first_key, first_value)}
+    start, end = ends.get("attention." + name.partition(".attention.")[2], (first_value, None))
     return slice_rows(part, slice(start, end))
 
 

@@ -32,6 +32,7 @@ from gptfast_cli.core.checkpoints.foreign import (
 from gptfast_cli.core.checkpoints.shard import Shard, TensorInfo
 from gptfast_cli.core.config import ModelConfig, RopeConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
+from gptfast_cli.core.families.llama import LlamaSizes
 
 _SUFFIX = ".bin"
 _HEADER = "the header"
@@ -114,8 +115,7 @@ def _config(sizes: tuple[int, ...], *, tied: bool) -> ModelConfig | None:
         return None
     if dim % (2 * n_heads) or n_heads % n_kv_heads:
         return None
-    return ModelConfig(
-        family="llama",
+    return LlamaSizes(
         n_layers=n_layers,
         dim=dim,
         n_heads=n_heads,
@@ -127,7 +127,7 @@ def _config(sizes: tuple[int, ...], *, tied: bool) -> ModelConfig | None:
         norm_eps=1e-5,
         rope=RopeConfig(10_000.0),
         tied_embeddings=tied,
-    )
+    ).config()
 
 
 def _layout(file: Path, config: ModelConfig, version: int) -> dict[str, TensorInfo]:
@@ -153,7 +153,7 @@ def _tensors(config: ModelConfig, version: int) -> Iterator[tuple[str, tuple[int
         yield EMBEDDING, shapes[EMBEDDING]
         yield from _of_layers(config, _ORDER_0)
         yield NORM, shapes[NORM]
-        yield "rotation", (2, config.max_context, config.head_dim // 2)  # cosines and sines of RoPE
+        yield "rotation", (2, config.max_context, config.layers[0].attention.head_dim // 2)  # cosines and sines of RoPE
     else:
         yield from _of_layers(config, (ATTENTION_NORM, FFN_NORM))
         yield NORM, shapes[NORM]
@@ -169,7 +169,8 @@ def _of_layers(config: ModelConfig, names: tuple[str, ...]) -> Iterator[tuple[st
 
 
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    dim, kv_dim, ffn_dim = config.dim, config.kv_dim, config.ffn_dim
+    dim, layer = config.dim, config.layers[0]
+    kv_dim, ffn_dim = layer.attention.kv_dim, layer.feed_forward.dim
     return {
         **dict.fromkeys((EMBEDDING, HEAD), (config.vocab_size, dim)),
         **dict.fromkeys((ATTENTION_NORM, FFN_NORM, NORM), (dim,)),

@@ -36,7 +36,9 @@ from gptfast_cli.core.checkpoints.shard import Shard
 from gptfast_cli.core.checkpoints.sources.huggingface import check_identical, read_config
 from gptfast_cli.core.config import ModelConfig, RopeConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
+from gptfast_cli.core.families.llama import LlamaSizes
 from gptfast_cli.core.fields import Fields, read_fields
+from gptfast_cli.core.models.weights import weight_shapes
 
 PARAMS_FILE = "params.json"
 
@@ -123,8 +125,7 @@ def _config(fields: Fields, shards: Sequence[Shard]) -> ModelConfig:
     declared = fields.integer("vocab_size", -1, minimum=-1)
     if declared not in (-1, vocab_size):
         raise fields.corrupt("vocab_size", f"is {declared}, and {EMBEDDING} has {vocab_size} rows")
-    return ModelConfig(
-        family="llama",
+    return LlamaSizes(
         n_layers=fields.integer("n_layers", maximum=10_000),
         dim=dim,
         n_heads=n_heads,
@@ -136,7 +137,7 @@ def _config(fields: Fields, shards: Sequence[Shard]) -> ModelConfig:
         norm_eps=fields.number("norm_eps", 1e-5),
         rope=RopeConfig(fields.number("rope_theta", 10_000.0)),
         tied_embeddings=HEAD not in shards[0].tensors,
-    )
+    ).config()
 
 
 def _context_note(config: ModelConfig) -> str:
@@ -147,7 +148,7 @@ def _context_note(config: ModelConfig) -> str:
 
 
 def _refuse_biases(config: ModelConfig) -> None:
-    if config.attention_bias or config.ffn_bias:
+    if any(name.endswith("_bias") for name in weight_shapes(config)):
         raise UsageError(f"{CONFIG_FILE}: declares biases, which Meta's format lacks.", "Convert the original model.")
 
 
