@@ -51,7 +51,7 @@ class RopeConfig:
 
 
 class QKNorm(StrEnum):
-    """What queries and keys are normalised over, before they are rotated: each head by itself, or all heads at once."""
+    """What queries and keys are normalized over, before they are rotated: each head by itself, or all heads at once."""
 
     HEAD = "head"
     WIDTH = "width"
@@ -73,12 +73,12 @@ class NormPlacement(StrEnum):
 
     @property
     def is_before(self) -> bool:
-        """Whether the input is normalised."""
+        """Whether the input is normalized."""
         return self is not NormPlacement.POST
 
     @property
     def is_after(self) -> bool:
-        """Whether the output is normalised."""
+        """Whether the output is normalized."""
         return self is not NormPlacement.PRE
 
 
@@ -202,3 +202,43 @@ class ModelConfig:
     def kv_bytes_per_token(self, bytes_per_element: int) -> int:
         """Bytes of KV cache that one token takes in all layers."""
         return 2 * sum(layer.attention.kv_dim for layer in self.layers) * bytes_per_element
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaSizes:
+    """The sizes of a Llama, whose layers are all alike."""
+
+    n_layers: int
+    dim: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    ffn_dim: int
+    vocab_size: int
+    max_context: int
+    norm_eps: float
+    rope: RopeConfig
+    tied_embeddings: bool = False
+    attention_bias: bool = False
+    ffn_bias: bool = False
+
+    def config(self) -> ModelConfig:
+        """The shape of a model of these sizes."""
+        attention = AttentionSpec(
+            self.n_heads,
+            self.n_kv_heads,
+            self.head_dim,
+            self.rope,
+            qkv_bias=self.attention_bias,
+            output_bias=self.attention_bias,
+        )
+        layer = LayerSpec(attention, FeedForwardSpec(self.ffn_dim, bias=self.ffn_bias))
+        return ModelConfig(
+            family="llama",
+            layers=(layer,) * self.n_layers,
+            dim=self.dim,
+            vocab_size=self.vocab_size,
+            max_context=self.max_context,
+            norm_eps=self.norm_eps,
+            tied_embeddings=self.tied_embeddings,
+        )

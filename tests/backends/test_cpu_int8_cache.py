@@ -10,7 +10,7 @@ from cpu_engine import SHAPES, copy_blocks, fed, filled_cache, native, reference
 from gptfast_cli.core.backends import (
     KEY_BLOCK,
 )
-from gptfast_cli.core.backends.layer_cache import FloatCache, Int8Cache, gathered, quantised
+from gptfast_cli.core.backends.layer_cache import FloatCache, Int8Cache, gathered, quantized
 from gptfast_cli.core.models.native import NativeModel
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -70,7 +70,7 @@ def test_codes_and_scales_are_the_references(shape: str, dtype: torch.dtype) -> 
     copy_blocks(coded, as_coded)
     for layer in as_coded.whole():
         assert isinstance(layer, Int8Cache)
-        codes, scales = quantised(torch.unflatten(layer.recent_keys, 2, (2, KEY_BLOCK)), dim=-2)
+        codes, scales = quantized(torch.unflatten(layer.recent_keys, 2, (2, KEY_BLOCK)), dim=-2)
         assert torch.equal(gathered(layer.key_scales, layer.table), scales)
         keys = codes.float() * scales.unsqueeze(-2)
         assert torch.equal(layer.coded_keys(torch.float32), keys.flatten(2, 3))
@@ -79,7 +79,7 @@ def test_codes_and_scales_are_the_references(shape: str, dtype: torch.dtype) -> 
         copy_blocks(exact, as_exact)
         first, plain = as_coded.whole()[0], as_exact.whole()[0]
         assert isinstance(first, Int8Cache) and isinstance(plain, FloatCache)
-        codes, scales = quantised(gathered(plain.values, plain.table), dim=-1)
+        codes, scales = quantized(gathered(plain.values, plain.table), dim=-1)
         assert torch.equal(gathered(first.value_scales, first.table), scales)
         assert torch.equal(gathered(first.value_codes, first.table).transpose(3, 4).flatten(2, 3), codes)
 

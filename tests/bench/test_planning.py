@@ -19,10 +19,9 @@ from gptfast_cli.core.bench.plan import (
     plan_rows,
     portion,
 )
-from gptfast_cli.core.config import ModelConfig, RopeConfig
+from gptfast_cli.core.config import LlamaSizes, ModelConfig, RopeConfig
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.shapes import KNOWN_SHAPES
-from gptfast_cli.core.families.llama import LlamaSizes
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from llama_oracle import ours, random_llama

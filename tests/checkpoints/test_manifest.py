@@ -77,7 +77,10 @@ SPOILT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no config": (lambda m: m.pop("config"), "config"),
     "a size as text": (lambda m: m["config"].update(dim="36"), "config.dim|config: dim"),
     "heads that do not divide": (lambda m: m["config"]["kinds"][0]["attention"].update(n_kv_heads=2), "n_kv_heads"),
-    "unknown scaling": (lambda m: m["config"]["kinds"][0]["attention"]["rope"].update(scaling={"type": "yarn"}), "scaling.*yarn"),
+    "unknown scaling": (
+        lambda m: m["config"]["kinds"][0]["attention"]["rope"].update(scaling={"type": "yarn"}),
+        "scaling.*yarn",
+    ),
     "unknown dtype": (lambda m: m.update(dtype="float8"), "dtype"),
     "no weights": (lambda m: m.update(weights={}), "weights"),
     "a part in another folder": (

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from gptfast_cli.core.config import ModelConfig, RopeConfig
+from gptfast_cli.core.config import LlamaSizes, ModelConfig, RopeConfig
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.families.llama import LlamaSizes
 from gptfast_cli.core.models.sharding import ModelShard, check_divides
 from gptfast_cli.core.models.weights import weight_shapes
 

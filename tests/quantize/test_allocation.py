@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from gptfast_cli.core.config import RopeConfig
+from gptfast_cli.core.config import LlamaSizes, RopeConfig
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.families.llama import LlamaSizes
 from gptfast_cli.core.quantize.allocation import Allocation, AllocationOptions, Storage
 
 SIZES = LlamaSizes(

@@ -1,4 +1,4 @@
-"""What every quantised scheme promises, whatever its layout."""
+"""What every quantized scheme promises, whatever its layout."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ A layer is five operations; embedding and head stand around them:
     gate_up         norm, gate and up projection, activation
     down            down projection plus residual
 
-Where a layer normalises or scales what these two projections add, they give just that, and `add` adds it.
+Where a layer normalizes or scales what these two projections add, they give just that, and `add` adds it.
 
 `reference` states each in plain PyTorch and is the oracle for every other backend.
 """
@@ -37,7 +37,7 @@ KEY_TILE, QUAD = 16, 4
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467).
+    """Root-mean-square normalization (Zhang & Sennrich 2019, arXiv:1910.07467).
 
     weight:  [n], for vectors of n elements
     offset:  added to the weight
@@ -139,7 +139,7 @@ class Backend(Protocol):
         ...
 
     def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm | None, activation: Activation) -> Tensor:
-        """activation(gate) * up of the normalised x, [batch, time, ffn_dim]."""
+        """activation(gate) * up of the normalized x, [batch, time, ffn_dim]."""
         ...
 
     def down(self, hidden: Tensor, down: Linear, *, residual: Tensor | None) -> Tensor:
@@ -147,7 +147,7 @@ class Backend(Protocol):
         ...
 
     def add(self, x: Tensor, y: Tensor, *, norm: Norm | None, scale: float) -> Tensor:
-        """x plus `scale` times the normalised y, both [batch, time, dim]."""
+        """x plus `scale` times the normalized y, both [batch, time, dim]."""
         ...
 
     def head(self, x: Tensor, head: Linear, *, norm: Norm) -> Tensor:

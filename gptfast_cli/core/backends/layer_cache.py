@@ -77,12 +77,12 @@ class Int8Cache:
         ends = torch.stack([positions[:, 0], positions[:, -1]], dim=1)
         recent = torch.unflatten(self.recent_keys, 2, (2, KEY_BLOCK))
         keys = recent[rows, :, ends // KEY_BLOCK % 2]  # [batch, 2, kv_heads, KEY_BLOCK, head_dim]
-        codes, scales = quantised(keys, dim=-2)
+        codes, scales = quantized(keys, dim=-2)
         tiles = torch.unflatten(F.pad(codes, (0, -codes.shape[-1] % QUAD)), -1, (-1, QUAD))
         blocks = _blocks_at(self.table, ends)
         self.key_codes[blocks] = torch.unflatten(tiles, 3, (-1, KEY_TILE)).transpose(4, 5)
         self.key_scales[blocks] = scales.unsqueeze(-2)
-        codes, scales = quantised(v, dim=-1)
+        codes, scales = quantized(v, dim=-1)
         blocks, slots = _blocks_at(self.table, positions), positions % KEY_BLOCK
         self.value_codes[blocks, :, slots // QUAD, :, slots % QUAD] = codes
         self.value_scales[blocks, :, slots] = scales
@@ -116,7 +116,7 @@ def gathered(part: Tensor, table: Tensor) -> Tensor:
     return part.transpose(0, 1)[:, table].transpose(0, 1).flatten(2, 3)
 
 
-def quantised(x: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
+def quantized(x: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
     """int8 codes of x, and float32 scales, one for all elements along `dim`."""
     x = x.float()
     largest = x.abs().amax(dim, keepdim=True).clamp(min=_SMALLEST)

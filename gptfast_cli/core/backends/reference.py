@@ -51,13 +51,13 @@ class Reference:
         cache: LayerCache,
         spec: AttentionSpec,
     ) -> Tensor:
-        projected = self._product(normalised(x, norms.before), qkv)
+        projected = self._product(normalized(x, norms.before), qkv)
         q, k, v = projected.split_with_sizes([spec.q_dim, spec.kv_dim, spec.kv_dim], dim=-1)
         if spec.qk_norm is QKNorm.WIDTH:
-            q, k = normalised(q, norms.q), normalised(k, norms.k)
+            q, k = normalized(q, norms.q), normalized(k, norms.k)
         q, k, v = (torch.unflatten(part, -1, (-1, spec.head_dim)) for part in (q, k, v))
         if spec.qk_norm is QKNorm.HEAD:
-            q, k = normalised(q, norms.q), normalised(k, norms.k)
+            q, k = normalized(q, norms.q), normalized(k, norms.k)
         cache.write(rotate(k, place), v, place.positions)
         return rotate(q, place)
 
@@ -84,14 +84,14 @@ class Reference:
         return self._projected(heads, output, residual)
 
     def gate_up(self, x: Tensor, gate_up: Linear, *, norm: Norm | None, activation: Activation) -> Tensor:
-        gate, up = self._product(normalised(x, norm), gate_up).chunk(2, dim=-1)
+        gate, up = self._product(normalized(x, norm), gate_up).chunk(2, dim=-1)
         return _ACTIVATIONS[activation](gate) * up
 
     def down(self, hidden: Tensor, down: Linear, *, residual: Tensor | None) -> Tensor:
         return self._projected(hidden, down, residual)
 
     def add(self, x: Tensor, y: Tensor, *, norm: Norm | None, scale: float) -> Tensor:
-        return x + normalised(y, norm) * scale
+        return x + normalized(y, norm) * scale
 
     def _projected(self, x: Tensor, layer: Linear, residual: Tensor | None) -> Tensor:
         y = self._product(x, layer)
@@ -125,7 +125,7 @@ def softcapped(x: Tensor, cap: float) -> Tensor:
 _ACTIVATIONS = {Activation.SILU: silu, Activation.GELU_TANH: gelu_tanh}
 
 
-def normalised(x: Tensor, norm: Norm | None) -> Tensor:
+def normalized(x: Tensor, norm: Norm | None) -> Tensor:
     """x under a norm, where there is one."""
     return x if norm is None else rms_norm(x, norm)
 

@@ -22,13 +22,13 @@ from gptfast_cli.core.config import (
     LayerSpec,
     LinearScaling,
     Llama3Scaling,
+    LlamaSizes,
     ModelConfig,
     NormPlacement,
     QKNorm,
     RopeConfig,
 )
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.families.llama import LlamaSizes
 from gptfast_cli.core.fields import Fields, read_fields
 
 T = TypeVar("T")

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gptfast_cli.core.config import MOST_LAYERS, ModelConfig, RopeConfig
+from gptfast_cli.core.config import MOST_LAYERS, LlamaSizes, ModelConfig, RopeConfig
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.families import family_of
-from gptfast_cli.core.families.llama import LlamaSizes
 from gptfast_cli.core.fields import Fields, read_fields
 
 _LLAMA_7B: Final[dict[str, Any]] = {

@@ -5,16 +5,14 @@ transformers 5 with `rope_parameters`. What a file leaves out is what transforme
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gptfast_cli.core.config import (
     MOST_LAYERS,
-    AttentionSpec,
-    FeedForwardSpec,
     LayerSpec,
     LinearScaling,
     Llama3Scaling,
+    LlamaSizes,
     ModelConfig,
     RopeConfig,
 )
@@ -22,46 +20,6 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.fields import Fields
 
 _FILE = "config.json"
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaSizes:
-    """The sizes of a Llama, whose layers are all alike."""
-
-    n_layers: int
-    dim: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    ffn_dim: int
-    vocab_size: int
-    max_context: int
-    norm_eps: float
-    rope: RopeConfig
-    tied_embeddings: bool = False
-    attention_bias: bool = False
-    ffn_bias: bool = False
-
-    def config(self) -> ModelConfig:
-        """The shape of a model of these sizes."""
-        attention = AttentionSpec(
-            self.n_heads,
-            self.n_kv_heads,
-            self.head_dim,
-            self.rope,
-            qkv_bias=self.attention_bias,
-            output_bias=self.attention_bias,
-        )
-        layer = LayerSpec(attention, FeedForwardSpec(self.ffn_dim, bias=self.ffn_bias))
-        return ModelConfig(
-            family="llama",
-            layers=(layer,) * self.n_layers,
-            dim=self.dim,
-            vocab_size=self.vocab_size,
-            max_context=self.max_context,
-            norm_eps=self.norm_eps,
-            tied_embeddings=self.tied_embeddings,
-        )
 
 
 class Llama:

@@ -35,7 +35,7 @@ _BATCH_TOKENS = 1024
 """Tokens per pass through a layer: enough to be compute bound, few enough to bound memory."""
 
 _SLICE_ELEMENTS = 1 << 24
-"""Elements of the head per product, which may have to be dequantised: 64 MB in float32."""
+"""Elements of the head per product, which may have to be dequantized: 64 MB in float32."""
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Schemes: how a weight matrix is stored. One file each; the file name is the scheme's name.
 
 A weight is a logical matrix or vector; its scheme stores it as one or more named tensors, its *parts*. The plain
-scheme has a single part that is the matrix itself. A quantised one cuts each row into groups and stores a small
+scheme has a single part that is the matrix itself. A quantized one cuts each row into groups and stores a small
 integer, the *code*, for each element, and a scale and a zero point for each group: the group's *grid*.
 """
 
@@ -251,7 +251,7 @@ schemes: Plugs[Scheme] = Plugs(__name__)
 
 
 def quantized(name: str) -> QuantizedScheme:
-    """The quantised scheme of a name, which must be one."""
+    """The quantized scheme of a name, which must be one."""
     scheme = schemes[name]
     assert isinstance(scheme, QuantizedScheme), name
     return scheme

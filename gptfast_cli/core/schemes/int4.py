@@ -129,7 +129,7 @@ def _dense(codes: Tensor, scales: Tensor, zeros: Tensor, in_features: int) -> Te
 def _rounded_down(scales: Tensor) -> Tensor:
     """Positive scales in 16 bits, none larger than it was.
 
-    Were one larger, a range could come out a code short, and quantising again what was quantised would change it.
+    Were one larger, a range could come out a code short, and quantizing again what was quantized would change it.
     """
     rounded = scales.to(_SCALE_DTYPE)
     # the bits of positive floats count up with their values

@@ -61,7 +61,7 @@ class CachePointers:
 class ComputeOptions:
     """The compute dtype, and the KV-cache dtype: the same, or int8.
 
-    float_activations: products with quantised weights take float32 inputs instead of 8-bit codes
+    float_activations: products with quantized weights take float32 inputs instead of 8-bit codes
     """
 
     dtype: torch.dtype

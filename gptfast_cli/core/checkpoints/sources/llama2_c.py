@@ -30,9 +30,8 @@ from gptfast_cli.core.checkpoints.foreign import (
     tensor_part,
 )
 from gptfast_cli.core.checkpoints.shard import Shard, TensorInfo
-from gptfast_cli.core.config import ModelConfig, RopeConfig
+from gptfast_cli.core.config import LlamaSizes, ModelConfig, RopeConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
-from gptfast_cli.core.families.llama import LlamaSizes
 
 _SUFFIX = ".bin"
 _HEADER = "the header"

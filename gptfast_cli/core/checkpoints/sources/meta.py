@@ -34,9 +34,8 @@ from gptfast_cli.core.checkpoints.foreign import (
 from gptfast_cli.core.checkpoints.pickles import open_pickle, pickle_refused
 from gptfast_cli.core.checkpoints.shard import Shard
 from gptfast_cli.core.checkpoints.sources.huggingface import check_identical, read_config
-from gptfast_cli.core.config import ModelConfig, RopeConfig
+from gptfast_cli.core.config import LlamaSizes, ModelConfig, RopeConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
-from gptfast_cli.core.families.llama import LlamaSizes
 from gptfast_cli.core.fields import Fields, read_fields
 from gptfast_cli.core.models.weights import weight_shapes
 

@@ -189,7 +189,7 @@ static void add_up(const Heads& h, const Scratch& s, int first, int at, const ui
     add_floats<N, 1>(s, first, at, values, token_bytes, h.is_bf16, n_keys, d, to);
 }
 
-// Attention of a query tile over one chunk of keys, up to the position of each query: unnormalised.
+// Attention of a query tile over one chunk of keys, up to the position of each query: unnormalized.
 struct ChunkResult {
   bool has_keys[QUERIES];  // false: the query is at a position before the chunk
   float largest[QUERIES];

@@ -340,7 +340,7 @@ class Engine {
     const int n = static_cast<int>(wanted_.size());
     for (int i = thread; i < n; i += pool_.n_active()) {
       Input row = shared_.from(i);
-      normalise(x_.data + static_cast<size_t>(wanted_[static_cast<size_t>(i)].row) * stride_, norm_, d_.dim,
+      normalize(x_.data + static_cast<size_t>(wanted_[static_cast<size_t>(i)].row) * stride_, norm_, d_.dim,
                 d_.norm_eps, row.floats, head_.n_padded());
       convert_input(row.floats, head_.n_padded(), head_.input_format, row);
     }
@@ -359,7 +359,7 @@ class Engine {
   Input prepare(const float* from, const float* norm, const Matrix& m, int thread) {
     auto row = [&](int r, const Input& to) {
       const float* x = from + static_cast<size_t>(r) * stride_;
-      if (norm != nullptr) normalise(x, norm, m.n_columns, d_.norm_eps, to.floats, m.n_padded());
+      if (norm != nullptr) normalize(x, norm, m.n_columns, d_.norm_eps, to.floats, m.n_padded());
       convert_input(norm != nullptr ? to.floats : x, m.n_padded(), m.input_format, to);
     };
     if (call_->n_rows == 1) {
@@ -426,16 +426,16 @@ class Engine {
       const size_t at = static_cast<size_t>(position) * dim * heads_.element();
       if (!heads_.is_int8) write_row(from, dim, heads_.is_bf16, (is_key ? to.keys : to.values) + at);
       else if (is_key) write_row(from, dim, heads_.is_bf16, to.recent_keys + at);
-      else quantise_value(from, dim, position, to);
+      else quantize_value(from, dim, position, to);
     }
   }
 
-  // Quantise the blocks of keys that this call completes.
+  // Quantize the blocks of keys that this call completes.
   void complete_blocks(int layer, int thread) {
     const int n_tasks = static_cast<int>(completing_.size()) * d_.n_kv_heads;
     for (int task = thread; task < n_tasks; task += pool_.n_active()) {
       const int row = completing_[static_cast<size_t>(task / d_.n_kv_heads)];
-      quantise_keys(heads_, cached(layer, row, task % d_.n_kv_heads));
+      quantize_keys(heads_, cached(layer, row, task % d_.n_kv_heads));
     }
   }
 

@@ -1,10 +1,10 @@
-// Rows made ready for a matrix: normalised where that is wanted, and in the form that the matrix reads.
+// Rows made ready for a matrix: normalized where that is wanted, and in the form that the matrix reads.
 #pragma once
 
 #include "matrix.h"
 
 // Root-mean-square norm (arXiv:1910.07467) of a row, of which `n` elements are there and `n_padded` are to be written.
-inline void normalise(const float* x, const float* weight, int n, float eps, float* to, int n_padded) {
+inline void normalize(const float* x, const float* weight, int n, float eps, float* to, int n_padded) {
   Floats squares = splat(0);
   int k = 0;
   for (; k + LANES <= n; k += LANES) squares = fma(load(x + k), load(x + k), squares);
@@ -16,7 +16,7 @@ inline void normalise(const float* x, const float* weight, int n, float eps, flo
 }
 
 // Codes of 8 bits, nearest, with a scale for each 32 columns: the largest of them becomes 127.
-inline void quantise(const float* x, int n, const Input& to) {
+inline void quantize(const float* x, int n, const Input& to) {
   for (int g = 0; g < n / GROUP; g++, x += GROUP) {
     Floats low = load(x), high = load(x + LANES);
     float largest = maximum(max(abs(low), abs(high)));
@@ -41,6 +41,6 @@ inline void convert_input(const float* x, int n, InputFormat input_format, const
     case BFLOAT:
       for (int k = 0; k < n; k += LANES) store_bf16(to.bfloats + k, load(x + k));
       return;
-    case CODES: return quantise(x, n, to);
+    case CODES: return quantize(x, n, to);
   }
 }

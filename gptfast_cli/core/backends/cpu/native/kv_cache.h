@@ -73,7 +73,7 @@ inline void write_row(const float* from, int n, bool is_bf16, uint8_t* to) {
 inline Floats least() { return splat(1e-30f); }
 
 // The value at a position within a block.
-inline void quantise_value(const float* value, int head_dim, int position, const HeadBlock& to) {
+inline void quantize_value(const float* value, int head_dim, int position, const HeadBlock& to) {
   Floats most = least();
   for (int d = 0; d < head_dim; d += LANES) most = max(most, abs(load(value + d)));
   const float largest = maximum(most);
@@ -88,7 +88,7 @@ inline void quantise_value(const float* value, int head_dim, int position, const
 }
 
 // The keys of a block that is whole now.
-inline void quantise_keys(const Heads& h, const HeadBlock& to) {
+inline void quantize_keys(const Heads& h, const HeadBlock& to) {
   const size_t row_bytes = static_cast<size_t>(h.head_dim) * h.element();
   for (int d = 0; d < h.head_dim; d += LANES) {
     Floats most = least();
