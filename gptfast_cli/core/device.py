@@ -97,8 +97,7 @@ AUTO = "auto"
 KV_DTYPES = {"int8": torch.int8}
 """Dtypes that keys and values may be kept in beside the one that computes."""
 
-_PROCESS_STATUS = Path("/proc/self/status")
-_CLEAR_REFERENCES = Path("/proc/self/clear_refs")
+_PROCESS = Path("/proc/self")
 
 
 def pick_device(name: str = AUTO) -> torch.device:
@@ -201,30 +200,33 @@ def to_device(numbers: Sequence[float], dtype: torch.dtype, device: torch.device
     return tensor.to(device, non_blocking=True)
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory used since it was last reset: of the device for an accelerator, of the whole process for the CPU."""
+def peak_memory_bytes(device: torch.device, process: Path = _PROCESS) -> int:
+    """Most memory used since it was last reset: of the device for an accelerator, of the whole process for the CPU.
+
+    process: its folder of proc(5), where there is one
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    kib = _high_water_kib()
+    kib = _high_water_kib(process / "status")
     if kib is not None:
         return kib * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
-def reset_peak_memory(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device, process: Path = _PROCESS) -> None:
     """Let the peak be what is used now; on a CPU only Linux can do that, and elsewhere it stays that of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     with contextlib.suppress(OSError):
-        _CLEAR_REFERENCES.write_text("5")  # of proc(5): the peak of the resident set becomes its current size
+        (process / "clear_refs").write_text("5")  # the peak of the resident set becomes its current size
 
 
-def _high_water_kib() -> int | None:
+def _high_water_kib(status: Path) -> int | None:
     """The peak that `reset_peak_memory` resets, where the system tells it."""
     try:
-        lines = _PROCESS_STATUS.read_text(encoding="utf-8").splitlines()
+        lines = status.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     entry = next((line for line in lines if line.startswith("VmHWM:")), "")

@@ -12,6 +12,7 @@ import pytest
 
 from gptfast_cli.core.backends.cpu import compiler
 from gptfast_cli.core.backends.cpu.compiler import (
+    SOURCES,
     NoCompilerError,
     compile_library,
     is_whole,
@@ -126,10 +127,9 @@ def test_other_sources_flags_and_compilers_are_other_libraries(
     names.add(library_file(tmp_path).name)
     sources = tmp_path / "sources"
     sources.mkdir()
-    for source in compiler._SOURCES.iterdir():
+    for source in SOURCES.iterdir():
         (sources / source.name).write_bytes(source.read_bytes() + b"\n")
-    monkeypatch.setattr(compiler, "_SOURCES", sources)
-    names.add(library_file(tmp_path).name)
+    names.add(library_file(tmp_path, sources).name)
     Path(os.environ["CXX"]).write_text("#!/bin/sh\n")
     names.add(library_file(tmp_path).name)
     assert len(names) == 4

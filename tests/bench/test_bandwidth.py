@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from gptfast_cli.core.bench import bandwidth
-from gptfast_cli.core.bench import environment as machine
 from gptfast_cli.core.bench.bandwidth import Bandwidth, Probe
-from gptfast_cli.core.bench.environment import Clock, device_clock
+from gptfast_cli.core.bench.environment import Clock, device_clock, last_level_cache_bytes
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -84,11 +83,10 @@ def test_every_byte_that_counts_is_there_and_read(of_machine: Callable[[int, int
     assert probe.measure().bytes_per_second > 0
 
 
-def test_caches_that_cpus_share_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caches_that_cpus_share_count_once(tmp_path: Path) -> None:
     for cpu, shared in enumerate(["0-1", "0-1", "2-3", "2-3"]):
         folder = tmp_path / f"cpu{cpu}" / "cache" / "index3"
         folder.mkdir(parents=True)
         (folder / "size").write_text("32768K\n")
         (folder / "shared_cpu_list").write_text(f"{shared}\n")
-    monkeypatch.setattr(machine, "_CPUS", tmp_path)
-    assert machine.last_level_cache_bytes() == 64 * MIB
+    assert last_level_cache_bytes(tmp_path) == 64 * MIB

@@ -1,6 +1,7 @@
 """A record says where it was measured, whatever the machine does not tell, and nothing about whose machine it is."""
 
 import json
+import os
 import platform
 import socket
 from dataclasses import asdict
@@ -11,9 +12,7 @@ import pytest
 import torch
 
 import gptfast_cli
-from gptfast_cli.core import device as memory
-from gptfast_cli.core.bench import environment as machine
-from gptfast_cli.core.bench.environment import Environment, environment
+from gptfast_cli.core.bench.environment import Environment, cpu_model, environment, last_level_cache_bytes
 from gptfast_cli.core.versions import find_commit
 
 CPU = torch.device("cpu")
@@ -57,16 +56,13 @@ def test_what_the_machine_does_not_say_is_none(tmp_path: Path, monkeypatch: pyte
     def unknown(*_: object) -> int:
         raise ValueError("unrecognized configuration name")
 
-    monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "missing")
-    monkeypatch.setattr(machine, "_CPUS", tmp_path / "missing")
-    monkeypatch.setattr(machine.platform, "processor", lambda: "")
-    monkeypatch.setattr(memory.os, "sysconf", unknown)
-    said = here()
-    assert said.cpu is said.memory_bytes is None
-    assert machine.last_level_cache_bytes() == 0
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(os, "sysconf", unknown)
+    assert here().memory_bytes is None
+    assert cpu_model(tmp_path / "missing") is None
+    assert last_level_cache_bytes(tmp_path / "missing") == 0
 
 
-def test_what_linux_says_of_the_processor_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_linux_says_of_the_processor_is_read(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Chip 9 @ 3: GHz\n\nmodel name\t: other\n")
-    monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "cpuinfo")
-    assert machine.cpu_model() == "Chip 9 @ 3: GHz"
+    assert cpu_model(tmp_path / "cpuinfo") == "Chip 9 @ 3: GHz"

@@ -76,13 +76,9 @@ def test_the_peak_can_be_taken_of_a_part_of_the_work() -> None:
     assert device.peak_memory_bytes(CPU) < high - n_bytes // 2
 
 
-def test_where_the_system_has_no_peak_to_reset_it_is_that_of_the_process(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(device, "_PROCESS_STATUS", tmp_path / "missing")
-    monkeypatch.setattr(device, "_CLEAR_REFERENCES", tmp_path)
-    device.reset_peak_memory(CPU)
-    assert device.peak_memory_bytes(CPU) > 50_000_000
+def test_where_the_system_has_no_peak_to_reset_it_is_that_of_the_process(tmp_path: Path) -> None:
+    device.reset_peak_memory(CPU, tmp_path / "missing")
+    assert device.peak_memory_bytes(CPU, tmp_path / "missing") > 50_000_000
 
 
 def test_a_thread_count_that_makes_no_sense_is_refused_before_a_thread_is_started() -> None:

@@ -36,8 +36,11 @@ CHUNK_BYTES = 1 << 18
 DRAFT = f"s3://{BUCKET}/drafts/one"
 
 
-def watched(folder: Path, name: str = DRAFT, **options: Any) -> tuple[list[Event], Downloaded]:
-    return drained(run(DownloadRequest(name, settings_in(folder), terms=DownloadOptions(4, QUICK), **options)))
+def watched(
+    folder: Path, name: str = DRAFT, *, stall_seconds: float = 10, **options: Any
+) -> tuple[list[Event], Downloaded]:
+    terms = DownloadOptions(4, QUICK, stall_seconds=stall_seconds)
+    return drained(run(DownloadRequest(name, settings_in(folder), terms=terms, **options)))
 
 
 def download(folder: Path, name: str = DRAFT, **options: Any) -> Downloaded:
@@ -68,13 +71,9 @@ def draft(s3: FakeS3) -> FakeS3:
     ],
     ids=" ".join,
 )
-def test_what_passes_ends_in_the_whole_file(
-    draft: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: tuple[str, ...]
-) -> None:
-    if "hold" in faults:
-        monkeypatch.setattr(source, "_STALL_SECONDS", 0.5)
+def test_what_passes_ends_in_the_whole_file(draft: FakeS3, tmp_path: Path, faults: tuple[str, ...]) -> None:
     draft.fail(WEIGHTS, *faults)
-    events, downloaded = watched(tmp_path)
+    events, downloaded = watched(tmp_path, stall_seconds=0.5 if "hold" in faults else 10)
     assert (downloaded.path / WEIGHTS).read_bytes() == FILES[WEIGHTS]
     assert {file.verified_by for file in downloaded.files} == {"sha256"}
     assert not partials(tmp_path)
@@ -107,17 +106,14 @@ def test_what_passes_ends_in_the_whole_file(
 def test_what_stays_ends_in_an_error_of_its_kind(
     draft: FakeS3,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     name: str,
     fault: str,
     ending: tuple[ExitCode, str, str],
 ) -> None:
-    if "hold" in fault:
-        monkeypatch.setattr(source, "_STALL_SECONDS", 0.5)
     code, says, hints = ending
     draft.fail(name, fault)
     with pytest.raises(GptFastError) as caught:
-        download(tmp_path)
+        download(tmp_path, stall_seconds=0.5 if "hold" in fault else 10)
     assert caught.value.exit_code == code
     assert says in caught.value.message and hints in caught.value.hint
     assert not (tmp_path / "home/downloads/s3" / BUCKET / "drafts/one" / WEIGHTS).exists()
@@ -185,7 +181,7 @@ def test_a_file_is_verified_by_what_s3_keeps_of_it(
 def test_an_etag_counts_where_it_is_an_md5(
     draft: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], by: str | None
 ) -> None:
-    opened = source.open_bucket(BUCKET, "drafts/one/")
+    opened = source.open_bucket(BUCKET, "drafts/one/", stall_seconds=10)
     head = opened.client.head_object
     without = lambda **asked: {k: v for k, v in head(**asked).items() if not k.startswith("Checksum")}  # noqa: E731
     monkeypatch.setattr(opened.client, "head_object", lambda **asked: {**without(**asked), **changes})
@@ -234,7 +230,11 @@ def test_what_was_replaced_meanwhile_is_fetched_anew_by_the_next_run(draft: Fake
 
 
 def test_a_part_is_asked_for_only_of_the_version_that_was_listed(draft: FakeS3, tmp_path: Path) -> None:
-    file = next(file for file in source.list_bucket(source.open_bucket(BUCKET, "drafts/one/")) if file.name == WEIGHTS)
+    file = next(
+        file
+        for file in source.list_bucket(source.open_bucket(BUCKET, "drafts/one/", stall_seconds=10))
+        if file.name == WEIGHTS
+    )
     draft.add("drafts/one", some_files(seed=1))
     with pytest.raises(NetworkError, match="was replaced"), file.open(1000, file.etag):
         pass
@@ -304,7 +304,7 @@ def test_each_prefix_by_s3s_rules_has_a_folder_of_its_own_inside_of_its_buckets(
 def test_each_prefix_by_s3s_rules_is_asked_for_as_it_is(s3: FakeS3) -> None:
     for prefix in PREFIXES:
         s3.add(prefix, {"config.json": prefix.encode()})
-    bucket = source.open_bucket(BUCKET, "")
+    bucket = source.open_bucket(BUCKET, "", stall_seconds=10)
     for prefix in PREFIXES:
         (file,) = source.list_bucket(dataclasses.replace(bucket, prefix=path_of(prefix).prefix))
         with file.open(0, None) as body:
@@ -342,10 +342,12 @@ def test_a_prefix_is_a_folder_and_not_the_beginning_of_a_name(draft: FakeS3, tmp
         download(tmp_path, f"s3://{BUCKET}/drafts/on")
 
 
-def test_too_many_files_are_no_model(draft: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "_MOST_FILES", 3)
-    with pytest.raises(UsageError, match="more than 3 files"):
-        download(tmp_path, f"s3://{BUCKET}")
+def test_too_many_files_are_no_model(draft: FakeS3) -> None:
+    bucket = source.open_bucket(BUCKET, "drafts/one/", stall_seconds=10)
+    n_files = len(source.list_bucket(bucket))
+    assert len(source.list_bucket(bucket, max_files=n_files)) == n_files
+    with pytest.raises(UsageError, match=f"more than {n_files - 1} files"):
+        source.list_bucket(bucket, max_files=n_files - 1)
 
 
 def test_a_revision_is_none_of_s3s(draft: FakeS3, tmp_path: Path) -> None:

@@ -19,15 +19,15 @@ _CPUS = Path("/sys/devices/system/cpu")
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def cpu_model() -> str | None:
-    """Model name of the processor; None if it is unknown."""
-    return _entry(_CPU_INFO, "model name") or platform.processor() or None
+def cpu_model(cpu_info: Path = _CPU_INFO) -> str | None:
+    """Model name of the processor, from proc(5)'s `cpu_info` or Python; None if it is unknown."""
+    return _entry(cpu_info, "model name") or platform.processor() or None
 
 
-def last_level_cache_bytes() -> int:
-    """Total bytes of all last-level caches: threads may run on any CPU."""
+def last_level_cache_bytes(cpus: Path = _CPUS) -> int:
+    """Total bytes of all last-level caches in Linux's folder of CPUs: threads may run on any of them."""
     caches: dict[str, int] = {}  # by the CPUs that share one
-    for cache in _CPUS.glob("cpu[0-9]*/cache/index3"):
+    for cache in cpus.glob("cpu[0-9]*/cache/index3"):
         size = _line(cache / "size").removesuffix("K")
         if size.isdecimal():
             caches[_line(cache / "shared_cpu_list")] = int(size) * 1024

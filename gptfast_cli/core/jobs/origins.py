@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 class DownloadOptions:
     """Concurrency, retries and verification of a download.
 
-    n_workers: concurrent downloads
-    force:     verify the hashes of existing files, and fetch those that differ
+    n_workers:     concurrent downloads
+    force:         verify the hashes of existing files, and fetch those that differ
+    stall_seconds: without a byte, after which a connection to S3 counts as stalled; HF_HUB_DOWNLOAD_TIMEOUT for the Hub
     """
 
     n_workers: int = 8
     retry_policy: RetryPolicy = RetryPolicy()
     force: bool = False
+    stall_seconds: float = 10.0
 
 
 class Origin(Protocol):
@@ -173,7 +175,11 @@ def s3_origin(path: BucketPath, settings: Settings, local_dir: Path | None, term
     from gptfast_cli.core.hub.sources import s3  # noqa: PLC0415  # boto3 is an extra
 
     # credentials may come from the network: instance metadata, single sign-on, an assumed role
-    bucket = yield from with_retries(str(path), terms.retry_policy, lambda: s3.open_bucket(path.bucket, path.prefix))
+    bucket = yield from with_retries(
+        str(path),
+        terms.retry_policy,
+        lambda: s3.open_bucket(path.bucket, path.prefix, stall_seconds=terms.stall_seconds),
+    )
     files = yield from with_retries(str(path), terms.retry_policy, lambda: s3.list_bucket(bucket))
     folder = (local_dir or path.folder(settings.home)).absolute()
     return S3Origin(str(path), files, LocalLayout(folder, str(path), terms.force), terms)

@@ -31,12 +31,6 @@ from gptfast_cli.core.models.transformer import decoder_layers, scaled_embedding
 from gptfast_cli.core.models.weights import LayerWeights
 from gptfast_cli.core.schemes import Weight
 
-_BATCH_TOKENS = 1024
-"""Tokens per pass through a layer: enough to be compute bound, few enough to bound memory."""
-
-_SLICE_ELEMENTS = 1 << 24
-"""Elements of the head per product, which may have to be dequantized: 64 MB in float32."""
-
 
 @dataclass(slots=True)
 class _Batch:
@@ -128,16 +122,22 @@ class Stream:
         }
         return torch.cat([rows[text] for text in sorted(rows)])
 
-    def logits(self, norm: Weight, head: Weight, *, block_tokens: int) -> Iterator[Tensor]:
-        """Logits after each token, in order, in blocks [<= block_tokens, vocab_size] float32."""
+    def logits(
+        self, norm: Weight, head: Weight, *, block_tokens: int, slice_elements: int = 1 << 24
+    ) -> Iterator[Tensor]:
+        """Logits after each token, in order, in blocks [<= block_tokens, vocab_size] float32.
+
+        slice_elements: of the head per product, which may have to be dequantized: 64 MB in float32
+        """
+        logits = partial(self._logits, norm=norm, head=head, slice_elements=slice_elements)
         # no generator, which would keep what it has given while it makes the next
-        return map(partial(self._logits, norm=norm, head=head), torch.split(self.hidden(), block_tokens))
+        return map(logits, torch.split(self.hidden(), block_tokens))
 
     @torch.inference_mode()
-    def _logits(self, x: Tensor, *, norm: Weight, head: Weight) -> Tensor:
+    def _logits(self, x: Tensor, *, norm: Weight, head: Weight, slice_elements: int) -> Tensor:
         logits = torch.empty(len(x), self._config.vocab_size, device=self._device)
         last_norm = Norm(norm, self._config.norm_eps, self._config.norm_offset)
-        n_rows = max(1, _SLICE_ELEMENTS // self._config.dim)
+        n_rows = max(1, slice_elements // self._config.dim)
         for first in range(0, self._config.vocab_size, n_rows):
             rows = slice(first, first + n_rows)
             part = Linear(head.row_block(rows))
@@ -152,12 +152,15 @@ class Stream:
         return _Batch(numbers, lengths, tokens.to(self._device), torch.empty(0, device=self._device))
 
 
-def _alike(texts: Sequence[Sequence[int]], *, filled_up: bool) -> Iterator[list[int]]:
-    """Batches of texts of similar length (little padding), or of equal length."""
+def _alike(texts: Sequence[Sequence[int]], *, filled_up: bool, batch_tokens: int = 1024) -> Iterator[list[int]]:
+    """Batches of texts of similar length (little padding), or of equal length.
+
+    batch_tokens: per pass through a layer: enough to be compute bound, few enough to bound memory
+    """
     batch: list[int] = []
     for number in sorted(range(len(texts)), key=lambda number: len(texts[number])):
         assert texts[number]
-        is_full = len(texts[number]) * (len(batch) + 1) > _BATCH_TOKENS
+        is_full = len(texts[number]) * (len(batch) + 1) > batch_tokens
         if batch and (is_full or (len(texts[number]) > len(texts[batch[0]]) and not filled_up)):
             yield batch
             batch = []

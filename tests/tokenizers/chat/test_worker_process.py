@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -148,10 +149,9 @@ def test_a_process_that_crashes_writes_nothing_to_our_streams(capfd: pytest.Capt
 def test_a_slow_start_does_not_count_against_the_template(tmp_path: Path) -> None:
     slow = tmp_path / "slow.py"
     slow.write_text(f"import runpy, time\ntime.sleep(1)\nrunpy.run_path({str(WORKER)!r}, run_name='__main__')")
-    worker = WorkerProcess(slow)
     request = {"template": "x", "variables": {}, "messages": [user("a")], "add_generation_prompt": True}
-    assert json.loads(worker.ask(json.dumps(request).encode() + b"\n", seconds=0.6)) == {"text": "x"}
-    worker.close()
+    with closing(WorkerProcess(slow)) as worker:
+        assert json.loads(worker.ask(json.dumps(request).encode() + b"\n", seconds=0.6)) == {"text": "x"}
 
 
 def test_a_process_that_cannot_start_is_an_error(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from gptfast_cli.core.files import PARTIAL, staged_file, why_untrusted, write_sy
 if sys.platform != "win32":
     import fcntl
 
-_SOURCES = Path(__file__).parent / "native"
+SOURCES = Path(__file__).parent / "native"
 _MAIN = "library.cpp"
 _FLAGS = ("-O3", "-std=c++20", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
 _COMPILERS = ("g++", "clang++", "c++")
@@ -36,9 +36,9 @@ class NoCompilerError(GptFastError):
     """No C++ compiler was found, or it failed to compile the library."""
 
 
-def library_file(folder: Path) -> Path:
-    """Path of this machine's library, compiled or not. Raises NoCompilerError."""
-    return folder / f"cpu-{_key(_compiler())}.so"
+def library_file(folder: Path, sources: Path = SOURCES) -> Path:
+    """Path of this machine's library of `sources`, compiled or not. Raises NoCompilerError."""
+    return folder / f"cpu-{_key(_compiler(), sources)}.so"
 
 
 def is_whole(file: Path) -> bool:
@@ -64,7 +64,7 @@ def compile_library(file: Path) -> None:
         for stale in file.parent.glob(f".{file.name}*{PARTIAL}"):  # left by killed processes
             stale.unlink(missing_ok=True)
         with staged_file(file) as partial:
-            command = [_compiler(), *_flags(), str(_SOURCES / _MAIN), "-o", str(partial)]
+            command = [_compiler(), *_flags(), str(SOURCES / _MAIN), "-o", str(partial)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
             if done.returncode != 0:
                 complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
@@ -95,9 +95,9 @@ def _flags() -> tuple[str, ...]:
     return (*_FLAGS, f"-march={os.environ.get(ARCH_VARIABLE, 'native')}")
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: str, sources: Path) -> str:
     digest = sha256()
-    for source in sorted(_SOURCES.iterdir()):
+    for source in sorted(sources.iterdir()):
         digest.update(source.read_bytes())
     status = Path(compiler).stat()
     machine = (platform.machine(), _processor(), compiler, status.st_size, status.st_mtime_ns, _flags())

@@ -176,8 +176,6 @@ _CHECKSUMS: Final = {
 _MD5: Final = re.compile(r'"([0-9a-f]{32})(?:-(\d+))?"')
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _CHUNK_BYTES = 1 << 18
-_STALL_SECONDS = 10.0  # without a byte, after which a connection counts as stalled
-_MOST_FILES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +234,14 @@ class S3File:
         return f"s3://{self.bucket.name}/{self.bucket.prefix}{self.name}"
 
 
-def open_bucket(name: str, prefix: str) -> Bucket:
-    """Open a bucket; raises UsageError and NotAuthorizedError for invalid AWS settings."""
+def open_bucket(name: str, prefix: str, *, stall_seconds: float) -> Bucket:
+    """Open a bucket; raises UsageError and NotAuthorizedError for invalid AWS settings.
+
+    stall_seconds: without a byte, after which a connection counts as stalled
+    """
     options = Config(
-        connect_timeout=_STALL_SECONDS,
-        read_timeout=_STALL_SECONDS,
+        connect_timeout=stall_seconds,
+        read_timeout=stall_seconds,
         retries={"total_max_attempts": 1},  # retries are decided here
         response_checksum_validation="when_required",
         max_pool_connections=64,
@@ -257,17 +258,17 @@ def open_bucket(name: str, prefix: str) -> Bucket:
     return Bucket(client, name, prefix)
 
 
-def list_bucket(bucket: Bucket) -> list[S3File]:
+def list_bucket(bucket: Bucket, *, max_files: int = 10_000) -> list[S3File]:
     """The objects below the prefix, without their checksums.
 
-    Raises NotFoundError if there are none, UsageError if they are too many to be one model's.
+    Raises NotFoundError if there are none, UsageError for more than `max_files`: they are not one model's.
     """
     with faults_named(str(bucket)):
         pages = bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=bucket.prefix)
-        entries = list(islice((entry for page in pages for entry in page.get("Contents", ())), _MOST_FILES + 1))
-    if len(entries) > _MOST_FILES:
+        entries = list(islice((entry for page in pages for entry in page.get("Contents", ())), max_files + 1))
+    if len(entries) > max_files:
         raise UsageError(
-            f"{bucket}: has more than {_MOST_FILES:,} files under this prefix.", "Name the prefix of one model."
+            f"{bucket}: has more than {max_files:,} files under this prefix.", "Name the prefix of one model."
         )
     files = [
         S3File(bucket, entry["Key"].removeprefix(bucket.prefix), entry["Size"], entry["ETag"])
