@@ -12,18 +12,21 @@ from typing import Any
 from hub.failing import FailingServer, spoiled
 
 LARGE_BYTES = 20_000  # from here on a file is kept by its SHA-256, as git LFS does
-ONLY_IN_XET: set[str] = set()
 TOKEN = "hf_SecretOfTheTests0123456789"
 
 
 @dataclass
 class Repo:
-    """One repository; `gated` lets nobody have its files, `private` shows it to those with the token."""
+    """One repository; `gated` lets nobody have its files, `private` shows it to those with the token.
+
+    only_in_xet: files that Xet storage alone has
+    """
 
     files: dict[str, bytes]
     commit: str
     gated: bool = False
     private: bool = False
+    only_in_xet: frozenset[str] = frozenset()
     revisions: dict[str, str] = field(default_factory=dict)
 
 
@@ -122,7 +125,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif rest and urllib.parse.unquote(rest[1]) not in {"main", repo.commit, *repo.revisions}:
             self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         elif rest[:1] == ["tree"]:
-            self._page([_entry(each, content) for each, content in repo.files.items()], query)
+            self._page(
+                [_entry(each, content, is_in_xet=each in repo.only_in_xet) for each, content in repo.files.items()],
+                query,
+            )
         else:
             siblings = [{"rfilename": each} for each in repo.files]
             self._send_json({"id": name, "modelId": name, "sha": repo.commit, "siblings": siblings, "tags": []})
@@ -228,10 +234,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
 
 
-def _entry(name: str, content: bytes) -> dict[str, object]:
+def _entry(name: str, content: bytes, *, is_in_xet: bool) -> dict[str, object]:
     entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": git_sha1(content)}
     if len(content) >= LARGE_BYTES:
         entry["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
-    if name in ONLY_IN_XET:
+    if is_in_xet:
         entry["xetHash"] = sha256(content)
     return entry

@@ -244,9 +244,8 @@ def test_progress_is_reported_for_each_file_and_in_all(hub: FakeHub, tmp_path: P
 def test_a_file_in_xet_storage_alone_is_left_to_huggingface_hub(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.add(REPO, FILES)
+    hub.add(REPO, FILES, only_in_xet=frozenset({"config.json"}))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("hub.fake_hub.ONLY_IN_XET", {"config.json"})
     events, downloaded = watched(hub, tmp_path)
     assert any(isinstance(event, Note) and event.text.startswith("config.json: is in Xet") for event in events)
     assert (downloaded.path / "config.json").read_bytes() == FILES["config.json"]
