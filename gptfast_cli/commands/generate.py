@@ -3,12 +3,13 @@
 Three modes share the options: one prompt, a file of prompts (--prompts-file), and a chat (--interactive).
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import typer
 
@@ -86,6 +87,44 @@ class PromptOptions:
         path_option("FILE", "Save the KV cache of the prompt to this file, and reuse it in later runs."),
     ] = None
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Show the prompt after the chat template.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateVariableOptions:
+    """Variables of the chat template."""
+
+    panel: ClassVar = CHAT
+    think: Annotated[
+        bool | None,
+        typer.Option(
+            "--think/--no-think",
+            show_default="the chat template's",
+            help="Reason before the answer, or not: sets enable_thinking and thinking.",
+        ),
+    ] = None
+    template_var: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=JSON", help="Variable of the chat template; repeatable."),
+    ] = None
+
+    def variables(self) -> dict[str, Any]:
+        """The variables by name. Raises UsageError for a value that is not JSON."""
+        from gptfast_cli.core.engine.chat import thinking_variables
+
+        given = {} if self.think is None else thinking_variables(think=self.think)
+        return given | dict(map(_variable, self.template_var or ()))
+
+
+def _variable(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--template-var takes KEY=JSON, not {text!r}.", "--template-var enable_thinking=false")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"--template-var {name}: {value!r} is not JSON.", f"A text is quoted: --template-var '{name}=\"{value}\"'"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +270,7 @@ def generate(
     model: ModelOption = None,
     chat: ChatOption = None,
     template: TemplateOptions,
+    template_variables: TemplateVariableOptions,
     interactive: InteractiveOption = False,
     file: FileOptions,
     length: LengthOptions,
@@ -285,7 +325,7 @@ def generate(
         seed=sampling.seed,
         max_context=length.max_context,
         batch_size=length.batch_size,
-        chat=ChatOptions(chat, template.system, template.chat_template),
+        chat=ChatOptions(chat, template.system, template.chat_template, template_variables.variables()),
         drafting=None
         if speed.draft is None
         else DraftOptions(speed.draft, parse_draft_length(speed.speculate_k), has_draft_length),

@@ -98,6 +98,30 @@ def test_an_openai_batch_row_is_read(tmp_path: Path) -> None:
     assert row.options == GenerationOptions(Sampling(1, 7, 0.5), 9, ("\n\n",), num_samples=2, n_logprobs=5, seed=3)
 
 
+TOOL = {"type": "function", "function": {"name": "sum", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {}),
+        ({"think": None, "tools": [], "reasoning_effort": None, "chat_template_kwargs": {}}, {}),
+        ({"think": False}, {"enable_thinking": False, "thinking": False}),
+        ({"reasoning_effort": "high", "tools": [TOOL]}, {"reasoning_effort": "high", "tools": [TOOL]}),
+        ({"tools": [TOOL], "tool_choice": "auto"}, {"tools": [TOOL]}),
+        ({"tools": [TOOL], "tool_choice": "none"}, {}),
+        (
+            {"think": True, "chat_template_kwargs": {"thinking": False, "budget": 5}},
+            {"enable_thinking": True, "thinking": False, "budget": 5},
+        ),
+    ],
+)
+def test_a_row_sets_variables_of_the_chat_template(
+    tmp_path: Path, fields: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert row_of(tmp_path, **fields).variables == expected
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
@@ -175,7 +199,14 @@ BAD_LINES: list[tuple[bytes | dict[str, Any], str]] = [
     ({"prompt": "a", "id": {}}, "^id: is neither"),
     (b'{"prompt": "a", "id": -1e999}', "^id: is neither"),
     ({"prompt": "a", "stream": True}, "^stream: true is not supported"),
-    ({"prompt": "a", "tools": [{}]}, "^tools: "),
+    ({"prompt": "a", "tools": [5]}, "^tools: is not a list of objects"),
+    ({"prompt": "a", "tools": "sum"}, "^tools: is not a list of objects"),
+    ({"prompt": "a", "tool_choice": "required"}, '^tool_choice: "required" is not supported'),
+    ({"prompt": "a", "think": "yes"}, '^think: "yes" is not true or false'),
+    ({"prompt": "a", "reasoning_effort": 3}, "^reasoning_effort: 3 is not a string"),
+    ({"prompt": "a", "chat_template_kwargs": []}, "^chat_template_kwargs: "),
+    ({"prompt": "a", "chat_template_kwargs": {"messages": []}}, "^messages: is no variable of a chat template"),
+    ({"prompt_ids": [1], "think": False}, "^prompt_ids: cannot be combined with variables of a chat template"),
     ({"custom_id": "a", "method": "GET", "body": {"prompt": "a"}}, "^method: GET is not POST"),
     ({"custom_id": "a", "url": "/v1/embeddings", "body": {"prompt": "a"}}, "^url: /v1/embeddings is not"),
     ({"custom_id": "a", "prompt": "a", "body": {"prompt": "a"}}, "^prompt: is outside of the body"),

@@ -62,6 +62,7 @@ class ChatOptions:
     chat: bool | None
     system: str | None
     template: str | None
+    variables: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,10 @@ class GenerationOptions:
     drafting: DraftOptions | None
     compiling: Compiling
     unset: frozenset[str]
+
+
+def thinking_variables(*, think: bool) -> dict[str, Any]:
+    return {"enable_thinking": think}
 
 
 class GenerateRequest:
@@ -245,7 +250,7 @@ def replace_modules(run: Callable[[GenerateRequest], Job[GenerateResult]]) -> No
         "engine.compiled": (Compiling,),
         "engine.speculative.draft_length": (DraftOptions, parse_draft_length),
         "engine.build": (RuntimeConfig,),
-        "engine.chat": (ChatOptions,),
+        "engine.chat": (ChatOptions, thinking_variables),
         "engine.options": (GenerationOptions,),
         "engine.sampling": (Sampling,),
     }

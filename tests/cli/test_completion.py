@@ -53,7 +53,7 @@ def test_commands_are_completed_with_their_help() -> None:
     ("line", "completed"),
     [
         ("gptfast --rem", ["--remove"]),
-        ("gptfast generate --te", ["--temperature"]),
+        ("gptfast generate --tempe", ["--temperature"]),
         ("gptfast convert -", ["--out", "--dtype", "--tokenizer-from", "--lora", "--verify", "--allow-pickle"]),
         ('gptfast generate "a prompt with spaces" --mod', ["--model"]),
         ("gptfast generate --seed 1 --see", []),
@@ -199,7 +199,7 @@ def test_a_broken_settings_file_is_not_spoken_of(gptfast: CommandLine, home: Pat
     settings = home / ".config" / "gptfast" / "config.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text("[nonsense")
-    outcome = gptfast.with_environment(_GPTFAST_COMPLETE="gptfast generate --temp").run()
+    outcome = gptfast.with_environment(_GPTFAST_COMPLETE="gptfast generate --tempe").run()
     assert outcome.returncode == 0 and outcome.stderr == b""
     assert outcome.stdout.splitlines() == [b"none", b"--temperature\tSampling temperature; 0: greedy."]
 

@@ -33,6 +33,24 @@ def test_an_option_that_would_not_be_listened_to_is_refused(
     assert outcome.stdout == b""
 
 
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("effort=low", "--template-var effort: 'low' is not JSON"),
+        ("enable_thinking=False", "'False' is not JSON"),
+        ("effort", "--template-var takes KEY=JSON, not 'effort'"),
+        ("=1", "takes KEY=JSON"),
+        ("messages=[]", "messages: is no variable"),
+    ],
+)
+def test_a_variable_of_the_chat_template_that_cannot_be_read_is_refused(
+    gptfast: CommandLine, variable: str, says: str
+) -> None:
+    outcome = gptfast.run("generate", "Hello", "--template-var", variable)
+    assert (outcome.returncode, outcome.stdout) == (2, b"")
+    assert says in outcome.stderr.decode()
+
+
 def test_the_options_of_one_prompt_reach_its_job(fake: Callable[[str], CommandLine]) -> None:
     options = [
         "--no-chat",
@@ -40,6 +58,9 @@ def test_the_options_of_one_prompt_reach_its_job(fake: Callable[[str], CommandLi
         "Be brief.",
         "--chat-template",
         "rag",
+        "--no-think",
+        "--template-var",
+        'effort="low"',
         "--show-prompt",
         "--prompt-cache",
         "c.st",
@@ -48,7 +69,12 @@ def test_the_options_of_one_prompt_reach_its_job(fake: Callable[[str], CommandLi
     ]
     outcome = fake("echoes-the-request").run("generate", "Hello", *options, "--compile", "--compile-prefill")
     request = json.loads(outcome.stdout)
-    assert request["chat"] == {"chat": False, "system": "Be brief.", "template": "rag"}
+    assert request["chat"] == {
+        "chat": False,
+        "system": "Be brief.",
+        "template": "rag",
+        "variables": {"enable_thinking": False, "effort": "low"},
+    }
     assert request["compiling"] == {"decode": True, "prefill": True}
     assert request["runtime"]["kv_dtype"] == "int8"
     assert (request["show_prompt"], request["prompt_cache"]) == (True, "c.st")

@@ -7,7 +7,7 @@ import pytest
 
 from chat_model import TEMPLATE, chat_model, chatml
 from gptfast_cli.core.engine.build import RuntimeConfig
-from gptfast_cli.core.engine.chat import ChatOptions, open_prompter
+from gptfast_cli.core.engine.chat import ChatOptions, open_prompter, thinking_variables
 from gptfast_cli.core.engine.load import LoadedModel, load
 from gptfast_cli.core.errors import UsageError
 from model_files import drained, saved, settings_in
@@ -116,6 +116,34 @@ def test_options_that_cannot_be_meant_are_refused(loaded: LoadedModel, options: 
 def test_a_system_message_needs_a_chat(base: LoadedModel) -> None:
     with pytest.raises(UsageError, match="requires a chat template"):
         open_prompter(base, ChatOptions(system="Be brief."))
+
+
+THINKING = TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+
+
+def test_variables_reach_the_template_and_those_of_one_rendering_come_last(
+    load_in: Callable[[Path], LoadedModel], tmp_path: Path
+) -> None:
+    loaded = load_in(chat_model(tmp_path / "thinks", template=THINKING + "{{ effort }}"))
+    variables = {**thinking_variables(think=False), "effort": "low"}
+    with open_prompter(loaded, ChatOptions(variables=variables)) as prompter:
+        assert list(prompter.notes()) == []
+        assert prompter.text("Hi").endswith("<think></think>low")
+        again = prompter.render([{"role": "user", "content": "Hi"}], variables={"enable_thinking": True})
+        assert again.endswith("assistant\nlow")
+
+
+def test_a_variable_that_the_template_does_not_read_is_named(loaded: LoadedModel) -> None:
+    with open_prompter(loaded, ChatOptions(variables={**thinking_variables(think=True), "effort": 3})) as prompter:
+        (note,) = prompter.notes()
+    assert note.text.endswith("does not read it: enable_thinking, thinking, effort")
+
+
+def test_variables_need_a_chat(base: LoadedModel, loaded: LoadedModel) -> None:
+    with pytest.raises(UsageError, match="has no chat template, whose variables"):
+        open_prompter(base, ChatOptions(variables={"effort": 3}))
+    with pytest.raises(UsageError, match="--no-chat excludes"):
+        open_prompter(loaded, ChatOptions(chat=False, variables={"effort": 3}))
 
 
 def test_a_model_without_a_tokenizer_takes_no_text(tmp_path: Path, load_in: Callable[[Path], LoadedModel]) -> None:

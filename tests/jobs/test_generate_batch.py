@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from chat_model import TEMPLATE, chat_model
 from generation_requests import changed, requested
 from gptfast_cli.core.checkpoints.store import bundled_folder
 from gptfast_cli.core.engine.build import RuntimeConfig
-from gptfast_cli.core.engine.chat import ChatOptions
+from gptfast_cli.core.engine.chat import ChatOptions, thinking_variables
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import (
@@ -374,3 +375,29 @@ def test_a_stop_of_a_row_that_can_never_match_is_reported_once_with_its_row(requ
         "x.jsonl:4: stop '\\ud800' can never match: it is not valid Unicode.",
     ]
     assert batch.n_bad == 0
+
+
+def test_a_row_tells_the_chat_template_whether_to_think_and_beats_the_run(
+    request_for: BatchRequest, tmp_path: Path
+) -> None:
+    off = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    model = str(chat_model(tmp_path / "thinks", template=TEMPLATE + off))
+    rows: list[dict[str, Any]] = [
+        {"prompt": "Hi"},
+        {"prompt": "Hi", "think": False},
+        {"messages": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"enable_thinking": False}},
+        {"prompt": "Hi", "think": True},
+    ]
+
+    def lengths(**changes: Any) -> list[int]:
+        found = answers(request_for, *rows, model=model, max_new_tokens=1, **changes)
+        return [record["prompt_tokens"] - found[3]["prompt_tokens"] for record in found]
+
+    n_more = len("<think></think>")  # a token is a byte
+    assert lengths() == [0, n_more, n_more, 0]
+    assert lengths(chat=ChatOptions(variables=thinking_variables(think=False))) == [n_more, n_more, n_more, 0]
+
+
+def test_a_row_with_variables_needs_a_chat_template(request_for: BatchRequest) -> None:
+    (record,) = records(ran(request_for, {"prompt": "Hi", "think": False})[0])
+    assert "has no chat template" in record["error"]["message"]

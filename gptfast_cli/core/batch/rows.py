@@ -13,12 +13,13 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from gptfast_cli.core.checkpoints.identity import fingerprint
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
+from gptfast_cli.core.engine.chat import thinking_variables
 from gptfast_cli.core.engine.options import LARGEST_SEED, MOST_SAMPLES, GenerationOptions
 from gptfast_cli.core.engine.sampling import check
 from gptfast_cli.core.errors import (
@@ -29,6 +30,7 @@ from gptfast_cli.core.errors import (
 )
 from gptfast_cli.core.fields import Fields, parse_fields
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
+from gptfast_cli.core.tokenizers.chat import check_variables
 
 _MAX_NEW_TOKENS = ("max_new_tokens", "max_tokens", "max_completion_tokens")
 _NUM_SAMPLES = ("num_samples", "n")
@@ -36,6 +38,7 @@ _SAMPLING_NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
 _KNOWN: Final = (
     *("id", "prompt", "prompt_ids", "messages", "system", "stop", "seed", "logprobs", "top_logprobs", "ignore_eos"),
     *("top_k", *_SAMPLING_NUMBERS, *_MAX_NEW_TOKENS, *_NUM_SAMPLES),
+    *("think", "reasoning_effort", "tools", "chat_template_kwargs"),
 )
 # labels, and options of a hosted service: ignored, as the answer does not depend on them
 _LABELS: Final = (
@@ -53,7 +56,6 @@ _UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "stream": (False,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
-    "tools": ([],),
 }
 _ENVELOPE: Final = ("custom_id", "method", "url", "body")
 _URLS: Final = ("/v1/chat/completions", "/v1/completions")
@@ -108,6 +110,24 @@ def row_options(body: Fields, defaults: GenerationOptions) -> GenerationOptions:
     )
     check(options.sampling)
     return options
+
+
+def row_variables(body: Fields) -> dict[str, Any]:
+    """The variables that a row sets for the chat template: `think`, `reasoning_effort`, `tools`, then its kwargs.
+
+    Tools that may not be called (`tool_choice` none) are left out. Raises CorruptError or UsageError.
+    """
+    variables: dict[str, Any] = {}
+    if "think" in body:
+        variables |= thinking_variables(think=body.flag("think"))
+    if "reasoning_effort" in body:
+        variables["reasoning_effort"] = body.text("reasoning_effort")
+    if body.values.get("tools") and body.values.get("tool_choice") != "none":
+        variables["tools"] = body.values["tools"]
+    if "chat_template_kwargs" in body:
+        variables |= body.section("chat_template_kwargs").values
+    check_variables(variables)
+    return variables
 
 
 def _spelling(body: Fields, names: tuple[str, ...]) -> str:
@@ -237,6 +257,7 @@ class Row:
     prompt: Prompt
     options: GenerationOptions
     system: str | None = None  # system message; None: the run's default
+    variables: Mapping[str, Any] = field(default_factory=dict)  # of the chat template, besides those of the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +316,10 @@ def _parse(line: bytes, where: str, *, number: int, index: int, defaults: Genera
         body = row_body(fields)
         check_names(body)
         system = body.text("system") if "system" in body else None
-        return Row(number, digest, index, row_id, row_prompt(body), row_options(body, defaults), system)
+        prompt, variables = row_prompt(body), row_variables(body)
+        if variables and isinstance(prompt, tuple):
+            raise body.corrupt("prompt_ids", "cannot be combined with variables of a chat template")
+        return Row(number, digest, index, row_id, prompt, row_options(body, defaults), system, variables)
     except (CorruptError, UsageError) as error:
         return BadRow(number, digest, row_id, _reason(error, where))
 

@@ -89,17 +89,18 @@ def _stream(row: Row, sample: int) -> int:
 def _prompt_ids(row: Row, context: BatchContext) -> tuple[int, ...]:
     prompter = context.prompter
     match row.prompt:
-        case str(text) if row.system is None:
+        case str(text) if row.system is None and not row.variables:
             return prompter.encode(prompter.text(text))
         case str(text):
-            return prompter.encode(prompter.render([*_opening(row, prompter), {"role": "user", "content": text}]))
-        case Messages(messages) if row.prompt.has_system_message:
-            return prompter.encode(prompter.render(messages))
-        case Messages(messages):
-            return prompter.encode(prompter.render([*_opening(row, prompter), *messages]))
+            messages: list[Message] = [*_opening(row, prompter), {"role": "user", "content": text}]
+        case Messages(given) if row.prompt.has_system_message:
+            messages = [*given]
+        case Messages(given):
+            messages = [*_opening(row, prompter), *given]
         case ids:
             context.loaded.check_ids(ids)
             return ids
+    return prompter.encode(prompter.render(messages, variables=row.variables))
 
 
 def _opening(row: Row, prompter: Prompter) -> list[Message]:

@@ -1,7 +1,7 @@
 """Chat prompts by a model's chat template, and conversations within the context length."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -30,26 +30,37 @@ _FALLBACK = "Use Llama 2's [INST] format instead: --chat"
 class ChatOptions:
     """Whether and how to chat.
 
-    chat:     None: if the model has a template; True: without a template in Llama 2's [INST] format
-    system:   system message
-    template: name of one of the model's templates, or a file
+    chat:      None: if the model has a template; True: without a template in Llama 2's [INST] format
+    system:    system message
+    template:  name of one of the model's templates, or a file
+    variables: of the template: keyword arguments of transformers' apply_chat_template
     """
 
     chat: bool | None = None
     system: str | None = None
     template: str | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+_THINKING = ("enable_thinking", "thinking")  # names in use: of Qwen, GLM, SmolLM; of DeepSeek, Granite
+
+
+def thinking_variables(*, think: bool) -> dict[str, Any]:
+    """The variables of a chat template that turn reasoning on or off."""
+    return dict.fromkeys(_THINKING, think)
 
 
 class Prompter:
     """Encodes texts and conversations for a model; a context manager that ends the template's process."""
 
     def __init__(
-        self, loaded: LoadedModel, template: ChatTemplate | None, *, system: str | None, is_fallback: bool
+        self, loaded: LoadedModel, template: ChatTemplate | None, options: ChatOptions, *, is_fallback: bool
     ) -> None:
         self._name = loaded.name
         self._tokenizer = loaded.tokenizer
         self._template = template
-        self._system = system
+        self._system = options.system
+        self.variables = options.variables
         self.is_fallback = is_fallback  # Llama 2's format, since the model has no template
 
     def __enter__(self) -> Self:
@@ -67,9 +78,15 @@ class Prompter:
         return self._template is not None
 
     def notes(self) -> Iterator[Note]:
-        """Notes on the format."""
+        """Notes on the format, and on variables that the template does not read."""
         if self.is_fallback:
             yield Note(f"{self._name} has no chat template: using Llama 2's [INST] format.")
+        if self._template is not None:
+            unread = [name for name in self.variables if not self._template.reads(name)]
+            if not set(_THINKING) <= set(unread):  # it reads one of them
+                unread = [name for name in unread if name not in _THINKING]
+            if unread:
+                yield Note(f"Without effect, since the chat template does not read it: {', '.join(unread)}")
 
     def opening(self) -> list[Message]:
         """First messages of a conversation: the system message, if any."""
@@ -79,15 +96,25 @@ class Prompter:
         """The text to encode for a prompt: the prompt itself, or the rendered conversation."""
         return self.render([*self.opening(), {"role": "user", "content": prompt}]) if self.is_chat else prompt
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The text of a conversation, by default with the header of the answer.
+
+        variables: of the template, besides those of the options
 
         Raises UsageError if the model has no chat template or it refuses the messages, CorruptError for a template that
         is broken or unsafe.
         """
         if self._template is None:
             raise UsageError(f"{self._name} has no chat template, so it takes a prompt and no messages.", _FALLBACK)
-        return self._template.render(messages, add_generation_prompt=add_generation_prompt)
+        return self._template.render(
+            messages, add_generation_prompt=add_generation_prompt, variables={**self.variables, **(variables or {})}
+        )
 
     @cached_property
     def turn_end_ids(self) -> frozenset[int]:
@@ -98,7 +125,7 @@ class Prompter:
         if self._template is None or self._tokenizer is None:
             return frozenset()
         try:
-            text = self._template.render(_ANSWERED, add_generation_prompt=False)
+            text = self.render(_ANSWERED, add_generation_prompt=False)
         except GptFastError:  # the template refuses this conversation, perhaps not the user's
             return frozenset()
         _, is_there, after = text.rpartition(_ANSWERED[-1]["content"])
@@ -133,7 +160,11 @@ def open_prompter(loaded: LoadedModel, options: ChatOptions) -> Prompter:
         if options.chat is False:
             raise UsageError("--system and --no-chat exclude each other.")
         raise UsageError(f"--system requires a chat template, and {loaded.name} has none.", _FALLBACK)
-    return Prompter(loaded, template, system=options.system, is_fallback=is_fallback)
+    if template is None and options.variables:
+        if options.chat is False:
+            raise UsageError("--no-chat excludes --think, --no-think and --template-var.")
+        raise UsageError(f"{loaded.name} has no chat template, whose variables --think and --template-var set.")
+    return Prompter(loaded, template, options, is_fallback=is_fallback)
 
 
 def _own_template(folder: Path, options: ChatOptions) -> ChatTemplate | None:
@@ -191,7 +222,10 @@ class Conversation:
     @property
     def row(self) -> dict[str, object]:
         """The conversation as a row of a prompts file: `{"messages": [...]}`, or `{"prompt": "..."}` for a text."""
-        return {"messages": self.messages} if self._prompter.is_chat else {"prompt": _text(self.exchanges)}
+        if not self._prompter.is_chat:
+            return {"prompt": _text(self.exchanges)}
+        variables = self._prompter.variables
+        return {"messages": self.messages} | ({"chat_template_kwargs": dict(variables)} if variables else {})
 
     @property
     def oldest_tokens(self) -> int:

@@ -9,6 +9,7 @@ from gptfast_cli.core.engine.compiled import Compiling
 from gptfast_cli.core.engine.sampling import Sampling, check
 from gptfast_cli.core.engine.speculative.draft_length import DraftOptions
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.tokenizers.chat import check_variables
 
 LARGEST_SEED = 2**64 - 1
 MOST_SAMPLES = 2**16
@@ -59,6 +60,7 @@ class GenerationOptions:
         check(self.sampling)
         check_seed(self.seed)
         check_stops(self.stop)
+        check_variables(self.chat.variables)
         check_samples(self.num_samples)
         check_at_least(
             1,

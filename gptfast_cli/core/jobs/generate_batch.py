@@ -264,7 +264,8 @@ def _shared(request: BatchRequest) -> str:
         "model": model_identity(resolve(request.model, request.settings).path),
         "defaults": {name: fields[name] for name in _ROW_DEFAULTS} | {"seed": None, "system": None},
         "dtype": request.runtime.dtype,
-        "chat": fields["chat"],
+        # no key without variables, as in records of earlier versions, whose runs can thus be resumed
+        "chat": {name: value for name, value in fields["chat"].items() if value or name != "variables"},
         "template": file.read_text(errors="replace") if file.is_file() else None,
         "max_context": request.options.max_context,
     }

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -107,6 +108,7 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) 
 
 MOST_REQUEST_BYTES = 1 << 24
 
+_OWN = ("messages", "add_generation_prompt", "continue_final_message")  # variables that a request itself sets
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names in use, the standard one first
 _CHANGED = "Change them (some models take no system message), or use another template: --chat-template NAME or FILE."
 _OTHER = "Use another with --chat-template NAME or FILE, or none with --no-chat."
@@ -114,11 +116,15 @@ _OTHER = "Use another with --chat-template NAME or FILE, or none with --no-chat.
 
 @dataclass(frozen=True, slots=True)
 class TemplateSource:
-    """A template's text, its origin for error messages, and its variables: special tokens such as bos_token."""
+    """A template's text, its origin for error messages, and its variables: special tokens such as bos_token.
+
+    text_with_tools: the model's other template, for conversations with tools; None if it has none
+    """
 
     text: str
     where: str
     variables: Mapping[str, str]
+    text_with_tools: str | None = None
 
 
 class ChatTemplate:
@@ -144,16 +150,29 @@ class ChatTemplate:
         """End the process; rendering again starts another."""
         self._worker.close()
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+    def reads(self, variable: str) -> bool:
+        """Whether the template has this word, so that a variable of this name may have an effect."""
+        texts = (self._source.text, self._source.text_with_tools or "")
+        return any(re.search(rf"\b{re.escape(variable)}\b", text) for text in texts)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The text of a conversation, as transformers renders it.
+
+        variables: keyword arguments of transformers' apply_chat_template, `tools` and `documents` among them
 
         The content of a message is a text or, as in the OpenAI API, a list of parts `{"type": "text", "text": ...}`. If
         the template supports no lists, the parts are joined by line breaks, as in llama.cpp.
 
-        Raises UsageError if the template refuses the messages, or there are none or too many; CorruptError if it is
-        broken, violates the sandbox, or exceeds the limits on time, memory or output.
+        Raises UsageError if the template refuses the messages, there are none or too many, or a variable cannot be set;
+        CorruptError if it is broken, violates the sandbox, or exceeds the limits on time, memory or output.
         """
-        request = self._request(messages, add_generation_prompt=add_generation_prompt)
+        request = self._request(messages, variables or {}, add_generation_prompt=add_generation_prompt)
         try:
             answer = json.loads(self._worker.ask(request, seconds=self._max_seconds))
         except TimeoutError as error:
@@ -168,12 +187,16 @@ class ChatTemplate:
             case _:
                 raise self._unusable(str(answer["failed"]))
 
-    def _request(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> bytes:
+    def _request(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], *, add_generation_prompt: bool
+    ) -> bytes:
         if not messages:
             raise UsageError("There are no messages to render.", "Give at least one user message.")
+        check_variables(variables)
+        with_tools = self._source.text_with_tools if variables.get("tools") is not None else None
         request = {
-            "template": self._source.text,
-            "variables": dict(self._source.variables),
+            "template": self._source.text if with_tools is None else with_tools,
+            "variables": {**self._source.variables, **variables},
             "messages": [_as_templates_expect(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
         }
@@ -192,6 +215,15 @@ class ChatTemplate:
 
     def _unusable(self, why: str) -> CorruptError:
         return CorruptError(f"{self._source.where}: the chat template cannot be used: {why}", _OTHER)
+
+
+def check_variables(variables: Mapping[str, Any]) -> None:
+    """Raise UsageError for a variable that a request itself sets, and for tools that are no list of objects."""
+    if own := [name for name in _OWN if name in variables]:
+        raise UsageError(f"{own[0]}: is no variable of a chat template that can be set")
+    tools = variables.get("tools")
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)):
+        raise UsageError("tools: is not a list of objects", 'A tool is {"type": "function", "function": {...}}.')
 
 
 def _as_templates_expect(message: Mapping[str, Any]) -> dict[str, Any]:

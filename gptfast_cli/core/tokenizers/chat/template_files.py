@@ -22,6 +22,8 @@ from gptfast_cli.core.tokenizers.tokenizer import Tokenizer
 DEFAULT = "default"
 """Name of a single template, and of the one to use by default."""
 
+_WITH_TOOLS = "tool_use"  # the name by which transformers finds the template for conversations with tools
+
 JINJA_FILE = "chat_template.jinja"
 JINJA_FOLDER = "additional_chat_templates"
 PROCESSOR_FILE = "chat_template.json"
@@ -167,7 +169,8 @@ def open_chat_template(folder: Path, name: str | None = None) -> ChatTemplate | 
     taken = DEFAULT if name is None else name
     if taken not in templates:
         raise _no_such_template(name, folder, templates)
-    return ChatTemplate(TemplateSource(templates[taken], str(folder), read_variables(folder)))
+    with_tools = templates.get(_WITH_TOOLS) if name is None else None
+    return ChatTemplate(TemplateSource(templates[taken], str(folder), read_variables(folder), with_tools))
 
 
 def read_chat_template(file: Path, folder: Path) -> ChatTemplate:

@@ -3,8 +3,9 @@
 It runs as a script and imports nothing of gptfast, so that it starts in a tenth of a second. The Jinja environment is
 that of transformers (utils/chat_template_utils.py), so that the text is the same.
 
-Request: {"template", "variables", "messages", "add_generation_prompt"}. Response: {"text"}, or {"refused"} with the
-template's own message, or {"failed"} with the error. The first line, once loaded, is {}.
+Request: {"template", "variables", "messages", "add_generation_prompt"}, with tools and documents among the variables.
+Response: {"text"}, or {"refused"} with the template's own message, or {"failed"} with the error. The first line, once
+loaded, is {}.
 """
 
 import contextlib
@@ -157,7 +158,7 @@ def _answer(request: dict[str, Any]) -> dict[str, str]:
         return {"failed": _reason(error)[:_MOST_REASON_CHARACTERS]}
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)  # one may be for conversations with tools
 def _compiled(source: str) -> Template:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
@@ -185,8 +186,12 @@ def _rendered(template: Template, request: dict[str, Any]) -> str:
 
 
 def _text(template: Template, request: dict[str, Any], messages: list[dict[str, Any]]) -> str:
-    given = {"tools": None, "documents": None, "add_generation_prompt": request["add_generation_prompt"]}
-    return _joined(template.generate(request["variables"] | given, messages=[_in_parts(each) for each in messages]))
+    variables = {"tools": None, "documents": None} | request["variables"]
+    given = {
+        "add_generation_prompt": request["add_generation_prompt"],
+        "messages": [_in_parts(each) for each in messages],
+    }
+    return _joined(template.generate(variables | given))
 
 
 def _joined(chunks: Iterable[str]) -> str:
