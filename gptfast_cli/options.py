@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import typer
 
 from gptfast_cli.completion.answer import Paths
+from gptfast_cli.core.backends import BACKENDS, REFERENCE
 from gptfast_cli.core.cpus import most_threads
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.registry import plug_names
@@ -110,7 +111,7 @@ def choices(*names: str) -> Callable[[], list[str]]:
     return lambda: list(names)
 
 
-complete_backend = choices("cpu", "reference")
+complete_backend = choices(*BACKENDS)
 complete_dtype = choices("bfloat16", "float16", "float32")
 
 # kinds of options; `usual` describes a default that depends on something else
@@ -406,7 +407,7 @@ class CompileOptions:
     def engine(self, asked: EngineOptions) -> EngineOptions:
         """The engine asked for, on the reference backend where it names none and torch.compile has work."""
         is_reference = asked.backend is None and (self.compile or self.compile_prefill)
-        return replace(asked, backend="reference") if is_reference else asked
+        return replace(asked, backend=REFERENCE) if is_reference else asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import (
-    AttentionNorms,
-    LayerCache,
-    Linear,
-    Norm,
-    RopePositions,
-)
+from gptfast_cli.core.backends.base import AttentionNorms, LayerCache, Linear, Norm, RopePositions
 from gptfast_cli.core.bench.bandwidth import Bandwidth
 from gptfast_cli.core.bench.environment import Clock
 from gptfast_cli.core.config import Activation, AttentionSpec

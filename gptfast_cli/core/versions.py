@@ -1,16 +1,15 @@
 """Version, commit, PyTorch and backends of this installation, found without loading PyTorch."""
 
-import importlib.util
 import json
 import platform
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from gptfast_cli import __version__
-from gptfast_cli.core.errors import GptFastError
+from gptfast_cli.core.backends import CPU, REFERENCE
+from gptfast_cli.core.backends.cpu.compiler import NoCompilerError, is_whole, library_file
 from gptfast_cli.core.settings import Settings
 
 _DISTRIBUTION = "gptfast"
@@ -26,7 +25,7 @@ class BackendState:
     state: str
 
 
-_REFERENCE = BackendState("reference", available=True, state="PyTorch operations, on every device")
+_REFERENCE = BackendState(REFERENCE, available=True, state="PyTorch operations, on every device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +87,9 @@ def _torch_version() -> str | None:
 
 
 def _cpu_state(kernel_cache: Path) -> BackendState:
-    compiler = _cpu_compiler()
     try:
-        is_compiled = compiler.is_whole(compiler.library_file(kernel_cache))
-    except GptFastError as error:
-        return BackendState("cpu", available=False, state=error.message)
+        is_compiled = is_whole(library_file(kernel_cache))
+    except NoCompilerError as error:
+        return BackendState(CPU, available=False, state=error.message)
     state = "compiled for this machine" if is_compiled else "not compiled yet: the first run compiles it"
-    return BackendState("cpu", available=True, state=f"C++ engine, {state}")
-
-
-def _cpu_compiler() -> Any:  # noqa: ANN401
-    """The module `backends.cpu.compiler`, loaded from its file: importing its package would load PyTorch."""
-    spec = importlib.util.spec_from_file_location(
-        "gptfast_cpu_compiler", Path(__file__).with_name("backends") / "cpu" / "compiler.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return BackendState(CPU, available=True, state=f"C++ engine, {state}")

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from cpu_engine import SHAPES, copy_blocks, fed, filled_cache, native, reference, weights_of
-from gptfast_cli.core.backends import (
-    KEY_BLOCK,
-)
+from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.backends.layer_cache import FloatCache, Int8Cache, gathered, quantized
 from gptfast_cli.core.models.native import NativeModel
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gptfast_cli.core.backends import KEY_BLOCK, Norm
+from gptfast_cli.core.backends.base import KEY_BLOCK, Norm
 from gptfast_cli.core.backends.reference import (
     matmul,
     rms_norm,

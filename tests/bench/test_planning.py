@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptfast_cli.core.backends import KEY_BLOCK
+from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.bench.plan import (
     COMPILED,
     Efficiency,

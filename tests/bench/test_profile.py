@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gptfast_cli.core.backends import phase
+from gptfast_cli.core.backends.base import phase
 from gptfast_cli.core.bench.profile import RECORDED_STEPS, profiled
 from gptfast_cli.core.engine.engine import Engine
 from gptfast_cli.core.engine.request import Limits, Request

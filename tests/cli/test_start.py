@@ -12,7 +12,7 @@ import typer
 from cli.command_line import CommandLine
 from gptfast_cli import __version__
 from gptfast_cli.app import command_tree
-from gptfast_cli.core.engine.build import BACKENDS
+from gptfast_cli.core.backends import BACKENDS
 from gptfast_cli.core.versions import find_commit
 from gptfast_cli.render.numbers import program_version
 

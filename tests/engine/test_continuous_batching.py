@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cpu_engine import native, reference, weights_of
-from gptfast_cli.core.backends import KEY_BLOCK
+from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.engine.engine import Engine
 from gptfast_cli.core.engine.request import Limits, Request
 from gptfast_cli.core.engine.runner import Runner

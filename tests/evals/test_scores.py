@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from cpu_engine import native, reference, weights_of
-from gptfast_cli.core.backends import KEY_BLOCK
+from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.evals.passages import Passage, fit_passage
 from gptfast_cli.core.evals.scoring import Score, batch_budget_of, scores

@@ -4,10 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import (
-    KEY_BLOCK,
-    RopePositions,
-)
+from gptfast_cli.core.backends.base import KEY_BLOCK, RopePositions
 from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.config import AttentionSpec
 from gptfast_cli.core.models.kv_cache import KVCache

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gptfast_cli.core.backends import KEY_BLOCK
+from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.backends.layer_cache import FloatCache, gathered
 from gptfast_cli.core.errors import OutOfMemoryError
 from gptfast_cli.core.models.kv_cache import KVCache

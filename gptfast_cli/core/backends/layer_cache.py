@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
-from gptfast_cli.core.backends import KEY_BLOCK, KEY_TILE, QUAD
+from gptfast_cli.core.backends.base import KEY_BLOCK, KEY_TILE, QUAD
 from gptfast_cli.core.backends.reference import matmul
 
 _SMALLEST = 1e-30  # lower bound of the largest element; smaller elements become 0

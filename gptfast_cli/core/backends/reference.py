@@ -16,14 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
-from gptfast_cli.core.backends import (
-    KEY_BLOCK,
-    AttentionNorms,
-    LayerCache,
-    Linear,
-    Norm,
-    RopePositions,
-)
+from gptfast_cli.core.backends.base import KEY_BLOCK, AttentionNorms, LayerCache, Linear, Norm, RopePositions
 from gptfast_cli.core.config import Activation, AttentionSpec, QKNorm
 from gptfast_cli.core.schemes import Scheme, Weight, schemes
 

@@ -20,7 +20,7 @@ from typing import Final
 
 import torch
 
-from gptfast_cli.core.backends import KEY_BLOCK
+from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.engine.runner import PREFILL_CHUNK
 from gptfast_cli.core.models.kv_blocks import KVLayout, block_layout, kv_layout_of

@@ -3,11 +3,11 @@
 import ctypes
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
-from gptfast_cli.core.backends import CPU, REFERENCE, Backend, phase
+from gptfast_cli.core.backends import BACKENDS, CPU, REFERENCE
+from gptfast_cli.core.backends.base import Backend, phase
 from gptfast_cli.core.backends.cpu.compiler import (
     NoCompilerError,
     compile_library,
@@ -39,8 +39,6 @@ from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.schemes.plain import plain
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
-
-BACKENDS: Final = (CPU, REFERENCE)
 
 _ON_TORCH = "Running on PyTorch's own operations, several times as slow."
 _INSTALL = "Install g++ (Debian: apt-get install g++), or leave out --backend."

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import LayerCache, phase
+from gptfast_cli.core.backends.base import LayerCache, phase
 from gptfast_cli.core.engine.runner import Forward, Runner
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gptfast_cli.core.backends import phase
+from gptfast_cli.core.backends.base import phase
 from gptfast_cli.core.engine.request import Request
 from gptfast_cli.core.engine.runner import AHEAD_SECONDS, PREFILL_CHUNK, Runner
 from gptfast_cli.core.engine.sampling import draw_tokens, token_logprobs

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import Backend, phase
+from gptfast_cli.core.backends.base import Backend, phase
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import KEY_BLOCK
+from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.checkpoints.identity import fingerprint
 from gptfast_cli.core.checkpoints.shard import CODES, open_shard
 from gptfast_cli.core.checkpoints.writer import PlannedTensor, tensor_sha256, write_shard

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import phase
+from gptfast_cli.core.backends.base import phase
 from gptfast_cli.core.backends.cpu.engine import StepsAhead
 from gptfast_cli.core.backends.cpu.library import SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from gptfast_cli.core.backends import Backend
+from gptfast_cli.core.backends.base import Backend
 from gptfast_cli.core.bench.bandwidth import Bandwidth, Probe
 from gptfast_cli.core.bench.comparison import ComparisonOptions, check_comparable, compare, conditions, read_record
 from gptfast_cli.core.bench.environment import Clock, PeakMemory, device_clock, environment

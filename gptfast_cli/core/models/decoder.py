@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
-from gptfast_cli.core.backends import LayerCache
+from gptfast_cli.core.backends.base import LayerCache
 from gptfast_cli.core.backends.cpu.engine import StepsAhead
 from gptfast_cli.core.backends.cpu.library import SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle

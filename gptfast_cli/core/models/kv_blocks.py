@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import KEY_BLOCK, KEY_TILE, QUAD, LayerCache
+from gptfast_cli.core.backends.base import KEY_BLOCK, KEY_TILE, QUAD, LayerCache
 from gptfast_cli.core.backends.layer_cache import FloatCache, Int8Cache
 from gptfast_cli.core.config import AttentionSpec, ModelConfig
 from gptfast_cli.core.device import available_memory_bytes, check_fits

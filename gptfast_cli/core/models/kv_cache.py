@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import KEY_BLOCK, LayerCache
+from gptfast_cli.core.backends.base import KEY_BLOCK, LayerCache
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import check_fits, to_device
 from gptfast_cli.core.models.kv_blocks import LARGE_BYTES, SMALLER, BlockPool, block_layout, kv_layout_of

@@ -11,11 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import (
-    CPU,
-    KEY_BLOCK,
-    Linear,
-)
+from gptfast_cli.core.backends import CPU
+from gptfast_cli.core.backends.base import KEY_BLOCK, Linear
 from gptfast_cli.core.backends.cpu.engine import (
     SCHEMES,
     CachePointers,

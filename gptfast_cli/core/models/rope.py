@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import RopePositions
+from gptfast_cli.core.backends.base import RopePositions
 from gptfast_cli.core.config import LayerSpec, LinearScaling, Llama3Scaling, RopeConfig
 from gptfast_cli.core.device import to_device
 

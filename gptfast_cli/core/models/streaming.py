@@ -16,14 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import (
-    KEY_BLOCK,
-    Backend,
-    LayerCache,
-    Linear,
-    Norm,
-    RopePositions,
-)
+from gptfast_cli.core.backends.base import KEY_BLOCK, Backend, LayerCache, Linear, Norm, RopePositions
 from gptfast_cli.core.backends.layer_cache import FloatCache
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.models.rope import LayerRotations

@@ -7,16 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gptfast_cli.core.backends import (
-    REFERENCE,
-    AttentionNorms,
-    Backend,
-    LayerCache,
-    Linear,
-    Norm,
-    RopePositions,
-    phase,
-)
+from gptfast_cli.core.backends import REFERENCE
+from gptfast_cli.core.backends.base import AttentionNorms, Backend, LayerCache, Linear, Norm, RopePositions, phase
 from gptfast_cli.core.backends.reference import softcapped
 from gptfast_cli.core.config import LayerSpec, ModelConfig, QKNorm
 from gptfast_cli.core.device import to_device, torch_threads

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from gptfast_cli.core.backends import Linear
+from gptfast_cli.core.backends.base import Linear
 from gptfast_cli.core.config import LayerSpec, ModelConfig, QKNorm
 from gptfast_cli.core.schemes import Weight
 

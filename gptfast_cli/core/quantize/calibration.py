@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import LayerCache, Linear, RopePositions
+from gptfast_cli.core.backends.base import LayerCache, Linear, RopePositions
 from gptfast_cli.core.backends.reference import Reference, linear
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.models.streaming import Operation, Stream

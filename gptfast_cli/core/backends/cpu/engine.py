@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import Linear
+from gptfast_cli.core.backends.base import Linear
 from gptfast_cli.core.backends.cpu.library import (
     Ahead,
     Call,

@@ -24,7 +24,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
-from gptfast_cli.core.backends import KEY_BLOCK, KEY_TILE, QUAD
+from gptfast_cli.core.backends.base import KEY_BLOCK, KEY_TILE, QUAD
 from gptfast_cli.core.errors import OutOfMemoryError
 
 MAX_HEAD_DIM: Final = 256

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from gptfast_cli.core.backends import KEY_BLOCK
+from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.checkpoints.identity import fingerprint
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import dtype_name

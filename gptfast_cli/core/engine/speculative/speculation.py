@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.backends import phase
+from gptfast_cli.core.backends.base import phase
 from gptfast_cli.core.backends.cpu.rounds import (
     NativeRounds,
     RoundLimits,
