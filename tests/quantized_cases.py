@@ -6,10 +6,7 @@ from torch import Tensor
 from gptfast_cli.core.schemes import AffineParams, quantized, schemes
 
 CASES = [
-    (name, group_size)
-    for name in schemes
-    if name != "plain"
-    for group_size in (getattr(schemes[name], "group_sizes", ()) or (None,))
+    (name, group_size) for name in schemes if name != "plain" for group_size in (schemes[name].group_sizes or (None,))
 ]
 
 

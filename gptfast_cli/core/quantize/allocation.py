@@ -19,12 +19,7 @@ from typing import Final
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.models.weights import layer_of, weight_shapes
-from gptfast_cli.core.schemes import (
-    QuantizedScheme,
-    Weight,
-    quantized,
-    schemes,
-)
+from gptfast_cli.core.schemes import Weight, quantized, schemes
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 
 DEFAULT_GROUP_SIZE = 32
@@ -179,8 +174,7 @@ def storage_of(option: str, text: str, group_size: int | None) -> Storage:
         nearest = difflib.get_close_matches(scheme, schemes)
         meant = f"Did you mean {nearest[0]}? " if nearest else ""
         raise UsageError(f"{option}: there is no scheme called {text!r}.", f"{meant}Schemes: {', '.join(schemes)}.")
-    plug = schemes[scheme]
-    sizes = plug.group_sizes if isinstance(plug, QuantizedScheme) else ()
+    sizes = schemes[scheme].group_sizes
     if not sizes:
         if dash:
             raise UsageError(f"{option}: {scheme} has no groups, so {text!r} is invalid.", f"Write {scheme}.")

@@ -68,6 +68,9 @@ WHOLE = Block()
 class Scheme(Protocol):
     """How a weight is stored, and how to have it back as a dense tensor."""
 
+    group_sizes: tuple[int, ...]
+    """Elements a group can have; none where a group is always a whole row, or nothing is grouped."""
+
     def part_names(self) -> tuple[str, ...]:
         """Names of the stored tensors, in the order in which they are written."""
         ...
@@ -221,9 +224,6 @@ class AffineFitter:
 @runtime_checkable
 class QuantizedScheme(Scheme, Protocol):
     """A scheme that stores codes and group params: it says which can be stored, a quantizer chooses among them."""
-
-    group_sizes: tuple[int, ...]
-    """Elements a group can have; none where a group is always a whole row."""
 
     def meta_weight(self, shape: tuple[int, ...], group_size: int | None) -> Weight:
         """A matrix of this shape without its numbers, on the meta device: what is going to be stored.

@@ -17,6 +17,8 @@ def plain(tensor: Tensor) -> Weight:
 class Plain:
     """One part, which is the weight itself."""
 
+    group_sizes: tuple[int, ...] = ()
+
     def part_names(self) -> tuple[str, ...]:
         return (_PART,)
 
