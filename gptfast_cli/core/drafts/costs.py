@@ -202,7 +202,7 @@ class CostMeter:
         while seconds < _SECONDS or n_runs < _LEAST:
             n_before = 0 if rounds is None else rounds.n_rounds
             output = load.step()
-            n_new = output.counts[0] if rounds is None else (rounds.n_rounds - n_before) // len(output.counts)
+            n_new = output.counts[0] if rounds is None else (rounds.n_rounds - n_before) // load.n_rows
             if n_new == 0:
                 continue  # nothing is drafted for the last token of a text
             n_runs += n_new
@@ -220,6 +220,7 @@ class _Load:
     def __init__(self, runner: Runner, texts: Sequence[TargetText], speculation: Speculation | None) -> None:
         self._engine = Engine(runner, speculation, isolates_failures=True)
         self._texts = texts
+        self.n_rows = len(texts)
         for n, text in enumerate(texts):
             self._begin(n, int(len(text.tokens) * (n * _GOLDEN % 1)))
 
