@@ -14,18 +14,8 @@ from gptfast_cli.commands import COMMANDS
 from gptfast_cli.commands.defaults import load_defaults
 from gptfast_cli.completion.answer import VARIABLE, answer_shell
 from gptfast_cli.completion.scripts import SCRIPTS, Shell
-from gptfast_cli.core.distributed.rank import (
-    PARENT,
-    TORCHRUN,
-    is_rank,
-    leave_failure,
-)
-from gptfast_cli.core.errors import (
-    ExitCode,
-    GptFastError,
-    NotFoundError,
-    UsageError,
-)
+from gptfast_cli.core.distributed.rank import PARENT, TORCHRUN, is_rank, leave_failure
+from gptfast_cli.core.errors import ExitCode, GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.settings import load_settings, settings_file
 from gptfast_cli.numbers import NumberError
 from gptfast_cli.options import (

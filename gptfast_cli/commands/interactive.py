@@ -12,12 +12,7 @@ from pathlib import Path
 
 from gptfast_cli.core.engine.chat import ContextFullError
 from gptfast_cli.core.errors import GptFastError, UsageError
-from gptfast_cli.core.jobs.chat import (
-    Chat,
-    ChatRequest,
-    Turn,
-    open_chat,
-)
+from gptfast_cli.core.jobs.chat import Chat, ChatRequest, Turn, open_chat
 from gptfast_cli.render.chat import AnswerKeys, LineHistory, Lines, open_lines, write_turn
 from gptfast_cli.render.failure import named, write_error
 from gptfast_cli.render.progress import progress_view, show

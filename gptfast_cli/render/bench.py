@@ -17,13 +17,7 @@ from gptfast_cli.core.drafts.report import Interval
 from gptfast_cli.render.charts.bars import BarGroup, BarRow, grouped_bars
 from gptfast_cli.render.charts.svg import shortened, standalone
 from gptfast_cli.render.json import Keys, to_document, write_document
-from gptfast_cli.render.numbers import (
-    count,
-    digits,
-    duration,
-    machine_line,
-    size,
-)
+from gptfast_cli.render.numbers import count, digits, duration, machine_line, size
 from gptfast_cli.render.terminal import (
     COLUMNS,
     GAP,

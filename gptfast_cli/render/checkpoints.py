@@ -10,13 +10,7 @@ from gptfast_cli.core.jobs.quantize import Fidelity, Quantized
 from gptfast_cli.core.quantize.sizes import MemoryNeed, PartSize
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.render.json import Keys
-from gptfast_cli.render.numbers import (
-    count,
-    duration,
-    nats,
-    share,
-    size,
-)
+from gptfast_cli.render.numbers import count, duration, nats, share, size
 from gptfast_cli.render.terminal import printable, write_block, write_table
 
 KEYS: Final[Keys] = {

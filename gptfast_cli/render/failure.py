@@ -5,12 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TextIO
 
-from gptfast_cli.core.errors import (
-    DiskFullError,
-    GptFastError,
-    OutOfMemoryError,
-    is_out_of_memory,
-)
+from gptfast_cli.core.errors import DiskFullError, GptFastError, OutOfMemoryError, is_out_of_memory
 from gptfast_cli.render.terminal import printable, styled
 
 _MOST_LINES = 5

@@ -6,14 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from gptfast_cli.core.events import Event, Record
-from gptfast_cli.render.numbers import (
-    digits,
-    duration,
-    gigabytes_per_second,
-    share,
-    size,
-    tokens_per_second,
-)
+from gptfast_cli.render.numbers import digits, duration, gigabytes_per_second, share, size, tokens_per_second
 from gptfast_cli.render.progress import View
 from gptfast_cli.render.terminal import write_block
 

@@ -26,14 +26,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
-from gptfast_cli.core.events import (
-    Event,
-    Measured,
-    Note,
-    Progress,
-    Record,
-    TextChunk,
-)
+from gptfast_cli.core.events import Event, Measured, Note, Progress, Record, TextChunk
 from gptfast_cli.render.numbers import amount, size, value_so_far
 from gptfast_cli.render.progress import Status
 from gptfast_cli.render.terminal import printable

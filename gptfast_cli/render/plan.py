@@ -8,13 +8,7 @@ from gptfast_cli.core.engine.runner import PREFILL_CHUNK
 from gptfast_cli.core.jobs.plan import BenchPlan
 from gptfast_cli.render.bench import schemes_of
 from gptfast_cli.render.json import Keys, to_document, write_document
-from gptfast_cli.render.numbers import (
-    count,
-    digits,
-    duration,
-    gigabytes_per_second,
-    size,
-)
+from gptfast_cli.render.numbers import count, digits, duration, gigabytes_per_second, size
 from gptfast_cli.render.terminal import Table, aligned, write_dim
 
 _CASE = ("tp", "batch", "context")

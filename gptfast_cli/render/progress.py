@@ -8,20 +8,8 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TextIO, TypeAlias, TypeVar
 
-from gptfast_cli.core.events import (
-    Event,
-    Job,
-    Measured,
-    Note,
-    Progress,
-)
-from gptfast_cli.render.numbers import (
-    amount,
-    duration,
-    size,
-    tokens_per_second,
-    value_so_far,
-)
+from gptfast_cli.core.events import Event, Job, Measured, Note, Progress
+from gptfast_cli.render.numbers import amount, duration, size, tokens_per_second, value_so_far
 from gptfast_cli.render.terminal import printable, shows_escapes
 
 

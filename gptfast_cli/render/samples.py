@@ -16,12 +16,7 @@ from typing import Self, TextIO
 
 from rich.cells import cell_len
 
-from gptfast_cli.core.events import (
-    Event,
-    Finished,
-    Prompt,
-    TextChunk,
-)
+from gptfast_cli.core.events import Event, Finished, Prompt, TextChunk
 from gptfast_cli.render.terminal import DIM, printable, shows_escapes, styled
 
 _TAB_COLUMNS = 8

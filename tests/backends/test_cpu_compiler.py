@@ -11,13 +11,7 @@ from pathlib import Path
 import pytest
 
 from gptfast_cli.core.backends.cpu import compiler
-from gptfast_cli.core.backends.cpu.compiler import (
-    SOURCES,
-    NoCompilerError,
-    compile_library,
-    is_whole,
-    library_file,
-)
+from gptfast_cli.core.backends.cpu.compiler import SOURCES, NoCompilerError, compile_library, is_whole, library_file
 from gptfast_cli.core.backends.cpu.library import open_library
 from gptfast_cli.core.files import PARTIAL, sibling
 

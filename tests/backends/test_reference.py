@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from gptfast_cli.core.backends.base import KEY_BLOCK, Norm
-from gptfast_cli.core.backends.reference import (
-    matmul,
-    rms_norm,
-    silu,
-    weighted_sum,
-)
+from gptfast_cli.core.backends.reference import matmul, rms_norm, silu, weighted_sum
 from gptfast_cli.core.schemes.plain import plain
 
 

@@ -10,15 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptfast_cli.core.backends.base import KEY_BLOCK
-from gptfast_cli.core.bench.plan import (
-    COMPILED,
-    Efficiency,
-    Hardware,
-    ModelOutline,
-    RankPortion,
-    plan_rows,
-    portion,
-)
+from gptfast_cli.core.bench.plan import COMPILED, Efficiency, Hardware, ModelOutline, RankPortion, plan_rows, portion
 from gptfast_cli.core.config import LlamaSizes, ModelConfig, RopeConfig
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.shapes import KNOWN_SHAPES

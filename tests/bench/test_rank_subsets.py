@@ -9,19 +9,8 @@ import pytest
 import torch
 
 from gptfast_cli.core.bench.bandwidth import Bandwidth
-from gptfast_cli.core.bench.repetitions import (
-    Failed,
-    Timed,
-    TimedRow,
-    Work,
-    measured,
-)
-from gptfast_cli.core.bench.throughput import (
-    RankNumbers,
-    RankSubset,
-    medians,
-    rank_subset_of,
-)
+from gptfast_cli.core.bench.repetitions import Failed, Timed, TimedRow, Work, measured
+from gptfast_cli.core.bench.throughput import RankNumbers, RankSubset, medians, rank_subset_of
 from gptfast_cli.core.cpus import computing_cpus
 from gptfast_cli.core.device import torch_threads
 from gptfast_cli.core.errors import OutOfMemoryError, UsageError

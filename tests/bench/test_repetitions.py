@@ -7,16 +7,7 @@ import pytest
 import torch
 
 from gptfast_cli.core.bench.bandwidth import Bandwidth
-from gptfast_cli.core.bench.repetitions import (
-    Failed,
-    Repetition,
-    Spread,
-    Timed,
-    TimedRow,
-    Work,
-    measured,
-    spread,
-)
+from gptfast_cli.core.bench.repetitions import Failed, Repetition, Spread, Timed, TimedRow, Work, measured, spread
 from gptfast_cli.core.errors import OutOfMemoryError, UsageError
 from gptfast_cli.core.events import Measured, Note, Progress
 from model_files import drained

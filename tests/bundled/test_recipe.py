@@ -15,14 +15,7 @@ import pytest
 from gptfast_cli import bundled
 from recipe import corpus
 from recipe.grammar import Dice, blocks, fill
-from recipe.texts import (
-    CATEGORIES,
-    code,
-    dialogue,
-    recipes,
-    stories,
-    sums,
-)
+from recipe.texts import CATEGORIES, code, dialogue, recipes, stories, sums
 
 BUNDLED = Path(bundled.__file__).parent
 

@@ -8,12 +8,7 @@ import pytest
 
 from gptfast_cli.core.checkpoints.inventory import find_entries, remove, take_inventory
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE
-from gptfast_cli.core.checkpoints.store import (
-    DAMAGED,
-    Store,
-    open_store,
-    store_name,
-)
+from gptfast_cli.core.checkpoints.store import DAMAGED, Store, open_store, store_name
 from gptfast_cli.core.errors import UsageError
 from model_files import cached_repo, converted, saved, settings_in
 

@@ -14,26 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fake_gptfast import (
-    ChatOptions,
-    Compiling,
-    GenerationOptions,
-    Metrics,
-    RuntimeConfig,
-    Sampling,
-    SpeculationReport,
-)
+from fake_gptfast import ChatOptions, Compiling, GenerationOptions, Metrics, RuntimeConfig, Sampling, SpeculationReport
 
 from gptfast_cli import core
 from gptfast_cli.app import main
-from gptfast_cli.core.events import (
-    Event,
-    Job,
-    Measured,
-    Note,
-    Progress,
-    Record,
-)
+from gptfast_cli.core.events import Event, Job, Measured, Note, Progress, Record
 
 N_ROWS = int(os.environ.get("FAKE_ROWS", "12"))
 DELAY_SECONDS = float(os.environ.get("FAKE_DELAY", "0"))

@@ -22,13 +22,7 @@ from typing import Any, Self
 
 from gptfast_cli import app
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.events import (
-    Finished,
-    Job,
-    Measured,
-    Note,
-    TextChunk,
-)
+from gptfast_cli.core.events import Finished, Job, Measured, Note, TextChunk
 from gptfast_cli.core.settings import Settings, load_settings
 from gptfast_cli.tree import Command
 

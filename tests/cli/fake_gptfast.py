@@ -17,15 +17,7 @@ from typing import Any
 from gptfast_cli.app import main
 from gptfast_cli.core.engine.speculative.draft_length import DraftOptions, parse_draft_length
 from gptfast_cli.core.errors import NotFoundError
-from gptfast_cli.core.events import (
-    Finished,
-    Job,
-    Measured,
-    Note,
-    Progress,
-    Prompt,
-    TextChunk,
-)
+from gptfast_cli.core.events import Finished, Job, Measured, Note, Progress, Prompt, TextChunk
 
 PIECES = ("A small", " fox\tran", " home.\n", "It was ", "wärm\x1b[31m", " there")
 

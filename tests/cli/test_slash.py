@@ -4,14 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.commands.interactive import (
-    COMMANDS,
-    Call,
-    Message,
-    completions,
-    help_lines,
-    parse,
-)
+from gptfast_cli.commands.interactive import COMMANDS, Call, Message, completions, help_lines, parse
 from gptfast_cli.core.errors import UsageError
 
 

@@ -8,14 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptfast_cli.core.digest import (
-    CRC32,
-    GIT_SHA1,
-    MD5,
-    SHA1,
-    SHA256,
-    Checksum,
-)
+from gptfast_cli.core.digest import CRC32, GIT_SHA1, MD5, SHA1, SHA256, Checksum
 
 PIECE = 1 << 20  # bytes that are read at once
 N_BYTES = 2 * PIECE + 13

@@ -6,13 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.engine.sampling import (
-    Sampler,
-    Sampling,
-    SamplingContext,
-    draw_tokens,
-    most_probable,
-)
+from gptfast_cli.core.engine.sampling import Sampler, Sampling, SamplingContext, draw_tokens, most_probable
 from gptfast_cli.core.engine.shapes import read_shape
 from gptfast_cli.core.models.decoder import Logits
 from gptfast_cli.core.models.process_group import ProcessGroup

@@ -20,13 +20,7 @@ from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 from gptfast_cli.core.models.sharding import ModelShard, check_divides
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.quantize.quantizers import quantizers
-from gptfast_cli.core.schemes import (
-    WHOLE,
-    Block,
-    Weight,
-    quantized,
-    schemes,
-)
+from gptfast_cli.core.schemes import WHOLE, Block, Weight, quantized, schemes
 from gptfast_cli.core.stopwatch import Stopwatch
 from model_files import drained, saved, settings_in
 

@@ -15,14 +15,7 @@ import pytest
 from cli.command_line import CommandLine, environment_of
 from distributed.orphans import end_within_seconds, is_running
 from gptfast_cli.core.distributed.launch import _outcome
-from gptfast_cli.core.distributed.rank import (
-    FOLDER,
-    Failure,
-    LostRankError,
-    failures_left,
-    leave_failure,
-    this_rank,
-)
+from gptfast_cli.core.distributed.rank import FOLDER, Failure, LostRankError, failures_left, leave_failure, this_rank
 from gptfast_cli.core.errors import ExitCode, GptFastError, UsageError
 
 TINY = ("-m", "tiny", "--dtype", "float32", "--threads", "1", "--seed", "3")

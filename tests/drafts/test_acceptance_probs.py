@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from cpu_engine import reference, weights_of
-from gptfast_cli.core.drafts.acceptance import (
-    AssumedAcceptance,
-    ModelAcceptance,
-    NGramAcceptance,
-    ProbsReader,
-)
+from gptfast_cli.core.drafts.acceptance import AssumedAcceptance, ModelAcceptance, NGramAcceptance, ProbsReader
 from gptfast_cli.core.drafts.texts import JudgePrompt, TargetText
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampler, Sampling

@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 
 from gptfast_cli.core.drafts.acceptance import AcceptanceProbs, ProbsReader, expected
-from gptfast_cli.core.drafts.candidates import (
-    DraftCandidate,
-    JudgeOptions,
-    open_candidate,
-    open_target,
-    target_limits,
-)
+from gptfast_cli.core.drafts.candidates import DraftCandidate, JudgeOptions, open_candidate, open_target, target_limits
 from gptfast_cli.core.drafts.texts import TargetText, read_prompts, write_texts
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions

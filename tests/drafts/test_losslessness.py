@@ -6,12 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gptfast_cli.core.drafts.candidates import (
-    DraftCandidate,
-    JudgeOptions,
-    open_candidate,
-    open_target,
-)
+from gptfast_cli.core.drafts.candidates import DraftCandidate, JudgeOptions, open_candidate, open_target
 from gptfast_cli.core.drafts.losslessness import CheckSize, check_losslessness
 from gptfast_cli.core.drafts.report import LosslessnessCheck
 from gptfast_cli.core.drafts.texts import JudgePrompt, TargetText

@@ -7,12 +7,7 @@ import torch
 
 from gptfast_cli.core.drafts.acceptance import AcceptanceProbs
 from gptfast_cli.core.drafts.costs import BenchPoint, CostCell, Costs
-from gptfast_cli.core.drafts.prediction import (
-    Bootstrap,
-    Prediction,
-    break_even,
-    interval,
-)
+from gptfast_cli.core.drafts.prediction import Bootstrap, Prediction, break_even, interval
 from gptfast_cli.core.drafts.report import RoundCost
 from gptfast_cli.core.drafts.texts import JudgePrompt, TargetText
 from gptfast_cli.core.engine.sampling import Sampler, Sampling

@@ -5,12 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gptfast_cli.core.drafts.recommendation import median_error, recommendations_of, verdict_of
-from gptfast_cli.core.drafts.report import (
-    Interval,
-    Noise,
-    Recommendation,
-    ValidationRun,
-)
+from gptfast_cli.core.drafts.report import Interval, Noise, Recommendation, ValidationRun
 from sample_report import sample_report
 
 

@@ -13,12 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from gptfast_cli.core.engine.sampling import (
-    Sampling,
-    check,
-    penalize,
-    probabilities,
-)
+from gptfast_cli.core.engine.sampling import Sampling, check, penalize, probabilities
 from gptfast_cli.core.errors import UsageError
 
 TINY = float(torch.finfo(torch.float32).tiny)

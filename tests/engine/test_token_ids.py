@@ -20,12 +20,7 @@ from gptfast_cli.core.engine.load import load
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.evals.perplexity import TextOptions
-from gptfast_cli.core.jobs import (
-    chat,
-    generate,
-    generate_batch,
-    quantize,
-)
+from gptfast_cli.core.jobs import chat, generate, generate_batch, quantize
 from gptfast_cli.core.jobs import eval as evaluating
 from gptfast_cli.core.jobs.calibration_text import CalibrationOptions
 from gptfast_cli.core.token_ids import TokenIdError, check_token_ids

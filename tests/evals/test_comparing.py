@@ -16,13 +16,7 @@ from chat_model import chat_model
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.evals.comparison import (
-    CommonText,
-    Compared,
-    ReferenceRequest,
-    common_text,
-    compare,
-)
+from gptfast_cli.core.evals.comparison import CommonText, Compared, ReferenceRequest, common_text, compare
 from gptfast_cli.core.evals.divergence import Comparison
 from gptfast_cli.core.evals.passages import BatchBudget, Passage, Window
 from gptfast_cli.core.evals.perplexity import TextOptions, protocol_text

@@ -6,18 +6,8 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from gptfast_cli.core.engine.sampling import Sampling
-from gptfast_cli.core.evals.tasks.harness_model import (
-    asked,
-    generation,
-    ignored,
-    requests_of,
-)
-from gptfast_cli.core.evals.tasks.requests import (
-    GREEDY,
-    GenerationRequest,
-    LikelihoodRequest,
-    RollingRequest,
-)
+from gptfast_cli.core.evals.tasks.harness_model import asked, generation, ignored, requests_of
+from gptfast_cli.core.evals.tasks.requests import GREEDY, GenerationRequest, LikelihoodRequest, RollingRequest
 
 
 def instance(kind: str, *arguments: Any, repeats: int = 1) -> Instance:

@@ -6,14 +6,7 @@ import pytest
 
 from gptfast_cli.core.checkpoints.manifest import CalibrationText
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.evals.held_out import (
-    RUN_WORDS,
-    SKETCH_SIZE,
-    measured_content,
-    refuse_overlap,
-    runs,
-    sketch,
-)
+from gptfast_cli.core.evals.held_out import RUN_WORDS, SKETCH_SIZE, measured_content, refuse_overlap, runs, sketch
 from gptfast_cli.core.jobs.calibration_text import bundled_calibration
 
 RANDOM = random.Random(0)

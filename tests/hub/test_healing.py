@@ -12,12 +12,7 @@ from gptfast_cli.app import command_tree
 from gptfast_cli.core.checkpoints.downloads import downloaded_checksum
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import resolve
-from gptfast_cli.core.errors import (
-    CorruptError,
-    GptFastError,
-    NotFoundError,
-    UsageError,
-)
+from gptfast_cli.core.errors import CorruptError, GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.jobs.download import DownloadRequest, run
 from gptfast_cli.core.jobs.origins import DownloadOptions
 from gptfast_cli.options import Invocation

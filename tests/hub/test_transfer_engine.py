@@ -10,16 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.digest import (
-    CRC32,
-    CRC32C,
-    CRC64NVME,
-    GIT_SHA1,
-    MD5,
-    SHA1,
-    SHA256,
-    Checksum,
-)
+from gptfast_cli.core.digest import CRC32, CRC32C, CRC64NVME, GIT_SHA1, MD5, SHA1, SHA256, Checksum
 from gptfast_cli.core.errors import CorruptError, NetworkError
 from gptfast_cli.core.hub.fetching import Fetched, fetch
 from gptfast_cli.core.hub.remote import TransientError

@@ -15,13 +15,7 @@ from cli.command_line import CommandLine, environment_of
 from gptfast_cli.core.checkpoints.downloads import BucketPath, parse_bucket_path
 from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.checkpoints.store import bundled_folder, read_current
-from gptfast_cli.core.errors import (
-    ExitCode,
-    GptFastError,
-    NetworkError,
-    NotFoundError,
-    UsageError,
-)
+from gptfast_cli.core.errors import ExitCode, GptFastError, NetworkError, NotFoundError, UsageError
 from gptfast_cli.core.events import Event, Note
 from gptfast_cli.core.hub.sources import s3 as source
 from gptfast_cli.core.jobs.download import Downloaded, DownloadRequest, run

@@ -18,18 +18,8 @@ from gptfast_cli.core.engine.request import Limits, Request
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampler, Sampling
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
-from gptfast_cli.core.events import (
-    Measured,
-    Note,
-    Progress,
-    TextChunk,
-)
-from gptfast_cli.core.jobs.chat import (
-    Chat,
-    ChatRequest,
-    Turn,
-    open_chat,
-)
+from gptfast_cli.core.events import Measured, Note, Progress, TextChunk
+from gptfast_cli.core.jobs.chat import Chat, ChatRequest, Turn, open_chat
 from llama_oracle import random_llama
 from model_files import drained, run_to_end, saved, settings_in
 

@@ -18,15 +18,7 @@ from gptfast_cli.core.families import families
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
 from gptfast_cli.core.tokenizers import SpecialTokens, open_tokenizer
 from llama_oracle import SHAPES
-from model_files import (
-    WEIGHTS,
-    cached_repo,
-    converted,
-    drained,
-    edit_tensors,
-    saved,
-    settings_in,
-)
+from model_files import WEIGHTS, cached_repo, converted, drained, edit_tensors, saved, settings_in
 
 
 @pytest.mark.parametrize("sharded", [False, True])

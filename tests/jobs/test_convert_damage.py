@@ -11,22 +11,8 @@ import torch
 from gptfast_cli.core.checkpoints.manifest import read_manifest
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.store import read_current
-from gptfast_cli.core.errors import (
-    CorruptError,
-    GptFastError,
-    NotFoundError,
-    UsageError,
-)
-from model_files import (
-    INDEX,
-    WEIGHTS,
-    converted,
-    edit_header,
-    edit_json,
-    edit_tensors,
-    saved,
-    settings_in,
-)
+from gptfast_cli.core.errors import CorruptError, GptFastError, NotFoundError, UsageError
+from model_files import INDEX, WEIGHTS, converted, edit_header, edit_json, edit_tensors, saved, settings_in
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,7 @@ from gptfast_cli.core.checkpoints.reader import open_manifest_checkpoint
 from gptfast_cli.core.errors import CorruptError, DiskFullError, UsageError
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.jobs.convert import ConvertRequest, run
-from model_files import (
-    WEIGHTS,
-    converted,
-    drained,
-    edit_tensors,
-    saved,
-    settings_in,
-)
+from model_files import WEIGHTS, converted, drained, edit_tensors, saved, settings_in
 
 
 def test_a_checkpoint_is_not_replaced_unless_forced(tmp_path: Path) -> None:

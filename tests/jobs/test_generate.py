@@ -14,21 +14,8 @@ from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.errors import CorruptError, UsageError
-from gptfast_cli.core.events import (
-    Finished,
-    Job,
-    Measured,
-    Note,
-    Progress,
-    Prompt,
-    TextChunk,
-)
-from gptfast_cli.core.jobs.generate import (
-    GenerateRequest,
-    GenerateResult,
-    Sample,
-    run,
-)
+from gptfast_cli.core.events import Finished, Job, Measured, Note, Progress, Prompt, TextChunk
+from gptfast_cli.core.jobs.generate import GenerateRequest, GenerateResult, Sample, run
 from llama_oracle import random_llama
 from model_files import drained, settings_in
 

@@ -16,13 +16,7 @@ from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions, thinking_variables
 from gptfast_cli.core.engine.sampling import Sampling
 from gptfast_cli.core.errors import NotFoundError, UsageError
-from gptfast_cli.core.events import (
-    Event,
-    Measured,
-    Note,
-    Progress,
-    Record,
-)
+from gptfast_cli.core.events import Event, Measured, Note, Progress, Record
 from gptfast_cli.core.jobs import generate, generate_batch
 from gptfast_cli.core.jobs.generate_batch import BatchRequest, BatchResult
 from llama_oracle import random_llama

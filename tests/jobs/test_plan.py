@@ -9,25 +9,14 @@ import torch
 
 from fake_machine import BYTES_PER_SECOND, Machine
 from gptfast_cli.core.bench.environment import Clock
-from gptfast_cli.core.bench.plan import (
-    COMPILED,
-    LINK_LATENCY,
-    NATIVE,
-    Efficiency,
-    Hardware,
-)
+from gptfast_cli.core.bench.plan import COMPILED, LINK_LATENCY, NATIVE, Efficiency, Hardware
 from gptfast_cli.core.bench.workload import CaseOptions
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.jobs import quantize
 from gptfast_cli.core.jobs.bench import Instruments
-from gptfast_cli.core.jobs.plan import (
-    BenchPlan,
-    HardwareOptions,
-    PlanRequest,
-    run,
-)
+from gptfast_cli.core.jobs.plan import BenchPlan, HardwareOptions, PlanRequest, run
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from model_files import cached_repo, drained, settings_in
 

@@ -14,12 +14,7 @@ from gptfast_cli.core.checkpoints.store import read_current
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load
 from gptfast_cli.core.engine.sampling import Sampling
-from gptfast_cli.core.errors import (
-    CorruptError,
-    DiskFullError,
-    NotFoundError,
-    UsageError,
-)
+from gptfast_cli.core.errors import CorruptError, DiskFullError, NotFoundError, UsageError
 from gptfast_cli.core.events import Note, Progress
 from gptfast_cli.core.jobs import generate
 from gptfast_cli.core.jobs.quantize import Quantized, QuantizeRequest, run

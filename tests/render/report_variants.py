@@ -4,12 +4,7 @@ from dataclasses import replace
 from io import StringIO, TextIOWrapper
 from typing import Any
 
-from gptfast_cli.core.drafts.report import (
-    DraftReport,
-    DraftResult,
-    Interval,
-    PositionAcceptance,
-)
+from gptfast_cli.core.drafts.report import DraftReport, DraftResult, Interval, PositionAcceptance
 from gptfast_cli.core.drafts.texts import FailedPrompt
 from sample_report import sample_report
 

@@ -7,12 +7,7 @@ from io import BytesIO, StringIO
 import pytest
 from report_variants import CASES, LONG, Terminal, Written, interrupted, of_many, of_one, with_gaps, without_costs
 
-from gptfast_cli.core.drafts.report import (
-    DraftReport,
-    Interval,
-    Noise,
-    Recommendation,
-)
+from gptfast_cli.core.drafts.report import DraftReport, Interval, Noise, Recommendation
 from gptfast_cli.render.report.text import write_text
 from sample_report import sample_report
 

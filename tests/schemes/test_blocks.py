@@ -5,12 +5,7 @@ import torch
 
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.quantize.quantizers import quantizers
-from gptfast_cli.core.schemes import (
-    Block,
-    Weight,
-    quantized,
-    schemes,
-)
+from gptfast_cli.core.schemes import Block, Weight, quantized, schemes
 from gptfast_cli.core.schemes.plain import plain
 
 STORAGES = [("plain", None), ("int8", None), *(("int4", size) for size in quantized("int4").group_sizes)]

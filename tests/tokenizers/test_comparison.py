@@ -10,12 +10,7 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from gptfast_cli.core.tokenizers import (
-    Difference,
-    SpecialTokens,
-    open_tokenizer,
-    vocabulary_difference,
-)
+from gptfast_cli.core.tokenizers import Difference, SpecialTokens, open_tokenizer, vocabulary_difference
 from gptfast_cli.core.tokenizers.agreement import _differences
 from model_files import edit_json
 from tokenizer_samples import JSON_SAMPLES, MODELS, RANKED, declare, write

@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from gptfast_cli.core.errors import CorruptError, UsageError
-from gptfast_cli.core.tokenizers import (
-    Tokenizer,
-    library,
-    open_tokenizer,
-)
-from gptfast_cli.core.tokenizers import (
-    agreement as files,
-)
+from gptfast_cli.core.tokenizers import Tokenizer, library, open_tokenizer
+from gptfast_cli.core.tokenizers import agreement as files
 from gptfast_cli.core.tokenizers.formats import tiktoken as long_runs
 from tokenizer_samples import byte_level
 

@@ -7,12 +7,7 @@ import pytest
 from tokenizers import processors
 
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.tokenizers import (
-    SpecialTokens,
-    Tokenizer,
-    open_tokenizer,
-    special_tokens,
-)
+from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer, special_tokens
 from tokenizer_samples import declare, words, write
 
 FolderOf = Callable[[str], Path]

@@ -7,12 +7,7 @@ from pathlib import Path
 import pytest
 
 from gptfast_cli.core.errors import CorruptError
-from gptfast_cli.core.tokenizers import (
-    SpecialTokens,
-    Tokenizer,
-    open_tokenizer,
-    tokenizer_files,
-)
+from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer, tokenizer_files
 from gptfast_cli.core.tokenizers.declarations import read_declarations
 from gptfast_cli.core.tokenizers.formats import formats
 from tokenizer_samples import declare, real_model, write

@@ -22,12 +22,7 @@ from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.engine.chat import thinking_variables
 from gptfast_cli.core.engine.options import LARGEST_SEED, MOST_SAMPLES, GenerationOptions
 from gptfast_cli.core.engine.sampling import check
-from gptfast_cli.core.errors import (
-    CorruptError,
-    GptFastError,
-    NotFoundError,
-    UsageError,
-)
+from gptfast_cli.core.errors import CorruptError, GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.fields import Fields, parse_fields
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 from gptfast_cli.core.tokenizers.chat import check_variables

@@ -13,12 +13,7 @@ from typing import TypeVar
 from torch.profiler import profile
 
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.events import (
-    Event,
-    Job,
-    Measured,
-    Note,
-)
+from gptfast_cli.core.events import Event, Job, Measured, Note
 from gptfast_cli.core.files import staged_file
 
 T = TypeVar("T")

@@ -14,15 +14,7 @@ from typing import Literal
 
 from gptfast_cli.core.bench.comparison import Comparison, RowTimes
 from gptfast_cli.core.bench.environment import Environment
-from gptfast_cli.core.bench.repetitions import (
-    INTERRUPTED,
-    OUT_OF_MEMORY,
-    Failed,
-    Repetition,
-    Spread,
-    Timed,
-    spread,
-)
+from gptfast_cli.core.bench.repetitions import INTERRUPTED, OUT_OF_MEMORY, Failed, Repetition, Spread, Timed, spread
 from gptfast_cli.core.bench.throughput import RankNumbers, medians
 from gptfast_cli.core.bench.workload import Case
 from gptfast_cli.core.device import dtype_name

@@ -16,12 +16,7 @@ from gptfast_cli.core.bench.bandwidth import Bandwidth
 from gptfast_cli.core.bench.environment import Clock, PeakMemoryReader
 from gptfast_cli.core.bench.throughput import ALL_ALONE, RankNumbers, RankSubset
 from gptfast_cli.core.errors import GptFastError, UsageError, is_out_of_memory
-from gptfast_cli.core.events import (
-    Job,
-    Measured,
-    Note,
-    Progress,
-)
+from gptfast_cli.core.events import Job, Measured, Note, Progress
 from gptfast_cli.core.models.process_group import ProcessGroup
 
 Work: TypeAlias = Callable[[], int | None]

@@ -9,12 +9,7 @@ from typing import Any
 import torch
 
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, LocatedTensor, read_generation_config
-from gptfast_cli.core.checkpoints.downloads import (
-    FETCH_AGAIN,
-    REBUILD,
-    fetch_command,
-    with_fetch_command,
-)
+from gptfast_cli.core.checkpoints.downloads import FETCH_AGAIN, REBUILD, fetch_command, with_fetch_command
 from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE
 from gptfast_cli.core.checkpoints.lora import is_adapter, refuse_adapter
 from gptfast_cli.core.checkpoints.manifest import (

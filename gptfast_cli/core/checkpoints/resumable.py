@@ -10,12 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gptfast_cli.core.checkpoints.manifest import (
-    Manifest,
-    ManifestWeight,
-    read_manifest,
-    tensor_name,
-)
+from gptfast_cli.core.checkpoints.manifest import Manifest, ManifestWeight, read_manifest, tensor_name
 from gptfast_cli.core.checkpoints.shard import Shard, open_shard
 from gptfast_cli.core.checkpoints.staging import staged_folder
 from gptfast_cli.core.checkpoints.writer import (

@@ -14,13 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.files import (
-    PARTIAL,
-    disk_full_named,
-    is_own_folder,
-    sibling,
-    sync_folder,
-)
+from gptfast_cli.core.files import PARTIAL, disk_full_named, is_own_folder, sibling, sync_folder
 
 if sys.platform != "win32":
     import fcntl

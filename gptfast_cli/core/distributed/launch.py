@@ -16,13 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gptfast_cli.core.distributed.rank import (
-    FOLDER,
-    PARENT,
-    Failure,
-    as_error,
-    failures_left,
-)
+from gptfast_cli.core.distributed.rank import FOLDER, PARENT, Failure, as_error, failures_left
 from gptfast_cli.core.errors import ExitCode, GptFastError
 
 _SECONDS_BETWEEN_LOOKS = 0.05

@@ -8,12 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from gptfast_cli.core.drafts.acceptance import (
-    AcceptanceReader,
-    AssumedAcceptance,
-    ModelAcceptance,
-    NGramAcceptance,
-)
+from gptfast_cli.core.drafts.acceptance import AcceptanceReader, AssumedAcceptance, ModelAcceptance, NGramAcceptance
 from gptfast_cli.core.engine import shapes
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions, turn_end_ids

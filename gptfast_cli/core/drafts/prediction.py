@@ -19,12 +19,7 @@ from torch import Tensor
 
 from gptfast_cli.core.drafts.acceptance import AcceptanceProbs, Expected, expected
 from gptfast_cli.core.drafts.costs import CostCell, Costs
-from gptfast_cli.core.drafts.report import (
-    GridCell,
-    Interval,
-    PositionAcceptance,
-    Slice,
-)
+from gptfast_cli.core.drafts.report import GridCell, Interval, PositionAcceptance, Slice
 from gptfast_cli.core.drafts.texts import TargetText
 from gptfast_cli.core.engine.engine import MAX_UNDRAFTED
 from gptfast_cli.core.engine.runner import AHEAD_SECONDS

@@ -3,14 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from gptfast_cli.core.drafts.report import (
-    DraftResult,
-    GridCell,
-    Interval,
-    Noise,
-    Recommendation,
-    ValidationRun,
-)
+from gptfast_cli.core.drafts.report import DraftResult, GridCell, Interval, Noise, Recommendation, ValidationRun
 
 LEAST_GAIN = 1.03
 """Minimum predicted speed-up to recommend a draft: less is within the variation between texts."""

@@ -8,12 +8,7 @@ import torch
 
 from gptfast_cli.core.backends import BACKENDS, CPU, REFERENCE
 from gptfast_cli.core.backends.base import Backend, phase
-from gptfast_cli.core.backends.cpu.compiler import (
-    NoCompilerError,
-    compile_library,
-    is_whole,
-    library_file,
-)
+from gptfast_cli.core.backends.cpu.compiler import NoCompilerError, compile_library, is_whole, library_file
 from gptfast_cli.core.backends.cpu.engine import ComputeOptions
 from gptfast_cli.core.backends.cpu.library import open_library
 from gptfast_cli.core.backends.reference import Reference
@@ -29,12 +24,7 @@ from gptfast_cli.core.models.sharding import ModelShard, check_divides
 from gptfast_cli.core.models.transformer import Transformer
 from gptfast_cli.core.models.weights import assemble, weight_blocks, weight_shapes
 from gptfast_cli.core.quantize.allocation import Storage
-from gptfast_cli.core.schemes import (
-    WHOLE,
-    Block,
-    Weight,
-    schemes,
-)
+from gptfast_cli.core.schemes import WHOLE, Block, Weight, schemes
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.schemes.plain import plain
 from gptfast_cli.core.settings import Settings

@@ -11,12 +11,7 @@ from gptfast_cli.core.engine.load import LoadedModel
 from gptfast_cli.core.engine.request import Limits
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.events import Note
-from gptfast_cli.core.tokenizers.chat import (
-    ChatTemplate,
-    llama_2_template,
-    open_chat_template,
-    read_chat_template,
-)
+from gptfast_cli.core.tokenizers.chat import ChatTemplate, llama_2_template, open_chat_template, read_chat_template
 
 Message: TypeAlias = Mapping[str, Any]
 """One message of a conversation as in the OpenAI API: `{"role": "user", "content": "..."}`."""

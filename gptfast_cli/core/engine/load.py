@@ -18,13 +18,7 @@ from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.device import (
-    computing_name,
-    pick_device,
-    pick_dtype,
-    pick_kv_dtype,
-    set_threads,
-)
+from gptfast_cli.core.device import computing_name, pick_device, pick_dtype, pick_kv_dtype, set_threads
 from gptfast_cli.core.engine.build import ModelSource, RuntimeConfig, build
 from gptfast_cli.core.engine.request import Limits, stop_token_ids
 from gptfast_cli.core.engine.sampling import uniform
@@ -37,24 +31,13 @@ from gptfast_cli.core.quantities import count
 from gptfast_cli.core.quantize.allocation import Allocation, AllocationOptions, Storage
 from gptfast_cli.core.quantize.quantizers import in_row_blocks
 from gptfast_cli.core.quantize.sizes import storages_of
-from gptfast_cli.core.schemes import (
-    WHOLE,
-    Block,
-    QuantizedScheme,
-    Weight,
-    quantized,
-)
+from gptfast_cli.core.schemes import WHOLE, Block, QuantizedScheme, Weight, quantized
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.schemes.plain import plain
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 from gptfast_cli.core.token_ids import check_token_ids
-from gptfast_cli.core.tokenizers import (
-    SpecialTokens,
-    Tokenizer,
-    open_tokenizer,
-    special_tokens,
-)
+from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer, special_tokens
 
 
 @dataclass(frozen=True, slots=True)

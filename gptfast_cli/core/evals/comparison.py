@@ -19,12 +19,7 @@ from gptfast_cli.core.evals.divergence import Comparison, Divergence
 from gptfast_cli.core.evals.held_out import bundled_documents
 from gptfast_cli.core.evals.passages import BatchBudget, Passage, Window, groups
 from gptfast_cli.core.evals.protocols import ProtocolText
-from gptfast_cli.core.evals.scoring import (
-    PassageLogits,
-    TokenPrediction,
-    batch_budget_of,
-    passage_logits,
-)
+from gptfast_cli.core.evals.scoring import PassageLogits, TokenPrediction, batch_budget_of, passage_logits
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.models.decoder import Decoder
 from gptfast_cli.core.settings import Settings

@@ -13,14 +13,7 @@ from torch import Tensor
 
 from gptfast_cli.core.device import to_device
 from gptfast_cli.core.engine.runner import Runner
-from gptfast_cli.core.evals.passages import (
-    BatchBudget,
-    Follower,
-    Passage,
-    PassageGroup,
-    ScoringBatch,
-    batches,
-)
+from gptfast_cli.core.evals.passages import BatchBudget, Follower, Passage, PassageGroup, ScoringBatch, batches
 from gptfast_cli.core.models.decoder import Decoder
 
 _PIECE_TOKENS = 512

@@ -24,14 +24,7 @@ from gptfast_cli.core.files import (
     write_whole,
 )
 from gptfast_cli.core.hub.lock import held
-from gptfast_cli.core.hub.remote import (
-    Body,
-    RemoteFile,
-    RetryPolicy,
-    TransientError,
-    WrongBytesError,
-    given_up,
-)
+from gptfast_cli.core.hub.remote import Body, RemoteFile, RetryPolicy, TransientError, WrongBytesError, given_up
 from gptfast_cli.core.hub.target_paths import Layout, TargetPaths
 
 _NOTE: Final = ".json"

@@ -12,19 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gptfast_cli.core.download_notes import (
-    NOTES,
-    SUFFIX,
-    note_path,
-    read_note,
-    write_note,
-)
-from gptfast_cli.core.files import (
-    PARTIAL,
-    check_inside,
-    sibling,
-    write_whole,
-)
+from gptfast_cli.core.download_notes import NOTES, SUFFIX, note_path, read_note, write_note
+from gptfast_cli.core.files import PARTIAL, check_inside, sibling, write_whole
 from gptfast_cli.core.hub.remote import RemoteFile
 
 

@@ -24,13 +24,7 @@ from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.device import available_memory_bytes, check_fits, dtype_name, pick_device, pick_dtype
 from gptfast_cli.core.engine.build import RuntimeConfig, Storages, check_sharded
 from gptfast_cli.core.engine.compiled import Compiling
-from gptfast_cli.core.engine.load import (
-    RANDOM_DTYPE,
-    LoadedModel,
-    load,
-    load_random,
-    planned_bytes,
-)
+from gptfast_cli.core.engine.load import RANDOM_DTYPE, LoadedModel, load, load_random, planned_bytes
 from gptfast_cli.core.engine.options import check_at_least, check_seed
 from gptfast_cli.core.engine.shapes import Shape, read_shape
 from gptfast_cli.core.errors import UsageError

@@ -21,13 +21,7 @@ from gptfast_cli.core.checkpoints.reader import ManifestCheckpoint, open_checkpo
 from gptfast_cli.core.checkpoints.resolve import as_path, resolve
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
 from gptfast_cli.core.checkpoints.store import BUNDLED, free_name, make_current, open_store, record_source, store_name
-from gptfast_cli.core.checkpoints.writer import (
-    Contents,
-    PlannedWeight,
-    TokenizerFiles,
-    check_target,
-    plan_weight,
-)
+from gptfast_cli.core.checkpoints.writer import Contents, PlannedWeight, TokenizerFiles, check_target, plan_weight
 from gptfast_cli.core.device import DTYPES, dtype_name
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.evals.conversion import LARGEST_DIFFERENCE, logit_difference, why_not

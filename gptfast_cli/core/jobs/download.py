@@ -17,12 +17,7 @@ from gptfast_cli.core.checkpoints.downloads import (
 )
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.store import make_current
-from gptfast_cli.core.errors import (
-    DiskFullError,
-    GptFastError,
-    NotFoundError,
-    UsageError,
-)
+from gptfast_cli.core.errors import DiskFullError, GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.families import family_of
 from gptfast_cli.core.fields import parse_fields
@@ -32,12 +27,7 @@ from gptfast_cli.core.hub.remote import RemoteFile, read_small
 from gptfast_cli.core.hub.selection import check_file_name, is_file_name, matching
 from gptfast_cli.core.hub.sources.hub import is_offline
 from gptfast_cli.core.hub.target_paths import Layout
-from gptfast_cli.core.jobs.origins import (
-    DownloadOptions,
-    Origin,
-    hub_origin,
-    s3_origin,
-)
+from gptfast_cli.core.jobs.origins import DownloadOptions, Origin, hub_origin, s3_origin
 from gptfast_cli.core.quantities import size
 from gptfast_cli.core.quantize.sizes import MemoryNeed, memory_need
 from gptfast_cli.core.settings import Settings

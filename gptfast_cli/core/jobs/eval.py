@@ -11,13 +11,7 @@ from gptfast_cli.core.bench.environment import Environment, environment
 from gptfast_cli.core.checkpoints.store import OTHER_HOME
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load, open_model
-from gptfast_cli.core.evals.comparison import (
-    Compared,
-    ReferenceRequest,
-    common_text,
-    compare,
-    load_reference,
-)
+from gptfast_cli.core.evals.comparison import Compared, ReferenceRequest, common_text, compare, load_reference
 from gptfast_cli.core.evals.held_out import measured_content, read_text, refuse_overlap
 from gptfast_cli.core.evals.perplexity import Perplexity, TextOptions, measure_perplexity, protocol_text
 from gptfast_cli.core.evals.protocols import ProtocolText

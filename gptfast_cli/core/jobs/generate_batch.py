@@ -8,15 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from gptfast_cli.core.batch.output import (
-    Output,
-    PriorRecord,
-    line_of,
-    open_output,
-    reason_of,
-    refusal,
-    tokens_of,
-)
+from gptfast_cli.core.batch.output import Output, PriorRecord, line_of, open_output, reason_of, refusal, tokens_of
 from gptfast_cli.core.batch.replicas import ReplicaPart, Replicas, answered
 from gptfast_cli.core.batch.rows import BadRow, Row, model_identity, read_rows, row_identity
 from gptfast_cli.core.batch.runner import BatchContext, BatchRunner
@@ -33,12 +25,7 @@ from gptfast_cli.core.engine.request import unmatched_stops
 from gptfast_cli.core.engine.speculative.draft_length import DraftedTexts
 from gptfast_cli.core.engine.speculative.drafting import open_draft
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.events import (
-    Job,
-    Note,
-    Progress,
-    Record,
-)
+from gptfast_cli.core.events import Job, Note, Progress, Record
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.tokenizers import Tokenizer
 

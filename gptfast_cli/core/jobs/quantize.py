@@ -16,13 +16,7 @@ from gptfast_cli.core.checkpoints.reader import ManifestCheckpoint, open_checkpo
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve, source_of
 from gptfast_cli.core.checkpoints.store import free_name, make_current, open_store, record_source, store_name
 from gptfast_cli.core.checkpoints.writer import Contents, check_space, check_target, plan_weight
-from gptfast_cli.core.device import (
-    dtype_name,
-    peak_memory_bytes,
-    pick_device,
-    pick_dtype,
-    set_threads,
-)
+from gptfast_cli.core.device import dtype_name, peak_memory_bytes, pick_device, pick_dtype, set_threads
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import special_tokens_of
 from gptfast_cli.core.errors import DiskFullError, GptFastError, UsageError
@@ -31,12 +25,7 @@ from gptfast_cli.core.evals.held_out import bundled_texts, measured_content, ref
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.jobs.calibration_text import CalibrationOptions, CalibrationTexts, read_calibration
 from gptfast_cli.core.jobs.convert import tokenizer_of
-from gptfast_cli.core.jobs.mixed_precision import (
-    AllocationContext,
-    ChosenAllocation,
-    Goal,
-    choose,
-)
+from gptfast_cli.core.jobs.mixed_precision import AllocationContext, ChosenAllocation, Goal, choose
 from gptfast_cli.core.jobs.quantize_blocks import QuantizePlan, compare_blocks, write_blocks
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantities import count

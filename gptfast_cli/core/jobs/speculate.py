@@ -8,12 +8,7 @@ from gptfast_cli.core.bench.bandwidth import Probe
 from gptfast_cli.core.bench.environment import device_clock, environment
 from gptfast_cli.core.checkpoints.store import BUNDLED
 from gptfast_cli.core.drafts.acceptance import ProbsReader
-from gptfast_cli.core.drafts.candidates import (
-    JudgeOptions,
-    open_candidate,
-    open_target,
-    target_limits,
-)
+from gptfast_cli.core.drafts.candidates import JudgeOptions, open_candidate, open_target, target_limits
 from gptfast_cli.core.drafts.costs import BenchPoint, CostMeter
 from gptfast_cli.core.drafts.judge_state import JudgeState
 from gptfast_cli.core.drafts.losslessness import CheckSize, check_losslessness

@@ -5,13 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final
 
-from gptfast_cli.core.drafts.report import (
-    DraftReport,
-    DraftResult,
-    GridCell,
-    PositionAcceptance,
-    ValidationRun,
-)
+from gptfast_cli.core.drafts.report import DraftReport, DraftResult, GridCell, PositionAcceptance, ValidationRun
 from gptfast_cli.render.charts.bars import Bar, heat_map, waterfall
 from gptfast_cli.render.charts.plots import (
     BOTTOM,

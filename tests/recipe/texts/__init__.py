@@ -10,13 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from recipe.grammar import Dice
-from recipe.texts import (
-    code,
-    dialogue,
-    recipes,
-    stories,
-    sums,
-)
+from recipe.texts import code, dialogue, recipes, stories, sums
 
 
 @dataclass(frozen=True, slots=True)

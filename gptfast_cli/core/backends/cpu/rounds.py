@@ -7,18 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gptfast_cli.core.backends.cpu.engine import (
-    CachePointers,
-    NativeEngine,
-    TokenBatch,
-    call_of,
-)
-from gptfast_cli.core.backends.cpu.library import (
-    Rounds,
-    Row,
-    SamplingParams,
-    Status,
-)
+from gptfast_cli.core.backends.cpu.engine import CachePointers, NativeEngine, TokenBatch, call_of
+from gptfast_cli.core.backends.cpu.library import Rounds, Row, SamplingParams, Status
 
 _MASK = (1 << 64) - 1
 

@@ -17,12 +17,7 @@ from gptfast_cli.core.checkpoints.identity import fingerprint
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.engine.build import ModelSource, RuntimeConfig, Storages, build, check_sharded
-from gptfast_cli.core.engine.load import (
-    LoadedModel,
-    OpenedModel,
-    load,
-    open_model,
-)
+from gptfast_cli.core.engine.load import LoadedModel, OpenedModel, load, open_model
 from gptfast_cli.core.engine.speculative.draft_length import (
     ADVISED,
     AdaptiveDraftLength,
@@ -45,12 +40,7 @@ from gptfast_cli.core.models.process_group import ALONE
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.quantize.quantizers import quantizers
 from gptfast_cli.core.quantize.sizes import storages_of
-from gptfast_cli.core.schemes import (
-    Block,
-    Weight,
-    quantized,
-    schemes,
-)
+from gptfast_cli.core.schemes import Block, Weight, quantized, schemes
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch

@@ -13,12 +13,7 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.backends.base import phase
-from gptfast_cli.core.backends.cpu.rounds import (
-    NativeRounds,
-    RoundLimits,
-    RoundRow,
-    run_rounds,
-)
+from gptfast_cli.core.backends.cpu.rounds import NativeRounds, RoundLimits, RoundRow, run_rounds
 from gptfast_cli.core.device import to_device, widest
 from gptfast_cli.core.engine.request import Request
 from gptfast_cli.core.engine.runner import AHEAD_SECONDS, Runner, sampling_params

@@ -15,14 +15,7 @@ from gptfast_cli.core.engine.load import LoadedModel
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.evals.tasks.bos_rules import bos_rules_of
 from gptfast_cli.core.evals.tasks.request_runner import RequestRunner
-from gptfast_cli.core.evals.tasks.requests import (
-    Answer,
-    Failure,
-    LikelihoodAnswer,
-    TaskOptions,
-    TaskRequest,
-    key_of,
-)
+from gptfast_cli.core.evals.tasks.requests import Answer, Failure, LikelihoodAnswer, TaskOptions, TaskRequest, key_of
 from gptfast_cli.core.evals.tasks.results import FailedQuestion, TaskResults, write_records
 from gptfast_cli.core.evals.tasks.sources import TaskRun, TaskSet
 from gptfast_cli.core.events import Job, Note, Progress

@@ -26,23 +26,8 @@ import botocore
 from botocore import exceptions as aws
 from botocore.config import Config
 
-from gptfast_cli.core.digest import (
-    CRC32,
-    CRC32C,
-    CRC64NVME,
-    MD5,
-    SHA1,
-    SHA256,
-    Checksum,
-    can_compute,
-)
-from gptfast_cli.core.errors import (
-    GptFastError,
-    NetworkError,
-    NotAuthorizedError,
-    NotFoundError,
-    UsageError,
-)
+from gptfast_cli.core.digest import CRC32, CRC32C, CRC64NVME, MD5, SHA1, SHA256, Checksum, can_compute
+from gptfast_cli.core.errors import GptFastError, NetworkError, NotAuthorizedError, NotFoundError, UsageError
 from gptfast_cli.core.hub.remote import Body, TransientError, UnreachableError, WrongBytesError
 
 _ADDRESS: Final = "AWS_ENDPOINT_URL"

@@ -7,13 +7,7 @@ from torch import Tensor
 
 from gptfast_cli.core.device import to_device, widest
 from gptfast_cli.core.engine.runner import PREFILL_CHUNK, Runner
-from gptfast_cli.core.engine.sampling import (
-    PROPOSAL,
-    SamplingContext,
-    distribution,
-    most_probable,
-    sample_inverse_cdf,
-)
+from gptfast_cli.core.engine.sampling import PROPOSAL, SamplingContext, distribution, most_probable, sample_inverse_cdf
 from gptfast_cli.core.engine.speculative.proposers import Proposal
 from gptfast_cli.core.models.decoder import Decoder, Logits
 
