@@ -142,7 +142,12 @@ class BlockLayout:
     @property
     def n_bytes(self) -> int:
         """Bytes of a block."""
-        return self.n_layers * self.n_kv_heads * self.head_bytes
+        return self.n_layers * self.layer_bytes
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of a layer in a block."""
+        return self.n_kv_heads * self.head_bytes
 
     def shape(self, part: KVTensor) -> tuple[int, ...]:
         """The shape of a part of one layer: [kv_heads, slots, *shape]."""

@@ -21,8 +21,9 @@ from gptfast_cli.core.backends.cpu.engine import (
     StepsAhead,
     TokenBatch,
     addresses,
+    layer_kv,
 )
-from gptfast_cli.core.backends.cpu.library import MAX_HEAD_DIM, MatrixRole, NormRole, SamplingParams
+from gptfast_cli.core.backends.cpu.library import MAX_HEAD_DIM, LayerKV, MatrixRole, NormRole, SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
 from gptfast_cli.core.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig
 from gptfast_cli.core.device import dtype_name
@@ -217,14 +218,12 @@ class NativeModel:
         if self._place is None or self._place[0] is not cache or self._place[1] != cache.version:
             if cache.capacity > len(self._rotation[0]):
                 self._rotation = rotation(torch.arange(2 * cache.capacity), self._frequencies)
-            place = CachePointers(
-                addresses(cache.addresses()),
-                cache.capacity // KEY_BLOCK,
-                cache.block_layout.head_bytes,
-                cache.block_layout.offsets,
-                addresses([recent.data_ptr() for recent in cache.recent]),
-                *self._rotation,
-            )
+            blocks, block = addresses(cache.addresses()), cache.block_layout
+            layers = [
+                layer_kv(blocks, layer * block.layer_bytes, block.head_bytes, block.offsets, recent)
+                for layer, recent in enumerate(cache.recent or [None] * block.n_layers)
+            ]
+            place = CachePointers((LayerKV * len(layers))(*layers), cache.capacity // KEY_BLOCK, *self._rotation)
             self._place = cache, cache.version, place
         return self._place[2]
 

@@ -17,6 +17,7 @@ from gptfast_cli.core.backends.cpu.library import (
     Ahead,
     Call,
     Dimensions,
+    LayerKV,
     LogsumexpArgmax,
     MatrixRole,
     NormRole,
@@ -41,18 +42,13 @@ _PLAIN_KINDS = {
 class CachePointers:
     """Pointers to the KV cache of all layers, and the RoPE table.
 
-    blocks:         of each row, [rows, n_blocks]
+    layers:         of each layer
     n_blocks:       of a row, at most
-    head_bytes:     of a head in a block, and `offsets` of its parts, by the names of FloatCache or Int8Cache
-    recent_keys:    per layer, those of an Int8Cache
     cosines, sines: [positions, head_dim / 2] float32, of all positions in the blocks
     """
 
-    blocks: "ctypes.Array[c_void_p]"
+    layers: "ctypes.Array[LayerKV]"
     n_blocks: int
-    head_bytes: int
-    offsets: Mapping[str, int]
-    recent_keys: "ctypes.Array[c_void_p]"
     cosines: Tensor
     sines: Tensor
 
@@ -264,7 +260,6 @@ def _signals_wait() -> Iterator[None]:
 def call_of(batch: TokenBatch, cache: CachePointers, logits: Tensor) -> Call:
     """The library's view of a batch, its cache and its logits; the caller holds all three until the call returns."""
     n_rows, n_outputs = len(batch.tokens), len(batch.outputs)
-    offsets = cache.offsets
     return Call(
         n_rows,
         (c_int64 * n_rows)(*batch.tokens),
@@ -273,15 +268,31 @@ def call_of(batch: TokenBatch, cache: CachePointers, logits: Tensor) -> Call:
         n_outputs,
         (c_int32 * n_outputs)(*batch.outputs),
         logits.data_ptr(),
-        cache.blocks,
+        cache.layers,
         cache.n_blocks,
-        cache.head_bytes,
+        cache.cosines.data_ptr(),
+        cache.sines.data_ptr(),
+    )
+
+
+def layer_kv(
+    blocks: "ctypes.Array[c_void_p]", layer_at: int, head_bytes: int, offsets: Mapping[str, int], recent: Tensor | None
+) -> LayerKV:
+    """The library's view of a layer's keys and values, whose memory the caller holds.
+
+    blocks:     addresses of the blocks of each row, [rows, n_blocks]
+    layer_at:   bytes from the start of a block to the heads of the layer
+    head_bytes: of a head in a block, and `offsets` of its parts, by the names of FloatCache or Int8Cache
+    recent:     keys of an Int8Cache
+    """
+    return LayerKV(
+        blocks,
+        layer_at,
+        head_bytes,
         offsets.get("values", offsets.get("value_codes", 0)),
         offsets.get("key_scales", 0),
         offsets.get("value_scales", 0),
-        cache.recent_keys,
-        cache.cosines.data_ptr(),
-        cache.sines.data_ptr(),
+        None if recent is None else recent.data_ptr(),
     )
 
 

@@ -103,6 +103,20 @@ class SamplingParams(Structure):
     _fields_ = (("temperature", c_float), ("top_k", c_int), ("top_p", c_double), ("min_p", c_double))
 
 
+class LayerKV(Structure):
+    """Where the keys and values of a layer lie."""
+
+    _fields_ = (
+        ("blocks", POINTER(c_void_p)),
+        ("layer_at", c_size_t),
+        ("head_bytes", c_size_t),
+        ("values_at", c_size_t),
+        ("key_scales_at", c_size_t),
+        ("value_scales_at", c_size_t),
+        ("recent_keys", c_void_p),
+    )
+
+
 class Call(Structure):
     """A batch of tokens and the KV cache."""
 
@@ -114,13 +128,8 @@ class Call(Structure):
         ("n_outputs", c_int),
         ("outputs", POINTER(c_int32)),
         ("logits", c_void_p),
-        ("blocks", POINTER(c_void_p)),
+        ("kv", POINTER(LayerKV)),
         ("n_blocks", c_int),
-        ("head_bytes", c_size_t),
-        ("values_at", c_size_t),
-        ("key_scales_at", c_size_t),
-        ("value_scales_at", c_size_t),
-        ("recent_keys", POINTER(c_void_p)),
         ("cosines", c_void_p),
         ("sines", c_void_p),
     )
@@ -193,7 +202,7 @@ class LogsumexpArgmax(Structure):
 Sum = CFUNCTYPE(None, c_void_p, c_int, c_int)
 """All-reduce in place: the address of x, its rows, and the floats from one row to the next."""
 
-STRUCTURES: Final = (Dimensions, WeightView, SamplingParams, Call, Ahead, Row, Rounds, LogsumexpArgmax)
+STRUCTURES: Final = (Dimensions, WeightView, SamplingParams, LayerKV, Call, Ahead, Row, Rounds, LogsumexpArgmax)
 _ENUMS: Final = (Status, WeightKind, MatrixRole, NormRole)
 _SIZES: Final = {"KEY_BLOCK": KEY_BLOCK, "KEY_TILE": KEY_TILE, "QUAD": QUAD, "MAX_HEAD_DIM": MAX_HEAD_DIM}
 

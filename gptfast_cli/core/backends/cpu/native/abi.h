@@ -47,6 +47,17 @@ struct SamplingParams {
   double top_p, min_p;
 };
 
+// Where the keys and values of a layer lie (kv_cache.h). Layers whose KV heads are alike share blocks.
+struct LayerKV {
+  void* const* blocks;   // [slots][n_blocks], those of each row of the cache, in order
+  size_t layer_at;       // bytes from the start of a block to the heads of the layer
+  size_t head_bytes;     // of a head in a block
+  size_t values_at;      // bytes from the start of a head to its values, as the next two
+  size_t key_scales_at;  // of an int8 cache, as all that follows
+  size_t value_scales_at;
+  void* recent_keys;  // [slots][kv_heads][2 KEY_BLOCK][head_dim]
+};
+
 // A batch of tokens and the KV cache; row r is one token.
 struct Call {
   int n_rows;
@@ -54,15 +65,11 @@ struct Call {
   const int32_t* positions;  // in its sequence
   const int32_t* slots;      // its row of the cache; tokens of one slot are adjacent, in the order of positions
   int n_outputs;
-  const int32_t* outputs;  // rows whose logits are wanted
-  float* logits;           // [n_outputs][vocab_size]
-  void* const* blocks;     // [slots][n_blocks], the blocks of each row of the cache, in order (kv_cache.h)
-  int n_blocks;            // of a row, at most
-  size_t head_bytes;       // of a head in a block
-  size_t values_at;        // bytes from the start of a head to its values, as the next two
-  size_t key_scales_at, value_scales_at;  // of an int8 cache
-  void* const* recent_keys;               // per layer, of an int8 cache: [slots][kv_heads][2 KEY_BLOCK][head_dim]
-  const float *cosines, *sines;           // [positions][head_dim / 2]
+  const int32_t* outputs;        // rows whose logits are wanted
+  float* logits;                 // [n_outputs][vocab_size]
+  const LayerKV* kv;             // of each layer
+  int n_blocks;                  // of a row of the cache, at most
+  const float *cosines, *sines;  // [positions][head_dim / 2]
 };
 
 // Decode steps in one call: the token that is sampled from an output is the next input of its sequence.

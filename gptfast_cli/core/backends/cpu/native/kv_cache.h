@@ -1,13 +1,13 @@
 // The layout of the KV cache, and how keys and values are written.
 //
-// A row has a table of blocks, each with the keys and values of KEY_BLOCK tokens of all layers (PagedAttention, Kwon et
-// al. 2023, arXiv:2309.06180). A block is [layers][kv_heads], for each head its keys and then its values:
+// A row has a table of blocks, each with the keys and values of KEY_BLOCK tokens of several layers (PagedAttention,
+// Kwon et al. 2023, arXiv:2309.06180). A block is [layers][kv_heads], for each head its keys and then its values:
 //
 //   keys, values  [KEY_BLOCK][head_dim]
 //
 // In int8 they are codes of a byte: a key has a scale for each channel, which the keys of a block share, and a value
-// one for itself. backends/layer_cache.py says which keys are read as codes, and why. The layout is that of the kernels'
-// reads:
+// one for itself. backends/layer_cache.py says which keys are read as codes, and why. The layout is that of the
+// kernels' reads:
 //
 //   keys    [KEY_BLOCK / 16][head_dim / 4][16][4]     with [head_dim] scales
 //   values  [KEY_BLOCK / 4][head_dim][4]              with [KEY_BLOCK] scales
@@ -45,15 +45,16 @@ struct HeadBlock {
 };
 
 inline HeadBlock head_block(const Call& call, const Heads& h, int layer, int slot, int kv_head, int block) {
-  uint8_t* memory = static_cast<uint8_t*>(call.blocks[static_cast<size_t>(slot) * call.n_blocks + block]);
-  memory += (static_cast<size_t>(layer) * h.n_kv_heads + kv_head) * call.head_bytes;
-  HeadBlock found{memory, memory + call.values_at, nullptr, nullptr, nullptr};
+  const LayerKV& kv = call.kv[layer];
+  uint8_t* memory = static_cast<uint8_t*>(kv.blocks[static_cast<size_t>(slot) * call.n_blocks + block]);
+  memory += kv.layer_at + kv_head * kv.head_bytes;
+  HeadBlock found{memory, memory + kv.values_at, nullptr, nullptr, nullptr};
   if (!h.is_int8) return found;
-  found.key_scales = reinterpret_cast<float*>(memory + call.key_scales_at);
-  found.value_scales = reinterpret_cast<float*>(memory + call.value_scales_at);
+  found.key_scales = reinterpret_cast<float*>(memory + kv.key_scales_at);
+  found.value_scales = reinterpret_cast<float*>(memory + kv.value_scales_at);
   const size_t recent = (static_cast<size_t>(slot) * h.n_kv_heads + kv_head) * 2 + block % 2;
-  found.recent_keys = static_cast<uint8_t*>(call.recent_keys[layer]) +
-                      recent * KEY_BLOCK * static_cast<size_t>(h.head_dim) * h.element();
+  found.recent_keys =
+      static_cast<uint8_t*>(kv.recent_keys) + recent * KEY_BLOCK * static_cast<size_t>(h.head_dim) * h.element();
   return found;
 }
 

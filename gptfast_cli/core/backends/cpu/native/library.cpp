@@ -86,8 +86,8 @@ GF_EXPORT int gptfast_abi(const char* name) {
   }
   // clang-format off
   static constexpr Entry entries[] = {
-      GF_SIZE(Dimensions), GF_SIZE(WeightView), GF_SIZE(SamplingParams), GF_SIZE(Call),
-      GF_SIZE(Ahead), GF_SIZE(Row), GF_SIZE(Rounds), GF_SIZE(LogsumexpArgmax),
+      GF_SIZE(Dimensions), GF_SIZE(WeightView), GF_SIZE(SamplingParams), GF_SIZE(LayerKV),
+      GF_SIZE(Call), GF_SIZE(Ahead), GF_SIZE(Row), GF_SIZE(Rounds), GF_SIZE(LogsumexpArgmax),
       GF_VALUE(Status::NO_EMBEDDING), GF_VALUE(Status::NO_MEMORY), GF_VALUE(Status::NO_THREADS),
       GF_VALUE(WeightKind::FLOAT32), GF_VALUE(WeightKind::BFLOAT16), GF_VALUE(WeightKind::FLOAT16),
       GF_VALUE(WeightKind::INT8), GF_VALUE(WeightKind::INT4),
