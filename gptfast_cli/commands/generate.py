@@ -253,6 +253,7 @@ _WITHOUT_EFFECT: Final = {
 """Options that have no effect in a mode."""
 
 _DOCUMENT: Final = "* -speculation -ranks speculation? ranks?"
+_SAMPLE: Final = "* -content -reasoning content? reasoning?"
 """The keys of --json, see `render.json`."""
 
 
@@ -381,7 +382,8 @@ def _generate_one(request: "GenerateRequest", profile: Path | None, printing: Ou
     with progress_view(sys.stderr, quiet=printing.quiet) as show_progress, text as show_text:
         generation = show(job, show_progress, show_text)
     if printing.json:
-        write_document("gptfast.generate/1", generation, sys.stdout, {type(generation): _DOCUMENT})
+        keys = {type(generation): _DOCUMENT} | {type(sample): _SAMPLE for sample in generation.samples}
+        write_document("gptfast.generate/1", generation, sys.stdout, keys)
     elif not printing.quiet:
         write_generation(generation, sys.stderr)
     if any(sample.finish_reason == "interrupted" for sample in generation.samples):

@@ -42,10 +42,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class TextChunk:
-    """The next piece of a sample's text, whole characters only."""
+    """The next piece of a sample's text, whole characters only.
+
+    is_reasoning: it belongs to the reasoning before the answer, or to its delimiters
+    """
 
     sample: int
     text: str
+    is_reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)

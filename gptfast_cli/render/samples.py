@@ -5,7 +5,7 @@ A character in the last column leaves the cursor there, its move to the next lin
 the last. So the move is finished at once: a space goes to the next line, and a backspace makes room for the text.
 
 To a pipe or a file goes the generated text and nothing else, byte for byte, ended by a newline. On a terminal the
-prompt stands before it, dimmed, and control characters are made visible.
+prompt stands before it, dimmed, as does the reasoning of a thinking model, and control characters are made visible.
 
 Samples grow side by side, and only one of them can be streamed: the first that is not over. The others wait.
 """
@@ -70,7 +70,8 @@ class SamplesView:
         self._prompt: Prompt | None = None
         self._streamed = 0  # the sample that is written as it comes
         self._has_started = False  # that sample's text
-        self._waiting: dict[int, str] = {}
+        self._waiting: dict[int, list[TextChunk]] = {}
+        self._is_reasoning = False  # what was written last
         self._finished: set[int] = set()
         self._at_line_start = True
         self._cursor = _cursor(stream) if shows_escapes(stream) else None  # None: nothing is drawn below the text
@@ -91,11 +92,11 @@ class SamplesView:
         match event:
             case Prompt():
                 self._prompt = event
-            case TextChunk(sample, text) if sample == self._streamed:
+            case TextChunk(sample) if sample == self._streamed:
                 self._start()
-                self._write(text)
-            case TextChunk(sample, text):
-                self._waiting[sample] = self._waiting.get(sample, "") + text
+                self._write_chunk(event)
+            case TextChunk(sample):
+                self._waiting.setdefault(sample, []).append(event)
             case Finished(sample):
                 self._finished.add(sample)
                 while self._streamed in self._finished:
@@ -107,9 +108,10 @@ class SamplesView:
         self._end_line()
         self._streamed += 1
         self._has_started = False
-        if text := self._waiting.pop(self._streamed, ""):
+        self._is_reasoning = False
+        for chunk in self._waiting.pop(self._streamed, ()):
             self._start()
-            self._write(text)
+            self._write_chunk(chunk)
 
     def _start(self) -> None:
         if self._has_started:
@@ -122,10 +124,21 @@ class SamplesView:
             self._at_line_start = not self._prompt.continues
             self._stream.write(styled(self._placed(printable(shown)), DIM, self._stream))
 
-    def _write(self, text: str) -> None:
+    def _write_chunk(self, chunk: TextChunk) -> None:
+        """Write a chunk; on a terminal reasoning is dimmed, and the answer after it begins a line."""
+        text = chunk.text
+        if self._is_reasoning and not chunk.is_reasoning and self._stream.isatty():
+            text = text if self._at_line_start or text.startswith("\n") else f"\n{text}"
+        self._is_reasoning = chunk.is_reasoning
+        self._write(text, dim=chunk.is_reasoning)
+
+    def _write(self, text: str, *, dim: bool = False) -> None:
         if text:
             self._at_line_start = text.endswith("\n")  # before the write, which Ctrl-C may cut short
-            self._stream.write(self._placed(printable(text)) if self._stream.isatty() else text)
+            if self._stream.isatty():
+                text = self._placed(printable(text))
+                text = styled(text, DIM, self._stream) if dim else text
+            self._stream.write(text)
             self._stream.flush()
 
     def _placed(self, text: str) -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,6 +90,8 @@ class Sample:
     token_ids: tuple[int, ...]
     prompt_tokens: int
     finish_reason: str
+    content: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,17 @@ def streams(request: GenerateRequest) -> Job[GenerateResult]:
     return finished(request)
 
 
+def thinks(request: GenerateRequest) -> Job[GenerateResult]:
+    """Two samples, one after the other, whose reasoning comes before their answers."""
+    for sample in reversed(range(request.options.num_samples)):
+        yield TextChunk(sample, "<think>wh", is_reasoning=True)
+        yield TextChunk(sample, "y</think>", is_reasoning=True)
+        yield TextChunk(sample, "so")
+        yield Finished(sample)
+    result = finished(request)
+    return replace(result, samples=tuple(replace(each, content="so", reasoning="why") for each in result.samples))
+
+
 def waits_for_interrupt(request: GenerateRequest) -> Job[GenerateResult]:
     """Stops for Ctrl-C as the real job does, keeping what it has."""
     n_pieces = 0
@@ -218,6 +231,7 @@ def fails_with(error: Exception) -> Callable[[GenerateRequest], Job[GenerateResu
 
 SCENARIOS: dict[str, Callable[[GenerateRequest], Job[GenerateResult]]] = {
     "streams": streams,
+    "thinks": thinks,
     "waits-for-interrupt": waits_for_interrupt,
     "waits-for-termination": waits_for_termination,
     "echoes-the-request": echoes_the_request,

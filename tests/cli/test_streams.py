@@ -59,6 +59,19 @@ def test_a_terminal_shows_prompt_text_and_status_and_is_left_as_it_was(fake: Fak
     assert TEXT.replace("\x1b", "\N{SYMBOL FOR ESCAPE}") in _without_status(screen)
 
 
+@pytest.mark.parametrize("n_samples", [1, 2])
+def test_reasoning_is_dimmed_on_a_terminal_and_the_answer_after_it_begins_a_line(fake: Fake, n_samples: int) -> None:
+    _, screen = fake("thinks").run_in_terminal("generate", "Hello", "--num-samples", str(n_samples))
+    dimmed = "\x1b[2m<think>wh\x1b[0m\x1b[2my</think>\x1b[0m\nso"
+    assert _without_status(screen).count(dimmed) == n_samples
+
+
+def test_reasoning_goes_to_a_pipe_as_it_is_and_stands_apart_in_json(fake: Fake) -> None:
+    assert fake("thinks").run("generate", "Hello").stdout == b"<think>why</think>so\n"
+    (sample,) = json.loads(fake("thinks").run("generate", "Hello", "--json").stdout)["samples"]
+    assert (sample["reasoning"], sample["content"]) == ("why", "so")
+
+
 def test_an_escape_from_the_model_never_reaches_a_terminal(fake: Fake) -> None:
     _, screen = fake("streams").run_in_terminal("generate", "Hello")
     assert "\x1b[31m" not in screen and "\N{SYMBOL FOR ESCAPE}[31m" in screen

@@ -16,6 +16,7 @@ class WordPrompter:
     def __init__(self, *, is_chat: bool) -> None:
         self.is_chat = is_chat
         self.encoded = ""
+        self.variables: dict[str, Any] = {}
 
     def opening(self) -> list[Message]:
         return [{"role": "system", "content": "Be brief."}] if self.is_chat else []
@@ -45,6 +46,19 @@ def test_a_chat_is_rendered_whole_its_system_message_first() -> None:
     roles = [message["role"] for message in conversation.messages]
     assert roles == ["system", "user", "assistant"]
     assert conversation.row == {"messages": conversation.messages}
+
+
+def test_reasoning_goes_back_to_the_template_under_its_own_name() -> None:
+    conversation, _ = conversation_of()
+    conversation.exchanges.append(Exchange("one", "two", "why"))
+    answer = {"role": "assistant", "content": "two", "reasoning_content": "why"}
+    assert conversation.messages[-1] == answer
+
+
+def test_a_saved_row_has_the_variables_of_the_template() -> None:
+    conversation, prompter = conversation_of(("one", "two"))
+    prompter.variables["enable_thinking"] = False
+    assert conversation.row["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 def test_a_text_grows_by_a_line_for_each_message() -> None:

@@ -91,7 +91,7 @@ def test_tokens_that_came_after_a_stop_string_are_dropped() -> None:
 
 def test_a_transcript_that_is_over_gives_its_last_text_once() -> None:
     followed = transcript(1, 2)
-    assert followed.read() == ""
+    assert followed.read() == []
     assert followed.text == " upon a"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tokenizers
 
+from chat_model import TEMPLATE, chat_model
 from generation_requests import requested
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions, ContextFullError, Exchange
@@ -275,3 +276,12 @@ def test_a_model_without_a_tokenizer_cannot_chat(tmp_path: Path) -> None:
     random_llama().save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="no tokenizer"):
         drained(open_chat(requested(ChatRequest, settings_in(tmp_path), str(tmp_path))))
+
+
+def test_reasoning_is_kept_apart_from_the_answer_of_a_turn(tmp_path: Path) -> None:
+    folder = chat_model(tmp_path / "thinks", template=TEMPLATE + "<think>\n")
+    request = requested(ChatRequest, settings_in(tmp_path), model=str(folder), max_new_tokens=9, ignore_eos=True)
+    with drained(open_chat(request))[1] as chat:
+        turn = said(chat, "Hi")
+        answer = {"role": "assistant", "content": "", "reasoning_content": turn.text.strip()}
+        assert chat.conversation.messages[-1] == answer

@@ -8,7 +8,7 @@ import sentencepiece
 import torch
 from transformers import LlamaForCausalLM
 
-from chat_model import chat_model, chatml
+from chat_model import TEMPLATE, chat_model, chatml
 from generation_requests import changed, requested
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
@@ -330,3 +330,16 @@ def test_a_damaged_model_is_named(tmp_path: Path, request_for: GenerateRequest) 
 def test_bfloat16_computes_in_bfloat16(request_for: GenerateRequest) -> None:
     events, _ = drained(run(changed(request_for, runtime=RuntimeConfig(device="cpu", dtype="bfloat16"))))
     assert "bfloat16 on cpu" in events[0].text
+
+
+def test_the_reasoning_of_a_chat_stands_apart_and_a_text_has_none(request_for: GenerateRequest, tmp_path: Path) -> None:
+    thinks = str(chat_model(tmp_path / "thinks", template=TEMPLATE + "<think>\n"))
+    events, result = drained(run(changed(request_for, model=thinks, num_samples=2, sampling=WIDE)))
+    for sample in result.samples:  # bytes at random, of which none is </think>
+        assert sample.reasoning == sample.text.strip() and sample.content == ""
+    assert all(event.is_reasoning for event in events if isinstance(event, TextChunk))
+    as_text = only(request_for, model=thinks, chat=ChatOptions(chat=False))
+    assert (as_text.reasoning, as_text.content) == (None, None)
+    closed = str(chat_model(tmp_path / "closed", template=TEMPLATE + "<think></think>"))
+    answer = only(request_for, model=closed)
+    assert (answer.reasoning, answer.content) == (None, answer.text)

@@ -395,3 +395,11 @@ def test_a_row_tells_the_chat_template_whether_to_think_and_beats_the_run(
 def test_a_row_with_variables_needs_a_chat_template(request_for: BatchRequest) -> None:
     (record,) = records(ran(request_for, {"prompt": "Hi", "think": False})[0])
     assert "has no chat template" in record["error"]["message"]
+
+
+def test_the_record_of_a_chat_has_its_reasoning_apart(request_for: BatchRequest, tmp_path: Path) -> None:
+    model = str(chat_model(tmp_path / "thinks", template=TEMPLATE + "<think>\n"))
+    rows: list[dict[str, Any]] = [{"prompt": "Hi"}, {"prompt_ids": [5, 6]}]
+    thought, text = answers(request_for, *rows, model=model, max_new_tokens=9)
+    assert (thought["reasoning"], thought["content"]) == (thought["text"].strip(), "")
+    assert not {"reasoning", "content"} & text.keys()

@@ -78,7 +78,17 @@ def begin(row: Row, context: BatchContext) -> Answer:
     seed = context.seed if options.seed is None else options.seed
     samplers = [Sampler(options.sampling, seed, _stream(row, sample)) for sample in range(options.num_samples)]
     sequences = [Request(row.index, prompt, sampler, limits, options.n_logprobs) for sampler in samplers]
-    return Answer(row, seed, tuple(Transcript(sequence, loaded.tokenizer, options.stop) for sequence in sequences))
+    is_chat = not isinstance(row.prompt, tuple)
+    transcripts = (
+        Transcript(
+            sequence,
+            loaded.tokenizer,
+            options.stop,
+            context.prompter.reasoning_parser(prompt) if is_chat else None,
+        )
+        for sequence in sequences
+    )
+    return Answer(row, seed, tuple(transcripts))
 
 
 def _stream(row: Row, sample: int) -> int:
@@ -115,6 +125,10 @@ def _sample_fields(transcript: Transcript) -> dict[str, object]:
         "token_ids": sequence.generated,
         "finish_reason": sequence.finish_reason,
     }
+    if transcript.reasoning is not None:
+        fields["content"] = transcript.reasoning.content
+        if transcript.reasoning.reasoning is not None:
+            fields["reasoning"] = transcript.reasoning.reasoning
     if sequence.n_logprobs is not None:
         fields["logprobs"] = [asdict(logprobs) for logprobs in sequence.logprobs]
     return fields

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from gptfast_cli.core.engine.load import LoadedModel
+from gptfast_cli.core.engine.reasoning import Reasoning, ReasoningParser, closing_tokens, find_reasoning
 from gptfast_cli.core.engine.request import Limits
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.events import Note
@@ -125,8 +126,21 @@ class Prompter:
             return frozenset()
         _, is_there, after = text.rpartition(_ANSWERED[-1]["content"])
         added = self._tokenizer.vocabulary.added_tokens
-        closing = [token for token in added if after.lstrip().startswith(token)] if is_there else []
+        possible = added.keys() - closing_tokens(self._template.text, added)
+        closing = [token for token in possible if after.lstrip().startswith(token)] if is_there else []
         return frozenset({added[max(closing, key=len)]} if closing else ())
+
+    @cached_property
+    def _reasoning(self) -> Reasoning | None:
+        if self._template is None or self._tokenizer is None:
+            return None
+        return find_reasoning(self._template.text, self._tokenizer)
+
+    def reasoning_parser(self, prompt: Sequence[int]) -> ReasoningParser | None:
+        """A parser of one answer to a prompt of `encode`; None if it is no chat, or the model knows no reasoning."""
+        if self._reasoning is None or self._tokenizer is None:
+            return None
+        return self._reasoning.parser(self._tokenizer, prompt)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a result of `text` or `render`. Raises UsageError if the model has no tokenizer."""
@@ -173,10 +187,11 @@ _MIN_ANSWER_TOKENS = 16  # required free context
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A user message and its answer."""
+    """A user message and its answer; `reasoning` of the answer: None if there is none."""
 
     message: str
     answer: str
+    reasoning: str | None = None
 
 
 class ContextFullError(UsageError):
@@ -274,7 +289,9 @@ class Conversation:
         messages = list(self._opening)
         for exchange in exchanges:
             messages.append({"role": "user", "content": exchange.message})
-            messages.append({"role": "assistant", "content": exchange.answer})
+            # templates know the reasoning under this name, and most leave it out of earlier turns
+            reasoning = {} if exchange.reasoning is None else {"reasoning_content": exchange.reasoning}
+            messages.append({"role": "assistant", "content": exchange.answer, **reasoning})
         return messages
 
 

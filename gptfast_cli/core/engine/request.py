@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gptfast_cli.core.engine.reasoning import Piece, ReasoningParser
 from gptfast_cli.core.engine.sampling import Sampler, SamplingContext, TokenLogprobs
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Finished, TextChunk
@@ -188,25 +189,34 @@ def _is_unicode(text: str) -> bool:
 class Transcript:
     """The text of a request, token by token; empty without a tokenizer."""
 
-    def __init__(self, request: Request, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        tokenizer: Tokenizer | None,
+        stops: Sequence[str],
+        reasoning: ReasoningParser | None = None,
+    ) -> None:
+        """`reasoning`: tells the reasoning of the text apart; None: all of the text is the answer."""
         self.request = request
         self.text = ""
+        self.reasoning = reasoning
         self._stops = StopStrings(stops)
         self._n_read = 0
         self._is_announced = False  # Finished has been yielded
         self._stream = None if tokenizer is None else tokenizer.stream(after=request.prompt)
 
-    def read(self) -> str:
-        """The new text, except what may become a stop string; all of it once the request is finished.
+    def read(self) -> list[Piece]:
+        """The new text, except what may become a stop string or a delimiter; all of it once the request is finished.
 
         A complete stop string ends the request.
         """
         if self._stream is None:
-            return ""
+            return []
         text = ""
         for token in self.request.generated[self._n_read :]:
             self._n_read += 1
-            text += self._stops.push(self._stream.push(token))
+            mark = "" if self.reasoning is None else self.reasoning.mark(token)
+            text += self._stops.push(self._stream.push(token) + mark)
             if self._stops.found:
                 del self.request.generated[self._n_read :]  # generated after the stop string, in the same call
                 break
@@ -216,13 +226,22 @@ class Transcript:
             self._stream = None  # at its end
         if self._stops.found:
             self.request.finish_reason = "stop"
-        self.text += text
-        return text
+        return self._take(text)
+
+    def _take(self, text: str) -> list[Piece]:
+        """Append the text without what may be a delimiter; returns its pieces."""
+        pieces = [Piece(text)] if text else []
+        if self.reasoning is not None:
+            pieces = self.reasoning.push(text)
+            if self.request.finish_reason is not None:
+                pieces += self.reasoning.finish()
+        self.text += "".join(piece.text for piece in pieces)
+        return pieces
 
     def follow(self) -> Iterator[TextChunk | Finished]:
         """Events for new text, and for the end of the request."""
-        if text := self.read():
-            yield TextChunk(self.request.id, text)
+        for piece in self.read():
+            yield TextChunk(self.request.id, piece.text, piece.is_reasoning)
         if self.request.finish_reason is not None and not self._is_announced:
             self._is_announced = True
             yield Finished(self.request.id)

@@ -117,7 +117,8 @@ class Chat:
         sampler = Sampler(self._request.options.sampling, self.seed, self._n_turns)
         self._n_turns += 1
         sequence = Request(0, prompt, sampler, self._limits)
-        transcript = Transcript(sequence, self._loaded.tokenizer, self._request.options.stop)
+        parser = self.prompter.reasoning_parser(prompt)
+        transcript = Transcript(sequence, self._loaded.tokenizer, self._request.options.stop, parser)
         timings = Timings()
         try:
             yield from _decode(transcript, engine, timings)
@@ -128,7 +129,10 @@ class Chat:
             raise
         turn = self._turn(transcript, timings)
         if turn.is_kept:
-            self.conversation.exchanges.append(Exchange(message, turn.text))
+            exchange = Exchange(message, turn.text)
+            if parser is not None:
+                exchange = Exchange(message, parser.content, parser.reasoning)
+            self.conversation.exchanges.append(exchange)
         return turn
 
     def save(self, path: Path) -> None:

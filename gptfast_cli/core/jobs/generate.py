@@ -1,9 +1,10 @@
 """`generate`: a prompt in, its continuations and their speed out."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 from gptfast_cli.core.bench.throughput import (
     Metrics,
@@ -22,6 +23,7 @@ from gptfast_cli.core.engine.load import LoadedModel, load
 from gptfast_cli.core.engine.model_defaults import with_model_defaults
 from gptfast_cli.core.engine.options import GenerationOptions, check_at_least
 from gptfast_cli.core.engine.prompt_cache import PromptCache
+from gptfast_cli.core.engine.reasoning import ReasoningParser
 from gptfast_cli.core.engine.request import FinishReason, Request, Transcript, unmatched_stops
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampler, Sampling, TokenLogprobs, uniform
@@ -57,14 +59,21 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One continuation; `token_ids` are the generated ones without the end token, `prompt_tokens` is a count."""
+    """One continuation; `token_ids` are the generated ones without the end token, `prompt_tokens` is a count.
+
+    logprobs:  of the generated tokens, where they were asked for
+    content:   the text after the reasoning, the whole text if there is none; None but for answers of thinking models
+    reasoning: the text between the model's delimiters of reasoning; None if there is none
+    """
 
     id: int
     text: str
     token_ids: tuple[int, ...]
     prompt_tokens: int
     finish_reason: FinishReason
-    logprobs: tuple[TokenLogprobs, ...] | None = None  # of the generated tokens, where they were asked for
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    content: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +107,14 @@ def run(request: GenerateRequest) -> Job[GenerateResult]:
     options = yield from with_model_defaults(request.options, loaded.checkpoint)
     request = replace(request, options=options)
     yield from (Note(sentence) for sentence in unmatched_stops(options.stop, loaded.tokenizer))
-    prompt, turn_end, is_chat = yield from _prompt_ids(request, loaded)
+    asked = yield from _prompt_ids(request, loaded)
+    prompt = asked.ids
     limits = loaded.limits(
-        options.new_tokens(is_chat=is_chat),
+        options.new_tokens(is_chat=asked.is_chat),
         options.max_context,
         ignore_eos=options.ignore_eos,
         stop=options.stop,
-        turn_end_ids=turn_end,
+        turn_end_ids=asked.turn_end_ids,
     )
     limits.check_prompt(len(prompt))
     seed = request.runtime.group.broadcast(secrets.randbits(31) if options.seed is None else options.seed)
@@ -112,7 +122,7 @@ def run(request: GenerateRequest) -> Job[GenerateResult]:
         Request(sample, prompt, Sampler(options.sampling, seed, sample), limits, options.n_logprobs)
         for sample in range(options.num_samples)
     ]
-    transcripts = [Transcript(sequence, loaded.tokenizer, options.stop) for sequence in sequences]
+    transcripts = [Transcript(each, loaded.tokenizer, options.stop, asked.parser()) for each in sequences]
     timings = Timings()
     n_tokens = limits.most_tokens(len(prompt))
     runner = Runner(loaded.model, min(options.batch_size or options.num_samples, options.num_samples))
@@ -163,7 +173,7 @@ def _decode(transcripts: list[Transcript], engine: Engine, timings: Timings) -> 
 
 
 def _sample(transcript: Transcript) -> Sample:
-    sequence = transcript.request
+    sequence, parser = transcript.request, transcript.reasoning
     assert sequence.finish_reason is not None
     return Sample(
         id=sequence.id,
@@ -172,11 +182,22 @@ def _sample(transcript: Transcript) -> Sample:
         prompt_tokens=len(sequence.prompt),
         finish_reason=sequence.finish_reason,
         logprobs=None if sequence.n_logprobs is None else tuple(sequence.logprobs),
+        content=None if parser is None else parser.content,
+        reasoning=None if parser is None else parser.reasoning,
     )
 
 
-_Prompt: TypeAlias = tuple[tuple[int, ...], frozenset[int], bool]
-"""Token ids of a prompt, those that end an answer to it, and whether it is a message in a chat."""
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """Token ids of a prompt, those that end an answer to it, and whether it is a message in a chat.
+
+    parser: returns a new parser of an answer's reasoning, or None
+    """
+
+    ids: tuple[int, ...]
+    turn_end_ids: frozenset[int] = frozenset()
+    is_chat: bool = False
+    parser: Callable[[], ReasoningParser | None] = lambda: None
 
 
 def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[_Prompt]:
@@ -189,12 +210,12 @@ def _prompt_ids(request: GenerateRequest, loaded: LoadedModel) -> Job[_Prompt]:
                 request.prompt_length
             )
             draws = (uniform(_SYNTHETIC_SEED, 0, position) for position in range(request.prompt_length))
-            return tuple(int(draw * vocab_size) for draw in draws), frozenset(), False
+            return _Prompt(tuple(int(draw * vocab_size) for draw in draws))
         case str(text):
             return (yield from _encode(text, request, loaded))
         case ids:
             loaded.check_ids(ids)
-            return ids, frozenset(), False
+            return _Prompt(ids)
 
 
 def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[_Prompt]:
@@ -205,7 +226,7 @@ def _encode(prompt: str, request: GenerateRequest, loaded: LoadedModel) -> Job[_
         if request.show_prompt:
             yield Note(f"{text}\n({len(ids)} tokens)")
         yield Prompt(prompt, continues=not prompter.is_chat)
-        return ids, prompter.turn_end_ids, prompter.is_chat
+        return _Prompt(ids, prompter.turn_end_ids, prompter.is_chat, partial(prompter.reasoning_parser, ids))
 
 
 def _check(request: GenerateRequest) -> None:

@@ -150,10 +150,14 @@ class ChatTemplate:
         """End the process; rendering again starts another."""
         self._worker.close()
 
+    @property
+    def text(self) -> str:
+        """The template itself, after it the one for conversations with tools."""
+        return self._source.text + (self._source.text_with_tools or "")
+
     def reads(self, variable: str) -> bool:
         """Whether the template has this word, so that a variable of this name may have an effect."""
-        texts = (self._source.text, self._source.text_with_tools or "")
-        return any(re.search(rf"\b{re.escape(variable)}\b", text) for text in texts)
+        return re.search(rf"\b{re.escape(variable)}\b", self.text) is not None
 
     def render(
         self,
