@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,3 +47,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileSch
 
     config.option.loadscopereorder = False  # files with few tests are not the short ones
     return LoadFileScheduling(config, log)
+
+
+@pytest.fixture
+def no_gradients() -> Iterator[None]:
+    """Nothing of the test is recorded for gradients."""
+    import torch
+
+    with torch.inference_mode():
+        yield

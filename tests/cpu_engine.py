@@ -150,3 +150,11 @@ def fed(model: Decoder, tokens: Sequence[int], pieces: Sequence[int], *, row: in
         first += n
     assert first == len(tokens)
     return torch.cat(logits)
+
+
+def some_tokens(vocab_size: int, n: int) -> list[int]:
+    return torch.randint(vocab_size, (n,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+def relative_error(given: Tensor, expected: Tensor) -> float:
+    return float((given - expected).norm() / expected.norm())

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gptfast_cli.core.backends.reference import Reference
@@ -79,3 +80,16 @@ def ours(model: LlamaForCausalLM, *, kv_dtype: torch.dtype | None = None) -> Tra
         return plain(torch.cat([tensors[source] for source in sources[name]]))
 
     return Transformer(config, assemble(config, read), Reference(), torch.float32, kv_dtype=kv_dtype)
+
+
+def logits(model: Transformer, tokens: Tensor) -> Tensor:
+    return model.logits(model.forward(tokens, model.new_cache(tokens.shape[0])))
+
+
+def greedy(model: Transformer, prompt: Tensor, n_tokens: int) -> list[int]:
+    cache = model.new_cache(1)
+    x, generated = model.forward(prompt, cache), []
+    for _ in range(n_tokens):
+        generated.append(int(model.logits(x[:, -1]).argmax()))
+        x = model.forward(torch.tensor([[generated[-1]]]), cache)
+    return generated

@@ -4,27 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from cpu_engine import SHAPES, STORAGES, fed, filled_cache, native, reference, weights_of
+from cpu_engine import SHAPES, STORAGES, fed, filled_cache, native, reference, relative_error, some_tokens, weights_of
 from gptfast_cli.core.models.native import NativeModel, unsupported
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 DTYPES = [torch.float32, torch.bfloat16]
 # relative error of the logits against the reference in float32: the order of sums alone; eight bits of mantissa through
 # three layers; 8-bit inputs
 BOUNDS = {"exact": 5e-6, "bfloat16": 2e-2, "codes": 6e-2}
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> object:
-    with torch.inference_mode():
-        yield
-
-
-def some_tokens(vocab_size: int, n: int) -> list[int]:
-    return torch.randint(vocab_size, (n,), generator=torch.Generator().manual_seed(0)).tolist()
-
-
-def error(given: Tensor, expected: Tensor) -> float:
-    return float((given - expected).norm() / expected.norm())
 
 
 def one_by_one(model: NativeModel, tokens: list[int]) -> Tensor:
@@ -41,7 +29,7 @@ def test_logits_are_the_references(shape: str, storage: str, dtype: torch.dtype)
     expected = oracle.logits(oracle.forward(torch.tensor([tokens]), oracle.new_cache(1)))[0]
     given = one_by_one(native(config, weights, dtype), tokens)
     kind = "exact" if dtype is torch.float32 else "codes" if storage.startswith("int") else "bfloat16"
-    assert error(given, expected) < BOUNDS[kind]
+    assert relative_error(given, expected) < BOUNDS[kind]
 
 
 @pytest.mark.parametrize("storage", ["int8", "int4-32"])
@@ -51,7 +39,7 @@ def test_float_activations_are_nearer_than_rounded_ones(storage: str) -> None:
     expected = fed(reference(config, weights), tokens, [1] * 40)
     rounded = native(config, weights, torch.bfloat16)
     exact = native(config, weights, torch.bfloat16, float_activations=True)
-    errors = [error(fed(model, tokens, [1] * 40), expected) for model in (exact, rounded)]
+    errors = [relative_error(fed(model, tokens, [1] * 40), expected) for model in (exact, rounded)]
     assert errors[0] < BOUNDS["bfloat16"]
     assert errors[0] <= errors[1]
 
@@ -103,7 +91,7 @@ def test_a_tied_head_is_the_embedding() -> None:
     config, weights = weights_of("grouped heads, odd sizes", "int8", tie_word_embeddings=True)
     tokens = some_tokens(config.vocab_size, 20)
     model, oracle = native(config, weights, torch.float32), reference(config, weights)
-    assert error(fed(model, tokens, [20]), fed(oracle, tokens, [20])) < BOUNDS["exact"]
+    assert relative_error(fed(model, tokens, [20]), fed(oracle, tokens, [20])) < BOUNDS["exact"]
     assert (model.weight_bytes, model.embedding_bytes) == (oracle.weight_bytes, oracle.embedding_bytes)
 
 

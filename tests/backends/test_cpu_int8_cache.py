@@ -4,31 +4,28 @@ import statistics
 
 import pytest
 import torch
-from torch import Tensor
 
-from cpu_engine import SHAPES, copy_blocks, fed, filled_cache, native, reference, weights_of
+from cpu_engine import (
+    SHAPES,
+    copy_blocks,
+    fed,
+    filled_cache,
+    native,
+    reference,
+    relative_error,
+    some_tokens,
+    weights_of,
+)
 from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.backends.layer_cache import FloatCache, Int8Cache, gathered, quantized
 from gptfast_cli.core.models.native import NativeModel
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 DTYPES = [torch.float32, torch.bfloat16]
 INT8 = torch.int8
 # between what both make of one cache: the order of sums; the mantissa of bfloat16
 BOUNDS = {torch.float32: 5e-6, torch.bfloat16: 2e-2}
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> object:
-    with torch.inference_mode():
-        yield
-
-
-def some_tokens(vocab_size: int, n: int) -> list[int]:
-    return torch.randint(vocab_size, (n,), generator=torch.Generator().manual_seed(0)).tolist()
-
-
-def error(given: Tensor, expected: Tensor) -> float:
-    return float((given - expected).norm() / expected.norm())
 
 
 def in_int8(shape: str, dtype: torch.dtype, *, n_threads: int = 1) -> NativeModel:
@@ -50,7 +47,7 @@ def test_a_cache_is_read_as_the_reference_reads_it(shape: str, dtype: torch.dtyp
         given = model.step([[token]], ours, slice(None))
         ours.advance(slice(None), 1)
         if n % 23 == 22:
-            errors.append(error(given, expected))
+            errors.append(relative_error(given, expected))
     # a value of the step itself may be on the border of two codes
     assert statistics.median(errors) < BOUNDS[dtype]
     assert max(errors) < 2e-2
@@ -88,7 +85,9 @@ def test_logits_are_near_the_references(shape: str, dtype: torch.dtype) -> None:
     config, weights = weights_of(shape, "float32")
     tokens = some_tokens(config.vocab_size, 300)
     expected = fed(reference(config, weights, kv_dtype=INT8), tokens, [1] * 300)
-    assert error(fed(in_int8(shape, dtype), tokens, [1] * 300), expected) < (2e-3 if dtype is torch.float32 else 3e-2)
+    assert relative_error(fed(in_int8(shape, dtype), tokens, [1] * 300), expected) < (
+        2e-3 if dtype is torch.float32 else 3e-2
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)

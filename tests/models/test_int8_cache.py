@@ -11,13 +11,9 @@ from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.models.transformer import Transformer
 from llama_oracle import SHAPES, ours, random_llama
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 INT8 = torch.int8
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> object:
-    with torch.inference_mode():
-        yield
 
 
 def in_int8(**shape: object) -> Transformer:

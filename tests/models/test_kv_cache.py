@@ -13,13 +13,9 @@ from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.models.transformer import Transformer
 from llama_oracle import ours, random_llama
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 ALL = slice(None)
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> object:
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

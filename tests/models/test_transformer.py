@@ -2,29 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor
 
-from gptfast_cli.core.models.transformer import Transformer
-from llama_oracle import SHAPES, ours, random_llama
+from llama_oracle import SHAPES, greedy, logits, ours, random_llama
 
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> object:
-    with torch.inference_mode():
-        yield
-
-
-def logits(model: Transformer, tokens: Tensor) -> Tensor:
-    return model.logits(model.forward(tokens, model.new_cache(tokens.shape[0])))
-
-
-def greedy(model: Transformer, prompt: Tensor, n_tokens: int) -> list[int]:
-    cache = model.new_cache(1)
-    x, generated = model.forward(prompt, cache), []
-    for _ in range(n_tokens):
-        generated.append(int(model.logits(x[:, -1]).argmax()))
-        x = model.forward(torch.tensor([[generated[-1]]]), cache)
-    return generated
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.families import families
@@ -11,14 +10,10 @@ from gptfast_cli.core.models.weights import assemble, weight_shapes
 from gptfast_cli.core.quantize.quantizers import quantizers
 from gptfast_cli.core.schemes import Weight, quantized, schemes
 from gptfast_cli.core.schemes.plain import plain
-from llama_oracle import ours, random_llama
+from llama_oracle import greedy, logits, ours, random_llama
 from quantized_cases import CASES
 
-
-@pytest.fixture(autouse=True)
-def _no_gradients() -> object:
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def pair(name: str, group_size: int | None, *, tied: bool = False) -> tuple[Transformer, Transformer]:
@@ -45,19 +40,6 @@ def pair(name: str, group_size: int | None, *, tied: bool = False) -> tuple[Tran
         return Transformer(config, assemble(config, weights.__getitem__), Reference(), torch.float32)
 
     return over(small), over(large)
-
-
-def logits(model: Transformer, tokens: Tensor) -> Tensor:
-    return model.logits(model.forward(tokens, model.new_cache(tokens.shape[0])))
-
-
-def greedy(model: Transformer, prompt: Tensor, n_tokens: int) -> list[int]:
-    cache = model.new_cache(1)
-    x, generated = model.forward(prompt, cache), []
-    for _ in range(n_tokens):
-        generated.append(int(model.logits(x[:, -1]).argmax()))
-        x = model.forward(torch.tensor([[generated[-1]]]), cache)
-    return generated
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])
