@@ -49,7 +49,7 @@ def test_the_largest_negative_input_is_activated_to_zero() -> None:
     assert silu(torch.tensor([-torch.finfo(torch.float32).max])).item() == 0
 
 
-def test_a_normalised_row_does_not_depend_on_the_other_rows() -> None:
+def test_a_normalized_row_does_not_depend_on_the_other_rows() -> None:
     norm = Norm(plain(torch.rand(1111)), 1e-5)
     x = torch.randn(300, 1111)
     assert torch.equal(rms_norm(x, norm), torch.cat([rms_norm(row, norm) for row in x]).view_as(x))

@@ -144,14 +144,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_converted_and_quantised_checkpoints_carry_the_defaults(folder: Path, tmp_path: Path) -> None:
+def test_converted_and_quantized_checkpoints_carry_the_defaults(folder: Path, tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     expected = model_defaults(open_checkpoint(folder))
     stored = converted(folder, settings)
     assert not (stored.path / "generation_config.json").exists()  # the model has no tokenizer whose file it could be
     assert model_defaults(open_checkpoint(stored.path)) == expected
-    quantised = drained(quantize.run(quantize.QuantizeRequest(settings, stored.name, fidelity=False)))[1]
-    assert model_defaults(open_checkpoint(quantised.path)) == expected
+    quantized = drained(quantize.run(quantize.QuantizeRequest(settings, stored.name, fidelity=False)))[1]
+    assert model_defaults(open_checkpoint(quantized.path)) == expected
 
 
 def test_a_checkpoint_of_an_earlier_version_has_the_defaults_in_its_folder(folder: Path, tmp_path: Path) -> None:

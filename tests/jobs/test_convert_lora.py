@@ -199,7 +199,7 @@ def test_an_adapter_of_another_model_is_refused_with_the_name_of_its_own(tmp_pat
     assert refused.value.hint == "The adapter was trained on org/base."
 
 
-def test_an_adapter_in_place_of_a_model_is_recognised(tmp_path: Path) -> None:
+def test_an_adapter_in_place_of_a_model_is_recognized(tmp_path: Path) -> None:
     adapter = saved_adapter(tmp_path / "adapter", tensors_of(saved(tmp_path / "model")), ("q_proj",))
     with pytest.raises(UsageError, match="is a LoRA adapter, not a whole model") as refused:
         converted(adapter, settings_in(tmp_path))

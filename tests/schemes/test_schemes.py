@@ -60,7 +60,7 @@ def test_rows_are_those_of_the_dense_weight(name: str, group_size: int | None, d
 
 
 @pytest.mark.parametrize(("name", "group_size"), CASES)
-def test_no_other_row_is_dequantised(name: str, group_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_other_row_is_dequantized(name: str, group_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = some_weight(name, group_size, rows=1000)
     sizes: list[int] = []
     monkeypatch.setattr(torch.Tensor, "float", lambda self: sizes.append(self.numel()) or self.to(torch.float32))
@@ -114,13 +114,13 @@ def test_a_weight_with_other_parts_than_its_shape_asks_for_is_not_whole(
     assert not schemes[name].is_whole(damages(sound)[damage])
 
 
-def test_plain_is_no_quantised_scheme() -> None:
+def test_plain_is_no_quantized_scheme() -> None:
     with pytest.raises(AssertionError):
         quantized("plain")
 
 
 @pytest.mark.parametrize(("name", "group_size"), CASES)
-def test_a_compiled_function_dequantises_to_the_same_numbers(name: str, group_size: int | None) -> None:
+def test_a_compiled_function_dequantizes_to_the_same_numbers(name: str, group_size: int | None) -> None:
     weight, scheme = some_weight(name, group_size), schemes[name]
     compiled = torch.compile(
         lambda parts: scheme.dense(Weight(name, weight.shape, parts), torch.float32), backend="eager"

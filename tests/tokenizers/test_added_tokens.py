@@ -78,7 +78,7 @@ def opened(folder: Path) -> Tokenizer:
 
 
 def prepended() -> tokenizers.Tokenizer:
-    """A BPE whose normaliser puts the space before each part, as Llama-2's tokenizer.json does."""
+    """A BPE whose normalizer puts the space before each part, as Llama-2's tokenizer.json does."""
     tokenizer = metaspaced("never")
     tokenizer.normalizer = tokenizers.normalizers.Sequence(
         [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]

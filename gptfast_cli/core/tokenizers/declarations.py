@@ -33,7 +33,7 @@ class Matching:
 
     lstrip, rstrip: includes white space before or after it
     single_word:    does not match inside of a word
-    normalized:     matches in the normalised text, after all tokens without this flag
+    normalized:     matches in the normalized text, after all tokens without this flag
     """
 
     lstrip: bool = False

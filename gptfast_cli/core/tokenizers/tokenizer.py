@@ -122,7 +122,7 @@ class Vocabulary(Protocol):
 
     @property
     def added_tokens(self) -> Mapping[str, int]:
-        """Ids of added tokens by their text; they are matched before any other tokenisation.
+        """Ids of added tokens by their text; they are matched before any other tokenization.
 
         Includes special tokens, which decode to no text.
         """

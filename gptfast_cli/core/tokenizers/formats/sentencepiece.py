@@ -21,7 +21,7 @@ from gptfast_cli.core.tokenizers.tokenizer import Definition, StreamDecoder, Voc
 # protobuf of normalizer_spec { add_dummy_prefix: false }; appended to a model, it overrides the model's own
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-_NORMALIZED_TOGETHER = 32  # upper bound of characters that are normalised together
+_NORMALIZED_TOGETHER = 32  # upper bound of characters that are normalized together
 _ABSENT = -1  # id of BOS or EOS in a model without one
 
 
@@ -102,7 +102,7 @@ class SentencePieceVocabulary:
             return True
         if not self._legacy and not is_first:
             return False
-        # after normalisation, which may strip or create spaces
+        # after normalization, which may strip or create spaces
         return not str(self._pieces_inside.normalize(part[:_NORMALIZED_TOGETHER])).startswith("▁")
 
     def _is_ours(self, token: AddedToken) -> bool:
