@@ -18,14 +18,7 @@ from gptfast_cli.core.distributed.rank import PARENT, TORCHRUN, is_rank, leave_f
 from gptfast_cli.core.errors import ExitCode, GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.settings import load_settings, settings_file
 from gptfast_cli.numbers import NumberError
-from gptfast_cli.options import (
-    DebugOption,
-    Invocation,
-    OutsideValue,
-    ShownModelOption,
-    StoredNameOption,
-    UsedModelOption,
-)
+from gptfast_cli.options import DebugOption, Invocation, OutsideValue, complete_model, name_option
 from gptfast_cli.render.failure import named, write_error
 from gptfast_cli.render.numbers import program_version
 from gptfast_cli.render.terminal import shows_escapes
@@ -70,13 +63,29 @@ def command_tree(*, plain: bool) -> typer.Typer:
     return tree
 
 
+def _complete_stored() -> list[str]:
+    from gptfast_cli.core.checkpoints.downloads import bucket_paths, cached_repos
+    from gptfast_cli.core.checkpoints.store import open_store
+
+    settings = load_settings()
+    stored = [entry.name for entry in open_store(settings).entries()]
+    return [*stored, *cached_repos(settings.hf_cache), *(str(path) for path, _ in bucket_paths(settings.home))]
+
+
 def _root(
     context: typer.Context,
     *,
     list_: Annotated[bool, typer.Option("--list", help="List the local models.")] = False,
-    show: ShownModelOption = None,
-    use: UsedModelOption = None,
-    remove: StoredNameOption = None,
+    show: Annotated[str | None, name_option("MODEL", complete_model, "Print a model's scheme, size and path.")] = None,
+    use: Annotated[str | None, name_option("MODEL", complete_model, "Make a model the current one.")] = None,
+    remove: Annotated[
+        str | None,
+        name_option(
+            "NAME",
+            _complete_stored,
+            "Remove a model from the store, the Hugging Face cache or the S3 downloads, after confirmation.",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="With --remove: no confirmation.")] = False,
     show_settings: Annotated[
         bool,

@@ -1,7 +1,6 @@
 """Options that several commands share, each defined once: name, help, environment variable and completion.
 
 The options of a help panel are the fields of a frozen dataclass, whose `panel` is the title; `tree.command` expands it.
-(Longer than other files: a person looks up every shared option in this one.)
 """
 
 from collections.abc import Callable
@@ -75,13 +74,6 @@ def complete_draft_or_advice(incomplete: str) -> list[str | tuple[str, str]]:
     return ["auto", *complete_draft(incomplete)]
 
 
-def complete_cached(incomplete: str) -> list[str | tuple[str, str]]:
-    """Names of models in the Hugging Face cache, and folders."""
-    from gptfast_cli.core.checkpoints.downloads import cached_repos
-
-    return [*cached_repos(load_settings().hf_cache), (incomplete, Paths.FOLDERS)]
-
-
 def complete_file(incomplete: str) -> list[tuple[str, str]]:
     """Files: the shell completes them."""
     return [(incomplete, Paths.FILES)]
@@ -95,15 +87,6 @@ def complete_folder(incomplete: str) -> list[tuple[str, str]]:
 def complete_scheme() -> list[str]:
     """Names of the schemes, from the names of their files."""
     return list(plug_names("gptfast_cli.core.schemes"))
-
-
-def _complete_stored() -> list[str]:
-    from gptfast_cli.core.checkpoints.downloads import bucket_paths, cached_repos
-    from gptfast_cli.core.checkpoints.store import open_store
-
-    settings = load_settings()
-    stored = [entry.name for entry in open_store(settings).entries()]
-    return [*stored, *cached_repos(settings.hf_cache), *(str(path) for path, _ in bucket_paths(settings.home))]
 
 
 def choices(*names: str) -> Callable[[], list[str]]:
@@ -205,7 +188,7 @@ def scheme_option(tensor: str) -> Any:  # noqa: ANN401
     return name_option("SCHEME", complete_scheme, f"Scheme of the {tensor}.", usual="int8, or plain with --mode plain")
 
 
-# the model, and the root's options about models
+# the model
 
 ModelOption = Annotated[
     str | None,
@@ -240,20 +223,6 @@ def is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-StoredNameOption = Annotated[
-    str | None,
-    name_option(
-        "NAME",
-        _complete_stored,
-        "Remove a model from the store, the Hugging Face cache or the S3 downloads, after confirmation.",
-        "--remove",
-    ),
-]
-
-ShownModelOption = Annotated[
-    str | None, name_option("MODEL", complete_model, "Print a model's scheme, size and path.", "--show")
-]
-UsedModelOption = Annotated[str | None, name_option("MODEL", complete_model, "Make a model the current one.", "--use")]
 DebugOption = Annotated[
     bool,
     typer.Option("--debug", is_eager=True, callback=_set_debug, help="Print the traceback of an error."),

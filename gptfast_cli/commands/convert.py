@@ -5,20 +5,20 @@ from typing import Annotated
 
 import typer
 
+from gptfast_cli.completion.answer import Paths
 from gptfast_cli.core.settings import load_settings
-from gptfast_cli.options import (
-    OutOption,
-    OutputOptions,
-    OverwriteOption,
-    complete_cached,
-    complete_model,
-    dtype_option,
-    name_option,
-)
+from gptfast_cli.options import OutOption, OutputOptions, OverwriteOption, complete_model, dtype_option, name_option
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.numbers import count, size
 from gptfast_cli.render.progress import progress_view, show
 from gptfast_cli.tree import command
+
+
+def _complete_cached(incomplete: str) -> list[str | tuple[str, str]]:
+    """Names of models in the Hugging Face cache, and folders."""
+    from gptfast_cli.core.checkpoints.downloads import cached_repos
+
+    return [*cached_repos(load_settings().hf_cache), (incomplete, Paths.FOLDERS)]
 
 
 @command(
@@ -32,7 +32,7 @@ def convert(
         str,
         typer.Argument(
             metavar="SOURCE",
-            autocompletion=complete_cached,
+            autocompletion=_complete_cached,
             show_default=False,
             help="Folder, file, or org/name in the Hugging Face cache.",
         ),
@@ -45,7 +45,7 @@ def convert(
         str | None,
         name_option(
             "ADAPTER",
-            complete_cached,
+            _complete_cached,
             "LoRA adapter of PEFT to merge into the weights: folder, or org/name in the Hugging Face cache.",
         ),
     ] = None,
