@@ -6,7 +6,7 @@ to the bit in every dtype. In bfloat16 the residual stream is float32 all the sa
 
 import ctypes
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,12 +25,12 @@ from gptfast_cli.core.backends.cpu.engine import (
 )
 from gptfast_cli.core.backends.cpu.library import MAX_HEAD_DIM, LayerKV, MatrixRole, NormRole, SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
-from gptfast_cli.core.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig
+from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.models.decoder import TokenLoop
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
-from gptfast_cli.core.models.rope import frequencies, rotation
+from gptfast_cli.core.models.rope import LayerRotations, rotation
 from gptfast_cli.core.models.sharding import ModelShard
 from gptfast_cli.core.models.weights import assemble_layer
 from gptfast_cli.core.schemes import Block, Weight
@@ -50,38 +50,22 @@ class Unsupported:
     is_noted: bool = False
 
 
-def _is_like_llama(config: ModelConfig) -> bool:
-    """Whether all layers are alike, and none has what the kernels lack."""
-    (layer, *others), attention = config.kinds, config.layers[0].attention
-    plain = AttentionSpec(attention.n_heads, attention.n_kv_heads, attention.head_dim, attention.rope)
-    biased = replace(plain, qkv_bias=attention.qkv_bias, output_bias=attention.output_bias)
-    like = LayerSpec(biased, FeedForwardSpec(layer.feed_forward.dim, bias=layer.feed_forward.bias))
-    factors = (config.norm_offset, config.embedding_scale, config.logit_scale, config.logit_softcap)
-    rope = attention.rope
-    is_rotated = rope is not None and rope.rotary_dim in (None, attention.head_dim)
-    return not others and layer == like and is_rotated and factors == (0.0, 1.0, 1.0, None)
-
-
 def unsupported(
     config: ModelConfig, schemes: Collection[str], dtype: torch.dtype, device: torch.device
 ) -> Unsupported | None:
     """What keeps the engine from running a model of this shape, whose weights are in these schemes; None if nothing."""
-    head_dim = config.layers[0].attention.head_dim
+    head_dims = {kind.attention.head_dim for kind in config.kinds}
     lanes = {torch.float32: 16, torch.bfloat16: 32}.get(dtype)
     if (
         device.type != "cpu"
         or lanes is None
-        or head_dim % lanes
-        or head_dim > MAX_HEAD_DIM
+        or any(head_dim % lanes or head_dim > MAX_HEAD_DIM for head_dim in head_dims)
         or max(config.dim, config.most_rows, config.vocab_size) > _LARGEST_SIZE
     ):
         return Unsupported(
-            f"heads of {head_dim} in {dtype_name(dtype)} on {device}",
+            f"heads of {', '.join(map(str, sorted(head_dims)))} in {dtype_name(dtype)} on {device}",
             "It runs float32 and bfloat16 on a CPU, heads of whole vectors up to 256; leave out --backend.",
         )
-    if not _is_like_llama(config):
-        hint = "It runs models whose layers are those of a Llama; leave out --backend."
-        return Unsupported(f"layers of the {config.family} family", hint, is_noted=True)
     if unknown := sorted(set(schemes) - SCHEMES):
         hint = f"It runs {', '.join(sorted(SCHEMES))}; leave out --backend."
         return Unsupported(f"weights in {', '.join(unknown)}", hint, is_noted=True)
@@ -112,13 +96,13 @@ class NativeModel:
         self.dtype, self.kv_dtype = computing.dtype, computing.kv_dtype
         self.device = torch.device("cpu")
         self.weight_bytes = self.embedding_bytes = 0
-        self._engine = NativeEngine(library, self.shard.config, computing, n_threads=n_threads)
+        rotations = LayerRotations(config.layers, self.device)
+        self._engine = NativeEngine(library, self.shard.config, rotations.kind_of, computing, n_threads=n_threads)
         if group.size > 1:
-            self._engine.set_sum(group.sum, is_first=group.rank == 0)
-        attention = config.layers[0].attention
-        assert attention.rope is not None
-        self._frequencies = frequencies(attention.head_dim, attention.rope)
-        self._rotation = rotation(torch.arange(0), self._frequencies)  # of the positions that a cache had room for
+            self._engine.set_sum(group.sum, is_first=group.rank == 0, n_ranks=group.size)
+        self._frequencies = rotations.frequencies
+        self._rotations: list[tuple[Tensor, Tensor]] = []
+        self._n_rotated = 0  # positions that the rotations reach to
         self._embedding: Weight | None = None
         self._n_layers = 0  # taken over so far
         # of the cache that was used last, at its version then
@@ -198,12 +182,9 @@ class NativeModel:
 
     def _take_layer(self, block: Mapping[str, Weight]) -> None:
         layer, weights = self._n_layers, assemble_layer(block)
-        for norm, weight in (
-            (NormRole.ATTENTION_NORM, weights.attention_norm),
-            (NormRole.FFN_NORM, weights.ffn_norm),
-        ):
-            assert weight is not None
-            self._engine.set_norm(layer, norm, weight)
+        for norm in NormRole:
+            if (weight := getattr(weights, norm.name.lower())) is not None:
+                self._engine.set_norm(layer, norm, weight)
         for role, linear in (
             (MatrixRole.QKV, weights.qkv),
             (MatrixRole.OUTPUT, weights.attention_output),
@@ -216,14 +197,15 @@ class NativeModel:
     def _place_of(self, cache: KVCache) -> CachePointers:
         """Pointers into a cache; they hold until one of its tables changes."""
         if self._place is None or self._place[0] is not cache or self._place[1] != cache.version:
-            if cache.capacity > len(self._rotation[0]):
-                self._rotation = rotation(torch.arange(2 * cache.capacity), self._frequencies)
+            if cache.capacity > self._n_rotated:
+                self._n_rotated = 2 * cache.capacity
+                self._rotations = [rotation(torch.arange(self._n_rotated), each) for each in self._frequencies]
             blocks, block = addresses(cache.addresses()), cache.block_layout
             layers = [
                 layer_kv(blocks, layer * block.layer_bytes, block.head_bytes, block.offsets, recent)
                 for layer, recent in enumerate(cache.recent or [None] * block.n_layers)
             ]
-            place = CachePointers((LayerKV * len(layers))(*layers), cache.capacity // KEY_BLOCK, *self._rotation)
+            place = CachePointers((LayerKV * len(layers))(*layers), cache.capacity // KEY_BLOCK, self._rotations)
             self._place = cache, cache.version, place
         return self._place[2]
 

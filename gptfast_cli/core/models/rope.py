@@ -18,23 +18,20 @@ from gptfast_cli.core.device import to_device
 class LayerRotations:
     """The rotations of layers, by position; layers that rotate alike share them.
 
-    frequencies: of each kind, [rotary_dim / 2] float32; None for layers that are not rotated
-    kind_of:     the number of the kind of each layer
+    frequencies: of each kind, [rotary_dim / 2] float32
+    kind_of:     the number of the kind of each layer; -1 for one that is not rotated
     """
 
     def __init__(self, layers: Sequence[LayerSpec], device: torch.device) -> None:
-        kinds = list(dict.fromkeys((layer.attention.rope, layer.attention.head_dim) for layer in layers))
-        self.kind_of = tuple(kinds.index((layer.attention.rope, layer.attention.head_dim)) for layer in layers)
-        self.frequencies = tuple(
-            None if rope is None else frequencies(head_dim, rope).to(device) for rope, head_dim in kinds
-        )
+        of_layers = [(layer.attention.head_dim, layer.attention.rope) for layer in layers]
+        kinds = {kind: number for number, kind in enumerate(dict.fromkeys(k for k in of_layers if k[1] is not None))}
+        self.kind_of = tuple(kinds.get(kind, -1) for kind in of_layers)
+        self.frequencies = tuple(frequencies(head_dim, rope).to(device) for head_dim, rope in kinds if rope is not None)
 
     def at(self, positions: Tensor) -> list[RopePositions]:
         """The place of tokens at positions [batch, time], for each layer."""
-        places = [
-            RopePositions(positions, *((None, None) if each is None else rotation(positions, each)))
-            for each in self.frequencies
-        ]
+        places = [RopePositions(positions, *rotation(positions, each)) for each in self.frequencies]
+        places.append(RopePositions(positions, None, None))
         return [places[kind] for kind in self.kind_of]
 
 

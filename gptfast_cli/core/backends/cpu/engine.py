@@ -14,20 +14,24 @@ from torch import Tensor
 
 from gptfast_cli.core.backends.base import Linear
 from gptfast_cli.core.backends.cpu.library import (
+    Activation,
     Ahead,
     Call,
     Dimensions,
     LayerKV,
+    LayerShape,
     LogsumexpArgmax,
     MatrixRole,
     NormRole,
+    QKNorm,
+    Rotation,
     SamplingParams,
     Status,
     Sum,
     WeightKind,
     WeightView,
 )
-from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.config import LayerSpec, ModelConfig
 from gptfast_cli.core.schemes import Weight, schemes
 from gptfast_cli.core.token_ids import TokenIdError
 
@@ -44,13 +48,13 @@ class CachePointers:
 
     layers:         of each layer
     n_blocks:       of a row, at most
-    cosines, sines: [positions, head_dim / 2] float32, of all positions in the blocks
+    rotations:      cosines and sines of each kind of RoPE, [positions, rotary_dim / 2] float32, of all positions in the
+                    blocks
     """
 
     layers: "ctypes.Array[LayerKV]"
     n_blocks: int
-    cosines: Tensor
-    sines: Tensor
+    rotations: Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +99,27 @@ class StepsAhead:
 class NativeEngine:
     """The packed weights of a model, and the threads that run it."""
 
-    def __init__(self, library: ctypes.CDLL, config: ModelConfig, options: ComputeOptions, *, n_threads: int) -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        config: ModelConfig,
+        rotations: Sequence[int],
+        options: ComputeOptions,
+        *,
+        n_threads: int,
+    ) -> None:
+        """`rotations`: the number of each layer's RoPE among those of CachePointers, or -1."""
         self.library = library
         self._vocab_size = config.vocab_size
-        layer = config.layers[0]
         dimensions = Dimensions(
             config.n_layers,
             config.dim,
-            layer.attention.n_heads,
-            layer.attention.n_kv_heads,
-            layer.attention.head_dim,
-            layer.feed_forward.dim,
             config.vocab_size,
+            (LayerShape * config.n_layers)(*map(_layer_shape, config.layers, rotations)),
             config.norm_eps,
+            float(torch.tensor(config.embedding_scale, dtype=options.dtype)),
+            config.logit_scale,
+            config.logit_softcap or 0,
             options.dtype is torch.bfloat16,
             options.kv_dtype is torch.int8,
             options.is_narrow,
@@ -115,7 +127,7 @@ class NativeEngine:
         pointer = c_void_p()
         library.gptfast_engine_new(dimensions, n_threads, pointer)
         self.pointer = pointer
-        self._dim = config.dim
+        self._norm_offset = config.norm_offset
         self._embedding: Weight | None = None  # held: the library reads it in place
         self._all_reduce: _AllReduce | None = None
 
@@ -132,7 +144,7 @@ class NativeEngine:
 
     def set_norm(self, layer: int, role: NormRole, weight: Weight) -> None:
         """Copy the weight of a norm; the last norm is number 0 of the layer after the last."""
-        values = _floats(weight)  # held until the call is over
+        values = _floats(weight) + self._norm_offset  # held until the call is over
         self.library.gptfast_set_norm(self.pointer, layer, role, values.data_ptr())
 
     def set_embedding(self, weight: Weight) -> None:
@@ -140,14 +152,14 @@ class NativeEngine:
         self._embedding = weight
         self.library.gptfast_set_embedding(self.pointer, _view(weight))
 
-    def set_sum(self, total: Callable[[Tensor], Tensor], *, is_first: bool) -> None:
-        """Run as one rank of several: `total` is the all-reduce of x [rows, dim] float32.
+    def set_sum(self, total: Callable[[Tensor], Tensor], *, is_first: bool, n_ranks: int) -> None:
+        """Run as one rank of several: `total` is the all-reduce of x [rows, columns] float32.
 
         `run` raises what it raises. The first rank adds the residual.
         """
-        self._all_reduce = _AllReduce(total, self._dim)
+        self._all_reduce = _AllReduce(total)
         self._sum = Sum(self._all_reduce)  # held as long as the library has it
-        self.library.gptfast_set_sum(self.pointer, self._sum, is_first)
+        self.library.gptfast_set_sum(self.pointer, self._sum, is_first, n_ranks)
 
     def run(self, batch: TokenBatch, cache: CachePointers) -> Tensor:
         """Run tokens through the model and write their keys and values; returns logits [outputs, vocab_size] float32.
@@ -224,15 +236,15 @@ class NativeEngine:
 class _AllReduce:
     """The library's callback for an all-reduce; a callback cannot raise, so the failure is kept for `run`."""
 
-    def __init__(self, total: Callable[[Tensor], Tensor], dim: int) -> None:
-        self._total, self._dim = total, dim
+    def __init__(self, total: Callable[[Tensor], Tensor]) -> None:
+        self._total = total
         self.failure: Exception | None = None
 
-    def __call__(self, address: int, n_rows: int, stride: int) -> None:
+    def __call__(self, address: int, n_rows: int, n_columns: int, stride: int) -> None:
         if self.failure is not None:
             return
         memory = (c_float * (n_rows * stride)).from_address(address)
-        x = torch.frombuffer(memory, dtype=torch.float32).view(n_rows, stride)[:, : self._dim]
+        x = torch.frombuffer(memory, dtype=torch.float32).view(n_rows, stride)[:, :n_columns]
         try:
             x.copy_(self._total(x.contiguous()))
         except Exception as error:  # noqa: BLE001  # nothing may be raised into the library
@@ -270,8 +282,7 @@ def call_of(batch: TokenBatch, cache: CachePointers, logits: Tensor) -> Call:
         logits.data_ptr(),
         cache.layers,
         cache.n_blocks,
-        cache.cosines.data_ptr(),
-        cache.sines.data_ptr(),
+        (Rotation * len(cache.rotations))(*(Rotation(cos.data_ptr(), sin.data_ptr()) for cos, sin in cache.rotations)),
     )
 
 
@@ -293,6 +304,25 @@ def layer_kv(
         offsets.get("key_scales", 0),
         offsets.get("value_scales", 0),
         None if recent is None else recent.data_ptr(),
+    )
+
+
+def _layer_shape(layer: LayerSpec, rotation: int) -> LayerShape:
+    attention = layer.attention
+    rope = attention.rope
+    return LayerShape(
+        attention.n_heads,
+        attention.n_kv_heads,
+        attention.head_dim,
+        layer.feed_forward.dim,
+        rotation,
+        0 if rope is None else rope.rotary_dim or attention.head_dim,
+        attention.window or 0,
+        attention.score_scale,
+        attention.softcap or 0,
+        layer.residual_scale,
+        QKNorm.NONE if attention.qk_norm is None else QKNorm[attention.qk_norm.name],
+        Activation[layer.feed_forward.activation.name],
     )
 
 

@@ -61,7 +61,45 @@ class NormRole(IntEnum):
     """The norms of a layer; the last norm is number 0 of the layer after the last."""
 
     ATTENTION_NORM = 0
-    FFN_NORM = 1
+    Q_NORM = 1
+    K_NORM = 2
+    ATTENTION_OUTPUT_NORM = 3
+    FFN_NORM = 4
+    FFN_OUTPUT_NORM = 5
+
+
+class Activation(IntEnum):
+    """Those of config.Activation, by the same names."""
+
+    SILU = 0
+    GELU_TANH = 1
+
+
+class QKNorm(IntEnum):
+    """Those of config.QKNorm, by the same names, and none."""
+
+    NONE = 0
+    HEAD = 1
+    WIDTH = 2
+
+
+class LayerShape(Structure):
+    """A layer of the rank's part of a model; a window or a softcap of 0 is none."""
+
+    _fields_ = (
+        ("n_heads", c_int),
+        ("n_kv_heads", c_int),
+        ("head_dim", c_int),
+        ("ffn_dim", c_int),
+        ("rotation", c_int),
+        ("rotary_dim", c_int),
+        ("window", c_int),
+        ("score_scale", c_float),
+        ("score_softcap", c_float),
+        ("residual_scale", c_float),
+        ("qk_norm", c_int),
+        ("activation", c_int),
+    )
 
 
 class Dimensions(Structure):
@@ -70,12 +108,12 @@ class Dimensions(Structure):
     _fields_ = (
         ("n_layers", c_int),
         ("dim", c_int),
-        ("n_heads", c_int),
-        ("n_kv_heads", c_int),
-        ("head_dim", c_int),
-        ("ffn_dim", c_int),
         ("vocab_size", c_int),
+        ("layers", POINTER(LayerShape)),
         ("norm_eps", c_float),
+        ("embedding_scale", c_float),
+        ("logit_scale", c_float),
+        ("logit_softcap", c_float),
         ("cache_is_bf16", c_int),
         ("cache_is_int8", c_int),
         ("narrow", c_int),
@@ -117,6 +155,12 @@ class LayerKV(Structure):
     )
 
 
+class Rotation(Structure):
+    """Cosines and sines of a kind of rotary position embedding."""
+
+    _fields_ = (("cosines", c_void_p), ("sines", c_void_p))
+
+
 class Call(Structure):
     """A batch of tokens and the KV cache."""
 
@@ -130,8 +174,7 @@ class Call(Structure):
         ("logits", c_void_p),
         ("kv", POINTER(LayerKV)),
         ("n_blocks", c_int),
-        ("cosines", c_void_p),
-        ("sines", c_void_p),
+        ("rotations", POINTER(Rotation)),
     )
 
 
@@ -199,11 +242,23 @@ class LogsumexpArgmax(Structure):
     )
 
 
-Sum = CFUNCTYPE(None, c_void_p, c_int, c_int)
-"""All-reduce in place: the address of x, its rows, and the floats from one row to the next."""
+Sum = CFUNCTYPE(None, c_void_p, c_int, c_int, c_int)
+"""All-reduce in place: the address of x, its rows and columns, and the floats from one row to the next."""
 
-STRUCTURES: Final = (Dimensions, WeightView, SamplingParams, LayerKV, Call, Ahead, Row, Rounds, LogsumexpArgmax)
-_ENUMS: Final = (Status, WeightKind, MatrixRole, NormRole)
+STRUCTURES: Final = (
+    LayerShape,
+    Dimensions,
+    WeightView,
+    SamplingParams,
+    Rotation,
+    LayerKV,
+    Call,
+    Ahead,
+    Row,
+    Rounds,
+    LogsumexpArgmax,
+)
+_ENUMS: Final = (Status, WeightKind, MatrixRole, NormRole, Activation, QKNorm)
 _SIZES: Final = {"KEY_BLOCK": KEY_BLOCK, "KEY_TILE": KEY_TILE, "QUAD": QUAD, "MAX_HEAD_DIM": MAX_HEAD_DIM}
 
 
@@ -224,7 +279,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.gptfast_engine_free.restype = None
     library.gptfast_set_embedding.argtypes = (c_void_p, POINTER(WeightView))
     library.gptfast_set_embedding.restype = None
-    library.gptfast_set_sum.argtypes = (c_void_p, Sum, c_int)
+    library.gptfast_set_sum.argtypes = (c_void_p, Sum, c_int, c_int)
     library.gptfast_set_sum.restype = None
     library.gptfast_engine_new.argtypes = (POINTER(Dimensions), c_int, POINTER(c_void_p))
     library.gptfast_set_matrix.argtypes = (c_void_p, c_int, c_int, POINTER(WeightView), c_void_p)

@@ -15,12 +15,30 @@ enum class WeightKind : int { FLOAT32, BFLOAT16, FLOAT16, INT8, INT4 };
 
 // The matrices and norms of a layer; the head and the last norm are number 0 of the layer after the last.
 enum MatrixRole { QKV, OUTPUT, GATE_UP, DOWN, N_MATRICES };
-enum NormRole { ATTENTION_NORM, FFN_NORM };
+enum NormRole { ATTENTION_NORM, Q_NORM, K_NORM, ATTENTION_OUTPUT_NORM, FFN_NORM, FFN_OUTPUT_NORM, N_NORMS };
+
+// That of the gate; the order is that of config.Activation.
+enum class Activation : int { SILU, GELU_TANH };
+
+// What queries and keys are normalized over, before they are rotated.
+enum class QKNorm : int { NONE, HEAD, WIDTH };
+
+// A layer of the rank's part of a model: config.LayerSpec.
+struct LayerShape {
+  int n_heads, n_kv_heads, head_dim, ffn_dim;
+  int rotation, rotary_dim;  // the number of its rotation among those of a call, -1 for none; elements that it turns
+  int window;                // keys that a query sees, its own among them; 0: all
+  float score_scale, score_softcap;  // softcap 0: none, here and below
+  float residual_scale;              // of what attention and the feed-forward add to their input
+  QKNorm qk_norm;
+  Activation activation;
+};
 
 // Sizes of a model, and flags.
 struct Dimensions {
-  int n_layers, dim, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
-  float norm_eps;
+  int n_layers, dim, vocab_size;
+  const LayerShape* layers;  // [n_layers]; read while the engine is made
+  float norm_eps, embedding_scale, logit_scale, logit_softcap;
   int cache_is_bf16;  // keys and values are computed in bfloat16, else float32
   int cache_is_int8;  // they are stored as int8 codes
   int narrow;         // inputs of products may be bfloat16 or 8-bit codes, where the CPU multiplies these
@@ -37,8 +55,13 @@ struct WeightView {
   int interleaved;  // the rows are two halves, gate and up; each unit takes 16 rows of either
 };
 
-// All-reduce over the ranks, in place: x[n_rows][stride], of which the first `dim` columns count.
-using Sum = void (*)(float* x, int n_rows, int stride);
+// All-reduce over the ranks, in place: x[n_rows][stride], of which the first `n_columns` count.
+using Sum = void (*)(float* x, int n_rows, int n_columns, int stride);
+
+// Cosines and sines of a kind of rotary position embedding.
+struct Rotation {
+  const float *cosines, *sines;  // [positions][rotary_dim / 2]
+};
 
 // How a token is sampled from logits; the fields are those of engine/sampling.py.
 struct SamplingParams {
@@ -65,11 +88,11 @@ struct Call {
   const int32_t* positions;  // in its sequence
   const int32_t* slots;      // its row of the cache; tokens of one slot are adjacent, in the order of positions
   int n_outputs;
-  const int32_t* outputs;        // rows whose logits are wanted
-  float* logits;                 // [n_outputs][vocab_size]
-  const LayerKV* kv;             // of each layer
-  int n_blocks;                  // of a row of the cache, at most
-  const float *cosines, *sines;  // [positions][head_dim / 2]
+  const int32_t* outputs;     // rows whose logits are wanted
+  float* logits;              // [n_outputs][vocab_size]
+  const LayerKV* kv;          // of each layer
+  int n_blocks;               // of a row of the cache, at most
+  const Rotation* rotations;  // by the numbers that layers have for them
 };
 
 // Decode steps in one call: the token that is sampled from an output is the next input of its sequence.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "functions.h"
 #include "scores.h"
 
 // Multiply the scales of keys into a query.
@@ -69,26 +70,43 @@ inline void score_int8(const QueryTile& a, const Heads& h, const HeadBlock& k, i
   }
 }
 
-// Softmax numerators of a query's scores of a chunk, in place or in bfloat16; keys after its position get weight 0.
-// `largest` becomes the largest scaled score, `total` the sum of the weights.
-inline void weigh(float* scores, uint16_t* weights, int n_valid, int n_keys, float scale, float& largest,
-                  float& total) {
+// Keys of a chunk, from `first` to `end` - 1.
+struct Keys {
+  int first, end;
+};
+
+// Softmax numerators of a query's scores of a chunk, in place or in bfloat16; keys that it does not see get weight 0,
+// up to `n_keys`. `largest` becomes the largest scaled score, `total` the sum of the weights.
+inline void weigh(float* scores, uint16_t* weights, Keys seen, int n_keys, float scale, float& largest, float& total) {
   const Floats none = splat(-3e38f);
+  const int begin = seen.first / LANES * LANES;  // what stands before is no number that counts
+  if (begin < seen.first) store(scores + begin, first(none, seen.first - begin, load(scores + begin)));
   Floats most = none;
-  int at = 0;
-  for (; at + LANES <= n_valid; at += LANES) most = max(most, load(scores + at));
-  if (at < n_valid) most = max(most, first(load(scores + at), n_valid - at, none));
+  int at = begin;
+  for (; at + LANES <= seen.end; at += LANES) most = max(most, load(scores + at));
+  if (at < seen.end) most = max(most, first(load(scores + at), seen.end - at, none));
   largest = maximum(most) * scale;
   Floats sums = splat(0);
+  auto write = [&](Floats weight) {
+    if (weights != nullptr) store_bf16(weights + at, weight);
+    else store(scores + at, weight);
+  };
   auto weigh_next = [&](int n) {  // of 16, those that count
     Floats weight = exp(load(scores + at) * splat(scale) - splat(largest));
     if (n < LANES) weight = first(weight, n, splat(0));
     sums = sums + weight;
-    if (weights != nullptr) store_bf16(weights + at, weight);
-    else store(scores + at, weight);
+    write(weight);
   };
-  for (at = 0; at + LANES <= n_valid; at += LANES) weigh_next(LANES);
-  for (; at < n_keys; at += LANES) weigh_next(std::max(0, n_valid - at));
+  for (at = 0; at < begin; at += LANES) write(splat(0));
+  if (begin < seen.first) {
+    Floats weight = exp(load(scores + at) * splat(scale) - splat(largest));
+    weight = first(splat(0), seen.first - begin, first(weight, std::min(LANES, seen.end - begin), splat(0)));
+    sums = sums + weight;
+    write(weight);
+    at += LANES;
+  }
+  for (; at + LANES <= seen.end; at += LANES) weigh_next(LANES);
+  for (; at < n_keys; at += LANES) weigh_next(std::max(0, seen.end - at));
   total = sum(sums);
 }
 
@@ -189,6 +207,12 @@ static void add_up(const Heads& h, const Scratch& s, int first, int at, const ui
     add_floats<N, 1>(s, first, at, values, token_bytes, h.is_bf16, n_keys, d, to);
 }
 
+// Scale and softcap a query's scores of the keys of a chunk that it sees.
+inline void cap_scores(const Heads& h, float* scores, Keys seen) {
+  for (int at = seen.first / LANES * LANES; at < seen.end; at += LANES)
+    store(scores + at, softcapped(load(scores + at) * splat(h.score_scale), h.score_softcap));
+}
+
 // Attention of a query tile over one chunk of keys, up to the position of each query: unnormalized.
 struct ChunkResult {
   bool has_keys[QUERIES];  // false: the query is at a position before the chunk
@@ -200,26 +224,33 @@ struct ChunkResult {
 // `blocks` are those of the chunk, and those of the next one, which are fetched in passing.
 inline void attend_chunk(const QueryTile& a, const Heads& h, const HeadBlock (&blocks)[2 * CHUNK_BLOCKS], int chunk,
                          Scratch& s, ChunkResult& result) {
-  int n_valid[QUERIES], n_keys = 0;
+  Keys seen[QUERIES];
+  int first_block = CHUNK_BLOCKS, n_keys = 0;  // the blocks that no query sees are left out
   for (int i = 0; i < a.n; i++) {
-    n_valid[i] = std::clamp(a.position[i] + 1 - chunk * CHUNK, 0, CHUNK);
-    n_keys = std::max(n_keys, n_valid[i]);
-    result.has_keys[i] = n_valid[i] > 0;
+    seen[i].first = std::clamp(h.first_key(a.position[i]) - chunk * CHUNK, 0, CHUNK);
+    seen[i].end = std::clamp(a.position[i] + 1 - chunk * CHUNK, 0, CHUNK);
+    result.has_keys[i] = seen[i].first < seen[i].end;
+    if (result.has_keys[i]) {
+      n_keys = std::max(n_keys, seen[i].end);
+      first_block = std::min(first_block, seen[i].first / KEY_BLOCK);
+    }
     memset(result.value[i], 0, sizeof(float) * static_cast<size_t>(h.head_dim));
   }
   n_keys = round_up(n_keys, LANES);
-  for (int b = 0, at = 0; at < n_keys; b++, at += KEY_BLOCK) {
+  for (int b = first_block, at = b * KEY_BLOCK; at < n_keys; b++, at += KEY_BLOCK) {
     const int n = std::min(KEY_BLOCK, n_keys - at);
     if (h.is_int8) score_int8(a, h, blocks[b], chunk * CHUNK_BLOCKS + b, at, n, s);
     else score(a, {0, a.n}, h, blocks[b].keys, blocks[b].values, at, n, s);
   }
-  const float scale = 1 / std::sqrt(static_cast<float>(h.head_dim));
   for (int i = 0; i < a.n; i++) {
     uint16_t* weights = h.has_bf16_queries() && !h.is_int8 ? s.weights[i] : nullptr;
-    weigh(s.scores[i], weights, n_valid[i], n_keys, scale, result.largest[i], result.total[i]);
+    if (!result.has_keys[i]) seen[i] = {0, 0};
+    if (h.score_softcap > 0) cap_scores(h, s.scores[i], seen[i]);
+    weigh(s.scores[i], weights, seen[i], n_keys, h.score_softcap > 0 ? 1 : h.score_scale, result.largest[i],
+          result.total[i]);
     if (h.is_int8) scale_weights(i, h, blocks, n_keys, s);
   }
-  for (int b = 0, at = 0; at < n_keys; b++, at += KEY_BLOCK) {
+  for (int b = first_block, at = b * KEY_BLOCK; at < n_keys; b++, at += KEY_BLOCK) {
     const int n = std::min(KEY_BLOCK, n_keys - at);
     const uint8_t *values = blocks[b].values, *next = blocks[CHUNK_BLOCKS + b].keys;
     int i = 0;

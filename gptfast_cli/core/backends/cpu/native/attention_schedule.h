@@ -18,26 +18,30 @@ class AttentionSchedule {
         results_(static_cast<size_t>(n_threads)),
         begins_(static_cast<size_t>(n_threads) + 1) {}
 
+  const Heads& heads() const { return heads_; }
+
   // A task is a QueryTile: adjacent rows of one slot times the query heads of one KV head, up to QUERIES.
   void plan(const Call& call) {
     call_ = &call;
     tasks_.clear();
     const int group = heads_.group(), most = std::max(1, QUERIES / group);
     size_t n_parts = 0;
-    int n_chunks = 0;  // of a task, at most
+    int most_chunks = 0;  // of a task
     for (int begin = 0, end; begin < call_->n_rows; begin = end) {
       for (end = begin + 1; end < call_->n_rows && call_->slots[end] == call_->slots[begin];) end++;
       const int n_pieces = (end - begin + most - 1) / most, per_piece = (end - begin + n_pieces - 1) / n_pieces;
       for (int kv_head = 0; kv_head < heads_.n_kv_heads; kv_head++) {  // whose keys stay near until all have read them
         for (int first = begin; first < end; first += per_piece) {
-          const int last = std::min(first + per_piece, end), chunks = call_->positions[last - 1] / CHUNK + 1;
-          n_chunks = std::max(n_chunks, chunks);
-          for (int g = 0; g < group; g += QUERIES, n_parts += static_cast<size_t>(chunks) * QUERIES)
-            tasks_.push_back({first, last, kv_head * group + g, std::min(QUERIES, group - g), chunks, n_parts});
+          const int last = std::min(first + per_piece, end), end_chunk = call_->positions[last - 1] / CHUNK + 1;
+          const int first_chunk = heads_.first_key(call_->positions[first]) / CHUNK;
+          most_chunks = std::max(most_chunks, end_chunk - first_chunk);
+          for (int g = 0; g < group; g += QUERIES, n_parts += static_cast<size_t>(end_chunk - first_chunk) * QUERIES)
+            tasks_.push_back(
+                {first, last, kv_head * group + g, std::min(QUERIES, group - g), first_chunk, end_chunk, n_parts});
         }
       }
     }
-    splits_chunks_ = n_chunks > 1 && static_cast<int>(tasks_.size()) < 2 * n_threads_;
+    splits_chunks_ = most_chunks > 1 && static_cast<int>(tasks_.size()) < 2 * n_threads_;
     if (splits_chunks_)
       partials_.resize(std::max(partials_.size(), n_parts * static_cast<size_t>(LANES + heads_.head_dim)));
   }
@@ -45,7 +49,8 @@ class AttentionSchedule {
   // Contiguous runs of tasks of about equal cost (queries times keys) for each thread: neighbours share keys.
   void assign(int n_threads) {
     auto cost = [&](const Task& task) {
-      return static_cast<size_t>(task.end - task.first) * task.n_heads * (call_->positions[task.end - 1] + 1);
+      const int position = call_->positions[task.end - 1];
+      return static_cast<size_t>(task.end - task.first) * task.n_heads * (position + 1 - heads_.first_key(position));
     };
     n_assigned_ = n_threads;
     size_t total = 0, before = 0, thread = 0;
@@ -65,7 +70,7 @@ class AttentionSchedule {
       for (size_t t = begins_[static_cast<size_t>(thread)]; t < begins_[static_cast<size_t>(thread) + 1]; t++) {
         const Task& task = tasks_[t];
         begin(task, queries, tile);
-        for (int chunk = 0; chunk < task.n_chunks; chunk++) {
+        for (int chunk = task.first_chunk; chunk < task.end_chunk; chunk++) {
           attend(layer, task, tile, chunk, thread);
           for (int i = 0; i < tile.n; i++)
             if (result.has_keys[i])
@@ -78,7 +83,7 @@ class AttentionSchedule {
     int number = 0;  // of a task's chunk, among all
     for (const Task& task : tasks_) {
       begin(task, queries, tile);
-      for (int chunk = 0; chunk < task.n_chunks; chunk++, number++) {
+      for (int chunk = task.first_chunk; chunk < task.end_chunk; chunk++, number++) {
         if (number % n_threads != thread) continue;
         attend(layer, task, tile, chunk, thread);
         for (int i = 0; i < tile.n; i++) {
@@ -92,7 +97,7 @@ class AttentionSchedule {
     for (int t = thread; t < n_tasks; t += n_threads) {
       const Task& task = tasks_[static_cast<size_t>(t)];
       begin(task, queries, tile);
-      for (int chunk = 0; chunk < task.n_chunks; chunk++)
+      for (int chunk = task.first_chunk; chunk < task.end_chunk; chunk++)
         for (int i = 0; i < tile.n; i++)
           if (const float* part = partial_at(task, chunk, i); part[0] != 0)
             merge_chunk(tile, i, part[1], part[2], part + LANES, heads_.head_dim);
@@ -102,7 +107,7 @@ class AttentionSchedule {
 
  private:
   struct Task {  // rows `first` to `end` of one slot, and query heads that share a key head
-    int first, end, head, n_heads, n_chunks;
+    int first, end, head, n_heads, first_chunk, end_chunk;
     size_t first_part;  // of its chunks, where these are shared out
   };
 
@@ -122,10 +127,11 @@ class AttentionSchedule {
 
   void attend(int layer, const Task& task, const QueryTile& a, int chunk, int thread) {
     HeadBlock blocks[2 * CHUNK_BLOCKS];
+    const int first = heads_.first_key(call_->positions[task.first]) / KEY_BLOCK;
     const int last = call_->positions[task.end - 1] / KEY_BLOCK;
-    for (int b = 0; b < 2 * CHUNK_BLOCKS; b++)
+    for (int b = 0; b < 2 * CHUNK_BLOCKS; b++)  // blocks out of sight stand for those that no query reads
       blocks[b] = head_block(*call_, heads_, layer, call_->slots[task.first], task.head / heads_.group(),
-                             std::min(chunk * CHUNK_BLOCKS + b, last));
+                             std::clamp(chunk * CHUNK_BLOCKS + b, first, last));
     attend_chunk(a, heads_, blocks, chunk, scratch_[static_cast<size_t>(thread)],
                  results_[static_cast<size_t>(thread)]);
   }
@@ -141,8 +147,8 @@ class AttentionSchedule {
 
   // The unmerged result of a chunk for a query: has_keys, largest, total; then, LANES floats on, value [head_dim].
   float* partial_at(const Task& task, int chunk, int query) {
-    return partials_.data() +
-           (task.first_part + static_cast<size_t>(chunk) * QUERIES + query) * (LANES + heads_.head_dim);
+    return partials_.data() + (task.first_part + static_cast<size_t>(chunk - task.first_chunk) * QUERIES + query) *
+                                  (LANES + heads_.head_dim);
   }
 
   const Heads heads_;

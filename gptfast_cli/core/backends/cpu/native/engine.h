@@ -2,8 +2,9 @@
 // cache.
 //
 // Threads go through the phases of a layer together: norm and form of the input, query/key/value, rotation and cache,
-// attention, output, gate and up, down. A thread takes the units of its own share of a matrix first, in order, and then
-// helps the others with theirs. (Longer than other files: the phases of a layer read best in one place.)
+// attention, output, gate and up, down; its shape says what else there is to do. A thread takes the units of its own
+// share of a matrix first, in order, and then helps the others with theirs. (Longer than other files: the phases of a
+// layer read best in one place.)
 #pragma once
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include "abi.h"
 #include "arena.h"
 #include "attention_schedule.h"
+#include "functions.h"
 #include "input.h"
 #include "matrix.h"
 #include "pack.h"
@@ -25,8 +27,10 @@ constexpr int MOST_ROWS = KEY_BLOCK;  // tokens per pass through the layers; a l
 constexpr size_t MOST_SCRATCH = size_t{256} << 20;
 
 struct Layer {
+  LayerShape shape;
+  size_t attention;  // number of the schedule of its attention, which layers share whose attention is alike
   Matrix matrices[N_MATRICES];
-  const float *attention_norm = nullptr, *ffn_norm = nullptr;
+  const float* norms[N_NORMS] = {};  // null where it has none
 };
 
 // What run_ahead records for a draft model.
@@ -40,17 +44,25 @@ class Engine {
  public:
   Engine(const Dimensions& d, int n_threads)
       : d_(d),
-        heads_{d.n_heads, d.n_kv_heads, d.head_dim, d.cache_is_bf16 != 0, d.cache_is_int8 != 0},
-        stride_(round_up(std::max({d.dim, d.ffn_dim, d.n_heads * d.head_dim}), BLOCK)),
-        qkv_stride_(round_up((d.n_heads + 2 * d.n_kv_heads) * d.head_dim, UNIT)),
+        stride_(round_up(widest(d, [](const LayerShape& s) { return std::max(s.ffn_dim, s.n_heads * s.head_dim); }),
+                         BLOCK)),
+        qkv_stride_(round_up(widest(d, [](const LayerShape& s) { return qkv_heads(s) * s.head_dim; }), UNIT)),
+        query_floats_(widest(d, [](const LayerShape& s) { return s.n_heads * s.head_dim; })),
         layers_(static_cast<size_t>(d.n_layers)),
         shared_pool_(shared_pool(n_threads)),
         pool_(*shared_pool_),
         counters_(static_cast<size_t>(d.n_layers + 1) * N_MATRICES * static_cast<size_t>(n_threads)),
         own_memory_(static_cast<size_t>(n_threads)),
-        attention_(heads_, n_threads),
         samplers_(static_cast<size_t>(n_threads)) {
     for (Buffer& memory : own_memory_) own_.push_back(input(1, memory));
+    for (size_t n = 0; n < layers_.size(); n++) {
+      const LayerShape& s = layers_[n].shape = d.layers[n];
+      const Heads heads{s.n_heads, s.n_kv_heads,  s.head_dim,     d.cache_is_bf16 != 0, d.cache_is_int8 != 0,
+                        s.window,  s.score_scale, s.score_softcap};
+      size_t& number = layers_[n].attention;
+      while (number < attentions_.size() && !(attentions_[number]->heads() == heads)) number++;
+      if (number == attentions_.size()) attentions_.push_back(std::make_unique<AttentionSchedule>(heads, n_threads));
+    }
   }
 
   // Throws bad_alloc, as all methods below that allocate.
@@ -80,18 +92,17 @@ class Engine {
   }
 
   void set_norm(int layer, int role, const float* weight) {
-    float* kept = floats(static_cast<size_t>(d_.dim));
-    memcpy(kept, weight, sizeof(float) * static_cast<size_t>(d_.dim));
+    const size_t n = static_cast<size_t>(layer == d_.n_layers ? d_.dim : norm_width(layer, role));
+    float* kept = floats(n);
+    memcpy(kept, weight, sizeof(float) * n);
     if (layer == d_.n_layers) norm_ = kept;
-    else
-      (role == ATTENTION_NORM ? layers_[static_cast<size_t>(layer)].attention_norm
-                              : layers_[static_cast<size_t>(layer)].ffn_norm) = kept;
+    else layers_[static_cast<size_t>(layer)].norms[role] = kept;
   }
 
   void set_embedding(const WeightView& view) { embedding_ = view; }
 
   // The engine has a part of a model, whose other parts are elsewhere; `is_first` has the residual stream.
-  void set_sum(Sum sum, bool is_first) { sum_ = sum, is_first_ = is_first; }
+  void set_sum(Sum sum, bool is_first, int n_ranks) { sum_ = sum, is_first_ = is_first, n_ranks_ = n_ranks; }
 
   int vocab_size() const { return d_.vocab_size; }
 
@@ -113,9 +124,9 @@ class Engine {
           wanted_.push_back({i, call.outputs[i] - first});
       call_ = &piece;
       completing_.clear();
-      for (int row = 0; heads_.is_int8 && row < piece.n_rows; row++)
+      for (int row = 0; d_.cache_is_int8 && row < piece.n_rows; row++)
         if ((piece.positions[row] + 1) % KEY_BLOCK == 0) completing_.push_back(row);
-      attention_.plan(piece);
+      for (auto& attention : attentions_) attention->plan(piece);
       for (Flag& counter : counters_) counter.value.store(0, std::memory_order_relaxed);
       pool_.run([](void* engine, int thread) { static_cast<Engine*>(engine)->step(thread); }, this);
     }
@@ -179,12 +190,28 @@ class Engine {
     int output, row;
   };
 
-  // Scratch of a row, in floats, that all threads share: its five buffers and its input.
-  size_t row_floats() const {
-    return 3 * static_cast<size_t>(stride_) + static_cast<size_t>(qkv_stride_) + query_floats() + input_floats(1);
+  // The largest of the layers' sizes, and of `dim`.
+  template <class Size>
+  static int widest(const Dimensions& d, const Size& size) {
+    int most = d.dim;
+    for (int n = 0; n < d.n_layers; n++) most = std::max(most, size(d.layers[n]));
+    return most;
   }
 
-  size_t query_floats() const { return static_cast<size_t>(d_.n_heads) * static_cast<size_t>(d_.head_dim); }
+  static int qkv_heads(const LayerShape& s) { return s.n_heads + 2 * s.n_kv_heads; }
+
+  // Elements of a norm's weight.
+  int norm_width(int layer, int role) const {
+    const LayerShape& s = layers_[static_cast<size_t>(layer)].shape;
+    if (role != Q_NORM && role != K_NORM) return d_.dim;
+    return s.head_dim * (s.qk_norm == QKNorm::HEAD ? 1 : role == Q_NORM ? s.n_heads : s.n_kv_heads);
+  }
+
+  // Scratch of a row, in floats, that all threads share: its buffers and its input.
+  size_t row_floats() const {
+    return 4 * static_cast<size_t>(stride_) + static_cast<size_t>(qkv_stride_) + static_cast<size_t>(query_floats_) +
+           input_floats(1);
+  }
 
   // Tokens that go through the layers at once. Ranks that sum up what all have must take the same pieces.
   int most_rows() const {
@@ -203,9 +230,11 @@ class Engine {
     const size_t rows = static_cast<size_t>(n), stride = static_cast<size_t>(stride_);
     x_.renew(rows * stride);
     qkv_.renew(rows * static_cast<size_t>(qkv_stride_));
-    queries_.renew(rows * query_floats());
+    queries_.renew(rows * static_cast<size_t>(query_floats_));
+    squares_.renew(rows * 2);
     heads_out_.renew(rows * stride);
     hidden_.renew(rows * stride);
+    product_.renew(rows * stride);
     shared_ = input(n, shared_memory_);
     n_reserved_ = n;
   }
@@ -253,10 +282,13 @@ class Engine {
     for (int row = thread; row < n_rows; row += pool_.n_active()) {
       float* x = x_.data + static_cast<size_t>(row) * stride_;
       read_row(embedding_, static_cast<int>(call_->tokens[row]), x);
+      if (d_.embedding_scale != 1)
+        for (int k = 0; k < d_.dim; k++) x[k] *= d_.embedding_scale;
     }
-    if (thread == 0) attention_.assign(pool_.n_active());
+    if (thread == 0)
+      for (auto& attention : attentions_) attention->assign(pool_.n_active());
     pool_.barrier(thread);
-    for (int layer = 0; layer < d_.n_layers; layer++) decode(layer, thread);
+    for (int layer = 0; layer < d_.n_layers; layer++) attention(layer, thread), feed_forward(layer, thread);
     if (!wanted_.empty()) head(thread);
     pool_.barrier(thread);
     if (!chooses) return;
@@ -278,62 +310,86 @@ class Engine {
       sampling_.uncertainties[output] = token == d_.vocab_size ? 1 : 1 - sampler.confidence(token);
   }
 
-  void decode(int index, int thread) {
+  void attention(int index, int thread) {
     const Layer& layer = layers_[static_cast<size_t>(index)];
-    const Matrix &qkv = layer.matrices[QKV], &output = layer.matrices[OUTPUT];
-    const Matrix &gate_up = layer.matrices[GATE_UP], &down = layer.matrices[DOWN];
-    const int n_rows = call_->n_rows;
-
-    Input ready = prepare(x_.data, layer.attention_norm, qkv, thread);
-    multiply(qkv, ready, n_rows, index, QKV, thread, [&](int unit, int first, int n, const float* y) {
+    const Matrix& qkv = layer.matrices[QKV];
+    const Input ready = prepare(x_.data, layer.norms[ATTENTION_NORM], qkv, thread);
+    multiply(qkv, ready, call_->n_rows, index, QKV, thread, [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++)
         memcpy(qkv_.data + static_cast<size_t>(first + r) * qkv_stride_ + unit * UNIT, y + UNIT * r,
                sizeof(float) * UNIT);
     });
     pool_.barrier(thread);
+    if (layer.shape.qk_norm == QKNorm::WIDTH) sum_squares(layer.shape, thread);
     rope_and_store_kv(index, thread);
     pool_.barrier(thread);
     if (!completing_.empty()) {
       complete_blocks(index, thread);
       pool_.barrier(thread);
     }
-    attention_.run(index, queries_.data, heads_out_.data, stride_, pool_, thread);
+    attentions_[layer.attention]->run(index, queries_.data, heads_out_.data, stride_, pool_, thread);
     pool_.barrier(thread);
+    add(index, OUTPUT, heads_out_.data, layer.norms[ATTENTION_OUTPUT_NORM], thread);
+  }
 
-    auto add_to_x = [&](int unit, int first, int n, const float* y) {
-      for (int r = 0; r < n; r++) {
-        float* x = x_.data + static_cast<size_t>(first + r) * stride_ + unit * UNIT;
-        const Floats low = load(y + UNIT * r), high = load(y + UNIT * r + LANES);
-        store(x, is_first_ ? load(x) + low : low);
-        store(x + LANES, is_first_ ? load(x + LANES) + high : high);
-      }
-    };
-    ready = prepare(heads_out_.data, nullptr, output, thread);
-    multiply(output, ready, n_rows, index, OUTPUT, thread, add_to_x);
+  void feed_forward(int index, int thread) {
+    const Layer& layer = layers_[static_cast<size_t>(index)];
+    const Matrix& gate_up = layer.matrices[GATE_UP];
+    const Activation activation = layer.shape.activation;
+    const Input ready = prepare(x_.data, layer.norms[FFN_NORM], gate_up, thread);
+    multiply(gate_up, ready, call_->n_rows, index, GATE_UP, thread, [&](int unit, int first, int n, const float* y) {
+      for (int r = 0; r < n; r++)
+        store(hidden_.data + static_cast<size_t>(first + r) * stride_ + unit * LANES,
+              activate(load(y + UNIT * r), activation) * load(y + UNIT * r + LANES));
+    });
     pool_.barrier(thread);
-    sum(thread);
+    add(index, DOWN, hidden_.data, layer.norms[FFN_OUTPUT_NORM], thread);
+  }
 
-    ready = prepare(x_.data, layer.ffn_norm, gate_up, thread);
-    multiply(gate_up, ready, n_rows, index, GATE_UP, thread, [&](int unit, int first, int n, const float* y) {
+  // Add the product of `from` to x, normalized first where there is a norm.
+  void add(int index, MatrixRole role, const float* from, const float* norm, int thread) {
+    const Layer& layer = layers_[static_cast<size_t>(index)];
+    const Matrix& matrix = layer.matrices[role];
+    const float scale = layer.shape.residual_scale;
+    const Floats factor = splat(norm == nullptr ? scale : 1);
+    const bool is_added = norm == nullptr && is_first_;
+    float* to = norm == nullptr ? x_.data : product_.data;
+    const Input ready = prepare(from, nullptr, matrix, thread);
+    multiply(matrix, ready, call_->n_rows, index, role, thread, [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++) {
-        Floats gate = load(y + UNIT * r), up = load(y + UNIT * r + LANES);
-        Floats silu = gate / (splat(1) + exp(splat(0) - gate));
-        store(hidden_.data + static_cast<size_t>(first + r) * stride_ + unit * LANES, silu * up);
+        float* row = to + static_cast<size_t>(first + r) * stride_ + unit * UNIT;
+        for (int k = 0; k < UNIT; k += LANES)
+          store(row + k, fma(load(y + UNIT * r + k), factor, is_added ? load(row + k) : splat(0)));
       }
     });
     pool_.barrier(thread);
-
-    ready = prepare(hidden_.data, nullptr, down, thread);
-    multiply(down, ready, n_rows, index, DOWN, thread, add_to_x);
+    sum(to, d_.dim, stride_, thread);
+    if (norm == nullptr) return;
+    for (int r = thread; r < call_->n_rows; r += pool_.n_active()) {
+      float *x = x_.data + static_cast<size_t>(r) * stride_, *y = to + static_cast<size_t>(r) * stride_;
+      normalize(y, norm, d_.dim, d_.norm_eps, y, d_.dim);
+      for (int k = 0; k < d_.dim; k++) x[k] += scale * y[k];
+    }
     pool_.barrier(thread);
-    sum(thread);
   }
 
-  // All-reduce of x over the ranks, on the thread that Python called.
-  void sum(int thread) {
+  // All-reduce over the ranks, on the thread that Python called.
+  void sum(float* x, int n_columns, int stride, int thread) {
     if (sum_ == nullptr) return;
-    if (thread == 0) sum_(x_.data, call_->n_rows, stride_);
+    if (thread == 0) sum_(x, call_->n_rows, n_columns, stride);
     pool_.barrier(thread, false);
+  }
+
+  // Of each row, the means of the squares of all queries and of all keys.
+  void sum_squares(const LayerShape& shape, int thread) {
+    const int q_dim = shape.n_heads * shape.head_dim, kv_dim = shape.n_kv_heads * shape.head_dim;
+    for (int r = thread; r < call_->n_rows; r += pool_.n_active()) {
+      const float* row = qkv_.data + static_cast<size_t>(r) * qkv_stride_;
+      squares_.data[2 * r] = mean_square(row, q_dim) / static_cast<float>(n_ranks_);
+      squares_.data[2 * r + 1] = mean_square(row + q_dim, kv_dim) / static_cast<float>(n_ranks_);
+    }
+    pool_.barrier(thread);
+    sum(squares_.data, 2, 2, thread);
   }
 
   void head(int thread) {
@@ -349,8 +405,13 @@ class Engine {
       const int n_columns = std::min(UNIT, d_.vocab_size - unit * UNIT);
       for (int r = 0; r < n_here; r++) {
         size_t output = static_cast<size_t>(wanted_[static_cast<size_t>(first + r)].output);
-        memcpy(call_->logits + output * static_cast<size_t>(d_.vocab_size) + unit * UNIT, y + UNIT * r,
-               sizeof(float) * static_cast<size_t>(n_columns));
+        float* logits = call_->logits + output * static_cast<size_t>(d_.vocab_size) + unit * UNIT;
+        alignas(64) float shaped[UNIT];
+        for (int k = 0; k < UNIT; k += LANES) {
+          const Floats scaled = load(y + UNIT * r + k) * splat(d_.logit_scale);
+          store(shaped + k, d_.logit_softcap > 0 ? softcapped(scaled, d_.logit_softcap) : scaled);
+        }
+        memcpy(logits, shaped, sizeof(float) * static_cast<size_t>(n_columns));
       }
     });
   }
@@ -397,73 +458,86 @@ class Engine {
     }
   }
 
-  // Rotate queries and keys, and put keys and values into the cache (arXiv:2104.09864).
-  void rope_and_store_kv(int layer, int thread) {
-    const int dim = d_.head_dim, half = dim / 2;
-    const int n_tasks = call_->n_rows * (d_.n_heads + 2 * d_.n_kv_heads);
-    for (int task = thread; task < n_tasks; task += pool_.n_active()) {
-      const int row = task / (d_.n_heads + 2 * d_.n_kv_heads), head = task % (d_.n_heads + 2 * d_.n_kv_heads);
+  // Normalize and rotate queries and keys, and put keys and values into the cache (arXiv:2104.09864).
+  void rope_and_store_kv(int index, int thread) {
+    const Layer& layer = layers_[static_cast<size_t>(index)];
+    const LayerShape& s = layer.shape;
+    const Heads& heads = attentions_[layer.attention]->heads();
+    const int dim = s.head_dim, half = s.rotary_dim / 2, n_qkv = qkv_heads(s);
+    for (int task = thread; task < call_->n_rows * n_qkv; task += pool_.n_active()) {
+      const int row = task / n_qkv, head = task % n_qkv;
+      const bool is_query = head < s.n_heads, is_key = !is_query && head < s.n_heads + s.n_kv_heads;
       const float* from = qkv_.data + static_cast<size_t>(row) * qkv_stride_ + head * dim;
-      alignas(64) float turned[MAX_HEAD_DIM];
-      if (head < d_.n_heads + d_.n_kv_heads) {
+      alignas(64) float normal[MAX_HEAD_DIM], turned[MAX_HEAD_DIM];
+      if (s.qk_norm != QKNorm::NONE && (is_query || is_key)) {
+        const float* weight = layer.norms[is_query ? Q_NORM : K_NORM];
+        const bool is_wide = s.qk_norm == QKNorm::WIDTH;
+        const float square = is_wide ? squares_.data[2 * row + is_key] : mean_square(from, dim);
+        scale_by(from, is_wide ? weight + (head - (is_key ? s.n_heads : 0)) * dim : weight, dim,
+                 1 / std::sqrt(square + d_.norm_eps), normal);
+        from = normal;
+      }
+      if (s.rotation >= 0 && (is_query || is_key)) {
         const size_t at = static_cast<size_t>(call_->positions[row]) * half;
+        const float *cosines = call_->rotations[s.rotation].cosines + at,
+                    *sines = call_->rotations[s.rotation].sines + at;
         for (int i = 0; i < half; i++) {
-          float cosine = call_->cosines[at + i], sine = call_->sines[at + i];
-          turned[i] = from[i] * cosine - from[half + i] * sine;
-          turned[half + i] = from[half + i] * cosine + from[i] * sine;
+          turned[i] = from[i] * cosines[i] - from[half + i] * sines[i];
+          turned[half + i] = from[half + i] * cosines[i] + from[i] * sines[i];
         }
+        memcpy(turned + 2 * half, from + 2 * half, sizeof(float) * static_cast<size_t>(dim - 2 * half));
         from = turned;
       }
-      if (head < d_.n_heads) {
-        const bool is_bf16 = heads_.has_bf16_queries();
-        const size_t at = (static_cast<size_t>(row) * d_.n_heads + head) * dim * (is_bf16 ? 2 : 4);
+      if (is_query) {
+        const bool is_bf16 = heads.has_bf16_queries();
+        const size_t at = (static_cast<size_t>(row) * s.n_heads + head) * dim * (is_bf16 ? 2 : 4);
         write_row(from, dim, is_bf16, reinterpret_cast<uint8_t*>(queries_.data) + at);
         continue;
       }
-      const bool is_key = head < d_.n_heads + d_.n_kv_heads;
-      const HeadBlock to = cached(layer, row, head - d_.n_heads - (is_key ? 0 : d_.n_kv_heads));
+      const HeadBlock to = cached(index, heads, row, head - s.n_heads - (is_key ? 0 : s.n_kv_heads));
       const int position = call_->positions[row] % KEY_BLOCK;
-      const size_t at = static_cast<size_t>(position) * dim * heads_.element();
-      if (!heads_.is_int8) write_row(from, dim, heads_.is_bf16, (is_key ? to.keys : to.values) + at);
-      else if (is_key) write_row(from, dim, heads_.is_bf16, to.recent_keys + at);
+      const size_t at = static_cast<size_t>(position) * dim * heads.element();
+      if (!heads.is_int8) write_row(from, dim, heads.is_bf16, (is_key ? to.keys : to.values) + at);
+      else if (is_key) write_row(from, dim, heads.is_bf16, to.recent_keys + at);
       else quantize_value(from, dim, position, to);
     }
   }
 
   // Quantize the blocks of keys that this call completes.
-  void complete_blocks(int layer, int thread) {
-    const int n_tasks = static_cast<int>(completing_.size()) * d_.n_kv_heads;
+  void complete_blocks(int index, int thread) {
+    const Heads& heads = attentions_[layers_[static_cast<size_t>(index)].attention]->heads();
+    const int n_tasks = static_cast<int>(completing_.size()) * heads.n_kv_heads;
     for (int task = thread; task < n_tasks; task += pool_.n_active()) {
-      const int row = completing_[static_cast<size_t>(task / d_.n_kv_heads)];
-      quantize_keys(heads_, cached(layer, row, task % d_.n_kv_heads));
+      const int row = completing_[static_cast<size_t>(task / heads.n_kv_heads)];
+      quantize_keys(heads, cached(index, heads, row, task % heads.n_kv_heads));
     }
   }
 
   // Where a row's key and value belong.
-  HeadBlock cached(int layer, int row, int kv_head) const {
-    return head_block(*call_, heads_, layer, call_->slots[row], kv_head, call_->positions[row] / KEY_BLOCK);
+  HeadBlock cached(int layer, const Heads& heads, int row, int kv_head) const {
+    return head_block(*call_, heads, layer, call_->slots[row], kv_head, call_->positions[row] / KEY_BLOCK);
   }
 
   const Dimensions d_;
-  const Heads heads_;
-  const int stride_, qkv_stride_;  // of rows, in floats
+  const int stride_, qkv_stride_, query_floats_;  // of rows, in floats
   std::vector<Layer> layers_;
   Matrix head_;
   const float* norm_ = nullptr;
   WeightView embedding_{};
   Sum sum_ = nullptr;
   bool is_first_ = true;
+  int n_ranks_ = 1;
   const std::shared_ptr<Pool> shared_pool_;
   Pool& pool_;
   std::vector<Flag> counters_;  // units taken, by layer, matrix and owner
   std::vector<std::unique_ptr<Buffer>> buffers_;
   Arena arena_;
   int n_reserved_ = 0;  // rows that the next ones have room for
-  Buffer x_, qkv_, queries_, heads_out_, hidden_, shared_memory_;
+  Buffer x_, qkv_, queries_, squares_, heads_out_, hidden_, product_, shared_memory_;
   Input shared_;
   std::vector<Buffer> own_memory_;
   std::vector<Input> own_;  // for the threads, of a single row
-  AttentionSchedule attention_;
+  std::vector<std::unique_ptr<AttentionSchedule>> attentions_;
   std::vector<Wanted> wanted_;
   std::vector<int> completing_;    // rows that are the last of a block of keys, where these become codes
   std::vector<Sampler> samplers_;  // of the threads

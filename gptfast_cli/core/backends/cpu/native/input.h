@@ -3,16 +3,26 @@
 
 #include "matrix.h"
 
-// Root-mean-square norm (arXiv:1910.07467) of a row, of which `n` elements are there and `n_padded` are to be written.
-inline void normalize(const float* x, const float* weight, int n, float eps, float* to, int n_padded) {
+// Mean of the squares of a row.
+inline float mean_square(const float* x, int n) {
   Floats squares = splat(0);
   int k = 0;
   for (; k + LANES <= n; k += LANES) squares = fma(load(x + k), load(x + k), squares);
   float rest = 0;
   for (; k < n; k++) rest += x[k] * x[k];
-  float scale = 1 / std::sqrt((sum(squares) + rest) / static_cast<float>(n) + eps);
-  for (k = 0; k < n; k++) to[k] = x[k] * scale * weight[k];
-  for (; k < n_padded; k++) to[k] = 0;
+  return (sum(squares) + rest) / static_cast<float>(n);
+}
+
+// x times a factor and a weight; `to` may be x itself.
+inline void scale_by(const float* x, const float* weight, int n, float scale, float* to) {
+  for (int k = 0; k < n; k++) to[k] = x[k] * scale * weight[k];
+}
+
+// Root-mean-square norm (arXiv:1910.07467) of a row, of which `n` elements are there and `n_padded` are to be written;
+// `to` may be x itself.
+inline void normalize(const float* x, const float* weight, int n, float eps, float* to, int n_padded) {
+  scale_by(x, weight, n, 1 / std::sqrt(mean_square(x, n) + eps), to);
+  for (int k = n; k < n_padded; k++) to[k] = 0;
 }
 
 // Codes of 8 bits, nearest, with a scale for each 32 columns: the largest of them becomes 127.

@@ -26,6 +26,15 @@ struct Heads {
   int n_heads, n_kv_heads, head_dim;
   bool is_bf16;  // elements of keys and values as they are computed, else float
   bool is_int8;  // they are kept as codes
+  int window;    // keys that a query sees, its own among them; 0: all
+  float score_scale, score_softcap;
+  bool operator==(const Heads& o) const {
+    return n_heads == o.n_heads && n_kv_heads == o.n_kv_heads && head_dim == o.head_dim && is_bf16 == o.is_bf16 &&
+           is_int8 == o.is_int8 && window == o.window && score_scale == o.score_scale &&
+           score_softcap == o.score_softcap;
+  }
+  // The first position that a query sees.
+  int first_key(int position) const { return window == 0 ? 0 : std::max(0, position - window + 1); }
   int group() const { return n_heads / n_kv_heads; }
   size_t element() const { return is_bf16 ? 2 : 4; }
   bool has_bf16_queries() const {

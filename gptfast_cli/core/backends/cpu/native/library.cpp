@@ -48,7 +48,9 @@ GF_EXPORT int gptfast_set_norm(void* engine, int layer, int role, const float* w
 
 GF_EXPORT void gptfast_set_embedding(void* engine, const WeightView* view) { engine_at(engine).set_embedding(*view); }
 
-GF_EXPORT void gptfast_set_sum(void* engine, Sum sum, int is_first) { engine_at(engine).set_sum(sum, is_first != 0); }
+GF_EXPORT void gptfast_set_sum(void* engine, Sum sum, int is_first, int n_ranks) {
+  engine_at(engine).set_sum(sum, is_first != 0, n_ranks);
+}
 
 GF_EXPORT int gptfast_run(void* engine, const Call* call) {
   return attempt([&] { return engine_at(engine).run(*call) ? 1 : 0; });
@@ -86,13 +88,16 @@ GF_EXPORT int gptfast_abi(const char* name) {
   }
   // clang-format off
   static constexpr Entry entries[] = {
-      GF_SIZE(Dimensions), GF_SIZE(WeightView), GF_SIZE(SamplingParams), GF_SIZE(LayerKV),
-      GF_SIZE(Call), GF_SIZE(Ahead), GF_SIZE(Row), GF_SIZE(Rounds), GF_SIZE(LogsumexpArgmax),
+      GF_SIZE(LayerShape), GF_SIZE(Dimensions), GF_SIZE(Rotation), GF_SIZE(WeightView), GF_SIZE(SamplingParams),
+      GF_SIZE(LayerKV), GF_SIZE(Call), GF_SIZE(Ahead), GF_SIZE(Row), GF_SIZE(Rounds), GF_SIZE(LogsumexpArgmax),
       GF_VALUE(Status::NO_EMBEDDING), GF_VALUE(Status::NO_MEMORY), GF_VALUE(Status::NO_THREADS),
       GF_VALUE(WeightKind::FLOAT32), GF_VALUE(WeightKind::BFLOAT16), GF_VALUE(WeightKind::FLOAT16),
       GF_VALUE(WeightKind::INT8), GF_VALUE(WeightKind::INT4),
       GF_VALUE(MatrixRole::QKV), GF_VALUE(MatrixRole::OUTPUT), GF_VALUE(MatrixRole::GATE_UP),
-      GF_VALUE(MatrixRole::DOWN), GF_VALUE(NormRole::ATTENTION_NORM), GF_VALUE(NormRole::FFN_NORM),
+      GF_VALUE(MatrixRole::DOWN), GF_VALUE(NormRole::ATTENTION_NORM), GF_VALUE(NormRole::Q_NORM),
+      GF_VALUE(NormRole::K_NORM), GF_VALUE(NormRole::ATTENTION_OUTPUT_NORM), GF_VALUE(NormRole::FFN_NORM),
+      GF_VALUE(NormRole::FFN_OUTPUT_NORM), GF_VALUE(Activation::SILU), GF_VALUE(Activation::GELU_TANH),
+      GF_VALUE(QKNorm::NONE), GF_VALUE(QKNorm::HEAD), GF_VALUE(QKNorm::WIDTH),
       GF_VALUE(KEY_BLOCK), {"KEY_TILE", LANES}, GF_VALUE(QUAD), GF_VALUE(MAX_HEAD_DIM),
   };
   // clang-format on
