@@ -14,7 +14,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fake_gptfast import ChatOptions, Compiling, GenerationOptions, Metrics, RuntimeConfig, Sampling, SpeculationReport
+from fake_gptfast import (
+    ChatOptions,
+    Compiling,
+    GenerationOptions,
+    Metrics,
+    RuntimeConfig,
+    Sampling,
+    SpeculationReport,
+    thinking_variables,
+)
 
 from gptfast_cli import core
 from gptfast_cli.app import main
@@ -111,7 +120,7 @@ def replace_modules() -> None:
         "engine": (),
         "engine.compiled": (Compiling,),
         "engine.build": (RuntimeConfig,),
-        "engine.chat": (ChatOptions,),
+        "engine.chat": (ChatOptions, thinking_variables),
         "engine.sampling": (Sampling, check),
         "engine.options": (GenerationOptions,),
     }
