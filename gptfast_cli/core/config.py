@@ -6,7 +6,7 @@ every backend and what quantization does with it are derived from that.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 MOST_ROWS: Final = 2**31 - 1
 """That a weight may have, an int of C."""
@@ -39,6 +39,47 @@ class Llama3Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """Low RoPE frequencies are divided by `factor`, high ones kept, those between blended (YaRN, arXiv:2309.00071).
+
+    beta_fast, beta_slow: full turns within `original_context` from which a frequency is high, and up to which it is low
+    attention_factor:     factor of queries and keys
+    is_rounded:           whether the ends of the blend are rounded to whole pairs, outwards
+    """
+
+    factor: float
+    original_context: int
+    beta_fast: float
+    beta_slow: float
+    attention_factor: float
+    is_rounded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LongRopeScaling:
+    """The frequency of pair i is divided by `factors[i]` (LongRoPE, Ding et al. 2024, arXiv:2402.13753).
+
+    original_context: tokens of the longest text for which these factors are; longer ones have others
+    attention_factor: factor of queries and keys
+    """
+
+    factors: tuple[float, ...]
+    original_context: int
+    attention_factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProportionalScaling:
+    """Only the first `n_rotated` pairs of a head turn, their frequencies divided by `factor` (Gemma 4)."""
+
+    n_rotated: int
+    factor: float
+
+
+RopeScaling: TypeAlias = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling | ProportionalScaling
+
+
+@dataclass(frozen=True, slots=True)
 class RopeConfig:
     """Rotary position embedding: the base of its frequencies and how they are stretched, if they are.
 
@@ -46,8 +87,16 @@ class RopeConfig:
     """
 
     theta: float
-    scaling: LinearScaling | Llama3Scaling | None = None
+    scaling: RopeScaling | None = None
     rotary_dim: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryScaling:
+    """Queries at position t are multiplied by 1 + beta * ln(1 + floor(t / original_context)) (Llama 4, Ministral 3)."""
+
+    beta: float
+    original_context: int
 
 
 class QKNorm(StrEnum):
@@ -86,10 +135,11 @@ class NormPlacement(StrEnum):
 class AttentionSpec:
     """Causal attention; `n_heads // n_kv_heads` query heads share a key head.
 
-    rope:    None: queries and keys are not rotated
-    window:  a query sees itself and the `window - 1` tokens before it; None: all of them
-    scale:   factor of the products of queries and keys; None: head_dim ** -0.5
-    softcap: scores become softcap * tanh(score / softcap) (Gemma 2, arXiv:2408.00118)
+    rope:          None: queries and keys are not rotated
+    window:        a query sees itself and the `window - 1` tokens before it; None: all of them
+    scale:         factor of the products of queries and keys; None: head_dim ** -0.5
+    softcap:       scores become softcap * tanh(score / softcap) (Gemma 2, arXiv:2408.00118)
+    query_scaling: factor of the queries by their position; None: 1
     """
 
     n_heads: int
@@ -102,6 +152,7 @@ class AttentionSpec:
     qk_norm: QKNorm | None = None
     qkv_bias: bool = False
     output_bias: bool = False
+    query_scaling: QueryScaling | None = None
 
     @property
     def q_dim(self) -> int:

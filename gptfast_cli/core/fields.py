@@ -156,20 +156,24 @@ class Fields:
         )
 
 
-def read_fields(path: Path) -> Fields:
-    """The JSON object that a file holds; CorruptError where there is none, OSError if the file cannot be read."""
+def read_fields(path: Path, *, infinity: bool = False) -> Fields:
+    """The JSON object that a file holds; CorruptError where there is none, OSError if the file cannot be read.
+
+    infinity: NaN and Infinity may stand in it, as Python's own reader and writer have them; no getter returns them
+    """
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise CorruptError(
             f"{path.name}: has {size(path.stat().st_size)}, and no such file is that large",
             DAMAGED,
         )
-    return parse_fields(path.read_bytes(), path.name)
+    return parse_fields(path.read_bytes(), path.name, infinity=infinity)
 
 
-def parse_fields(text: bytes, where: str) -> Fields:
+def parse_fields(text: bytes, where: str, *, infinity: bool = False) -> Fields:
     """The JSON object in `text`, UTF-8; raises CorruptError if there is none or a key comes twice."""
+    constant = None if infinity else _no_constant
     try:
-        values = json.loads(text.decode("utf-8"), object_pairs_hook=distinct, parse_constant=_no_constant)
+        values = json.loads(text.decode("utf-8"), object_pairs_hook=distinct, parse_constant=constant)
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"{where}: not readable as JSON: {error}", DAMAGED) from error
     if not isinstance(values, dict):

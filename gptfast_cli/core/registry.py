@@ -1,7 +1,8 @@
 """Plug folders: a folder of modules in which the file name is the public name and the value on the command line.
 
 A new family, scheme or source is one new file that ends in `PLUG = ...`. Names are read from the folder
-without importing anything, so that help and completion stay quick; a plug is imported when it is asked for.
+without importing anything, so that help and completion stay quick; a plug is imported when it is asked for. A module
+whose name begins with an underscore is no plug: what the plugs of a folder share.
 """
 
 import importlib
@@ -41,4 +42,5 @@ def plug_names(package: str) -> tuple[str, ...]:
     spec = importlib.util.find_spec(package)
     assert spec is not None, package
     assert spec.submodule_search_locations is not None, package
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(spec.submodule_search_locations)))
+    names = (module.name for module in pkgutil.iter_modules(spec.submodule_search_locations))
+    return tuple(sorted(name for name in names if not name.startswith("_")))

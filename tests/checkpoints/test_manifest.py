@@ -78,8 +78,8 @@ SPOILT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a size as text": (lambda m: m["config"].update(dim="36"), "config.dim|config: dim"),
     "heads that do not divide": (lambda m: m["config"]["kinds"][0]["attention"].update(n_kv_heads=2), "n_kv_heads"),
     "unknown scaling": (
-        lambda m: m["config"]["kinds"][0]["attention"]["rope"].update(scaling={"type": "yarn"}),
-        "scaling.*yarn",
+        lambda m: m["config"]["kinds"][0]["attention"]["rope"].update(scaling={"type": "spiral"}),
+        "scaling.*spiral",
     ),
     "unknown dtype": (lambda m: m.update(dtype="float8"), "dtype"),
     "no weights": (lambda m: m.update(weights={}), "weights"),

@@ -110,9 +110,6 @@ def test_a_head_may_be_wider_than_its_share_of_the_model() -> None:
     ("changes", "named"),
     [
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "'yarn'"),
-        ({"rope_scaling": {"rope_type": "longrope"}}, "'longrope'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     ],
 )
@@ -140,6 +137,8 @@ def test_what_gptfast_lacks_is_named(changes: dict[str, Any], named: str) -> Non
         ({"rope_theta": -1}, "rope_theta"),
         ({"rope_scaling": "linear"}, "rope_scaling"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling.*factor"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}}, "short_factor"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1}}, "rope_theta"),
         ({"rope_scaling": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor"),
     ],
 )

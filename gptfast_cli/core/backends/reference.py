@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
 from gptfast_cli.core.backends.base import KEY_BLOCK, AttentionNorms, LayerCache, Linear, Norm, RopePositions
-from gptfast_cli.core.config import Activation, AttentionSpec, QKNorm
+from gptfast_cli.core.config import Activation, AttentionSpec, QKNorm, QueryScaling
 from gptfast_cli.core.schemes import Scheme, Weight, schemes
 
 ROW_TILE = 16
@@ -52,7 +52,10 @@ class Reference:
         if spec.qk_norm is QKNorm.HEAD:
             q, k = normalized(q, norms.q), normalized(k, norms.k)
         cache.write(rotate(k, place), v, place.positions)
-        return rotate(q, place)
+        q = rotate(q, place)
+        if spec.query_scaling is None:
+            return q
+        return q * query_factors(place.positions, spec.query_scaling).to(q.dtype)[..., None, None]
 
     def attend(self, q: Tensor, cache: LayerCache, *, place: RopePositions, spec: AttentionSpec) -> Tensor:
         # query heads that share a key head become rows of one product: nothing of the cache is repeated
@@ -162,6 +165,12 @@ def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
         return weights @ values
     blocks = zip(torch.split(weights, KEY_BLOCK, dim=-1), torch.split(values, KEY_BLOCK, dim=-2), strict=True)
     return reduce(torch.add, (matmul(*block) for block in blocks))
+
+
+def query_factors(positions: Tensor, scaling: QueryScaling) -> Tensor:
+    """Factors of the queries at positions [batch, time], float32."""
+    spans = torch.div(positions, scaling.original_context, rounding_mode="floor")
+    return (1 + scaling.beta * torch.log1p(spans.double())).float()
 
 
 def is_exact(x: Tensor) -> bool:

@@ -303,6 +303,21 @@ ATTENTION_NORM, FFN_NORM = "attention_norm.weight", "ffn_norm.weight"
 IN_LAYER = (ATTENTION_NORM, QUERY, KEY, VALUE, OUTPUT, FFN_NORM, GATE, UP, DOWN)
 
 
+_LLAMA_WEIGHTS = frozenset(("attention_norm", "qkv", "attention_output", "ffn_norm", "gate_up", "down"))
+
+
+def check_meta_layout(config: ModelConfig, program: str) -> None:
+    """Raise UsageError if a config.json declares what files of Meta's layout, as `program` writes it, cannot hold.
+
+    They are known of Llama, and of models that differ from it in numbers only.
+    """
+    layers = [name.rpartition(".")[2] for name in weight_shapes(config) if "." in name]
+    beyond = next((name for name in layers if name not in _LLAMA_WEIGHTS), None)
+    if beyond is not None or any(kind.attention.rope and kind.attention.rope.rotary_dim for kind in config.kinds):
+        what = "biases" if beyond is not None and beyond.endswith("_bias") else beyond or "partly rotated heads"
+        raise UsageError(f"{CONFIG_FILE}: declares {what}, which {program} lacks.", "Convert the original model.")
+
+
 def meta_names(config: ModelConfig) -> list[str]:
     """Names of all tensors of a model of this shape, in Meta's naming."""
     layers = [f"layers.{layer}.{name}" for layer in range(config.n_layers) for name in IN_LAYER]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import fields as fields_of
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from gptfast_cli.core.config import (
     MOST_LAYERS,
@@ -23,17 +23,28 @@ from gptfast_cli.core.config import (
     LinearScaling,
     Llama3Scaling,
     LlamaSizes,
+    LongRopeScaling,
     ModelConfig,
     NormPlacement,
+    ProportionalScaling,
     QKNorm,
+    QueryScaling,
     RopeConfig,
+    RopeScaling,
+    YarnScaling,
 )
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.fields import Fields, read_fields
 
 T = TypeVar("T")
 
-_SCALINGS: Mapping[str, type] = {"linear": LinearScaling, "llama3": Llama3Scaling}
+_SCALINGS: Final[Mapping[str, type[RopeScaling]]] = {
+    "linear": LinearScaling,
+    "llama3": Llama3Scaling,
+    "yarn": YarnScaling,
+    "longrope": LongRopeScaling,
+    "proportional": ProportionalScaling,
+}
 
 
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
@@ -88,6 +99,9 @@ def _layer(layer: Fields) -> LayerSpec:
             qk_norm=attention.choice("qk_norm", QKNorm) if "qk_norm" in attention else None,
             qkv_bias=attention.flag("qkv_bias"),
             output_bias=attention.flag("output_bias"),
+            query_scaling=(
+                _record(QueryScaling, attention.section("query_scaling")) if "query_scaling" in attention else None
+            ),
         ),
         FeedForwardSpec(
             dim=feed_forward.integer("dim"),
@@ -115,19 +129,22 @@ def _rope(rope: Fields) -> RopeConfig:
     return RopeConfig(rope.number("theta"), scaling, _optional(rope, "rotary_dim", rope.integer))
 
 
-def _scaling(scaling: Fields) -> LinearScaling | Llama3Scaling:
-    match scaling.text("type"):
-        case "linear":
-            return LinearScaling(scaling.number("factor"))
-        case "llama3":
-            return Llama3Scaling(
-                factor=scaling.number("factor"),
-                low_freq_factor=scaling.number("low_freq_factor"),
-                high_freq_factor=scaling.number("high_freq_factor"),
-                original_context=scaling.integer("original_context"),
-            )
-        case other:
-            raise scaling.corrupt("type", f"{other!r} is no RoPE scaling that this version knows")
+def _scaling(scaling: Fields) -> RopeScaling:
+    name = scaling.text("type")
+    if name not in _SCALINGS:
+        raise scaling.corrupt("type", f"{name!r} is no RoPE scaling that this version knows")
+    return _record(_SCALINGS[name], scaling)
+
+
+def _record(record: type[T], fields: Fields) -> T:
+    """A dataclass whose fields are numbers, flags or tuples of numbers."""
+    readers: Mapping[Any, Callable[[str], object]] = {
+        int: fields.integer,
+        float: fields.number,
+        bool: fields.flag,
+        tuple[float, ...]: fields.numbers,
+    }
+    return record(**{each.name: readers[each.type](each.name) for each in fields_of(record)})  # type: ignore[arg-type]
 
 
 def _first_format(fields: Fields) -> ModelConfig:

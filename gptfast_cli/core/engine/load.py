@@ -217,6 +217,7 @@ def load(
         f"{role}: {opened.found.name} ({opened.found.origin}), {count(checkpoint.n_params)} parameters, "
         f"{stored_as} {computing_name(dtype, pick_kv_dtype(runtime.kv_dtype, dtype))} on {device}"
     )
+    yield from map(Note, checkpoint.notes)
     if runtime.verify:
         yield from checkpoint.verify()
     source = ModelSource(opened.config, opened.read, partial(storages_of, checkpoint), opened.n_bytes, device, dtype)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gptfast_cli.core.config import MOST_LAYERS, LlamaSizes, ModelConfig, RopeConfig
 from gptfast_cli.core.errors import NotFoundError, UsageError
-from gptfast_cli.core.families import family_of
+from gptfast_cli.core.families import read_model
 from gptfast_cli.core.fields import Fields, read_fields
 
 _LLAMA_7B: Final[dict[str, Any]] = {
@@ -74,7 +74,7 @@ _PUBLISHED: Final[Mapping[str, Mapping[str, Any]]] = {
 """What the config.json of each model says of its shape."""
 
 KNOWN_SHAPES: Final[Mapping[str, ModelConfig]] = {
-    name: family_of(Fields(published, name)).config(published) for name, published in _PUBLISHED.items()
+    name: read_model(Fields(published, name)).config for name, published in _PUBLISHED.items()
 }
 """By the name that `--arch` takes."""
 
@@ -116,8 +116,7 @@ def read_shape(text: str) -> Shape:
 def _from_file(path: Path) -> ModelConfig:
     if not path.is_file():
         raise NotFoundError(f"{path}: there is no such file.", "Name a config.json, or a known shape: llama-2-7b")
-    fields = read_fields(path)
-    return family_of(fields).config(fields.values)
+    return read_model(read_fields(path, infinity=True)).config
 
 
 def _from_sizes(text: str) -> ModelConfig:

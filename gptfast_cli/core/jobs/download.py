@@ -19,7 +19,7 @@ from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.store import make_current
 from gptfast_cli.core.errors import DiskFullError, GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress
-from gptfast_cli.core.families import family_of
+from gptfast_cli.core.families import read_model
 from gptfast_cli.core.fields import parse_fields
 from gptfast_cli.core.hub.fetching import Fetched
 from gptfast_cli.core.hub.parallel import sweep
@@ -277,8 +277,7 @@ def _memory(origin: Origin) -> Job[MemoryNeed | None]:
     path = origin.layout.root / _CONFIG_FILE
     text = path.read_bytes() if origin.layout.is_there(file) and path.is_file() else read_small(file)
     try:
-        fields = parse_fields(text, _CONFIG_FILE)
-        return memory_need(family_of(fields).config(fields.values))
+        return memory_need(read_model(parse_fields(text, _CONFIG_FILE, infinity=True)).config)
     except GptFastError as error:
         yield Note(f"gptfast cannot run this model: {error.message}")
         return None

@@ -6,19 +6,44 @@ some of these frequencies so that a model reaches further than it was trained.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gptfast_cli.core.backends.base import RopePositions
-from gptfast_cli.core.config import LayerSpec, LinearScaling, Llama3Scaling, RopeConfig
+from gptfast_cli.core.config import (
+    LayerSpec,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ProportionalScaling,
+    RopeConfig,
+    YarnScaling,
+)
 from gptfast_cli.core.device import to_device
+
+
+@dataclass(frozen=True, slots=True)
+class Frequencies:
+    """How a layer rotates its heads.
+
+    radians:          for each token, [rotary_dim / 2] float32
+    attention_factor: factor of the rotated queries and keys, which cosine and sine take along
+    """
+
+    radians: Tensor
+    attention_factor: float = 1.0
+
+    def to(self, device: torch.device) -> "Frequencies":
+        """The same on a device."""
+        return Frequencies(self.radians.to(device), self.attention_factor)
 
 
 class LayerRotations:
     """The rotations of layers, by position; layers that rotate alike share them.
 
-    frequencies: of each kind, [rotary_dim / 2] float32
+    frequencies: of each kind
     kind_of:     the number of the kind of each layer; -1 for one that is not rotated
     """
 
@@ -35,27 +60,37 @@ class LayerRotations:
         return [places[kind] for kind in self.kind_of]
 
 
-def frequencies(head_dim: int, rope: RopeConfig) -> Tensor:
-    """Radians for each token, [rotary_dim / 2] float32."""
+def frequencies(head_dim: int, rope: RopeConfig) -> Frequencies:
+    """The frequencies of heads of `head_dim` elements."""
     rotary_dim = rope.rotary_dim or head_dim
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.int64).float() / rotary_dim
-    plain = 1.0 / rope.theta**exponents
+    wavelengths = rope.theta**exponents  # over 2 pi
+    plain = 1.0 / wavelengths
     match rope.scaling:
         case None:
-            return plain
+            return Frequencies(plain)
         case LinearScaling(factor):
-            return plain / factor
+            return Frequencies(plain / factor)
         case Llama3Scaling() as scaling:
-            return _llama3(plain, scaling)
+            return Frequencies(_llama3(plain, scaling))
+        case YarnScaling() as scaling:
+            return Frequencies(_yarn(wavelengths, rope.theta, scaling), scaling.attention_factor)
+        case LongRopeScaling() as scaling:
+            return Frequencies(1.0 / (torch.tensor(scaling.factors) * wavelengths), scaling.attention_factor)
+        case ProportionalScaling(n_rotated, factor):
+            is_rotated = torch.arange(len(plain)) < n_rotated
+            return Frequencies(torch.where(is_rotated, plain / factor, 0.0))
 
 
-def rotation(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+def rotation(positions: Tensor, frequencies: Frequencies) -> tuple[Tensor, Tensor]:
     """Cosine and sine at positions [batch, time]: two [batch, time, rotary_dim / 2] float32.
 
     The angles are float32 too, rounded as every trained model saw them.
     """
-    angles = positions.unsqueeze(-1).float() * frequencies
-    return angles.cos(), angles.sin()
+    angles = positions.unsqueeze(-1).float() * frequencies.radians
+    if frequencies.attention_factor == 1:
+        return angles.cos(), angles.sin()
+    return angles.cos() * frequencies.attention_factor, angles.sin() * frequencies.attention_factor
 
 
 def positions(starts: Sequence[int], time: int, device: torch.device) -> Tensor:
@@ -69,3 +104,19 @@ def _llama3(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)  # 1: high frequency, as it was; 0: low, divided
     return (1 - kept) * plain / scaling.factor + kept * plain
+
+
+def _yarn(wavelengths: Tensor, theta: float, scaling: YarnScaling) -> Tensor:
+    n_pairs = len(wavelengths)
+
+    def pair(n_turns: float) -> float:
+        """The pair, as a real number, that makes so many full turns within the original context."""
+        return n_pairs * math.log(scaling.original_context / (2 * math.pi * n_turns)) / math.log(theta)
+
+    first, last = pair(scaling.beta_fast), pair(scaling.beta_slow)
+    if scaling.is_rounded:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, 2 * n_pairs - 1)  # not n_pairs - 1: so did the authors
+    width = last - first if last != first else 0.001
+    divided = ((torch.arange(n_pairs, dtype=torch.float32) - first) / width).clamp(0.0, 1.0)
+    return divided / (scaling.factor * wavelengths) + (1 - divided) / wavelengths

@@ -229,7 +229,7 @@ class Transformer:
         return batch, positions(cache.lengths[rows], batch.shape[1], self.device)
 
     def tensors(self) -> Iterator[Tensor]:
-        yield from self._rotations.frequencies
+        yield from (each.radians for each in self._rotations.frequencies)
         weights = [self.weights.embedding, self.weights.norm, self.weights.head]
         weights += [weight for layer in self.weights.layers for weight in layer.all()]
         for weight in weights:

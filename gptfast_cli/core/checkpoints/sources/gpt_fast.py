@@ -16,6 +16,7 @@ from gptfast_cli.core.checkpoints.foreign import (
     VALUE,
     ForeignCheckpoint,
     WeightPart,
+    check_meta_layout,
     check_none,
     check_parts,
     fetch_config,
@@ -29,7 +30,6 @@ from gptfast_cli.core.checkpoints.shard import Shard
 from gptfast_cli.core.checkpoints.sources.huggingface import check_identical, read_config
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.models.weights import weight_shapes
 
 _FILE = "model.pth"
 _FUSED = "attention.wqkv.weight"
@@ -53,8 +53,8 @@ class GptFast:
                 f"{_FILE}: does not contain the number of heads, RoPE, context length and norm_eps.",
                 fetch_config(file.parent),
             )
-        _, config = read_config(file.parent)
-        _refuse_biases(config)
+        config = read_config(file.parent).config
+        check_meta_layout(config, "gpt-fast")
         shard = open_pickle(file)
         _check_names(config, shard)
         parts = meta_parts(config, lambda name: _part(config, shard, name))
@@ -64,11 +64,6 @@ class GptFast:
 
 def _file(path: Path) -> Path:
     return path if path.name == _FILE else path / _FILE
-
-
-def _refuse_biases(config: ModelConfig) -> None:
-    if any(name.endswith("_bias") for name in weight_shapes(config)):
-        raise UsageError(f"{CONFIG_FILE}: declares biases, which gpt-fast lacks.", "Convert the original model.")
 
 
 def _check_names(config: ModelConfig, shard: Shard) -> None:

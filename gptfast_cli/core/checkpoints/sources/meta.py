@@ -23,6 +23,7 @@ from gptfast_cli.core.checkpoints.foreign import (
     OUTPUT,
     ForeignCheckpoint,
     WeightPart,
+    check_meta_layout,
     check_none,
     check_parts,
     concat_parts,
@@ -37,7 +38,6 @@ from gptfast_cli.core.checkpoints.sources.huggingface import check_identical, re
 from gptfast_cli.core.config import LlamaSizes, ModelConfig, RopeConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.fields import Fields, read_fields
-from gptfast_cli.core.models.weights import weight_shapes
 
 PARAMS_FILE = "params.json"
 
@@ -65,8 +65,8 @@ class Meta:
         shards = [open_pickle(file) for file in files]
         notes: tuple[str, ...] = ()
         if (folder / CONFIG_FILE).is_file():
-            config_source, config = CONFIG_FILE, read_config(folder)[1]
-            _refuse_biases(config)
+            config_source, config = CONFIG_FILE, read_config(folder).config
+            check_meta_layout(config, "Meta's format")
         else:
             config_source, fields = PARAMS_FILE, _params(folder)
             config = _config(fields, shards)
@@ -144,11 +144,6 @@ def _context_note(config: ModelConfig) -> str:
         f"{PARAMS_FILE} has no context length: {config.max_context:,} tokens are assumed, the default of Meta's code. "
         f'Set "max_seq_len" in it, or put a {CONFIG_FILE} beside it, to change that.'
     )
-
-
-def _refuse_biases(config: ModelConfig) -> None:
-    if any(name.endswith("_bias") for name in weight_shapes(config)):
-        raise UsageError(f"{CONFIG_FILE}: declares biases, which Meta's format lacks.", "Convert the original model.")
 
 
 def _n_rows(shards: Sequence[Shard], name: str, *, by_columns: bool) -> int:

@@ -25,8 +25,7 @@ class PytorchModel:
         if not allow_pickle:
             is_single = (folder / PICKLES.single).is_file()
             raise pickle_refused(folder / (PICKLES.single if is_single else PICKLES.index), path)
-        family, config = read_config(folder)
-        return from_shards(folder, family, config, PICKLES.read(folder))
+        return from_shards(folder, read_config(folder), PICKLES.read(folder))
 
 
 PLUG = PytorchModel()
