@@ -7,16 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from families.random_models import (
-    CASES,
-    EVERY_CASE,
-    FIRST_CASES,
-    ours,
-    over,
-    random_model,
-    saved_model,
-    weights_of,
-)
+from families.random_models import CASES, EVERY_CASE, FIRST_CASES, ours, over, random_model, saved_model, weights_of
 from families.threads import on_threads
 from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.checkpoints.manifest import config_from_json, config_to_json
