@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from gptfast_cli.core.engine.sampling import Sampler, Sampling, SamplingContext, draw_tokens, uniform
+from gptfast_cli.core.engine.sampling import (
+    Sampler,
+    Sampling,
+    SamplingContext,
+    draw_tokens,
+    probabilities,
+    sample_inverse_cdf,
+    uniform,
+)
 from gptfast_cli.core.models.decoder import Logits
 
 PLAIN = Sampling(temperature=1.0, top_k=0)
@@ -78,3 +86,22 @@ def test_the_repetition_penalty_counts_the_prompt_and_the_generated_tokens() -> 
 @pytest.mark.parametrize("sampling", [PLAIN, Sampling(temperature=0)], ids=["drawn", "greedy"])
 def test_output_that_is_not_a_number_is_no_token(sampling: Sampling) -> None:
     assert draw_tokens(Logits(torch.tensor([[0.0, torch.nan]])), [draw(sampling=sampling)]) == [2]
+
+
+@pytest.mark.parametrize("step", [0.0, 0.5], ids=["no ties", "ties"])
+@pytest.mark.parametrize("sampling", [Sampling(0.8, 7), Sampling(1.0, 20, 0.9, 0.05), Sampling(2.0, 1)], ids=str)
+def test_tokens_of_the_top_k_are_those_drawn_from_all(sampling: Sampling, step: float) -> None:
+    logits = 3 * torch.randn(200, 101, generator=torch.Generator().manual_seed(5))
+    if step:
+        logits = (logits / step).round() * step  # several are as large as the k-th
+    draws = [draw(row, seed=9, sampling=sampling) for row in range(len(logits))]
+    uniforms = torch.tensor([each.uniform() for each in draws], dtype=torch.float64)
+    expected = sample_inverse_cdf(probabilities(logits, sampling), uniforms).tolist()
+    assert draw_tokens(Logits(logits), draws) == expected
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_logit_that_is_no_number_gives_no_token_from_the_top_k(value: float) -> None:
+    logits = torch.randn(1, 101)
+    logits[0, 50] = value
+    assert draw_tokens(Logits(logits), [draw(sampling=Sampling(1.0, 5, repetition_penalty=1.2))]) == [101]

@@ -89,9 +89,16 @@ def check(sampling: Sampling) -> None:
             raise UsageError(f"{option} must be {allowed}, not {value}.")
 
 
-def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Repetition penalty on tokens marked in `seen` [rows, vocab] bool (CTRL, Keskar et al. 2019, arXiv:1909.05858)."""
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+def penalize(logits: Tensor, seen: Sequence[Tensor], penalty: float) -> Tensor:
+    """Repetition penalty on the tokens seen by each row, [n] int64, once however often they come.
+
+    Source: CTRL (Keskar et al. 2019, arXiv:1909.05858).
+    """
+    penalized = logits.clone()
+    for row, tokens in enumerate(seen):
+        values = logits[row, tokens]
+        penalized[row, tokens] = torch.where(values > 0, values / penalty, values * penalty)
+    return penalized
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -116,7 +123,7 @@ def _keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 def _keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the fewest tokens that together reach p (nucleus sampling, Holtzman et al. 2020, arXiv:1904.09751)."""
-    ascending, order = logits.sort(dim=-1)
+    ascending, order = logits.sort(dim=-1, stable=True)  # of equals the later tokens stay, as in native/sampling.h
     dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
     dropped[..., -1] = False  # the most probable token stays, however small p is
     return logits.masked_fill(dropped.scatter(-1, order, dropped), -torch.inf)
@@ -186,7 +193,7 @@ def draw_tokens(logits: Logits, draws: Sequence[SamplingContext]) -> list[int]:
 
 def _draw_alike(logits: Logits, draws: Sequence[SamplingContext], sampling: Sampling) -> list[int]:
     if sampling.repetition_penalty != 1:
-        logits = _penalized(logits, _seen(logits, draws), sampling.repetition_penalty)
+        logits = _penalized(logits, [_seen(logits, draw) for draw in draws], sampling.repetition_penalty)
     chosen = logits.best() if sampling.is_greedy else _drawn(logits, draws, sampling)
     return list(chosen.tolist())
 
@@ -194,15 +201,33 @@ def _draw_alike(logits: Logits, draws: Sequence[SamplingContext], sampling: Samp
 def _drawn(logits: Logits, draws: Sequence[SamplingContext], sampling: Sampling) -> Tensor:
     """Tokens drawn by inverse CDF, [rows] int64."""
     device = logits.own.device
-    uniforms = to_device([draw.uniform() for draw in draws], widest(device), device)
-    candidates = logits.largest(sampling.top_k) if sampling.top_k else None
+    n_candidates = sampling.top_k if 0 < sampling.top_k < logits.vocab_size else 0
+    if n_candidates and logits.group.size == 1 and device.type == "cpu":  # elsewhere the host would wait for the check
+        values, tokens = logits.own.topk(n_candidates + 1)
+        is_tied = values[:, -1] >= values[:, -2]  # then others may be as large as the last candidate, too
+        if not is_tied.any():
+            tokens, order = tokens[:, :-1].sort()
+            return _drawn_of(logits, values.gather(-1, order), tokens, draws)
+        if len(draws) > 1:  # a row's numbers do not depend on those of others
+            rows = (_drawn(logits.rows([row]), [draw], sampling) for row, draw in enumerate(draws))
+            return torch.cat(list(rows))
+    candidates = logits.largest(n_candidates) if n_candidates else None
     if candidates is None:
-        return sample_inverse_cdf(probabilities(logits.whole, sampling), uniforms)
-    values, tokens = candidates
-    place = sample_inverse_cdf(probabilities(values, sampling), uniforms).unsqueeze(-1)
+        return sample_inverse_cdf(probabilities(logits.whole, sampling), _uniforms(draws, device))
+    return _drawn_of(logits, *candidates, draws)
+
+
+def _drawn_of(logits: Logits, values: Tensor, tokens: Tensor, draws: Sequence[SamplingContext]) -> Tensor:
+    """The same of candidates: their logits [rows, n] and tokens, in the order of tokens."""
+    p = probabilities(values, draws[0].sampler.sampling)
+    place = sample_inverse_cdf(p, _uniforms(draws, values.device)).unsqueeze(-1)
     return (
         F.pad(tokens, (0, 1), value=logits.vocab_size).gather(-1, place).squeeze(-1)
     )  # past the last candidate: no token
+
+
+def _uniforms(draws: Sequence[SamplingContext], device: torch.device) -> Tensor:
+    return to_device([draw.uniform() for draw in draws], widest(device), device)
 
 
 def sample_inverse_cdf(p: Tensor, uniforms: Tensor) -> Tensor:
@@ -232,21 +257,19 @@ def _as_drafted(logits: Logits, draw: SamplingContext, drafted: Tensor) -> Logit
     penalty = draw.sampler.sampling.repetition_penalty
     if penalty == 1:
         return logits
-    seen = torch.zeros(len(drafted) + 1, logits.vocab_size, device=logits.own.device)
-    seen[1:].scatter_(1, drafted.unsqueeze(-1), 1.0)
-    after = seen.cumsum(dim=0)[-len(logits.own) :] > 0  # drafted before each position
-    return _penalized(logits, after | _seen(logits, [draw]), penalty)
+    before, n_rows = _seen(logits, draw), len(logits.own)
+    n_drafted = range(len(drafted) - n_rows + 1, len(drafted) + 1)  # before each position
+    return _penalized(logits, [torch.cat([before, drafted[:n]]) for n in n_drafted], penalty)
 
 
-def _seen(logits: Logits, draws: Sequence[SamplingContext]) -> Tensor:
-    """Tokens of prompt and text of each request, [requests, vocab] bool."""
-    device = logits.own.device
-    seen = torch.zeros(len(draws), logits.vocab_size, dtype=torch.bool, device=device)
-    for row, draw in enumerate(draws):
-        seen[row].index_fill_(0, to_device([*draw.prompt, *draw.generated], torch.int64, device), 1)
-    return seen
+def _seen(logits: Logits, draw: SamplingContext) -> Tensor:
+    """Tokens of prompt and text of a request, [n] int64."""
+    return to_device([*draw.prompt, *draw.generated], torch.int64, logits.own.device)
 
 
-def _penalized(logits: Logits, seen: Tensor, penalty: float) -> Logits:
-    """The rank's own logits with the repetition penalty on `seen` [rows, vocab] bool."""
-    return replace(logits, own=penalize(logits.own, seen[:, logits.tokens], penalty))
+def _penalized(logits: Logits, seen: Sequence[Tensor], penalty: float) -> Logits:
+    """The rank's own logits with the repetition penalty on the tokens seen by each row."""
+    own = logits.tokens
+    if len(logits.own[0]) < logits.vocab_size:
+        seen = [tokens[(tokens >= own.start) & (tokens < own.stop)] - own.start for tokens in seen]
+    return replace(logits, own=penalize(logits.own, seen, penalty))
