@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
+from chat_model import chat_model
 from generation_requests import requested
 from gptfast_cli.core.batch.rows import row_options
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE
@@ -154,6 +155,14 @@ def test_converted_and_quantized_checkpoints_carry_the_defaults(folder: Path, tm
     assert model_defaults(open_checkpoint(quantized.path)) == expected
 
 
+def test_the_defaults_are_those_of_the_weights_and_not_of_the_tokenizer(folder: Path, tmp_path: Path) -> None:
+    other = chat_model(tmp_path / "other")
+    (other / "generation_config.json").write_text(json.dumps({"do_sample": False}))
+    stored = converted(folder, settings_in(tmp_path), tokenizer_from=str(other))
+    assert (stored.path / "generation_config.json").exists()  # beside the tokenizer, with its end tokens
+    assert model_defaults(open_checkpoint(stored.path)) == model_defaults(open_checkpoint(folder))
+
+
 def test_a_checkpoint_of_an_earlier_version_has_the_defaults_in_its_folder(folder: Path, tmp_path: Path) -> None:
     path = converted(folder, settings_in(tmp_path)).path
     manifest = json.loads((path / MANIFEST_FILE).read_text())
@@ -200,8 +209,6 @@ def test_the_notes_of_a_job_name_the_defaults(folder: Path, tmp_path: Path) -> N
 
 
 def test_a_chat_takes_the_defaults(tmp_path: Path) -> None:
-    from chat_model import chat_model
-
     folder = chat_model(tmp_path / "model")
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": False, "max_new_tokens": 3}))
     request = requested(
