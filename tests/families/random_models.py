@@ -53,6 +53,122 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "yarn, no factor": {"rope_parameters": {**YARN, "factor": None, "attention_factor": 1.3}},
         "proportional": {"rope_parameters": {"rope_type": "proportional", "partial_rotary_factor": 0.5, "factor": 2.0}},
     },
+    "gemma": {
+        "tied": {"head_dim": 18, "hidden_act": "gelu_pytorch_tanh"},
+        "own head": {"head_dim": 12, "attention_bias": True, "tie_word_embeddings": False},
+    },
+    "gemma2": {
+        "softcaps": {
+            "head_dim": 18,
+            "sliding_window": 24,
+            "query_pre_attn_scalar": 30,
+            "attn_logit_softcapping": 1.5,  # small enough to be felt
+            "final_logit_softcapping": 2.0,
+        },
+        "no softcaps": {
+            "head_dim": 12,
+            "attention_bias": True,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "layer_types": ["full_attention", "full_attention", "sliding_attention", "sliding_attention"],
+            "sliding_window": 16,
+            "tie_word_embeddings": False,
+        },
+    },
+    "gemma3": {
+        "two RoPEs": {
+            "head_dim": 18,
+            "sliding_window": 24,
+            "sliding_window_pattern": 3,
+            "query_pre_attn_scalar": 30,
+            "rope_theta": 3e5,
+            "rope_local_base_freq": 500.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        "newer spelling": {
+            "head_dim": 12,
+            "attention_bias": True,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+            "sliding_window": 8,
+            "final_logit_softcapping": 2.0,
+            "rope_parameters": {
+                "full_attention": {**YARN, "rope_theta": 4e4},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 800.0},
+            },
+        },
+    },
+    "granite": {
+        "multipliers": {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "attention_multiplier": 0.11,
+            "logits_scaling": 7.0,
+            "tie_word_embeddings": True,
+        },
+        "biases": {"attention_bias": True, "mlp_bias": True, "residual_multiplier": 0.3},
+    },
+    "ministral3": {
+        "scaled queries": {
+            "head_dim": 18,
+            "rope_parameters": {
+                **YARN,
+                "original_max_position_embeddings": 32,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "rope_theta": 1e5,
+                "llama_4_scaling_beta": 0.7,
+            },
+        },
+        "window": {
+            "head_dim": 12,
+            "sliding_window": 24,
+            "rope_parameters": {**YARN, "llama_4_scaling_beta": 0.1},
+            "tie_word_embeddings": True,
+        },
+    },
+    "mistral": {
+        "window": {"sliding_window": 24},
+        "free head size, no window": {"head_dim": 18, "sliding_window": None, "tie_word_embeddings": True},
+        "ministral": {
+            "model_type": "ministral",
+            "head_dim": 14,
+            "sliding_window": 24,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"],
+        },
+    },
+    "olmo2": {
+        "norms after": {},
+        "biases, one KV head": {"attention_bias": True, "num_key_value_heads": 1, "rope_theta": 5e5},
+    },
+    "olmo3": {
+        "windows": {"sliding_window": 24, "rope_scaling": {**YARN, "beta_fast": 16.0}},
+        "newer spelling": {
+            "sliding_window": 16,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "full_attention": {**YARN, "rope_theta": 4e4},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 800.0},
+            },
+        },
+    },
+    "phi3": {
+        "LongRoPE of a part": {
+            "max_position_embeddings": 2048,
+            "original_max_position_embeddings": 256,
+            "partial_rotary_factor": 0.6,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0, 1.1, 1.5, 2.0],
+                "long_factor": [1.0, 2.0, 4.0, 8.0],
+            },
+        },
+        "window": {"sliding_window": 24, "tie_word_embeddings": True},
+    },
+    "qwen2": {
+        "biases": {"num_key_value_heads": 1, "tie_word_embeddings": True},
+        "windows": {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 2},
+        "YaRN": {"rope_scaling": YARN, "rope_theta": 1e6},
+    },
     "qwen3": {
         "free head size": {"head_dim": 18, "tie_word_embeddings": True},
         "windows": {
@@ -61,6 +177,21 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "use_sliding_window": True,
             "sliding_window": 24,
             "max_window_layers": 1,
+        },
+    },
+    "seed_oss": {
+        "biases": {"head_dim": 18, "attention_out_bias": True, "mlp_bias": True},
+        "no biases": {"head_dim": 12, "attention_bias": False, "tie_word_embeddings": True},
+    },
+    "smollm3": {
+        "NoPE": {"no_rope_layer_interval": 2},
+        "windows, biases": {
+            "no_rope_layers": [0, 1, 1, 0],
+            "use_sliding_window": True,
+            "sliding_window": 24,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": False,
         },
     },
 }

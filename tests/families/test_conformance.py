@@ -1,5 +1,6 @@
 """Every family computes what transformers does, and the same bits in any batch, quantized or not, whole or sharded."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,7 +186,8 @@ def halved(family: str, case: str) -> tuple[object, dict[str, Weight]]:
 @pytest.mark.parametrize(("family", "case"), EVERY_CASE)
 def test_the_shape_comes_back_from_a_manifest(family: str, case: str) -> None:
     config = families[family].config(random_model(family, case).config.to_dict())
-    assert config_from_json(Fields(config_to_json(config), "gptfast.json")) == config
+    written = json.loads(json.dumps(config_to_json(config)))
+    assert config_from_json(Fields(written, "gptfast.json")) == config
 
 
 @pytest.mark.parametrize(("family", "case"), EVERY_CASE)

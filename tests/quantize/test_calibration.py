@@ -3,13 +3,13 @@
 import gc
 import weakref
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
+from families.random_models import FIRST_CASES, random_model, weights_of
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.families import families
 from gptfast_cli.core.models.weights import weight_blocks
@@ -17,15 +17,9 @@ from gptfast_cli.core.quantize.calibration import Calibration
 from gptfast_cli.core.quantize.quantizers import quantizers
 from gptfast_cli.core.schemes import Weight, quantized, schemes
 from gptfast_cli.core.schemes.plain import plain
-from llama_oracle import SHAPES, random_llama
+from llama_oracle import random_llama
 
 CPU = torch.device("cpu")
-MODULES = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention_output": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
 
 
 def texts(vocab_size: int) -> list[list[int]]:
@@ -35,12 +29,10 @@ def texts(vocab_size: int) -> list[list[int]]:
     return [torch.randint(vocab_size, (length,), generator=generator).tolist() for length in lengths]
 
 
-def blocks_of(model: LlamaForCausalLM) -> tuple[ModelConfig, list[dict[str, Weight]]]:
-    family, tensors = families["llama"], model.state_dict()
-    config = family.config(model.config.to_dict())
-    sources = family.sources(config)
-    names = weight_blocks(config)
-    return config, [{n: plain(torch.cat([tensors[s] for s in sources[n]]).clone()) for n in block} for block in names]
+def blocks_of(model: PreTrainedModel, family: str = "llama") -> tuple[ModelConfig, list[dict[str, Weight]]]:
+    config, weights = weights_of(families[family], model)
+    copies = {name: plain(weight.parts["weight"].clone()) for name, weight in weights.items()}
+    return config, [{name: copies[name] for name in block} for block in weight_blocks(config)]
 
 
 def small(weight: Weight) -> Weight:
@@ -52,18 +44,22 @@ def dense(weight: Weight) -> Tensor:
     return schemes[weight.scheme].dense(weight, torch.float32)
 
 
-def put(model: LlamaForCausalLM, layer: int, name: str, matrix: Tensor) -> None:
+def modules_of(model: PreTrainedModel, tensors: tuple[str, ...]) -> list[torch.nn.Module]:
+    return [model.get_submodule(tensor.removesuffix(".weight")) for tensor in tensors]
+
+
+def put(model: PreTrainedModel, tensors: tuple[str, ...], matrix: Tensor) -> None:
     """Put a matrix of ours in its place in a transformers model."""
-    modules = [model.get_submodule(f"model.layers.{layer}.{module}") for module in MODULES[name]]
+    modules = modules_of(model, tensors)
     for module, rows in zip(modules, matrix.split([module.weight.shape[0] for module in modules]), strict=True):
         module.weight.data = rows.clone()
 
 
 @torch.inference_mode()
-def moments_in(model: LlamaForCausalLM, layer: int, name: str, tokens: list[list[int]]) -> Tensor:
+def moments_in(model: PreTrainedModel, tensors: tuple[str, ...], tokens: list[list[int]]) -> Tensor:
     """The mean of x x^T in float64, x what transformers gives the module in every text by itself."""
     seen: list[Tensor] = []
-    module = model.get_submodule(f"model.layers.{layer}.{MODULES[name][0]}")
+    module, *_ = modules_of(model, tensors)
     hook = module.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].flatten(0, 1).double()))
     for text in tokens:
         model(input_ids=torch.tensor([text]))
@@ -72,11 +68,11 @@ def moments_in(model: LlamaForCausalLM, layer: int, name: str, tokens: list[list
     return x.t() @ x / len(x)
 
 
-@pytest.mark.parametrize("shape", ["biases", "grouped-query", "llama-3.1", "llama-3.2"])
-def test_inputs_are_those_of_transformers_with_everything_before_them_quantized(shape: str) -> None:
-    changes: dict[str, Any] = SHAPES[shape]
-    model = random_llama(**changes)
-    config, blocks = blocks_of(model)
+@pytest.mark.parametrize(("family", "case"), FIRST_CASES)
+def test_inputs_are_those_of_transformers_with_everything_before_them_quantized(family: str, case: str) -> None:
+    model = random_model(family, case)
+    config, blocks = blocks_of(model, family)
+    sources = families[family].sources(config)
     tokens = texts(config.vocab_size)
     calibration = Calibration(config, tokens, device=CPU, dtype=torch.float32)
     for block in blocks[:-1]:
@@ -90,13 +86,12 @@ def test_inputs_are_those_of_transformers_with_everything_before_them_quantized(
                 assert inputs is None
                 model.get_submodule("model.embed_tokens").weight.data = dense(becomes)
             else:
-                _, layer, name = full_name.split(".")
                 assert inputs is not None
                 assert inputs.n_tokens == sum(map(len, tokens))
-                expected = moments_in(model, int(layer), name, tokens)
+                expected = moments_in(model, sources[full_name], tokens)
                 torch.testing.assert_close(inputs.moments.double(), expected, rtol=1e-4, atol=1e-5)
                 assert torch.equal(inputs.moments, inputs.moments.t())
-                put(model, int(layer), name, dense(becomes))
+                put(model, sources[full_name], dense(becomes))
             calibration.replace(full_name, becomes)
         calibration.leave()
     calibration.enter(blocks[-1])

@@ -70,7 +70,10 @@ def _their_config(source: ForeignCheckpoint) -> Any:  # noqa: ANN401  # transfor
     import transformers  # noqa: PLC0415
 
     if source.config_source == CONFIG_FILE:
-        return transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+        whole = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+        text = whole.get_text_config()
+        text.tie_word_embeddings = source.config.tied_embeddings  # of a multimodal model's head the outer one decides
+        return text
     config = source.config
     attention, feed_forward = config.layers[0].attention, config.layers[0].feed_forward
     rope = attention.rope

@@ -123,6 +123,12 @@ _ACTIVATIONS: Final = {
 }
 """By the name in transformers; the last ones are the same function in other words."""
 
+
+def optional(fields: Fields, name: str) -> float | None:
+    """A number, or None where the file says null."""
+    return fields.number(name) if name in fields else None
+
+
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
@@ -133,7 +139,7 @@ def windows(fields: Fields, is_sliding: Callable[[int], bool]) -> tuple[int | No
     else:
         kinds = fields.texts("layer_types")
         if len(kinds) != n_layers(fields):
-            raise fields.corrupt("layer_types", f"has {len(kinds)} for {n_layers(fields)} layers")
+            raise fields.corrupt("layer_types", f"has {len(kinds)}, and num_hidden_layers is {n_layers(fields)}")
     if unknown := sorted(set(kinds) - {SLIDING, FULL}):
         raise UsageError(f"{_FILE}: layer_types {unknown[0]!r} is not supported.", f"gptfast has {FULL}, {SLIDING}.")
     return tuple(fields.integer("sliding_window") if kind == SLIDING else None for kind in kinds)
@@ -156,24 +162,41 @@ _ROPE_KEYS: Final = frozenset({
 })  # fmt: skip
 
 
-def rope(
-    fields: Fields, head_dim: int, *, is_partial: bool = False, known_keys: frozenset[str] = frozenset()
-) -> RopeConfig:
-    """The RoPE of all layers; `known_keys`: keys beside it that the caller reads.
-
-    is_partial: whether the family rotates a part of each head where a file says so
-    """
+def rope(fields: Fields, head_dim: int, **options: Any) -> RopeConfig:  # noqa: ANN401
+    """The RoPE of all layers; `options` are those of `rope_config`."""
     section = rope_section(fields)
     outer = {name: fields.values[name] for name in ("rope_theta", "partial_rotary_factor") if name in fields}
     values = {**outer, **section.values}
     if "original_max_position_embeddings" in fields:  # here the outer one wins, as in transformers
         values["original_max_position_embeddings"] = fields.values["original_max_position_embeddings"]
-    return rope_config(Fields(values, section.where), fields, head_dim, is_partial=is_partial, known_keys=known_keys)
+    return rope_config(Fields(values, section.where), fields, head_dim, **options)
+
+
+def layer_ropes(fields: Fields, head_dim: int, sliding_theta: float) -> tuple[RopeConfig, RopeConfig]:
+    """The RoPE of layers with a window and of those without; the older spelling stretches the latter's alone.
+
+    sliding_theta: base of the former where their parameters have none; of the latter it is `rope_theta`
+    """
+    section = fields.section("rope_parameters") if "rope_parameters" in fields else Fields({}, _FILE)
+    for name in set(section) - {SLIDING, FULL}:
+        if name in section:
+            raise UsageError(f"{section.where}: {name} is not supported beside parameters of each type of layer.")
+    full = dict(section.section(FULL).values) if FULL in section else {}
+    full |= fields.section("rope_scaling").values if "rope_scaling" in fields else {}
+    sliding = section.section(SLIDING).values if SLIDING in section else {}
+    if any(values.get("truncate") is False for values in (full, sliding)):
+        raise UsageError(f"{section.where}: truncate is not supported in parameters of a type of layer.")
+    return (
+        rope_config(Fields({"rope_theta": sliding_theta, **sliding}, f"{section.where}.{SLIDING}"), fields, head_dim),
+        rope_config(
+            Fields({"rope_theta": fields.number("rope_theta"), **full}, f"{section.where}.{FULL}"), fields, head_dim
+        ),
+    )
 
 
 def rope_section(fields: Fields) -> Fields:
     """The RoPE parameters of a file, in whichever spelling; the older wins where a file has both."""
-    spelling = next((name for name in ("rope_scaling", "rope_parameters") if name in fields), None)
+    spelling = next((name for name in ("rope_scaling", "rope_parameters") if fields.values.get(name)), None)
     return Fields({}, _FILE) if spelling is None else fields.section(spelling)
 
 
@@ -184,23 +207,31 @@ def rope_config(
     *,
     is_partial: bool = False,
     known_keys: frozenset[str] = frozenset(),
+    kinds: Mapping[str, str] | None = None,
 ) -> RopeConfig:
-    """RoPE by its parameters, `rope_theta` among them; `fields` are those of the whole file."""
+    """RoPE by its parameters, `rope_theta` among them; `fields` are those of the whole file.
+
+    is_partial: whether the family rotates a part of each head where a file says so
+    known_keys: keys beside it that the caller reads
+    kinds:      values of rope_type in this family, and what they mean; None: all, by their names
+    """
     for name in set(values) - _ROPE_KEYS - known_keys:
         if name in values:
             raise UsageError(f"{values.where}: {name} is not supported.")
-    kind = values.text("rope_type", values.text("type", "default"))
+    kinds = {name: name for name in _SCALINGS} if kinds is None else kinds
+    spelled = values.text("rope_type", values.text("type", "default"))
+    if spelled not in kinds:
+        raise UsageError(
+            f"{values.where}: RoPE type {spelled!r} is not supported.",
+            f"gptfast has {', '.join(kinds)} RoPE; pick a model that uses one of them.",
+        )
+    kind = kinds[spelled]
     fraction = values.number("partial_rotary_factor", 1.0)
     rotary_dim = head_dim if kind == "proportional" else int(head_dim * fraction)
     if fraction > 1 or rotary_dim % 2 or not rotary_dim:
         raise values.corrupt("partial_rotary_factor", f"{fraction} of {head_dim} elements are no pairs")
     if rotary_dim != head_dim and not is_partial:
         raise UsageError(f"{_FILE}: partial_rotary_factor is not supported: this family rotates whole heads.")
-    if kind not in _SCALINGS:
-        raise UsageError(
-            f"{_FILE}: RoPE type {kind!r} is not supported.",
-            f"gptfast has {', '.join(_SCALINGS)} RoPE; pick a model that uses one of them.",
-        )
     scaling = _SCALINGS[kind](values, fields.integer("max_position_embeddings"), rotary_dim)
     theta = values.number("rope_theta")
     if isinstance(scaling, YarnScaling) and theta <= 1:
