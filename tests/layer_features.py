@@ -15,6 +15,7 @@ from gptfast_cli.core.config import (
     ModelConfig,
     NormPlacement,
     QKNorm,
+    QueryScaling,
     RopeConfig,
 )
 from gptfast_cli.core.models.weights import weight_shapes
@@ -57,6 +58,7 @@ CONFIGS: Mapping[str, ModelConfig] = {
     "score softcap": with_attention(softcap=2.0, window=30),
     "QK-norm of heads": with_attention(qk_norm=QKNorm.HEAD),
     "QK-norm of the width": with_attention(qk_norm=QKNorm.WIDTH),
+    "queries scaled by position": with_attention(query_scaling=QueryScaling(0.7, 50)),
     "biases": replace(with_attention(qkv_bias=True), dim=40),
     "norms after": with_layer(norms=NormPlacement.POST),
     "norms before and after": with_layer(norms=NormPlacement.BOTH, residual_scale=0.4),

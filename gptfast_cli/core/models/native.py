@@ -66,8 +66,6 @@ def unsupported(
             f"heads of {', '.join(map(str, sorted(head_dims)))} in {dtype_name(dtype)} on {device}",
             "It runs float32 and bfloat16 on a CPU, heads of whole vectors up to 256; leave out --backend.",
         )
-    if any(kind.attention.query_scaling is not None for kind in config.kinds):
-        return Unsupported("queries that are scaled by their position", "Leave out --backend.", is_noted=True)
     if unknown := sorted(set(schemes) - SCHEMES):
         hint = f"It runs {', '.join(sorted(SCHEMES))}; leave out --backend."
         return Unsupported(f"weights in {', '.join(unknown)}", hint, is_noted=True)

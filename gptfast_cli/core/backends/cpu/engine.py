@@ -309,7 +309,7 @@ def layer_kv(
 
 def _layer_shape(layer: LayerSpec, rotation: int) -> LayerShape:
     attention = layer.attention
-    rope = attention.rope
+    rope, scaling = attention.rope, attention.query_scaling
     return LayerShape(
         attention.n_heads,
         attention.n_kv_heads,
@@ -321,6 +321,8 @@ def _layer_shape(layer: LayerSpec, rotation: int) -> LayerShape:
         attention.score_scale,
         attention.softcap or 0,
         layer.residual_scale,
+        0 if scaling is None else scaling.beta,
+        1 if scaling is None else scaling.original_context,
         QKNorm.NONE if attention.qk_norm is None else QKNorm[attention.qk_norm.name],
         Activation[layer.feed_forward.activation.name],
     )

@@ -97,6 +97,8 @@ class LayerShape(Structure):
         ("score_scale", c_float),
         ("score_softcap", c_float),
         ("residual_scale", c_float),
+        ("query_beta", c_float),
+        ("query_context", c_int),
         ("qk_norm", c_int),
         ("activation", c_int),
     )

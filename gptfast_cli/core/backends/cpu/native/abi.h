@@ -30,6 +30,8 @@ struct LayerShape {
   int window;                // keys that a query sees, its own among them; 0: all
   float score_scale, score_softcap;  // softcap 0: none, here and below
   float residual_scale;              // of what attention and the feed-forward add to their input
+  float query_beta;                  // queries at position t are multiplied by 1 + beta ln(1 + t / query_context)
+  int query_context;
   QKNorm qk_norm;
   Activation activation;
 };

@@ -489,6 +489,12 @@ class Engine {
         from = turned;
       }
       if (is_query) {
+        if (s.query_beta != 0) {
+          const float factor =
+              1 + s.query_beta * std::log1p(static_cast<float>(call_->positions[row] / s.query_context));
+          for (int i = 0; i < dim; i++) turned[i] = from[i] * factor;
+          from = turned;
+        }
         const bool is_bf16 = heads.has_bf16_queries();
         const size_t at = (static_cast<size_t>(row) * s.n_heads + head) * dim * (is_bf16 ? 2 : 4);
         write_row(from, dim, is_bf16, reinterpret_cast<uint8_t*>(queries_.data) + at);
