@@ -91,7 +91,7 @@ class ModelDefaults:
             yield Note(f"Defaults of the model: {', '.join(taken)} (ignore them: --no-model-defaults)")
         if self.lacking and options.unset:
             named = ", ".join(f"{name} {_shown(value)}" for name, value in self.lacking.items())
-            yield Note(f"Not supported, and without effect here, in its {GENERATION_CONFIG}: {named}")
+            yield Note(f"Ignored from its {GENERATION_CONFIG}, as gptfast lacks it: {named}")
 
 
 def model_defaults(checkpoint: Checkpoint) -> ModelDefaults:
