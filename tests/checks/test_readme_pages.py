@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from gptfast_cli.app import command_tree
+from gptfast_cli.core.families import families
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "gptfast_cli" / "docs"
@@ -89,6 +90,20 @@ def test_a_command_or_option_that_is_not_there_would_be_found() -> None:
 def test_the_readme_links_every_page() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [page.name for page in DOCS.glob("*.md") if f"(gptfast_cli/docs/{page.name})" not in readme] == []
+
+
+def test_the_page_of_models_names_every_family_and_what_it_reads() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (DOCS / "models.md").read_text(), re.MULTILINE)
+    assert rows == [(name, ", ".join(f"`{each}`" for each in families[name].model_types)) for name in families]
+
+
+def test_the_example_of_a_family_is_its_file() -> None:
+    class_block, sizes = re.findall(
+        r"^```python\n(.*?)^```", (DOCS / "contributing.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    file = (ROOT / "gptfast_cli" / "core" / "families" / "seed_oss.py").read_text()
+    assert re.sub(r'    """.*?"""\n\n', "", file).split("\n\n\n")[1] == class_block.rstrip()
+    assert sizes in (ROOT / "tests" / "families" / "random_models.py").read_text()
 
 
 def is_source(file: Path) -> bool:

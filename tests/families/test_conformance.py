@@ -3,11 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from cpu_engine import native
 from families.random_models import CASES, EVERY_CASE, FIRST_CASES, ours, over, random_model, saved_model, weights_of
 from families.threads import on_threads
 from gptfast_cli.core.backends.reference import Reference
@@ -24,6 +26,7 @@ from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.evals.conversion import logit_difference
 from gptfast_cli.core.families import families
 from gptfast_cli.core.fields import Fields
+from gptfast_cli.core.models.native import unsupported
 from gptfast_cli.core.models.process_group import ProcessGroup
 from gptfast_cli.core.models.sharding import ModelShard
 from gptfast_cli.core.models.transformer import Transformer
@@ -152,6 +155,23 @@ def test_ranks_together_compute_what_the_whole_model_does(family: str, case: str
 
     expected = logits(over(config, weights), tokens)
     found = torch.cat(on_threads(n_ranks, sharded), dim=-1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=bound(expected))
+
+
+@pytest.mark.parametrize(("family", "case"), FIRST_CASES)
+def test_the_cpu_engine_computes_what_the_reference_does_or_says_why_not(family: str, case: str) -> None:
+    changes: dict[str, Any] = {"head_dim": 32}  # which it runs
+    if family == "phi3":
+        longrope = {"type": "longrope", "short_factor": [2.0] * 8, "long_factor": [4.0] * 8}
+        changes = {"hidden_size": 128, "partial_rotary_factor": 0.5, "rope_scaling": longrope}
+    config, weights = weights_of(families[family], random_model(family, case, **changes))
+    if family == "ministral3":
+        lacking = unsupported(config, (), torch.float32, torch.device("cpu"))
+        assert lacking is not None and "scaled by their position" in lacking.what
+        return
+    engine, text = native(config, weights, torch.float32), random_tokens(PAST)
+    found = engine.feed([text], engine.new_cache(1), slice(0, 1))
+    expected = logits(over(config, weights), text.unsqueeze(0))[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=bound(expected))
 
 

@@ -1,83 +1,41 @@
 """Shapes of models: known names, `config.json` files, and `layers=..,dim=..` lists."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from gptfast_cli.core.config import MOST_LAYERS, LlamaSizes, ModelConfig, RopeConfig
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.families import read_model
 from gptfast_cli.core.fields import Fields, read_fields
 
-_LLAMA_7B: Final[dict[str, Any]] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "num_hidden_layers": 32,
-    "hidden_size": 4096,
-    "num_attention_heads": 32,
-    "intermediate_size": 11008,
-    "vocab_size": 32000,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-}
-_LLAMA_13B = {"num_hidden_layers": 40, "hidden_size": 5120, "num_attention_heads": 40, "intermediate_size": 13824}
-_LLAMA_70B = {
-    "num_hidden_layers": 80,
-    "hidden_size": 8192,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "intermediate_size": 28672,
-}
-_LLAMA_2 = _LLAMA_7B | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
-_CODELLAMA = _LLAMA_2 | {"vocab_size": 32016, "max_position_embeddings": 16384, "rope_theta": 1e6}
-_LLAMA_3 = _LLAMA_2 | {"vocab_size": 128256, "max_position_embeddings": 8192, "rope_theta": 5e5}
-_LLAMA_3_8B = {"num_key_value_heads": 8, "intermediate_size": 14336}
+
+class KnownShapes(Mapping[str, ModelConfig]):
+    """The shapes of published models, by the name that `--arch` takes, from what each config.json says of its shape.
+
+    Those facts stand in shapes.json under Hugging Face's keys; of a multimodal model they are those of its text model.
+    """
+
+    @cached_property
+    def _published(self) -> Fields:
+        return read_fields(Path(__file__).with_suffix(".json"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._published)
+
+    def __len__(self) -> int:
+        return len(self._published.values)
+
+    def __getitem__(self, name: str) -> ModelConfig:
+        if name not in self._published:
+            raise KeyError(name)
+        return read_model(self._published.section(name)).config
 
 
-def _llama_3_1(factor: float) -> dict[str, Any]:
-    scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    return _LLAMA_3 | {
-        "max_position_embeddings": 131_072,
-        "rope_scaling": scaling | {"original_max_position_embeddings": 8192},
-    }
-
-
-_LLAMA_3_2 = _llama_3_1(32.0) | {"num_key_value_heads": 8, "intermediate_size": 8192, "tie_word_embeddings": True}
-
-_PUBLISHED: Final[Mapping[str, Mapping[str, Any]]] = {
-    "codellama-7b": _CODELLAMA,
-    "codellama-13b": _CODELLAMA | _LLAMA_13B,
-    "llama-7b": _LLAMA_7B,
-    "llama-2-7b": _LLAMA_2,
-    "llama-2-13b": _LLAMA_2 | _LLAMA_13B,
-    "llama-2-70b": _LLAMA_2 | _LLAMA_70B,
-    "llama-3-8b": _LLAMA_3 | _LLAMA_3_8B,
-    "llama-3-70b": _LLAMA_3 | _LLAMA_70B,
-    "llama-3.1-8b": _llama_3_1(8.0) | _LLAMA_3_8B,
-    "llama-3.1-70b": _llama_3_1(8.0) | _LLAMA_70B,
-    "llama-3.2-1b": _LLAMA_3_2 | {"num_hidden_layers": 16, "hidden_size": 2048, "head_dim": 64},
-    "llama-3.2-3b": _LLAMA_3_2
-    | {"num_hidden_layers": 28, "hidden_size": 3072, "num_attention_heads": 24, "head_dim": 128},
-    "openllama-3b": _LLAMA_7B
-    | {"num_hidden_layers": 26, "hidden_size": 3200, "head_dim": 100, "intermediate_size": 8640},
-    "tinyllama-1.1b": _LLAMA_2
-    | {
-        "num_hidden_layers": 22,
-        "hidden_size": 2048,
-        "num_key_value_heads": 4,
-        "intermediate_size": 5632,
-        "max_position_embeddings": 2048,
-    },
-}
-"""What the config.json of each model says of its shape."""
-
-KNOWN_SHAPES: Final[Mapping[str, ModelConfig]] = {
-    name: read_model(Fields(published, name)).config for name, published in _PUBLISHED.items()
-}
-"""By the name that `--arch` takes."""
-
+KNOWN_SHAPES: Final = KnownShapes()
 
 _CONTEXT = 131_072  # of a shape whose sizes are given: the cache grows with what is used, not with this
 _REQUIRED = ("layers", "dim", "heads", "ffn", "vocab")
