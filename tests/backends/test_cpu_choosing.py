@@ -89,6 +89,18 @@ def test_tokens_that_equal_the_last_of_the_top_k_stay() -> None:
     assert {chosen(logits, Sampling(1.0, 2), uniform) for uniform in UNIFORMS} == {0, 1, 2, 4}
 
 
+@pytest.mark.parametrize("vocab_size", [1000, 40_000])
+@pytest.mark.parametrize("top_k", [0, 900])
+def test_of_equal_tokens_at_the_border_of_top_p_the_later_ones_stay(vocab_size: int, top_k: int) -> None:
+    logits, sampling = torch.full((vocab_size,), -1.0), Sampling(1.0, top_k, 0.25)
+    logits[:10] = 1.0
+    kept = probabilities(logits.unsqueeze(0), sampling)[0].nonzero().flatten()
+    assert 10 < len(kept) < vocab_size / 2
+    assert chosen(logits, sampling, 0.0) == 0
+    assert chosen(logits, sampling, 10 * math.e**2 / (len(kept) - 10 + 10 * math.e**2) + 1e-6) == kept[10]
+    assert chosen(logits, sampling, 1 - 2**-32) == vocab_size - 1
+
+
 @pytest.mark.parametrize("sampling", [Sampling(1.0, 0), Sampling(1.0, 3), Sampling(1.0, 0, 0.9)], ids=str)
 def test_a_token_that_is_ruled_out_is_never_chosen(sampling: Sampling) -> None:
     logits = torch.full((70,), -torch.inf)

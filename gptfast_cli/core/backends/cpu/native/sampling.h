@@ -39,13 +39,7 @@ class Sampler {
   bool compute_distribution(const float* logits, int n, const SamplingParams& params) {
     candidates_.clear();
     if (!begin(logits, n, params)) return false;
-    if (truncates(params)) {
-      truncate(params);
-    } else {
-      collect_top(n);
-      if (params.min_p > 0) keep_from(static_cast<float>(std::log(params.min_p)));
-    }
-    total_ = total_weight();
+    truncate(params);
     return true;
   }
 
@@ -66,8 +60,8 @@ class Sampler {
   double logsumexp() const { return largest_ - std::log(max_probability()); }
 
   // The candidate at which the sum of the weights passes `uniform` of the whole.
-  int draw(double uniform) {
-    const double threshold = uniform * total_weight();
+  int draw(double uniform) const {
+    const double threshold = uniform * total_;
     double reached = 0;
     for (const Candidate& c : candidates_)
       if ((reached += c.weight) > threshold) return c.token;
@@ -77,6 +71,8 @@ class Sampler {
  private:
   static constexpr int BLOCK_SIZE = 32;
   static constexpr size_t BLOCKS_SUMMED = 32;
+  static constexpr int BIN_SHIFT = 19;  // of the bits of a weight, from 0 to 1: 16 bins for each power of 2
+  static constexpr int N_WEIGHT_BINS = (0x3F800000 >> BIN_SHIFT) + 1;
 
   bool begin(const float* logits, int n, const SamplingParams& params) {
     logits_ = logits, n_ = n, temperature_ = params.temperature;
@@ -87,12 +83,20 @@ class Sampler {
     return (params.top_k > 0 && params.top_k < n_) || params.top_p < 1;
   }
 
+  // Leave the candidates that may be drawn, and weigh them.
   void truncate(const SamplingParams& params) {
     const bool has_top_k = params.top_k > 0 && params.top_k < n_;
-    if (has_top_k) keep_top_k(params.top_k);
-    if (params.top_p < 1 && has_top_k) keep_top_p(params.top_p, total_weight());
-    if (params.top_p < 1 && !has_top_k) keep_top_p_of_all(params.top_p);
+    if (params.top_p < 1 && !has_top_k) {
+      keep_top_p_of_all(params.top_p);
+    } else {
+      if (has_top_k) keep_top_k(params.top_k);
+      else collect_top(n_);
+      const double total = weigh();
+      if (params.top_p < 1) keep_top_p(params.top_p, total);
+    }
     if (params.min_p > 0) keep_from(static_cast<float>(std::log(params.min_p)));
+    total_ = 0;
+    for (const Candidate& c : candidates_) total_ += c.weight;
   }
 
   float scaled(float logit) const { return (logit - largest_) / temperature_; }
@@ -196,61 +200,107 @@ class Sampler {
     std::erase_if(candidates_, [bound](const Candidate& c) { return c.logit < bound; });
   }
 
-  // Weigh the candidates.
-  double total_weight() {
+  // The weights of the candidates; returns their sum.
+  double weigh() {
     double total = 0;
     for (Candidate& c : candidates_) total += c.weight = std::exp(c.logit);
     return total;
   }
 
-  // The fewest candidates that together reach a share of p; false where all of them do not.
+  // The fewest candidates that together reach a share of p, of equals the later tokens; false where all of them do not.
+  // Their weights, known to about 1e-7 of themselves, are added up in bins; only those at the border are compared.
   bool keep_top_p(double p, double total) {
-    auto larger = [](const Candidate& a, const Candidate& b) {
+    constexpr double ERROR = 1e-6;  // above that of a weight, or of a sum of them
+    const double least = p * total;
+    double bin_weights[N_WEIGHT_BINS] = {};
+    for (const Candidate& c : candidates_) bin_weights[to_bits(c.weight) >> BIN_SHIFT] += c.weight;
+    int bin = N_WEIGHT_BINS - 1;
+    double reached = bin_weights[bin];
+    while (bin > 0 && reached < least * (1 - ERROR)) reached += bin_weights[--bin];
+    const double above = from_bits(static_cast<uint32_t>(bin + 1) << BIN_SHIFT) * (1 + ERROR);
+    while (bin > 0 && reached < least * (1 + ERROR)) reached += bin_weights[--bin];
+    const double lowest = from_bits(static_cast<uint32_t>(bin) << BIN_SHIFT) * (1 - ERROR);
+    size_t n = 0;
+    for (const Candidate& c : candidates_) candidates_[n] = c, n += c.weight >= lowest;
+    candidates_.resize(n);
+    border_.clear();
+    reached = 0;
+    for (Candidate& c : candidates_) {
+      c.logit = scaled(logits_[c.token]), c.weight = std::exp(c.logit);
+      if (c.weight >= above) reached += c.weight;
+      else border_.push_back(c);
+    }
+    const auto precedes = [](const Candidate& a, const Candidate& b) {
       return a.logit > b.logit || (a.logit == b.logit && a.token > b.token);
     };
-    std::sort(candidates_.begin(), candidates_.end(), larger);
-    double reached = 0;
-    size_t kept = 0;
-    while (kept < candidates_.size() && (kept == 0 || reached < p * total)) reached += candidates_[kept++].weight;
-    candidates_.resize(kept);
-    std::sort(candidates_.begin(), candidates_.end(),
-              [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
-    return reached >= p * total;
+    // halve the range that holds the last one to keep
+    auto begin = border_.begin(), end = border_.end();
+    while (end - begin > 1) {
+      const auto middle = begin + (end - begin) / 2;
+      std::nth_element(begin, middle, end, precedes);
+      double weight = 0;
+      for (auto c = begin; c != middle; c++) weight += c->weight;
+      if (reached + weight >= least) end = middle;
+      else reached += weight, begin = middle;
+    }
+    const Candidate last = *begin;
+    std::erase_if(candidates_, [&](const Candidate& c) { return precedes(last, c); });
+    return reached + last.weight >= least;
   }
 
-  // The same over all tokens: the candidate set grows until it reaches p.
+  // The same over all tokens. Those left out at once, without a sort, weigh less than 1 - p together.
   void keep_top_p_of_all(double p) {
     const double total = sum_blocks(-INFINITY);
-    for (int k = 256; k < n_; k *= 8) {
-      collect_top(k);
-      total_weight();
-      if (keep_top_p(p, total)) return;
+    const float least = static_cast<float>(0.5 * (1 - p) * total / n_);
+    heavy_.resize(static_cast<size_t>(n_) + 1);
+    size_t n = 0;
+    for (size_t block = 0; block < maxima_.size(); block++) {
+      if (sums_[block] < least) continue;
+      for (int i = static_cast<int>(block) * BLOCK_SIZE; i < end_of(block); i++)
+        heavy_[n] = i, n += weights_[static_cast<size_t>(i)] >= least;
     }
-    collect_top(n_);
-    keep_top_p(p, total_weight());
+    candidates_.clear();
+    for (size_t i = 0; i < n; i++) candidates_.push_back({heavy_[i], 0, weights_[static_cast<size_t>(heavy_[i])]});
+    if (keep_top_p(p, total)) return;
+    collect_top(n_);  // p is too near to 1 for sums that are rounded
+    keep_top_p(p, weigh());
   }
 
   // The sum of the weights of each block, without those of logits below a bound, and of all.
   double sum_blocks(float bound) {
-    weights_.resize(maxima_.size() * BLOCK_SIZE);
+    constexpr size_t AT_ONCE = 4;  // additions in a block wait for each other, but not for those in others
+    weights_.resize((maxima_.size() + AT_ONCE) * BLOCK_SIZE);
     sums_.resize(maxima_.size());
+    const float lowest = std::max(bound, -87.0f);
     double total = 0;
-    for (size_t block = 0; block < maxima_.size(); block++) {
-      float* weights = weights_.data() + block * BLOCK_SIZE;
-      const int begin = static_cast<int>(block) * BLOCK_SIZE;
-      alignas(64) float logits[BLOCK_SIZE];
+    for (size_t first = 0; first < maxima_.size(); first += AT_ONCE) {
+      const size_t end = std::min(first + AT_ONCE, maxima_.size());
+      for (size_t block = first; block < end; block++) weigh_block(block, lowest);
+      const float* weights = weights_.data() + first * BLOCK_SIZE;
+      double sums[AT_ONCE] = {};
       for (int i = 0; i < BLOCK_SIZE; i++)
-        logits[i] = begin + i < n_ && scaled(logits_[begin + i]) >= bound ? scaled(logits_[begin + i]) : -1e30f;
-      store(weights, exp(load(logits)));
-      store(weights + LANES, exp(load(logits + LANES)));
-      sums_[block] = 0;
-      for (int i = 0; i < BLOCK_SIZE; i++) {
-        if (logits[i] < -87) weights[i] = 0;
-        sums_[block] += weights[i];
-      }
-      total += sums_[block];
+        for (size_t n = 0; n < AT_ONCE; n++) sums[n] += weights[n * BLOCK_SIZE + static_cast<size_t>(i)];
+      for (size_t block = first; block < end; block++) total += sums_[block] = sums[block - first];
     }
     return total;
+  }
+
+  // 0 for logits below `lowest`.
+  void weigh_block(size_t block, float lowest) {
+    float* weights = weights_.data() + block * BLOCK_SIZE;
+    if (scaled(maxima_[block]) < lowest) {
+      std::fill(weights, weights + BLOCK_SIZE, 0.0f);
+      return;
+    }
+    const int begin = static_cast<int>(block) * BLOCK_SIZE, n = std::min(BLOCK_SIZE, n_ - begin);
+    const float largest = largest_, temperature = temperature_;
+    alignas(64) float logits[BLOCK_SIZE];
+    std::fill(logits, logits + BLOCK_SIZE, -INFINITY);
+    std::copy(logits_ + begin, logits_ + begin + n, logits);
+    for (float& logit : logits) logit = (logit - largest) / temperature;
+    store(weights, exp(load(logits)));
+    store(weights + LANES, exp(load(logits + LANES)));
+    for (int i = 0; i < BLOCK_SIZE; i++) weights[i] = logits[i] < lowest ? 0 : weights[i];
   }
 
   // A draw from all tokens: first its block, then the token in it.
@@ -280,5 +330,6 @@ class Sampler {
   std::vector<float> sorted_, weights_;
   std::vector<double> sums_;  // of the weights of blocks
   std::vector<uint8_t> bins_;
-  std::vector<Candidate> candidates_;
+  std::vector<int> heavy_;  // tokens
+  std::vector<Candidate> candidates_, border_;
 };
