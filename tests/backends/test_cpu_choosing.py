@@ -94,7 +94,7 @@ def test_tokens_that_equal_the_last_of_the_top_k_stay() -> None:
 def test_of_equal_tokens_at_the_border_of_top_p_the_later_ones_stay(vocab_size: int, top_k: int) -> None:
     logits, sampling = torch.full((vocab_size,), -1.0), Sampling(1.0, top_k, 0.25)
     logits[:10] = 1.0
-    kept = probabilities(logits.unsqueeze(0), sampling)[0].nonzero().flatten()
+    kept = probabilities(logits.double().unsqueeze(0), sampling)[0].nonzero().flatten()
     assert 10 < len(kept) < vocab_size / 2
     assert chosen(logits, sampling, 0.0) == 0
     assert chosen(logits, sampling, 10 * math.e**2 / (len(kept) - 10 + 10 * math.e**2) + 1e-6) == kept[10]
