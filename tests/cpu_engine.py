@@ -124,20 +124,22 @@ def filled_cache(model: Decoder, n_rows: int, n_tokens: int) -> KVCache:
 
 def fill(cache: KVCache) -> None:
     """Fill every slot of the blocks that rows have with what may stand in a free one: anything finite."""
-    for tensor in cache.tensors():
-        layers = cache.block_layout.layers(tensor) if tensor.dtype is torch.uint8 else [{"part": tensor}]
-        for part in (part for layer in layers for part in layer.values()):
+    for group in cache.groups:
+        blocks = [group.pool.layers(block) for block in range(group.pool.n_used)]
+        parts = [part for block in blocks for layer in block for part in layer.values()]
+        for part in (*parts, *group.recent):
             part.fill_(1e4 if part.is_floating_point() else 127)
 
 
 def copy_blocks(source: KVCache, target: KVCache) -> None:
     """Copy all that rows have into a cache whose rows have the same blocks."""
-    for block in range(source._pool.n_used):
-        for theirs, ours in zip(source._pool.layers(block), target._pool.layers(block), strict=True):
-            for name, part in theirs.items():
-                ours[name].copy_(part)
-    for recent, copied in zip(source.recent, target.recent, strict=True):
-        copied.copy_(recent)
+    for theirs, ours in zip(source.groups, target.groups, strict=True):
+        for block in range(theirs.pool.n_used):
+            for their_layer, our_layer in zip(theirs.pool.layers(block), ours.pool.layers(block), strict=True):
+                for name, part in their_layer.items():
+                    our_layer[name].copy_(part)
+        for recent, copied in zip(theirs.recent, ours.recent, strict=True):
+            copied.copy_(recent)
 
 
 def fed(model: Decoder, tokens: Sequence[int], pieces: Sequence[int], *, row: int = 0, n_rows: int = 1) -> Tensor:

@@ -250,9 +250,15 @@ class ModelConfig:
             return f"a tensor would have {self.most_elements:,} elements, and at most {MOST_ELEMENTS:,} are possible"
         return None
 
-    def kv_bytes_per_token(self, bytes_per_element: int) -> int:
-        """Bytes of KV cache that one token takes in all layers."""
-        return 2 * sum(layer.attention.kv_dim for layer in self.layers) * bytes_per_element
+    @property
+    def widest_window(self) -> int:
+        """Tokens in the widest window of a layer; 0 if no layer has one."""
+        return max(kind.attention.window or 0 for kind in self.kinds)
+
+    def kv_bytes_per_token(self, bytes_per_element: int, n_before: int = 0) -> int:
+        """Bytes of KV cache that a token after `n_before` others takes, in layers that still see all of these."""
+        windows = ((layer.attention.window, layer.attention.kv_dim) for layer in self.layers)
+        return 2 * sum(n for window, n in windows if window is None or window > n_before) * bytes_per_element
 
 
 @dataclass(frozen=True, slots=True)

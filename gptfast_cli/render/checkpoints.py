@@ -63,7 +63,8 @@ def _here(file: DownloadedFile) -> str:
 
 def _memory(memory: MemoryNeed) -> Iterator[str]:
     yield ", ".join(f"{size(n_bytes)} in {form}" for form, n_bytes in memory.weight_bytes.items())
-    yield f"{size(memory.kv_bytes_per_token)} more for each token of context"
+    later = f"; {size(memory.kv_bytes_per_later_token)} after {memory.window:,}" if memory.window else ""
+    yield f"{size(memory.kv_bytes_per_token)} more for each token of context{later}"
 
 
 def write_sizes(quantized: Quantized, stream: TextIO) -> None:

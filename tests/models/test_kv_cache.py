@@ -31,7 +31,7 @@ def filled(model: Transformer, n_rows: int, n_tokens: int) -> KVCache:
 
 def keys(cache: KVCache, n_tokens: int) -> Tensor:
     """The first keys of all rows in the last layer: [rows, kv_heads, n_tokens, head_dim]."""
-    layer = cache.layers(rows=ALL, n_keys=n_tokens)[-1]
+    layer = cache.layers(ALL, [0] * cache.n_rows, n_tokens)[-1]
     assert isinstance(layer, FloatCache)
     return gathered(layer.keys, layer.table)[:, :, :n_tokens]
 
@@ -68,7 +68,7 @@ def test_rows_and_tokens_without_memory_are_refused_before_any_is_taken(
     ):
         KVCache(model.config, 10**12, dtype=torch.float32, kv_dtype=kv_dtype or torch.float32, device=model.device)
     cache = model.new_cache(2)
-    for refused in (lambda: cache.begin(ALL, [1, 10**12]), lambda: cache.reserve(10**12)):
+    for refused in (lambda: cache.begin(ALL, [1, 10**12]), lambda: cache.reserve(10**12, 1)):
         with pytest.raises(OutOfMemoryError, match="Keys and values of 1,000,000,000,000 tokens in 2 rows") as error:
             refused()
         assert "--max-context" in error.value.hint
@@ -93,7 +93,7 @@ def test_growing_keeps_what_was_there(model: Transformer, is_stacked: bool) -> N
 
 def test_memory_that_was_reserved_is_all_that_is_needed(model: Transformer) -> None:
     cache = model.new_cache(2)
-    cache.reserve(300)
+    cache.reserve(300, 1)
     tensors = [tensor.data_ptr() for tensor in cache.tensors()]
     model.forward(torch.randint(101, (2, 300)), cache)
     assert [tensor.data_ptr() for tensor in cache.tensors()] == tensors
@@ -157,7 +157,7 @@ class Texts:
         for _ in range(n):
             block, slot = divmod(len(text), KEY_BLOCK)
             self._n_written += 1
-            cache._pool.layers(cache._tables[row][block])[0]["values"][:, slot] = self._n_written
+            cache.groups[0].pool.layers(cache.groups[0].rows[row][block])[0]["values"][:, slot] = self._n_written
             text.append(self._n_written)
         cache.advance(slice(row, row + 1), n)
 
@@ -199,5 +199,6 @@ def test_rows_hold_their_own_texts_whatever_was_done(steps: list, is_stacked: bo
         for row, text in enumerate(held.texts):
             values = cache.save(row, len(text))["values.0"]
             assert torch.equal(values, torch.tensor(text).float().view(1, -1, 1).expand_as(values))
-    n_owned = len({block for table in cache._tables for block in table})
-    assert n_owned + len(cache._pool._free) == cache._pool.n_used
+    (group,) = cache.groups
+    n_owned = len({block for table in group.rows for block in table})
+    assert n_owned + len(group.pool._free) == group.pool.n_used

@@ -85,6 +85,10 @@ class RopePositions:
 class LayerCache(Protocol):
     """Keys and values of one layer for the rows of a batch, written in place; `n_keys` is a multiple of KEY_BLOCK."""
 
+    def key_positions(self) -> Tensor:
+        """Positions of all keys: [n_keys], or [batch, 1, n_keys] where the rows begin at different ones."""
+        ...
+
     def write(self, k: Tensor, v: Tensor, positions: Tensor) -> None:
         """Write k and v [batch, time, kv_heads, head_dim] at positions [batch, time]."""
         ...

@@ -27,19 +27,24 @@ _SMALLEST = 1e-30  # lower bound of the largest element; smaller elements become
 class FloatCache:
     """Keys and values of one layer as they were computed, in blocks that are written in place.
 
-    The positions from i * KEY_BLOCK on of a row of the batch are those of block `table[row, i]`. Slots at and past a
-    row's end hold stale but finite numbers, and the table of a short row ends in blocks that are not read.
+    The positions from starts[row] + i * KEY_BLOCK on of a row of the batch are those of block `table[row, i]`. Slots at
+    and past a row's end hold stale but finite numbers, and the table of a short row ends in blocks that are not read.
 
     keys, values: [blocks, kv_heads, KEY_BLOCK, head_dim]
     table:        [batch, n_keys / KEY_BLOCK] int64
+    starts:       [batch] int64, multiples of KEY_BLOCK, where keys before are seen by no query; None: 0
     """
 
     keys: Tensor
     values: Tensor
     table: Tensor
+    starts: Tensor | None = None
+
+    def key_positions(self) -> Tensor:
+        return _key_positions(self.table, self.starts)
 
     def write(self, k: Tensor, v: Tensor, positions: Tensor) -> None:
-        blocks, slots = _blocks_at(self.table, positions), positions % KEY_BLOCK
+        blocks, slots = _blocks_at(self.table, self.starts, positions), positions % KEY_BLOCK
         self.keys[blocks, :, slots] = k
         self.values[blocks, :, slots] = v
 
@@ -68,6 +73,10 @@ class Int8Cache:
     value_scales: Tensor
     recent_keys: Tensor
     table: Tensor
+    starts: Tensor | None = None
+
+    def key_positions(self) -> Tensor:
+        return _key_positions(self.table, self.starts)
 
     def write(self, k: Tensor, v: Tensor, positions: Tensor) -> None:
         """Write up to KEY_BLOCK keys and values of each row."""
@@ -79,20 +88,29 @@ class Int8Cache:
         keys = recent[rows, :, ends // KEY_BLOCK % 2]  # [batch, 2, kv_heads, KEY_BLOCK, head_dim]
         codes, scales = quantized(keys, dim=-2)
         tiles = torch.unflatten(F.pad(codes, (0, -codes.shape[-1] % QUAD)), -1, (-1, QUAD))
-        blocks = _blocks_at(self.table, ends)
+        blocks = _blocks_at(self.table, self.starts, ends)
         self.key_codes[blocks] = torch.unflatten(tiles, 3, (-1, KEY_TILE)).transpose(4, 5)
         self.key_scales[blocks] = scales.unsqueeze(-2)
         codes, scales = quantized(v, dim=-1)
-        blocks, slots = _blocks_at(self.table, positions), positions % KEY_BLOCK
+        blocks, slots = _blocks_at(self.table, self.starts, positions), positions % KEY_BLOCK
         self.value_codes[blocks, :, slots // QUAD, :, slots % QUAD] = codes
         self.value_scales[blocks, :, slots] = scales
 
     def scores(self, q: Tensor, positions: Tensor) -> Tensor:
         coded = matmul(q, self.coded_keys(q.dtype).transpose(-1, -2))
         keys = torch.arange(coded.shape[-1], device=q.device)
-        recent = matmul(q, self.recent_keys.transpose(-1, -2))[..., keys % (2 * KEY_BLOCK)]
-        own = keys // KEY_BLOCK == (positions // KEY_BLOCK).unsqueeze(-1)  # [batch, time, n_keys]
+        recent = matmul(q, self._recent_keys_from_start().transpose(-1, -2))[..., keys % (2 * KEY_BLOCK)]
+        own = self.key_positions() // KEY_BLOCK == (positions // KEY_BLOCK).unsqueeze(-1)  # [batch, time, n_keys]
         return torch.where(own.repeat(1, q.shape[2] // positions.shape[1], 1).unsqueeze(1), recent, coded)
+
+    def _recent_keys_from_start(self) -> Tensor:
+        """The recent keys [batch, kv_heads, 2 KEY_BLOCK, head_dim], those of even blocks of the table first."""
+        if self.starts is None:
+            return self.recent_keys
+        order = (self.starts.unsqueeze(-1) // KEY_BLOCK + torch.arange(2, device=self.starts.device)) % 2
+        rows = torch.arange(len(order), device=order.device).unsqueeze(-1)
+        blocks = torch.unflatten(self.recent_keys, 2, (2, KEY_BLOCK))
+        return blocks[rows, :, order].transpose(1, 2).flatten(2, 3)
 
     def coded_keys(self, dtype: torch.dtype) -> Tensor:
         """All keys as their codes have them, [batch, kv_heads, n_keys, head_dim]."""
@@ -106,9 +124,14 @@ class Int8Cache:
         return (codes.float() * gathered(self.value_scales, self.table).unsqueeze(-1)).to(dtype)
 
 
-def _blocks_at(table: Tensor, positions: Tensor) -> Tensor:
+def _key_positions(table: Tensor, starts: Tensor | None) -> Tensor:
+    keys = torch.arange(table.shape[1] * KEY_BLOCK, device=table.device)
+    return keys if starts is None else starts[:, None, None] + keys
+
+
+def _blocks_at(table: Tensor, starts: Tensor | None, positions: Tensor) -> Tensor:
     """The block of each position [batch, time] of the rows of a table [batch, blocks]: [batch, time]."""
-    return table.gather(1, positions // KEY_BLOCK)
+    return table.gather(1, (positions if starts is None else positions - starts.unsqueeze(-1)) // KEY_BLOCK)
 
 
 def gathered(part: Tensor, table: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Reference:
         q = q.permute(0, 2, 3, 1, 4)
         group, time = q.shape[2:4]
         scores = torch.unflatten(cache.scores(q.flatten(2, 3), place.positions), 2, (group, time))
-        keys = torch.arange(scores.shape[-1], device=q.device)
+        keys = cache.key_positions()
         at = place.positions.unsqueeze(-1)
         unseen = keys > at  # [batch, time, n_keys]
         if spec.window is not None:

@@ -13,6 +13,7 @@ prefill chunk, and logits. Other memory of the runtime (context, communication b
 reserve.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import torch
 from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.engine.runner import PREFILL_CHUNK
-from gptfast_cli.core.models.kv_blocks import KVLayout, block_layout, kv_layout_of
+from gptfast_cli.core.models.kv_blocks import BlockLayout, block_layouts
 from gptfast_cli.core.models.sharding import ModelShard, check_divides
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantize.allocation import Storage
@@ -190,7 +191,7 @@ class RankPortion:
     """The shard of a model on one of `n_devices`.
 
     part:                shape of the shard
-    kv_layout:           layout of its KV cache
+    kv_layouts:          layout of its KV cache, of each group of layers
     weight_bytes:        of all its weights
     stepped_bytes:       weights that every step reads, by scheme
     embedding:           scheme of the embedding
@@ -200,7 +201,7 @@ class RankPortion:
 
     n_devices: int
     part: ModelConfig
-    kv_layout: KVLayout
+    kv_layouts: Sequence[BlockLayout]
     dtype: torch.dtype
     weight_bytes: int
     stepped_bytes: Mapping[str, int]
@@ -209,9 +210,16 @@ class RankPortion:
     vocab_size: int
 
     def kv_bytes(self, batch_size: int, context: int) -> int:
-        """Bytes of a KV cache for `context` tokens of each sequence, rounded up to blocks."""
-        block = block_layout(self.part, self.kv_layout)
-        return batch_size * (-(-context // KEY_BLOCK) * block.n_bytes + block.row_bytes)
+        """Bytes of a KV cache for `context` tokens of each sequence, rounded up to blocks.
+
+        Layers with a window hold what a rollback may need, and of one sequence a prefill chunk.
+        """
+        n_bytes = 0
+        for layout in self.kv_layouts:
+            n_each = layout.group.most_kept_blocks(context, 1)
+            n_more = layout.group.most_kept_blocks(context, PREFILL_CHUNK) - n_each if batch_size else 0
+            n_bytes += (batch_size * n_each + n_more) * layout.n_bytes + batch_size * layout.row_bytes
+        return n_bytes
 
     def buffer_bytes(self, batch_size: int) -> int:
         """Bytes of the activations of a prefill chunk, and of the logits of a step."""
@@ -228,14 +236,15 @@ class RankPortion:
 
     def longest_context(self, batch_size: int, room: int) -> int:
         """Longest context that fits into `room` bytes, at most the model's maximum; 0 if none fits."""
-        free = room - self.needed_bytes(batch_size, 0)
-        n_blocks = max(0, free) // (self.kv_bytes(batch_size, KEY_BLOCK) - self.kv_bytes(batch_size, 0))
+        n_most = -(-self.part.max_context // KEY_BLOCK)
+        fitting = range(1, n_most + 1)  # in blocks, of which each takes as much memory as the one before, or more
+        n_blocks = bisect_right(fitting, room, key=lambda n: self.needed_bytes(batch_size, n * KEY_BLOCK))
         return min(n_blocks * KEY_BLOCK, self.part.max_context)
 
     def largest_batch(self, context: int, room: int) -> int:
         """Largest batch of sequences of `context` tokens that fits into `room` bytes."""
-        none = self.needed_bytes(0, context)
-        return max(0, room - none) // (self.needed_bytes(1, context) - none)
+        first, second = (self.needed_bytes(n, context) for n in (1, 2))
+        return max(0, (room - first) // (second - first) + 1)
 
     def step(self, batch_size: int, context: int) -> StepWork:
         """Bytes read and sent by a step after `context` tokens of each sequence."""
@@ -244,7 +253,7 @@ class RankPortion:
             n_devices=self.n_devices,
             n_layers=self.part.n_layers,
             weight_bytes=Counter(self.stepped_bytes) + Counter(embedded),
-            kv_bytes=batch_size * self.kv_layout.bytes_read(context),
+            kv_bytes=batch_size * sum(layout.kv.bytes_read(context) for layout in self.kv_layouts),
             n_all_reduces=2 * self.part.n_layers + 1,  # after attention, feed-forward and the sharded embedding
             message_bytes=batch_size * self.part.dim * self.dtype.itemsize,
             gathered_bytes=batch_size * self.vocab_size * _LOGIT_BYTES,
@@ -298,7 +307,7 @@ def portion(model: ModelOutline, n_devices: int) -> RankPortion:
     return RankPortion(
         n_devices=n_devices,
         part=part,
-        kv_layout=kv_layout_of(part, model.kv_dtype, model.dtype),
+        kv_layouts=block_layouts(part, model.kv_dtype, model.dtype),
         dtype=model.dtype,
         weight_bytes=sum(sizes.values()),
         stepped_bytes=stepped,

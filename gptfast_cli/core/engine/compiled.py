@@ -115,8 +115,9 @@ def fixed_step(model: CompilableDecoder, forward: Callable[[Tensor, Tensor, Sequ
 
     def run(tokens: Sequence[Sequence[int]], cache: KVCache, rows: slice) -> Tensor:
         cache.begin(rows, [len(row) for row in tokens])
-        is_whole = len(tokens) == cache.n_rows
-        layers = cache.whole() if is_whole else cache.layers(rows=rows, n_keys=cache.capacity)
+        n_new = len(tokens[0])
+        is_whole = len(tokens) == cache.n_rows and n_new == 1
+        layers = cache.whole() if is_whole else cache.layers(rows, cache.lengths[rows], n_new, is_fixed=True)
         with model.group.guarded():
             return forward(*model.inputs(tokens, cache, rows), layers)
 

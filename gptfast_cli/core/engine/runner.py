@@ -56,9 +56,7 @@ class Runner:
 
     def reuse_prefix(self, row: int, prompt: Sequence[int]) -> int:
         """Fill a row with the longest prefix of the prompt that any row holds; returns its number of tokens."""
-        shared = [
-            self._cache.reusable_length(other, common_prefix(held, prompt)) for other, held in enumerate(self._held)
-        ]
+        shared = [self.reusable_length(other, prompt) for other in range(self.n_rows)]
         best = max(range(self.n_rows), key=lambda other: (shared[other], other == row))
         n_tokens = shared[best]
         if best == row:
@@ -67,6 +65,15 @@ class Runner:
             self._cache.share(best, row, n_tokens)
         self._held[row] = list(prompt[:n_tokens])
         return n_tokens
+
+    def reusable_length(self, row: int, prompt: Sequence[int]) -> int:
+        """Number of leading tokens of the prompt that can be reused from a row."""
+        return self._cache.reusable_length(row, common_prefix(self._held[row], prompt))
+
+    @property
+    def forgets(self) -> bool:
+        """Whether a row that grows loses what a prefix of it needs; see KVCache."""
+        return self._cache.forgets
 
     def wipe(self, row: int) -> None:
         """Empty a row in which something may be NaN: its memory is zeroed before another text gets it."""
@@ -82,7 +89,7 @@ class Runner:
     def prepare(self, n_tokens: int, *, prefill: Forward | None = None, decode: Forward | None = None) -> None:
         """Reserve `n_tokens` in each row, and use these forward passes from now on."""
         self._prefill, self._decode = prefill or self._plain, decode or self._plain
-        self._cache.reserve(max(n_tokens, max(self._cache.lengths) + _WARM_UP_TOKENS))
+        self._cache.reserve(max(n_tokens, max(self._cache.lengths) + _WARM_UP_TOKENS), PREFILL_CHUNK)
 
     def alone(self) -> AbstractContextManager[None]:
         """One PyTorch thread for small work beside a model that has threads of its own."""

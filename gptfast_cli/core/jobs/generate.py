@@ -133,21 +133,21 @@ def run(request: GenerateRequest) -> Job[GenerateResult]:
         settings=request.settings,
         runtime=request.runtime,
     )
-    prompt_cache = PromptCache(request.prompt_cache, loaded, prompt) if request.prompt_cache else None
+    prompt_cache = PromptCache(request.prompt_cache, loaded, runner, prompt) if request.prompt_cache else None
     if prompt_cache is not None:
-        yield from prompt_cache.load(runner)
+        yield from prompt_cache.load()
     timings.compile_seconds = yield from compile_steps(
         runner, options.compiling, n_tokens=n_tokens, settings=request.settings
     )
     group, began = request.runtime.group, request.runtime.group.seconds
     try:
-        yield from _decode(transcripts, Engine(runner, speculation), timings)
+        yield from _decode(transcripts, Engine(runner, speculation), timings, prompt_cache)
     except KeyboardInterrupt:
         group = ALONE  # the others are left in the middle of a step
         for transcript in transcripts:
             yield from transcript.interrupt()
     if prompt_cache is not None and timings.ttft_seconds is not None:  # the prompt has been fed
-        yield from prompt_cache.save(runner)
+        yield from prompt_cache.save()
     seconds = timings.seconds + (speculation.rounds.draft_prefill_seconds if speculation else 0.0)
     metrics = timings.metrics(load_seconds=loaded.seconds, peak_memory_bytes=peak_memory_bytes(loaded.model.device))
     return GenerateResult(
@@ -163,10 +163,14 @@ def run(request: GenerateRequest) -> Job[GenerateResult]:
     )
 
 
-def _decode(transcripts: list[Transcript], engine: Engine, timings: Timings) -> Job[None]:
+def _decode(
+    transcripts: list[Transcript], engine: Engine, timings: Timings, prompt_cache: PromptCache | None
+) -> Job[None]:
     transcript_of = {transcript.request: transcript for transcript in transcripts}
     for step in engine.generate(transcript_of):
         output = yield from step
+        if prompt_cache is not None and output.prefill is not None and timings.ttft_seconds is None:
+            prompt_cache.keep()
         timings.add(output)
         for request in output.advanced:
             yield from transcript_of[request].follow()

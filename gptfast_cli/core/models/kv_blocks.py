@@ -1,4 +1,4 @@
-"""Blocks of the KV cache: their two layouts, in floating point and in int8, and the memory that they come from."""
+"""Blocks of the KV cache: the groups of layers that share them, their layouts, the memory that they come from."""
 
 import heapq
 import math
@@ -6,17 +6,23 @@ import mmap
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from gptfast_cli.core.backends.base import KEY_BLOCK, KEY_TILE, QUAD, LayerCache
 from gptfast_cli.core.backends.layer_cache import FloatCache, Int8Cache
-from gptfast_cli.core.config import AttentionSpec, ModelConfig
+from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import available_memory_bytes, check_fits
 
 _ALIGNMENT = 64  # bytes, of each part of a head
+
+MOST_ROLLBACK: Final = KEY_BLOCK
+"""Tokens that a row can be rolled back by, where it does not keep all: those of a block.
+
+An int8 cache has the recent keys of so many, and layers with a window keep the blocks that a query so far back sees.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,61 @@ class KVTensor:
         return self.slots(KEY_BLOCK) * math.prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class KVGroup:
+    """Layers whose KV heads are alike and see equally far: their keys and values share blocks.
+
+    layers: their numbers
+    window: tokens that a query sees, itself included; None: all of them
+    """
+
+    layers: tuple[int, ...]
+    n_kv_heads: int
+    head_dim: int
+    window: int | None
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all key heads of a layer together."""
+        return self.n_kv_heads * self.head_dim
+
+    def first_seen_block(self, n_tokens: int) -> int:
+        """The first block that a query after `n_tokens` sees a key of."""
+        return 0 if self.window is None else max(0, n_tokens + 1 - self.window) // KEY_BLOCK
+
+    def first_kept_block(self, n_tokens: int) -> int:
+        """The first block that a row of `n_tokens` needs, which may be rolled back by MOST_ROLLBACK."""
+        return self.first_seen_block(n_tokens - MOST_ROLLBACK)
+
+    def n_seen(self, n_tokens: int) -> int:
+        """How many of the last of `n_tokens` a query after them sees."""
+        return n_tokens if self.window is None else min(n_tokens, self.window - 1)
+
+    def most_seen_blocks(self, n_tokens: int, n_new: int) -> int:
+        """Most blocks in which `n_new` adjacent queries of a row of up to `n_tokens` see keys."""
+        return self._most_blocks(n_tokens, n_new, 0)
+
+    def most_kept_blocks(self, n_tokens: int, n_new: int) -> int:
+        """Most blocks of a row that `n_new` tokens at a time are written to, up to `n_tokens`."""
+        return self._most_blocks(n_tokens, n_new, MOST_ROLLBACK)
+
+    def _most_blocks(self, n_tokens: int, n_new: int, n_before: int) -> int:
+        n_blocks = -(-n_tokens // KEY_BLOCK)
+        if self.window is None:
+            return n_blocks
+        n_adjacent = n_before + self.window - 1 + n_new
+        return min(n_blocks, (n_adjacent + 2 * KEY_BLOCK - 2) // KEY_BLOCK)  # wherever in a block they begin
+
+
+def kv_groups(config: ModelConfig) -> tuple[KVGroup, ...]:
+    """The groups of a model's layers, in the order of their first layers."""
+    groups: dict[tuple[int, int, int | None], list[int]] = {}
+    for number, layer in enumerate(config.layers):
+        attention = layer.attention
+        groups.setdefault((attention.n_kv_heads, attention.head_dim, attention.window), []).append(number)
+    return tuple(KVGroup(tuple(layers), *kind) for kind, layers in groups.items())
+
+
 class KVLayout(Protocol):
     """How the keys and values of a layer are stored."""
 
@@ -49,7 +110,9 @@ class KVLayout(Protocol):
     granularity: int
     """Prefix lengths that are a multiple of this do not depend on later tokens."""
 
-    def layer(self, parts: Mapping[str, Tensor], recent: Tensor | None, table: Tensor) -> LayerCache:
+    def layer(
+        self, parts: Mapping[str, Tensor], recent: Tensor | None, table: Tensor, starts: Tensor | None
+    ) -> LayerCache:
         """The cache of a layer."""
         ...
 
@@ -65,17 +128,20 @@ class FloatKVLayout:
     most_tokens = sys.maxsize
     granularity = 1
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        part = KVTensor((kv_heads_of(config).head_dim,), dtype)
+    def __init__(self, group: KVGroup, dtype: torch.dtype) -> None:
+        part = KVTensor((group.head_dim,), dtype)
         self.parts: Mapping[str, KVTensor] = {"keys": part, "values": part}
-        self._token_bytes = config.kv_bytes_per_token(dtype.itemsize)
+        self._group = group
+        self._token_bytes = 2 * len(group.layers) * group.kv_dim * dtype.itemsize
 
-    def layer(self, parts: Mapping[str, Tensor], recent: Tensor | None, table: Tensor) -> LayerCache:
+    def layer(
+        self, parts: Mapping[str, Tensor], recent: Tensor | None, table: Tensor, starts: Tensor | None
+    ) -> LayerCache:
         assert recent is None
-        return FloatCache(**parts, table=table)
+        return FloatCache(**parts, table=table, starts=starts)
 
     def bytes_read(self, n_tokens: int) -> int:
-        return n_tokens * self._token_bytes
+        return self._group.n_seen(n_tokens) * self._token_bytes
 
 
 class Int8KVLayout:
@@ -83,9 +149,8 @@ class Int8KVLayout:
 
     most_tokens = granularity = KEY_BLOCK
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        heads = kv_heads_of(config)
-        n, quads = heads.head_dim, -(-heads.head_dim // QUAD)
+    def __init__(self, group: KVGroup, dtype: torch.dtype) -> None:
+        n, quads = group.head_dim, -(-group.head_dim // QUAD)
         self.parts: Mapping[str, KVTensor] = {
             "key_codes": KVTensor((quads, KEY_TILE, QUAD), torch.int8, KEY_TILE),
             "key_scales": KVTensor((n,), torch.float32, KEY_BLOCK),
@@ -93,28 +158,22 @@ class Int8KVLayout:
             "value_scales": KVTensor((), torch.float32),
         }
         self.recent: KVTensor | None = KVTensor((n,), dtype)
-        self._heads, self._n_layers, self._itemsize = heads, config.n_layers, dtype.itemsize
+        self._group, self._itemsize = group, dtype.itemsize
 
-    def layer(self, parts: Mapping[str, Tensor], recent: Tensor | None, table: Tensor) -> LayerCache:
+    def layer(
+        self, parts: Mapping[str, Tensor], recent: Tensor | None, table: Tensor, starts: Tensor | None
+    ) -> LayerCache:
         assert recent is not None
-        return Int8Cache(**parts, recent_keys=recent, table=table)
+        return Int8Cache(**parts, recent_keys=recent, table=table, starts=starts)
 
     def bytes_read(self, n_tokens: int) -> int:
-        heads, scale = self._heads, torch.float32.itemsize
-        n_recent = n_tokens % KEY_BLOCK
-        blocks = (n_tokens - n_recent) // KEY_BLOCK * (KEY_BLOCK + scale) * heads.kv_dim
-        values = n_tokens * (heads.kv_dim + scale * heads.n_kv_heads)
-        return self._n_layers * (blocks + n_recent * self._itemsize * heads.kv_dim + values)
-
-
-def kv_heads_of(config: ModelConfig) -> AttentionSpec:
-    """The attention of a layer; the KV heads of all layers are alike."""
-    return config.layers[0].attention
-
-
-def kv_layout_of(config: ModelConfig, kv_dtype: torch.dtype, dtype: torch.dtype) -> KVLayout:
-    """The layout for keys and values in `kv_dtype`, of a model that computes in `dtype`."""
-    return Int8KVLayout(config, dtype) if kv_dtype is torch.int8 else FloatKVLayout(config, kv_dtype)
+        group, scale = self._group, torch.float32.itemsize
+        n_seen = group.n_seen(n_tokens)
+        n_recent = min(n_tokens % KEY_BLOCK, n_seen)
+        n_coded = n_seen - n_recent
+        codes = (n_coded + -(-n_coded // KEY_BLOCK) * scale) * group.kv_dim
+        values = n_seen * (group.kv_dim + scale * group.n_kv_heads)
+        return len(group.layers) * (codes + n_recent * self._itemsize * group.kv_dim + values)
 
 
 Parts = Mapping[str, Tensor]
@@ -123,54 +182,60 @@ Parts = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
-    """The memory of a block: [layers, kv_heads], for each head one part after the other, [slots, *shape].
+    """The memory of a block of a group: [layers, kv_heads], for each head one part after the other, [slots, *shape].
 
     So what attention reads of a block lies together.
 
     offsets:    of each part of a head, in bytes
     head_bytes: of all parts of a head
-    row_bytes:  of what a row has beside its blocks
     """
 
-    parts: Mapping[str, KVTensor]
-    n_layers: int
-    n_kv_heads: int
+    group: KVGroup
+    kv: KVLayout
     offsets: Mapping[str, int]
     head_bytes: int
-    row_bytes: int
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of a block."""
-        return self.n_layers * self.layer_bytes
 
     @property
     def layer_bytes(self) -> int:
         """Bytes of a layer in a block."""
-        return self.n_kv_heads * self.head_bytes
+        return self.group.n_kv_heads * self.head_bytes
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of a block."""
+        return len(self.group.layers) * self.layer_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of what a row has beside its blocks."""
+        recent, group = self.kv.recent, self.group
+        return 0 if recent is None else len(group.layers) * group.n_kv_heads * 2 * recent.block_bytes
 
     def shape(self, part: KVTensor) -> tuple[int, ...]:
         """The shape of a part of one layer: [kv_heads, slots, *shape]."""
-        return (self.n_kv_heads, part.slots(KEY_BLOCK), *part.shape)
+        return (self.group.n_kv_heads, part.slots(KEY_BLOCK), *part.shape)
 
     def layers(self, memory: Tensor) -> list[Parts]:
         """Views of a block [n_bytes] uint8, by layer."""
-        heads, views = memory.view(-1, self.head_bytes), {}
-        for name, part in self.parts.items():
+        heads, views, n_layers = memory.view(-1, self.head_bytes), {}, len(self.group.layers)
+        for name, part in self.kv.parts.items():
             of_part = heads.narrow(1, self.offsets[name], part.block_bytes).view(part.dtype)
-            views[name] = of_part.view(self.n_layers, *self.shape(part))
-        return [{name: view[layer] for name, view in views.items()} for layer in range(self.n_layers)]
+            views[name] = of_part.view(n_layers, *self.shape(part))
+        return [{name: view[layer] for name, view in views.items()} for layer in range(n_layers)]
 
 
-def block_layout(config: ModelConfig, layout: KVLayout) -> BlockLayout:
-    """The memory of a block of a model's keys and values."""
+def block_layouts(config: ModelConfig, kv_dtype: torch.dtype, dtype: torch.dtype) -> tuple[BlockLayout, ...]:
+    """The layout of each group, for keys and values in `kv_dtype` of a model that computes in `dtype`."""
+    return tuple(_block_layout(group, kv_dtype, dtype) for group in kv_groups(config))
+
+
+def _block_layout(group: KVGroup, kv_dtype: torch.dtype, dtype: torch.dtype) -> BlockLayout:
+    layout: KVLayout = Int8KVLayout(group, dtype) if kv_dtype is torch.int8 else FloatKVLayout(group, kv_dtype)
     offsets, end = {}, 0
     for name, part in layout.parts.items():
         offsets[name] = end
         end += -(-part.block_bytes // _ALIGNMENT) * _ALIGNMENT
-    n_kv_heads = kv_heads_of(config).n_kv_heads
-    row_bytes = 0 if layout.recent is None else config.n_layers * n_kv_heads * 2 * layout.recent.block_bytes
-    return BlockLayout(layout.parts, config.n_layers, n_kv_heads, offsets, end, row_bytes)
+    return BlockLayout(group, layout, offsets, end)
 
 
 _HUGE_PAGE = 2 << 20
@@ -211,22 +276,29 @@ class BlockPool:
         self._n_owners: list[int] = []
         self._free: list[int] = []  # a heap, to take the lowest first: so few blocks are ever used
 
-    def reserve(self, n_blocks: int, what: str, *, with_spare: bool) -> bool:
+    def missing_bytes(self, n_blocks: int) -> int:
+        """Bytes of memory to be taken so that this many blocks are free."""
+        return max(0, n_blocks - len(self._free) - (len(self._n_owners) - self.n_used)) * self._layout.n_bytes
+
+    def reserve(self, n_blocks: int, what: str, *, with_spare: bool, other_bytes: int = 0) -> bool:
         """Have this many free blocks, for `what`; whether memory was taken for them.
+
+        other_bytes: to be taken for the same beside these
 
         Raises OutOfMemoryError if a CPU's memory has no room for them: it would end the process.
         """
         n_all, block_bytes = len(self._n_owners), self._layout.n_bytes
-        n_new = n_missing = n_blocks - len(self._free) - (n_all - self.n_used)
-        if n_missing <= 0:
+        n_new = n_missing = self.missing_bytes(n_blocks) // block_bytes
+        if not n_missing:
             return False
         if with_spare:
             n_new = max(n_missing, min(n_all, _MOST_SPARE_BYTES // block_bytes))
-        if self._device.type == "cpu" and n_new * block_bytes >= LARGE_BYTES:  # asking takes longer than a little
+        # asking takes longer than a little memory
+        if self._device.type == "cpu" and n_new * block_bytes + other_bytes >= LARGE_BYTES:
             free = available_memory_bytes()
-            if free is not None and n_new * block_bytes > free:
+            if free is not None and n_new * block_bytes + other_bytes > free:
                 n_new = n_missing
-            check_fits(n_new * block_bytes, what, SMALLER, free)
+            check_fits(n_new * block_bytes + other_bytes, what, SMALLER, free)
         if self._is_stacked:
             self._stack(n_all + n_new)
         else:
@@ -235,9 +307,9 @@ class BlockPool:
         return True
 
     def _stack(self, n_blocks: int) -> None:
-        self.stacked = self.stacked or [{} for _ in range(self._layout.n_layers)]
+        self.stacked = self.stacked or [{} for _ in self._layout.group.layers]
         for layer in self.stacked:
-            for name, part in self._layout.parts.items():
+            for name, part in self._layout.kv.parts.items():
                 grown = torch.empty(n_blocks, *self._layout.shape(part), dtype=part.dtype, device=self._device)
                 if self.n_used:
                     grown[: self.n_used] = layer[name][: self.n_used]

@@ -1,8 +1,12 @@
 """The KV cache of all layers, in blocks of KEY_BLOCK tokens (kv_blocks).
 
-Each row has a table of blocks (PagedAttention, Kwon et al. 2023, arXiv:2309.06180). A row takes a block when it needs
-one; rows that begin alike share blocks, and a row that writes into a shared block gets a copy of it first. Rows stand
-at different positions, and to roll a row back is to shorten its length.
+Each row has a table of blocks for each group of layers (PagedAttention, Kwon et al. 2023, arXiv:2309.06180). A row
+takes a block when it needs one; rows that begin alike share blocks, and a row that writes into a shared block gets a
+copy of it first. Rows stand at different positions, and to roll a row back is to shorten its length.
+
+Layers with a window give back the blocks that no query sees any more, so that their part of the cache grows with the
+window and not with the text. A row can still be rolled back by MOST_ROLLBACK tokens, but not to any length: what a
+shorter text would see may be gone (`reusable_length`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +16,12 @@ from torch import Tensor
 
 from gptfast_cli.core.backends.base import KEY_BLOCK, LayerCache
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.device import check_fits, to_device
-from gptfast_cli.core.models.kv_blocks import LARGE_BYTES, SMALLER, BlockPool, block_layout, kv_layout_of
+from gptfast_cli.core.device import check_fits
+from gptfast_cli.core.models.block_tables import BlockTables
+from gptfast_cli.core.models.kv_blocks import LARGE_BYTES, SMALLER, KVTensor, block_layouts
+
+_FIXED_TOKENS = 512  # new tokens that tables of a fixed shape are for, or a multiple of these
+_OTHER_SHAPE = "keys and values of another shape or dtype"
 
 
 class KVCache:
@@ -34,72 +42,79 @@ class KVCache:
         is_stacked: for PyTorch's operations, by `layers` and `whole`; else for kernels, by `addresses`: then growing
                     copies nothing
         """
-        self._layout = kv_layout_of(config, kv_dtype, dtype)
-        self.block_layout = block_layout(config, self._layout)
-        self._pool = BlockPool(self.block_layout, device, is_stacked=is_stacked)
-        self._device = device
+        layouts = block_layouts(config, kv_dtype, dtype)
+        self._kv = layouts[0].kv  # they differ in sizes alone
+        self._is_stacked = is_stacked
         self.n_rows = n_rows
-        self._check_rows_fit()
+        n_bytes = n_rows * sum(layout.n_bytes + layout.row_bytes for layout in layouts)
+        if device.type == "cpu" and n_bytes >= LARGE_BYTES:
+            check_fits(n_bytes, self._tokens_in_rows(KEY_BLOCK), SMALLER)
+        self.groups = [BlockTables(layout, n_rows, device, is_stacked=is_stacked) for layout in layouts]
+        """The tables of each group of layers."""
+        self._windowed = [group for group in self.groups if group.layout.group.window is not None]
         self.lengths = [0] * n_rows
         self.capacity = 0
         """Positions that the tables reach to, a whole number of blocks: those of the longest row, or all reserved."""
         self.version = 0
         """A number that is another one whenever a table has changed, or blocks have moved."""
-        self.recent: list[Tensor] = []
-        """Of each layer what rows have beside their blocks, [rows, kv_heads, 2 KEY_BLOCK, head_dim]; mostly nothing."""
-        if (recent := self._layout.recent) is not None:
-            shape = (n_rows, self.block_layout.n_kv_heads, 2 * KEY_BLOCK, *recent.shape)
-            self.recent = [torch.zeros(shape, dtype=recent.dtype, device=device) for _ in range(config.n_layers)]
-        self._tables: list[list[int]] = [[] for _ in range(n_rows)]
         self._open: set[int] = set()  # rows that are being written, or were when something came between
-        self._whole: tuple[int, Tensor] | None = None  # the table of all rows, and its version
 
     @property
     def most_tokens(self) -> int:
         """Maximum number of tokens written to a row in one call."""
-        return self._layout.most_tokens
+        return self._kv.most_tokens
+
+    @property
+    def forgets(self) -> bool:
+        """Whether a row that grows loses what a prefix of it needs: some layer has a window."""
+        return bool(self._windowed)
 
     @property
     def n_bytes(self) -> int:
         """Bytes of memory that the cache has used: of all blocks that were ever taken, and of what rows have beside."""
-        return self._pool.n_used * self.block_layout.n_bytes + sum(tensor.nbytes for tensor in self.recent)
+        return sum(group.n_bytes for group in self.groups)
 
     def bytes_read(self, n_tokens: int) -> int:
         """Bytes of a row of `n_tokens` that a step reads, over all layers."""
-        return self._layout.bytes_read(n_tokens)
-
-    def _check_rows_fit(self) -> None:
-        """Raise OutOfMemoryError if the rows have no room for a block each."""
-        n_bytes = self.n_rows * (self.block_layout.n_bytes + self.block_layout.row_bytes)
-        if self._device.type == "cpu" and n_bytes >= LARGE_BYTES:
-            check_fits(n_bytes, self._tokens_in_rows(KEY_BLOCK), SMALLER)
+        return sum(group.layout.kv.bytes_read(n_tokens) for group in self.groups)
 
     def _tokens_in_rows(self, n_tokens: int) -> str:
         return f"Keys and values of {n_tokens:,} tokens in {self.n_rows:,} rows"
 
     @torch.inference_mode()
-    def reserve(self, n_tokens: int) -> None:
+    def reserve(self, n_tokens: int, n_new: int) -> None:
         """Have memory for `n_tokens` in every row, so that nothing moves until a row grows beyond.
+
+        n_new: tokens that are written to a row at a time
 
         Raises OutOfMemoryError if a CPU's memory has no room for them.
         """
-        n_blocks = -(-n_tokens // KEY_BLOCK)
-        missing = sum(max(0, n_blocks - len(table)) for table in self._tables)
-        self._reserve(missing, n_tokens, spare=False)
-        self._reach(n_blocks)
-        self._whole_table()
+        missing = []
+        for group in self.groups:
+            n_most = group.layout.group.most_kept_blocks(n_tokens, n_new)
+            held = (len(table) - first for table, first in zip(group.rows, group.firsts, strict=True))
+            missing.append(sum(max(0, n_most - n) for n in held))
+        self._reserve(missing, n_tokens, with_spare=False)
+        self._reach(-(-n_tokens // KEY_BLOCK))
+        if self._is_stacked:
+            self.whole()  # the tables, too, are to stay where they are
 
-    def _reserve(self, n_blocks: int, n_tokens: int, *, spare: bool) -> None:
-        """Have so many free blocks, for rows of up to `n_tokens`."""
-        if self._pool.reserve(n_blocks, self._tokens_in_rows(n_tokens), with_spare=spare):
-            self._whole = None
-            self.version += 1
+    def _reserve(self, n_blocks: Sequence[int], n_tokens: int, *, with_spare: bool) -> None:
+        """Have so many free blocks of each group, for rows of up to `n_tokens`."""
+        what = self._tokens_in_rows(n_tokens)
+        missing = [group.pool.missing_bytes(n) for group, n in zip(self.groups, n_blocks, strict=True)]
+        all_bytes = sum(missing)
+        for group, n, own_bytes in zip(self.groups, n_blocks, missing, strict=True):
+            if group.pool.reserve(n, what, with_spare=with_spare, other_bytes=all_bytes - own_bytes):
+                group.forget_whole()
+                self.version += 1
 
     def _reach(self, n_blocks: int) -> None:
         """Let the tables be as wide as so many blocks."""
         if n_blocks * KEY_BLOCK > self.capacity:
             self.capacity = n_blocks * KEY_BLOCK
-            self._whole = None
+            for group in self.groups:
+                group.forget_whole()
 
     @torch.inference_mode()
     def begin(self, rows: slice, n_new: Sequence[int]) -> None:
@@ -109,57 +124,44 @@ class KVCache:
         """
         numbers = range(*rows.indices(self.n_rows))
         self._open.update(numbers)
-        ends = [self.lengths[row] + n for row, n in zip(numbers, n_new, strict=True)]
+        lengths = [self.lengths[row] for row in numbers]
+        ends = [length + n for length, n in zip(lengths, n_new, strict=True)]
         n_blocks = [-(-end // KEY_BLOCK) for end in ends]
-        n_missing = sum(max(0, n - len(self._tables[row])) for row, n in zip(numbers, n_blocks, strict=True))
-        n_missing += sum(map(self._writes_shared, numbers))
-        if not n_missing:
+        places = list(zip(numbers, lengths, n_blocks, strict=True))
+        n_missing = [sum(group.n_missing(*place) for place in places) for group in self.groups]
+        if not any(n_missing):
             return
-        self._reserve(n_missing, max(ends), spare=True)
-        for row, n in zip(numbers, n_blocks, strict=True):
-            if self._writes_shared(row):
-                self._own_last_block(row)
-            table = self._tables[row]
-            table += [self._pool.take() for _ in range(n - len(table))]
+        self._reserve(n_missing, max(ends), with_spare=True)
+        for group in self.groups:
+            for place in places:
+                group.extend(*place)
         self._reach(max(n_blocks))
         self.version += 1
-
-    def _writes_shared(self, row: int) -> bool:
-        """Whether the next token of a row belongs into a block that other rows have, too."""
-        table, last = self._tables[row], self.lengths[row] // KEY_BLOCK
-        return last < len(table) and self._pool.is_shared(table[last])
-
-    def _own_last_block(self, row: int) -> None:
-        """Give a row a copy of the block that its next token belongs into: of the tokens that it has there."""
-        last, n_tokens = divmod(self.lengths[row], KEY_BLOCK)
-        shared, own = self._tables[row][last], self._pool.take()
-        for source, target in zip(self._pool.layers(shared), self._pool.layers(own), strict=True):
-            for name, part in self._layout.parts.items():
-                n_slots = part.slots(n_tokens)
-                target[name][:, :n_slots] = source[name][:, :n_slots]
-        self._tables[row][last] = own
-        self._pool.give_back([shared])
 
     def advance(self, rows: slice, n_tokens: int) -> None:
         """Count `n_tokens` just written to each of the rows as valid."""
         self.lengths[rows] = [length + n_tokens for length in self.lengths[rows]]
-        self._open.difference_update(range(*rows.indices(self.n_rows)))
+        numbers = range(*rows.indices(self.n_rows))
+        self._open.difference_update(numbers)
+        for group in self._windowed:
+            for row in numbers:
+                self.version += group.give_back_unseen(row, self.lengths[row])
 
     def rollback(self, row: int, length: int) -> None:
-        """Keep the first `length` tokens of a row: a `reusable_length`, or up to `most_tokens` fewer."""
+        """Keep the first `length` tokens of a row: a `reusable_length`, or up to MOST_ROLLBACK fewer.
+
+        In floating point and without windows, any number of them.
+        """
         assert 0 <= length <= self.lengths[row]
         self.lengths[row] = length
-        table, n_blocks = self._tables[row], -(-length // KEY_BLOCK)
-        if n_blocks < len(table):
-            self._pool.give_back(table[n_blocks:])
-            del table[n_blocks:]
-            self.version += 1
+        for group in self.groups:
+            self.version += group.truncate(row, length)
 
     @torch.inference_mode()
     def wipe(self, row: int) -> None:
         """Empty a row, and forget what was computed in it."""
         self.rollback(row, 0)
-        for recent in self.recent:
+        for recent in (recent for group in self.groups for recent in group.recent):
             recent[row].zero_()
         self._open.discard(row)
 
@@ -168,12 +170,8 @@ class KVCache:
         """Let a row begin with the first `n_tokens` of another, a `reusable_length`, by sharing its blocks."""
         assert source != target
         assert n_tokens <= self.lengths[source]
-        shared = self._tables[source][: -(-n_tokens // KEY_BLOCK)]
-        self._pool.share(shared)
-        self._pool.give_back(self._tables[target])
-        self._tables[target] = shared
-        for recent in self.recent:
-            recent[target] = recent[source]
+        for group in self.groups:
+            group.share(source, target, n_tokens)
         self.lengths[target] = n_tokens
         self._open.discard(target)
         self.version += 1
@@ -181,82 +179,76 @@ class KVCache:
     @torch.inference_mode()
     def swap(self, row: int, other: int) -> None:
         """Exchange two rows."""
-        self._tables[row], self._tables[other] = self._tables[other], self._tables[row]
+        for group in self.groups:
+            group.swap(row, other)
         self.lengths[row], self.lengths[other] = self.lengths[other], self.lengths[row]
-        for recent in self.recent:
-            recent[[row, other]] = recent[[other, row]]
         opened = {row: other, other: row}
         self._open = {opened.get(each, each) for each in self._open}
         self.version += 1
 
     def truncated(self, n_tokens: int) -> int:
         """`n_tokens` rounded down to a prefix whose keys and values do not depend on later tokens."""
-        return n_tokens // self._layout.granularity * self._layout.granularity
+        return n_tokens // self._kv.granularity * self._kv.granularity
 
     def reusable_length(self, row: int, n_tokens: int) -> int:
-        """How many of the first `n_tokens` of a row another text can reuse as its prefix."""
-        is_end = n_tokens == self.lengths[row] and row not in self._open
-        return n_tokens if is_end else self.truncated(n_tokens)
+        """How many of the first `n_tokens` of a row another text can reuse as its prefix.
 
-    def layers(self, *, rows: slice, n_keys: int) -> list[LayerCache]:
-        """Every layer for some rows, whose tables reach to `n_keys` tokens at least."""
-        n_blocks = -(-n_keys // KEY_BLOCK)
-        return self._layers(self._table(rows, n_blocks), rows)
+        None of them, where a layer has given back what a query after them would see: a shorter prefix needs older keys.
+        """
+        is_end = n_tokens == self.lengths[row] and row not in self._open
+        length = n_tokens if is_end else self.truncated(n_tokens)
+        return length if all(group.keeps(row, length) for group in self._windowed) else 0
+
+    def layers(self, rows: slice, starts: Sequence[int], n_new: int, *, is_fixed: bool = False) -> list[LayerCache]:
+        """Every layer for some rows, in each of which `n_new` queries follow the first `starts` tokens.
+
+        is_fixed: tables of the same shape in each call until the capacity grows, for up to as many new tokens
+        """
+        n_fixed = -(-n_new // _FIXED_TOKENS) * _FIXED_TOKENS
+        of_groups = []
+        for group in self.groups:
+            n_blocks = group.layout.group.most_seen_blocks(self.capacity, n_fixed) if is_fixed else None
+            of_groups.append(group.layers(rows, starts, n_new, n_blocks))
+        return self._in_order(of_groups)
 
     def whole(self) -> list[LayerCache]:
-        """Every layer for all rows: the same tensors each time, until the capacity grows."""
-        return self._layers(self._whole_table(), slice(None))
+        """Every layer for all rows and one query after each: the same tensors each time, until the capacity grows."""
+        return self._in_order([group.whole(self.lengths, self.capacity, self.version) for group in self.groups])
 
-    def _whole_table(self) -> Tensor:
-        if self._whole is None or self._whole[0] != self.version:
-            table = self._table(slice(None), self.capacity // KEY_BLOCK)
-            if self._whole is not None:
-                table = self._whole[1].copy_(table)
-            self._whole = self.version, table
-        return self._whole[1]
-
-    def _table(self, rows: slice, n_blocks: int) -> Tensor:
-        """The blocks of some rows, and after a row's end its last one once more, whose keys are masked."""
-        tables = [(table or [0])[:n_blocks] for table in self._tables[rows]]
-        filled = [block for table in tables for block in (*table, *table[-1:] * (n_blocks - len(table)))]
-        return to_device(filled, torch.int64, self._device).view(len(tables), n_blocks)
-
-    def _layers(self, table: Tensor, rows: slice) -> list[LayerCache]:
-        layers = self._pool.stacked
-        recents: Sequence[Tensor | None] = [recent[rows] for recent in self.recent] or [None] * len(layers)
-        return [self._layout.layer(parts, recent, table) for parts, recent in zip(layers, recents, strict=True)]
-
-    def addresses(self) -> list[int]:
-        """The address of each block of each row, [rows, capacity / KEY_BLOCK]; 0 after the end of a row."""
-        n_blocks = self.capacity // KEY_BLOCK
-        address = [memory.data_ptr() for memory in self._pool.memory[: self._pool.n_used]]
-        return [
-            each
-            for table in self._tables
-            for each in (*(address[block] for block in table), *[0] * (n_blocks - len(table)))
-        ]
+    def _in_order(self, of_groups: Sequence[Sequence[LayerCache]]) -> list[LayerCache]:
+        """The layers of all groups in the order of their numbers."""
+        numbered: dict[int, LayerCache] = {}
+        for group, layers in zip(self.groups, of_groups, strict=True):
+            numbered.update(zip(group.layout.group.layers, layers, strict=True))
+        return [numbered[layer] for layer in range(len(numbered))]
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor that a step reads: of keys and values, and the table of `whole` once it has been asked for."""
-        yield from self._pool.memory
-        for layer in self._pool.stacked:
-            yield from layer.values()
-        yield from self.recent
-        if self._whole is not None:
-            yield self._whole[1]
+        """Every tensor that a step reads: of keys and values, and the tables of `whole` once they were asked for."""
+        for group in self.groups:
+            yield from group.pool.memory
+            for layer in group.pool.stacked:
+                yield from layer.values()
+            yield from group.recent
+            yield from group.whole_tensors()
 
     def save(self, row: int, n_tokens: int) -> dict[str, Tensor]:
         """The first `n_tokens` of a row, a `truncated` number of them, by `keys.N`, `values.N` ... of layer N.
 
-        Each is [kv_heads, slots, *shape].
+        Each is [kv_heads, slots, *shape]. Of a layer with a window, those of the blocks that the row still has; it must
+        have all that a query after them sees.
         """
         assert n_tokens == self.truncated(n_tokens)
-        blocks = [self._pool.layers(block) for block in self._tables[row][: -(-n_tokens // KEY_BLOCK)]]
-        saved = {name: torch.empty(shape, dtype=dtype) for name, (dtype, shape) in self.outline(n_tokens).items()}
-        for name, part in self._layout.parts.items():
-            for layer in range(self.block_layout.n_layers if blocks else 0):
-                slots = torch.cat([block[layer][name] for block in blocks], dim=1)
-                saved[f"{name}.{layer}"] = slots[:, : part.slots(n_tokens)]
+        assert all(group.keeps(row, n_tokens) for group in self.groups)
+        n_blocks = -(-n_tokens // KEY_BLOCK)
+        firsts = [min(group.firsts[row], n_blocks) for group in self.groups]
+        outline = self._outline(n_tokens, firsts)
+        saved = {name: torch.empty(shape, dtype=dtype) for name, (dtype, shape) in outline.items()}
+        for group, first in zip(self.groups, firsts, strict=True):
+            blocks = [group.pool.layers(block) for block in group.rows[row][first:n_blocks]]
+            for name, part, index, layer in _parts_of(group):
+                if blocks:
+                    slots = torch.cat([block[index][name] for block in blocks], dim=1)
+                    saved[f"{name}.{layer}"] = slots[:, : part.slots(n_tokens - first * KEY_BLOCK)]
         return saved
 
     @torch.inference_mode()
@@ -264,23 +256,47 @@ class KVCache:
         """Fill a row with what `save` gave; raises ValueError if it does not fit this cache."""
         if n_tokens != self.truncated(n_tokens):
             raise ValueError("a part of a block of keys")
-        if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in saved.items()} != self.outline(n_tokens):
-            raise ValueError("keys and values of another shape or dtype")
+        firsts = [_first_saved(group, n_tokens, saved) for group in self.groups]
+        outline = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in saved.items()}
+        if outline != self._outline(n_tokens, firsts):
+            raise ValueError(_OTHER_SHAPE)
         self.rollback(row, 0)
+        for group, first in zip(self.groups, firsts, strict=True):
+            group.skip(row, first)
         self.begin(slice(row, row + 1), [n_tokens])
-        blocks = [self._pool.layers(block) for block in self._tables[row]]
-        for name, part in self._layout.parts.items():
-            for layer in range(self.block_layout.n_layers):
+        for group, first in zip(self.groups, firsts, strict=True):
+            blocks = [group.pool.layers(block) for block in group.rows[row][first:]]
+            for name, part, index, layer in _parts_of(group):
                 pieces = torch.split(saved[f"{name}.{layer}"], part.slots(KEY_BLOCK), dim=1)
                 for block, piece in zip(blocks, pieces, strict=True):
-                    block[layer][name][:, : piece.shape[1]] = piece
+                    block[index][name][:, : piece.shape[1]] = piece
         self.advance(slice(row, row + 1), n_tokens)
 
-    def outline(self, n_tokens: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Dtypes and shapes of the tensors that `save` gives of `n_tokens`."""
-        n_kv_heads = self.block_layout.n_kv_heads
+    def _outline(self, n_tokens: int, firsts: Sequence[int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtypes and shapes of the tensors that `save` gives of `n_tokens`, from the first block of each group on."""
         return {
-            f"{name}.{layer}": (part.dtype, (n_kv_heads, part.slots(n_tokens), *part.shape))
-            for name, part in self._layout.parts.items()
-            for layer in range(self.block_layout.n_layers)
+            f"{name}.{layer}": (
+                part.dtype,
+                (group.layout.group.n_kv_heads, part.slots(n_tokens - first * KEY_BLOCK), *part.shape),
+            )
+            for group, first in zip(self.groups, firsts, strict=True)
+            for name, part, _, layer in _parts_of(group)
         }
+
+
+def _parts_of(group: BlockTables) -> Iterator[tuple[str, KVTensor, int, int]]:
+    """Name and kind of each part of the layers of a group, with the layer's number in the group and in the model."""
+    for name, part in group.layout.kv.parts.items():
+        for index, layer in enumerate(group.layout.group.layers):
+            yield name, part, index, layer
+
+
+def _first_saved(group: BlockTables, n_tokens: int, saved: Mapping[str, Tensor]) -> int:
+    """The first block that `save` has kept of a group's layers; raises ValueError if it is none that it would keep."""
+    name, part, _, layer = next(_parts_of(group))
+    slots = saved.get(f"{name}.{layer}")
+    n_blocks = 0 if slots is None or slots.ndim < 2 else -(-slots.shape[1] // part.slots(KEY_BLOCK))
+    first = -(-n_tokens // KEY_BLOCK) - n_blocks
+    if not 0 <= first <= group.layout.group.first_seen_block(n_tokens):
+        raise ValueError(_OTHER_SHAPE)
+    return first

@@ -200,13 +200,15 @@ class NativeModel:
             if cache.capacity > self._n_rotated:
                 self._n_rotated = 2 * cache.capacity
                 self._rotations = [rotation(torch.arange(self._n_rotated), each) for each in self._frequencies]
-            blocks, block = addresses(cache.addresses()), cache.block_layout
-            layers = [
-                layer_kv(blocks, layer * block.layer_bytes, block.head_bytes, block.offsets, recent)
-                for layer, recent in enumerate(cache.recent or [None] * block.n_layers)
-            ]
-            place = CachePointers((LayerKV * len(layers))(*layers), cache.capacity // KEY_BLOCK, self._rotations)
-            self._place = cache, cache.version, place
+            n_blocks, layers = cache.capacity // KEY_BLOCK, (LayerKV * self.config.n_layers)()
+            for group in cache.groups:
+                blocks, layout = addresses(group.addresses(n_blocks)), group.layout
+                for index, layer in enumerate(layout.group.layers):
+                    recent = group.recent[index] if group.recent else None
+                    layers[layer] = layer_kv(
+                        blocks, index * layout.layer_bytes, layout.head_bytes, layout.offsets, recent
+                    )
+            self._place = cache, cache.version, CachePointers(layers, n_blocks, self._rotations)
         return self._place[2]
 
 

@@ -243,7 +243,7 @@ class Transformer:
         """The hidden states of tokens [batch, time], as many at a time as the cache can take in."""
         x, starts = [], cache.lengths[rows]
         for piece in torch.split(tokens, min(cache.most_tokens, tokens.shape[1]), dim=1):
-            layers = cache.layers(rows=rows, n_keys=max(starts) + piece.shape[1])
+            layers = cache.layers(rows, starts, piece.shape[1])
             x.append(self._hidden(piece, positions(starts, piece.shape[1], self.device), layers))
             starts = [start + piece.shape[1] for start in starts]
         return torch.cat(x, dim=1)

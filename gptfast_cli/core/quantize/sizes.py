@@ -59,17 +59,25 @@ _BFLOAT16_BYTES = 2
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes of the weights in bfloat16 and in each scheme, and bytes of the KV cache for each token of context."""
+    """Bytes of the weights in bfloat16 and in each scheme, and bytes of the KV cache for each token of context.
+
+    window:                   tokens in the widest window of a layer; 0 if no layer has one
+    kv_bytes_per_later_token: for each token after as many
+    """
 
     weight_bytes: Mapping[str, int]
     kv_bytes_per_token: int
+    window: int
+    kv_bytes_per_later_token: int
 
 
 def memory_need(config: ModelConfig, schemes: Iterable[str] = ("int8", "int4")) -> MemoryNeed:
     """Memory of a model of this shape, in bfloat16 and quantized as by `gptfast quantize --mode`."""
     forms = {"bfloat16": PLAIN, **{scheme: scheme for scheme in schemes}}
     weight_bytes = {form: _weight_bytes(config, mode) for form, mode in forms.items()}
-    return MemoryNeed(weight_bytes, config.kv_bytes_per_token(_BFLOAT16_BYTES))
+    window = config.widest_window
+    each, later = (config.kv_bytes_per_token(_BFLOAT16_BYTES, n_before) for n_before in (0, window))
+    return MemoryNeed(weight_bytes, each, window, later)
 
 
 def _weight_bytes(config: ModelConfig, mode: str) -> int:

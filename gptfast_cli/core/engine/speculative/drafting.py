@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.checkpoints.identity import fingerprint
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import dtype_name
@@ -36,6 +35,7 @@ from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.fields import Fields, read_fields
 from gptfast_cli.core.files import is_file, write_whole
 from gptfast_cli.core.models.decoder import Decoder
+from gptfast_cli.core.models.kv_blocks import MOST_ROLLBACK
 from gptfast_cli.core.models.process_group import ALONE
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.quantize.quantizers import quantizers
@@ -130,10 +130,7 @@ def open_draft(
         drafting = yield from _resolve_advice(drafting, target, drafted, settings)
     if drafting is None:
         return None
-    if target.model.kv_dtype is torch.int8 and (drafting.draft_length or 0) > KEY_BLOCK:
-        raise UsageError(
-            f"--speculate-k may be up to {KEY_BLOCK} with int8 keys and values, not {drafting.draft_length}."
-        )
+    _check_rollback(drafting, target.model)
     if drafting.draft == NGRAM:
         proposer: Proposer = NGram(drafted.n_rows)
         seconds, is_replicated = 0.0, False
@@ -141,12 +138,23 @@ def open_draft(
         model, seconds = yield from open_draft_model(
             drafting.draft, target, n_tokens=drafted.n_tokens, settings=settings, runtime=runtime
         )
+        _check_rollback(drafting, model)
         proposer = DraftModel(model, drafted.n_rows)
         is_replicated = model.group.size < runtime.group.size
     policy: DraftLengthPolicy = BroadcastDraftLength(AdaptiveDraftLength(), runtime.group)
     if drafting.draft_length is not None:
         policy = FixedDraftLength(drafting.draft_length)
     return Speculation(proposer, policy, drafting=drafting, load_seconds=seconds, is_replicated=is_replicated)
+
+
+def _check_rollback(drafting: DraftOptions, model: Decoder) -> None:
+    """Raise UsageError if a round may draft more tokens than can be taken back."""
+    keeps_all = model.kv_dtype is not torch.int8 and not model.config.widest_window
+    if not keeps_all and (drafting.draft_length or 0) > MOST_ROLLBACK:
+        raise UsageError(
+            f"--speculate-k may be up to {MOST_ROLLBACK} with int8 keys and values or with windows of attention, "
+            f"not {drafting.draft_length}."
+        )
 
 
 def _resolve_advice(
