@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from gptfast_cli.core.backends.base import KEY_BLOCK
 from gptfast_cli.core.bench.plan import COMPILED, Efficiency, Hardware, ModelOutline, RankPortion, plan_rows, portion
 from gptfast_cli.core.config import LlamaSizes, ModelConfig, RopeConfig
-from gptfast_cli.core.engine.runner import Runner
+from gptfast_cli.core.engine.runner import PREFILL_CHUNK, Runner
 from gptfast_cli.core.engine.shapes import KNOWN_SHAPES
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from llama_oracle import ours, random_llama
+from windowed_models import config_of, without_windows
 
 RECORD = Path(__file__).parents[1] / "gpu" / "records" / "nvidia-h200" / "bench-llama-2-7b-plain.json"
 SIZES = LlamaSizes(
@@ -124,6 +125,38 @@ def test_keys_and_values_take_what_the_cache_takes_and_a_step_reads_what_it_says
         assert planned.step(3, context).kv_bytes == 3 * cache.bytes_read(context)
     room = planned.needed_bytes(3, 1024)
     assert (planned.longest_context(3, room), planned.longest_context(3, room - 1)) == (1024, 896)
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.int8])
+@pytest.mark.parametrize("context", [30, 512, 600, 1100])
+def test_what_layers_with_windows_take_is_what_the_cache_takes(kv_dtype: torch.dtype, context: int) -> None:
+    config = config_of()
+    planned = portion(outline(config, dtype=torch.float32, kv_dtype=kv_dtype), 1)
+    cache = KVCache(config, 3, dtype=torch.float32, kv_dtype=kv_dtype, device=torch.device("meta"))
+    n_prompt = context - context % 7
+    for row in (slice(row, row + 1) for row in range(3)):
+        for first in range(0, n_prompt, PREFILL_CHUNK):
+            cache.begin(row, [n := min(PREFILL_CHUNK, n_prompt - first)])
+            cache.advance(row, n)
+    for _ in range(n_prompt, context):
+        cache.begin(slice(None), [1] * 3)
+        cache.advance(slice(None), 1)
+    assert cache.n_bytes <= planned.kv_bytes(3, context) <= 1.25 * cache.n_bytes
+    whole = portion(outline(without_windows(config), dtype=torch.float32, kv_dtype=kv_dtype), 1)
+    if context > 600:
+        assert cache.n_bytes < 0.75 * whole.kv_bytes(3, context)
+    assert planned.step(3, context).kv_bytes == 3 * cache.bytes_read(context)
+
+
+def test_a_window_leaves_room_for_a_longer_context_and_more_sequences() -> None:
+    config = replace(config_of(), max_context=100_000)
+    narrow, wide = (portion(outline(each), 1) for each in (config, without_windows(config)))
+    room = wide.needed_bytes(4, 2048)
+    longest, largest = narrow.longest_context(4, room), narrow.largest_batch(2048, room)
+    assert 2048 == wide.longest_context(4, room) < longest < config.max_context
+    assert narrow.needed_bytes(4, longest) <= room < narrow.needed_bytes(4, longest + 1)
+    assert 4 == wide.largest_batch(2048, room) < largest
+    assert narrow.needed_bytes(largest, 2048) <= room < narrow.needed_bytes(largest + 1, 2048)
 
 
 @given(

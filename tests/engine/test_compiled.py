@@ -24,6 +24,7 @@ from gptfast_cli.core.events import Progress
 from gptfast_cli.core.models.transformer import Transformer
 from llama_oracle import ours, random_llama
 from model_files import drained, run_to_end, settings_in
+from windowed_models import windowed
 
 GREEDY = Sampling(temperature=0)
 PROMPTS = ((1, 5, 9), tuple(range(100)) * 2 + tuple(range(50)), (1, 5, 9, 11, 12), (80,), (1, 5, 9), tuple(range(41)))
@@ -39,9 +40,9 @@ def _fresh_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     torch.compiler.reset()
 
 
-@pytest.fixture(scope="module")
-def model() -> Transformer:
-    return ours(random_llama(num_hidden_layers=2))
+@pytest.fixture(scope="module", params=["llama", "windows of 40 and 200"])
+def model(request: pytest.FixtureRequest) -> Transformer:
+    return ours(random_llama(num_hidden_layers=2)) if request.param == "llama" else windowed()
 
 
 def compiled_runner(model: Transformer, n_rows: int, *, prefill: bool = False, backend: str = "eager") -> Runner:
@@ -107,14 +108,12 @@ def test_the_time_that_it_took_stands_for_itself(model: Transformer) -> None:
     assert metrics.ttft_s == 0.625
 
 
-def test_without_a_cpp_compiler_the_error_says_what_to_install(
-    model: Transformer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_cpp_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     with pytest.raises(GptFastError, match=r"C\+\+ compiler") as caught:
-        compiled_runner(model, 1, backend="inductor")
+        compiled_runner(ours(random_llama(num_hidden_layers=1)), 1, backend="inductor")
     assert "g++" in caught.value.hint
     assert len(str(caught.value).splitlines()) == 1
 

@@ -16,9 +16,12 @@ from gptfast_cli.core.engine.request import Limits, Request
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import Sampler, Sampling
 from gptfast_cli.core.engine.speculative.draft_length import FixedDraftLength
+from gptfast_cli.core.engine.speculative.drafting import check_rollback
 from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
 from gptfast_cli.core.engine.speculative.speculation import Speculation
+from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.models.decoder import Decoder
+from gptfast_cli.core.models.kv_blocks import MOST_ROLLBACK
 from layer_features import random_weights
 from model_files import run_to_end
 from windowed_models import MIXED, cache_of_all, config_of, some_tokens
@@ -92,6 +95,12 @@ def test_a_prefix_that_is_forgotten_is_fed_anew(model: Decoder) -> None:
     assert runner.reuse_prefix(1, LONG) == len(LONG)  # what another row has just been fed is there
     continued = runner.prefill(1, [7]).whole
     assert torch.equal(continued, runner.prefill(0, [7]).whole)
+
+
+def test_no_more_can_be_drafted_than_be_taken_back(model: Decoder) -> None:
+    check_rollback("--k", MOST_ROLLBACK, model)
+    with pytest.raises(UsageError, match="--k may be up to 128 with int8 keys and values or windows"):
+        check_rollback("--k", MOST_ROLLBACK + 1, model)
 
 
 def cached(file: Path, runner: Runner, prompt: tuple[int, ...]) -> PromptCache:

@@ -15,7 +15,8 @@ from gptfast_cli.core.config import AttentionSpec
 from gptfast_cli.core.models.kv_blocks import MOST_ROLLBACK, kv_groups
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.models.transformer import Transformer
-from windowed_models import MIXED, NARROW, cache_of_all, config_of, some_tokens, windowed
+from gptfast_cli.core.quantize.sizes import memory_need
+from windowed_models import MIXED, NARROW, cache_of_all, config_of, some_tokens, windowed, without_windows
 
 ALL = slice(None)
 DTYPES = pytest.mark.parametrize("kv_dtype", [None, torch.int8])
@@ -304,3 +305,10 @@ def test_what_a_row_shares_stays_when_the_other_forgets_it() -> None:
     for piece in tokens[:, 300:].split(50, dim=1):
         model.forward(piece, cache, rows=slice(1, 2))
     assert all(torch.equal(keys_of(cache, layer), kept) for layer, kept in enumerate(before))
+
+
+def test_the_memory_of_a_model_says_what_tokens_after_its_windows_take() -> None:
+    narrow, whole = memory_need(config_of()), memory_need(without_windows(config_of()))
+    assert whole.kv_bytes_per_token == narrow.kv_bytes_per_token == 2 * 2 * (4 * 28 + 18)
+    assert (narrow.window, narrow.kv_bytes_per_later_token) == (200, 2 * 2 * 28)  # of the layer that sees all
+    assert (whole.window, whole.kv_bytes_per_later_token) == (0, whole.kv_bytes_per_token)

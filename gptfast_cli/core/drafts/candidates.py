@@ -16,7 +16,7 @@ from gptfast_cli.core.engine.load import LoadedModel, count_params, load, load_r
 from gptfast_cli.core.engine.request import Limits
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import SamplingContext, uniform
-from gptfast_cli.core.engine.speculative.drafting import NGRAM, SELF, open_draft_model
+from gptfast_cli.core.engine.speculative.drafting import NGRAM, SELF, check_rollback, open_draft_model
 from gptfast_cli.core.engine.speculative.proposers import Proposal, Proposer
 from gptfast_cli.core.engine.speculative.proposers.draft_model import DraftModel
 from gptfast_cli.core.engine.speculative.proposers.ngram import NGram
@@ -128,6 +128,7 @@ def open_candidate(name: str, target: LoadedModel, options: JudgeOptions, *, n_t
     Raises UsageError for a draft that does not fit the target and for random weights without an assumed alpha; else
     what loading a model or reading a shape raises.
     """
+    check_rollback("--k", options.max_draft_length, target.model)
     if name == NGRAM:
         return DraftCandidate(NGRAM, NGram(options.n_rows), partial(NGramAcceptance, options.max_draft_length))
     is_random = target.is_random or is_shape(name)
@@ -147,6 +148,7 @@ def open_candidate(name: str, target: LoadedModel, options: JudgeOptions, *, n_t
         model, seconds = yield from open_draft_model(
             name, target, n_tokens=n_tokens, settings=options.settings, runtime=options.runtime
         )
+    check_rollback("--k", options.max_draft_length, model)
     draft = DraftModel(model, options.n_rows)
     n_params = count_params(model.config)
     if options.alpha is not None:

@@ -130,7 +130,7 @@ def open_draft(
         drafting = yield from _resolve_advice(drafting, target, drafted, settings)
     if drafting is None:
         return None
-    _check_rollback(drafting, target.model)
+    check_rollback("--speculate-k", drafting.draft_length, target.model)
     if drafting.draft == NGRAM:
         proposer: Proposer = NGram(drafted.n_rows)
         seconds, is_replicated = 0.0, False
@@ -138,7 +138,7 @@ def open_draft(
         model, seconds = yield from open_draft_model(
             drafting.draft, target, n_tokens=drafted.n_tokens, settings=settings, runtime=runtime
         )
-        _check_rollback(drafting, model)
+        check_rollback("--speculate-k", drafting.draft_length, model)
         proposer = DraftModel(model, drafted.n_rows)
         is_replicated = model.group.size < runtime.group.size
     policy: DraftLengthPolicy = BroadcastDraftLength(AdaptiveDraftLength(), runtime.group)
@@ -147,13 +147,13 @@ def open_draft(
     return Speculation(proposer, policy, drafting=drafting, load_seconds=seconds, is_replicated=is_replicated)
 
 
-def _check_rollback(drafting: DraftOptions, model: Decoder) -> None:
-    """Raise UsageError if a round may draft more tokens than can be taken back."""
+def check_rollback(option: str, draft_length: int | None, model: Decoder) -> None:
+    """Raise UsageError if a round of this length, given by `option`, drafts more than the KV cache can take back."""
     keeps_all = model.kv_dtype is not torch.int8 and not model.config.widest_window
-    if not keeps_all and (drafting.draft_length or 0) > MOST_ROLLBACK:
+    if not keeps_all and (draft_length or 0) > MOST_ROLLBACK:
         raise UsageError(
-            f"--speculate-k may be up to {MOST_ROLLBACK} with int8 keys and values or with windows of attention, "
-            f"not {drafting.draft_length}."
+            f"{option} may be up to {MOST_ROLLBACK} with int8 keys and values or windows of attention, "
+            f"not {draft_length}."
         )
 
 
