@@ -35,7 +35,25 @@ def main() -> NoReturn:
         code = _INTERRUPTED
     if is_heeded:
         signal.signal(signal.SIGINT, _leave)  # all is done: what the interpreter still tidies up can be left
-    sys.exit(code)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End the process; without the interpreter's own end where a thread is left behind.
+
+    It may stand in C++, as one that waits for other ranks does; stopped there by the interpreter, it aborts the process.
+    """
+    threading = sys.modules.get("threading")
+    if threading is None or not any(thread.daemon for thread in threading.enumerate()):
+        sys.exit(code)
+    import atexit  # noqa: PLC0415
+    import contextlib  # noqa: PLC0415
+
+    atexit._run_exitfuncs()  # noqa: SLF001  # there is no public word for it
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # what could not be written has been reported
+            stream.flush()
+    os._exit(code)
 
 
 def _open_closed_streams() -> None:

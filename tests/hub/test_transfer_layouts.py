@@ -73,7 +73,7 @@ def test_what_does_not_run_is_here_and_not_the_current_model(hub: FakeHub, tmp_p
     hub.add(REPO, FILES)
     events, downloaded = watched(hub, tmp_path)
     assert not downloaded.is_current and read_current(settings_in(tmp_path).home) is None
-    assert any(isinstance(event, Note) and "NoneThatIsKnown is not supported" in event.text for event in events)
+    assert any(isinstance(event, Note) and "NoneThatIsKnown are not supported" in event.text for event in events)
 
 
 @pytest.mark.parametrize("source", ["org/model@v1", "hf://org/model@v1", "org/model"])
