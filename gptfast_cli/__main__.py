@@ -41,7 +41,7 @@ def main() -> NoReturn:
 def _end(code: int) -> NoReturn:
     """End the process; without the interpreter's own end where a thread is left behind.
 
-    It may stand in C++, as one that waits for other ranks does; stopped there by the interpreter, it aborts the process.
+    It may stand in C++, as one that waits for other ranks does; stopped there, it would abort the process.
     """
     threading = sys.modules.get("threading")
     if threading is None or not any(thread.daemon for thread in threading.enumerate()):

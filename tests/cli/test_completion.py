@@ -92,7 +92,7 @@ def test_options_are_completed_once_unless_they_may_be_repeated(line: str, compl
         ("gptfast bench --mode int", ["int4", "int8"]),
         ("gptfast bench --head pl", ["plain"]),
         ("gptfast bench --embeddings=int8", ["--embeddings=int8"]),
-        ("gptfast bench --arch llama-3.1", ["llama-3.1-8b", "llama-3.1-70b"]),
+        ("gptfast bench --arch llama-3.1", ["llama-3.1-405b", "llama-3.1-70b", "llama-3.1-8b"]),
         ("gptfast bench --output ", ["csv", "json", "jsonl", "md"]),
         ("gptfast --show-completion ", ["bash", "zsh", "fish", "powershell"]),
     ],
