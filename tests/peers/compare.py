@@ -1,11 +1,11 @@
 """Compares decoding and prompt processing on this CPU with llama.cpp's, on the same random weights, pair by pair.
 
-    PYTHONPATH=. python tests/peers/compare.py --work FOLDER [--shape a|b|all] [--pairs 5] [--minutes 12] [--build]
+    PYTHONPATH=. python tests/peers/compare.py --work FOLDER [--shape SHAPE|all] [--pairs 5] [--minutes 12] [--build]
 
-The peer is built from source, models are made, and both stay in the folder: a second run goes straight to the pairs.
-`--build` stops before them, `--precision bf16|int8|int4` takes one of three. It needs cmake, a C++ compiler and the dev
-extra. The table goes to stdout, the record with every pair to FOLDER/compare-SHAPE-PRECISION.json; the exit code is 1
-where a row has fewer pairs that count than were wanted.
+Shapes are those of peer_models.py. The peer is built from source, models are made, and both stay in the folder: a
+second run goes straight to the pairs. `--build` stops before them, `--precision bf16|int8|int4` takes one of three. It
+needs cmake, a C++ compiler and the dev extra. The table goes to stdout, the record with every pair to
+FOLDER/compare-SHAPE-PRECISION.json; the exit code is 1 where a row has fewer pairs that count than were wanted.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 from gptfast_side import load_ours, read_bandwidth
 from llama_cpp_peer import VERSION, LlamaCpp
 from paired_runs import Sides, collect
-from peer_models import PRECISIONS, SHAPES, Models, prepare
+from peer_models import PRECISIONS, SHAPES, Models, prepare, unread_elements
 from peer_table import Circumstances, Line, document, markdown
 from shared_machine import Machine, others_cpu_s
 
@@ -73,7 +73,7 @@ class Bench:
 
         rows = {case: sides(case) for case in CASES}
         found = collect(rows, self.machine, n_wanted=self.n_pairs, is_over=lambda: time.monotonic() > end)
-        peer_bytes = file_bytes - round(SHAPES[subject.shape].embedding_size * precision.peer_bits / 8)
+        peer_bytes = file_bytes - round(unread_elements(SHAPES[subject.shape]) * precision.peer_bits / 8)
         kinds = subject.shape, precision.peer, precision.ours
         return [Line(*kinds, case.name, peer_bytes, ours.step_bytes, found[case]) for case in CASES]
 

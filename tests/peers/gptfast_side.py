@@ -33,8 +33,9 @@ class OurModel:
 
     @property
     def step_bytes(self) -> int:
-        """Bytes of the weights that each step reads all of: all but the embedding."""
-        return self.subject.model.weight_bytes - self.subject.model.embedding_bytes
+        """Bytes of the weights that each step reads all of: all but the embedding, unless it is the head too."""
+        model = self.subject.model
+        return model.weight_bytes - (0 if model.config.tied_embeddings else model.embedding_bytes)
 
     def timed(self, case: Case) -> Callable[[], float]:
         """A turn: do the work of a case once, and return tokens a second."""

@@ -11,6 +11,7 @@ process of its own for each side that answers all of them. It needs the dev extr
 import argparse
 import contextlib
 import io
+import json
 import logging
 import os
 import random
@@ -46,6 +47,15 @@ Answers = Callable[[Sequence[Instance]], object]
 
 _BATCH_SIZE: Final = 8
 _DTYPES: Final = ("bfloat16", "float32")
+_TOKENIZER_CONFIG: Final = {
+    "tokenizer_class": "LlamaTokenizer",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "add_bos_token": True,
+    "add_eos_token": False,
+    "legacy": True,
+}
 
 
 def main() -> int:
@@ -57,6 +67,7 @@ def main() -> int:
         with staged_folder(model, "peer", replace=True) as staging:
             write_checkpoint(SHAPES[given.shape], staging)
             tokenizer_samples.rewritten("v1").save(str(staging / "tokenizer.json"))  # which both sides read
+            (staging / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG), encoding="utf-8")
     if given.alone:
         return _alone(given.alone, model, given.dtype, given.threads)
     lines = [line for dtype in _DTYPES if given.dtype in (dtype, "all") for line in _lines(given, model, dtype)]
@@ -70,7 +81,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="the folder that the model is kept in")
-    parser.add_argument("--shape", choices=[*SHAPES], default="b")
+    parser.add_argument("--shape", choices=["a", "b"], default="b")
     parser.add_argument("--dtype", choices=[*_DTYPES, "all"], default="all")
     parser.add_argument("--pairs", type=int, default=5, help="pairs that count, for each row")
     parser.add_argument("--minutes", type=float, default=6, help="of measuring at most, for each dtype")

@@ -51,13 +51,6 @@ class LlamaCpp:
             run_logged(["cmake", "-S", str(self.source), "-B", build, *_CMAKE])
             run_logged(["cmake", "--build", build, "-j", str(os.cpu_count()), "--target", *_TARGETS])
 
-    def convert(self, model: Path, gguf: Path) -> None:
-        """A Hugging Face folder to a BF16 file, by the converter that comes with the source."""
-        partial = gguf.with_suffix(".partial")
-        converter = str(self.source / "convert_hf_to_gguf.py")
-        run_logged([sys.executable, converter, str(model), "--outtype", "bf16", "--outfile", str(partial)])
-        partial.replace(gguf)
-
     def quantize(self, gguf: Path, out: Path, kind: str) -> None:
         """A BF16 file to one of another kind, such as Q8_0."""
         partial = out.with_suffix(".partial")

@@ -1,35 +1,16 @@
 """The same random weights for both sides: a Hugging Face folder, GGUF files of it, and our quantized checkpoints."""
 
-import json
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from llama_cpp_peer import LlamaCpp, run_logged
+from peer_gguf import write_gguf
 
 from gptfast_cli.core.checkpoints.staging import staged_folder
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sizes of a Llama with a head of its own."""
-
-    dim: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    ffn_dim: int
-    vocab_size: int = 32000  # of the tokenizer
-    max_context: int = 2048
-
-    @property
-    def embedding_size(self) -> int:
-        """Elements of the embedding."""
-        return self.vocab_size * self.dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +34,43 @@ class Models:
     ours: Path
 
 
-SHAPES: Final[Mapping[str, Shape]] = {
-    "b": Shape(768, 12, 12, 12, 2048),  # 134 M
-    "a": Shape(2048, 22, 32, 4, 5632),  # as TinyLlama-1.1B
+def _sizes(dim: int, n_layers: int, n_heads: int, n_kv_heads: int, ffn_dim: int) -> dict[str, int]:
+    return {
+        "hidden_size": dim,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": n_heads,
+        "num_key_value_heads": n_kv_heads,
+        "intermediate_size": ffn_dim,
+    }
+
+
+_LLAMA: Final = {"model_type": "llama", "vocab_size": 32_000, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
+_QWEN3: Final = {
+    "model_type": "qwen3",
+    "vocab_size": 151_936,
+    "head_dim": 128,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    "tie_word_embeddings": True,
 }
+_GEMMA3: Final = {
+    "model_type": "gemma3_text",
+    "vocab_size": 262_144,
+    "head_dim": 256,
+    "sliding_window": 512,
+    "tie_word_embeddings": True,
+}
+SHAPES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "b": _LLAMA | _sizes(768, 12, 12, 12, 2048),  # 134 M
+    "a": _LLAMA | _sizes(2048, 22, 32, 4, 5632),  # as TinyLlama-1.1B
+    "qwen3-0.6b": _QWEN3 | _sizes(1024, 28, 16, 8, 3072),
+    "gemma-3-1b": _GEMMA3 | _sizes(1152, 26, 4, 1, 6912),
+}
+"""Of each model what its config.json says, where it is not what transformers takes by default."""
+
 PRECISIONS: Final[Mapping[str, Precision]] = {
     "bf16": Precision("BF16", 16, "bfloat16", ()),
     "int8": Precision("Q8_0", 8.5, "int8", ("--mode", "int8")),
     "int4": Precision("Q4_0", 4.5, "int4 g32", ("--mode", "int4", "--groupsize", "32")),
-}
-_TOKENIZER = "tokenizer.model.v1"
-_TOKENIZER_CONFIG = {
-    "tokenizer_class": "LlamaTokenizer",
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "add_bos_token": True,
-    "add_eos_token": False,
-    "legacy": True,
 }
 
 
@@ -83,7 +83,9 @@ def prepare(work: Path, name: str, peer: LlamaCpp) -> dict[str, Models]:
             write_checkpoint(SHAPES[name], staging)
     whole = folder / "BF16.gguf"
     if not whole.exists():
-        peer.convert(plain, whole)
+        partial = whole.with_suffix(".partial")
+        write_gguf(plain, partial)
+        partial.replace(whole)
     models = {}
     for key, precision in PRECISIONS.items():
         model = Models(folder / f"{precision.peer}.gguf", folder / key if precision.quantize else plain)
@@ -96,24 +98,20 @@ def prepare(work: Path, name: str, peer: LlamaCpp) -> dict[str, Models]:
     return models
 
 
-def write_checkpoint(shape: Shape, folder: Path) -> None:
-    """Random bfloat16 weights, and a real SentencePiece tokenizer: the converter asks for one."""
-    import mistral_common
-    from transformers import LlamaConfig, LlamaForCausalLM
+def write_checkpoint(shape: Mapping[str, Any], folder: Path) -> None:
+    """Random bfloat16 weights of a shape, without a tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=shape.dim,
-        num_hidden_layers=shape.n_layers,
-        num_attention_heads=shape.n_heads,
-        num_key_value_heads=shape.n_kv_heads,
-        intermediate_size=shape.ffn_dim,
-        vocab_size=shape.vocab_size,
-        max_position_embeddings=shape.max_context,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=False,
-        dtype=torch.bfloat16,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    shutil.copy(Path(mistral_common.__file__).parent / "data" / _TOKENIZER, folder / "tokenizer.model")
-    (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG), encoding="utf-8")
+    config = AutoConfig.for_model(**shape, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:  # a norm: all alike, one in another's place would go unseen
+                weight.add_(torch.randn_like(weight), alpha=0.1)
+    model.save_pretrained(folder)
+
+
+def unread_elements(shape: Mapping[str, Any]) -> int:
+    """Elements of the embedding that no step reads: all, unless they are the head's too."""
+    return 0 if shape["tie_word_embeddings"] else shape["vocab_size"] * shape["hidden_size"]
