@@ -314,7 +314,14 @@ def generate(
 
     settings = load_settings()
     engine = compiled.engine(engine)
-    runtime = RuntimeConfig(**asdict(hardware), **asdict(engine), verify=verify_weights, kv_dtype=kv_dtype, group=group)
+    runtime = RuntimeConfig(
+        **asdict(hardware),
+        **asdict(engine),
+        max_context=length.max_context,
+        verify=verify_weights,
+        kv_dtype=kv_dtype,
+        group=group,
+    )
     given = {name: value for name, value in (asdict(sampling) | asdict(length)).items() if value not in (None, [])}
     options = GenerationOptions(
         sampling=Sampling(**{field.name: given[field.name] for field in fields(Sampling) if field.name in given}),

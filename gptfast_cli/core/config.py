@@ -4,7 +4,7 @@ A model is described layer by layer. The names and shapes of its weights, their 
 every backend and what quantization does with it are derived from that.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, TypeAlias
 
@@ -59,13 +59,25 @@ class YarnScaling:
 class LongRopeScaling:
     """The frequency of pair i is divided by `factors[i]` (LongRoPE, Ding et al. 2024, arXiv:2402.13753).
 
-    original_context: tokens of the longest text for which these factors are; longer ones have others
+    All tokens of a text longer than `original_context` have the long factors; which ones a model is loaded with is a
+    matter of its longest text (`ModelConfig.for_context`).
+
+    longest_context:  tokens of the longest text
     attention_factor: factor of queries and keys
+    is_long:          whether the long factors are those in use
     """
 
-    factors: tuple[float, ...]
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
     original_context: int
+    longest_context: int
     attention_factor: float
+    is_long: bool = False
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """Those in use."""
+        return self.long_factors if self.is_long else self.short_factors
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,10 +267,32 @@ class ModelConfig:
         """Tokens in the widest window of a layer; 0 if no layer has one."""
         return max(kind.attention.window or 0 for kind in self.kinds)
 
+    @property
+    def longest_context(self) -> int:
+        """Tokens of the longest text that it reads, if it is loaded for that."""
+        scalings = (kind.attention.rope.scaling for kind in self.kinds if kind.attention.rope is not None)
+        longest = [each.longest_context for each in scalings if isinstance(each, LongRopeScaling)]
+        return max([self.max_context, *longest])
+
+    def for_context(self, n_tokens: int | None) -> "ModelConfig":
+        """The model for texts of up to `n_tokens`: with the long factors of LongRoPE where it needs them."""
+        if n_tokens is None or n_tokens <= self.max_context or self.longest_context == self.max_context:
+            return self
+        layers = {kind: _with_long_factors(kind) for kind in self.kinds}
+        return replace(self, layers=tuple(layers[layer] for layer in self.layers), max_context=self.longest_context)
+
     def kv_bytes_per_token(self, bytes_per_element: int, n_before: int = 0) -> int:
         """Bytes of KV cache that a token after `n_before` others takes, in layers that still see all of these."""
         windows = ((layer.attention.window, layer.attention.kv_dim) for layer in self.layers)
         return 2 * sum(n for window, n in windows if window is None or window > n_before) * bytes_per_element
+
+
+def _with_long_factors(layer: LayerSpec) -> LayerSpec:
+    rope = layer.attention.rope
+    if rope is None or not isinstance(rope.scaling, LongRopeScaling):
+        return layer
+    long = replace(rope, scaling=replace(rope.scaling, is_long=True))
+    return replace(layer, attention=replace(layer.attention, rope=long))
 
 
 @dataclass(frozen=True, slots=True)

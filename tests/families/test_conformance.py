@@ -26,7 +26,6 @@ from gptfast_cli.core.engine.speculative.speculation import Speculation
 from gptfast_cli.core.evals.conversion import logit_difference
 from gptfast_cli.core.families import families
 from gptfast_cli.core.fields import Fields
-from gptfast_cli.core.models.native import unsupported
 from gptfast_cli.core.models.process_group import ProcessGroup
 from gptfast_cli.core.models.sharding import ModelShard
 from gptfast_cli.core.models.transformer import Transformer
@@ -159,20 +158,29 @@ def test_ranks_together_compute_what_the_whole_model_does(family: str, case: str
 
 
 @pytest.mark.parametrize(("family", "case"), FIRST_CASES)
-def test_the_cpu_engine_computes_what_the_reference_does_or_says_why_not(family: str, case: str) -> None:
+def test_the_cpu_engine_computes_what_the_reference_does(family: str, case: str) -> None:
     changes: dict[str, Any] = {"head_dim": 32}  # which it runs
     if family == "phi3":
         longrope = {"type": "longrope", "short_factor": [2.0] * 8, "long_factor": [4.0] * 8}
         changes = {"hidden_size": 128, "partial_rotary_factor": 0.5, "rope_scaling": longrope}
     config, weights = weights_of(families[family], random_model(family, case, **changes))
-    if family == "ministral3":
-        lacking = unsupported(config, (), torch.float32, torch.device("cpu"))
-        assert lacking is not None and "scaled by their position" in lacking.what
-        return
     engine, text = native(config, weights, torch.float32), random_tokens(PAST)
     found = engine.feed([text], engine.new_cache(1), slice(0, 1))
     expected = logits(over(config, weights), text.unsqueeze(0))[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=bound(expected))
+
+
+def test_texts_longer_than_the_original_context_have_the_long_factors_for_all_tokens() -> None:
+    theirs = random_model("phi3", "LongRoPE of a part", original_max_position_embeddings=32)
+    config, weights = weights_of(families["phi3"], theirs)
+    assert (config.max_context, config.longest_context) == (32, 2048)
+    text = random_tokens(80)
+    with torch.inference_mode():
+        expected = theirs(input_ids=text.unsqueeze(0)).logits[0]
+    found = logits(over(config.for_context(80), weights), text.unsqueeze(0))[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=bound(expected))
+    short = logits(over(config, weights), text.unsqueeze(0))[0]
+    assert float((short - expected).abs().max()) > 100 * bound(expected)
 
 
 @pytest.mark.parametrize("kind", ["ngram", "smaller model"])

@@ -52,12 +52,17 @@ def test_frequencies_of_a_part_of_a_head_with_longrope(name: str, max_context: i
         rope_scaling={"type": name, **LONG, **more},
     )
     ours = families["phi3"].config(config.to_dict())
-    assert ours.max_context == 4096  # longer texts have other frequencies
+    assert (ours.max_context, ours.longest_context) == (4096, max_context)  # longer texts have other frequencies
     check(ours.layers[0].attention.rope, 10, config)
+    longer = ours.for_context(max_context)
+    assert longer.max_context == max_context and ours.for_context(4096) == ours
+    if max_context > 4096:
+        check(longer.layers[0].attention.rope, 10, config, seq_len=4097)
 
 
-def check(rope: Any, head_dim: int, config: Any) -> None:
-    radians, attention_factor = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, torch.device("cpu"))
+def check(rope: Any, head_dim: int, config: Any, *, seq_len: int | None = None) -> None:
+    find = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]]
+    radians, attention_factor = find(config, torch.device("cpu"), seq_len=seq_len)
     ours = frequencies(head_dim, rope)
     torch.testing.assert_close(ours.radians, radians, rtol=1e-6, atol=0)
     assert ours.attention_factor == pytest.approx(attention_factor, rel=1e-12)

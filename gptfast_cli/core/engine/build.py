@@ -118,6 +118,7 @@ class RuntimeConfig:
     backend:     cpu or reference; None: the CPU engine if it supports the model
     kv_dtype:    of the KV cache: int8, or auto (the compute dtype)
     activations: "float": keep activations in floating point; None: 8-bit where the backend supports it
+    max_context: tokens of the longest text; None: as many as the model reads without another RoPE
     verify:      compare the weights with their SHA-256 before reading
     group:       tensor-parallel ranks
     """
@@ -127,6 +128,7 @@ class RuntimeConfig:
     threads: int | None = None
     backend: str | None = None
     activations: str | None = None
+    max_context: int | None = None
     verify: bool = False
     kv_dtype: str = AUTO
     group: ProcessGroup = ALONE

@@ -161,13 +161,13 @@ class LoadedModel:
         Stop tokens are the model's end tokens and `turn_end_ids`, unless `ignore_eos`, and special tokens among the
         stop strings. Raises UsageError if `max_context` exceeds the model's.
         """
-        longest = self.config.max_context
-        if max_context is not None and max_context > longest:
+        holds, longest = self.config.max_context, self.config.longest_context
+        if max_context is not None and max_context > holds:
             raise UsageError(f"--max-context {max_context} exceeds the context of {self.name}, {longest} tokens.")
         possible = range(self.config.vocab_size)  # larger ids can never be sampled
         end_ids = frozenset() if ignore_eos else (self.stop_ids | turn_end_ids).intersection(possible)
         named = stop_token_ids(stop, self.tokenizer).intersection(possible)
-        most = max_context or longest
+        most = max_context or holds
         return Limits(max_new_tokens or most, most, end_ids | named, named - end_ids, longest)
 
 
@@ -220,7 +220,10 @@ def load(
     yield from map(Note, checkpoint.notes)
     if runtime.verify:
         yield from checkpoint.verify()
-    source = ModelSource(opened.config, opened.read, partial(storages_of, checkpoint), opened.n_bytes, device, dtype)
+    config = opened.config.for_context(runtime.max_context)
+    if config.max_context > opened.config.max_context:
+        yield Note(f"LongRoPE with the factors of texts over {opened.config.max_context:,} tokens, for all texts")
+    source = ModelSource(config, opened.read, partial(storages_of, checkpoint), opened.n_bytes, device, dtype)
     watch = Stopwatch(device)
     built = yield from build(source, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
     return LoadedModel(opened.found.name, built, runtime, opened.seconds + watch.seconds, opened)

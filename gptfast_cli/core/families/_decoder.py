@@ -65,7 +65,7 @@ def decoder_fields(
 def model_config(fields: Fields, family: str, layers: tuple[LayerSpec, ...], **changes: Any) -> ModelConfig:  # noqa: ANN401
     """The model of these layers; `changes` are fields of ModelConfig. Raises CorruptError if it is too large."""
     scalings = [layer.attention.rope.scaling for layer in dict.fromkeys(layers) if layer.attention.rope is not None]
-    # longer texts would need other frequencies for all of their tokens
+    # longer texts have other frequencies for all of their tokens
     contexts = [scaling.original_context for scaling in scalings if isinstance(scaling, LongRopeScaling)]
     config = ModelConfig(
         family=family,
@@ -282,12 +282,15 @@ def _yarn(values: Fields, max_context: int, _rotary_dim: int) -> YarnScaling:
 
 def _longrope(values: Fields, max_context: int, rotary_dim: int) -> LongRopeScaling:
     original = original_context(values, max_context)
-    factors = values.numbers("short_factor")
-    if len(factors) != rotary_dim // 2:
-        raise values.corrupt("short_factor", f"has {len(factors)} factors for {rotary_dim // 2} pairs")
+    factors = {name: values.numbers(name) for name in ("short_factor", "long_factor")}
+    for name, of_pairs in factors.items():
+        if len(of_pairs) != rotary_dim // 2:
+            raise values.corrupt(name, f"has {len(of_pairs)} factors for {rotary_dim // 2} pairs")
     factor = values.number("factor", max_context / original)
     growth = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 < original else 1.0
-    return LongRopeScaling(factors, original, values.number("attention_factor", growth))
+    attention_factor = values.number("attention_factor", growth)
+    short, long = factors.values()
+    return LongRopeScaling(short, long, original, max(original, max_context), attention_factor)
 
 
 def _proportional(values: Fields, _max_context: int, rotary_dim: int) -> ProportionalScaling:
