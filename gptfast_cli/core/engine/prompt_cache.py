@@ -43,7 +43,7 @@ class PromptCache:
             self._file = file.with_name(f"{file.name}.{self._group.rank + 1}-of-{self._group.size}")
         dtypes = dict.fromkeys((model.dtype, model.kv_dtype))  # one if equal
         place = (self._group.rank, self._group.size) if self._group.size > 1 else ()
-        key = " ".join(map(str, (fingerprint(loaded.checkpoint), loaded.config.max_context, *dtypes, *place)))
+        key = " ".join(map(str, (fingerprint(loaded.checkpoint), model.config.max_context, *dtypes, *place)))
         self._model = torch.frombuffer(bytearray(sha256(key.encode()).digest()), dtype=torch.uint8)
         self._prompt = prompt
         self._n_shared = 0  # leading tokens of the prompt that the file holds
