@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig
 
-from gptfast_cli.core.config import LinearScaling, RopeConfig
+from gptfast_cli.core.config import LinearScaling, QKNorm, RopeConfig
 from gptfast_cli.core.engine.shapes import KNOWN_SHAPES, read_shape
 from gptfast_cli.core.errors import CorruptError, NotFoundError, UsageError
 from gptfast_cli.core.families import families
@@ -165,6 +165,14 @@ def test_sizes_that_are_given_are_taken() -> None:
     assert attention.rope == RopeConfig(500.0)
 
 
+def test_sizes_may_give_layers_a_window_and_a_qk_norm() -> None:
+    windowed = read_shape("layers=7,dim=64,heads=2,ffn=96,vocab=50,window=1024,full_every=3,qk_norm=yes").config
+    assert [layer.attention.window for layer in windowed.layers] == [1024, 1024, None, 1024, 1024, None, 1024]
+    assert {layer.attention.qk_norm for layer in windowed.layers} == {QKNorm.HEAD}
+    everywhere = read_shape("layers=2,dim=64,heads=2,ffn=96,vocab=50,window=8").config
+    assert [layer.attention.window for layer in everywhere.layers] == [8, 8]
+
+
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
@@ -180,6 +188,8 @@ def test_sizes_that_are_given_are_taken() -> None:
         (DRAFT.replace("kv_heads=12", "kv_heads=5"), "12 query heads cannot share kv_heads=5", ""),
         (DRAFT.replace("dim=768", "dim=770"), "dim=770 cannot be cut into heads=12", ""),
         (f"{DRAFT},head_dim=7", "a head of 7 elements", ""),
+        (f"{DRAFT},full_every=2", "it needs window too", "layers=4"),
+        (f"{DRAFT},window=0", "window must be a whole number above 0", "layers=4"),
         (DRAFT.replace("dim=768", "dim=0"), "dim must be a whole number above 0, not '0'", ""),
         (DRAFT.replace("dim=768", "dim=9223372036854775808"), "dim must be a whole number above 0", ""),
         (DRAFT.replace("dim=768", "dim=nan"), "dim must be a whole number above 0, not 'nan'", ""),

@@ -2,12 +2,12 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from gptfast_cli.core.config import MOST_LAYERS, LlamaSizes, ModelConfig, RopeConfig
+from gptfast_cli.core.config import MOST_LAYERS, LlamaSizes, ModelConfig, QKNorm, RopeConfig
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.families import read_model
 from gptfast_cli.core.fields import Fields, read_fields
@@ -39,7 +39,7 @@ KNOWN_SHAPES: Final = KnownShapes()
 
 _CONTEXT = 131_072  # of a shape whose sizes are given: the cache grows with what is used, not with this
 _REQUIRED = ("layers", "dim", "heads", "ffn", "vocab")
-_OPTIONAL = ("kv_heads", "head_dim", "context", "theta", "tied")
+_OPTIONAL = ("kv_heads", "head_dim", "context", "theta", "tied", "qk_norm", "window", "full_every")
 _EXAMPLE = "layers=4,dim=768,heads=12,kv_heads=12,ffn=3072,vocab=32000"
 
 
@@ -103,7 +103,22 @@ def _from_sizes(text: str) -> ModelConfig:
     ).config()
     if (why := config.why_too_large()) is not None:
         raise _refused(why)
-    return config
+    return _with_layers(config, sizes)
+
+
+def _with_layers(config: ModelConfig, sizes: Mapping[str, str]) -> ModelConfig:
+    """The shape with QK-norm, and with a window in all layers but every `full_every`th, where the sizes say so."""
+    if "full_every" in sizes and "window" not in sizes:
+        raise _refused("full_every says which layers have no window: it needs window too")
+    (layer,) = config.kinds
+    qk_norm = QKNorm.HEAD if _flag(sizes, "qk_norm") else None
+    full = replace(layer, attention=replace(layer.attention, qk_norm=qk_norm))
+    if "window" not in sizes:
+        return replace(config, layers=(full,) * config.n_layers)
+    windowed = replace(full, attention=replace(full.attention, window=_whole(sizes, "window")))
+    every = _whole(sizes, "full_every", config.n_layers + 1)
+    layers = tuple(windowed if number % every else full for number in range(1, config.n_layers + 1))
+    return replace(config, layers=layers)
 
 
 def _pairs(text: str) -> dict[str, str]:
