@@ -104,8 +104,8 @@ def test_the_model_type_decides_and_not_the_architecture() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "qwen3_moe", "num_experts": 8}, "qwen3_moe are not supported: gptfast lacks a mixture of exp"),
-        ({"model_type": "qwen9"}, "qwen9 are not supported. The nearest family is qwen3"),
+        ({"model_type": "qwen3_moe", "num_experts": 8}, "nearest family is qwen3, and gptfast lacks a mixture"),
+        ({"model_type": "qwen9"}, "qwen9 are not supported: the nearest family is qwen3"),
         ({"architectures": ["BloomForCausalLM"], "layer_norm_epsilon": 1e-5}, "BloomForCausalLM .* lacks LayerNorm"),
         ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "generates no text"),
         ({"model_type": "llama", "per_layer_config": {"1": {"head_dim": 8}}}, "per_layer_config"),

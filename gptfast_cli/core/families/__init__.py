@@ -1,7 +1,7 @@
 """Model families: how a Hugging Face config and its weight names become ours. One file each."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -125,13 +125,8 @@ def _unsupported(fields: Fields, name: str) -> UsageError:
     known = _model_types()
     nearest = known[next(iter(difflib.get_close_matches(name.lower(), known, n=1)), "llama")]
     needs = ", ".join(dict.fromkeys(what for key, what in _LACKING.items() if fields.values.get(key)))
+    lacks = f", and gptfast lacks {needs}" if needs else ""
     return UsageError(
-        f"{fields.where}: models of type {name} are not supported"
-        + (f": gptfast lacks {needs}." if needs else f". The nearest family is {nearest}."),
-        f"gptfast reads {', '.join(supported())}.",
+        f"{fields.where}: models of type {name} are not supported: the nearest family is {nearest}{lacks}.",
+        f"gptfast reads {', '.join(known)}.",
     )
-
-
-def supported() -> Iterator[str]:
-    """Values of `model_type` that gptfast reads."""
-    return iter(_model_types())
