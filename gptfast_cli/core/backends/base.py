@@ -1,14 +1,13 @@
 """The few fused operations that a decoder layer is made of, as every backend offers them.
 
-A layer is five operations; embedding and head stand around them:
+A layer is five operations, or seven; embedding and head stand around them:
 
-    project_qkv     norm, query/key/value projection, RoPE, cache write
+    project_qkv     norm, query/key/value projection, QK-norm, RoPE, cache write
     attend          attention of the queries over the cache
     project_output  output projection plus residual
     gate_up         norm, gate and up projection, activation
     down            down projection plus residual
-
-Where a layer normalizes or scales what these two projections add, they give just that, and `add` adds it.
+    add             residual plus what a projection gave, normalized or scaled; it had no residual then
 
 `reference` states each in plain PyTorch and is the oracle for every other backend.
 """
