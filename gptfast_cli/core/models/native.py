@@ -1,4 +1,4 @@
-"""A decoder of the Llama class on the CPU engine: one native call a step, whatever the step is.
+"""A decoder on the CPU engine: one native call a step, whatever the step is.
 
 Decoding, batches, prefill and verification go through the same kernels and add up in the same order, so that they agree
 to the bit in every dtype. In bfloat16 the residual stream is float32 all the same; only what products read is narrow.
