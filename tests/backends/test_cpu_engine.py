@@ -57,6 +57,16 @@ def test_a_text_gives_the_same_bits_in_whatever_pieces_it_is_fed(shape: str, sto
         assert torch.equal(fed(model, tokens, pieces, row=1, n_rows=2), alone[ends])
 
 
+@pytest.mark.parametrize("wanted", [[299, 3, 140, 3], [130], [0, 1, 2], []], ids=str)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_logits_of_some_tokens_are_those_among_all(wanted: list[int], n_threads: int) -> None:
+    config, weights = weights_of("grouped heads, odd sizes", "int8")
+    tokens = some_tokens(config.vocab_size, 300)
+    model = native(config, weights, torch.bfloat16, n_threads=n_threads)
+    all_of_them = model.feed([torch.tensor(tokens)], model.new_cache(1), slice(None))
+    assert torch.equal(model.feed([torch.tensor(tokens)], model.new_cache(1), slice(None), wanted), all_of_them[wanted])
+
+
 @pytest.mark.parametrize("n_rows", [2, 3, 8, 9, 17])
 @pytest.mark.parametrize("storage", ["bfloat16", "int4-32"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])

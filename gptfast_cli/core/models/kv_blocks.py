@@ -239,6 +239,8 @@ def _block_layout(group: KVGroup, kv_dtype: torch.dtype, dtype: torch.dtype) -> 
 
 
 _HUGE_PAGE = 2 << 20
+# shared memory, which mmap takes by default, has no huge pages on most systems
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MADV_HUGEPAGE") else {}
 LARGE_BYTES = 64 << 20
 _MOST_SPARE_BYTES = 256 << 20
 SMALLER = "Take fewer rows or tokens: --batch-size, --max-context, --kv-dtype int8"
@@ -250,7 +252,7 @@ def _memory(n_bytes: int) -> Tensor:
     Pages that are never touched take none. Raises MemoryError.
     """
     try:
-        pages = mmap.mmap(-1, n_bytes + _HUGE_PAGE)
+        pages = mmap.mmap(-1, n_bytes + _HUGE_PAGE, **_PRIVATE)
     except OSError as error:
         raise MemoryError("The system has no memory for the KV cache.") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):

@@ -122,7 +122,8 @@ class Engine {
       for (int i = 0; i < call.n_outputs; i++)
         if (call.outputs[i] >= first && call.outputs[i] < first + piece.n_rows)
           wanted_.push_back({i, call.outputs[i] - first});
-      call_ = &piece;
+      keep_wanted_rows();
+      call_ = &piece, n_rows_ = piece.n_rows;
       completing_.clear();
       for (int row = 0; d_.cache_is_int8 && row < piece.n_rows; row++)
         if ((piece.positions[row] + 1) % KEY_BLOCK == 0) completing_.push_back(row);
@@ -189,6 +190,17 @@ class Engine {
   struct Wanted {
     int output, row;
   };
+
+  // The rows that go on after the last attention are those whose logits are wanted; from here on by their number there.
+  void keep_wanted_rows() {
+    wanted_rows_.clear();
+    for (const Wanted& each : wanted_) wanted_rows_.push_back(each.row);
+    std::sort(wanted_rows_.begin(), wanted_rows_.end());
+    wanted_rows_.erase(std::unique(wanted_rows_.begin(), wanted_rows_.end()), wanted_rows_.end());
+    for (Wanted& each : wanted_)
+      each.row = static_cast<int>(std::lower_bound(wanted_rows_.begin(), wanted_rows_.end(), each.row) -
+                                  wanted_rows_.begin());
+  }
 
   // The largest of the layers' sizes, and of `dim`.
   template <class Size>
@@ -288,7 +300,11 @@ class Engine {
     if (thread == 0)
       for (auto& attention : attentions_) attention->assign(pool_.n_active());
     pool_.barrier(thread);
-    for (int layer = 0; layer < d_.n_layers; layer++) attention(layer, thread), feed_forward(layer, thread);
+    for (int layer = 0; layer < d_.n_layers; layer++) {
+      store_kv(layer, thread);
+      if (layer == d_.n_layers - 1 && wanted_.empty()) break;
+      attention(layer, thread), feed_forward(layer, thread);
+    }
     if (!wanted_.empty()) head(thread);
     pool_.barrier(thread);
     if (!chooses) return;
@@ -310,11 +326,12 @@ class Engine {
       sampling_.uncertainties[output] = token == d_.vocab_size ? 1 : 1 - sampler.confidence(token);
   }
 
-  void attention(int index, int thread) {
+  // Queries, keys and values of all rows, of which the latter two go to the cache.
+  void store_kv(int index, int thread) {
     const Layer& layer = layers_[static_cast<size_t>(index)];
     const Matrix& qkv = layer.matrices[QKV];
     const Input ready = prepare(x_.data, layer.norms[ATTENTION_NORM], qkv, thread);
-    multiply(qkv, ready, call_->n_rows, index, QKV, thread, [&](int unit, int first, int n, const float* y) {
+    multiply(qkv, ready, n_rows_, index, QKV, thread, [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++)
         memcpy(qkv_.data + static_cast<size_t>(first + r) * qkv_stride_ + unit * UNIT, y + UNIT * r,
                sizeof(float) * UNIT);
@@ -327,9 +344,25 @@ class Engine {
       complete_blocks(index, thread);
       pool_.barrier(thread);
     }
+  }
+
+  void attention(int index, int thread) {
+    const Layer& layer = layers_[static_cast<size_t>(index)];
     attentions_[layer.attention]->run(index, queries_.data, heads_out_.data, stride_, pool_, thread);
     pool_.barrier(thread);
+    if (index == d_.n_layers - 1 && static_cast<int>(wanted_rows_.size()) < call_->n_rows) {
+      if (thread == 0) move_wanted_rows();
+      pool_.barrier(thread);
+    }
     add(index, OUTPUT, heads_out_.data, layer.norms[ATTENTION_OUTPUT_NORM], thread);
+  }
+
+  void move_wanted_rows() {
+    n_rows_ = static_cast<int>(wanted_rows_.size());
+    for (int to = 0; to < n_rows_; to++)
+      for (float* rows : {x_.data, heads_out_.data})
+        std::copy_n(rows + static_cast<size_t>(wanted_rows_[static_cast<size_t>(to)]) * stride_, stride_,
+                    rows + static_cast<size_t>(to) * stride_);
   }
 
   void feed_forward(int index, int thread) {
@@ -337,7 +370,7 @@ class Engine {
     const Matrix& gate_up = layer.matrices[GATE_UP];
     const Activation activation = layer.shape.activation;
     const Input ready = prepare(x_.data, layer.norms[FFN_NORM], gate_up, thread);
-    multiply(gate_up, ready, call_->n_rows, index, GATE_UP, thread, [&](int unit, int first, int n, const float* y) {
+    multiply(gate_up, ready, n_rows_, index, GATE_UP, thread, [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++)
         store(hidden_.data + static_cast<size_t>(first + r) * stride_ + unit * LANES,
               activate(load(y + UNIT * r), activation) * load(y + UNIT * r + LANES));
@@ -355,7 +388,7 @@ class Engine {
     const bool is_added = norm == nullptr && is_first_;
     float* to = norm == nullptr ? x_.data : product_.data;
     const Input ready = prepare(from, nullptr, matrix, thread);
-    multiply(matrix, ready, call_->n_rows, index, role, thread, [&](int unit, int first, int n, const float* y) {
+    multiply(matrix, ready, n_rows_, index, role, thread, [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++) {
         float* row = to + static_cast<size_t>(first + r) * stride_ + unit * UNIT;
         for (int k = 0; k < UNIT; k += LANES)
@@ -365,7 +398,7 @@ class Engine {
     pool_.barrier(thread);
     sum(to, d_.dim, stride_, thread);
     if (norm == nullptr) return;
-    for (int r = thread; r < call_->n_rows; r += pool_.n_active()) {
+    for (int r = thread; r < n_rows_; r += pool_.n_active()) {
       float *x = x_.data + static_cast<size_t>(r) * stride_, *y = to + static_cast<size_t>(r) * stride_;
       normalize(y, norm, d_.dim, d_.norm_eps, y, d_.dim);
       for (int k = 0; k < d_.dim; k++) x[k] += scale * y[k];
@@ -376,14 +409,14 @@ class Engine {
   // All-reduce over the ranks, on the thread that Python called.
   void sum(float* x, int n_columns, int stride, int thread) {
     if (sum_ == nullptr) return;
-    if (thread == 0) sum_(x, call_->n_rows, n_columns, stride);
+    if (thread == 0) sum_(x, n_rows_, n_columns, stride);
     pool_.barrier(thread, false);
   }
 
   // Of each row, the means of the squares of all queries and of all keys.
   void sum_squares(const LayerShape& shape, int thread) {
     const int q_dim = shape.n_heads * shape.head_dim, kv_dim = shape.n_kv_heads * shape.head_dim;
-    for (int r = thread; r < call_->n_rows; r += pool_.n_active()) {
+    for (int r = thread; r < n_rows_; r += pool_.n_active()) {
       const float* row = qkv_.data + static_cast<size_t>(r) * qkv_stride_;
       squares_.data[2 * r] = mean_square(row, q_dim) / static_cast<float>(n_ranks_);
       squares_.data[2 * r + 1] = mean_square(row + q_dim, kv_dim) / static_cast<float>(n_ranks_);
@@ -423,11 +456,11 @@ class Engine {
       if (norm != nullptr) normalize(x, norm, m.n_columns, d_.norm_eps, to.floats, m.n_padded());
       convert_input(norm != nullptr ? to.floats : x, m.n_padded(), m.input_format, to);
     };
-    if (call_->n_rows == 1) {
+    if (n_rows_ == 1) {
       row(0, own_[static_cast<size_t>(thread)]);
       return own_[static_cast<size_t>(thread)];
     }
-    for (int r = thread; r < call_->n_rows; r += pool_.n_active()) row(r, shared_.from(r));
+    for (int r = thread; r < n_rows_; r += pool_.n_active()) row(r, shared_.from(r));
     pool_.barrier(thread);
     return shared_;
   }
@@ -545,6 +578,8 @@ class Engine {
   std::vector<Input> own_;  // for the threads, of a single row
   std::vector<std::unique_ptr<AttentionSchedule>> attentions_;
   std::vector<Wanted> wanted_;
+  std::vector<int> wanted_rows_;   // ascending, each once
+  int n_rows_ = 0;                 // in x_: those of the call, and after the last attention those that are wanted
   std::vector<int> completing_;    // rows that are the last of a block of keys, where these become codes
   std::vector<Sampler> samplers_;  // of the threads
   Sampling sampling_{};
