@@ -133,10 +133,10 @@ def test_what_layers_with_windows_take_is_what_the_cache_takes(kv_dtype: torch.d
     config = config_of()
     planned = portion(outline(config, dtype=torch.float32, kv_dtype=kv_dtype), 1)
     cache = KVCache(config, 3, dtype=torch.float32, kv_dtype=kv_dtype, device=torch.device("meta"))
-    n_prompt = context - context % 7
+    n_prompt, n_new = context - context % 7, min(PREFILL_CHUNK, cache.most_tokens)
     for row in (slice(row, row + 1) for row in range(3)):
-        for first in range(0, n_prompt, PREFILL_CHUNK):
-            cache.begin(row, [n := min(PREFILL_CHUNK, n_prompt - first)])
+        for first in range(0, n_prompt, n_new):
+            cache.begin(row, [n := min(n_new, n_prompt - first)])
             cache.advance(row, n)
     for _ in range(n_prompt, context):
         cache.begin(slice(None), [1] * 3)

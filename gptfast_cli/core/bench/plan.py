@@ -217,7 +217,8 @@ class RankPortion:
         n_bytes = 0
         for layout in self.kv_layouts:
             n_each = layout.group.most_kept_blocks(context, 1)
-            n_more = layout.group.most_kept_blocks(context, PREFILL_CHUNK) - n_each if batch_size else 0
+            n_new = min(PREFILL_CHUNK, layout.kv.most_tokens)
+            n_more = layout.group.most_kept_blocks(context, n_new) - n_each if batch_size else 0
             n_bytes += (batch_size * n_each + n_more) * layout.n_bytes + batch_size * layout.row_bytes
         return n_bytes
 

@@ -91,7 +91,7 @@ class KVCache:
         """
         missing = []
         for group in self.groups:
-            n_most = group.layout.group.most_kept_blocks(n_tokens, n_new)
+            n_most = group.layout.group.most_kept_blocks(n_tokens, min(n_new, self.most_tokens))
             held = (len(table) - first for table, first in zip(group.rows, group.firsts, strict=True))
             missing.append(sum(max(0, n_most - n) for n in held))
         self._reserve(missing, n_tokens, with_spare=False)
