@@ -3,14 +3,16 @@
 import functools
 import itertools
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from cpu_engine import library
-from gptfast_cli.core.backends.cpu.library import SamplingParams
-from gptfast_cli.core.engine.sampling import Sampling, probabilities
+from gptfast_cli.core.engine.runner import sampling_params
+from gptfast_cli.core.engine.sampling import Sampler, Sampling, SamplingContext, penalize, probabilities
 
 engine = functools.cache(library)
 
@@ -23,9 +25,9 @@ LIMITS = [
 UNIFORMS = [0.0, 1e-9, 0.01, 0.2, 0.37, 0.5, 0.77, 0.9, 0.999, 1 - 2**-32]
 
 
-def chosen(logits: Tensor, sampling: Sampling, uniform: float = 0.0) -> int:
-    choice = SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
-    return engine().gptfast_sample(logits.data_ptr(), len(logits), choice, uniform)
+def chosen(logits: Tensor, sampling: Sampling, uniform: float = 0.0, text: Sequence[int] = ()) -> int:
+    draw = SamplingContext(Sampler(sampling, 0), text, ())
+    return engine().gptfast_sample(logits.data_ptr(), len(logits), sampling_params(draw), uniform)
 
 
 @pytest.mark.parametrize("vocab_size", [3, 97, 4096, 32_001])
@@ -44,6 +46,22 @@ def test_a_draw_falls_on_the_step_of_the_distribution_function_where_its_number_
         token = chosen(logits, sampling, uniform)
         assert p[token] > 0
         assert ends[token] - p[token] - 1e-6 <= uniform <= ends[token] + 1e-6
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.1, 1e6])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(0.0), Sampling(0.7, 0), Sampling(1.0, 20), Sampling(1.0, 0, 0.6, 0.01)], ids=str
+)
+def test_a_repetition_penalty_is_on_tokens_seen_and_goes_again(sampling: Sampling, penalty: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = 4 * torch.randn(4096, generator=generator)
+    text = torch.randint(4096, (3000,), generator=generator).tolist()  # some of them several times
+    text += logits.topk(3).indices.tolist()
+    before, penalized = logits.clone(), penalize(logits.unsqueeze(0), [torch.tensor(text)], penalty)[0]
+    with_penalty = replace(sampling, repetition_penalty=penalty)
+    for uniform in UNIFORMS:
+        assert chosen(logits, with_penalty, uniform, text) == chosen(penalized, sampling, uniform)
+        assert logits.equal(before)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(1.0, 0), Sampling(0.7, 20), Sampling(1.0, 0, 0.6)], ids=str)

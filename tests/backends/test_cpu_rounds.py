@@ -27,6 +27,8 @@ SAMPLINGS = [
     Sampling(temperature=0.8, top_k=20),
     Sampling(temperature=1.2, top_k=0, top_p=0.9),
     Sampling(temperature=1.0, top_k=50, top_p=0.95, min_p=0.02),
+    Sampling(temperature=0, repetition_penalty=1.3),
+    Sampling(temperature=0.9, top_k=30, top_p=0.9, repetition_penalty=1.3),
 ]
 PROMPTS = ((1, 5, 9), (1, 7, 7, 30, 2, 4), (80,), (1, 5, 9, 11, 12))
 
@@ -71,7 +73,7 @@ class Doubting:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-@pytest.mark.parametrize(("n_rows", "k"), [(1, 1), (1, 4), (3, 5), (4, 2)])
+@pytest.mark.parametrize(("n_rows", "k"), [(1, 1), (1, 4), (3, 5), (4, 2), (8, 3)])
 def test_rounds_in_one_call_give_what_rounds_one_by_one_give(
     pair: tuple[NativeModel, NativeModel], sampling: Sampling, n_rows: int, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,23 +111,25 @@ def test_logits_that_are_no_numbers_are_an_error(pair: tuple[NativeModel, Native
 
 @pytest.mark.parametrize("n_rows", [1, 3])
 @pytest.mark.parametrize("max_uncertainty", [0.0, 1.2, 2.5])
+@pytest.mark.parametrize("sampling", [each for each in SAMPLINGS if each.is_greedy], ids=str)
 def test_rounds_that_end_for_doubt_give_the_text_of_the_target_alone(
-    pair: tuple[NativeModel, NativeModel], n_rows: int, max_uncertainty: float
+    pair: tuple[NativeModel, NativeModel], sampling: Sampling, n_rows: int, max_uncertainty: float
 ) -> None:
     limits = Limits(60, 512, frozenset(range(3)))
-    expected, _ = answers(pair, SAMPLINGS[0], limits, n_rows, 0)
-    text, speculation = answers(pair, SAMPLINGS[0], limits, n_rows, Doubting(7, max_uncertainty))
+    expected, _ = answers(pair, sampling, limits, n_rows, 0)
+    text, speculation = answers(pair, sampling, limits, n_rows, Doubting(7, max_uncertainty))
     assert text == expected
     rounds = speculation.rounds
     assert sum(each.n_drafted for each in rounds.positions) < 5 * rounds.n_rounds, "they end before the seventh token"
     assert sum(each.n_accepted for each in rounds.positions) > 0
 
 
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
 def test_rounds_of_drawn_tokens_that_end_for_doubt_follow_the_targets_law(
-    pair: tuple[NativeModel, NativeModel],
+    pair: tuple[NativeModel, NativeModel], penalty: float
 ) -> None:
     """The third token of many sequences of one prompt: the first round, of two tokens at most, may end after one."""
-    n, sampling, depth = 2000, Sampling(temperature=0.6, top_k=4), Doubting(2, 0.5)
+    n, sampling, depth = 2000, Sampling(0.6, 4, repetition_penalty=penalty), Doubting(2, 0.5)
     counts = []
     for policy in (FixedDraftLength(0), depth):
         limits = Limits(4, 512, frozenset())
@@ -142,12 +146,13 @@ def test_rounds_of_drawn_tokens_that_end_for_doubt_follow_the_targets_law(
     assert difference < freedom + 4 * (2 * freedom) ** 0.5 + 8  # once in 10,000 or less
 
 
+@pytest.mark.parametrize("sampling", [each for each in SAMPLINGS if each.is_greedy], ids=str)
 def test_a_draft_that_is_the_target_is_accepted_whole_wherever_rounds_end(
-    pair: tuple[NativeModel, NativeModel],
+    pair: tuple[NativeModel, NativeModel], sampling: Sampling
 ) -> None:
     limits = Limits(60, 512, frozenset())
     for max_uncertainty in (0.0, 1.2):
-        _, speculation = answers((pair[0], pair[0]), SAMPLINGS[0], limits, 2, Doubting(7, max_uncertainty))
+        _, speculation = answers((pair[0], pair[0]), sampling, limits, 2, Doubting(7, max_uncertainty))
         assert all(each.n_accepted == each.n_drafted for each in speculation.rounds.positions)
 
 

@@ -13,7 +13,13 @@ from gptfast_cli.core.models.native import NativeModel
 from model_files import drained, prefill, run_to_end
 
 PROMPTS = ((1, 5, 9), (1, 7, 7, 30, 2, 4), (1, 5, 9), (80,), (1, 5, 9, 11, 12))
-SAMPLINGS = [Sampling(temperature=0), Sampling(temperature=1.2, top_k=0), Sampling(top_k=20, top_p=0.9, min_p=0.02)]
+SAMPLINGS = [
+    Sampling(temperature=0),
+    Sampling(temperature=1.2, top_k=0),
+    Sampling(top_k=20, top_p=0.9, min_p=0.02),
+    Sampling(temperature=0, repetition_penalty=1.3),
+    Sampling(temperature=0.7, top_k=20, top_p=0.9, repetition_penalty=1.5),
+]
 LIMITS = Limits(max_new_tokens=60, max_context=512, stop_ids=frozenset(range(4)))
 
 
@@ -50,11 +56,15 @@ def test_steps_ahead_give_the_tokens_of_steps_one_by_one(model: NativeModel, sam
     assert {"eos", "length"} >= {one.finish_reason for one in ahead}
 
 
-def test_the_tokens_are_those_of_the_sampler(model: NativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    ahead, asked = sequences(SAMPLINGS[2]), sequences(SAMPLINGS[2])
-    decode(model, ahead, 2, most=16)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("n_rows", [1, 3, 8])
+def test_the_tokens_are_those_of_the_sampler(
+    model: NativeModel, sampling: Sampling, n_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead, asked = sequences(sampling), sequences(sampling)
+    decode(model, ahead, n_rows, most=16)
     monkeypatch.setattr(Runner, "runs_ahead", False)
-    decode(model, asked, 2, most=16)
+    decode(model, asked, n_rows, most=16)
     assert [one.generated for one in ahead] == [one.generated for one in asked]
 
 
@@ -82,11 +92,9 @@ def test_a_conversation_goes_on_from_what_steps_ahead_left_in_the_cache(model: N
     assert second.generated == fresh.generated
 
 
-@pytest.mark.parametrize("changed", [{"repetition_penalty": 1.2}, {"n_logprobs": 2}])
-def test_what_needs_more_than_the_logits_of_a_step_is_asked_for_each(model: NativeModel, changed: dict) -> None:
-    penalty = changed.get("repetition_penalty", 1.0)
-    sequence = sequences(Sampling(repetition_penalty=penalty), Limits(9, 512, frozenset()))[0]
-    sequence.n_logprobs = changed.get("n_logprobs")
+def test_a_request_for_log_probabilities_is_asked_for_each_token(model: NativeModel) -> None:
+    sequence = sequences(Sampling(), Limits(9, 512, frozenset()))[0]
+    sequence.n_logprobs = 2
     strides = decode(model, [sequence], 1, most=16)
     assert [stride.counts for stride in strides] == [[1]] * 8
 

@@ -7,6 +7,7 @@ from gptfast_cli.core.engine.sampling import (
     Sampler,
     Sampling,
     SamplingContext,
+    SeenTokens,
     draw_tokens,
     probabilities,
     sample_inverse_cdf,
@@ -81,6 +82,14 @@ def test_the_repetition_penalty_counts_the_prompt_and_the_generated_tokens() -> 
     sampler = Sampler(Sampling(temperature=0, repetition_penalty=2.0), seed=0)
     logits = torch.tensor([[5.0, 4.0, 3.0, -1.0]])
     assert draw_tokens(Logits(logits), [SamplingContext(sampler, (0,), [1])]) == [2]
+
+
+def test_the_tokens_seen_of_a_text_that_grows_are_those_of_the_whole_text() -> None:
+    seen, generated = SeenTokens(), [7, 3]
+    assert list(seen.of((3, 5, 3), generated)) == [3, 5, 7]
+    generated += [5, 9, 9]
+    assert list(seen.of((3, 5, 3), generated)) == [3, 5, 7, 9]
+    assert list(seen.of((3, 5, 3), generated)) == list(SeenTokens().of((3, 5, 3), generated))
 
 
 @pytest.mark.parametrize("sampling", [PLAIN, Sampling(temperature=0)], ids=["drawn", "greedy"])

@@ -225,9 +225,10 @@ def test_logprobs_are_those_of_the_target(models: Models) -> None:
         assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-5)
 
 
-def test_sampled_text_has_the_targets_distribution(models: Models) -> None:
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_sampled_text_has_the_targets_distribution(models: Models, penalty: float) -> None:
     """The third token of many sequences of one prompt, which rounds reach in several ways."""
-    n, limits, sampling = 600, Limits(3, 512, frozenset()), Sampling(temperature=0.6, top_k=4)
+    n, limits, sampling = 600, Limits(3, 512, frozenset()), Sampling(0.6, 4, repetition_penalty=penalty)
     counts = []
     for proposer in (None, DraftModel(models.draft, 32)):
         wanted = [Request(i, (5, 9, 30), Sampler(sampling, 4, i), limits) for i in range(n)]

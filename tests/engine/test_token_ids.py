@@ -12,13 +12,12 @@ import torch
 from chat_model import chat_model
 from cpu_engine import native, weights_of
 from generation_requests import changed, requested
-from gptfast_cli.core.backends.cpu.library import SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import RoundLimits, RoundRow, run_rounds
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions
 from gptfast_cli.core.engine.load import load
-from gptfast_cli.core.engine.runner import Runner
-from gptfast_cli.core.engine.sampling import Sampling
+from gptfast_cli.core.engine.runner import Runner, sampling_params
+from gptfast_cli.core.engine.sampling import Sampler, Sampling, SamplingContext
 from gptfast_cli.core.evals.perplexity import TextOptions
 from gptfast_cli.core.jobs import chat, generate, generate_batch, quantize
 from gptfast_cli.core.jobs import eval as evaluating
@@ -28,6 +27,7 @@ from model_files import drained, edit_json, settings_in
 
 N_ROWS = 260  # of the embedding
 GREEDY = Sampling(temperature=0)
+NEXT = SamplingContext(Sampler(GREEDY, 0), (1,), ())
 FAR = [-1, 101, 2**31 + 5, 2**32 + 5, 2**53, -(2**40)]  # of which some would be 5 in 32 bits
 
 
@@ -150,12 +150,12 @@ def test_the_engine_reads_nothing_beyond_the_embedding(token: int, monkeypatch: 
     runner = Runner(model, 1)
     calls: list[Callable[[], object]] = [
         lambda: runner.prefill(0, [5, token]),
-        lambda: runner.run_ahead([[5, token]], [GREEDY], [[0.0]]),
+        lambda: runner.run_ahead([[5, token]], [NEXT], [[0.0]]),
         lambda: runner.read(slice(0, 1), [[5, token]], [1]),
         lambda: run_rounds(
             runner.handle(1, 9),
             Runner(model, 1).handle(1, 9),
-            [RoundRow(0, 5, 1, (5, token), 1, 1, SamplingParams(0.0, 0, 1.0, 0.0))],
+            [RoundRow(0, 5, 1, (5, token), 1, 1, sampling_params(NEXT))],
             RoundLimits(2, 2),
             (),
         ),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gptfast_cli.core.drafts.texts import TargetText
 from gptfast_cli.core.engine.runner import PREFILL_CHUNK, Runner
-from gptfast_cli.core.engine.sampling import SamplingContext, distribution
+from gptfast_cli.core.engine.sampling import SamplingContext, distribution, most_probable
 from gptfast_cli.core.engine.speculative.proposers.ngram import NGram
 from gptfast_cli.core.stopwatch import Stopwatch
 
@@ -90,9 +90,6 @@ def expected(acceptance_probs: AcceptanceProbs, k: int, *, n_undrafted: int = 1)
     return Expected(n_rounds, n_plain, n_drafted, n_reached, n_accepted)
 
 
-_NOTHING = torch.empty(0, dtype=torch.int64)
-
-
 class AcceptanceReader(Protocol):
     """Reads texts one by one and collects a draft's acceptance probabilities along them."""
 
@@ -130,14 +127,14 @@ class ProbsReader:
         self.prefill_seconds.append(watch.seconds)
         fed = torch.tensor([prompt[-1], *text.tokens[:-1]], device=runner.model.device)
         (logits,) = runner.extend([fed], needs_probs=True)
-        context = SamplingContext(text.sampler, prompt, text.tokens)
-        best = logits.best().unsqueeze(-1)
+        context = SamplingContext(text.sampler, prompt, ())
+        best = most_probable(logits, context, fed[1:]).unsqueeze(-1)
         is_finite = best < logits.vocab_size
         if not bool(is_finite.all()):
             runner.wipe(0)
         if text.sampler.sampling.is_greedy:
             return torch.zeros_like(logits.whole).scatter_(-1, best.where(is_finite, 0), is_finite.float())
-        return distribution(logits, context, _NOTHING.to(fed.device)).where(is_finite, 0)
+        return distribution(logits, context, fed[1:]).where(is_finite, 0)
 
 
 class ModelAcceptance:

@@ -302,14 +302,13 @@ class Engine:
     def _run_ahead(self, advanced: list[Request], max_steps: int) -> int:
         """Steps in which the model chooses the tokens itself: how many were run, 0 where it cannot."""
         draws = [request.next_draw for request in advanced]
-        samplings = [request.sampler.sampling for request in advanced]
         if not (self._runner.runs_ahead and all(request.wants_tokens_alone for request in advanced)):
             return 0
         affordable = max(1, int(self._ahead_seconds / self._step_seconds))
         n_steps = min(max_steps, _MOST_AHEAD, affordable, *(request.n_left for request in advanced))
         uniforms = [[draw.uniform(step) for draw in draws] for step in range(n_steps)]
         stops = frozenset().union(*(request.limits.stop_ids for request in advanced))
-        chosen = self._runner.run_ahead([[draw.generated[-1]] for draw in draws], samplings, uniforms, stops)
+        chosen = self._runner.run_ahead([[draw.generated[-1]] for draw in draws], draws, uniforms, stops)
         for tokens in chosen.tokens:
             for request, token in zip(advanced, tokens, strict=True):
                 self._give(request, token)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gptfast_cli.core.engine.reasoning import Piece, ReasoningParser
-from gptfast_cli.core.engine.sampling import Sampler, SamplingContext, TokenLogprobs
+from gptfast_cli.core.engine.sampling import Sampler, SamplingContext, SeenTokens, TokenLogprobs
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Finished, TextChunk
 from gptfast_cli.core.tokenizers import Tokenizer
@@ -69,16 +69,17 @@ class Request:
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the generated tokens
     finish_reason: FinishReason | None = None
     failure: GptFastError | None = None  # why it ended with "error"
+    seen: SeenTokens = field(default_factory=SeenTokens, init=False, repr=False)
 
     @property
     def next_draw(self) -> SamplingContext:
         """The sampler of the next token, and the tokens before it."""
-        return SamplingContext(self.sampler, self.prompt, self.generated)
+        return SamplingContext(self.sampler, self.prompt, self.generated, self.seen)
 
     @property
     def wants_tokens_alone(self) -> bool:
-        """Whether a model can sample for it without the host: no log-probabilities, no repetition penalty."""
-        return self.n_logprobs is None and self.sampler.sampling.repetition_penalty == 1
+        """Whether a model can sample for it without the host: no log-probabilities."""
+        return self.n_logprobs is None
 
     @property
     def n_tokens(self) -> int:

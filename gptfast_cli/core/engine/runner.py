@@ -17,7 +17,7 @@ from gptfast_cli.core.backends.cpu.engine import StepsAhead
 from gptfast_cli.core.backends.cpu.library import SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
 from gptfast_cli.core.device import to_device, torch_threads
-from gptfast_cli.core.engine.sampling import Sampling
+from gptfast_cli.core.engine.sampling import SamplingContext
 from gptfast_cli.core.models.decoder import Decoder, Logits
 from gptfast_cli.core.models.kv_cache import KVCache
 from gptfast_cli.core.token_ids import check_token_ids
@@ -140,7 +140,7 @@ class Runner:
     def run_ahead(
         self,
         fed: Sequence[Sequence[int]],
-        samplings: Sequence[Sampling],
+        draws: Sequence[SamplingContext],
         uniforms: Sequence[Sequence[float]],
         stops: Collection[int] = (),
         *,
@@ -148,11 +148,11 @@ class Runner:
     ) -> StepsAhead:
         """Feed the first rows these tokens, then the tokens that the model samples, one step for each of `uniforms`.
 
-        Repetition penalties are not applied. The step in which a row samples one of `stops` is the last.
+        The step in which a row samples one of `stops` is the last.
         """
         loop = self.model.token_loop
         assert loop is not None
-        choices = list(map(sampling_params, samplings))
+        choices = list(map(sampling_params, draws))
         with self.alone(), phase("decode"):
             chosen = loop.run_ahead(fed, self._cache, choices, uniforms, tuple(stops), keep_logits=keep_logits)
         for row, first in enumerate(fed):
@@ -272,9 +272,19 @@ class Runner:
         return Logits(logits, self.model.shard, self.model.group)
 
 
-def sampling_params(sampling: Sampling) -> SamplingParams:
-    """The sampling parameters of the native engine, which has no repetition penalty."""
-    return SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+def sampling_params(draw: SamplingContext) -> SamplingParams:
+    """The sampling parameters of the native engine; they point to the tokens seen, until these are asked for again."""
+    sampling = draw.sampler.sampling
+    address, n_seen = (None, 0) if sampling.repetition_penalty == 1 else draw.seen_tokens.buffer_info()
+    return SamplingParams(
+        sampling.temperature,
+        sampling.top_k,
+        sampling.top_p,
+        sampling.min_p,
+        sampling.repetition_penalty,
+        n_seen,
+        address,
+    )
 
 
 def common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:

@@ -8,9 +8,11 @@ the same rules in native/sampling.h; tests/backends/test_cpu_choosing.py holds b
 """
 
 import math
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
@@ -159,6 +161,25 @@ class Sampler:
     stream: int = 0
 
 
+class SeenTokens:
+    """The distinct tokens of a text that grows."""
+
+    def __init__(self) -> None:
+        self._tokens = array("q")
+        self._known: set[int] = set()
+        self._n_read = 0  # tokens of the text
+
+    def of(self, prompt: Sequence[int], generated: Sequence[int]) -> "array[int]":
+        """Those of the text, each once, as int64; only what has come since the last call is read."""
+        assert self._n_read <= len(prompt) + len(generated)
+        later = (*prompt[self._n_read :], *generated[max(0, self._n_read - len(prompt)) :])
+        new = [token for token in dict.fromkeys(later) if token not in self._known]
+        self._tokens.extend(new)
+        self._known.update(new)
+        self._n_read += len(later)
+        return self._tokens
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingContext:
     """The sampler of the next token, and the tokens before it."""
@@ -166,6 +187,12 @@ class SamplingContext:
     sampler: Sampler
     prompt: Sequence[int]
     generated: Sequence[int]
+    seen: SeenTokens = field(default_factory=SeenTokens)
+
+    @property
+    def seen_tokens(self) -> "array[int]":
+        """The tokens that a repetition penalty is on, each once, as int64."""
+        return self.seen.of(self.prompt, self.generated)
 
     def uniform(self, later: int = 0, purpose: int = TOKEN) -> float:
         """The uniform number in [0, 1) of the token `later` positions from the next one."""
@@ -263,8 +290,10 @@ def _as_drafted(logits: Logits, draw: SamplingContext, drafted: Tensor) -> Logit
 
 
 def _seen(logits: Logits, draw: SamplingContext) -> Tensor:
-    """Tokens of prompt and text of a request, [n] int64."""
-    return to_device([*draw.prompt, *draw.generated], torch.int64, logits.own.device)
+    """The distinct tokens of prompt and text of a request, [n] int64."""
+    seen = torch.from_numpy(np.array(draw.seen_tokens))  # a copy: an array that is viewed cannot grow
+    device = logits.own.device
+    return (seen.pin_memory() if device.type == "cuda" else seen).to(device, non_blocking=True)
 
 
 def _penalized(logits: Logits, seen: Sequence[Tensor], penalty: float) -> Logits:

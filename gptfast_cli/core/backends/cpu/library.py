@@ -138,9 +138,17 @@ class WeightView(Structure):
 
 
 class SamplingParams(Structure):
-    """How a token is sampled from logits."""
+    """How a token is sampled from logits, and the tokens seen, if their repetition is penalized."""
 
-    _fields_ = (("temperature", c_float), ("top_k", c_int), ("top_p", c_double), ("min_p", c_double))
+    _fields_ = (
+        ("temperature", c_float),
+        ("top_k", c_int),
+        ("top_p", c_double),
+        ("min_p", c_double),
+        ("repetition_penalty", c_float),
+        ("n_seen", c_int),
+        ("seen", c_void_p),
+    )
 
 
 class LayerKV(Structure):

@@ -71,7 +71,7 @@ def run_rounds_native(target: Runner, draft: Runner, sequences: Sequence[Request
 def _text(row: int, sequence: Request, draft: Runner) -> RoundRow:
     rest, sampler = draft.truncate_to(row, sequence.prompt, sequence.generated), sequence.sampler
     return RoundRow(
-        row, sequence.n_left, draft.n_held(row), rest, sampler.seed, sampler.stream, sampling_params(sampler.sampling)
+        row, sequence.n_left, draft.n_held(row), rest, sampler.seed, sampler.stream, sampling_params(sequence.next_draw)
     )
 
 

@@ -70,6 +70,9 @@ struct SamplingParams {
   float temperature;  // 0: argmax
   int top_k;          // 0: off
   double top_p, min_p;
+  float repetition_penalty;  // 1: off
+  int n_seen;
+  const int64_t* seen;  // [n_seen] tokens that are penalized, in any order, each once or more; null without a penalty
 };
 
 // Where the keys and values of a layer lie (kv_cache.h). Layers whose KV heads are alike share blocks.

@@ -141,6 +141,8 @@ class Engine {
     std::vector<int64_t> tokens(n);
     std::vector<int32_t> positions(n), slots(n), outputs(n);
     std::vector<double> uncertainties(n);
+    std::vector<GrowingParams> texts(ahead.params, ahead.params + n);
+    std::vector<SamplingParams> params(n);
     for (size_t i = 0; i < n; i++) {
       positions[i] = call.positions[call.outputs[i]], slots[i] = call.slots[call.outputs[i]];
       outputs[i] = static_cast<int32_t>(i);
@@ -153,13 +155,15 @@ class Engine {
     bool is_last = false;
     int n_done = 0;
     for (; n_done < ahead.n_steps && !is_last; n_done++) {
-      sampling_ = {ahead.params, ahead.uniforms + n * n_done, ahead.chosen + n * n_done, drafting.distributions,
+      for (size_t i = 0; i < n; i++) params[i] = texts[i].params();
+      sampling_ = {params.data(), ahead.uniforms + n * n_done, ahead.chosen + n * n_done, drafting.distributions,
                    drafting.uncertainties};
       if (drafting.distributions != nullptr) drafting.distributions += n;
       if (drafting.uncertainties != nullptr) drafting.uncertainties += n;
       if (!run(step)) return NO_EMBEDDING;
       for (size_t i = 0; i < n; i++) {
         tokens[i] = sampling_.chosen[i], positions[i]++;
+        texts[i].add(tokens[i]);
         is_last = is_last || tokens[i] == d_.vocab_size ||
                   std::find(ahead.stops, ahead.stops + ahead.n_stops, tokens[i]) != ahead.stops + ahead.n_stops;
       }
@@ -314,8 +318,9 @@ class Engine {
   }
 
   void sample(size_t output, int thread) {
-    const float* logits = call_->logits + output * static_cast<size_t>(d_.vocab_size);
+    float* logits = call_->logits + output * static_cast<size_t>(d_.vocab_size);
     const SamplingParams& params = sampling_.params[output];
+    const Penalized penalized(logits, params);
     const double uniform = sampling_.uniforms[output];
     const bool keeps_distribution = sampling_.distributions != nullptr;
     Sampler& sampler = keeps_distribution ? sampling_.distributions[output] : samplers_[static_cast<size_t>(thread)];

@@ -71,8 +71,11 @@ GF_EXPORT int gptfast_logsumexp_argmax(void* engine, const LogsumexpArgmax* requ
   });
 }
 
-GF_EXPORT int gptfast_sample(const float* logits, int n, const SamplingParams* params, double uniform) {
-  return attempt([&] { return Sampler().sample(logits, n, *params, uniform); });
+GF_EXPORT int gptfast_sample(float* logits, int n, const SamplingParams* params, double uniform) {
+  return attempt([&] {
+    const Penalized penalized(logits, *params);
+    return Sampler().sample(logits, n, *params, uniform);
+  });
 }
 
 // The size of a structure or the value of a constant, by the name that library.py has for it; INT_MIN: no such name.

@@ -31,7 +31,7 @@ class SpeculativeRounds {
   SpeculativeRounds(Engine& target, Engine& draft, const Rounds& rounds)
       : target_(target), draft_(draft), rounds_(rounds), rows_(rounds.rows, rounds.rows + rounds.n_rows) {
     for (const Row& row : rows_) texts_.emplace_back(row.rest, row.rest + (row.n_text - row.n_draft));
-    for (const Row& row : rows_) first_.push_back(row.n_draft);
+    for (const Row& row : rows_) first_.push_back(row.n_draft), sampled_.emplace_back(row.params);
   }
 
   // Rounds until `n_rounds`, a stop token, or the end of a row; returns how
@@ -91,7 +91,7 @@ class SpeculativeRounds {
       Row& row = rows_[r];
       for (; row.n_draft < row.n_text; row.n_draft++) fed.add(text(r, row.n_draft), row.n_draft, row.slot);
       fed.outputs.push_back(static_cast<int32_t>(fed.tokens.size()) - 1);
-      params_.push_back(row.params);
+      params_.push_back(sampled_[r].params());
       for (size_t step = 0; step < draft_length; step++)
         uniforms_[step * n + r] = uniform(row, row.n_text + static_cast<int>(step), PROPOSAL);
     }
@@ -113,7 +113,7 @@ class SpeculativeRounds {
       for (int n = 0; n < std::min(draft_length_of(r), n_proposed_); n++) {
         const int64_t token = proposed_[static_cast<size_t>(n) * n_rows() + r];
         if (token == static_cast<int64_t>(vocab_size())) break;  // the draft's output was no number
-        drafted_[r].push_back(token);
+        drafted_[r].push_back(token), sampled_[r].add(token);
         fed.add(token, row.n_text + n, row.slot);
       }
     }
@@ -149,10 +149,11 @@ class SpeculativeRounds {
       rounds_.uncertainties[at] = 0;
       for (size_t n = 0; n < std::min(static_cast<size_t>(result.n_accepted) + 1, drafted_[r].size()); n++)
         rounds_.uncertainties[at] += uncertainties_[n * n_rows() + r];
+      sampled_[r].remove(drafted_[r].size());
       for (int n = 0; n <= result.n_accepted; n++) {
         const int64_t token = n < result.n_accepted ? drafted_[r][static_cast<size_t>(n)] : result.token;
         rounds_.tokens[at * static_cast<size_t>(rounds_.draft_length + 1) + static_cast<size_t>(n)] = token;
-        texts_[r].push_back(token);
+        texts_[r].push_back(token), sampled_[r].add(token);
         goes_on = goes_on && token != static_cast<int64_t>(vocab_size()) &&
                   std::find(rounds_.stops, rounds_.stops + rounds_.n_stops, token) == rounds_.stops + rounds_.n_stops;
       }
@@ -167,11 +168,13 @@ class SpeculativeRounds {
 
   // The target's distribution after a token that it was fed, or at temperature 0 its argmax.
   void compute_distribution(size_t i) {
-    const Row& row = rows_[owners_[i]];
-    const float* logits = logits_.data() + i * vocab_size();
+    const size_t r = owners_[i], n_drafted = i - begins_[r];  // before this position
+    const SamplingParams params = sampled_[r].params(drafted_[r].size() - n_drafted);
+    float* logits = logits_.data() + i * vocab_size();
+    const Penalized penalized(logits, params);
     const int n = target_.vocab_size();
-    if (row.params.temperature == 0) best_[i] = p_[i].sample(logits, n, row.params, 0);
-    else best_[i] = p_[i].compute_distribution(logits, n, row.params) ? 0 : n;
+    if (params.temperature == 0) best_[i] = p_[i].sample(logits, n, params, 0);
+    else best_[i] = p_[i].compute_distribution(logits, n, params) ? 0 : n;
   }
 
   void verify_row(size_t r) {
@@ -198,6 +201,7 @@ class SpeculativeRounds {
   std::vector<int64_t> proposed_;                 // [depth][rows]
   int n_proposed_ = 0;                            // steps that the draft made
   std::vector<double> uniforms_, uncertainties_;  // [depth][rows]
+  std::vector<GrowingParams> sampled_;  // of each row; from drafting to verification its text has the drafted tokens
   std::vector<SamplingParams> params_;
   std::vector<std::vector<int64_t>> drafted_;  // of each row
   std::vector<size_t> begins_, owners_;        // the first logits of each row; of each logits, their row

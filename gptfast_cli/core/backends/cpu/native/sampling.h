@@ -1,7 +1,8 @@
 // Sampling a token from logits: argmax, or the inverse CDF after temperature, top-k, top-p and min-p.
 //
-// The rules and their order are those of engine/sampling.py; tests/backends/test_cpu_choosing.py holds both equal. Most
-// blocks of logits are skipped: the k-th largest of the block maxima is a lower bound of the k-th largest logit.
+// The rules and their order are those of engine/sampling.py, the repetition penalty before all others;
+// tests/backends/test_cpu_choosing.py holds both equal. Most blocks of logits are skipped: the k-th largest of the block
+// maxima is a lower bound of the k-th largest logit.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +12,60 @@
 
 #include "abi.h"
 #include "simd.h"
+
+// The repetition penalty on the logits of the tokens seen, once however often they come, as long as this lives.
+// Source: CTRL (Keskar et al. 2019, arXiv:1909.05858).
+class Penalized {
+ public:
+  Penalized(float* logits, const SamplingParams& params) : logits_(logits), seen_(params.seen) {
+    if (params.repetition_penalty == 1) return;
+    kept_.resize(static_cast<size_t>(params.n_seen));
+    for (size_t i = 0; i < kept_.size(); i++) kept_[i] = logits[seen_[i]];
+    for (size_t i = 0; i < kept_.size(); i++)
+      logits[seen_[i]] = kept_[i] > 0 ? kept_[i] / params.repetition_penalty : kept_[i] * params.repetition_penalty;
+  }
+
+  Penalized(const Penalized&) = delete;
+  Penalized& operator=(const Penalized&) = delete;
+
+  ~Penalized() {
+    for (size_t i = 0; i < kept_.size(); i++) logits_[seen_[i]] = kept_[i];
+  }
+
+ private:
+  float* logits_;
+  const int64_t* seen_;
+  std::vector<float> kept_;
+};
+
+// The sampling parameters of a text to which tokens are added, and removed from its end.
+class GrowingParams {
+ public:
+  explicit GrowingParams(const SamplingParams& params) : params_(params) {
+    if (penalizes()) seen_.assign(params.seen, params.seen + params.n_seen);
+  }
+
+  void add(int64_t token) {
+    if (penalizes()) seen_.push_back(token);
+  }
+
+  void remove(size_t n_tokens) {
+    if (penalizes()) seen_.resize(seen_.size() - n_tokens);
+  }
+
+  // Without the last so many tokens; until the text changes.
+  SamplingParams params(size_t n_without = 0) const {
+    SamplingParams params = params_;
+    if (penalizes()) params.n_seen = static_cast<int>(seen_.size() - n_without), params.seen = seen_.data();
+    return params;
+  }
+
+ private:
+  bool penalizes() const { return params_.repetition_penalty != 1; }
+
+  SamplingParams params_;
+  std::vector<int64_t> seen_;
+};
 
 struct Candidate {
   int token;

@@ -37,7 +37,7 @@ class DraftModel:
         draft_length = max(draft_lengths)
         # the cache may end in rejected tokens
         fed = [self.runner.truncate_to(row, context.prompt, context.generated) for row, context in enumerate(contexts)]
-        if self.runner.runs_ahead and all(context.sampler.sampling.repetition_penalty == 1 for context in contexts):
+        if self.runner.runs_ahead:
             return self._ahead(fed, contexts, draft_lengths)
         return [
             _shortened(*each) for each in zip(self._one_by_one(fed, contexts, draft_length), draft_lengths, strict=True)
@@ -50,10 +50,9 @@ class DraftModel:
         self, fed: list[list[int]], contexts: Sequence[SamplingContext], draft_lengths: Sequence[int]
     ) -> list[Proposal]:
         """Draft all tokens in one native call, without an uncertainty limit."""
-        samplings = [context.sampler.sampling for context in contexts]
         uniforms = [[context.uniform(step, PROPOSAL) for context in contexts] for step in range(max(draft_lengths))]
-        needs_probs = not all(sampling.is_greedy for sampling in samplings)
-        chosen = self.runner.run_ahead(fed, samplings, uniforms, keep_logits=needs_probs)
+        needs_probs = not all(context.sampler.sampling.is_greedy for context in contexts)
+        chosen = self.runner.run_ahead(fed, contexts, uniforms, keep_logits=needs_probs)
         proposals = []
         for row, (context, draft_length) in enumerate(zip(contexts, draft_lengths, strict=True)):
             drafted = [step[row] for step in chosen.tokens[:draft_length]]
