@@ -38,6 +38,7 @@ class RuntimeConfig:
     threads: int | None
     backend: str | None
     activations: str | None
+    max_context: int | None
     verify: bool
     kv_dtype: str
     group: object  # which is not a thing to be reported
