@@ -8,7 +8,8 @@
 //   INT4   two panels of 16 rows; a panel is [K/256] blocks of
 //            1 line   [16] uint32: eight 4-bit zero points for each row, one for each 32 columns
 //            n lines  [8][16] bfloat16 scales, of which [256 / group][16] are stored
-//            32 lines [32][16][4] uint8: the low halves are columns 0..3 of eight, the high ones columns 4..7
+//            32 lines [32][16][4] uint8: the low halves are columns 0..3 of eight, the high ones columns 4..7; the last
+//                     block has 4 for each 32 columns
 #pragma once
 
 #include "simd.h"
@@ -31,11 +32,16 @@ struct Matrix {
   int group = 0;                     // columns that share a scale and a zero point, of INT4
   const float* bias = nullptr;       // [n_units][32], or none
 
-  int n_padded() const { return (n_columns + BLOCK - 1) / BLOCK * BLOCK; }  // columns of its input, zeros at the end
+  int n_padded() const { return n_blocks() * BLOCK; }  // columns of its input, zeros at the end
   int n_units() const { return (n_rows + UNIT - 1) / UNIT; }
   int scale_lines() const { return (BLOCK / group + 1) / 2; }
   int scale_shift() const { return __builtin_ctz(static_cast<unsigned>(group / GROUP)); }  // of the groups of 32
-  size_t block_bytes() const { return 64 * (1 + scale_lines() + 32); }
+  int n_groups() const { return (n_columns + GROUP - 1) / GROUP; }
+  int n_blocks() const { return (n_columns + BLOCK - 1) / BLOCK; }
+  size_t block_bytes() const { return 64 * static_cast<size_t>(1 + scale_lines() + 32); }
+  size_t panel_bytes() const {
+    return 64 * static_cast<size_t>(n_blocks() * (1 + scale_lines()) + n_groups() * GROUP / 8);
+  }
   size_t bytes() const { return unit_bytes * static_cast<size_t>(n_units()); }
 };
 
@@ -47,7 +53,7 @@ inline size_t bytes_of_unit(const Matrix& m) {
     case F32: return 4 * UNIT * k;
     case BF16: return 2 * UNIT * static_cast<size_t>(round_up(m.n_columns, 2));
     case INT8: return UNIT * static_cast<size_t>(round_up(m.n_columns, GROUP)) + 4 * UNIT;
-    default: return 2 * m.block_bytes() * static_cast<size_t>(round_up(m.n_columns, BLOCK) / BLOCK);
+    default: return 2 * m.panel_bytes();
   }
 }
 

@@ -111,7 +111,7 @@ inline void reorder_int4(const uint8_t* from, int group, uint32_t* to) {
 }
 
 inline void pack_int4(const WeightView& s, const Matrix& m, int unit, uint8_t* to) {
-  const int n_groups = (s.n_columns + s.group - 1) / s.group, n_blocks = round_up(m.n_columns, BLOCK) / BLOCK;
+  const int n_groups = (s.n_columns + s.group - 1) / s.group, n_blocks = m.n_blocks();
   const int per_block = BLOCK / s.group, words = BLOCK / 8, n_words = n_blocks * words;
   memset(to, 0, m.unit_bytes);  // a group that is not there has a scale of 0: it counts for nothing
   Words rows(static_cast<size_t>(LANES) * n_words);
@@ -137,7 +137,8 @@ inline void pack_int4(const WeightView& s, const Matrix& m, int unit, uint8_t* t
       }
     }
     for (int block = 0; block < n_blocks; block++)
-      transpose(rows.data() + block * words, static_cast<size_t>(n_words), words,
+      transpose(rows.data() + block * words, static_cast<size_t>(n_words),
+                std::min(words, m.n_groups() * (GROUP / 8) - block * words),
                 reinterpret_cast<uint32_t*>(panel + static_cast<size_t>(block) * m.block_bytes() + 64 +
                                             64 * m.scale_lines()));
   }

@@ -4,6 +4,8 @@
 // depend on M, so results are batch-invariant: batches, prefill and verification equal single decoding bit for bit.
 #pragma once
 
+#include <algorithm>
+
 #include "matrix.h"
 
 using Kernel = void (*)(const Matrix& m, const uint8_t* unit, const Input& x, float* y);  // y [rows][32]
@@ -82,15 +84,17 @@ static void multiply_int8(const Matrix& m, const uint8_t* unit, const Input& x, 
 
 template <int M>
 static void multiply_int4(const Matrix& m, const uint8_t* unit, const Input& x, float* y) {
-  const int n_blocks = round_up(m.n_columns, BLOCK) / BLOCK, shift = m.scale_shift();
+  const int n_blocks = m.n_blocks(), shift = m.scale_shift();
   for (int panel = 0; panel < 2; panel++) {
     Floats total[M];
     for (int r = 0; r < M; r++) total[r] = splat(0);
-    for (int block = 0; block < n_blocks; block++, unit += m.block_bytes()) {
-      Ints zeros = load(reinterpret_cast<const uint32_t*>(unit));
-      const uint16_t* scales = reinterpret_cast<const uint16_t*>(unit + 64);
-      const uint8_t* codes = unit + 64 + 64 * m.scale_lines();
-      for (int g = 0; g < 8; g++) {
+    const uint8_t* codes = unit + static_cast<size_t>(panel) * m.panel_bytes();
+    for (int block = 0; block < n_blocks; block++) {
+      Ints zeros = load(reinterpret_cast<const uint32_t*>(codes));
+      const uint16_t* scales = reinterpret_cast<const uint16_t*>(codes + 64);
+      codes += 64 + 64 * m.scale_lines();
+      const int n_groups = std::min(BLOCK / GROUP, m.n_groups() - block * (BLOCK / GROUP));
+      for (int g = 0; g < n_groups; g++) {
         Floats scale = load_bf16(scales + LANES * (g >> shift));
         Floats zero = to_floats(shift_right(zeros, 4 * g) & 15u);
         for (int line = 0; line < 4; line++, codes += 64) {
@@ -186,8 +190,8 @@ static void dot_int8(const Matrix& m, const uint8_t* unit, const Input& x, float
 template <int M>
 static void dot_int4(const Matrix& m, const uint8_t* unit, const Input& x, float* y) {
   const __m512i low_half = _mm512_set1_epi8(15), high_half = _mm512_set1_epi8(-16);
-  const int n_blocks = round_up(m.n_columns, BLOCK) / BLOCK, per_row = x.stride / GROUP, shift = m.scale_shift();
-  const int scale_lines = m.scale_lines();
+  const int n_blocks = m.n_blocks(), per_row = x.stride / GROUP, shift = m.scale_shift();
+  const int scale_lines = m.scale_lines(), n_whole = m.n_groups() / (BLOCK / GROUP);
   for (int panel = 0; panel < 2; panel++) {
     __m512 total[M];
     for (int r = 0; r < M; r++) total[r] = _mm512_setzero_ps();
@@ -196,8 +200,7 @@ static void dot_int4(const Matrix& m, const uint8_t* unit, const Input& x, float
       const uint16_t* scales = reinterpret_cast<const uint16_t*>(unit + 64);
       for (int line = 0; line <= scale_lines; line++) prefetch(unit + PREFETCH + 64 * line);
       unit += 64 + 64 * scale_lines;
-      _Pragma("GCC unroll 2")  // unrolling all 8 would exceed the decoded-uop cache
-          for (int g = 0; g < 8; g++, unit += 256) {
+      auto add_group = [&](int g) __attribute__((always_inline)) {
         __m512i low[4], high[4];
         GF_UNROLL
         for (int i = 0; i < 4; i++) {
@@ -223,6 +226,13 @@ static void dot_int4(const Matrix& m, const uint8_t* unit, const Input& x, float
           __m512 value = _mm512_fmsub_ps(product, _mm512_set1_ps(x.scales[group]), offset);
           total[r] = _mm512_fmadd_ps(scale, value, total[r]);
         }
+        unit += 256;
+      };
+      if (block < n_whole) {
+        _Pragma("GCC unroll 2")  // unrolling all 8 would exceed the decoded-uop cache
+            for (int g = 0; g < BLOCK / GROUP; g++) add_group(g);
+      } else {
+        for (int g = 0; g < m.n_groups() % (BLOCK / GROUP); g++) add_group(g);
       }
     }
     for (int r = 0; r < M; r++) _mm512_storeu_ps(y + UNIT * r + LANES * panel, total[r]);
