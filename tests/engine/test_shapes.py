@@ -37,6 +37,7 @@ def n_params(text: str) -> int:
         ("gemma-2-27b", 27_227_128_320),
         ("gemma-2-2b", 2_614_341_888),
         ("gemma-2-9b", 9_241_705_984),
+        # of Gemma 3 from 4B on: the published count less 416,866,032 of the vision tower and 1,152 (dim + 1) beside it
         ("gemma-3-12b", 11_766_034_176),
         ("gemma-3-1b", 999_885_952),
         ("gemma-3-27b", 27_009_346_304),

@@ -1,6 +1,7 @@
 """A LoRA adapter is merged as PEFT defines it; what does not fit is refused by name, and no tensor is left unused."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from families.random_models import FIRST_CASES, saved_model
 from gptfast_cli.core.checkpoints.manifest import read_manifest
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.errors import CorruptError, GptFastError, NotFoundError, UsageError
@@ -28,12 +30,14 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / WEIGHTS)
 
 
-def check_merged(source: Path, adapter: Path, settings: Any, scales: dict[str, float], **options: Any) -> None:
+def check_merged(
+    source: Path, adapter: Path, settings: Any, scales: dict[str, float], *, family: str = "llama", **options: Any
+) -> None:
     """Every weight of the conversion is that of the float64 oracle, to the accuracy of its dtype."""
     ours = open_checkpoint(converted(source, settings, lora=str(adapter), **options).path)
     expected, base = merged(tensors_of(source), adapter, scales), tensors_of(source)
     changed = 0
-    for name, sources in families["llama"].sources(ours.config).items():
+    for name, sources in families[family].sources(ours.config).items():
         found = ours.weight(name).parts["weight"]
         wanted = torch.cat([expected[each] for each in sources])
         accuracy = torch.finfo(found.dtype).eps
@@ -48,6 +52,31 @@ def test_the_weights_are_those_of_the_sum_in_float64(tmp_path: Path, shape: str,
     source = saved(tmp_path / "model", **SHAPES[shape])
     adapter = saved_adapter(tmp_path / "adapter", tensors_of(source), targets)
     check_merged(source, adapter, settings_in(tmp_path), {})
+
+
+@pytest.mark.parametrize(("family", "case"), FIRST_CASES)
+def test_an_adapter_of_every_matrix_of_a_family_is_merged(tmp_path: Path, family: str, case: str) -> None:
+    saved_model(tmp_path / "model", family, case)
+    matrices = (*ATTENTION, *MLP, "qkv_proj", "gate_up_proj")
+    adapter = saved_adapter(tmp_path / "adapter", tensors_of(tmp_path / "model"), matrices, target_modules=".*_proj")
+    check_merged(tmp_path / "model", adapter, settings_in(tmp_path), {}, family=family)
+
+
+@pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."])
+def test_an_adapter_of_a_multimodal_model_is_merged_into_its_text_model(tmp_path: Path, prefix: str) -> None:
+    source = saved(tmp_path / "model")
+    adapter = saved_adapter(tmp_path / "adapter", tensors_of(source), ATTENTION)
+    wrapped = shutil.copytree(adapter, tmp_path / "wrapped")
+
+    def rename(tensors: dict[str, Tensor]) -> None:
+        for name in list(tensors):
+            tensors[name.replace(f"{PREFIX}model.", f"{PREFIX}{prefix}")] = tensors.pop(name)
+
+    edit_tensors(wrapped / "adapter_model.safetensors", rename)
+    settings = settings_in(tmp_path)
+    ours, theirs = (open_checkpoint(converted(source, settings, lora=str(each)).path) for each in (wrapped, adapter))
+    for name in ("layers.0.qkv", "layers.2.attention_output"):
+        assert torch.equal(ours.weight(name).parts["weight"], theirs.weight(name).parts["weight"])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -201,15 +201,23 @@ def _refuse_what_we_lack(fields: Fields) -> None:
 
 
 def _modules(config: ModelConfig, sources: Mapping[str, tuple[str, ...]]) -> dict[str, _Module]:
-    """Every tensor of the base model by its name in Hugging Face form."""
-    found = {}
+    """Every tensor of the base model by its names in Hugging Face form."""
+    found: dict[str, _Module] = {}
     for weight, shape in weight_shapes(config).items():
         start = 0
         for tensor, rows in zip(sources[weight], part_rows(config, weight, n_parts=len(sources[weight])), strict=True):
             end = start + (rows or shape[0])
-            found[tensor] = _Module(weight, start, end, (end - start, *shape[1:]))
+            module = _Module(weight, start, end, (end - start, *shape[1:]))
+            found |= dict.fromkeys((tensor, *_wrapped(tensor)), module)
             start = end
     return found
+
+
+def _wrapped(tensor: str) -> tuple[str, ...]:
+    """The names of a tensor in multimodal models whose text model is the base; the second is that of older ones."""
+    if not tensor.startswith("model."):
+        return (f"language_model.{tensor}",)
+    return f"model.language_model.{tensor.removeprefix('model.')}", f"language_model.{tensor}"
 
 
 def _replacements(shard: Shard, modules: Mapping[str, _Module], fields: Fields) -> Iterator[_Replacement]:
