@@ -85,8 +85,8 @@ def complete_folder(incomplete: str) -> list[tuple[str, str]]:
 
 
 def complete_scheme() -> list[str]:
-    """Names of the schemes, from the names of their files."""
-    return list(plug_names("gptfast_cli.core.schemes"))
+    """Names of the schemes that a quantizer can write, from the names of their files."""
+    return [name for name in plug_names("gptfast_cli.core.schemes") if name not in ("grouped", "stacked")]
 
 
 def choices(*names: str) -> Callable[[], list[str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.schemes import GroupParams, Weight, is_like
+from gptfast_cli.core.schemes import GroupParams, Weight, is_like, select_part_rows
 
 NF4 = (
     -1.0, -0.6961928, -0.5250731, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0,
@@ -77,8 +77,7 @@ class CodebookScheme:
     scale_dtype: torch.dtype
     is_two_level: bool
 
-    def part_names(self) -> tuple[str, ...]:
-        return ("codes", "scales", "outer")
+    shared_parts: tuple[str, ...] = ()
 
     def is_whole(self, weight: Weight) -> bool:
         return is_like(weight, self.meta_weight(weight.shape, self.group_sizes[0]))
@@ -91,6 +90,9 @@ class CodebookScheme:
 
     def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
         return self.dense(weight, dtype)[index]
+
+    def select_rows(self, weight: Weight, ranges: tuple[slice, ...]) -> Weight:
+        return select_part_rows(weight, ranges)
 
     def columns(self, weight: Weight, columns: slice) -> Weight:
         raise NotImplementedError

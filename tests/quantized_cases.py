@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.schemes import AffineParams, quantized, schemes
+from gptfast_cli.core.schemes import AffineParams, quantized, quantized_names
 
-CASES = [
-    (name, group_size) for name in schemes if name != "plain" for group_size in (schemes[name].group_sizes or (None,))
-]
+CASES = [(name, group_size) for name in quantized_names() for group_size in (quantized(name).group_sizes or (None,))]
 
 
 def random_codes(

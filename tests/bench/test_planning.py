@@ -48,7 +48,9 @@ def outline(
     dtype: torch.dtype = torch.bfloat16,
     kv_dtype: torch.dtype | None = None,
 ) -> ModelOutline:
-    return ModelOutline(config, AllocationOptions(mode).allocation(config).of(config), dtype, kv_dtype or dtype)
+    return ModelOutline(
+        config, AllocationOptions(mode).allocation(config).outline(config, dtype), dtype, kv_dtype or dtype
+    )
 
 
 def needed(of_device: RankPortion, batch_size: int, context: int) -> int:

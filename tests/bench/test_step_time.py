@@ -50,8 +50,8 @@ class Published:
     def planned(self) -> float:
         """What `bench --plan` prints: this program packs int4 into 4.63 bits, and divides the head too."""
         config = KNOWN_SHAPES[self.shape]
-        storages = AllocationOptions(self.scheme).allocation(config).of(config)
-        portions = [portion(ModelOutline(config, storages, RANDOM_DTYPE, RANDOM_DTYPE), self.n_gpus)]
+        weights = AllocationOptions(self.scheme).allocation(config).outline(config, RANDOM_DTYPE)
+        portions = [portion(ModelOutline(config, weights, RANDOM_DTYPE, RANDOM_DTYPE), self.n_gpus)]
         (row,) = plan_rows(portions, [1], [CONTEXT], A100, COMPILED)
         assert row.tok_s is not None and row.fits
         return row.tok_s

@@ -1,5 +1,6 @@
 """A model in parts is the model: the same logits and the same tokens, on two ranks and on four."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def _computed(
     group: ProcessGroup, root: Path, shape: str, scheme: str, group_size: int | None, backend: str
 ) -> tuple[Tensor, list[int]]:
     checkpoint = open_checkpoint(root / shape)
-    storages = AllocationOptions(scheme, group_size).allocation(checkpoint.config).of(checkpoint.config)
+    allocation = AllocationOptions(scheme, group_size).allocation(checkpoint.config)
+    storages = allocation.of(checkpoint.config)
 
     def read(name: str, block: Block | None) -> Weight:
         if storages[name].scheme == "plain":
@@ -63,7 +65,8 @@ def _computed(
         whole = quantizers["nearest"].quantize(matrix, quantized(at.scheme), at.group_size)
         return whole if block is None else whole.block(block)
 
-    parts = ModelSource(checkpoint.config, read, lambda: storages, checkpoint.n_bytes, CPU, torch.float32)
+    outline = partial(allocation.outline, checkpoint.config, torch.float32)
+    parts = ModelSource(checkpoint.config, read, outline, checkpoint.n_bytes, CPU, torch.float32)
     runtime = RuntimeConfig(backend=backend, activations="float", group=group)
     model = drained(build(parts, runtime, settings=settings_in(root), watch=Stopwatch(CPU)))[1]
 

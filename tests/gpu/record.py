@@ -37,7 +37,7 @@ from gptfast_cli.core.jobs.bench import BenchRequest, run
 from gptfast_cli.core.models.transformer import Transformer
 from gptfast_cli.core.models.weights import ModelWeights, assemble
 from gptfast_cli.core.quantize.allocation import AllocationOptions
-from gptfast_cli.core.schemes import Weight, schemes
+from gptfast_cli.core.schemes import Weight, quantized_names, schemes
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.render.bench import document
 
@@ -91,7 +91,7 @@ def main() -> int:
 def parts(options: Options) -> dict[str, Callable[[], dict[str, Any]]]:
     """What is recorded, by name."""
     named: dict[str, Callable[[], dict[str, Any]]] = {"bandwidth": partial(bandwidth, options)}
-    for scheme in schemes:
+    for scheme in (*quantized_names(), "plain"):
         for dtype in BOUNDS:
             named[f"correct-{scheme}-{dtype}"] = partial(correctness, options, scheme, dtype)
     for shape in (SMALL,) if options.small else SPEED:

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from gptfast_cli.core.checkpoints.checkpoint import outline_of
 from gptfast_cli.core.checkpoints.foreign import WeightPart
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.jobs import quantize
-from gptfast_cli.core.models.weights import weight_shapes
-from gptfast_cli.core.quantize.allocation import AllocationOptions, Storage
-from gptfast_cli.core.quantize.sizes import storages_of
+from gptfast_cli.core.quantize.allocation import AllocationOptions
+from gptfast_cli.core.schemes import forms
 from model_files import drained, saved, settings_in
 
 
@@ -28,10 +28,12 @@ def test_a_quantized_checkpoint_is_stored_as_it_was_asked_for(tmp_path: Path, op
         settings_in(tmp_path), "tiny", options, fidelity=False, runtime=RuntimeConfig(device="cpu")
     )
     checkpoint = open_checkpoint(drained(quantize.run(request))[1].path)
-    storages = storages_of(checkpoint)
-    assert storages == options.allocation(checkpoint.config).of(checkpoint.config)
-    shapes = weight_shapes(checkpoint.config)
-    assert sum(storages[name].n_bytes(shape, 2) for name, shape in shapes.items()) == checkpoint.n_bytes
+    outline = outline_of(checkpoint)
+    wanted = options.allocation(checkpoint.config).outline(checkpoint.config, torch.bfloat16)
+    assert {name: forms(weight) for name, weight in outline.items()} == {
+        name: forms(weight) for name, weight in wanted.items()
+    }
+    assert sum(weight.n_bytes for weight in outline.values()) == checkpoint.n_bytes
 
 
 def test_weights_of_another_program_are_plain_and_none_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,4 +44,4 @@ def test_weights_of_another_program_are_plain_and_none_is_read(tmp_path: Path, m
 
     monkeypatch.setattr("gptfast_cli.core.checkpoints.foreign.ForeignCheckpoint.weight", read)
     monkeypatch.setattr("gptfast_cli.core.checkpoints.foreign.ForeignCheckpoint.tensors", read)
-    assert set(storages_of(checkpoint).values()) == {Storage("plain")}
+    assert {weight.scheme for weight in outline_of(checkpoint).values()} == {"plain"}

@@ -13,6 +13,7 @@ prefill chunk, and logits. Other memory of the runtime (context, communication b
 reserve.
 """
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,7 @@ from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.engine.runner import PREFILL_CHUNK
 from gptfast_cli.core.models.kv_blocks import BlockLayout, block_layouts
 from gptfast_cli.core.models.sharding import ModelShard, check_divides
-from gptfast_cli.core.models.weights import weight_shapes
-from gptfast_cli.core.quantize.allocation import Storage
+from gptfast_cli.core.schemes import WHOLE, Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 
 RESERVE: Final = 0.05
@@ -174,14 +174,15 @@ _LOGIT_COPIES = 2  # logits and probabilities
 
 @dataclass(frozen=True, slots=True)
 class ModelOutline:
-    """A model without its weights.
+    """A model without its numbers.
 
+    weights:  on the meta device, by name
     dtype:    of plain weights and activations
     kv_dtype: of the KV cache
     """
 
     config: ModelConfig
-    storages: Mapping[str, Storage]
+    weights: Mapping[str, Weight]
     dtype: torch.dtype
     kv_dtype: torch.dtype
 
@@ -297,14 +298,15 @@ class PlanRow:
 def portion(model: ModelOutline, n_devices: int) -> RankPortion:
     """The shard of each of `n_devices` devices; raises UsageError if the model cannot be sharded."""
     check_divides(model.config, n_devices)
-    part = ModelShard(model.config, 0, n_devices).config
+    shard = ModelShard(model.config, 0, n_devices)
+    part = shard.config
     sizes = {
-        name: model.storages[name].n_bytes(shape, model.dtype.itemsize) for name, shape in weight_shapes(part).items()
+        name: _n_bytes(model.weights[name].block(shard.block(name) or WHOLE), model.dtype) for name in model.weights
     }
     stepped: Counter[str] = Counter()
     for name, n_bytes in sizes.items():
         if name != "embedding" or part.tied_embeddings:  # a tied embedding is read whole, as the head
-            stepped[model.storages[name].scheme] += n_bytes
+            stepped[model.weights[name].scheme] += n_bytes
     return RankPortion(
         n_devices=n_devices,
         part=part,
@@ -312,10 +314,15 @@ def portion(model: ModelOutline, n_devices: int) -> RankPortion:
         dtype=model.dtype,
         weight_bytes=sum(sizes.values()),
         stepped_bytes=stepped,
-        embedding=model.storages["embedding"].scheme,
+        embedding=model.weights["embedding"].scheme,
         embedding_row_bytes=sizes["embedding"] // part.vocab_size,
         vocab_size=model.config.vocab_size,
     )
+
+
+def _n_bytes(weight: Weight, dtype: torch.dtype) -> int:
+    """Bytes of a weight in memory, a plain one in `dtype`."""
+    return dtype.itemsize * math.prod(weight.shape) if weight.scheme == PLAIN else weight.n_bytes
 
 
 def plan_rows(

@@ -13,6 +13,7 @@ from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import CorruptError
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.fields import read_fields
+from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.schemes import Block, Weight
 
 
@@ -45,6 +46,11 @@ def read_generation_config(folder: Path) -> Mapping[str, Any]:
     """The fields of a folder's generation_config.json; empty without one. Raises CorruptError for a damaged file."""
     file = folder / GENERATION_CONFIG
     return read_fields(file).values if file.is_file() else {}
+
+
+def outline_of(checkpoint: "Checkpoint") -> dict[str, Weight]:
+    """Every weight by its name, on the meta device, in reading order."""
+    return {name: checkpoint.outline(name) for name in weight_shapes(checkpoint.config)}
 
 
 class Checkpoint(Protocol):
@@ -115,8 +121,8 @@ class Checkpoint(Protocol):
         """Sentences for the user about how it was read; usually none."""
         ...
 
-    def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
-        """The dtype of each stored tensor of a weight."""
+    def outline(self, name: str) -> Weight:
+        """A weight by its name without its numbers, on the meta device."""
         ...
 
     def weight(self, name: str, block: Block | None = None) -> Weight:

@@ -19,6 +19,7 @@ from gptfast_cli.core.checkpoints.downloads import FETCH_AGAIN, downloaded_check
 from gptfast_cli.core.checkpoints.pickles import open_pickle
 from gptfast_cli.core.checkpoints.shard import DTYPES, Shard, advise_random_access, open_shard
 from gptfast_cli.core.config import ModelConfig
+from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.digest import can_compute
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.events import Progress
@@ -27,6 +28,7 @@ from gptfast_cli.core.models.weights import layer_of, weight_shapes
 from gptfast_cli.core.schemes import Block, Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.schemes.plain import plain
+from gptfast_cli.core.schemes.stacked import stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +99,21 @@ _FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True, slots=True)
 class WeightPart:
-    """Rows of a weight in a foreign file; `read` returns them in our order, `location` is `file: tensor`."""
+    """Rows of a weight in a foreign file, in any scheme.
+
+    location: `file: tensor`
+    outline:  the rows on the meta device, but for parts that all rows share, which may be anywhere
+    read:     returns them in our order
+    """
 
     location: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    read: Callable[[], Tensor]
+    outline: Weight
+    read: Callable[[], Weight]
 
     @property
-    def n_params(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
+    def shape(self) -> tuple[int, ...]:
+        """Logical shape of the rows."""
+        return self.outline.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,8 @@ class ForeignCheckpoint:
 
     config_source: the file that declares the shape, or "the header"
     parts:         the parts that are stacked along the rows of each weight, by our name for the weight
+    scheme:        how most matrices are stored, in the words of the format, such as "plain" or "Q4_K_M"
+    made_in:       dtype in which a quantized model is declared to compute
     """
 
     path: Path
@@ -125,30 +133,31 @@ class ForeignCheckpoint:
     files: tuple[Path, ...]
     parts: Mapping[str, tuple[WeightPart, ...]]
     notes: tuple[str, ...] = ()
+    scheme: str = PLAIN
+    made_in: torch.dtype | None = None
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype with the most bytes."""
+        """That in which it is made to compute, else the floating dtype with the most bytes."""
+        if self.made_in is not None:
+            return self.made_in
         sizes = dict.fromkeys(_FLOATING, 0)
-        for part in self._all():
-            sizes[part.dtype] += part.n_params * part.dtype.itemsize
+        for tensor in (tensor for part in self._all() for tensor in part.outline.parts.values()):
+            if tensor.dtype in sizes:
+                sizes[tensor.dtype] += tensor.nbytes
         return max(sizes, key=sizes.__getitem__)
 
     @property
-    def scheme(self) -> str:
-        return PLAIN
-
-    @property
     def stored_as(self) -> str:
-        return PLAIN
+        return self.scheme
 
     @property
     def n_bytes(self) -> int:
-        return sum(part.n_params * part.dtype.itemsize for part in self._all())
+        return sum(part.outline.n_bytes for part in self._all())
 
     @property
     def n_params(self) -> int:
-        return sum(part.n_params for part in self._all())
+        return sum(math.prod(part.shape) for part in self._all())
 
     @property
     def special_tokens(self) -> None:
@@ -164,21 +173,23 @@ class ForeignCheckpoint:
     def generation_config(self) -> Mapping[str, Any]:
         return read_generation_config(self.path)
 
-    def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
-        return tuple(part.dtype for part in self.parts[name])
+    def outline(self, name: str) -> Weight:
+        return stack([part.outline for part in self.parts[name]])
 
     def weight(self, name: str, block: Block | None = None) -> Weight:
-        tensors = [piece.tensor for piece in self.tensors(name)]
+        pieces = [part.read() for part in self.parts[name]]
         if block is not None:
-            tensors = list(map(advise_random_access, tensors))
+            for tensor in (tensor for piece in pieces for tensor in piece.parts.values()):
+                advise_random_access(tensor)
         if block is not None and block.rows is not None:
-            tensors = [rows for wanted in block.rows for rows in _rows_of(tensors, wanted)]
-        whole = plain(tensors[0] if len(tensors) == 1 else torch.cat(tensors))
+            pieces = [rows for wanted in block.rows for rows in _rows_of(pieces, wanted)]
+        whole = stack(pieces)
         return whole if block is None else whole.block(Block(columns=block.columns))
 
     def tensors(self, name: str) -> Iterator[LocatedTensor]:
         for part in self.parts[name]:
-            yield LocatedTensor(part.location, part.read())
+            for tensor in part.read().parts.values():
+                yield LocatedTensor(part.location, tensor)
 
     def verify(self) -> Iterator[Progress]:
         """Compare the hashes that the Hub or S3 lists, for files that were downloaded from there."""
@@ -214,28 +225,33 @@ def fetch_config(folder: Path) -> str:
 def tensor_part(shard: Shard, tensor: str) -> WeightPart:
     """A whole tensor of a file."""
     info = shard.tensors[tensor]
-    return WeightPart(f"{shard.path.name}: {tensor}", DTYPES[info.dtype], info.shape, lambda: shard.tensor(tensor))
+    outline = plain(torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta"))
+    return WeightPart(f"{shard.path.name}: {tensor}", outline, lambda: plain(shard.tensor(tensor)))
 
 
 def slice_rows(part: WeightPart, rows: slice) -> WeightPart:
     """A range of rows of a part."""
-    n_rows = len(range(*rows.indices(part.shape[0])))
-    return replace(part, shape=(n_rows, *part.shape[1:]), read=lambda: part.read()[rows])
+    return replace(part, outline=part.outline.row_block(rows), read=lambda: part.read().row_block(rows))
 
 
 def concat_parts(parts: Sequence[WeightPart], axis: int) -> WeightPart:
-    """Matrices concatenated along an axis, with the location of the first; CorruptError if dtypes or shapes differ."""
-    first = parts[0]
+    """Plain matrices side by side along an axis, with the location of the first; CorruptError if they do not fit."""
+    first, like = parts[0], _tensor(parts[0].outline)
     for part in parts:
-        is_alike = part.dtype == first.dtype and _without(part.shape, axis) == _without(first.shape, axis)
+        tensor = _tensor(part.outline)
+        is_alike = tensor.dtype == like.dtype and _without(part.shape, axis) == _without(first.shape, axis)
         if len(part.shape) != 2 or not is_alike:
             raise CorruptError(
-                f"{part.location}: is {part.dtype} {list(part.shape)}, which does not fit {first.dtype} "
+                f"{part.location}: is {tensor.dtype} {list(part.shape)}, which does not fit {like.dtype} "
                 f"{list(first.shape)} of {first.location}",
                 "The files belong to different models: fetch all of them again.",
             )
-    shape = (*first.shape[:axis], sum(part.shape[axis] for part in parts), *first.shape[axis + 1 :])
-    return replace(first, shape=shape, read=lambda: torch.cat([part.read() for part in parts], dim=axis))
+
+    def joined(weights: Iterator[Weight]) -> Weight:
+        return plain(torch.cat(list(map(_tensor, weights)), dim=axis))
+
+    outline = joined(part.outline for part in parts)
+    return replace(first, outline=outline, read=lambda: joined(part.read() for part in parts))
 
 
 def permute_rope_rows(part: WeightPart, head_dim: int) -> WeightPart:
@@ -244,7 +260,7 @@ def permute_rope_rows(part: WeightPart, head_dim: int) -> WeightPart:
     Row 2i of a head becomes row i, and row 2i + 1 row i + head_dim / 2: from Meta's order (Su et al. 2021) to that of
     transformers, which is ours. Queries and keys are permuted alike, so their products stay the same.
     """
-    return replace(part, read=lambda: _permute_rope_rows(part.read(), head_dim))
+    return replace(part, read=lambda: plain(_permute_rope_rows(_tensor(part.read()), head_dim)))
 
 
 def check_parts(config: ModelConfig, parts: Mapping[str, Sequence[WeightPart]], config_source: str) -> None:
@@ -257,23 +273,29 @@ def check_parts(config: ModelConfig, parts: Mapping[str, Sequence[WeightPart]], 
                     f"{part.location}: shape is {list(part.shape)}, and {config_source} makes it {list(wanted)}",
                     f"{config_source} and the weights belong to different models: fetch all of it again.",
                 )
-            if part.dtype not in _FLOATING:
-                known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _FLOATING)
-                raise UsageError(f"{part.location}: dtype {str(part.dtype).removeprefix('torch.')} is none of {known}.")
+            if part.outline.scheme == PLAIN and (dtype := _tensor(part.outline).dtype) not in _FLOATING:
+                known = ", ".join(map(dtype_name, _FLOATING))
+                raise UsageError(f"{part.location}: dtype {dtype_name(dtype)} is none of {known}.")
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
-def _rows_of(tensors: Sequence[Tensor], wanted: slice) -> Iterator[Tensor]:
-    """A range of rows of tensors stacked along their rows, as views."""
+def _tensor(weight: Weight) -> Tensor:
+    """The only part of a plain weight."""
+    (tensor,) = weight.parts.values()
+    return tensor
+
+
+def _rows_of(pieces: Sequence[Weight], wanted: slice) -> Iterator[Weight]:
+    """A range of rows of weights that are stacked along their rows, as views."""
     first = 0
-    for tensor in tensors:
-        rows = slice(max(0, wanted.start - first), max(0, min(len(tensor), wanted.stop - first)))
+    for piece in pieces:
+        rows = slice(max(0, wanted.start - first), max(0, min(piece.shape[0], wanted.stop - first)))
         if rows.start < rows.stop:
-            yield tensor[rows]
-        first += len(tensor)
+            yield piece.row_block(rows)
+        first += piece.shape[0]
 
 
 def _permute_rope_rows(rows: Tensor, head_dim: int) -> Tensor:

@@ -94,8 +94,13 @@ class ManifestCheckpoint:
     def notes(self) -> tuple[str, ...]:
         return ()
 
-    def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
-        return tuple(SAFETENSORS_DTYPES[part.dtype] for part in self.manifest.weights[name].parts.values())
+    def outline(self, name: str) -> Weight:
+        stored = self.manifest.weights[name]
+        parts = {
+            part: torch.empty(at.shape, dtype=SAFETENSORS_DTYPES[at.dtype], device="meta")
+            for part, at in stored.parts.items()
+        }
+        return Weight(stored.scheme, stored.shape, parts)
 
     def weight(self, name: str, block: Block | None = None) -> Weight:
         stored = self.manifest.weights[name]

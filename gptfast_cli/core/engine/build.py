@@ -23,8 +23,7 @@ from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
 from gptfast_cli.core.models.sharding import ModelShard, check_divides
 from gptfast_cli.core.models.transformer import Transformer
 from gptfast_cli.core.models.weights import assemble, weight_blocks, weight_shapes
-from gptfast_cli.core.quantize.allocation import Storage
-from gptfast_cli.core.schemes import WHOLE, Block, Weight, schemes
+from gptfast_cli.core.schemes import WHOLE, Block, Weight, forms, schemes
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.schemes.plain import plain
 from gptfast_cli.core.settings import Settings
@@ -86,24 +85,24 @@ def _compiled(settings: Settings) -> Job[ctypes.CDLL]:
     return open_library(file)
 
 
-Storages = Callable[[], Mapping[str, Storage]]
-"""Returns the storage of every weight by its name."""
+Outline = Callable[[], Mapping[str, Weight]]
+"""Returns every weight by its name, on the meta device."""
 
 
-def check_sharded(config: ModelConfig, storages: Storages, size: int) -> None:
-    """Raise UsageError if a model of this shape and storage cannot be sharded over `size` ranks."""
+def check_sharded(config: ModelConfig, outline: Outline, size: int) -> None:
+    """Raise UsageError if a model of this shape, with weights like these, cannot be sharded over `size` ranks."""
     if size == 1:
         return
     check_divides(config, size)
-    shapes = weight_shapes(config)
-    kinds = {(name.rpartition(".")[2], storage): name for name, storage in storages().items()}  # one layer for all
-    for (_, storage), name in kinds.items():
-        if storage.scheme == PLAIN:
+    weights = outline()
+    kinds = {(name.rpartition(".")[2], forms(weight)): name for name, weight in weights.items()}  # one layer for all
+    for name in kinds.values():
+        if weights[name].scheme == PLAIN:
             continue
         for rank in range(size):
             block = ModelShard(config, rank, size).block(name)
             if block is not None:
-                storage.meta_weight(shapes[name]).block(block)
+                weights[name].block(block)
 
 
 FLOAT_ACTIVATIONS = "float"
@@ -152,7 +151,7 @@ class ModelSource:
 
     config: ModelConfig
     read: Callable[[str, Block | None], Weight]
-    storages: Storages
+    outline: Outline
     n_bytes: int
     device: torch.device
     dtype: torch.dtype
@@ -172,10 +171,10 @@ def build(
     OutOfMemoryError if the weights do not fit into the memory of a CPU.
     """
     runtime.check()
-    check_sharded(source.config, source.storages, runtime.group.size)
+    check_sharded(source.config, source.outline, runtime.group.size)
     kv_dtype = pick_kv_dtype(runtime.kv_dtype, source.dtype)
     chosen = REFERENCE if torch_backend is not None else runtime.backend
-    scheme_names = {storage.scheme for storage in source.storages().values()}
+    scheme_names = {weight.scheme for weight in source.outline().values()}
     library = yield from open_engine(chosen, source.config, scheme_names, source.dtype, source.device, settings)
     if library is None:
         return (yield from _build_transformer(source, kv_dtype, torch_backend or Reference(), runtime.group, watch))

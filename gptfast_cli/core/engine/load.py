@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.backends.base import Backend, phase
-from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, outline_of
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.config import ModelConfig
@@ -30,7 +30,6 @@ from gptfast_cli.core.models.weights import VOCABULARY_WEIGHTS, weight_shapes
 from gptfast_cli.core.quantities import count
 from gptfast_cli.core.quantize.allocation import Allocation, AllocationOptions, Storage
 from gptfast_cli.core.quantize.quantizers import in_row_blocks
-from gptfast_cli.core.quantize.sizes import storages_of
 from gptfast_cli.core.schemes import WHOLE, Block, QuantizedScheme, Weight, quantized
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.schemes.plain import plain
@@ -223,7 +222,7 @@ def load(
     config = opened.config.for_context(runtime.max_context)
     if config.max_context > opened.config.max_context:
         yield Note(f"LongRoPE with the factors of texts over {opened.config.max_context:,} tokens, for all texts")
-    source = ModelSource(config, opened.read, partial(storages_of, checkpoint), opened.n_bytes, device, dtype)
+    source = ModelSource(config, opened.read, partial(outline_of, checkpoint), opened.n_bytes, device, dtype)
     watch = Stopwatch(device)
     built = yield from build(source, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
     return LoadedModel(opened.found.name, built, runtime, opened.seconds + watch.seconds, opened)
@@ -263,8 +262,7 @@ class RandomWeights:
 
 def planned_bytes(config: ModelConfig, allocation: Allocation, dtype: torch.dtype) -> int:
     """Bytes of all weights that `RandomWeights` generates."""
-    storages = allocation.of(config)
-    return sum(storages[name].n_bytes(shape, dtype.itemsize) for name, shape in weight_shapes(config).items())
+    return sum(weight.n_bytes for weight in allocation.outline(config, dtype).values())
 
 
 def random_matrix(
@@ -347,10 +345,9 @@ def load_random(
         f"{allocation} {computing_name(dtype, pick_kv_dtype(runtime.kv_dtype, dtype))} on {device}"
     )
     weights = RandomWeights(shape.config, allocation, device=device, dtype=dtype, seed=seed)
-    storages = partial(allocation.of, shape.config)
-    source = ModelSource(
-        shape.config, weights.read, storages, planned_bytes(shape.config, allocation, dtype), device, dtype
-    )
+    outline = partial(allocation.outline, shape.config, dtype)
+    n_bytes = planned_bytes(shape.config, allocation, dtype)
+    source = ModelSource(shape.config, weights.read, outline, n_bytes, device, dtype)
     watch = Stopwatch(device)
     model = yield from build(source, runtime, settings=settings, watch=watch, torch_backend=torch_backend)
     return LoadedModel(shape.name, model, runtime, watch.seconds, allocation=allocation)

@@ -21,6 +21,7 @@ from gptfast_cli.core.models.streaming import Stream
 from gptfast_cli.core.models.weights import assemble_layer, weight_blocks
 from gptfast_cli.core.quantities import size
 from gptfast_cli.core.schemes import Weight, schemes
+from gptfast_cli.core.schemes.plain import NAME as PLAIN
 
 LARGEST_DIFFERENCE = 1e-3
 """Relative to the largest logit: float32 gives about 1e-6, a misplaced weight 0.1 or more."""
@@ -59,9 +60,12 @@ def _theirs(source: ForeignCheckpoint, written: Checkpoint, tokens: list[int]) -
     ).float()
     parameters = dict(model.named_parameters())
     for weight, names in families[source.config.family].sources(source.config).items():
-        (stored,) = written.dtypes(weight)
-        for name, piece in zip(names, source.tensors(weight), strict=True):
-            parameters[name].copy_(piece.tensor.to(stored))
+        stored = written.outline(weight)
+        # a plain weight may have been cast
+        dtype = stored.parts["weight"].dtype if stored.scheme == PLAIN else torch.float32
+        for name, piece in zip(names, source.parts[weight], strict=True):
+            read = piece.read()
+            parameters[name].copy_(schemes[read.scheme].dense(read, dtype))
     logits: Tensor = model.eval()(torch.tensor([tokens])).logits[0]
     return logits
 

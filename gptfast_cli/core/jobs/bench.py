@@ -19,10 +19,11 @@ from gptfast_cli.core.bench.record import Bench, bench_row, memory_bandwidth
 from gptfast_cli.core.bench.repetitions import TimedRow, Work, measured
 from gptfast_cli.core.bench.throughput import RankSubset, rank_subset_of
 from gptfast_cli.core.bench.workload import Case, CaseOptions, Workload
+from gptfast_cli.core.checkpoints.checkpoint import outline_of
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import resolve
 from gptfast_cli.core.device import available_memory_bytes, check_fits, dtype_name, pick_device, pick_dtype
-from gptfast_cli.core.engine.build import RuntimeConfig, Storages, check_sharded
+from gptfast_cli.core.engine.build import Outline, RuntimeConfig, check_sharded
 from gptfast_cli.core.engine.compiled import Compiling
 from gptfast_cli.core.engine.load import RANDOM_DTYPE, LoadedModel, load, load_random, planned_bytes
 from gptfast_cli.core.engine.options import check_at_least, check_seed
@@ -30,7 +31,6 @@ from gptfast_cli.core.engine.shapes import Shape, read_shape
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, without_notes
 from gptfast_cli.core.quantize.allocation import AllocationOptions
-from gptfast_cli.core.quantize.sizes import storages_of
 from gptfast_cli.core.settings import Settings
 
 
@@ -192,14 +192,15 @@ def _check_sharding(request: BenchRequest, shape: Shape | None) -> None:
     """Raise UsageError if the model cannot be sharded over some number of ranks, before it is loaded."""
     if max(request.sizes) == 1:
         return
-    storages: Storages
+    outline: Outline
     if shape is None:
         checkpoint = open_checkpoint(resolve(request.model, request.settings).path)
-        config, storages = checkpoint.config, partial(storages_of, checkpoint)
+        config, outline = checkpoint.config, partial(outline_of, checkpoint)
     else:
-        config, storages = shape.config, partial(request.allocation.allocation(shape.config).of, shape.config)
+        allocation = request.allocation.allocation(shape.config)
+        config, outline = shape.config, partial(allocation.outline, shape.config, RANDOM_DTYPE)
     for n_ranks in request.sizes:
-        check_sharded(config, storages, n_ranks)
+        check_sharded(config, outline, n_ranks)
 
 
 def _check_room(shape: Shape, request: BenchRequest, device: torch.device) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptfast_cli import __version__
-from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, LocatedTensor
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, LocatedTensor, outline_of
 from gptfast_cli.core.checkpoints.downloads import S3, find_bucket_path, find_snapshot, parse_repo
 from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint
 from gptfast_cli.core.checkpoints.identity import existing_checkpoint, with_recipe
@@ -27,7 +27,6 @@ from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.evals.conversion import LARGEST_DIFFERENCE, logit_difference, why_not
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.families import families
-from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.schemes.plain import plain
@@ -233,21 +232,23 @@ def _notes(tokenizer: TokenizerFiles, checkpoint: Checkpoint) -> Iterator[Note]:
 
 
 def _plan(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, PlannedWeight]:
-    if checkpoint.stored_as != PLAIN:
+    if checkpoint.stored_as != PLAIN and not isinstance(checkpoint, ForeignCheckpoint):
         raise UsageError(
-            f"{checkpoint.name}: is quantized ({checkpoint.stored_as}), which cannot be undone.",
+            f"{checkpoint.name}: is quantized ({checkpoint.stored_as}), and a checkpoint of gptfast already.",
             "Convert the model that it was made from.",
         )
     plan = {}
-    for name, shape in weight_shapes(checkpoint.config).items():
-        # parts may differ in dtype, such as norms in float32
-        stored = functools.reduce(torch.promote_types, checkpoint.dtypes(name))
-        plan[name] = plan_weight(plain(torch.empty(shape, dtype=dtype or stored, device="meta")))
+    for name, weight in outline_of(checkpoint).items():
+        is_cast = dtype is not None and weight.scheme == PLAIN  # what is quantized stays as it is
+        cast = plain(torch.empty(weight.shape, dtype=dtype, device="meta"))
+        plan[name] = plan_weight(cast if is_cast else weight)
     return plan
 
 
 def _read(checkpoint: Checkpoint, contents: Contents, adapter: Adapter | None, name: str) -> Weight:
     """A weight in its planned dtype; copied only if it is stacked, merged or its dtype changes."""
+    if contents.weights[name].scheme != PLAIN:
+        return _read_quantized(checkpoint, adapter, name)
     (plan,) = contents.weights[name].parts.values()
     tensors = checkpoint.tensors(name)
     first = next(tensors)
@@ -265,6 +266,19 @@ def _read(checkpoint: Checkpoint, contents: Contents, adapter: Adapter | None, n
         merged, stacked = stacked, stacked.to(plan.dtype)
         _check_finite(LocatedTensor(f"{name} with the adapter", merged), stacked)
     return plain(stacked)
+
+
+def _read_quantized(checkpoint: Checkpoint, adapter: Adapter | None, name: str) -> Weight:
+    if adapter is not None and name in adapter.changes:
+        raise UsageError(
+            f"{checkpoint.name}: {name} is quantized, and an adapter cannot be merged into it.",
+            "Merge the adapter into the model that it was made from, and quantize that.",
+        )
+    weight = checkpoint.weight(name)
+    for part, tensor in weight.parts.items():
+        if tensor.is_floating_point() and part.rpartition(".")[2] != "values":  # not every code has a finite value
+            LocatedTensor(f"{name}.{part}", tensor.float()).check_finite()
+    return weight
 
 
 def _check_finite(source: LocatedTensor, converted: Tensor) -> None:

@@ -20,7 +20,7 @@ from gptfast_cli.core.bench.plan import (
     portion,
 )
 from gptfast_cli.core.bench.workload import CaseOptions
-from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
+from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, outline_of
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.config import ModelConfig
@@ -40,8 +40,8 @@ from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.jobs.bench import Instruments
 from gptfast_cli.core.quantities import count
-from gptfast_cli.core.quantize.allocation import AllocationOptions, Storage
-from gptfast_cli.core.quantize.sizes import storages_of
+from gptfast_cli.core.quantize.allocation import AllocationOptions
+from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
 
@@ -120,14 +120,14 @@ def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[B
     model = _model(request, here)
     contexts = _contexts(request.cases, model)
     portions = [portion(model.outline, tp) for tp in request.tps]
-    storages, n_params = model.outline.storages, count_params(model.outline.config)
+    weights, n_params = model.outline.weights, count_params(model.outline.config)
     yield Note(f"Model: {model.name}, {count(n_params)} parameters, {model.scheme}; weights are not loaded")
     hardware = _described(request.hardware) if here is None else _this_machine(request.hardware, here, instruments)
     efficiency = _efficiency(request.efficiency, here)
     return BenchPlan(
         model=model.name,
         scheme=model.scheme,
-        head_scheme=storages.get("head", storages["embedding"]).scheme,
+        head_scheme=weights.get("head", weights["embedding"]).scheme,
         n_params=n_params,
         dtype=dtype_name(model.outline.dtype),
         kv_dtype=dtype_name(model.outline.kv_dtype),
@@ -166,23 +166,24 @@ def _check_positive(values: Mapping[str, float | None]) -> None:
 def _model(request: PlanRequest, here: torch.device | None) -> _Named:
     """The model without its weights, in the dtypes of this device; `here` None is another machine."""
 
-    def outline(config: ModelConfig, storages: Mapping[str, Storage], stored_in: torch.dtype) -> ModelOutline:
+    def outline(config: ModelConfig, weights: Mapping[str, Weight], stored_in: torch.dtype) -> ModelOutline:
         # another machine may support other dtypes than this one
         dtype = pick_dtype(request.runtime.dtype, stored_in, here or torch.device("meta"))
-        return ModelOutline(config, storages, dtype, pick_kv_dtype(request.runtime.kv_dtype, dtype))
+        return ModelOutline(config, weights, dtype, pick_kv_dtype(request.runtime.kv_dtype, dtype))
 
     if is_shape(request.model):
         shape = read_shape(request.model)
         allocation = (request.allocation or AllocationOptions(PLAIN)).allocation(shape.config)
-        return _Named(shape.name, str(allocation), outline(shape.config, allocation.of(shape.config), RANDOM_DTYPE))
+        weights = allocation.outline(shape.config, RANDOM_DTYPE)
+        return _Named(shape.name, str(allocation), outline(shape.config, weights, RANDOM_DTYPE))
     found = _found(request)
     checkpoint = open_checkpoint(found.path)
-    scheme, storages = checkpoint.scheme, storages_of(checkpoint)
+    scheme, weights = checkpoint.scheme, outline_of(checkpoint)
     if request.allocation is not None:
         _check_plain(found.name, checkpoint)
         allocation = request.allocation.allocation(checkpoint.config)
-        scheme, storages = str(allocation), allocation.of(checkpoint.config)
-    return _Named(found.name, scheme, outline(checkpoint.config, storages, checkpoint.dtype))
+        scheme, weights = str(allocation), allocation.outline(checkpoint.config, checkpoint.dtype)
+    return _Named(found.name, scheme, outline(checkpoint.config, weights, checkpoint.dtype))
 
 
 def _found(request: PlanRequest) -> Resolved:

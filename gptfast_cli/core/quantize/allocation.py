@@ -16,11 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import torch
+
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.models.weights import layer_of, weight_shapes
-from gptfast_cli.core.schemes import Weight, quantized, schemes
+from gptfast_cli.core.schemes import Weight, quantized, quantized_names, schemes
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
+from gptfast_cli.core.schemes.plain import plain
 
 DEFAULT_GROUP_SIZE = 32
 USUAL_ENDS = "int8"
@@ -51,6 +54,12 @@ class Storage:
     def meta_weight(self, shape: tuple[int, ...]) -> Weight:
         """A quantized matrix of this shape, on the meta device."""
         return quantized(self.scheme).meta_weight(shape, self.group_size)
+
+    def outline(self, shape: tuple[int, ...], dtype: torch.dtype) -> Weight:
+        """A weight of this shape without its numbers, on the meta device; `dtype`: of a plain one."""
+        if self.scheme == PLAIN:
+            return plain(torch.empty(shape, dtype=dtype, device="meta"))
+        return self.meta_weight(shape)
 
     def n_bytes(self, shape: tuple[int, ...], itemsize: int) -> int:
         """Bytes of a weight of this shape; `itemsize`: bytes per element of a plain weight."""
@@ -88,6 +97,11 @@ class Allocation:
     def of(self, config: ModelConfig) -> dict[str, Storage]:
         """The storage of every weight of a model by name, in the order of `weight_shapes`."""
         return {name: self.storage(name, shape) for name, shape in weight_shapes(config).items()}
+
+    def outline(self, config: ModelConfig, dtype: torch.dtype) -> dict[str, Weight]:
+        """Every weight of a model by name, on the meta device; `dtype`: of plain ones."""
+        shapes = weight_shapes(config)
+        return {name: storage.outline(shapes[name], dtype) for name, storage in self.of(config).items()}
 
     def smaller_groups(self, config: ModelConfig) -> dict[int, Storage]:
         """Storage by number of columns, for matrices that get smaller groups than requested."""
@@ -170,10 +184,11 @@ def storage_of(option: str, text: str, group_size: int | None) -> Storage:
     group_size: for a text without one; None = 32 for schemes with groups
     """
     scheme, dash, own_size = text.partition("-g")
-    if scheme not in schemes or (dash and not own_size.isdecimal()):
-        nearest = difflib.get_close_matches(scheme, schemes)
+    known = [*quantized_names(), PLAIN]
+    if scheme not in known or (dash and not own_size.isdecimal()):
+        nearest = difflib.get_close_matches(scheme, known)
         meant = f"Did you mean {nearest[0]}? " if nearest else ""
-        raise UsageError(f"{option}: there is no scheme called {text!r}.", f"{meant}Schemes: {', '.join(schemes)}.")
+        raise UsageError(f"{option}: there is no scheme called {text!r}.", f"{meant}Schemes: {', '.join(known)}.")
     sizes = schemes[scheme].group_sizes
     if not sizes:
         if dash:

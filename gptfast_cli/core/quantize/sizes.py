@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.writer import Contents
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.device import DTYPES
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.quantize.allocation import AllocationOptions, Storage
-from gptfast_cli.core.schemes import Weight, is_like, quantized
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 
 
@@ -83,24 +81,3 @@ def memory_need(config: ModelConfig, schemes: Iterable[str] = ("int8", "int4")) 
 def _weight_bytes(config: ModelConfig, mode: str) -> int:
     storages = AllocationOptions(mode).allocation(config).of(config)
     return sum(storages[name].n_bytes(shape, _BFLOAT16_BYTES) for name, shape in weight_shapes(config).items())
-
-
-def storages_of(checkpoint: Checkpoint) -> dict[str, Storage]:
-    """The storage of every weight by its name, in reading order."""
-    return {name: _storage(checkpoint, name) for name in weight_shapes(checkpoint.config)}
-
-
-def _storage(checkpoint: Checkpoint, name: str) -> Storage:
-    # the dtypes suffice for a plain weight; reading another program's format would stack its pieces
-    if set(checkpoint.dtypes(name)) <= set(DTYPES.values()):
-        return Storage(PLAIN)
-    weight = checkpoint.weight(name)
-    return Storage(weight.scheme, _group_size(weight))
-
-
-def _group_size(weight: Weight) -> int | None:
-    scheme = quantized(weight.scheme)
-    return next(
-        (size for size in scheme.group_sizes if is_like(weight, scheme.meta_weight(weight.shape, size))),
-        None,
-    )

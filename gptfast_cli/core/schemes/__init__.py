@@ -21,7 +21,7 @@ class Weight:
     """One weight as its scheme stores it.
 
     shape: the logical shape, [out_features, in_features] of a matrix or [features] of a vector
-    parts: stored tensors by part name, as listed by the scheme; those of a matrix have its rows as their first axis
+    parts: stored tensors by part name; the first axis of all but the scheme's `shared_parts` are the rows
     """
 
     scheme: str
@@ -36,18 +36,11 @@ class Weight:
     def block(self, block: "Block") -> "Weight":
         """A part of it; views where that can be, and nothing of the rest is read. Raises UsageError as `columns`."""
         weight = self if block.columns is None else schemes[self.scheme].columns(self, block.columns)
-        if block.rows is None:
-            return weight
-        blocks = [weight.row_block(rows) for rows in block.rows]
-        if len(blocks) == 1:
-            return blocks[0]
-        parts = {name: torch.cat([each.parts[name] for each in blocks]) for name in weight.parts}
-        return Weight(self.scheme, (sum(each.shape[0] for each in blocks), *weight.shape[1:]), parts)
+        return weight if block.rows is None else schemes[weight.scheme].select_rows(weight, block.rows)
 
     def row_block(self, rows: slice) -> "Weight":
         """Some rows of a matrix, as views."""
-        parts = {name: part[rows] for name, part in self.parts.items()}
-        return Weight(self.scheme, (len(range(*rows.indices(self.shape[0]))), *self.shape[1:]), parts)
+        return self.block(Block(rows=(rows,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +64,8 @@ class Scheme(Protocol):
     group_sizes: tuple[int, ...]
     """Elements a group can have; none where a group is always a whole row, or nothing is grouped."""
 
-    def part_names(self) -> tuple[str, ...]:
-        """Names of the stored tensors, in the order in which they are written."""
-        ...
+    shared_parts: tuple[str, ...]
+    """Names of the parts that belong to all rows alike."""
 
     def is_whole(self, weight: Weight) -> bool:
         """Whether the parts are this scheme's, each of the dtype and shape that goes with `weight.shape`."""
@@ -85,6 +77,10 @@ class Scheme(Protocol):
 
     def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a matrix, [*index.shape, in_features], reading no others: an embedding lookup."""
+        ...
+
+    def select_rows(self, weight: Weight, ranges: tuple[slice, ...]) -> Weight:
+        """Ranges of rows, one after another; views where it is one range."""
         ...
 
     def columns(self, weight: Weight, columns: slice) -> Weight:
@@ -250,6 +246,11 @@ class QuantizedScheme(Scheme, Protocol):
 schemes: Plugs[Scheme] = Plugs(__name__)
 
 
+def quantized_names() -> list[str]:
+    """Names of the schemes that a quantizer can write."""
+    return [name for name, scheme in schemes.items() if isinstance(scheme, QuantizedScheme)]
+
+
 def quantized(name: str) -> QuantizedScheme:
     """The quantized scheme of a name, which must be one."""
     scheme = schemes[name]
@@ -257,10 +258,23 @@ def quantized(name: str) -> QuantizedScheme:
     return scheme
 
 
+def select_part_rows(weight: Weight, ranges: Sequence[slice]) -> Weight:
+    """Ranges of rows of a weight, by ranges of its parts: what most schemes' `select_rows` does."""
+    shared = schemes[weight.scheme].shared_parts
+
+    def selected(part: Tensor) -> Tensor:
+        return part[ranges[0]] if len(ranges) == 1 else torch.cat([part[rows] for rows in ranges])
+
+    parts = {name: part if name in shared else selected(part) for name, part in weight.parts.items()}
+    n_rows = sum(len(range(*rows.indices(weight.shape[0]))) for rows in ranges)
+    return Weight(weight.scheme, (n_rows, *weight.shape[1:]), parts)
+
+
 def is_like(weight: Weight, meta_weight: Weight) -> bool:
     """Whether the parts of a weight have the names, dtypes and shapes of another's."""
-    return _forms(weight) == _forms(meta_weight)
+    return forms(weight) == forms(meta_weight)
 
 
-def _forms(weight: Weight) -> dict[str, tuple[torch.dtype, torch.Size]]:
-    return {name: (part.dtype, part.shape) for name, part in weight.parts.items()}
+def forms(weight: Weight) -> frozenset[tuple[str, torch.dtype, torch.Size]]:
+    """Name, dtype and shape of each part."""
+    return frozenset((name, part.dtype, part.shape) for name, part in weight.parts.items())

@@ -23,7 +23,7 @@ import torch.nn.functional as F  # noqa: N812  (the name that everyone knows)
 from torch import Tensor
 
 from gptfast_cli.core.errors import UsageError
-from gptfast_cli.core.schemes import AffineFitter, AffineParams, GroupParams, Weight, is_like
+from gptfast_cli.core.schemes import AffineFitter, AffineParams, GroupParams, Weight, is_like, select_part_rows
 
 NAME = "int4"
 _HIGHEST = 15
@@ -35,9 +35,7 @@ class Int4:
     """Groups of one size, which the shape of the codes tells."""
 
     group_sizes: tuple[int, ...] = (32, 64, 128, 256)
-
-    def part_names(self) -> tuple[str, ...]:
-        return (_CODES, _SCALES, _ZEROS)
+    shared_parts: tuple[str, ...] = ()
 
     def is_whole(self, weight: Weight) -> bool:
         if len(weight.shape) != 2 or _CODES not in weight.parts or weight.parts[_CODES].ndim != 3:
@@ -49,8 +47,11 @@ class Int4:
         return _dense(weight.parts[_CODES], weight.parts[_SCALES], weight.parts[_ZEROS], weight.shape[-1]).to(dtype)
 
     def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
-        codes, scales, zeros = (weight.parts[name][index] for name in self.part_names())
+        codes, scales, zeros = (weight.parts[name][index] for name in (_CODES, _SCALES, _ZEROS))
         return _dense(codes, scales, zeros, weight.shape[-1]).to(dtype)
+
+    def select_rows(self, weight: Weight, ranges: tuple[slice, ...]) -> Weight:
+        return select_part_rows(weight, ranges)
 
     def columns(self, weight: Weight, columns: slice) -> Weight:
         start, stop, _ = columns.indices(weight.shape[-1])

@@ -12,7 +12,7 @@ rounded make good for it, so that a float32 scale has the same error to three di
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.schemes import AffineFitter, AffineParams, GroupParams, Weight, is_like
+from gptfast_cli.core.schemes import AffineFitter, AffineParams, GroupParams, Weight, is_like, select_part_rows
 
 NAME = "int8"
 _HIGHEST = 127
@@ -24,9 +24,7 @@ class Int8:
     """Every row is one group."""
 
     group_sizes: tuple[int, ...] = ()
-
-    def part_names(self) -> tuple[str, ...]:
-        return (_CODES, _SCALES)
+    shared_parts: tuple[str, ...] = ()
 
     def is_whole(self, weight: Weight) -> bool:
         return len(weight.shape) == 2 and is_like(weight, self.meta_weight(weight.shape, None))
@@ -36,6 +34,9 @@ class Int8:
 
     def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
         return _dense(weight.parts[_CODES][index], weight.parts[_SCALES][index], dtype)
+
+    def select_rows(self, weight: Weight, ranges: tuple[slice, ...]) -> Weight:
+        return select_part_rows(weight, ranges)
 
     def columns(self, weight: Weight, columns: slice) -> Weight:
         # every part of a row keeps the scale of the whole row

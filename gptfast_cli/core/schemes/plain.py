@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.schemes import Weight
+from gptfast_cli.core.schemes import Weight, select_part_rows
 
 NAME = "plain"
 _PART = "weight"
@@ -18,9 +18,7 @@ class Plain:
     """One part, which is the weight itself."""
 
     group_sizes: tuple[int, ...] = ()
-
-    def part_names(self) -> tuple[str, ...]:
-        return (_PART,)
+    shared_parts: tuple[str, ...] = ()
 
     def is_whole(self, weight: Weight) -> bool:
         if set(weight.parts) != {_PART}:
@@ -33,6 +31,9 @@ class Plain:
 
     def rows(self, weight: Weight, index: Tensor, dtype: torch.dtype) -> Tensor:
         return weight.parts[_PART][index].to(dtype)
+
+    def select_rows(self, weight: Weight, ranges: tuple[slice, ...]) -> Weight:
+        return select_part_rows(weight, ranges)
 
     def columns(self, weight: Weight, columns: slice) -> Weight:
         return plain(weight.parts[_PART][:, columns].contiguous())

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
+from gptfast_cli.core.checkpoints.checkpoint import outline_of
 from gptfast_cli.core.checkpoints.identity import fingerprint
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import dtype_name
-from gptfast_cli.core.engine.build import ModelSource, RuntimeConfig, Storages, build, check_sharded
+from gptfast_cli.core.engine.build import ModelSource, Outline, RuntimeConfig, build, check_sharded
 from gptfast_cli.core.engine.load import LoadedModel, OpenedModel, load, open_model
 from gptfast_cli.core.engine.speculative.draft_length import (
     ADVISED,
@@ -39,8 +40,7 @@ from gptfast_cli.core.models.kv_blocks import MOST_ROLLBACK
 from gptfast_cli.core.models.process_group import ALONE
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.quantize.quantizers import quantizers
-from gptfast_cli.core.quantize.sizes import storages_of
-from gptfast_cli.core.schemes import Block, Weight, quantized, schemes
+from gptfast_cli.core.schemes import Block, Weight, quantized, quantized_names, schemes
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
@@ -187,7 +187,7 @@ def open_draft_model(
         opened = _padded_alike(opened, target)
     _check_vocabulary(opened, target)  # before any weights are read
     _check_context(opened, target, n_tokens)
-    own = _sharded_or_replicated(opened.config, partial(storages_of, opened.checkpoint), runtime)
+    own = _sharded_or_replicated(opened.config, partial(outline_of, opened.checkpoint), runtime)
     draft = yield from load(opened, settings, own, role="Draft")
     return draft.model, draft.seconds
 
@@ -196,13 +196,14 @@ def _requantized(
     scheme: str, target: LoadedModel, settings: Settings, runtime: RuntimeConfig
 ) -> Job[tuple[Decoder, float]]:
     """The target with its matrices quantized as they are read, and the time that this took in seconds."""
-    if scheme not in schemes or scheme == PLAIN:
-        known = ", ".join(f"{SELF}{each}" for each in schemes if each != PLAIN)
+    if scheme not in quantized_names():
+        known = ", ".join(f"{SELF}{each}" for each in quantized_names())
         raise UsageError(f"--draft {SELF}{scheme}: there is no quantized scheme of that name.", f"There are {known}.")
     config, checkpoint = target.config, target.checkpoint
     assert target.opened is not None
     as_stored = target.opened.read
-    storages = AllocationOptions(scheme).allocation(config).of(config)
+    allocation = AllocationOptions(scheme).allocation(config)
+    storages = allocation.of(config)
 
     def read(name: str, block: Block | None) -> Weight:
         storage = storages[name]
@@ -214,16 +215,17 @@ def _requantized(
         return whole if block is None else whole.block(block)
 
     yield Note(f"Draft: {target.name} itself, quantized to {scheme} as it is read")
-    parts = ModelSource(config, read, lambda: storages, checkpoint.n_bytes, target.model.device, target.model.dtype)
+    outline = partial(allocation.outline, config, checkpoint.dtype)
+    parts = ModelSource(config, read, outline, checkpoint.n_bytes, target.model.device, target.model.dtype)
     watch = Stopwatch(target.model.device)
-    own = _sharded_or_replicated(config, parts.storages, runtime)
+    own = _sharded_or_replicated(config, parts.outline, runtime)
     model = yield from build(parts, own, settings=settings, watch=watch)
     return model, watch.seconds
 
 
-def _sharded_or_replicated(config: ModelConfig, storages: Storages, runtime: RuntimeConfig) -> RuntimeConfig:
+def _sharded_or_replicated(config: ModelConfig, outline: Outline, runtime: RuntimeConfig) -> RuntimeConfig:
     try:
-        check_sharded(config, storages, runtime.group.size)
+        check_sharded(config, outline, runtime.group.size)
     except UsageError:
         return replace(runtime, group=ALONE)
     return runtime
