@@ -15,7 +15,6 @@ from gptfast_cli.options import (
     DeviceOptions,
     EngineOptions,
     KvDtypeOption,
-    ModelArgument,
     ModelOption,
     OutputOptions,
     TemplateOptions,
@@ -35,6 +34,17 @@ from gptfast_cli.render.progress import progress_view, show
 from gptfast_cli.tree import GptFastCommand, command
 
 _TAKES_WORDS: Final = "--tasks"
+
+
+ModelsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODEL...",
+        autocompletion=complete_model,
+        show_default="the current one",
+        help="Model to measure: as --model. Several with --against.",
+    ),
+]
 
 
 def _complete_protocol() -> list[str]:
@@ -143,12 +153,13 @@ class ReferenceOptions:
     "eval",
     "gptfast eval tiny --tasks bundled-cloze --limit 20",
     "gptfast eval tiny-draft --against tiny",
+    "gptfast eval model-Q4_K_M.gguf org/model-AWQ org/model:int4-g32 --against org/model",
     "gptfast eval tiny --tasks bundled-sums bundled-choice --json",
     kind=WordsCommand,
 )
 def evaluate(
     context: typer.Context,
-    model_argument: ModelArgument = None,
+    models: ModelsArgument = None,
     *,
     model: ModelOption = None,
     asked: QuestionOptions,
@@ -162,6 +173,8 @@ def evaluate(
     printing: OutputOptions,
 ) -> None:
     """Measure accuracy on tasks, perplexity of a text, or KL divergence from a reference model.
+
+    Several models are compared with one reference, which reads the text once.
 
     Without --tasks, --text or --against, runs the bundled tasks. Other tasks are those of lm-evaluation-harness.
     Results go to stdout, everything else to stderr. Ctrl-C keeps the results so far; tasks resume from there when the
@@ -187,7 +200,8 @@ def evaluate(
 
         request = EvalRequest(
             settings=load_settings(),
-            model=model_given(context, model_argument, model),
+            model=model_given(context, next(iter(models or ()), None), model),
+            others=tuple((models or ())[1:]),
             runtime=RuntimeConfig(**asdict(hardware), **asdict(engine), kv_dtype=kv_dtype, group=group),
             tasks=TaskOptions(
                 names=_names(asked.tasks),

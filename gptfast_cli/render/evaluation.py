@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Final, TextIO
 
-from gptfast_cli.core.evals.comparison import Compared, ModelSummary
+from gptfast_cli.core.evals.comparison import Compared, Comparisons, ModelSummary
 from gptfast_cli.core.evals.divergence import Divergence
 from gptfast_cli.core.evals.perplexity import Perplexity
 from gptfast_cli.core.evals.tasks.results import FailedQuestion, Metric, TaskResult, TaskResults
@@ -18,17 +18,51 @@ _DIVERGENCE_HEADINGS: Final = ("divergence", "value", "")
 
 def divergence_table(found: Compared) -> Table:
     """A row for each number."""
-    return Table(_DIVERGENCE_HEADINGS, tuple(_divergence_rows(found.divergence)), "<><")
+    bits = (
+        "bits",
+        f"{found.model.bits_per_weight:.2f}",
+        f"a weight, the reference {found.reference.bits_per_weight:.2f}",
+    )
+    return Table(_DIVERGENCE_HEADINGS, (*_divergence_rows(found.divergence), bits), "<><")
+
+
+_MODEL_HEADINGS: Final = ("model", "bits", "KLD", "p99", "same top", "perplexity ratio")
+
+
+def models_table(found: Comparisons) -> Table:
+    """A row for each of several models."""
+    rows = (
+        (
+            each.model.name,
+            f"{each.model.bits_per_weight:.2f}",
+            nats(each.divergence.kld_mean),
+            nats(each.divergence.kld_p99),
+            share(each.divergence.same_top1),
+            _ratio(each.divergence),
+        )
+        for each in found.each
+    )
+    return Table(_MODEL_HEADINGS, tuple(rows), "<>>>>>")
+
+
+def _ratio(divergence: Divergence) -> str:
+    """The perplexity ratio and its interval, if it has one."""
+    low, high = divergence.ppl_ratio_low, divergence.ppl_ratio_high
+    if low is None or high is None:
+        return f"{divergence.ppl_ratio:.4f}"
+    decimals = _decimals(high - low)
+    return f"{divergence.ppl_ratio:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
 def divergence_sides(found: Compared) -> str:
     """The two models and the text that they are compared on."""
+    return f"{_side(found.model)}, {_reference_and_text(found)}"
+
+
+def _reference_and_text(found: Compared) -> str:
     text = "the bundled text" if found.protocol is None else f"the text by {found.protocol}"
     windows = f", {found.n_windows:,} of {found.n_windows_all:,} windows" if found.is_partial else ""
-    return (
-        f"{_side(found.model)}, against the reference, {_side(found.reference)}: {found.divergence.tokens:,} tokens of "
-        f"{text}{windows}"
-    )
+    return f"against the reference, {_side(found.reference)}: {found.divergence.tokens:,} tokens of {text}{windows}"
 
 
 def divergence_verdict(found: Compared) -> str:
@@ -38,9 +72,7 @@ def divergence_verdict(found: Compared) -> str:
         return f"{model} was compared with itself."
     if divergence.ppl_ratio_low is None or divergence.ppl_ratio_high is None:
         return "The perplexity ratio has no interval: neither model is shown to be better."
-    low, high = divergence.ppl_ratio_low, divergence.ppl_ratio_high
-    decimals = _decimals(high - low)
-    ratio = f"x {divergence.ppl_ratio:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+    ratio = f"x {_ratio(divergence)}"
     match divergence.better:
         case None:
             return f"No difference in perplexity beyond the noise: {ratio}."
@@ -139,12 +171,14 @@ def _write_perplexity(found: Perplexity, stream: TextIO) -> None:
     write_dim("; ".join(perplexity_notes(found)), stream)
 
 
-def _write_comparison(found: Compared, stream: TextIO) -> None:
-    _write_table(divergence_table(found), stream)
+def _write_comparison(found: Comparisons, stream: TextIO) -> None:
+    is_one = len(found.each) == 1
+    _write_table(divergence_table(found.first) if is_one else models_table(found), stream)
     if found.is_partial:
-        stream.write("PARTIAL: interrupted, this is what both had read.\n")
-    stream.write("".join(f"{line}\n" for line in wrapped(divergence_verdict(found))))
-    write_dim(divergence_sides(found), stream)
+        stream.write("PARTIAL: interrupted, this is what all had read.\n")
+    if is_one:
+        stream.write("".join(f"{line}\n" for line in wrapped(divergence_verdict(found.first))))
+    write_dim(divergence_sides(found.first) if is_one else _reference_and_text(found.first), stream)
 
 
 def _write_table(table: Table, stream: TextIO) -> None:
@@ -187,7 +221,7 @@ def _about(tasks: TaskResults) -> Iterator[str]:
 KEYS: Final[Keys] = {
     Evaluation: (
         "model scheme dtype=environment.dtype environment load_s interrupted=is_interrupted results=tasks.values tasks "
-        "perplexity divergence=comparison"
+        "perplexity divergence=comparison.first comparisons=comparison.each"
     ),
     TaskResults: "beginnings=bos_rules seed partial=is_partial notes failures folder each=by_task",
     FailedQuestion: "task question=number reason",

@@ -50,6 +50,25 @@ def test_the_document_has_the_keys_that_others_build_on(gptfast: CommandLine, te
     assert divergence["ppl_ratio"] == pytest.approx(divergence["ppl_other"] / divergence["ppl_reference"])
 
 
+def test_several_models_are_a_table_of_a_row_each(gptfast: CommandLine, text: str) -> None:
+    asked = ("eval", "tiny-draft", "tiny", "--against", "tiny", "--text", text, *MACHINE)
+    outcome = gptfast.run(*asked)
+    assert outcome.returncode == 0, outcome.stderr.decode()
+    table = [line.split() for line in outcome.stdout.decode().splitlines()]
+    (heading,) = [number for number, words in enumerate(table) if words[:3] == ["model", "bits", "KLD"]]
+    first, second = table[heading + 1 : heading + 3]
+    assert (first[0], second[0]) == ("tiny-draft", "tiny") and float(first[2]) > 0.01 and float(second[2]) == 0
+    assert first[1] == "16.00" and first[-2].startswith("[")
+    document = json.loads(gptfast.run(*asked, "--json", "--quiet").stdout)
+    assert [each["model"]["name"] for each in document["comparisons"]] == ["tiny-draft", "tiny"]
+    assert document["comparisons"][0] == document["divergence"]
+
+
+def test_several_models_without_a_reference_are_refused(gptfast: CommandLine) -> None:
+    outcome = gptfast.run("eval", "tiny-draft", "tiny")
+    assert outcome.returncode == 2 and "Add --against MODEL" in outcome.stderr.decode()
+
+
 def test_keys_and_values_in_int8_are_compared_with_the_whole_cache_of_the_reference(gptfast: CommandLine) -> None:
     outcome = gptfast.run("eval", "tiny", "--kv-dtype", "int8", "--against", "tiny", "--json", "--quiet", *MACHINE)
     assert outcome.returncode == 0, outcome.stderr.decode()

@@ -16,6 +16,7 @@ from chat_model import chat_model
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load
 from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.evals import comparison
 from gptfast_cli.core.evals.comparison import CommonText, Compared, ReferenceRequest, common_text, compare
 from gptfast_cli.core.evals.divergence import Comparison
 from gptfast_cli.core.evals.passages import BatchBudget, Passage, Window
@@ -70,7 +71,7 @@ def compared(tmp_path: Path, name: Path | str, against: ReferenceRequest, **opti
     evaluation = drained(run(request))[1]
     assert evaluation.tasks is None and (evaluation.perplexity is None) == (text is None)
     assert evaluation.comparison is not None
-    return evaluation.comparison
+    return evaluation.comparison.first
 
 
 @torch.no_grad()
@@ -103,9 +104,9 @@ def test_passages_that_begin_alike_are_each_compared(tmp_path: Path, model: Path
     passages = [(256, *ids[:40], *ids[at : at + 5]) for at in (40, 90, 140)] + [(256, *ids[:30])]
     measured, reference = (drained(load(str(each), settings_in(tmp_path), PLACING))[1] for each in (other, model))
     windows = [Window(Passage(passage, 20), 1) for passage in passages]
-    found = drained(compare(measured, reference, CommonText(None, 4, iter(windows)), BATCH_SIZES))[1]
+    found = drained(compare([measured], reference, CommonText(None, 4, iter(windows)), BATCH_SIZES))[1]
     expected = by_transformers(model, other, [torch.tensor(passage) for passage in passages], 20)
-    assert found is not None and dataclasses.astuple(found.divergence) == pytest.approx(expected, rel=2e-4)
+    assert found is not None and dataclasses.astuple(found.first.divergence) == pytest.approx(expected, rel=2e-4)
 
 
 def test_the_pieces_that_are_held_change_nothing(tmp_path: Path, model: Path, other: Path) -> None:
@@ -113,16 +114,46 @@ def test_the_pieces_that_are_held_change_nothing(tmp_path: Path, model: Path, ot
     text = protocol_text(TEXT, "gptq-100", candidates[0])
     small = BatchBudget(cache_tokens=300, n_rows=8, piece_tokens=512, piece_rows=7)
     whole, pieces = (
-        drained(compare(*candidates, common_text(*candidates, text), BATCH_SIZES, budget))[1]
+        drained(compare(candidates[:1], candidates[1], common_text(candidates, text), BATCH_SIZES, budget))[1]
         for budget in (None, small)
     )
-    assert dataclasses.astuple(pieces.divergence) == pytest.approx(dataclasses.astuple(whole.divergence), rel=1e-9)
+    values = [dataclasses.astuple(each.first.divergence) for each in (pieces, whole)]
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+
+
+def test_several_models_are_compared_as_each_alone_and_the_reference_reads_the_text_once(
+    tmp_path: Path, model: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    reference, first, second = (
+        drained(load(str(each), settings, runtime))[1]
+        for each, runtime in (
+            (model, PLACING),
+            (other, PLACING),
+            (model, dataclasses.replace(PLACING, dtype="bfloat16")),
+        )
+    )
+    text = protocol_text(TEXT, "gptq-100", reference)
+    read: list[object] = []
+    compute = comparison.passage_logits
+    monkeypatch.setattr(
+        comparison,
+        "passage_logits",
+        lambda decoder, *rest, **more: read.append(decoder) or compute(decoder, *rest, **more),
+    )
+    together = drained(compare([first, second], reference, common_text([first, reference], text), BATCH_SIZES))[1]
+    assert together is not None
+    assert read.count(reference.model) == read.count(first.model) == read.count(second.model) > 0
+    for measured, found in zip((first, second), together.each, strict=True):
+        alone = drained(compare([measured], reference, common_text([measured, reference], text), BATCH_SIZES))[1]
+        assert alone is not None and alone.each == (found,)
+    assert together.each[0].divergence.kld_mean > 0.001 > together.each[1].divergence.kld_mean > 0
 
 
 def test_the_bundled_documents_are_read_where_there_is_no_text(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     tiny = drained(load("tiny", settings, PLACING))[1]
-    text = common_text(tiny, tiny, None)
+    text = common_text([tiny, tiny], None)
     first = next(text.windows).passage
     assert text.protocol is None and text.n_windows > 400
     assert tiny.tokenizer is not None
@@ -168,8 +199,8 @@ def test_batch_size_is_how_many_passages_are_computed_together(
 
     monkeypatch.setattr(Runner, "read", watched)
     loaded = drained(load(str(model), settings_in(tmp_path), PLACING))[1]
-    drained(compare(loaded, loaded, documents(loaded, loaded, 4), (4, 2)))
-    assert rows[:3] == [4, 2, 2]  # the model's first piece, then the same of the reference
+    drained(compare([loaded], loaded, documents(loaded, loaded, 4), (4, 2)))
+    assert rows[:3] == [2, 2, 4]  # the reference's first piece, then the same of the model
     assert set(rows) <= {1, 2, 3, 4}
 
 
@@ -188,7 +219,7 @@ def test_the_reference_runs_as_the_model_does_but_rounds_nothing(tmp_path: Path)
 
 
 def documents(measured: LoadedModel, reference: LoadedModel, n: int) -> CommonText:
-    whole = common_text(measured, reference, None)
+    whole = common_text([measured, reference], None)
     return CommonText(None, n, iter([next(whole.windows) for _ in range(n)]))
 
 
@@ -197,11 +228,11 @@ def test_a_copy_with_a_little_noise_is_not_called_better_and_a_worse_model_is(tm
     drained(quantize(QuantizeRequest(settings, "tiny", fidelity=False)))  # int8
     tiny, copy, draft = (drained(load(name, settings, runtime))[1] for name in ("tiny", "tiny:int8", "tiny-draft"))
     for measured, better in ((copy, None), (draft, "reference")):
-        found = drained(compare(measured, tiny, documents(measured, tiny, 60), BATCH_SIZES))[1]
-        assert found is not None and found.divergence.better == better
-        assert found.divergence.kld_mean > 0
-    back = drained(compare(tiny, draft, documents(tiny, draft, 60), BATCH_SIZES))[1]
-    assert back is not None and back.divergence.better == "other"
+        found = drained(compare([measured], tiny, documents(measured, tiny, 60), BATCH_SIZES))[1]
+        assert found is not None and found.first.divergence.better == better
+        assert found.first.divergence.kld_mean > 0
+    back = drained(compare([tiny], draft, documents(tiny, draft, 60), BATCH_SIZES))[1]
+    assert back is not None and back.first.divergence.better == "other"
 
 
 @pytest.mark.slow
@@ -275,7 +306,7 @@ def test_an_interrupt_keeps_what_both_have_read(tmp_path: Path, model: Path, oth
     budget = BatchBudget(cache_tokens=128, n_rows=8, piece_tokens=512, piece_rows=128)
 
     def interrupted(at: int) -> Compared | None:
-        job = compare(*candidates, common_text(*candidates, None), BATCH_SIZES, budget)
+        job = compare(candidates[:1], candidates[1], common_text(candidates, None), BATCH_SIZES, budget)
         event = next(job)
         while not (isinstance(event, Progress) and event.done >= at):
             event = next(job)
@@ -287,6 +318,6 @@ def test_an_interrupt_keeps_what_both_have_read(tmp_path: Path, model: Path, oth
             return end.value
 
     found = interrupted(5)
-    assert found is not None and found.is_partial and found.n_windows >= 5
-    assert found.divergence.tokens > 0 and math.isfinite(found.divergence.kld_mean)
+    assert found is not None and found.is_partial and found.first.n_windows >= 5
+    assert found.first.divergence.tokens > 0 and math.isfinite(found.first.divergence.kld_mean)
     assert interrupted(0) is None

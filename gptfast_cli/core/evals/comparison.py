@@ -1,6 +1,6 @@
-"""Comparison of a model with a reference on the same text: KLD, same top token, and perplexity ratio.
+"""Comparison of models with a reference on the same text: KLD, same top token, and perplexity ratio.
 
-Both models compute the same pieces in turn, so memory holds both models and one piece of logits of each.
+All models compute the same pieces in turn, so memory holds all of them and one piece of logits of each.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,8 +51,9 @@ class ReferenceRequest:
 class ModelSummary:
     """How one of the models ran.
 
-    batch_size: maximum passages of one forward pass
-    roundings:  rounding options that were set, such as "activations float"
+    bits_per_weight: of all its parameters, as stored
+    batch_size:      maximum passages of one forward pass
+    roundings:       rounding options that were set, such as "activations float"
     """
 
     name: str
@@ -60,6 +61,7 @@ class ModelSummary:
     dtype: str
     device: str
     backend: str
+    bits_per_weight: float
     batch_size: int
     roundings: tuple[str, ...]
 
@@ -72,29 +74,32 @@ def _summary(loaded: LoadedModel, batch_size: int) -> ModelSummary:
         dtype=dtype_name(loaded.model.dtype),
         device=loaded.model.device.type,
         backend=loaded.model.backend,
+        bits_per_weight=8 * loaded.checkpoint.n_bytes / loaded.checkpoint.n_params,
         batch_size=batch_size,
         roundings=tuple(f"{name} {value}" for name, value in chosen.items() if value not in (None, AUTO)),
     )
 
 
-def load_reference(measured: LoadedModel, options: ReferenceRequest, settings: Settings) -> Job[LoadedModel]:
-    """Load the reference on the device of the measured model, in the same configuration unless `options` differ.
+def load_reference(measured: Sequence[LoadedModel], options: ReferenceRequest, settings: Settings) -> Job[LoadedModel]:
+    """Load the reference on the device of the measured models, in the same configuration unless `options` differ.
 
-    The measured model's rounding options (activations, KV dtype) do not apply to the reference. Raises UsageError if
-    the vocabularies differ, and what loading a model raises.
+    Their rounding options (activations, KV dtype) do not apply to the reference. Raises UsageError if the vocabularies
+    differ, and what loading a model raises.
     """
-    ours = measured.runtime
+    ours = measured[0].runtime
     runtime = RuntimeConfig(
         ours.device, options.dtype or ours.dtype, ours.threads, options.backend or ours.backend, verify=ours.verify
     )
     opened = open_model(options.model, settings, with_padding=True)
     size = opened.config.vocab_size
-    difference = _difference(measured, size, opened.tokenizer)
-    if difference is not None:  # before the weights are read
-        raise UsageError(f"{measured.name} cannot be compared with {opened.found.name}: {difference}.", _ANOTHER)
+    for each in measured:
+        difference = _difference(each, size, opened.tokenizer)
+        if difference is not None:  # before the weights are read
+            raise UsageError(f"{each.name} cannot be compared with {opened.found.name}: {difference}.", _ANOTHER)
     reference = yield from load(opened, settings, runtime, role="Reference")
-    if measured.config.vocab_size != size:
-        yield Note(f"Compared over the {n_common_tokens(measured, size):,} tokens of the vocabulary, without padding.")
+    n_common = {n_common_tokens(each, size) for each in measured if each.config.vocab_size != size}
+    for n_tokens in n_common:
+        yield Note(f"Compared over the {n_tokens:,} tokens of the vocabulary, without padding.")
     return reference
 
 
@@ -126,7 +131,7 @@ def _difference(measured: LoadedModel, vocab_size: int, tokenizer: Tokenizer | N
 
 @dataclass(frozen=True, slots=True)
 class CommonText:
-    """The text for both: windows (an iterator) by a perplexity protocol; None is the bundled text."""
+    """The text for all: windows (an iterator) by a perplexity protocol; None is the bundled text."""
 
     protocol: str | None
     n_windows: int
@@ -138,7 +143,7 @@ class Compared:
     """Result of a comparison.
 
     protocol:   perplexity protocol; None is the bundled text, one window per document
-    n_windows:  windows that both models computed, of `n_windows_all`; fewer after an interrupt
+    n_windows:  windows that the models computed, of `n_windows_all`; fewer after an interrupt
     is_itself:  both are the same model in the same configuration
     """
 
@@ -156,83 +161,111 @@ class Compared:
         return self.n_windows < self.n_windows_all
 
 
-def common_text(measured: LoadedModel, reference: LoadedModel, text: ProtocolText | None) -> CommonText:
-    """The requested or bundled text, cut to the shorter context. Raises UsageError if a model cannot read it."""
-    shorter = min(measured, reference, key=lambda loaded: loaded.config.max_context)
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """Results of models that were compared with one reference on one text, in the order in which they were named."""
+
+    each: tuple[Compared, ...]
+
+    @property
+    def first(self) -> Compared:
+        """That of the first model."""
+        return self.each[0]
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the run was interrupted."""
+        return self.first.is_partial
+
+
+def common_text(models: Sequence[LoadedModel], text: ProtocolText | None) -> CommonText:
+    """The requested or bundled text, cut to the shortest context. Raises UsageError if a model cannot read it."""
+    shorter = min(models, key=lambda loaded: loaded.config.max_context)
     max_context = shorter.config.max_context
     if text is not None:
         held = replace(text, text=replace(text.text, max_context=max_context))
         held.check(shorter.name)
         return CommonText(held.protocol.name, held.n_windows, held.windows())
-    tokenizer = measured.tokenizer or reference.tokenizer
+    tokenizer = next((loaded.tokenizer for loaded in models if loaded.tokenizer is not None), None)
     if tokenizer is None:
-        raise UsageError(f"{measured.name} has no tokenizer, so it cannot read text.")
+        raise UsageError(f"{models[0].name} has no tokenizer, so it cannot read text.")
     documents = [document for document in bundled_documents(tokenizer, max_context) if len(document) > 1]
     windows = (Window(Passage(tuple(document), 1), len(document) - 1) for document in documents)
     return CommonText(None, len(documents), windows)
 
 
 def compare(
-    measured: LoadedModel,
+    measured: Sequence[LoadedModel],
     reference: LoadedModel,
     text: CommonText,
     batch_sizes: tuple[int, int],
     budget: BatchBudget | None = None,
-) -> Job[Compared | None]:
-    """Compare both models on a text, each with its batch size: maximum passages of a forward pass.
+) -> Job[Comparisons | None]:
+    """Compare models with the reference on a text, which it reads once.
 
-    budget: limits for both; None: the smaller of their own, with the larger batch size
+    batch_sizes: maximum passages of a forward pass of a model, and of the reference
+    budget:      limits for all; None: the smallest of their own, with the larger batch size
 
     An interrupt gives a partial result, None before the first piece.
     """
-    summaries = _summary(measured, batch_sizes[0]), _summary(reference, batch_sizes[1])
-    is_itself = summaries[0] == summaries[1] and measured.path == reference.path
-    if is_itself:
-        yield Note(f"{measured.name} is compared with itself: all differences must be 0.")
-    budget = budget or _budget(measured.model, reference.model, max(batch_sizes))
-    comparison = Comparison()
-    n_tokens = n_common_tokens(measured, reference.config.vocab_size)
+    own, theirs = [_summary(each, batch_sizes[0]) for each in measured], _summary(reference, batch_sizes[1])
+    are_itself = [
+        summary == theirs and each.path == reference.path for summary, each in zip(own, measured, strict=True)
+    ]
+    for summary, is_itself in zip(own, are_itself, strict=True):
+        if is_itself:
+            yield Note(f"{summary.name} is compared with itself: all differences must be 0.")
+    budget = budget or _budget([loaded.model for loaded in (*measured, reference)], max(batch_sizes))
+    comparisons = [Comparison() for _ in measured]
+    n_tokens = [n_common_tokens(each, reference.config.vocab_size) for each in measured]
     n_read, n_all = 0, text.n_windows
     n_predicted = 0
     try:
         for group in groups(text.windows, budget.cache_tokens):
-            yield Progress("compare", n_read, n_all, "windows", so_far=comparison.kld_mean)
+            yield Progress("compare", n_read, n_all, "windows", so_far=comparisons[0].kld_mean)
             passages = [window.passage for window in group]
             begins = list(accumulate((passage.n_predicted for passage in passages), initial=n_predicted))
-            pieces = (  # the same budget gives corresponding pieces
-                passage_logits(loaded.model, passages, budget, batch_size=batch_size)
-                for loaded, batch_size in zip((measured, reference), batch_sizes, strict=True)
-            )
-            for ours, theirs in zip(*pieces, strict=True):
-                assert theirs.predictions == ours.predictions
-                targets, places = _targets(ours.predictions, passages, begins)
-                comparison.add(_logits(theirs, n_tokens), _logits(ours, n_tokens), targets, places)
+            # the same budget gives corresponding pieces
+            of_reference = passage_logits(reference.model, passages, budget, batch_size=batch_sizes[1])
+            of_others = [passage_logits(each.model, passages, budget, batch_size=batch_sizes[0]) for each in measured]
+            for expected in of_reference:
+                targets, places = _targets(expected.predictions, passages, begins)
+                for comparison, pieces, n in zip(comparisons, of_others, n_tokens, strict=True):
+                    found = next(pieces)
+                    assert found.predictions == expected.predictions
+                    comparison.add(_logits(expected, n), _logits(found, n), targets, places)
+                    del found  # before the next model computes
             n_read += len(group)
             n_predicted = begins[-1]
-        yield Progress("compare", n_read, n_all, "windows", so_far=comparison.kld_mean)
+        yield Progress("compare", n_read, n_all, "windows", so_far=comparisons[0].kld_mean)
     except KeyboardInterrupt:
-        yield Note(f"Interrupted: both have read {n_read:,} of {n_all:,} windows.")
-    if not comparison.n_positions:
+        yield Note(f"Interrupted: all have read {n_read:,} of {n_all:,} windows.")
+    if not all(comparison.n_positions for comparison in comparisons):
         return None
-    return Compared(
-        model=summaries[0],
-        reference=summaries[1],
-        protocol=text.protocol,
-        divergence=comparison.result(),
-        n_windows=n_read,
-        n_windows_all=n_all,
-        is_itself=is_itself,
+    return Comparisons(
+        tuple(
+            Compared(
+                model=summary,
+                reference=theirs,
+                protocol=text.protocol,
+                divergence=comparison.result(),
+                n_windows=n_read,
+                n_windows_all=n_all,
+                is_itself=is_itself,
+            )
+            for summary, comparison, is_itself in zip(own, comparisons, are_itself, strict=True)
+        )
     )
 
 
-def _budget(measured: Decoder, reference: Decoder, n_rows: int) -> BatchBudget:
-    """The smaller budget of both models, with `n_rows` rows."""
-    ours, theirs = batch_budget_of(measured), batch_budget_of(reference)
+def _budget(models: Sequence[Decoder], n_rows: int) -> BatchBudget:
+    """The smallest budget of the models, with `n_rows` rows."""
+    budgets = [batch_budget_of(model) for model in models]
     return BatchBudget(
-        cache_tokens=min(ours.cache_tokens, theirs.cache_tokens),
+        cache_tokens=min(budget.cache_tokens for budget in budgets),
         n_rows=n_rows,
-        piece_tokens=min(ours.piece_tokens, theirs.piece_tokens),
-        piece_rows=min(ours.piece_rows, theirs.piece_rows),
+        piece_tokens=min(budget.piece_tokens for budget in budgets),
+        piece_rows=min(budget.piece_rows for budget in budgets),
     )
 
 

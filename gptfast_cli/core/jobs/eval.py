@@ -1,4 +1,4 @@
-"""`eval`: accuracy on tasks, perplexity of a text, and KL divergence from a reference model."""
+"""`eval`: accuracy on tasks, perplexity of a text, and KL divergence of models from a reference."""
 
 import hashlib
 import json
@@ -11,7 +11,8 @@ from gptfast_cli.core.bench.environment import Environment, environment
 from gptfast_cli.core.checkpoints.store import OTHER_HOME
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.load import LoadedModel, load, open_model
-from gptfast_cli.core.evals.comparison import Compared, ReferenceRequest, common_text, compare, load_reference
+from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.evals.comparison import Comparisons, ReferenceRequest, common_text, compare, load_reference
 from gptfast_cli.core.evals.held_out import measured_content, read_text, refuse_overlap
 from gptfast_cli.core.evals.perplexity import Perplexity, TextOptions, measure_perplexity, protocol_text
 from gptfast_cli.core.evals.protocols import ProtocolText
@@ -23,7 +24,7 @@ from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.files import why_not_writable
 from gptfast_cli.core.settings import Settings
 
-T = TypeVar("T", TaskResults, Perplexity, Compared)
+T = TypeVar("T", TaskResults, Perplexity, Comparisons)
 
 _ANSWERS_DEPEND_ON: Final = ("device", "dtype", "backend", "activations", "kv_dtype")
 """Fields of RuntimeConfig."""
@@ -36,6 +37,7 @@ class EvalRequest:
     tasks:   names of tasks; none: the bundled tasks, unless `text` or `against` is set
     text:    text for the perplexity, and for the comparison in place of the bundled text
     against: the reference model
+    others:  further models that are compared with it
     """
 
     settings: Settings
@@ -44,6 +46,7 @@ class EvalRequest:
     tasks: TaskOptions = TaskOptions()
     text: TextOptions | None = None
     against: ReferenceRequest | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def wants_tasks(self) -> bool:
@@ -62,7 +65,7 @@ class Evaluation:
     load_s: float
     tasks: TaskResults | None
     perplexity: Perplexity | None
-    comparison: Compared | None
+    comparison: Comparisons | None
     is_interrupted: bool
 
 
@@ -74,6 +77,8 @@ def run(request: EvalRequest) -> Job[Evaluation]:
     for options in (request.tasks, request.text, request.against):
         if options is not None:
             options.check()
+    if request.others and (request.against is None or request.tasks.names):
+        raise UsageError("Several models are only compared with a reference.", "Add --against MODEL, without --tasks.")
     asked = yield from _asked(request)  # before loading, so that a wrong name fails fast
     loaded = yield from load(
         open_model(request.model, request.settings, with_padding=True), request.settings, request.runtime
@@ -81,10 +86,10 @@ def run(request: EvalRequest) -> Job[Evaluation]:
     text = None if request.text is None else _text(request.text, loaded)
     tasks = None if asked is None else _answers(request, asked, loaded)
     prediction = None if text is None else measure_perplexity(loaded, text)
-    pair = None if request.against is None else (yield from _pair(request, request.against, loaded, text))
+    pairs = None if request.against is None else (yield from _pairs(request, request.against, loaded, text))
     answers, is_interrupted = yield from _in_turn(tasks, is_interrupted=False)
     perplexity, is_interrupted = yield from _in_turn(prediction, is_interrupted=is_interrupted)
-    comparison, is_interrupted = yield from _in_turn(pair, is_interrupted=is_interrupted)
+    comparison, is_interrupted = yield from _in_turn(pairs, is_interrupted=is_interrupted)
     return Evaluation(
         environment=environment(
             loaded.model.device, loaded.model.dtype, loaded.model.backend, request.runtime.group.size
@@ -122,20 +127,24 @@ def _text(options: TextOptions, loaded: LoadedModel) -> ProtocolText:
     return protocol_text(content, options.protocol, loaded)
 
 
-def _pair(
+def _pairs(
     request: EvalRequest, against: ReferenceRequest, loaded: LoadedModel, text: ProtocolText | None
-) -> Job[Job[Compared | None]]:
-    """Load the reference; returns the comparison that is to be made."""
-    reference = yield from load_reference(loaded, against, request.settings)
+) -> Job[Job[Comparisons | None]]:
+    """Load the other models and the reference; returns the comparison that is to be made."""
+    measured = [loaded]
+    for name in request.others:
+        opened = open_model(name, request.settings, with_padding=True)
+        measured.append((yield from load(opened, request.settings, request.runtime)))
+    reference = yield from load_reference(measured, against, request.settings)
     if request.text is None:
         content, what = measured_content(None), "The bundled held-out text"
     else:
         content, what = read_text(request.text.file), str(request.text.file)
-    for reader in (loaded, reference):
+    for reader in (*measured, reference):
         refuse_overlap(content, reader.checkpoint.calibration, what=what)
     batch_size = request.tasks.batch_size
     batch_sizes = batch_size, against.batch_size or batch_size
-    return compare(loaded, reference, common_text(loaded, reference, text), batch_sizes)
+    return compare(measured, reference, common_text([*measured, reference], text), batch_sizes)
 
 
 def _in_turn(part: Job[T | None] | None, *, is_interrupted: bool) -> Job[tuple[T | None, bool]]:
