@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gptfast_cli.core.bench.environment import environment
-from gptfast_cli.core.evals.comparison import Compared, ModelSummary
+from gptfast_cli.core.evals.comparison import Compared, Comparisons, ModelSummary
 from gptfast_cli.core.evals.divergence import Divergence
 from gptfast_cli.core.evals.perplexity import Perplexity
 from gptfast_cli.core.jobs.eval import Evaluation
@@ -21,15 +21,16 @@ DIVERGENCE = Divergence(
     ppl_other=1.3587, ppl_ratio=1.00033, ppl_ratio_low=1.000147, ppl_ratio_high=1.000513, rms_p_change=0.006,
     flips=0.01,
 )  # fmt: skip
-SIDE = ModelSummary("tiny:int4-g32", "int4", "float32", "cpu", "cpu", 8, ("activations float",))
+SIDE = ModelSummary("tiny:int4-g32", "int4", "float32", "cpu", "cpu", 4.63, 8, ("activations float",))
 COMPARED = Compared(
-    SIDE, ModelSummary("tiny", "plain", "float32", "cpu", "cpu", 8, ()), None, DIVERGENCE, 437, 437, False
+    SIDE, ModelSummary("tiny", "plain", "float32", "cpu", "cpu", 32.0, 8, ()), None, DIVERGENCE, 437, 437, False
 )
 
 
 def evaluation(perplexity: Perplexity | None, comparison: Compared | None) -> Evaluation:
     about = environment(torch.device("cpu"), torch.float32)
-    return Evaluation(about, "tiny:int4-g32", "int4", 2_160_000, 0.1, None, perplexity, comparison, False)
+    found = None if comparison is None else Comparisons((comparison,))
+    return Evaluation(about, "tiny:int4-g32", "int4", 2_160_000, 0.1, None, perplexity, found, False)
 
 
 def shown(perplexity: Perplexity | None = None, comparison: Compared | None = None) -> str:
@@ -76,6 +77,17 @@ def test_the_reference_and_the_text_are_named() -> None:
     assert "tiny:int4-g32 (int4 float32 on cpu, cpu, activations float), against the reference, tiny (plain" in output
     assert "31,597 tokens of the bundled text" in output
     assert "the text by gptq-64" in shown(comparison=dataclasses.replace(COMPARED, protocol="gptq-64"))
+
+
+def test_several_models_are_a_row_each_and_name_their_reference() -> None:
+    stream = io.StringIO()
+    second = dataclasses.replace(with_ratio(None, 1.5, None), model=dataclasses.replace(SIDE, name="org/model-Q4_K_M"))
+    several = dataclasses.replace(evaluation(None, None), comparison=Comparisons((COMPARED, second)))
+    write_evaluation(several, stream)
+    assert all(len(line) <= 80 for line in stream.getvalue().splitlines())
+    output = " ".join(stream.getvalue().split())
+    assert "tiny:int4-g32 4.63" in output and "org/model-Q4_K_M 4.63" in output and "1.5000 against the" in output
+    assert "against the reference, tiny (plain float32" in output and "int4 float32" not in output
 
 
 def test_a_number_without_bounds_is_null_in_the_document() -> None:
