@@ -158,16 +158,25 @@ def test_ranks_together_compute_what_the_whole_model_does(family: str, case: str
 
 
 @pytest.mark.parametrize(("family", "case"), FIRST_CASES)
-def test_the_cpu_engine_computes_what_the_reference_does(family: str, case: str) -> None:
+def test_the_cpu_engine_computes_what_transformers_does(family: str, case: str) -> None:
     changes: dict[str, Any] = {"head_dim": 32}  # which it runs
     if family == "phi3":
         longrope = {"type": "longrope", "short_factor": [2.0] * 8, "long_factor": [4.0] * 8}
         changes = {"hidden_size": 128, "partial_rotary_factor": 0.5, "rope_scaling": longrope}
-    config, weights = weights_of(families[family], random_model(family, case, **changes))
-    engine, text = native(config, weights, torch.float32), random_tokens(PAST)
-    found = engine.feed([text], engine.new_cache(1), slice(0, 1))
-    expected = logits(over(config, weights), text.unsqueeze(0))[0]
+    theirs = random_model(family, case, **changes)
+    engine, tokens = native(*weights_of(families[family], theirs), torch.float32), random_tokens(PAST)
+    found = engine.feed([tokens], engine.new_cache(1), slice(0, 1))
+    expected = theirs(tokens.unsqueeze(0)).logits[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=bound(expected))
+
+    cache, text = engine.new_cache(1), tokens[:9].tolist()
+    fed = text
+    for _ in range(64):
+        found = engine.step([fed], cache, slice(0, 1))
+        cache.advance(slice(0, 1), len(fed))
+        fed = [int(found.argmax())]
+        text = [*text, *fed]
+    assert theirs(torch.tensor([text])).logits[0, 8:-1].argmax(dim=-1).tolist() == text[9:]
 
 
 def test_texts_longer_than_the_original_context_have_the_long_factors_for_all_tokens() -> None:
