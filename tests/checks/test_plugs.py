@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gptfast_cli.core.checkpoints.methods import Method, methods
 from gptfast_cli.core.checkpoints.sources import Source, sources
 from gptfast_cli.core.evals.protocols import Windowing, protocols
 from gptfast_cli.core.evals.tasks.sources import Source as TaskSource
@@ -19,6 +20,7 @@ from gptfast_cli.core.tokenizers.formats import TokenizerFormat, formats
 
 FOLDERS: dict[str, tuple[Plugs[Any], type]] = {
     "families": (families, Family),
+    "methods": (methods, Method),
     "protocols": (protocols, Windowing),
     "roundings": (quantizers, Quantizer),
     "schemes": (schemes, Scheme),

@@ -187,7 +187,10 @@ FORMAT = 2
 _PLAIN_NAME = re.compile(r"(?!\.)[\w.-]+")
 _TOKENIZER_FILE_NAME = re.compile(r"([\w-]+/)?(?!\.)[^/\\:\x00-\x1f]+")
 
-_BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "I8": 8, "U8": 8}
+_BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "I8": 8, "U8": 8} | {
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+}
 
 
 @dataclass(frozen=True, slots=True)

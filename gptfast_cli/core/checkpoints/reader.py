@@ -21,6 +21,8 @@ from gptfast_cli.core.checkpoints.manifest import (
     sha256_of,
     tensor_name,
 )
+from gptfast_cli.core.checkpoints.methods import method_of
+from gptfast_cli.core.checkpoints.quantization_config import read_quantization_config
 from gptfast_cli.core.checkpoints.resolve import NO_GGUF, is_gguf, source_of
 from gptfast_cli.core.checkpoints.shard import DTYPES as SAFETENSORS_DTYPES
 from gptfast_cli.core.checkpoints.shard import Shard, advise_random_access, open_shard
@@ -156,6 +158,8 @@ def _opened(path: Path, *, allow_pickle: bool) -> Checkpoint:
         raise refuse_adapter(path)
     looked_for = ", ".join([MANIFEST_FILE, *(source.looks_for for source in by_rank)])
     if (path / CONFIG_FILE).is_file():
+        if (declared := read_quantization_config(path)) is not None:
+            method_of(declared)  # whose files may have names of their own
         raise CorruptError(f"{path}: has a config.json but no weights (looked for {looked_for}).", FETCH_AGAIN)
     if is_gguf(path):
         raise UsageError(f"{path}: holds no supported model (looked for {looked_for}).", NO_GGUF)

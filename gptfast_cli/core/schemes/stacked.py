@@ -36,13 +36,18 @@ def _joined(first: Weight, second: Weight) -> Weight | None:
         other = second.parts[name]
         is_alike = part.dtype == other.dtype or first.scheme == PLAIN  # which is then in the wider dtype
         if name in shared:
-            is_alike = is_alike and ((part.is_meta and other.is_meta) or torch.equal(part, other))
+            is_alike = is_alike and ((part.is_meta and other.is_meta) or _same_bytes(part, other))
         if not is_alike or part.shape[1:] != other.shape[1:]:
             return None
     parts = {
         name: part if name in shared else torch.cat([part, second.parts[name]]) for name, part in first.parts.items()
     }
     return Weight(first.scheme, (first.shape[0] + second.shape[0], *first.shape[1:]), parts)
+
+
+def _same_bytes(part: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal; so is NaN, which some codes of e4m3 stand for."""
+    return torch.equal(part.view(torch.uint8), other.view(torch.uint8))
 
 
 def _stacked(weights: Sequence[Weight]) -> Weight:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE, PICKLES, ForeignCheckpoint
 from gptfast_cli.core.checkpoints.pickles import pickle_refused
-from gptfast_cli.core.checkpoints.sources.huggingface import from_shards, read_config
+from gptfast_cli.core.checkpoints.sources.huggingface import open_folder
 
 
 class PytorchModel:
@@ -25,7 +25,7 @@ class PytorchModel:
         if not allow_pickle:
             is_single = (folder / PICKLES.single).is_file()
             raise pickle_refused(folder / (PICKLES.single if is_single else PICKLES.index), path)
-        return from_shards(folder, read_config(folder), PICKLES.read(folder))
+        return open_folder(folder, PICKLES)
 
 
 PLUG = PytorchModel()
