@@ -125,7 +125,7 @@ def test_rounds_that_end_for_doubt_give_the_text_of_the_target_alone(
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
-def test_rounds_of_drawn_tokens_that_end_for_doubt_follow_the_targets_law(
+def test_rounds_of_drawn_tokens_that_end_for_doubt_follow_the_targets_distribution(
     pair: tuple[NativeModel, NativeModel], penalty: float
 ) -> None:
     """The third token of many sequences of one prompt: the first round, of two tokens at most, may end after one."""

@@ -1,4 +1,6 @@
-"""Chances along a text are what both models say of its tokens; of given text and of assumed drafts, their means."""
+"""Acceptance along a text are what both models say of its tokens; of given text and of assumed drafts, their means."""
+
+import itertools
 
 import pytest
 import torch
@@ -35,14 +37,17 @@ def read(models: tuple[Decoder, Decoder], one: TargetText) -> tuple[ModelAccepta
     return acceptance, p, q
 
 
-def test_a_token_is_accepted_by_the_ratio_of_both_probabilities(models: tuple[Decoder, Decoder]) -> None:
+def test_a_block_is_accepted_by_the_ratios_of_both_probabilities(models: tuple[Decoder, Decoder]) -> None:
     acceptance, p, q = read(models, text(0.7))
     probs = [(logits / 0.7).softmax(-1) for logits in (p, q)]
     acceptance_probs = acceptance.acceptance_probs(3)
     own = torch.tensor(TOKENS)
-    ratio = (probs[1] / probs[0]).gather(-1, own.unsqueeze(-1)).squeeze(-1).clamp(max=1)
+    ratio = (probs[1] / probs[0]).gather(-1, own.unsqueeze(-1)).squeeze(-1)
+    assert float(ratio.max()) > 1 > float(ratio.min())
     for n in range(1, len(TOKENS)):
-        expected = [*ratio[n : n + 3].tolist(), 0, 0][:3]
+        products = itertools.accumulate([1.0, *ratio[n : n + 3].tolist()], lambda a, b: a * b)
+        reached = list(itertools.accumulate(products, min))
+        expected = [*(after / before for before, after in itertools.pairwise(reached)), 0, 0][:3]
         assert acceptance_probs.p_accept[0, n].tolist() == pytest.approx(expected, abs=1e-5)
     overlap = torch.minimum(*probs).sum(-1)
     assert acceptance_probs.overlap[0, 1:].tolist() == pytest.approx(overlap[1:].tolist(), abs=1e-5)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptfast_cli.core.drafts.acceptance import AcceptanceProbs, expected
+from gptfast_cli.core.drafts.acceptance import AcceptanceProbs, block_acceptance, expected
 
 VOCAB, LENGTH = 3, 5
 Prefix = tuple[int, ...]
 
 
 class Pair:
-    """Laws of a target and a draft after every beginning of a text, which depend on all of it."""
+    """Distributions of a target and a draft after every beginning of a text, which depend on all of it."""
 
     def __init__(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -38,14 +38,19 @@ class Pair:
         """What a round of speculative sampling gives, and how probable that is."""
         if draft_length == 0:
             return [((*text, x), float(self.p(text)[x])) for x in range(VOCAB)]
-        p, q, outcomes = self.p(text), self.q(text), []
-        rest = (p - q).clamp(min=0)
-        for x in range(VOCAB):
-            p_accept = min(1.0, float(p[x] / q[x]))
-            for given, prob in self._round((*text, x), draft_length - 1):
-                outcomes.append((given, float(q[x]) * p_accept * prob))
-            refused = float(q[x]) * (1 - p_accept)
-            outcomes += [((*text, y), refused * float(rest[y] / rest.sum())) for y in range(VOCAB)]
+        outcomes = []
+        for block in itertools.product(range(VOCAB), repeat=draft_length):
+            drafted, reach, ends = 1.0, 1.0, [((self.p(text) - self.q(text)).clamp(min=0), 1.0)]
+            for n, x in enumerate(block, 1):
+                before, after = (*text, *block[: n - 1]), (*text, *block[:n])
+                drafted *= float(self.q(before)[x])
+                reach = min(1.0, reach * float(self.p(before)[x] / self.q(before)[x]))
+                rest = self.p(after) if n == draft_length else (reach * self.p(after) - self.q(after)).clamp(min=0)
+                goes_on = reach if n == draft_length else float(rest.sum() / (rest.sum() + 1 - reach))
+                ends = [(each, prob * (1 - goes_on)) for each, prob in ends] + [(rest, goes_on)]
+            for n, (rest, prob) in enumerate(ends):
+                last = rest / rest.sum()
+                outcomes += [((*text, *block[:n], y), drafted * prob * float(last[y])) for y in range(VOCAB) if prob]
         return outcomes
 
     def texts(self) -> tuple[Tensor, Tensor]:
@@ -56,16 +61,15 @@ class Pair:
         return torch.tensor(texts), torch.stack(acceptance_probs)
 
     def acceptance_probs(self, texts: Tensor, max_draft_length: int) -> AcceptanceProbs:
-        p_accept = torch.zeros(len(texts), LENGTH + max_draft_length, dtype=torch.float64)
+        ratios = torch.zeros(len(texts), LENGTH + max_draft_length, dtype=torch.float64)
         for row, text in enumerate(texts.tolist()):
             for n in range(1, LENGTH):
                 p, q = self.p(tuple(text[:n])), self.q(tuple(text[:n]))
-                p_accept[row, n] = (q / p).clamp(max=1)[text[n]]
+                ratios[row, n] = (q / p)[text[n]]
         lengths = torch.full((len(texts),), LENGTH)
         proposed = torch.full((len(texts), LENGTH), max_draft_length)
-        return AcceptanceProbs(
-            p_accept.unfold(1, max_draft_length, 1)[:, :LENGTH], proposed, lengths, lengths, p_accept[:, :LENGTH]
-        )
+        p_accept = block_acceptance(ratios.unfold(1, max_draft_length, 1)[:, :LENGTH])
+        return AcceptanceProbs(p_accept, proposed, lengths, lengths, ratios[:, :LENGTH].clamp(max=1))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -43,6 +43,9 @@ def boundary(is_below: Callable[[float], bool]) -> float:
     return high
 
 
+REJECTED = math.nextafter(1.0, 0.0)
+
+
 class OneRound:
     """What a round does with a drafted path, as a function of its uniform numbers."""
 
@@ -65,14 +68,15 @@ class OneRound:
     def distribution(self, vocab_size: int) -> dict[tuple[int, ...], float]:
         """Probability of each run of emitted tokens: the measure of the uniform numbers that lead to it."""
         distribution: dict[tuple[int, ...], float] = {}
-        reached, cell = 1.0, []  # numbers that accept everything so far
-        for n in range(len(self.path) + 1):
-            accepts, rest = 0.0, [0.0] * (len(self.path) - n)
-            if n < len(self.path):
-                accepts = boundary(lambda u, n=n, cell=cell: self.outcome([*cell, u, *rest_of(self, n)], 0.5)[0] > n)
-                rest = [math.nextafter(1.0, 0.0)] + [0.0] * (len(self.path) - n - 1)
-            if accepts < 1:
-                numbers = [*cell, *rest]
+        k, left = len(self.path), 1.0  # the measure of the numbers that accept no more than n tokens
+        for n in range(k, -1, -1):
+            numbers = [0.0] * n + [REJECTED] * (k - n)
+            accepts = 1.0
+            if n:
+                accepts = boundary(
+                    lambda u, n=n, numbers=numbers: self.outcome([*numbers[: n - 1], u, *numbers[n:]], 0.5)[0] == n
+                )
+            if accepts > 0:
                 assert self.outcome(numbers, 0.5)[0] == n
                 ends = [
                     boundary(lambda u, t=t, numbers=numbers: self.outcome(numbers, u)[1] <= t)
@@ -80,15 +84,17 @@ class OneRound:
                 ]
                 for token, (begin, end) in enumerate(itertools.pairwise([0.0, *ends])):
                     emitted = (*self.path[:n], token)
-                    distribution[emitted] = distribution.get(emitted, 0.0) + reached * (1 - accepts) * (end - begin)
-            reached, cell = reached * accepts, [*cell, accepts / 2]
-            if accepts == 0:
+                    distribution[emitted] = distribution.get(emitted, 0.0) + left * accepts * (end - begin)
+            left *= 1 - accepts
+            if left == 0:
                 break
         return distribution
 
 
-def rest_of(one: OneRound, n: int) -> list[float]:
-    return [0.0] * (len(one.path) - n - 1)
+def by_tokens(p: dict, q: dict, path: tuple[int, ...]) -> float:
+    """Expected number of accepted tokens of a drafted path where each is decided by itself."""
+    ratios = [min(1.0, float(p[path[:n]][token] / q[path[:n]][token])) for n, token in enumerate(path)]
+    return sum(itertools.accumulate(ratios, lambda a, b: a * b))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
@@ -96,12 +102,18 @@ def rest_of(one: OneRound, n: int) -> list[float]:
 def test_emitted_tokens_have_the_targets_distribution(vocab_size: int, draft_length: int, sampling: Sampling) -> None:
     p, q = (random_probs(vocab_size, draft_length, seed, sampling) for seed in (1, 2))
     emitted: dict[tuple[int, ...], float] = {}
+    n_accepted = n_by_tokens = 0.0
     for path in itertools.product(range(vocab_size), repeat=draft_length):
         drafted = math.prod(float(q[path[:n]][token]) for n, token in enumerate(path))
         if drafted == 0:
             continue
         for run, probability in OneRound(p, q, path).distribution(vocab_size).items():
             emitted[run] = emitted.get(run, 0.0) + drafted * probability
+            n_accepted += drafted * probability * (len(run) - 1)
+        n_by_tokens += drafted * by_tokens(p, q, path)
+    assert n_accepted >= n_by_tokens - 1e-12
+    if draft_length > 1 and sampling is SAMPLINGS[0]:
+        assert n_accepted > n_by_tokens + 0.01
     for text in itertools.product(range(vocab_size), repeat=draft_length + 1):
         # what a round leaves open follows the target's distribution, as the next rounds see to
         given = sum(
@@ -171,8 +183,14 @@ def changed(old: str, new: str) -> Verify:
 
 
 def test_planted_faults_are_noticed() -> None:
-    assert is_suspicious(changed("< p_drafted", "< 0.97 * p_drafted"))
-    assert is_suspicious(changed("(p_next - q_next).clamp(min=0)", "p_next"))
+    assert is_suspicious(
+        changed("torch.where(n < lengths, goes_on, reach)", "0.97 * torch.where(n < lengths, goes_on, reach)")
+    )
+    assert is_suspicious(changed("torch.where(n < lengths, goes_on, reach)", "reach"))
+    assert is_suspicious(
+        changed("_residual(p_next, q_next, torch.where(n_accepted < lengths, reach_accepted, 1))", "p_next")
+    )
+    assert is_suspicious(changed("torch.where(n_accepted < lengths, reach_accepted, 1)", "torch.ones_like(reach)"))
     assert is_suspicious(verify, lambda numbers: (numbers * 256).floor() / 256)  # what bfloat16 draws
 
 

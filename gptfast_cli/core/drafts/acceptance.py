@@ -1,10 +1,15 @@
 """Acceptance probability of drafted tokens at every position of a text, and the expected rounds that follow from it.
 
-Speculation is lossless, so a text that the target sampled is what any draft would have produced. Given the text, the
-draft proposed its token x and x was accepted with probability min(p, q)(x) / p(x) = min(1, q(x) / p(x)); otherwise the
-round ended with x. The positions where rounds begin are therefore a Markov chain along the text. Its expected visits
-are computed from start to end, for every draft length k from the same probabilities, without assuming that tokens are
-independent. Under greedy decoding the probabilities are 0 or 1, and the counts equal those of the engine.
+Speculation is lossless, so a text that the target sampled is what any draft would have produced. Block verification
+accepts the n tokens x_1 ... x_n of a drafted block or more of them with probability a_n (see `verification`). Given
+that the text goes on with them, they were drafted and accepted with probability
+
+    w_n = prod q(x_i) / prod p(x_i) * a_n = min(1, s_1, s_1 s_2, ..., s_1 ... s_n),  s_i = q(x_i) / p(x_i)
+
+since a_n = min(1, a_(n-1) / s_n); otherwise the round ended before. The positions where rounds begin are therefore a
+Markov chain along the text. Its expected visits are computed from start to end, for every draft length k from the same
+probabilities, without assuming that tokens are independent. Under greedy decoding the probabilities are 0 or 1, and the
+counts equal those of the engine.
 """
 
 from collections.abc import Sequence
@@ -25,7 +30,8 @@ from gptfast_cli.core.stopwatch import Stopwatch
 class AcceptanceProbs:
     """Acceptance probabilities of a proposer, for a round that begins after the first `n` tokens of a text.
 
-    p_accept:         [texts, n, position] float64, P(drafted token is accepted | those before it in the round were)
+    p_accept:         [texts, n, position] float64, P(the text's token there is drafted and accepted | those before it
+                      in the round were)
     n_proposed:       [texts, n] int64, number of tokens that the proposer drafts there, at most
     lengths, most:    [texts] int64, tokens of each text, and the maximum that its limits allow
     overlap:          [texts, token] float64, sum over the vocabulary of min(p, q); NaN if nothing is drafted
@@ -140,13 +146,13 @@ class ProbsReader:
 class ModelAcceptance:
     """Acceptance of a draft model that samples with the target's options.
 
-    On text that the target did not sample, a token's probability is the overlap sum(min(p, q)), its mean over q.
+    On text that the target did not sample, overlaps sum(min(p, q)) stand in for the ratios q / p of its tokens.
     """
 
     def __init__(self, runner: Runner) -> None:
         self._reader = ProbsReader(runner)
         self.prefill_seconds = self._reader.prefill_seconds
-        self._rows: list[tuple[TargetText, Tensor, Tensor]] = []  # acceptance probability and overlap of each token
+        self._rows: list[tuple[TargetText, Tensor, Tensor]] = []  # ratio q / p and overlap of each token
 
     def read(self, text: TargetText, probs: Tensor) -> None:
         q = self._reader.probs(text).to(probs.device)
@@ -155,26 +161,33 @@ class ModelAcceptance:
         p_own, q_own = probs.gather(-1, own).squeeze(-1), q.gather(-1, own).squeeze(-1)
         is_proxy = text.prompt.completion is not None
         # a sampled token has p > 0, except for rounding differences between runs
-        p_accept = overlap if is_proxy else torch.where(p_own > 0, (q_own / p_own).clamp(max=1), overlap)
-        self._rows.append((text, p_accept.double().cpu(), overlap.double().cpu()))
+        ratios = overlap if is_proxy else torch.where(p_own > 0, q_own.double() / p_own, overlap)
+        self._rows.append((text, ratios.double().cpu(), overlap.double().cpu()))
 
     def acceptance_probs(self, max_draft_length: int) -> AcceptanceProbs:
         lengths = torch.tensor([len(text.tokens) for text, _, _ in self._rows])
         time = int(lengths.max())
-        p_accept, overlap = (
+        ratios, overlap = (
             torch.zeros(len(lengths), time + max_draft_length).double(),
             torch.full((len(lengths), time), torch.nan),
         )
         for row, (text, each, both) in enumerate(self._rows):
-            p_accept[row, : len(text.tokens)] = each
+            ratios[row, : len(text.tokens)] = each
             overlap[row, 1 : len(text.tokens)] = both[1:]  # the prefill gives the first token
         return AcceptanceProbs(
-            p_accept.unfold(1, max_draft_length, 1)[:, :time],
+            block_acceptance(ratios.unfold(1, max_draft_length, 1)[:, :time]),
             torch.full((len(lengths), time), max_draft_length),
             lengths,
             torch.tensor([text.most for text, _, _ in self._rows]),
             overlap.double(),
         )
+
+
+def block_acceptance(ratios: Tensor) -> Tensor:
+    """Acceptance probabilities of blocks, as in `p_accept`, from the ratios q / p of their tokens [..., position]."""
+    reached = ratios.cumprod(dim=-1).cummin(dim=-1).values.clamp(max=1)  # w_n
+    before = torch.cat([torch.ones_like(reached[..., :1]), reached[..., :-1]], dim=-1)
+    return torch.where(before > 0, reached / before, 0)
 
 
 class NGramAcceptance:
