@@ -82,8 +82,11 @@ class Layout:
         """Codes [..., n_groups, group_size] uint8 as planes, [..., n_groups, code_bytes] uint8."""
         planes, shift = [], 0
         for width in PLANES[self.bits]:
-            fields = torch.unflatten(codes >> shift & (1 << width) - 1, -1, (8 // width, -1))
-            planes.append(sum((fields[..., at, :] << at * width for at in range(1, 8 // width)), fields[..., 0, :]))
+            words = in_words(torch.unflatten(codes.contiguous(), -1, (8 // width, -1)))
+            plane = bit_fields(words[..., 0, :], shift, width)
+            for at in range(1, 8 // width):
+                plane |= bit_fields(words[..., at, :], shift, width) << at * width
+            planes.append(plane.view(torch.uint8))
             shift += width
         return torch.cat(planes, -1)
 
@@ -98,6 +101,20 @@ class Layout:
             first, shift = first + n_bytes, shift + width
         assert codes is not None
         return codes
+
+
+_WORDS: Final = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
+
+
+def in_words(packed: Tensor) -> Tensor:
+    """Contiguous bytes [..., n] as the widest integers that n allows: an operation on them takes so many at once."""
+    return packed.view(_WORDS[math.gcd(packed.shape[-1], 8)])
+
+
+def bit_fields(words: Tensor, shift: int, width: int) -> Tensor:
+    """Bits `shift` to `shift + width` of each byte of words, in the lowest bits of that byte."""
+    mask = int.from_bytes(bytes([(1 << width) - 1]) * words.itemsize, "little", signed=True)
+    return words >> shift & mask
 
 
 def layout(weight: Weight) -> Layout:
