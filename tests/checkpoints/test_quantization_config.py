@@ -165,14 +165,6 @@ def test_an_unknown_method_has_at_most_its_bits() -> None:
     assert str(declared({"bits": 4})) == "quantized-4bit"
 
 
-def test_bytes_are_those_of_the_codes_and_of_each_group() -> None:
-    assert INT4_G128.n_bytes((10, 256)) == (10 * 256 * 4 + 10 * 2 * 20) // 8
-    assert INT4_G128.n_bytes((1, 129)) == -(-(129 * 4 + 2 * 20) // 8), "a group that is not full has its scale too"
-    blocks = WeightFormat(8, is_float=True, group_size=128, group_rows=128, group_bits=32)
-    assert blocks.n_bytes((129, 256)) == 129 * 256 + 2 * 2 * 4
-    assert WeightFormat(8, group_bits=32).n_bytes((10, 256)) == 10 * 256 + 10 * 4
-
-
 @pytest.mark.parametrize(
     "values",
     [

@@ -1,6 +1,7 @@
 """`gptfast bench --plan` as a person and as a program meet it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,50 @@ def test_what_does_not_go_with_a_plan_is_a_usage_error(gptfast: CommandLine, arg
     stderr = outcome.stderr.decode()
     assert outcome.returncode == 2 and outcome.stdout == b""
     assert says in stderr and "hint: " in stderr and len(stderr.splitlines()) <= 5
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 1000,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+}
+# by hand: query, key, value, output, gate, up, down of a layer, in weights and in groups of 128 of a row
+LAYER_WEIGHTS = 256 * (256 + 128 + 128 + 256 + 512 + 512) + 256 * 512
+PLAIN_BYTES = 2 * (2 * 1000 * 256 + 5 * 256)  # embedding, head and norms in bfloat16
+
+
+def weight_bytes(gptfast: CommandLine, model: str) -> tuple[str, int]:
+    """(scheme, bytes of the weights) of a plan."""
+    document = json.loads(gptfast.run("bench", "--plan", model, *A100, "--json").stdout)
+    return document["scheme"], document["rows"][0]["weight_bytes"]
+
+
+def test_a_quantized_repository_is_planned_with_the_bits_that_its_config_declares(
+    gptfast: CommandLine, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(CONFIG))
+    plain = PLAIN_BYTES + 2 * 2 * LAYER_WEIGHTS
+    assert weight_bytes(gptfast, str(file)) == ("plain", plain)
+    file.write_text(json.dumps(CONFIG | {"quantization_config": AWQ}))
+    tables = 2 * 4 * 16 * 4  # the values of 16 codes in float32, of each weight
+    packed = PLAIN_BYTES + 2 * (LAYER_WEIGHTS // 2 + LAYER_WEIGHTS // 128 * 3) + tables
+    assert weight_bytes(gptfast, str(file)) == ("awq-4bit-g128", packed)
+    outcome = gptfast.run("bench", "--plan", str(file), "--mode", "int8", *A100)
+    assert outcome.returncode == 2 and b"already quantized (awq-4bit-g128)" in outcome.stderr
+    file.write_text(json.dumps(CONFIG | {"quantization_config": AWQ | {"modules_to_not_convert": ["v_proj"]}}))
+    values = 2 * 128 * 256
+    assert weight_bytes(gptfast, str(file))[1] == packed + 2 * values - (values // 2 + values // 128 * 3)
+
+
+def test_a_declaration_without_bits_is_no_plain_model(gptfast: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(CONFIG | {"quantization_config": {"quant_method": "quark"}}))
+    outcome = gptfast.run("bench", "--plan", str(file), *A100)
+    assert outcome.returncode == 2 and b"quantized by quark with an unknown number of bits" in outcome.stderr

@@ -23,7 +23,7 @@ from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.fields import Fields, read_fields
 from gptfast_cli.core.files import is_file
 
-_CONFIG_FILE: Final = "config.json"
+CONFIG_FILE: Final = "config.json"
 _KEYS: Final = ("quantization", "quantization_config", "compression_config")
 _OWN_FILES: Final = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
 _HEAD: Final = "lm_head"
@@ -46,12 +46,6 @@ class WeightFormat:
     group_size: int | None = None
     group_rows: int = 1
     group_bits: float = 0
-
-    def n_bytes(self, shape: tuple[int, int]) -> int:
-        """Bytes of a matrix [out_features, in_features]; rows of a whole number of bytes are not rounded up."""
-        n_rows, n_columns = shape
-        n_groups = -(-n_rows // self.group_rows) * -(-n_columns // (self.group_size or n_columns))
-        return -(-round(n_rows * n_columns * self.bits + n_groups * self.group_bits) // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +101,8 @@ def read_quantization_config(folder: Path) -> QuantizationConfig | None:
 
     Raises CorruptError for a damaged file, UsageError for a pattern that is not supported, and OSError.
     """
-    if is_file(folder / _CONFIG_FILE):
-        found = quantization_config(read_fields(folder / _CONFIG_FILE, infinity=True))
+    if is_file(folder / CONFIG_FILE):
+        found = quantization_config(read_fields(folder / CONFIG_FILE, infinity=True))
         if found is not None:
             return found
     for name, method in _OWN_FILES.items():

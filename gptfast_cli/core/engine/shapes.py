@@ -7,6 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from gptfast_cli.core.checkpoints.quantization_config import (
+    CONFIG_FILE,
+    QuantizationConfig,
+    quantization_config,
+    read_quantization_config,
+)
 from gptfast_cli.core.config import MOST_LAYERS, LlamaSizes, ModelConfig, QKNorm, RopeConfig
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.families import read_model
@@ -45,10 +51,11 @@ _EXAMPLE = "layers=4,dim=768,heads=12,kv_heads=12,ffn=3072,vocab=32000"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A model without weights; `name` is what it was asked for as."""
+    """A model without weights; `name` is what it was asked for as, `quantization` what its config.json declares."""
 
     name: str
     config: ModelConfig
+    quantization: QuantizationConfig | None = None
 
 
 def is_shape(text: str) -> bool:
@@ -65,16 +72,20 @@ def read_shape(text: str) -> Shape:
     if text in KNOWN_SHAPES:
         return Shape(text, KNOWN_SHAPES[text])
     if text.endswith(".json"):
-        return Shape(text, _from_file(Path(text).expanduser()))
+        return read_shape_file(Path(text).expanduser(), text)
     if "=" in text:
         return Shape(text, _from_sizes(text))
     raise UsageError(f"There is no shape called {text!r}.", f"{_meant(text, KNOWN_SHAPES)}Or give sizes: {_EXAMPLE}")
 
 
-def _from_file(path: Path) -> ModelConfig:
+def read_shape_file(path: Path, name: str) -> Shape:
+    """The shape of a config.json, and its quantization, which a file beside it may declare; errors as `read_shape`."""
     if not path.is_file():
         raise NotFoundError(f"{path}: there is no such file.", "Name a config.json, or a known shape: llama-2-7b")
-    return read_model(read_fields(path, infinity=True)).config
+    fields = read_fields(path, infinity=True)
+    is_of_folder = path.name == CONFIG_FILE
+    declared = read_quantization_config(path.parent) if is_of_folder else quantization_config(fields)
+    return Shape(name, read_model(fields).config, declared)
 
 
 def _from_sizes(text: str) -> ModelConfig:

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from gptfast_cli.core.checkpoints.downloads import (
     S3,
@@ -15,6 +14,7 @@ from gptfast_cli.core.checkpoints.downloads import (
     parse_bucket_path,
     parse_repo,
 )
+from gptfast_cli.core.checkpoints.quantization_config import CONFIG_FILE, quantization_config
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.store import make_current
 from gptfast_cli.core.errors import DiskFullError, GptFastError, NotFoundError, UsageError
@@ -32,7 +32,6 @@ from gptfast_cli.core.quantities import size
 from gptfast_cli.core.quantize.sizes import MemoryNeed, memory_need
 from gptfast_cli.core.settings import Settings
 
-_CONFIG_FILE: Final = "config.json"
 _SLACK_BYTES = 1_000_000  # notes, links and locks beside the files
 
 
@@ -271,13 +270,14 @@ def _size(path: Path) -> int:
 
 def _memory(origin: Origin) -> Job[MemoryNeed | None]:
     """What a model of its config.json needs; None, and a note, where gptfast does not know this kind."""
-    file = next((file for file in origin.files if file.name == _CONFIG_FILE), None)
+    file = next((file for file in origin.files if file.name == CONFIG_FILE), None)
     if file is None:
         return None
-    path = origin.layout.root / _CONFIG_FILE
+    path = origin.layout.root / CONFIG_FILE
     text = path.read_bytes() if origin.layout.is_there(file) and path.is_file() else read_small(file)
     try:
-        return memory_need(read_model(parse_fields(text, _CONFIG_FILE, infinity=True)).config)
+        fields = parse_fields(text, CONFIG_FILE, infinity=True)
+        return memory_need(read_model(fields).config, quantization_config(fields))
     except GptFastError as error:
         yield Note(f"gptfast cannot run this model: {error.message}")
         return None

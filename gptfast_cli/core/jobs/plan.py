@@ -20,7 +20,7 @@ from gptfast_cli.core.bench.plan import (
     portion,
 )
 from gptfast_cli.core.bench.workload import CaseOptions
-from gptfast_cli.core.checkpoints.checkpoint import Checkpoint, outline_of
+from gptfast_cli.core.checkpoints.checkpoint import outline_of
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.config import ModelConfig
@@ -41,6 +41,7 @@ from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.jobs.bench import Instruments
 from gptfast_cli.core.quantities import count
 from gptfast_cli.core.quantize.allocation import AllocationOptions
+from gptfast_cli.core.quantize.sizes import declared_outline
 from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
@@ -173,14 +174,18 @@ def _model(request: PlanRequest, here: torch.device | None) -> _Named:
 
     if is_shape(request.model):
         shape = read_shape(request.model)
+        if shape.quantization is not None:
+            _check_plain(shape.name, str(shape.quantization), request)
+            weights = declared_outline(shape.config, shape.quantization, RANDOM_DTYPE)
+            return _Named(shape.name, str(shape.quantization), outline(shape.config, weights, RANDOM_DTYPE))
         allocation = (request.allocation or AllocationOptions(PLAIN)).allocation(shape.config)
         weights = allocation.outline(shape.config, RANDOM_DTYPE)
         return _Named(shape.name, str(allocation), outline(shape.config, weights, RANDOM_DTYPE))
     found = _found(request)
     checkpoint = open_checkpoint(found.path)
     scheme, weights = checkpoint.scheme, outline_of(checkpoint)
+    _check_plain(found.name, checkpoint.stored_as, request)
     if request.allocation is not None:
-        _check_plain(found.name, checkpoint)
         allocation = request.allocation.allocation(checkpoint.config)
         scheme, weights = str(allocation), allocation.outline(checkpoint.config, checkpoint.dtype)
     return _Named(found.name, scheme, outline(checkpoint.config, weights, checkpoint.dtype))
@@ -196,11 +201,9 @@ def _found(request: PlanRequest) -> Resolved:
         raise NotFoundError(error.message, f"Did you mean the shape {' or '.join(nearest)}?") from error
 
 
-def _check_plain(name: str, checkpoint: Checkpoint) -> None:
-    if checkpoint.stored_as != PLAIN:
-        raise UsageError(
-            f"{name}: is already quantized ({checkpoint.stored_as}), and has its own schemes.", "Leave out --mode."
-        )
+def _check_plain(name: str, stored_as: str, request: PlanRequest) -> None:
+    if stored_as != PLAIN and request.allocation is not None:
+        raise UsageError(f"{name}: is already quantized ({stored_as}), and has its own schemes.", "Leave out --mode.")
 
 
 def _contexts(cases: CaseOptions, model: _Named) -> tuple[int, ...]:
