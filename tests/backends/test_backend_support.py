@@ -12,7 +12,7 @@ from codebook_schemes import NF4_SCHEME
 from cpu_engine import fed, reference, weights_of
 from gptfast_cli.core.backends import CPU, REFERENCE
 from gptfast_cli.core.backends import reference as reference_backend
-from gptfast_cli.core.backends.cpu.engine import SCHEMES
+from gptfast_cli.core.backends.cpu.views import SCHEMES
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.engine.build import ModelSource, RuntimeConfig, build
 from gptfast_cli.core.errors import UsageError

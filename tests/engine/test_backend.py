@@ -62,7 +62,7 @@ def test_the_first_run_says_that_it_compiled(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(backend, "compile_library", lambda file: None)
     monkeypatch.setattr(backend, "open_library", lambda file: "the library")
     settings = Settings(home=tmp_path / "home", hf_cache=tmp_path / "hub")
-    events, library = drained(open_engine(None, config, ["plain"], torch.float32, torch.device("cpu"), settings))
+    events, library = drained(open_engine(None, config, {}, torch.float32, torch.device("cpu"), settings))
     assert library == "the library"
     assert any(isinstance(event, Note) and "compiled for this machine, once" in event.text for event in events)
 
@@ -88,7 +88,7 @@ def test_code_in_a_folder_that_others_can_write_is_not_run(tmp_path: Path, monke
     settings.kernel_cache.chmod(0o777)
     config = loaded(settings_in(tmp_path), backend="reference")[1].config
     for _ in range(2):
-        events, library = drained(open_engine(None, config, ["plain"], torch.float32, torch.device("cpu"), settings))
+        events, library = drained(open_engine(None, config, {}, torch.float32, torch.device("cpu"), settings))
         notes = [event.text for event in events if isinstance(event, Note)]
         assert f"{settings.kernel_cache}: can be written by other users" in notes[0]
         assert library == compiled[-1] != planted

@@ -36,6 +36,9 @@ from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.schemes import Block, Weight, schemes
 from gptfast_cli.core.settings import load_settings
 
+_SMALL = 1024
+"""Bytes of a part that an outline holds as it is, such as the values of codes."""
+
 _DIFFERS = "its bytes have changed since they were written (SHA-256 differs)"
 
 
@@ -99,7 +102,9 @@ class ManifestCheckpoint:
     def outline(self, name: str) -> Weight:
         stored = self.manifest.weights[name]
         parts = {
-            part: torch.empty(at.shape, dtype=SAFETENSORS_DTYPES[at.dtype], device="meta")
+            part: self.shards[at.file].tensor(tensor_name(name, part))
+            if at.n_bytes <= _SMALL
+            else torch.empty(at.shape, dtype=SAFETENSORS_DTYPES[at.dtype], device="meta")
             for part, at in stored.parts.items()
         }
         return Weight(stored.scheme, stored.shape, parts)

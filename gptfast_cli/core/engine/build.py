@@ -36,7 +36,7 @@ _INSTALL = "Install g++ (Debian: apt-get install g++), or leave out --backend."
 def open_engine(
     backend: str | None,
     config: ModelConfig,
-    scheme_names: Collection[str],
+    outline: Mapping[str, Weight],
     dtype: torch.dtype,
     device: torch.device,
     settings: Settings,
@@ -44,7 +44,7 @@ def open_engine(
     """The library of the CPU engine, compiled if it is not cached; None to run on the reference.
 
     backend:      None: the engine if it supports the model and there is a compiler
-    scheme_names: schemes of the weights
+    outline:      the weights on the meta device
 
     Raises UsageError for an unknown backend, and for `cpu` if the engine does not support the model; GptFastError if it
     cannot be compiled.
@@ -53,7 +53,7 @@ def open_engine(
         raise UsageError(f"There is no backend called {backend!r}.", f"Backends: {', '.join(BACKENDS)}.")
     if backend == REFERENCE:
         return None
-    if (lacking := unsupported(config, scheme_names, dtype, device)) is not None:
+    if (lacking := unsupported(config, outline, dtype, device)) is not None:
         message = f"The CPU engine does not run {lacking.what}."
         if backend == CPU:
             raise UsageError(message, lacking.hint)
@@ -174,8 +174,7 @@ def build(
     check_sharded(source.config, source.outline, runtime.group.size)
     kv_dtype = pick_kv_dtype(runtime.kv_dtype, source.dtype)
     chosen = REFERENCE if torch_backend is not None else runtime.backend
-    scheme_names = {weight.scheme for weight in source.outline().values()}
-    library = yield from open_engine(chosen, source.config, scheme_names, source.dtype, source.device, settings)
+    library = yield from open_engine(chosen, source.config, source.outline(), source.dtype, source.device, settings)
     if library is None:
         return (yield from _build_transformer(source, kv_dtype, torch_backend or Reference(), runtime.group, watch))
     _check_memory(source, runtime.group.size)

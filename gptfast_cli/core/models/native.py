@@ -5,7 +5,7 @@ to the bit in every dtype. In bfloat16 the residual stream is float32 all the sa
 """
 
 import ctypes
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 from gptfast_cli.core.backends import CPU
 from gptfast_cli.core.backends.base import KEY_BLOCK, Linear
 from gptfast_cli.core.backends.cpu.engine import (
-    SCHEMES,
     CachePointers,
     ComputeOptions,
     NativeEngine,
@@ -25,6 +24,7 @@ from gptfast_cli.core.backends.cpu.engine import (
 )
 from gptfast_cli.core.backends.cpu.library import MAX_HEAD_DIM, LayerKV, MatrixRole, NormRole, SamplingParams
 from gptfast_cli.core.backends.cpu.rounds import EngineHandle
+from gptfast_cli.core.backends.cpu.views import SCHEMES, unsupported_weights
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import dtype_name
 from gptfast_cli.core.models.decoder import TokenLoop
@@ -51,9 +51,9 @@ class Unsupported:
 
 
 def unsupported(
-    config: ModelConfig, schemes: Collection[str], dtype: torch.dtype, device: torch.device
+    config: ModelConfig, outline: Mapping[str, Weight], dtype: torch.dtype, device: torch.device
 ) -> Unsupported | None:
-    """What keeps the engine from running a model of this shape, whose weights are in these schemes; None if nothing."""
+    """What keeps the engine from running a model of this shape, with weights like these; None if nothing."""
     head_dims = {kind.attention.head_dim for kind in config.kinds}
     lanes = {torch.float32: 16, torch.bfloat16: 32}.get(dtype)
     if (
@@ -66,9 +66,9 @@ def unsupported(
             f"heads of {', '.join(map(str, sorted(head_dims)))} in {dtype_name(dtype)} on {device}",
             "It runs float32 and bfloat16 on a CPU, heads of whole vectors up to 256; leave out --backend.",
         )
-    if unknown := sorted(set(schemes) - SCHEMES):
+    if (unknown := next(unsupported_weights(outline), None)) is not None:
         hint = f"It runs {', '.join(sorted(SCHEMES))}; leave out --backend."
-        return Unsupported(f"weights in {', '.join(unknown)}", hint, is_noted=True)
+        return Unsupported(unknown, hint, is_noted=True)
     return None
 
 
@@ -89,7 +89,7 @@ class NativeModel:
         group: ProcessGroup = ALONE,
     ) -> None:
         """Of the embedding every rank has all, of which it reads single rows; of all else its shard."""
-        assert unsupported(config, (), computing.dtype, torch.device("cpu")) is None
+        assert unsupported(config, {}, computing.dtype, torch.device("cpu")) is None
         self.config = config
         self.shard = ModelShard(config, group.rank, group.size)
         self.group = group

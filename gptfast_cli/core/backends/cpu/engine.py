@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ctypes import c_double, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -28,18 +27,11 @@ from gptfast_cli.core.backends.cpu.library import (
     SamplingParams,
     Status,
     Sum,
-    WeightKind,
-    WeightView,
 )
+from gptfast_cli.core.backends.cpu.views import Views
 from gptfast_cli.core.config import LayerSpec, ModelConfig
 from gptfast_cli.core.schemes import Weight, schemes
 from gptfast_cli.core.token_ids import TokenIdError
-
-_PLAIN_KINDS = {
-    torch.float32: WeightKind.FLOAT32,
-    torch.bfloat16: WeightKind.BFLOAT16,
-    torch.float16: WeightKind.FLOAT16,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +120,7 @@ class NativeEngine:
         library.gptfast_engine_new(dimensions, n_threads, pointer)
         self.pointer = pointer
         self._norm_offset = config.norm_offset
-        self._embedding: Weight | None = None  # held: the library reads it in place
+        self._embedding: Views | None = None  # held: the library reads it in place
         self._all_reduce: _AllReduce | None = None
 
     def __del__(self) -> None:
@@ -138,9 +130,9 @@ class NativeEngine:
     def set_linear(self, layer: int, role: MatrixRole, linear: Linear) -> None:
         """Pack a matrix of a layer; the head is number 0 of the layer after the last. Raises MemoryError."""
         bias = None if linear.bias is None else _floats(linear.bias)
-        view = _view(linear.weight, interleaved=role is MatrixRole.GATE_UP)
+        views = Views(linear.weight, is_interleaved=role is MatrixRole.GATE_UP)  # held until the call is over
         pointer = None if bias is None else bias.data_ptr()
-        self.library.gptfast_set_matrix(self.pointer, layer, role, view, pointer)
+        self.library.gptfast_set_matrix(self.pointer, layer, role, views.array, len(views.array), pointer)
 
     def set_norm(self, layer: int, role: NormRole, weight: Weight) -> None:
         """Copy the weight of a norm; the last norm is number 0 of the layer after the last."""
@@ -149,8 +141,8 @@ class NativeEngine:
 
     def set_embedding(self, weight: Weight) -> None:
         """Read embeddings from this matrix, in place."""
-        self._embedding = weight
-        self.library.gptfast_set_embedding(self.pointer, _view(weight))
+        self._embedding = Views(weight)
+        self.library.gptfast_set_embedding(self.pointer, self._embedding.array)
 
     def set_sum(self, total: Callable[[Tensor], Tensor], *, is_first: bool, n_ranks: int) -> None:
         """Run as one rank of several: `total` is the all-reduce of x [rows, columns] float32.
@@ -218,7 +210,7 @@ class NativeEngine:
     @property
     def n_embeddings(self) -> int:
         """Rows of the embedding."""
-        return 0 if self._embedding is None else self._embedding.shape[0]
+        return 0 if self._embedding is None else self._embedding.array[0].n_rows
 
     def logsumexp_argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """log(sum(exp(row))) [rows] float64 and argmax [rows] int64 of logits [rows, vocab_size] float32.
@@ -335,39 +327,3 @@ def addresses(numbers: Sequence[int]) -> "ctypes.Array[c_void_p]":
 
 def _floats(weight: Weight) -> Tensor:
     return schemes[weight.scheme].dense(weight, torch.float32).contiguous()
-
-
-def _view(weight: Weight, *, interleaved: bool = False) -> WeightView:
-    assert all(part.is_contiguous() for part in weight.parts.values())
-    kind, values, scales, zeros, group = _VIEWS[weight.scheme](weight.parts)
-    return WeightView(
-        kind,
-        values.data_ptr(),
-        None if scales is None else scales.data_ptr(),
-        None if zeros is None else zeros.data_ptr(),
-        *weight.shape,
-        group,
-        interleaved,
-    )
-
-
-_Parts = tuple[WeightKind, Tensor, Tensor | None, Tensor | None, int]  # kind, values, scales, zeros, group size
-
-
-def _plain(parts: Mapping[str, Tensor]) -> _Parts:
-    (values,) = parts.values()
-    return _PLAIN_KINDS[values.dtype], values, None, None, 0
-
-
-def _int8(parts: Mapping[str, Tensor]) -> _Parts:
-    return WeightKind.INT8, parts["codes"], parts["scales"], None, 0
-
-
-def _int4(parts: Mapping[str, Tensor]) -> _Parts:
-    return WeightKind.INT4, parts["codes"], parts["scales"], parts["zeros"], 2 * parts["codes"].shape[-1]
-
-
-_VIEWS: Mapping[str, Callable[[Mapping[str, Tensor]], _Parts]] = {"plain": _plain, "int8": _int8, "int4": _int4}
-
-SCHEMES: Final = frozenset(_VIEWS)
-"""The schemes whose weights the kernels read."""

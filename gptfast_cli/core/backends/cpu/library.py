@@ -46,6 +46,29 @@ class WeightKind(IntEnum):
     FLOAT16 = 2
     INT8 = 3
     INT4 = 4
+    GROUPED = 5
+
+
+class ScaleForm(IntEnum):
+    """How the scales and offsets of a grouped weight are stored."""
+
+    NONE = 0
+    HALF = 1
+    BF16 = 2
+    FLOAT = 3
+    SIGNED = 4
+    UNSIGNED = 5
+    E4M3 = 6
+    E8M0 = 7
+
+
+class CodeValues(IntEnum):
+    """What the codes of a grouped weight stand for."""
+
+    CONSECUTIVE = 0
+    INTEGERS = 1
+    FLOATS = 2
+    E4M3 = 3
 
 
 class MatrixRole(IntEnum):
@@ -122,6 +145,30 @@ class Dimensions(Structure):
     )
 
 
+class Groups(Structure):
+    """The parts of a weight in the grouped scheme."""
+
+    _fields_ = (
+        ("bits", c_int),
+        ("size", c_int),
+        ("n_groups", c_int),
+        ("per_super", c_int),
+        ("n_super", c_int),
+        ("values", c_int),
+        ("first", c_float),
+        ("multiplier", c_float),
+        ("scale_form", c_int),
+        ("offset_form", c_int),
+        ("scales", c_void_p),
+        ("offsets", c_void_p),
+        ("zeros", c_void_p),
+        ("super_scales", c_void_p),
+        ("super_offsets", c_void_p),
+        ("floats", c_void_p),
+        ("integers", c_void_p),
+    )
+
+
 class WeightView(Structure):
     """A matrix as its scheme stores it: pointers to its parts."""
 
@@ -134,6 +181,8 @@ class WeightView(Structure):
         ("n_columns", c_int),
         ("group", c_int),
         ("interleaved", c_int),
+        ("groups", POINTER(Groups)),
+        ("order", c_void_p),
     )
 
 
@@ -258,6 +307,7 @@ Sum = CFUNCTYPE(None, c_void_p, c_int, c_int, c_int)
 STRUCTURES: Final = (
     LayerShape,
     Dimensions,
+    Groups,
     WeightView,
     SamplingParams,
     Rotation,
@@ -268,7 +318,7 @@ STRUCTURES: Final = (
     Rounds,
     LogsumexpArgmax,
 )
-_ENUMS: Final = (Status, WeightKind, MatrixRole, NormRole, Activation, QKNorm)
+_ENUMS: Final = (Status, WeightKind, ScaleForm, CodeValues, MatrixRole, NormRole, Activation, QKNorm)
 _SIZES: Final = {"KEY_BLOCK": KEY_BLOCK, "KEY_TILE": KEY_TILE, "QUAD": QUAD, "MAX_HEAD_DIM": MAX_HEAD_DIM}
 
 
@@ -292,7 +342,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     library.gptfast_set_sum.argtypes = (c_void_p, Sum, c_int, c_int)
     library.gptfast_set_sum.restype = None
     library.gptfast_engine_new.argtypes = (POINTER(Dimensions), c_int, POINTER(c_void_p))
-    library.gptfast_set_matrix.argtypes = (c_void_p, c_int, c_int, POINTER(WeightView), c_void_p)
+    library.gptfast_set_matrix.argtypes = (c_void_p, c_int, c_int, POINTER(WeightView), c_int, c_void_p)
     library.gptfast_set_norm.argtypes = (c_void_p, c_int, c_int, c_void_p)
     library.gptfast_run.argtypes = (c_void_p, POINTER(Call))
     library.gptfast_run.restype = c_int

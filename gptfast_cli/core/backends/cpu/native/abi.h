@@ -11,7 +11,14 @@
 enum Status { NO_EMBEDDING = -1, NO_MEMORY = -2, NO_THREADS = -3 };
 
 // How the elements of a weight are stored.
-enum class WeightKind : int { FLOAT32, BFLOAT16, FLOAT16, INT8, INT4 };
+enum class WeightKind : int { FLOAT32, BFLOAT16, FLOAT16, INT8, INT4, GROUPED };
+
+// How the scales and offsets of a grouped weight are stored. An E8M0 byte is an exponent, of 2^-127 and up.
+enum class ScaleForm : int { NONE, HALF, BF16, FLOAT, SIGNED, UNSIGNED, E4M3, E8M0 };
+
+// What the codes of a grouped weight stand for: `first` and the integers after it, one of 16 integers, one of 16
+// floats, or a float of 8 bits.
+enum class CodeValues : int { CONSECUTIVE, INTEGERS, FLOATS, E4M3 };
 
 // The matrices and norms of a layer; the head and the last norm are number 0 of the layer after the last.
 enum MatrixRole { QKV, OUTPUT, GATE_UP, DOWN, N_MATRICES };
@@ -46,6 +53,26 @@ struct Dimensions {
   int narrow;         // inputs of products may be bfloat16 or 8-bit codes, where the CPU multiplies these
 };
 
+// The parts of a weight in the grouped scheme (schemes/grouped.py), each with the rows of the matrix.
+struct Groups {
+  int bits;       // of a code
+  int size;       // columns of a group; a multiple of 16
+  int n_groups;   // of a row
+  int per_super;  // groups that share a super scale and a super offset
+  int n_super;    // of a row
+  CodeValues values;
+  float first;       // the value of code 0, if they are consecutive
+  float multiplier;  // of all scales
+  ScaleForm scale_form, offset_form;
+  const uint8_t* scales;          // [n_groups]
+  const uint8_t* offsets;         // [n_groups], or null
+  const uint8_t* zeros;           // [n_groups] zero points, or null
+  const uint16_t* super_scales;   // [n_super] halves, or null
+  const uint16_t* super_offsets;  // [n_super] halves, or null
+  const float* floats;            // [16] values of the codes
+  const int8_t* integers;         // [16]
+};
+
 // A weight matrix as its scheme stores it; the memory belongs to the caller.
 struct WeightView {
   WeightKind kind;
@@ -53,8 +80,10 @@ struct WeightView {
   const uint16_t* scales;  // bfloat16; null for floats
   const uint8_t* zeros;    // 4-bit zero points, two per byte; int4 only
   int n_rows, n_columns;
-  int group;        // columns that share a scale and a zero point; 0 unless int4
-  int interleaved;  // the rows are two halves, gate and up; each unit takes 16 rows of either
+  int group;             // columns that share a scale and a zero point; 0 unless int4
+  int interleaved;       // the rows are two halves, gate and up; each unit takes 16 rows of either
+  const Groups* groups;  // grouped weights only
+  const int32_t* order;  // the column that each element of a row belongs to; null: its own
 };
 
 // All-reduce over the ranks, in place: x[n_rows][stride], of which the first `n_columns` count.

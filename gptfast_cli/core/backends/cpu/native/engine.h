@@ -29,7 +29,7 @@ constexpr size_t MOST_SCRATCH = size_t{256} << 20;
 struct Layer {
   LayerShape shape;
   size_t attention;  // number of the schedule of its attention, which layers share whose attention is alike
-  Matrix matrices[N_MATRICES];
+  Linear matrices[N_MATRICES];
   const float* norms[N_NORMS] = {};  // null where it has none
 };
 
@@ -53,8 +53,10 @@ class Engine {
         pool_(*shared_pool_),
         counters_(static_cast<size_t>(d.n_layers + 1) * N_MATRICES * static_cast<size_t>(n_threads)),
         own_memory_(static_cast<size_t>(n_threads)),
+        reordered_(static_cast<size_t>(n_threads)),
         samplers_(static_cast<size_t>(n_threads)) {
     for (Buffer& memory : own_memory_) own_.push_back(input(1, memory));
+    for (Buffer& memory : reordered_) memory.renew(static_cast<size_t>(stride_));
     for (size_t n = 0; n < layers_.size(); n++) {
       const LayerShape& s = layers_[n].shape = d.layers[n];
       const Heads heads{s.n_heads, s.n_kv_heads,  s.head_dim,     d.cache_is_bf16 != 0, d.cache_is_int8 != 0,
@@ -65,30 +67,14 @@ class Engine {
     }
   }
 
-  // Throws bad_alloc, as all methods below that allocate.
-  void set_matrix(int layer, int role, const WeightView& view, const float* bias) {
-    Matrix& m = layer == d_.n_layers ? head_ : layers_[static_cast<size_t>(layer)].matrices[role];
-    m.n_rows = view.n_rows, m.n_columns = view.n_columns, m.group = view.group ? view.group : BLOCK;
-    m.format = format_of(view, d_.narrow != 0);
-    m.input_format = input_format_of(m.format, d_.narrow != 0);
-    m.unit_bytes = bytes_of_unit(m);
-    const int n_units = view.interleaved ? (view.n_rows / 2 + LANES - 1) / LANES : m.n_units();
-    m.n_rows = n_units * UNIT;
-    m.units = arena_.take(m.bytes());
-    if (m.units == nullptr) throw std::bad_alloc();
-    if (bias != nullptr) m.bias = ordered(view, bias, n_units);
-    Packing packing{&view, &m, this};
-    pool_.run(
-        [](void* argument, int thread) {
-          auto& p = *static_cast<Packing*>(argument);
-          Pool& pool = p.engine->pool_;
-          pool.attempt([&] {
-            for (int unit = thread; unit < p.matrix->n_units(); unit += pool.n_active())
-              pack_unit(*p.view, *p.matrix, unit);
-          });
-          pool.barrier(thread, false);
-        },
-        &packing);
+  // The rows of `views`, one below the other. Throws bad_alloc, as all methods below that allocate.
+  void set_matrix(int layer, int role, const WeightView* views, int n_views, const float* bias) {
+    Linear& linear = layer == d_.n_layers ? head_ : layers_[static_cast<size_t>(layer)].matrices[role];
+    linear.parts.clear();
+    for (const WeightView* view = views; view < views + n_views; view++) {
+      linear.parts.push_back(packed(*view, bias));
+      if (bias != nullptr) bias += view->n_rows;
+    }
   }
 
   void set_norm(int layer, int role, const float* weight) {
@@ -195,6 +181,41 @@ class Engine {
     int output, row;
   };
 
+  // A matrix in the form that kernels read.
+  Matrix packed(const WeightView& view, const float* bias) {
+    Matrix m;
+    m.n_rows = view.n_rows, m.n_columns = view.n_columns, m.group = view.group ? view.group : BLOCK;
+    m.format = format_of(view, d_.narrow != 0);
+    m.input_format = input_format_of(m.format, d_.narrow != 0);
+    if (m.format == GROUPED) {
+      m.groups = group_format(*view.groups);
+      if (m.input_format == CODES && !has_dots(view)) m.input_format = FLOAT;
+    }
+    if (view.order != nullptr) {
+      orders_.emplace_back(view.order, view.order + view.n_columns);
+      m.order = orders_.back().data();
+    }
+    m.unit_bytes = bytes_of_unit(m);
+    const int n_units = view.interleaved ? (view.n_rows / 2 + LANES - 1) / LANES : m.n_units();
+    m.n_rows = n_units * UNIT;
+    m.units = arena_.take(m.bytes());
+    if (m.units == nullptr) throw std::bad_alloc();
+    if (bias != nullptr) m.bias = ordered(view, bias, n_units);
+    Packing packing{&view, &m, this};
+    pool_.run(
+        [](void* argument, int thread) {
+          auto& p = *static_cast<Packing*>(argument);
+          Pool& pool = p.engine->pool_;
+          pool.attempt([&] {
+            for (int unit = thread; unit < p.matrix->n_units(); unit += pool.n_active())
+              pack_unit(*p.view, *p.matrix, unit);
+          });
+          pool.barrier(thread, false);
+        },
+        &packing);
+    return m;
+  }
+
   // The rows that go on after the last attention are those whose logits are wanted; from here on by their number there.
   void keep_wanted_rows() {
     wanted_rows_.clear();
@@ -202,8 +223,8 @@ class Engine {
     std::sort(wanted_rows_.begin(), wanted_rows_.end());
     wanted_rows_.erase(std::unique(wanted_rows_.begin(), wanted_rows_.end()), wanted_rows_.end());
     for (Wanted& each : wanted_)
-      each.row = static_cast<int>(std::lower_bound(wanted_rows_.begin(), wanted_rows_.end(), each.row) -
-                                  wanted_rows_.begin());
+      each.row =
+          static_cast<int>(std::lower_bound(wanted_rows_.begin(), wanted_rows_.end(), each.row) - wanted_rows_.begin());
   }
 
   // The largest of the layers' sizes, and of `dim`.
@@ -260,10 +281,10 @@ class Engine {
     return buffers_.back()->data;
   }
 
-  // Floats that rows of input take: themselves, bfloat16, codes, and three numbers for each group, on whole lines.
+  // Floats that rows of input take: themselves, bfloat16, codes, and five numbers for each group, on whole lines.
   size_t input_floats(int n_rows) const {
     const size_t n = static_cast<size_t>(n_rows) * static_cast<size_t>(stride_);
-    return n + n / 2 + n / 4 + 3 * whole_lines(n / GROUP);
+    return n + n / 2 + n / 4 + 3 * whole_lines(n / GROUP) + whole_lines(2 * n / GROUP);
   }
 
   static size_t whole_lines(size_t n_floats) { return (n_floats + 15) & ~size_t{15}; }
@@ -278,7 +299,8 @@ class Engine {
     made.codes = reinterpret_cast<int8_t*>(made.floats + n + n / 2);
     made.scales = made.floats + n + n / 2 + n / 4;
     made.scaled_sums = made.scales + whole_lines(n / GROUP);
-    made.offsets = reinterpret_cast<int32_t*>(made.scaled_sums + whole_lines(n / GROUP));
+    made.half_sums = made.scaled_sums + whole_lines(n / GROUP);
+    made.offsets = reinterpret_cast<int32_t*>(made.half_sums + whole_lines(2 * n / GROUP));
     made.stride = stride_;
     return made;
   }
@@ -334,7 +356,7 @@ class Engine {
   // Queries, keys and values of all rows, of which the latter two go to the cache.
   void store_kv(int index, int thread) {
     const Layer& layer = layers_[static_cast<size_t>(index)];
-    const Matrix& qkv = layer.matrices[QKV];
+    const Linear& qkv = layer.matrices[QKV];
     const Input ready = prepare(x_.data, layer.norms[ATTENTION_NORM], qkv, thread);
     multiply(qkv, ready, n_rows_, index, QKV, thread, [&](int unit, int first, int n, const float* y) {
       for (int r = 0; r < n; r++)
@@ -372,7 +394,7 @@ class Engine {
 
   void feed_forward(int index, int thread) {
     const Layer& layer = layers_[static_cast<size_t>(index)];
-    const Matrix& gate_up = layer.matrices[GATE_UP];
+    const Linear& gate_up = layer.matrices[GATE_UP];
     const Activation activation = layer.shape.activation;
     const Input ready = prepare(x_.data, layer.norms[FFN_NORM], gate_up, thread);
     multiply(gate_up, ready, n_rows_, index, GATE_UP, thread, [&](int unit, int first, int n, const float* y) {
@@ -387,7 +409,7 @@ class Engine {
   // Add the product of `from` to x, normalized first where there is a norm.
   void add(int index, MatrixRole role, const float* from, const float* norm, int thread) {
     const Layer& layer = layers_[static_cast<size_t>(index)];
-    const Matrix& matrix = layer.matrices[role];
+    const Linear& matrix = layer.matrices[role];
     const float scale = layer.shape.residual_scale;
     const Floats factor = splat(norm == nullptr ? scale : 1);
     const bool is_added = norm == nullptr && is_first_;
@@ -433,10 +455,8 @@ class Engine {
   void head(int thread) {
     const int n = static_cast<int>(wanted_.size());
     for (int i = thread; i < n; i += pool_.n_active()) {
-      Input row = shared_.from(i);
-      normalize(x_.data + static_cast<size_t>(wanted_[static_cast<size_t>(i)].row) * stride_, norm_, d_.dim,
-                d_.norm_eps, row.floats, head_.n_padded());
-      convert_input(row.floats, head_.n_padded(), head_.input_format, row);
+      prepare_row(x_.data + static_cast<size_t>(wanted_[static_cast<size_t>(i)].row) * stride_, norm_, head_,
+                  shared_.from(i), thread);
     }
     pool_.barrier(thread);
     multiply(head_, shared_, n, d_.n_layers, 0, thread, [&](int unit, int first, int n_here, const float* y) {
@@ -455,11 +475,9 @@ class Engine {
   }
 
   // The rows in the form that a matrix wants. A single row every thread makes ready for itself, which saves a barrier.
-  Input prepare(const float* from, const float* norm, const Matrix& m, int thread) {
+  Input prepare(const float* from, const float* norm, const Linear& linear, int thread) {
     auto row = [&](int r, const Input& to) {
-      const float* x = from + static_cast<size_t>(r) * stride_;
-      if (norm != nullptr) normalize(x, norm, m.n_columns, d_.norm_eps, to.floats, m.n_padded());
-      convert_input(norm != nullptr ? to.floats : x, m.n_padded(), m.input_format, to);
+      prepare_row(from + static_cast<size_t>(r) * stride_, norm, linear, to, thread);
     };
     if (n_rows_ == 1) {
       row(0, own_[static_cast<size_t>(thread)]);
@@ -470,11 +488,35 @@ class Engine {
     return shared_;
   }
 
+  // A row, normalized where there is a norm, in each form that a part of a matrix wants.
+  void prepare_row(const float* x, const float* norm, const Linear& linear, const Input& to, int thread) {
+    const int n_padded = linear.n_padded();
+    if (norm != nullptr) {
+      normalize(x, norm, linear.n_columns(), d_.norm_eps, to.floats, n_padded);
+      x = to.floats;
+    }
+    if (linear.order() != nullptr) {
+      float* reordered = reordered_[static_cast<size_t>(thread)].data;
+      for (int k = 0; k < linear.n_columns(); k++) reordered[k] = x[linear.order()[k]];
+      std::fill(reordered + linear.n_columns(), reordered + n_padded, 0.0f);
+      x = reordered;
+    }
+    bool is_made[3] = {};
+    for (const Matrix& part : linear.parts) {
+      if (!is_made[part.input_format]) convert_input(x, n_padded, part.input_format, to);
+      is_made[part.input_format] = true;
+    }
+  }
+
   // The product with a matrix; `take(unit, first row, rows, y)` is given [rows][32] outputs as they come.
   template <class Take>
-  void multiply(const Matrix& m, const Input& x, int n_rows, int layer, int role, int thread, const Take& take) {
+  void multiply(const Linear& linear, const Input& x, int n_rows, int layer, int role, int thread, const Take& take) {
     alignas(64) float y[TILE * UNIT];
-    auto unit = [&](int u) {
+    auto unit = [&](int number) {
+      int u = number;
+      const Matrix* part = linear.parts.data();
+      for (; u >= part->n_units(); part++) u -= part->n_units();
+      const Matrix& m = *part;
       const uint8_t* w = m.units + static_cast<size_t>(u) * m.unit_bytes;
       for (int first = 0; first < n_rows; first += TILE) {
         const int n = std::min(TILE, n_rows - first);
@@ -482,10 +524,10 @@ class Engine {
         if (m.bias != nullptr)
           for (int r = 0; r < n; r++)
             for (int j = 0; j < UNIT; j++) y[UNIT * r + j] += m.bias[u * UNIT + j];
-        take(u, first, n, y);
+        take(number, first, n, y);
       }
     };
-    const int n_threads = pool_.n_active(), n_units = m.n_units();
+    const int n_threads = pool_.n_active(), n_units = linear.n_units();
     Flag* counters = &counters_[(static_cast<size_t>(layer) * N_MATRICES + static_cast<size_t>(role)) *
                                 static_cast<size_t>(pool_.n_threads)];
     for (int turn = 0; turn < n_threads; turn++) {
@@ -565,7 +607,7 @@ class Engine {
   const Dimensions d_;
   const int stride_, qkv_stride_, query_floats_;  // of rows, in floats
   std::vector<Layer> layers_;
-  Matrix head_;
+  Linear head_;
   const float* norm_ = nullptr;
   WeightView embedding_{};
   Sum sum_ = nullptr;
@@ -580,6 +622,8 @@ class Engine {
   Buffer x_, qkv_, queries_, squares_, heads_out_, hidden_, product_, shared_memory_;
   Input shared_;
   std::vector<Buffer> own_memory_;
+  std::vector<Buffer> reordered_;  // of the threads, a row of input in another order
+  std::vector<std::vector<int32_t>> orders_;
   std::vector<Input> own_;  // for the threads, of a single row
   std::vector<std::unique_ptr<AttentionSchedule>> attentions_;
   std::vector<Wanted> wanted_;

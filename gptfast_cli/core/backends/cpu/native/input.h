@@ -35,7 +35,9 @@ inline void quantize(const float* x, int n, const Input& to) {
     Ints low_codes = to_ints(low * steps), high_codes = to_ints(high * steps);
     store_int8(to.codes + g * GROUP, low_codes);
     store_int8(to.codes + g * GROUP + LANES, high_codes);
-    int total = sum(low_codes + high_codes);
+    const int low_total = sum(low_codes), total = low_total + sum(high_codes);
+    to.half_sums[2 * g] = scale * static_cast<float>(low_total);
+    to.half_sums[2 * g + 1] = scale * static_cast<float>(total - low_total);
     to.scales[g] = scale;
     to.scaled_sums[g] = scale * static_cast<float>(total);
     to.offsets[g] = -128 * total;

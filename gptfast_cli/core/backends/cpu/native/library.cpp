@@ -32,9 +32,10 @@ GF_EXPORT int gptfast_engine_new(const Dimensions* dimensions, int n_threads, vo
 
 GF_EXPORT void gptfast_engine_free(void* engine) { delete static_cast<Engine*>(engine); }
 
-GF_EXPORT int gptfast_set_matrix(void* engine, int layer, int role, const WeightView* view, const float* bias) {
+GF_EXPORT int gptfast_set_matrix(void* engine, int layer, int role, const WeightView* views, int n_views,
+                                 const float* bias) {
   return attempt([&] {
-    engine_at(engine).set_matrix(layer, role, *view, bias);
+    engine_at(engine).set_matrix(layer, role, views, n_views, bias);
     return 0;
   });
 }
@@ -91,11 +92,15 @@ GF_EXPORT int gptfast_abi(const char* name) {
   }
   // clang-format off
   static constexpr Entry entries[] = {
-      GF_SIZE(LayerShape), GF_SIZE(Dimensions), GF_SIZE(Rotation), GF_SIZE(WeightView), GF_SIZE(SamplingParams),
+      GF_SIZE(LayerShape), GF_SIZE(Dimensions), GF_SIZE(Rotation), GF_SIZE(WeightView), GF_SIZE(Groups), GF_SIZE(SamplingParams),
       GF_SIZE(LayerKV), GF_SIZE(Call), GF_SIZE(Ahead), GF_SIZE(Row), GF_SIZE(Rounds), GF_SIZE(LogsumexpArgmax),
       GF_VALUE(Status::NO_EMBEDDING), GF_VALUE(Status::NO_MEMORY), GF_VALUE(Status::NO_THREADS),
       GF_VALUE(WeightKind::FLOAT32), GF_VALUE(WeightKind::BFLOAT16), GF_VALUE(WeightKind::FLOAT16),
-      GF_VALUE(WeightKind::INT8), GF_VALUE(WeightKind::INT4),
+      GF_VALUE(WeightKind::INT8), GF_VALUE(WeightKind::INT4), GF_VALUE(WeightKind::GROUPED),
+      GF_VALUE(ScaleForm::NONE), GF_VALUE(ScaleForm::HALF), GF_VALUE(ScaleForm::BF16), GF_VALUE(ScaleForm::FLOAT),
+      GF_VALUE(ScaleForm::SIGNED), GF_VALUE(ScaleForm::UNSIGNED), GF_VALUE(ScaleForm::E4M3),
+      GF_VALUE(ScaleForm::E8M0), GF_VALUE(CodeValues::CONSECUTIVE), GF_VALUE(CodeValues::INTEGERS),
+      GF_VALUE(CodeValues::FLOATS), GF_VALUE(CodeValues::E4M3),
       GF_VALUE(MatrixRole::QKV), GF_VALUE(MatrixRole::OUTPUT), GF_VALUE(MatrixRole::GATE_UP),
       GF_VALUE(MatrixRole::DOWN), GF_VALUE(NormRole::ATTENTION_NORM), GF_VALUE(NormRole::Q_NORM),
       GF_VALUE(NormRole::K_NORM), GF_VALUE(NormRole::ATTENTION_OUTPUT_NORM), GF_VALUE(NormRole::FFN_NORM),

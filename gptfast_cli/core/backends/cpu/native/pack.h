@@ -4,8 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "abi.h"
-#include "matrix.h"
+#include "groups.h"
 #include "transpose.h"
 
 inline Format format_of(const WeightView& s, bool narrow) {
@@ -14,7 +13,8 @@ inline Format format_of(const WeightView& s, bool narrow) {
     case WeightKind::FLOAT16: return narrow ? BF16 : F32;
     case WeightKind::BFLOAT16: return BF16;
     case WeightKind::INT8: return INT8;
-    default: return INT4;
+    case WeightKind::INT4: return INT4;
+    default: return GROUPED;
   }
 }
 
@@ -24,16 +24,6 @@ inline int stored_row(const WeightView& s, int unit, int lane) {
   int half = s.n_rows / 2, row = unit * LANES + lane % LANES;
   if (row >= half) return -1;
   return lane < LANES ? row : half + row;
-}
-
-inline float half_to_float(uint16_t half) {
-  uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 31u, fraction = half & 0x3ffu;
-  if (exponent == 0) {
-    float value = static_cast<float>(fraction) * 0x1p-24f;
-    return sign ? -value : value;
-  }
-  if (exponent == 31) return from_bits(sign | 0x7f800000u | fraction << 13);
-  return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
 inline float element(const WeightView& s, int row, int column) {
@@ -150,12 +140,14 @@ inline void pack_unit(const WeightView& s, const Matrix& m, int unit) {
     case F32: return pack_floats(s, m, unit, to);
     case BF16: return pack_bfloats(s, m, unit, to);
     case INT8: return pack_int8(s, m, unit, to);
-    default: return pack_int4(s, m, unit, to);
+    case INT4: return pack_int4(s, m, unit, to);
+    default: return pack_grouped(s, m, unit, to, stored_row);
   }
 }
 
 // A row of a stored matrix as floats: an embedding.
 inline void read_row(const WeightView& s, int row, float* to) {
+  if (s.kind == WeightKind::GROUPED) return read_grouped_row(s, row, to);
   const size_t n = static_cast<size_t>(s.n_columns);
   if (s.kind != WeightKind::INT8 && s.kind != WeightKind::INT4) {
     for (int k = 0; k < s.n_columns; k++) to[k] = element(s, row, k);

@@ -50,6 +50,16 @@ GF_INLINE uint16_t float_to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+inline float half_to_float(uint16_t half) {
+  uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 31u, fraction = half & 0x3ffu;
+  if (exponent == 0) {
+    float value = static_cast<float>(fraction) * 0x1p-24f;
+    return sign ? -value : value;
+  }
+  if (exponent == 31) return from_bits(sign | 0x7f800000u | fraction << 13);
+  return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
 GF_INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 3); }
 GF_INLINE void prefetch_near(const void* address) { __builtin_prefetch(address, 0, 2); }  // past the smallest cache
 
@@ -70,6 +80,7 @@ GF_INLINE Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.v, b.v)
 GF_INLINE Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.v, b.v)}; }
 GF_INLINE Floats operator/(Floats a, Floats b) { return {_mm512_div_ps(a.v, b.v)}; }
 GF_INLINE Floats fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+GF_INLINE Floats fms(Floats a, Floats b, Floats c) { return {_mm512_fmsub_ps(a.v, b.v, c.v)}; }
 GF_INLINE Floats max(Floats a, Floats b) { return {_mm512_max_ps(a.v, b.v)}; }
 GF_INLINE Floats min(Floats a, Floats b) { return {_mm512_min_ps(a.v, b.v)}; }
 GF_INLINE Floats abs(Floats a) { return {_mm512_abs_ps(a.v)}; }
@@ -129,6 +140,9 @@ GF_INLINE Floats operator*(Floats x, Floats y) { return {_mm256_mul_ps(x.a, y.a)
 GF_INLINE Floats operator/(Floats x, Floats y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 GF_INLINE Floats fma(Floats x, Floats y, Floats z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+GF_INLINE Floats fms(Floats x, Floats y, Floats z) {
+  return {_mm256_fmsub_ps(x.a, y.a, z.a), _mm256_fmsub_ps(x.b, y.b, z.b)};
 }
 GF_INLINE Floats max(Floats x, Floats y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 GF_INLINE Floats min(Floats x, Floats y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
