@@ -134,6 +134,30 @@ def test_a_file_is_answered_with_its_folder(settings: Settings) -> None:
     assert caught.value.hint.endswith("plain-folder")
 
 
+def test_a_gguf_file_is_a_model(settings: Settings) -> None:
+    for name in ("model.gguf", "sha256-c0ffee"):  # a program may keep it by its hash
+        Path(name).write_bytes(b"GGUF")
+        assert resolve(name, settings) == Resolved(Path(name), name, "a file")
+
+
+@pytest.mark.parametrize("choice", ["Q4_K_M", "q4_k_m", "big-Q4_K_M.gguf", "big-Q4_K_M"])
+def test_one_of_several_gguf_files_is_named_after_a_colon(settings: Settings, choice: str) -> None:
+    snapshot = settings.hf_cache / "models--org--cached" / "snapshots" / "c0ffee"
+    for folder in (snapshot, Path("plain-folder")):
+        for name in ("big-Q4_K_M.gguf", "big-Q8_0-00001-of-00002.gguf", "big-Q8_0-00002-of-00002.gguf"):
+            (folder / name).write_bytes(b"GGUF")
+    for whole, folder in (("org/cached", snapshot), ("hf://org/cached@main", snapshot), ("plain-folder", None)):
+        found = resolve(f"{whole}:{choice}", settings)
+        assert found.path == (folder or Path("plain-folder")) / "big-Q4_K_M.gguf"
+        assert found.name == f"{whole}:{choice}"
+    write_current(settings.home, f"org/cached:{choice}")
+    assert resolve(None, settings).path == snapshot / "big-Q4_K_M.gguf"
+    assert resolve("org/cached:Q8_0", settings).path == snapshot / "big-Q8_0-00001-of-00002.gguf"
+    with pytest.raises(NotFoundError, match="org/cached: has no GGUF file 'Q2_K'") as missing:
+        resolve("org/cached:Q2_K", settings)
+    assert missing.value.hint == "It has Q4_K_M (4 bytes), Q8_0 (8 bytes)."
+
+
 def test_a_revision_of_a_cached_repository_is_followed_through_its_ref(settings: Settings) -> None:
     folder = settings.hf_cache / "models--org--cached"
     (folder / "refs" / "pr").mkdir()

@@ -40,16 +40,6 @@ def test_a_source_that_is_not_here_is_to_be_fetched_where_it_can_be(settings: Se
     assert caught.value.hint.endswith(hint)
 
 
-def test_a_gguf_file_is_not_to_be_named_by_its_folder(settings: Settings, tmp_path: Path) -> None:
-    file = tmp_path / "model.gguf"
-    file.write_bytes(b"GGUF")
-    with pytest.raises(UsageError) as named_for_a_model:
-        resolve(str(file), settings)
-    with pytest.raises(UsageError) as opened:
-        open_checkpoint(tmp_path)
-    assert "safetensors form" in named_for_a_model.value.hint == opened.value.hint
-
-
 def test_a_file_of_a_model_leads_to_its_folder_and_any_other_to_convert(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as of_a_checkpoint:
         resolve(str(TINY / "weights-00001.safetensors"), settings)

@@ -23,14 +23,14 @@ from gptfast_cli.core.checkpoints.manifest import (
 )
 from gptfast_cli.core.checkpoints.methods import method_of
 from gptfast_cli.core.checkpoints.quantization_config import read_quantization_config
-from gptfast_cli.core.checkpoints.resolve import NO_GGUF, is_gguf, source_of
+from gptfast_cli.core.checkpoints.resolve import source_of
 from gptfast_cli.core.checkpoints.shard import DTYPES as SAFETENSORS_DTYPES
 from gptfast_cli.core.checkpoints.shard import Shard, advise_random_access, open_shard
 from gptfast_cli.core.checkpoints.sources import sources_by_rank
 from gptfast_cli.core.checkpoints.store import recorded_source
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.device import DTYPES
-from gptfast_cli.core.errors import CorruptError, NotFoundError, UsageError
+from gptfast_cli.core.errors import CorruptError, NotFoundError
 from gptfast_cli.core.events import Progress
 from gptfast_cli.core.models.weights import weight_shapes
 from gptfast_cli.core.schemes import Block, Weight, schemes
@@ -166,8 +166,6 @@ def _opened(path: Path, *, allow_pickle: bool) -> Checkpoint:
         if (declared := read_quantization_config(path)) is not None:
             method_of(declared)  # whose files may have names of their own
         raise CorruptError(f"{path}: has a config.json but no weights (looked for {looked_for}).", FETCH_AGAIN)
-    if is_gguf(path):
-        raise UsageError(f"{path}: holds no supported model (looked for {looked_for}).", NO_GGUF)
     hint = "Name the folder that holds these files." if path.is_dir() else "Name a folder, or a .bin or .pth file."
     raise NotFoundError(f"{path}: holds no model (looked for {looked_for}).", hint)
 

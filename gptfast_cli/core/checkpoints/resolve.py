@@ -1,7 +1,7 @@
-"""Resolution of MODEL: a bundled name, a folder, a name in the store or in the Hugging Face cache, or an S3 prefix.
+"""Resolution of MODEL: a bundled name, a folder or GGUF file, a name in the store or the Hugging Face cache, or S3.
 
 They are tried in that order; a folder with a bundled name is written `./tiny`. Without a name it is the current model,
-else the bundled `tiny`.
+else the bundled `tiny`. One of several GGUF files is named after a colon: `org/name:Q4_K_M`, `folder:file.gguf`.
 """
 
 import difflib
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from gptfast_cli.core.checkpoints.downloads import S3, find_bucket_path, find_snapshot, parse_repo
+from gptfast_cli.core.checkpoints.gguf_files import choose, models_in
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance
 from gptfast_cli.core.checkpoints.store import (
     BUNDLED,
@@ -22,18 +23,16 @@ from gptfast_cli.core.checkpoints.store import (
 )
 from gptfast_cli.core.errors import GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.files import is_file
+from gptfast_cli.core.gguf import SUFFIX, starts_as_gguf
 from gptfast_cli.core.settings import Settings
 
-NO_GGUF: Final = "GGUF files are not read: fetch the model in safetensors form, gptfast download org/name"
-
 _CONFIG_FILE: Final = "config.json"
-_GGUF: Final = ".gguf"
 _SAFETENSORS: Final = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A model's folder; `origin`: how it was found, for the `Model:` line."""
+    """A model's folder or GGUF file; `origin`: how it was found, for the `Model:` line."""
 
     path: Path
     name: str
@@ -80,15 +79,8 @@ def as_folder(text: str) -> Path | None:
     return path
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether a path is a GGUF file, or a folder with one."""
-    return path.suffix == _GGUF if is_file(path) else any(path.glob(f"*{_GGUF}"))
-
-
 def _file_hint(path: Path) -> str:
     """Hint for a file given as MODEL."""
-    if is_gguf(path):
-        return NO_GGUF
     if is_file(path.parent / MANIFEST_FILE) or (path.suffix == _SAFETENSORS and is_file(path.parent / _CONFIG_FILE)):
         return f"Name its folder: {path.parent}"
     return f"Convert it: gptfast convert {shlex.quote(str(path))}"
@@ -97,11 +89,24 @@ def _file_hint(path: Path) -> str:
 def _named(model: str, settings: Settings) -> Resolved:
     if not model.strip():
         raise UsageError("The name of the model is empty.", "List the models: gptfast --list")
+    found = _on_disk(model) or _by_name(model, settings) or _one_of_several(model, settings)
+    if found is None:
+        raise _unknown(model, settings)
+    return found
+
+
+def _on_disk(model: str) -> Resolved | None:
+    """A bundled model, or a path."""
     if model in BUNDLED:
         return Resolved(bundled_folder(model), model, "bundled")
+    if (file := _gguf_file(model)) is not None:
+        return Resolved(file, model, "a file")
     folder = as_folder(model)
-    if folder is not None:
-        return Resolved(folder, model, "a folder")
+    return None if folder is None else Resolved(folder, model, "a folder")
+
+
+def _by_name(model: str, settings: Settings) -> Resolved | None:
+    """A model of the store, the cache or S3."""
     stored = open_store(settings).find(model)
     if stored is not None:
         return Resolved(stored, model, "in the store")
@@ -109,17 +114,32 @@ def _named(model: str, settings: Settings) -> Resolved:
     if snapshot is not None:
         return Resolved(snapshot.path, model, "in the Hugging Face cache")
     fetched = find_bucket_path(settings.home, model)
-    if fetched is not None:
-        return Resolved(fetched, model, "downloaded from S3")
-    raise _unknown(model, settings)
+    return None if fetched is None else Resolved(fetched, model, "downloaded from S3")
+
+
+def _one_of_several(model: str, settings: Settings) -> Resolved | None:
+    """`MODEL:CHOICE`: a GGUF file of a folder or a repository. Raises NotFoundError with those that there are."""
+    whole, _, choice = model.rpartition(":")
+    if not whole or not choice or choice.startswith("//"):
+        return None
+    found = _on_disk(whole) or _by_name(whole, settings)
+    models = models_in(found.path) if found is not None and found.path.is_dir() else []
+    if found is None or not models:
+        return None
+    return Resolved(found.path / choose(models, choice, whole).names[0], model, found.origin)
+
+
+def _gguf_file(text: str) -> Path | None:
+    """The existing GGUF file of a path."""
+    path = as_path(text)
+    return path if path is not None and path.is_file() and (path.suffix == SUFFIX or starts_as_gguf(path)) else None
 
 
 def _current(current: str, settings: Settings) -> Resolved:
     """The current model as recorded: never a relative folder or a bundled model of the same name."""
-    path = _absolute_folder(current) or open_store(settings).find(current) or find_bucket_path(settings.home, current)
-    snapshot = find_snapshot(settings.hf_cache, current)
-    if path is None and snapshot is not None:
-        path = snapshot.path
+    path = _absolute_path(current)
+    if path is None and (named := _by_name(current, settings) or _one_of_several(current, settings)) is not None:
+        path = named.path
     if path is None:
         raise NotFoundError(
             f"{current}: the current model no longer exists.",
@@ -128,9 +148,9 @@ def _current(current: str, settings: Settings) -> Resolved:
     return Resolved(path, current, "current model")
 
 
-def _absolute_folder(text: str) -> Path | None:
+def _absolute_path(text: str) -> Path | None:
     path = Path(text)
-    return path if path.is_absolute() and path.is_dir() else None
+    return path if path.is_absolute() and (path.is_dir() or _gguf_file(text) is not None) else None
 
 
 def _unknown(model: str, settings: Settings) -> NotFoundError:

@@ -6,9 +6,21 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.errors import UsageError
+from gptfast_cli.core.errors import GptFastError, UsageError
+from gptfast_cli.core.families._gguf import GgufLayout, GgufModel, gguf_model
 from gptfast_cli.core.fields import Fields
 from gptfast_cli.core.registry import Plugs
+
+__all__ = [
+    "Family",
+    "GgufLayout",
+    "GgufModel",
+    "TextModel",
+    "families",
+    "gguf_model",
+    "read_gguf_model",
+    "read_model",
+]
 
 
 class Family(Protocol):
@@ -22,6 +34,9 @@ class Family(Protocol):
     """What their config class in transformers takes for keys that a file leaves out."""
     neutral: Mapping[str, tuple[Any, ...]]
     """Keys of that class which gptfast does not use, with the values at which they change nothing; null is one."""
+
+    gguf: tuple[GgufLayout, ...]
+    """How GGUF files hold its models."""
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         """Read a config.json, in its older or newer spelling.
@@ -54,6 +69,24 @@ class TextModel:
         if inner is None:
             return stored if stored.startswith("lm_head.") else None
         return inner if inner.startswith(("model.", "lm_head.")) else f"model.{inner}"
+
+
+def read_gguf_model(model: GgufModel) -> tuple[TextModel, GgufLayout]:
+    """The model of GGUF metadata, and how its tensors are stored; errors as in `read_model`."""
+    found = [(name, layout) for name in families for layout in families[name].gguf if layout.holds(model)]
+    if not found:
+        known = sorted({layout.architecture for name in families for layout in families[name].gguf})
+        raise UsageError(
+            f"{model.where}: models of architecture {model.architecture} are not supported.",
+            f"gptfast reads {', '.join(known)}.",
+        )
+    name, layout = max(found, key=lambda pair: pair[1].needs is not None)
+    family = families[name]
+    values = layout.config(model, family.model_types[0])
+    try:
+        return TextModel(family, family.config(values)), layout
+    except GptFastError as error:  # which names a file that is not there
+        raise type(error)(f"{model.where}: its metadata, as a {error.message}", error.hint) from error
 
 
 _TEXT_PREFIXES: Final = ("model.language_model.", "language_model.", "model.text_model.")

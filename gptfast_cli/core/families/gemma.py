@@ -13,6 +13,7 @@ from gptfast_cli.core.families._decoder import (
     model_config,
     n_layers,
 )
+from gptfast_cli.core.families._gguf import GgufLayout
 from gptfast_cli.core.fields import Fields
 
 
@@ -35,6 +36,7 @@ class Gemma:
         "tie_word_embeddings": True,
     }
     neutral: Mapping[str, tuple[Any, ...]] = {"use_bidirectional_attention": (False,)}
+    gguf = (GgufLayout("gemma"),)
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

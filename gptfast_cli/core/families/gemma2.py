@@ -15,6 +15,20 @@ from gptfast_cli.core.families._decoder import (
     optional,
     windows,
 )
+from gptfast_cli.core.families._gguf import PATTERN, WINDOW, GgufLayout, GgufModel, HfConfig, layer_types
+
+_GGUF_KEYS = {
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    WINDOW: "sliding_window",
+}
+
+
+def _from_gguf(model: GgufModel, config: HfConfig) -> HfConfig:
+    # the scale of scores is not in the file: 27B alone has another than that of the head size
+    is_27b = config["num_hidden_layers"] == 46
+    size = config["hidden_size"] // config["num_attention_heads"] if is_27b else model.head_dim
+    return {"query_pre_attn_scalar": size} | layer_types(model, 2, has_windows=True)
 
 
 class Gemma2:
@@ -40,6 +54,7 @@ class Gemma2:
         "final_logit_softcapping": 30.0,
     }
     neutral: Mapping[str, tuple[Any, ...]] = {"use_bidirectional_attention": (False,)}
+    gguf = (GgufLayout("gemma2", _GGUF_KEYS, frozenset((PATTERN,)), changes=_from_gguf),)
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

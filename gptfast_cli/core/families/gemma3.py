@@ -16,6 +16,20 @@ from gptfast_cli.core.families._decoder import (
     optional,
     windows,
 )
+from gptfast_cli.core.families._gguf import PATTERN, WINDOW, GgufLayout, GgufModel, HfConfig, layer_types
+
+_GGUF_KEYS = {
+    "final_logit_softcapping": "final_logit_softcapping",
+    "rope.freq_base_swa": "rope_local_base_freq",
+    WINDOW: "sliding_window",
+}
+
+
+def _from_gguf(model: GgufModel, config: HfConfig) -> HfConfig:
+    # the scale of scores is not in the file: 27B alone has another than that of the head size
+    is_27b = config["num_hidden_layers"] == 62
+    size = config["hidden_size"] // config["num_attention_heads"] if is_27b else model.head_dim
+    return {"query_pre_attn_scalar": size} | layer_types(model, 6, has_windows=False)
 
 
 class Gemma3:
@@ -47,6 +61,7 @@ class Gemma3:
         "attn_logit_softcapping": (),
         "partial_rotary_factor": (1,),
     }
+    gguf = (GgufLayout("gemma3", _GGUF_KEYS, frozenset((PATTERN,)), changes=_from_gguf),)
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

@@ -13,6 +13,21 @@ from gptfast_cli.core.families._decoder import (
     model_config,
     n_layers,
 )
+from gptfast_cli.core.families._gguf import GgufLayout, GgufModel, HfConfig
+
+_ROTATES = "rope.scaling.finetuned"
+_GGUF_KEYS = {
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
+
+
+def _from_gguf(model: GgufModel, _config: HfConfig) -> HfConfig:
+    if model.keys.get(_ROTATES) is False:
+        raise model.refused(_ROTATES, "false, which turns RoPE off,")
+    return {} if model.keys.get("attention.scale") else {"attention_multiplier": model.head_dim**-0.5}
 
 
 class Granite:
@@ -28,6 +43,7 @@ class Granite:
         "logits_scaling": 1.0,
     }
     neutral: Mapping[str, tuple[Any, ...]] = {}
+    gguf = (GgufLayout("granite", _GGUF_KEYS, has_pairs=True, changes=_from_gguf),)
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

@@ -13,6 +13,7 @@ from gptfast_cli.core.families._decoder import (
     model_config,
     n_layers,
 )
+from gptfast_cli.core.families._gguf import GgufLayout
 
 
 class Llama:
@@ -22,6 +23,7 @@ class Llama:
     architectures = ("LlamaForCausalLM",)
     defaults = LLAMA
     neutral: Mapping[str, tuple[Any, ...]] = {}
+    gguf = (GgufLayout("llama", has_pairs=True),)
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

@@ -16,6 +16,7 @@ from gptfast_cli.core.families._decoder import (
     rope,
     rope_section,
 )
+from gptfast_cli.core.families._gguf import GgufLayout, GgufModel, HfConfig
 
 _ROPE = {
     "rope_type": "yarn",
@@ -29,6 +30,16 @@ _ROPE = {
     "llama_4_scaling_beta": 0.1,
 }
 _KNOWN = frozenset({"llama_4_scaling_beta", "max_position_embeddings"})  # of which the second changes nothing
+
+_TEMPERATURE, _LENGTH = "attention.temperature_scale", "attention.temperature_length"
+
+
+def _query_scaling(model: GgufModel, config: HfConfig) -> HfConfig:
+    scaling = {"rope_type": "default", **config.get("rope_scaling", {})}
+    original = scaling.get("original_max_position_embeddings")
+    if (length := model.keys.get(_LENGTH, original)) != original:
+        raise model.refused(_LENGTH, f"{length!r:.40} beside an original context of {original!r:.40}")
+    return {"rope_scaling": {**scaling, "llama_4_scaling_beta": model.keys[_TEMPERATURE]}}
 
 
 class Ministral3:
@@ -49,6 +60,15 @@ class Ministral3:
         "rope_parameters": _ROPE,
     }
     neutral: Mapping[str, tuple[Any, ...]] = {}
+    gguf = (
+        GgufLayout(
+            "mistral3",
+            reads=frozenset((_TEMPERATURE, _LENGTH)),
+            needs=_TEMPERATURE,
+            changes=_query_scaling,
+            has_pairs=True,
+        ),
+    )
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

@@ -16,6 +16,7 @@ from gptfast_cli.core.families._decoder import (
     n_layers,
     windows,
 )
+from gptfast_cli.core.families._gguf import WINDOW, GgufLayout, sliding_window
 
 
 class Mistral:
@@ -31,6 +32,10 @@ class Mistral:
         "sliding_window": 4096,
     }
     neutral: Mapping[str, tuple[Any, ...]] = {}
+    gguf = (
+        GgufLayout("llama", {WINDOW: "sliding_window"}, needs=WINDOW, has_pairs=True, changes=sliding_window),
+        GgufLayout("mistral3", has_pairs=True, changes=sliding_window),
+    )
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

@@ -13,6 +13,7 @@ from gptfast_cli.core.families._decoder import (
     model_config,
     n_layers,
 )
+from gptfast_cli.core.families._gguf import GgufLayout
 
 
 class Olmo2:
@@ -26,6 +27,7 @@ class Olmo2:
         "rms_norm_eps": 1e-5,
     }
     neutral: Mapping[str, tuple[Any, ...]] = {}
+    gguf = (GgufLayout("olmo2"),)
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

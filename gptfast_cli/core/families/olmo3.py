@@ -15,6 +15,14 @@ from gptfast_cli.core.families._decoder import (
     model_config,
     windows,
 )
+from gptfast_cli.core.families._gguf import PATTERN, WINDOW, GgufLayout, GgufModel, HfConfig, layer_types
+
+_SLIDING_BASE = "rope.freq_base_swa"
+
+
+def _from_gguf(model: GgufModel, config: HfConfig) -> HfConfig:
+    sliding = {"rope_theta": model.keys.get(_SLIDING_BASE, config["rope_theta"])}
+    return {"rope_parameters": {"sliding_attention": sliding}} | layer_types(model, 4, has_windows=False)
 
 
 class Olmo3:
@@ -30,6 +38,15 @@ class Olmo3:
         "sliding_window": 4096,
     }
     neutral: Mapping[str, tuple[Any, ...]] = {"partial_rotary_factor": (1,)}
+    gguf = (
+        GgufLayout(
+            "olmo2",
+            {WINDOW: "sliding_window"},
+            frozenset((_SLIDING_BASE, PATTERN)),
+            needs=WINDOW,
+            changes=_from_gguf,
+        ),
+    )
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

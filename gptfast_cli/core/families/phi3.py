@@ -15,6 +15,7 @@ from gptfast_cli.core.families._decoder import (
     n_layers,
     rope,
 )
+from gptfast_cli.core.families._gguf import WINDOW, GgufLayout, sliding_window
 
 _KINDS = {"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}  # with the older names
 
@@ -35,6 +36,7 @@ class Phi3:
         "sliding_window": None,
     }
     neutral: Mapping[str, tuple[Any, ...]] = {}
+    gguf = (GgufLayout("phi3", {WINDOW: "sliding_window"}, changes=sliding_window),)
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

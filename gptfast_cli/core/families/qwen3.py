@@ -14,6 +14,7 @@ from gptfast_cli.core.families._decoder import (
     model_config,
     upper_windows,
 )
+from gptfast_cli.core.families._gguf import GgufLayout
 
 
 class Qwen3:
@@ -33,6 +34,7 @@ class Qwen3:
         "max_window_layers": 28,
     }
     neutral: Mapping[str, tuple[Any, ...]] = {}
+    gguf = (GgufLayout("qwen3"),)
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

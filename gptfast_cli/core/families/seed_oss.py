@@ -13,6 +13,7 @@ from gptfast_cli.core.families._decoder import (
     model_config,
     n_layers,
 )
+from gptfast_cli.core.families._gguf import GgufLayout
 
 
 class SeedOss:
@@ -33,6 +34,13 @@ class SeedOss:
         "attention_out_bias": False,
     }
     neutral: Mapping[str, tuple[Any, ...]] = {}
+    gguf = (
+        GgufLayout(
+            "seed_oss",
+            names={"ffn_norm": "post_attention_norm"},
+            changes=lambda model, _config: {"attention_out_bias": "blk.0.attn_output.bias" in model.shapes},
+        ),
+    )
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)

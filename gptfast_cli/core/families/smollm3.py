@@ -15,6 +15,7 @@ from gptfast_cli.core.families._decoder import (
     n_layers,
     windows,
 )
+from gptfast_cli.core.families._gguf import GgufLayout
 from gptfast_cli.core.fields import Fields
 
 
@@ -37,6 +38,7 @@ class SmolLM3:
         "tie_word_embeddings": True,
     }
     neutral: Mapping[str, tuple[Any, ...]] = {}
+    gguf = (GgufLayout("smollm3", has_pairs=True),)
 
     def config(self, hf_config: Mapping[str, Any]) -> ModelConfig:
         fields = decoder_fields(hf_config, self.defaults, self.neutral)
