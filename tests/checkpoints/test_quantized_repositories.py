@@ -89,6 +89,7 @@ def test_converting_keeps_every_weight_as_it_is(tmp_path: Path, name: str) -> No
         }
     assert written.dtype == torch.bfloat16
     assert made.n_params == source.n_params
+    assert (written.scheme, written.stored_as) == (source.scheme, source.stored_as) != ("plain", "plain")
 
 
 def test_rows_of_the_same_format_are_one_matrix(tmp_path: Path) -> None:

@@ -262,6 +262,7 @@ class Provenance:
     calibration: calibration text of the quantizer; None if it uses none
     recipe:      SHA-256 of the source's fingerprint and of all options that affect the bytes; None if not known
     adapter:     LoRA adapter that was merged into the weights; None if there is none
+    format:      how the source's matrices were quantized, in the words of their format; None if they were not
     """
 
     source: str
@@ -271,6 +272,7 @@ class Provenance:
     calibration: CalibrationText | None = None
     recipe: str | None = None
     adapter: AdapterEntry | None = None
+    format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +303,12 @@ class Manifest:
 
     @property
     def scheme(self) -> str:
-        """The scheme of the layers' matrices; several are joined by `+`, most parameters first."""
+        """The scheme of the layers' matrices; several are joined by `+`, most parameters first.
+
+        That of weights that another program quantized is called as there.
+        """
+        if self.provenance.format is not None:
+            return self.provenance.format
         sizes: dict[str, int] = {}
         for name, weight in self.weights.items():
             if name.startswith("layers.") and len(weight.shape) == 2:
@@ -316,6 +323,8 @@ class Manifest:
     @property
     def stored_as(self) -> str:
         """How the weights are stored, for display: `int8`, or `int4 layers, int8 embedding, plain head`."""
+        if self.provenance.format is not None:
+            return self.provenance.format
         outer = {name: weight.scheme for name in ("embedding", "head") if (weight := self.weights.get(name))}
         if set(outer.values()) == {self.scheme}:
             return self.scheme
@@ -397,7 +406,10 @@ def _provenance(fields: Fields) -> Provenance:
     calibration = _calibration(fields.section("calibration")) if "calibration" in fields else None
     recipe = _sha256(fields, "recipe") if "recipe" in fields else None
     adapter = _adapter(fields.section("adapter")) if "adapter" in fields else None
-    return Provenance(fields.text("source"), revision, fields.text("writer"), rounding, calibration, recipe, adapter)
+    stored = fields.text("format") if "format" in fields else None
+    return Provenance(
+        fields.text("source"), revision, fields.text("writer"), rounding, calibration, recipe, adapter, stored
+    )
 
 
 def _adapter(fields: Fields) -> AdapterEntry:

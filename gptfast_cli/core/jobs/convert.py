@@ -106,7 +106,11 @@ def run(request: ConvertRequest) -> Job[Converted]:
         weights=_plan(checkpoint, dtype),
         tokenizer=tokenizer,
         provenance=Provenance(
-            origin, source.revision, f"gptfast {__version__}", adapter=None if adapter is None else adapter.entry
+            origin,
+            source.revision,
+            f"gptfast {__version__}",
+            adapter=None if adapter is None else adapter.entry,
+            format=None if checkpoint.scheme == PLAIN else checkpoint.scheme,
         ),
         generation_config=checkpoint.generation_config,
     )
