@@ -25,6 +25,7 @@ from gptfast_cli.core.engine.sampling import check
 from gptfast_cli.core.errors import CorruptError, GptFastError, NotFoundError, UsageError
 from gptfast_cli.core.fields import Fields, parse_fields
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup
+from gptfast_cli.core.tokenizers import tokenizer_folder
 from gptfast_cli.core.tokenizers.chat import check_variables
 
 _MAX_NEW_TOKENS = ("max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -343,10 +344,14 @@ _HEX_DIGITS = 16
 _LARGEST_OTHER_BYTES = 64_000_000
 
 
-def model_identity(folder: Path) -> str:
-    """SHA-256 over a model's weight fingerprint and the contents of its tokenizer and template files."""
-    digest = hashlib.sha256(fingerprint(open_checkpoint(folder)).encode())
-    files = (path for path in folder.iterdir() if path.is_file())
+def model_identity(model: Path, home: Path) -> str:
+    """SHA-256 over a model's weight fingerprint and the contents of its tokenizer and template files.
+
+    `home`: as in `tokenizer_folder`
+    """
+    checkpoint = open_checkpoint(model)
+    digest = hashlib.sha256(fingerprint(checkpoint).encode())
+    files = (path for path in tokenizer_folder(checkpoint.path, home).iterdir() if path.is_file())
     for path in sorted(path for path in files if path.stat().st_size <= _LARGEST_OTHER_BYTES):
         content = path.read_bytes()
         digest.update(f"{path.name}\0{len(content)}\0".encode() + content)

@@ -89,7 +89,7 @@ def _file_hint(path: Path) -> str:
 def _named(model: str, settings: Settings) -> Resolved:
     if not model.strip():
         raise UsageError("The name of the model is empty.", "List the models: gptfast --list")
-    found = _on_disk(model) or _by_name(model, settings) or _one_of_several(model, settings)
+    found = _on_disk(model) or _by_name(model, settings) or one_of_several(model, settings)
     if found is None:
         raise _unknown(model, settings)
     return found
@@ -117,8 +117,11 @@ def _by_name(model: str, settings: Settings) -> Resolved | None:
     return None if fetched is None else Resolved(fetched, model, "downloaded from S3")
 
 
-def _one_of_several(model: str, settings: Settings) -> Resolved | None:
-    """`MODEL:CHOICE`: a GGUF file of a folder or a repository. Raises NotFoundError with those that there are."""
+def one_of_several(model: str, settings: Settings) -> Resolved | None:
+    """`MODEL:CHOICE`: a GGUF file of a folder or a repository; None if it has none.
+
+    Raises NotFoundError with those that there are.
+    """
     whole, _, choice = model.rpartition(":")
     if not whole or not choice or choice.startswith("//"):
         return None
@@ -138,7 +141,7 @@ def _gguf_file(text: str) -> Path | None:
 def _current(current: str, settings: Settings) -> Resolved:
     """The current model as recorded: never a relative folder or a bundled model of the same name."""
     path = _absolute_path(current)
-    if path is None and (named := _by_name(current, settings) or _one_of_several(current, settings)) is not None:
+    if path is None and (named := _by_name(current, settings) or one_of_several(current, settings)) is not None:
         path = named.path
     if path is None:
         raise NotFoundError(

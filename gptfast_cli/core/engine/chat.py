@@ -161,10 +161,10 @@ def open_prompter(loaded: LoadedModel, options: ChatOptions) -> Prompter:
 
     Raises UsageError for an unknown template and for options that need one, CorruptError for an unreadable one.
     """
-    template = None if options.chat is False else _own_template(loaded.path, options)
+    template = None if options.chat is False else _own_template(loaded.tokenizer_folder, options)
     is_fallback = template is None and options.chat is True
     if is_fallback:
-        template = llama_2_template(loaded.path, loaded.tokenizer)
+        template = llama_2_template(loaded.tokenizer_folder, loaded.tokenizer)
     if template is None and options.system is not None:
         if options.chat is False:
             raise UsageError("--system and --no-chat exclude each other.")

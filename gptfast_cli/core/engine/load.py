@@ -36,15 +36,16 @@ from gptfast_cli.core.schemes.plain import plain
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 from gptfast_cli.core.token_ids import check_token_ids
-from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer, special_tokens
+from gptfast_cli.core.tokenizers import SpecialTokens, Tokenizer, open_tokenizer, special_tokens, tokenizer_folder
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
     """A resolved and opened checkpoint, weights not read yet.
 
-    config:  its shape, without vocabulary padding unless that was asked for
-    seconds: time to open it
+    config:           its shape, without vocabulary padding unless that was asked for
+    tokenizer_folder: folder of its tokenizer and chat templates
+    seconds:          time to open it
     """
 
     found: Resolved
@@ -52,6 +53,7 @@ class OpenedModel:
     special: SpecialTokens
     tokenizer: Tokenizer | None
     config: ModelConfig
+    tokenizer_folder: Path
     seconds: float
 
     @property
@@ -106,8 +108,14 @@ class LoadedModel:
 
     @property
     def path(self) -> Path:
-        """Its folder; not for random weights."""
+        """Its folder or file; not for random weights."""
         return self.checkpoint.path
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The folder of its tokenizer and chat templates; not for random weights."""
+        assert self.opened is not None, "random weights have no tokenizer"
+        return self.opened.tokenizer_folder
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -181,12 +189,13 @@ def open_model(name: str | None, settings: Settings, *, with_padding: bool = Fal
     with watch, phase("load"):
         found = resolve(name, settings)
         checkpoint = open_checkpoint(found.path)
-        special = special_tokens_of(checkpoint)
-        tokenizer = open_tokenizer(found.path, special, n_embeddings=checkpoint.config.vocab_size)
+        folder = tokenizer_folder(checkpoint.path, settings.home)
+        special = special_tokens_of(checkpoint, folder)
+        tokenizer = open_tokenizer(folder, special, n_embeddings=checkpoint.config.vocab_size)
     config = checkpoint.config
     if tokenizer is not None and not with_padding:
         config = replace(config, vocab_size=min(config.vocab_size, _n_known_tokens(tokenizer)))
-    return OpenedModel(found, checkpoint, special, tokenizer, config, watch.seconds)
+    return OpenedModel(found, checkpoint, special, tokenizer, config, folder, watch.seconds)
 
 
 def _n_known_tokens(tokenizer: Tokenizer) -> int:
@@ -228,11 +237,11 @@ def load(
     return LoadedModel(opened.found.name, built, runtime, opened.seconds + watch.seconds, opened)
 
 
-def special_tokens_of(checkpoint: Checkpoint) -> SpecialTokens:
-    """Special tokens of the manifest or, without a manifest, of the JSON files."""
+def special_tokens_of(checkpoint: Checkpoint, folder: Path) -> SpecialTokens:
+    """Special tokens of the manifest or, without a manifest, of the JSON files in the tokenizer's folder."""
     entry = checkpoint.special_tokens
     if entry is None:
-        return special_tokens(checkpoint.path)
+        return special_tokens(folder)
     return SpecialTokens(entry.bos_id, entry.add_bos, frozenset(entry.stop_ids))
 
 

@@ -34,6 +34,10 @@ def why_not(source: ForeignCheckpoint) -> str | None:
     """Why transformers cannot verify this model here; None if it can."""
     if importlib.util.find_spec("transformers") is None:
         return "transformers is not installed"
+    ropes = {layer.attention.rope for layer in source.config.kinds}
+    is_plain = source.config.family == "llama" and all(rope == RopeConfig(rope.theta) for rope in ropes if rope)
+    if source.config_source != CONFIG_FILE and not is_plain:
+        return f"only a {CONFIG_FILE} tells transformers all of this model"
     needed, free = 5 * source.n_params, available_memory_bytes()  # 4 bytes each, and working memory
     if free is not None and needed > free:
         return f"transformers would need {size(needed)}, and {size(free)} are free"

@@ -18,7 +18,7 @@ from gptfast_cli.core.checkpoints.identity import existing_checkpoint, with_reci
 from gptfast_cli.core.checkpoints.lora import Adapter, open_adapter
 from gptfast_cli.core.checkpoints.manifest import MANIFEST_FILE, Provenance, read_manifest
 from gptfast_cli.core.checkpoints.reader import ManifestCheckpoint, open_checkpoint, open_manifest_checkpoint
-from gptfast_cli.core.checkpoints.resolve import as_path, resolve
+from gptfast_cli.core.checkpoints.resolve import as_path, one_of_several, resolve
 from gptfast_cli.core.checkpoints.resumable import write_checkpoint
 from gptfast_cli.core.checkpoints.store import BUNDLED, free_name, make_current, open_store, record_source, store_name
 from gptfast_cli.core.checkpoints.writer import Contents, PlannedWeight, TokenizerFiles, check_target, plan_weight
@@ -31,7 +31,7 @@ from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.schemes.plain import plain
 from gptfast_cli.core.settings import Settings
-from gptfast_cli.core.tokenizers import disagreements, open_tokenizer, special_tokens, tokenizer_files
+from gptfast_cli.core.tokenizers import disagreements, open_tokenizer, special_tokens, tokenizer_files, tokenizer_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ def run(request: ConvertRequest) -> Job[Converted]:
     if adapter is not None:
         name = f"{name}:{store_name(adapter.entry.name)}"
     target = request.out or open_store(request.settings).folder(name)
-    tokenizer_folder = _tokenizer_folder(request, checkpoint.path)
-    tokenizer = _tokenizer(request, tokenizer_folder)
+    folder = _tokenizer_folder(request, checkpoint.path)
+    tokenizer = _tokenizer(request, folder)
     dtype = _dtype(request.dtype)
     contents = Contents(
         name=name,
@@ -123,7 +123,7 @@ def run(request: ConvertRequest) -> Job[Converted]:
         check_target(target, force=request.force)
         yield from map(Note, checkpoint.notes)
         yield from _notes(tokenizer, checkpoint)
-        yield from (Note(str(disagreement)) for disagreement in disagreements(tokenizer_folder))
+        yield from (Note(str(disagreement)) for disagreement in disagreements(folder))
         read = functools.partial(_read, checkpoint, contents, adapter)
         identity = _identity(checkpoint, contents)
         manifest = yield from write_checkpoint(target, contents, read, identity=identity, force=request.force)
@@ -175,6 +175,9 @@ def _find(text: str, settings: Settings) -> _Source:
     fetched = find_bucket_path(settings.home, text)
     if fetched is not None:
         return _Source(fetched)
+    if (chosen := one_of_several(text, settings)) is not None:
+        snapshot = find_snapshot(settings.hf_cache, text.rpartition(":")[0])
+        return _Source(chosen.path) if snapshot is None else _Source(chosen.path, snapshot.repo, snapshot.commit)
     raise NotFoundError(
         f"{text}: no such folder or file, and not downloaded from the Hub or S3.", _fetch(text, settings)
     )
@@ -204,7 +207,8 @@ def _dtype(name: str | None) -> torch.dtype | None:
 
 def _tokenizer_folder(request: ConvertRequest, own: Path) -> Path:
     other = request.tokenizer_from
-    return own if other is None else resolve(other, request.settings).path
+    path = own if other is None else resolve(other, request.settings).path
+    return tokenizer_folder(path, request.settings.home)
 
 
 def _tokenizer(request: ConvertRequest, folder: Path) -> TokenizerFiles:

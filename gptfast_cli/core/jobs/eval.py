@@ -161,6 +161,6 @@ def _memory_path(request: EvalRequest, options: TaskOptions, loaded: LoadedModel
     tasks = asdict(options) | {"include_path": None if options.include_path is None else str(options.include_path)}
     for name in ("limit", "output_path"):  # more questions, or another place for results, ask nothing else
         del tasks[name]
-    content = f"{model_identity(loaded.path)} {json.dumps([runtime, tasks], sort_keys=True)}"
+    content = f"{model_identity(loaded.path, request.settings.home)} {json.dumps([runtime, tasks], sort_keys=True)}"
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
     return request.settings.home / "answers" / f"{name}.jsonl"

@@ -248,7 +248,7 @@ def _shared(request: BatchRequest) -> str:
     fields = asdict(request.options)
     file = Path(request.options.chat.template or "").expanduser()
     dependencies = {
-        "model": model_identity(resolve(request.model, request.settings).path),
+        "model": model_identity(resolve(request.model, request.settings).path, request.settings.home),
         "defaults": {name: fields[name] for name in _ROW_DEFAULTS} | {"seed": None, "system": None},
         "dtype": request.runtime.dtype,
         # no key without variables, as in records of earlier versions, whose runs can thus be resumed

@@ -39,7 +39,7 @@ from gptfast_cli.core.schemes.plain import NAME as PLAIN
 from gptfast_cli.core.settings import Settings
 from gptfast_cli.core.stopwatch import Stopwatch
 from gptfast_cli.core.token_ids import TokenIdError
-from gptfast_cli.core.tokenizers import Tokenizer, open_tokenizer
+from gptfast_cli.core.tokenizers import Tokenizer, open_tokenizer, tokenizer_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +139,9 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
     yield Note(f"Model: {found.name} ({found.origin}), {count(checkpoint.n_params)} parameters")
     named, (found, checkpoint) = found, _source(request, found, checkpoint)
     dtype = pick_dtype(request.runtime.dtype, checkpoint.dtype, device)
-    tokenizer = open_tokenizer(
-        checkpoint.path, special_tokens_of(checkpoint), n_embeddings=checkpoint.config.vocab_size
-    )
+    folder = tokenizer_folder(checkpoint.path, request.settings.home)
+    special = special_tokens_of(checkpoint, folder)
+    tokenizer = open_tokenizer(folder, special, n_embeddings=checkpoint.config.vocab_size)
     _check_plain(found, checkpoint)
     calibration_texts = _read_texts(request, checkpoint, tokenizer)
     chosen = None
@@ -272,7 +272,7 @@ def _plan(
             weight: plan_weight(checkpoint.weight(weight) if at.scheme == PLAIN else at.meta_weight(shape))
             for (weight, shape), at in zip(weight_shapes(checkpoint.config).items(), storages.values(), strict=True)
         },
-        tokenizer=tokenizer_of(found.path),
+        tokenizer=tokenizer_of(tokenizer_folder(checkpoint.path, request.settings.home)),
         provenance=Provenance(base, revision, f"gptfast {__version__}", request.rounding, learned),
         generation_config=checkpoint.generation_config,
     )

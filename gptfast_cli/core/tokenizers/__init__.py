@@ -20,6 +20,7 @@ from gptfast_cli.core.tokenizers.declarations import (
     Declarations,
     read_declarations,
 )
+from gptfast_cli.core.tokenizers.gguf import tokenizer_folder
 from gptfast_cli.core.tokenizers.tokenizer import SpecialTokens, StreamDecoder, Tokenizer, Vocabulary, resolve
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "open_tokenizer",
     "special_tokens",
     "tokenizer_files",
+    "tokenizer_folder",
     "vocabulary_difference",
 ]
 

@@ -83,7 +83,7 @@ class BosRules:
 
 def bos_rules_of(loaded: LoadedModel, tokenizer: Tokenizer) -> BosRules:
     """The rules of a model; ids declared in config.json only are ignored."""
-    vocabulary, declared = tokenizer.vocabulary, read_declarations(loaded.path)
+    vocabulary, declared = tokenizer.vocabulary, read_declarations(loaded.tokenizer_folder)
     ends = min(vocabulary.own_stop_ids, default=None)  # a model may stop at several
     prefix = _role(declared, vocabulary, "bos_token", vocabulary.own_bos_id)
     prefix = prefix or _role(declared, vocabulary, "eos_token", ends)

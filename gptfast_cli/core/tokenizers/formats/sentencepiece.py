@@ -7,8 +7,9 @@ Source: https://github.com/google/sentencepiece, src/sentencepiece_processor.cc.
 
 import codecs
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
@@ -232,6 +233,56 @@ def _processor(model: bytes) -> SentencePieceProcessor:
     processor = SentencePieceProcessor()
     processor.LoadFromSerializedProto(model)
     return processor
+
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""SentencePiece.Type."""
+_BPE = 2  # TrainerSpec.ModelType
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a model: its text with SentencePiece's mark for a space, score and type."""
+
+    text: str
+    score: float
+    kind: int
+
+
+def build_model(
+    pieces: Iterable[Piece],
+    *,
+    bos: str = "<s>",
+    eos: str = "</s>",
+    dummy_prefix: bool = True,
+    removes_spaces: bool = False,
+    character_map: bytes = b"",
+) -> bytes:
+    """A model that merges by score, as the bytes of a ModelProto, for formats that hold its pieces alone."""
+    pieces = list(pieces)
+    normalizer = _field(1, b"identity") + _field(3, int(dummy_prefix)) + _field(4, int(removes_spaces)) + _field(5, 1)
+    if character_map:
+        normalizer += _field(2, character_map)
+    unknown = next((piece.text for piece in pieces if piece.kind == UNKNOWN), "<unk>")
+    trainer = _field(3, _BPE) + _field(35, int(any(piece.kind == BYTE for piece in pieces)))
+    trainer += b"".join(_field(45 + at, text.encode()) for at, text in enumerate((unknown, bos, eos)))
+    return b"".join([*(_field(1, _piece(piece)) for piece in pieces), _field(2, trainer), _field(3, normalizer)])
+
+
+def _piece(piece: Piece) -> bytes:
+    return _field(1, piece.text.encode()) + b"\x15" + struct.pack("<f", piece.score) + _field(3, piece.kind)
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    """A field of a protobuf message: a varint, or length-delimited bytes."""
+    if isinstance(value, int):
+        return _as_varint(number << 3) + _as_varint(value)
+    return _as_varint(number << 3 | 2) + _as_varint(len(value)) + value
+
+
+def _as_varint(value: int) -> bytes:
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _as_varint(rest) if rest else bytes([low])
 
 
 class SentencePiece:
