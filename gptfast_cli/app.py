@@ -76,7 +76,9 @@ def _root(
     context: typer.Context,
     *,
     list_: Annotated[bool, typer.Option("--list", help="List the local models.")] = False,
-    show: Annotated[str | None, name_option("MODEL", complete_model, "Print a model's scheme, size and path.")] = None,
+    show: Annotated[
+        str | None, name_option("MODEL", complete_model, "Print a model's shape, memory, license and drafts.")
+    ] = None,
     use: Annotated[str | None, name_option("MODEL", complete_model, "Make a model the current one.")] = None,
     remove: Annotated[
         str | None,
@@ -86,7 +88,11 @@ def _root(
             "Remove a model from the store, the Hugging Face cache or the S3 downloads, after confirmation.",
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="With --remove: no confirmation.")] = False,
+    prune: Annotated[
+        bool,
+        typer.Option("--prune", help="Delete what interrupted runs and older versions left, after confirmation."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --remove or --prune: no confirmation.")] = False,
     show_settings: Annotated[
         bool,
         typer.Option("--show-settings", help="Print folders, environment variables and the settings file's values."),
@@ -106,8 +112,8 @@ def _root(
     """Fast text generation on plain PyTorch, and a judge of draft models whose predictions are checked by real runs."""
     if version:
         _write_version(json=json)
-    elif list_ or show_settings or (show, use, remove) != (None, None, None):
-        _manage(list_=list_, show=show, use=use, remove=remove, yes=yes, json=json)
+    elif list_ or show_settings or prune or (show, use, remove) != (None, None, None):
+        _manage(list_=list_, show=show, use=use, remove=remove, prune=prune, yes=yes, json=json)
     elif show_completion is not None:
         typer.echo(SCRIPTS[show_completion], nl=False)
     elif context.invoked_subcommand is None:
@@ -133,7 +139,9 @@ def _write_version(*, json: bool) -> None:
         typer.echo(f"backend {backend.name}: {'' if backend.available else 'not available. '}{backend.state}")
 
 
-def _manage(*, list_: bool, show: str | None, use: str | None, remove: str | None, yes: bool, json: bool) -> None:
+def _manage(
+    *, list_: bool, show: str | None, use: str | None, remove: str | None, prune: bool, yes: bool, json: bool
+) -> None:
     """Run the one of the root's options that is about models or settings."""
     from gptfast_cli.commands import store
 
@@ -145,6 +153,8 @@ def _manage(*, list_: bool, show: str | None, use: str | None, remove: str | Non
         store.use_model(use)
     elif remove is not None:
         store.remove_model(remove, yes=yes)
+    elif prune:
+        store.prune(yes=yes)
     else:
         store.show_settings(load_defaults(settings_file()), json=json)
 

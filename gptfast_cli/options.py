@@ -285,6 +285,7 @@ def min_p_option(usual: str | None = None) -> Any:  # noqa: ANN401
 # checkpoints that are written, for convert and quantize
 
 OutOption = Annotated[Path | None, path_option("FOLDER", "Folder of the new checkpoint.", usual="the store")]
+NoUseOption = Annotated[bool, typer.Option("--no-use", help="Leave the current model as it is.")]
 OverwriteOption = Annotated[bool, typer.Option("--force", help="Replace an existing checkpoint.")]
 
 # device, engine and output, for all commands that run a model

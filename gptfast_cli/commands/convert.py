@@ -7,7 +7,15 @@ import typer
 
 from gptfast_cli.completion.answer import Paths
 from gptfast_cli.core.settings import load_settings
-from gptfast_cli.options import OutOption, OutputOptions, OverwriteOption, complete_model, dtype_option, name_option
+from gptfast_cli.options import (
+    NoUseOption,
+    OutOption,
+    OutputOptions,
+    OverwriteOption,
+    complete_model,
+    dtype_option,
+    name_option,
+)
 from gptfast_cli.render.json import write_document
 from gptfast_cli.render.numbers import count, size
 from gptfast_cli.render.progress import progress_view, show
@@ -58,6 +66,7 @@ def convert(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read pickle files (.bin, .pth); only from sources you trust.")
     ] = False,
+    no_use: NoUseOption = False,
     force: OverwriteOption = False,
     printing: OutputOptions,
 ) -> None:
@@ -78,6 +87,7 @@ def convert(
             allow_pickle=allow_pickle,
             force=force,
             lora=lora,
+            use=not no_use,
         )
         converted = show(run(request), show_progress)
     if printing.json:

@@ -16,6 +16,7 @@ from gptfast_cli.options import (
     DeviceOptions,
     ModelArgument,
     ModelOption,
+    NoUseOption,
     OutOption,
     OutputOptions,
     OverwriteOption,
@@ -126,6 +127,7 @@ def quantize(
         name_option("NAME", _complete_rounding, "Quantizer: nearest, search or gptq.", usual="nearest"),
     ] = None,
     out: OutOption = None,
+    no_use: NoUseOption = False,
     force: OverwriteOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the sizes before and after; write nothing.")
@@ -166,6 +168,7 @@ def quantize(
             goal=goal,
             calibration=CalibrationOptions(*astuple(learning)),
             out=out,
+            use=not no_use,
             force=force,
             dry_run=dry_run,
             fidelity=not no_fidelity,

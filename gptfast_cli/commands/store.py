@@ -1,50 +1,37 @@
-"""`gptfast --list`, `--show`, `--use`, `--remove` and `--show-settings`: local models, and where they are."""
+"""`gptfast --list`, `--show`, `--use`, `--remove`, `--prune` and `--show-settings`: models here, and where they are."""
 
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import typer
 
-from gptfast_cli.core.checkpoints.inventory import (
-    FOLDER,
-    Entry,
-    Inventory,
-    entry_of,
-    find_entries,
-    remove,
-    take_inventory,
-)
+from gptfast_cli.core.checkpoints.inventory import find_entries, remove, take_inventory
 from gptfast_cli.core.checkpoints.resolve import as_path, resolve
 from gptfast_cli.core.checkpoints.store import OTHER_HOME, write_current
+from gptfast_cli.core.engine.local_models import find_local_models
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.files import why_not_writable
 from gptfast_cli.core.settings import load_settings, settings_file
 from gptfast_cli.options import MODEL_VARIABLE
-from gptfast_cli.render.json import Keys, to_document, write_document
-from gptfast_cli.render.numbers import count, size
+from gptfast_cli.render.inventory import write_inventory, write_json
+from gptfast_cli.render.json import to_document, write_document
+from gptfast_cli.render.numbers import size
 from gptfast_cli.render.terminal import Table, aligned, printable
-
-_HEADINGS = ("", "NAME", "WHERE", "SCHEME", "HEAD", "SIZE", "PARAMETERS", "PATH")
-_KEYS: Final[Keys] = {
-    Entry: "name current=is_current where scheme head_scheme bytes=n_bytes parameters=n_params path",
-    Inventory: "models=entries total_bytes=n_bytes",
-}
 
 
 def list_models(*, json: bool) -> None:
-    """Write all models to stdout; a star marks the one that is taken where a command names none."""
-    inventory = take_inventory(load_settings())
+    """Write all models to stdout; a star marks the one that is taken where a command names none.
+
+    A cross marks those that cannot run here, and stderr has the reasons.
+    """
+    inventory = find_local_models(load_settings())
     if json:
-        write_document("gptfast.list/1", inventory, sys.stdout, _KEYS)
+        write_json(inventory, sys.stdout)
         return
-    rows = tuple(tuple(map(printable, _row(entry))) for entry in inventory.entries)
-    for line in aligned(Table(_HEADINGS, rows, "<<<<<>><")):
-        sys.stdout.write(line + "\n")
-    sys.stderr.write(f"{len(rows)} models, {size(inventory.n_bytes)} in all\n")
+    write_inventory(inventory, sys.stdout, sys.stderr)
     if not any(entry.is_current for entry in inventory.entries):
         sys.stderr.write(
             f"The current model, {printable(inventory.current)}, does not exist any more: use --model MODEL.\n"
@@ -54,15 +41,17 @@ def list_models(*, json: bool) -> None:
 
 
 def show_model(model: str, *, json: bool) -> None:
-    """Write one model's schemes, size and path to stdout; raises NotFoundError."""
+    """Write one model's card to stdout; raises NotFoundError."""
     settings = load_settings()
-    inventory, found = take_inventory(settings), resolve(model, settings)
-    listed = (entry for entry in inventory.entries if entry.path == found.path)
-    entry = next(listed, None) or entry_of(found.name, FOLDER, found.path)
+    resolve(model, settings)  # before PyTorch is loaded
+    from gptfast_cli.core.engine.model_card import read_card
+    from gptfast_cli.render import model_card
+
+    card = read_card(model, settings)
     if json:
-        write_document("gptfast.show/1", entry, sys.stdout, _KEYS)
+        model_card.write_json(card, sys.stdout)
     else:
-        _write_pairs(to_document(entry, _KEYS))
+        model_card.write_card(card, sys.stdout)
 
 
 def use_model(model: str) -> None:
@@ -132,14 +121,29 @@ def remove_model(name: str, *, yes: bool) -> None:
         sys.stderr.write(f"Kept {entry.name}.\n")
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
-    return (
-        "*" if entry.is_current else "",
-        entry.name,
-        entry.where,
-        entry.scheme or "",
-        entry.head_scheme or "",
-        size(entry.n_bytes),
-        "" if entry.n_params is None else count(entry.n_params),
-        str(entry.path),
-    )
+def prune(*, yes: bool) -> None:
+    """Delete what interrupted runs and older versions left, after a `y` to the question whether to, or with `yes`.
+
+    Raises UsageError if nobody could be asked.
+    """
+    from gptfast_cli.core.jobs.prune import find_leftovers
+    from gptfast_cli.core.jobs.prune import remove as delete
+
+    found = find_leftovers(load_settings())
+    if not found:
+        sys.stderr.write("There is nothing to delete.\n")
+        return
+    rows = tuple((printable(each.what), size(each.n_bytes), printable(str(each.path))) for each in found)
+    for line in aligned(Table(("LEFT BEHIND", "SIZE", "PATH"), rows, "<><")):
+        sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+    total = size(sum(each.n_bytes for each in found))
+    if not yes and not sys.stdin.isatty():
+        raise UsageError(f"{total} were not deleted: no terminal to confirm on.", "gptfast --prune --yes")
+    if not yes and not typer.confirm(f"Delete {total}? What was unfinished then starts over", err=True):
+        sys.stderr.write("Kept all.\n")
+        return
+    for each in found:
+        if not delete(each):
+            sys.stderr.write(f"Kept {printable(str(each.path))}: it is being written again.\n")
+    sys.stderr.write(f"Deleted {total}.\n")

@@ -205,6 +205,19 @@ class LayerSpec:
     norms: NormPlacement = NormPlacement.PRE
     residual_scale: float = 1.0
 
+    def n_params(self, dim: int) -> int:
+        """Number of parameters of the layer in a model of this width."""
+        heads, ffn = self.attention, self.feed_forward
+        matrices = dim * (heads.qkv_dim + heads.q_dim + 3 * ffn.dim)
+        biases = heads.qkv_bias * heads.qkv_dim + heads.output_bias * dim + ffn.bias * (2 * ffn.dim + dim)
+        norms = 2 * dim * (self.norms.is_before + self.norms.is_after)
+        match heads.qk_norm:
+            case QKNorm.HEAD:
+                norms += 2 * heads.head_dim
+            case QKNorm.WIDTH:
+                norms += heads.q_dim + heads.kv_dim
+        return matrices + biases + norms
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -232,6 +245,12 @@ class ModelConfig:
     def n_layers(self) -> int:
         """Number of layers."""
         return len(self.layers)
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters; a tied head counts once."""
+        n_tables = 1 if self.tied_embeddings else 2
+        return sum(layer.n_params(self.dim) for layer in self.layers) + self.dim * (n_tables * self.vocab_size + 1)
 
     @property
     def kinds(self) -> tuple[LayerSpec, ...]:

@@ -101,6 +101,10 @@ TENSOR_TYPES: Final[Mapping[int, TensorType]] = {
 """By the number in a file. Its source: ggml/include/ggml.h and gguf-py/gguf/constants.py of llama.cpp."""
 
 
+PLAIN_TYPES: Final = ("F32", "F16", "BF16")
+"""Names of the types whose elements are numbers, and are read as such."""
+
+
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
     """A tensor: its type, its shape with the rows first, its bytes `start` to `end` of the file.

@@ -14,10 +14,10 @@ from gptfast_cli.render.numbers import count, duration, nats, share, size
 from gptfast_cli.render.terminal import printable, write_block, write_table
 
 KEYS: Final[Keys] = {
-    Converted: "path name bytes=n_bytes was_there",
+    Converted: "path name bytes=n_bytes was_there is_current",
     Quantized: (
         "path name scheme bytes=n_bytes bytes_before=n_bytes_before bits_per_weight parts allocation=chosen "
-        "is_written was_there fidelity seconds peak_memory_bytes"
+        "is_written is_current was_there fidelity seconds peak_memory_bytes"
     ),
     Fidelity: "*divergence dtype",
     ChosenAllocation: "layers ends_kld predicted_kld measured_kld tokens=n_tokens",

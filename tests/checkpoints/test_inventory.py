@@ -34,7 +34,10 @@ def settings(tmp_path: Path) -> Settings:
     for file in bundled_folder("tiny-draft").iterdir():
         (stored / file.name).symlink_to(file)
     repo = settings.hf_cache / "models--org--llama"
-    for commit, config in (("aaa", "{}"), ("bbb", '{"quantization_config": {"quant_method": "gptq"}}')):
+    for commit, config in (
+        ("aaa", "{}"),
+        ("bbb", '{"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}'),
+    ):
         (repo / "snapshots" / commit).mkdir(parents=True)
         (repo / "snapshots" / commit / "config.json").write_text(config)
     (repo / "refs" / "pr").mkdir(parents=True)
@@ -56,7 +59,7 @@ def test_every_model_that_has_a_name_is_listed_with_its_place_and_scheme(setting
         ("tiny-draft", "bundled", "plain"),
         (STORED, "store", "plain"),
         (REPO, "Hugging Face cache", "plain"),
-        (f"{REPO}@pr/1", "Hugging Face cache", "gptq"),
+        (f"{REPO}@pr/1", "Hugging Face cache", "gptq-4bit-g128"),
         (BUCKET_PATH, "S3", "damaged"),
     ]
     assert inventory.current == BUNDLED[0]
@@ -140,7 +143,7 @@ def test_a_name_that_is_none_is_not_found(settings: Settings, name: str) -> None
         find_entries(take_inventory(settings), name)
 
 
-@pytest.mark.parametrize(("name", "says"), [("tiny", "comes with gptfast"), (f"{REPO}@pr/1", "revisions share")])
+@pytest.mark.parametrize(("name", "says"), [("tiny", "comes with gptfast"), (f"{REPO}@pr/1", "revisions and files")])
 def test_what_cannot_go_alone_is_refused(settings: Settings, name: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         find_entries(take_inventory(settings), name)

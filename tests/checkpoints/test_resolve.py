@@ -201,7 +201,7 @@ def test_a_name_not_fetched_yet_is_answered_with_a_line_that_a_shell_takes(
 ) -> None:
     with pytest.raises(NotFoundError) as caught:
         resolve(name, settings)
-    assert caught.value.hint.endswith(command)
+    assert caught.value.hint.splitlines() == [f"Fetch it: {command}", "List the models: gptfast --list"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_the_contracts_line_quantizes_and_the_next_one_generates_from_it(gptfast
     generation = json.loads(gptfast.run("generate", "7 + 5 =", "--temperature", "0", "--json").stdout)
     assert generation["model"] == "tiny:int4-g32"
     (current,) = [line.split() for line in gptfast.run("--list").stdout.decode().splitlines() if line.startswith("*")]
-    assert current[1:5] == ["tiny:int4-g32", "store", "int4", "int8"]
+    assert current[1:6] == ["tiny:int4-g32", "store", "llama", "int4", "int8"]
 
 
 def test_json_has_the_keys_that_others_build_on(gptfast: CommandLine) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gptfast_cli.core.device import available_memory_bytes, check_fits, memory_bytes
 from gptfast_cli.core.errors import OutOfMemoryError
+from gptfast_cli.core.memory import available_memory_bytes, check_fits, memory_bytes
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:

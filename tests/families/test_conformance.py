@@ -1,6 +1,7 @@
 """Every family computes what transformers does, and the same bits in any batch, quantized or not, whole or sharded."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,7 @@ def test_the_sources_are_exactly_the_tensors_that_transformers_saves(family: str
     config = families[family].config(model.config.to_dict())
     sources = families[family].sources(config)
     assert set(sources) == set(weight_shapes(config))
+    assert config.n_params == sum(math.prod(shape) for shape in weight_shapes(config).values())
     tied = {"lm_head.weight"} if config.tied_embeddings else set()
     assert sorted(name for names in sources.values() for name in names) == sorted(set(model.state_dict()) - tied)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from gptfast_cli.core.bench.environment import Clock, last_level_cache_bytes
-from gptfast_cli.core.device import available_memory_bytes
+from gptfast_cli.core.memory import available_memory_bytes
 
 _SECONDS = 0.15
 """Duration of a measurement in seconds, plus the two reads under way at its end."""

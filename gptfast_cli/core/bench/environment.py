@@ -12,7 +12,8 @@ import torch
 
 import gptfast_cli
 from gptfast_cli.core.cpus import available_cpus
-from gptfast_cli.core.device import dtype_name, memory_bytes, peak_memory_bytes, reset_peak_memory, synchronize
+from gptfast_cli.core.device import dtype_name, peak_memory_bytes, reset_peak_memory, synchronize
+from gptfast_cli.core.memory import memory_bytes
 from gptfast_cli.core.versions import find_commit
 
 _CPUS = Path("/sys/devices/system/cpu")

@@ -21,9 +21,6 @@ from gptfast_cli.core.schemes.plain import plain
 
 _PLAIN: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
-PLAIN_TYPES: Final = frozenset(_PLAIN)
-"""Types whose elements are numbers."""
-
 _Parts = dict[str, Tensor]
 
 

@@ -6,13 +6,15 @@ multimodal model (mmproj), and of the statistics of a quantizer (imatrix), are n
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from gptfast_cli.core.errors import NotFoundError, UsageError
-from gptfast_cli.core.gguf import SUFFIX, parse_shard_name
+from gptfast_cli.core.fields import Fields
+from gptfast_cli.core.gguf import PLAIN_TYPES, SUFFIX, GgufTensor, parse_shard_name
 from gptfast_cli.core.quantities import size
 
 _TYPE: Final = re.compile(
@@ -88,3 +90,39 @@ def first_file(path: Path) -> Path:
         return path / choose(models_in(path), None, str(path)).names[0]
     shard = parse_shard_name(path.name)
     return path if shard is None else path.with_name(shard.siblings()[0])
+
+
+def scheme_of(metadata: Fields, tensors: Iterable[GgufTensor]) -> str:
+    """What a person calls it: the type that the metadata or else most bytes have; plain if nothing is quantized."""
+    n_bytes: Counter[str] = Counter()
+    for tensor in tensors:
+        n_bytes[tensor.type.name] += tensor.end - tensor.start
+    quantized = [name for name, _ in n_bytes.most_common() if name not in PLAIN_TYPES]
+    if not quantized:
+        return _PLAIN
+    declared = metadata.values.get("general.file_type")
+    return _FILE_TYPES.get(declared, quantized[0]) if isinstance(declared, int) else quantized[0]
+
+
+_PLAIN: Final = "plain"  # NAME of schemes.plain, which loads PyTorch
+_FILE_TYPES: Final = {
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    21: "Q2_K_S",
+    25: "IQ4_NL",
+    30: "IQ4_XS",
+    38: "MXFP4_MOE",
+}
+"""Names of mixtures of types, by the number in `general.file_type`."""

@@ -6,6 +6,7 @@ else the bundled `tiny`. One of several GGUF files is named after a colon: `org/
 
 import difflib
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -159,15 +160,23 @@ def _absolute_path(text: str) -> Path | None:
 def _unknown(model: str, settings: Settings) -> NotFoundError:
     fetch = f"Fetch it: gptfast download {shlex.quote(model)}"
     if model.startswith(S3):
-        return NotFoundError(f"{model}: not downloaded from S3 yet.", fetch)
+        return NotFoundError(f"{model}: not downloaded from S3 yet.", f"{fetch}\nList the models: gptfast --list")
     repo = parse_repo(model)
     is_on_hub = repo is not None and "/" in repo.repo
     if model.startswith((".", "/", "~")) or "\\" in model or (model.count("/") > 1 and not is_on_hub):
         return NotFoundError(f"{model}: there is no such folder.", "List the models: gptfast --list")
-    names = model_names(settings)
-    nearest = difflib.get_close_matches(model, names) or difflib.get_close_matches(model.partition(":")[0], names)
-    meant = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
-    otherwise = fetch if is_on_hub else "List the models: gptfast --list"
+    hint = did_you_mean(model, model_names(settings))
     return NotFoundError(
-        f"model {model!r} not found (looked in folders, the store and the HF cache).", f"{meant}{otherwise}"
+        f"model {model!r} not found (looked in folders, the store and the HF cache).",
+        f"{fetch}\n{hint}" if is_on_hub else hint,
     )
+
+
+def did_you_mean(model: str, names: Iterable[str]) -> str:
+    """The models of the nearest names, and the command that lists all: the hint where a model is not found."""
+    spelled = {form: name for name in names for form in (name.lower(), name.lower().rpartition("/")[2])}
+    wanted = model.lower()
+    forms = (wanted, wanted.rpartition("/")[2], wanted.partition(":")[0])
+    nearest = next(filter(None, (difflib.get_close_matches(form, spelled) for form in forms)), [])
+    meant = " or ".join(dict.fromkeys(spelled[form] for form in nearest))
+    return f"{f'Did you mean {meant}? ' if meant else ''}List the models: gptfast --list"

@@ -58,6 +58,31 @@ def remove_folder(target: Path) -> None:
     shutil.rmtree(doomed)
 
 
+def leftovers(folder: Path) -> Iterator[Path]:
+    """What interrupted runs left in a folder: staged folders whose writer has ended."""
+    for left in sorted(folder.iterdir()) if is_own_folder(folder) else ():
+        if left.name.endswith((PARTIAL, _RESUMABLE, _REPLACED)) and is_own_folder(left):
+            lock = _lock(left)
+            if lock is not None:
+                os.close(lock)
+            if lock is not None or sys.platform == "win32":
+                yield left
+
+
+def remove_leftover(left: Path) -> bool:
+    """Delete a folder of `leftovers`, or put back what it was to replace; False if it is being written again."""
+    if left.name.endswith(_REPLACED):
+        _put_back(left)
+        return True
+    lock = _lock(left)
+    if lock is None and sys.platform != "win32":
+        return False
+    shutil.rmtree(left, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
+    return True
+
+
 def _begin(target: Path, staging: Path) -> tuple[Path, int | None]:
     """Create or resume `staging` beside `target`; returns it with its lock, None if another process holds that."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from gptfast_cli.core.drafts.acceptance import AcceptanceReader, AssumedAcceptan
 from gptfast_cli.core.engine import shapes
 from gptfast_cli.core.engine.build import RuntimeConfig
 from gptfast_cli.core.engine.chat import ChatOptions, turn_end_ids
-from gptfast_cli.core.engine.load import LoadedModel, count_params, load, load_random, open_model
+from gptfast_cli.core.engine.load import LoadedModel, load, load_random, open_model
 from gptfast_cli.core.engine.request import Limits
 from gptfast_cli.core.engine.runner import Runner
 from gptfast_cli.core.engine.sampling import SamplingContext, uniform
@@ -150,7 +150,7 @@ def open_candidate(name: str, target: LoadedModel, options: JudgeOptions, *, n_t
         )
     check_rollback("--k", options.max_draft_length, model)
     draft = DraftModel(model, options.n_rows)
-    n_params = count_params(model.config)
+    n_params = model.config.n_params
     if options.alpha is not None:
         simulated = SimulatedDraft(draft, options.alpha)
         reader = partial(AssumedAcceptance, options.alpha)

@@ -13,10 +13,11 @@ from gptfast_cli.core.backends.cpu.engine import ComputeOptions
 from gptfast_cli.core.backends.cpu.library import open_library
 from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.device import AUTO, available_memory_bytes, check_fits, pick_kv_dtype
+from gptfast_cli.core.device import AUTO, pick_kv_dtype
 from gptfast_cli.core.errors import GptFastError, UsageError
 from gptfast_cli.core.events import Job, Note, Progress
 from gptfast_cli.core.files import private_folder
+from gptfast_cli.core.memory import available_memory_bytes, check_fits
 from gptfast_cli.core.models.decoder import Decoder
 from gptfast_cli.core.models.native import NativeModel, unsupported
 from gptfast_cli.core.models.process_group import ALONE, ProcessGroup

@@ -148,7 +148,7 @@ class LoadedModel:
     @property
     def n_params(self) -> int:
         """Number of parameters; a tied head counts once."""
-        return count_params(self.config)
+        return self.config.n_params
 
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raise TokenIdError for the first id outside of the embedding."""
@@ -330,11 +330,6 @@ RANDOM_DTYPE = torch.bfloat16
 """Stored dtype assumed of a shape: that of nearly all published models."""
 
 
-def count_params(config: ModelConfig) -> int:
-    """Number of parameters of a shape; a tied head counts once."""
-    return sum(math.prod(shape) for shape in weight_shapes(config).values())
-
-
 def load_random(
     shape: Shape,
     options: AllocationOptions,
@@ -350,7 +345,7 @@ def load_random(
     dtype = pick_dtype(runtime.dtype, RANDOM_DTYPE, device)
     allocation = options.allocation(shape.config)
     yield Note(
-        f"Model: {shape.name} (random weights), {count(count_params(shape.config))} parameters, "
+        f"Model: {shape.name} (random weights), {count(shape.config.n_params)} parameters, "
         f"{allocation} {computing_name(dtype, pick_kv_dtype(runtime.kv_dtype, dtype))} on {device}"
     )
     weights = RandomWeights(shape.config, allocation, device=device, dtype=dtype, seed=seed)

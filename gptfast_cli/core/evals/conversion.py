@@ -14,9 +14,9 @@ from gptfast_cli.core.backends.reference import Reference
 from gptfast_cli.core.checkpoints.checkpoint import Checkpoint
 from gptfast_cli.core.checkpoints.foreign import CONFIG_FILE, ForeignCheckpoint
 from gptfast_cli.core.config import RopeConfig
-from gptfast_cli.core.device import available_memory_bytes
 from gptfast_cli.core.engine.sampling import uniform
 from gptfast_cli.core.families import families
+from gptfast_cli.core.memory import available_memory_bytes
 from gptfast_cli.core.models.streaming import Stream
 from gptfast_cli.core.models.weights import assemble_layer, weight_blocks
 from gptfast_cli.core.quantities import size

@@ -22,7 +22,7 @@ from gptfast_cli.core.bench.workload import Case, CaseOptions, Workload
 from gptfast_cli.core.checkpoints.checkpoint import outline_of
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import resolve
-from gptfast_cli.core.device import available_memory_bytes, check_fits, dtype_name, pick_device, pick_dtype
+from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype
 from gptfast_cli.core.engine.build import Outline, RuntimeConfig, check_sharded
 from gptfast_cli.core.engine.compiled import Compiling
 from gptfast_cli.core.engine.load import RANDOM_DTYPE, LoadedModel, load, load_random, planned_bytes
@@ -30,6 +30,7 @@ from gptfast_cli.core.engine.options import check_at_least, check_seed
 from gptfast_cli.core.engine.shapes import Shape, read_shape
 from gptfast_cli.core.errors import UsageError
 from gptfast_cli.core.events import Job, without_notes
+from gptfast_cli.core.memory import available_memory_bytes, check_fits
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.settings import Settings
 

@@ -46,6 +46,7 @@ class ConvertRequest:
     allow_pickle:   open pickled files, without unpickling (see `checkpoints.pickles`)
     force:          replace an existing checkpoint
     lora:           LoRA adapter to merge into the weights: a folder, or `org/name[@revision]` likewise
+    use:            make it the current model
     """
 
     source: str
@@ -57,6 +58,7 @@ class ConvertRequest:
     allow_pickle: bool = False
     force: bool = False
     lora: str | None = None
+    use: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,9 @@ def run(request: ConvertRequest) -> Job[Converted]:
         record_source(request.settings.home, contents.provenance.recipe, source.path)
     if adapter is not None:
         record_source(request.settings.home, adapter.entry.sha256, adapter.folder)
-    is_current = yield from make_current(request.settings.home, request.out or name)
+    is_current = False
+    if request.use:
+        is_current = yield from make_current(request.settings.home, request.out or name)
     return Converted(
         target, manifest.name, manifest.n_bytes, manifest.n_params, is_current=is_current, was_there=made is not None
     )

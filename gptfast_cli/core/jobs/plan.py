@@ -24,21 +24,15 @@ from gptfast_cli.core.checkpoints.checkpoint import outline_of
 from gptfast_cli.core.checkpoints.reader import open_checkpoint
 from gptfast_cli.core.checkpoints.resolve import Resolved, resolve
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.device import (
-    available_memory_bytes,
-    dtype_name,
-    pick_device,
-    pick_dtype,
-    pick_kv_dtype,
-    set_threads,
-)
+from gptfast_cli.core.device import dtype_name, pick_device, pick_dtype, pick_kv_dtype, set_threads
 from gptfast_cli.core.engine.build import RuntimeConfig
-from gptfast_cli.core.engine.load import RANDOM_DTYPE, count_params
+from gptfast_cli.core.engine.load import RANDOM_DTYPE
 from gptfast_cli.core.engine.options import check_at_least
 from gptfast_cli.core.engine.shapes import KNOWN_SHAPES, is_shape, read_shape
 from gptfast_cli.core.errors import NotFoundError, UsageError
 from gptfast_cli.core.events import Job, Note
 from gptfast_cli.core.jobs.bench import Instruments
+from gptfast_cli.core.memory import available_memory_bytes
 from gptfast_cli.core.quantities import count
 from gptfast_cli.core.quantize.allocation import AllocationOptions
 from gptfast_cli.core.quantize.sizes import declared_outline
@@ -121,7 +115,7 @@ def run(request: PlanRequest, instruments: Instruments = Instruments()) -> Job[B
     model = _model(request, here)
     contexts = _contexts(request.cases, model)
     portions = [portion(model.outline, tp) for tp in request.tps]
-    weights, n_params = model.outline.weights, count_params(model.outline.config)
+    weights, n_params = model.outline.weights, model.outline.config.n_params
     yield Note(f"Model: {model.name}, {count(n_params)} parameters, {model.scheme}; weights are not loaded")
     hardware = _described(request.hardware) if here is None else _this_machine(request.hardware, here, instruments)
     efficiency = _efficiency(request.efficiency, here)

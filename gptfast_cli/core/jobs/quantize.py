@@ -51,6 +51,7 @@ class QuantizeRequest:
     goal:          maximum size or KLD, for which the scheme of each layer is chosen; None: `storage` as it is
     calibration:   text for a calibrated quantizer or a goal; must be the default otherwise
     out:           folder to write; None: the store, under the model's name with a variant such as `:int4-g32`
+    use:           make it the current model
     force:         replace an existing checkpoint
     dry_run:       report the sizes and write nothing
     fidelity:      measure the KLD to the original, on `fidelity_text` or the bundled text
@@ -64,6 +65,7 @@ class QuantizeRequest:
     goal: Goal | None = None
     calibration: CalibrationOptions = CalibrationOptions()
     out: Path | None = None
+    use: bool = True
     force: bool = False
     dry_run: bool = False
     fidelity: bool = True
@@ -174,7 +176,7 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
         provenance = plan.contents.provenance
         if provenance.revision is None:
             record_source(request.settings.home, provenance.recipe, found.path)
-        is_current = yield from make_current(request.settings.home, request.out or plan.contents.name)
+        is_current = yield from _make_current(request, plan)
     return Quantized(
         path=plan.target,
         name=plan.contents.name,
@@ -188,6 +190,12 @@ def run(request: QuantizeRequest) -> Job[Quantized]:
         seconds=watch.seconds,
         peak_memory_bytes=peak_memory_bytes(device),
     )
+
+
+def _make_current(request: QuantizeRequest, plan: QuantizePlan) -> Job[bool]:
+    if not request.use:
+        return False
+    return (yield from make_current(request.settings.home, request.out or plan.contents.name))
 
 
 def _read_texts(

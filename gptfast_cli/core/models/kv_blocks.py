@@ -14,7 +14,7 @@ from torch import Tensor
 from gptfast_cli.core.backends.base import KEY_BLOCK, KEY_TILE, QUAD, LayerCache
 from gptfast_cli.core.backends.layer_cache import FloatCache, Int8Cache
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.device import available_memory_bytes, check_fits
+from gptfast_cli.core.memory import available_memory_bytes, check_fits
 
 _ALIGNMENT = 64  # bytes, of each part of a head
 

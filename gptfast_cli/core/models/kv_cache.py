@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gptfast_cli.core.backends.base import KEY_BLOCK, LayerCache
 from gptfast_cli.core.config import ModelConfig
-from gptfast_cli.core.device import check_fits
+from gptfast_cli.core.memory import check_fits
 from gptfast_cli.core.models.block_tables import BlockTables
 from gptfast_cli.core.models.kv_blocks import LARGE_BYTES, SMALLER, KVTensor, block_layouts
 

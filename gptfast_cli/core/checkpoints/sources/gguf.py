@@ -5,7 +5,6 @@ where their RoPE pairs are interleaved, are moved in whatever type they are stor
 taken off. Source: https://github.com/ggml-org/llama.cpp, gguf-py/gguf/constants.py and conversion/.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,14 @@ import torch
 from torch import Tensor
 
 from gptfast_cli.core.checkpoints.foreign import ForeignCheckpoint, WeightPart, check_none, check_parts
-from gptfast_cli.core.checkpoints.ggml_blocks import PLAIN_TYPES, ggml_weight
-from gptfast_cli.core.checkpoints.gguf_files import first_file, models_in
+from gptfast_cli.core.checkpoints.ggml_blocks import ggml_weight
+from gptfast_cli.core.checkpoints.gguf_files import first_file, models_in, scheme_of
 from gptfast_cli.core.checkpoints.shard import Shard, TensorInfo
 from gptfast_cli.core.config import ModelConfig
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.families import GgufLayout, gguf_model, read_gguf_model
 from gptfast_cli.core.fields import DAMAGED
-from gptfast_cli.core.gguf import SUFFIX, GgufFile, GgufTensor, parse_shard_name, read_gguf, starts_as_gguf
+from gptfast_cli.core.gguf import PLAIN_TYPES, SUFFIX, GgufFile, GgufTensor, parse_shard_name, read_gguf, starts_as_gguf
 from gptfast_cli.core.models.weights import layer_of, weight_shapes
 from gptfast_cli.core.schemes import Weight
 from gptfast_cli.core.schemes.plain import NAME as PLAIN
@@ -48,7 +47,8 @@ class Gguf:
         names = _tensor_names(model.config, layout, stored)
         parts = {weight: tuple(_parts(stored, model.config, layout, weight, names[weight])) for weight in names}
         check_parts(model.config, parts, _CONFIG_SOURCE)
-        scheme, file = stored.scheme(), stored.first.path
+        scheme = scheme_of(stored.first.metadata, (tensor for _, tensor in stored.tensors.values()))
+        file = stored.first.path
         made_in = None if scheme == PLAIN else torch.bfloat16  # no key says it; nearly all models are
         return ForeignCheckpoint(
             file, file.stem, model.config, _CONFIG_SOURCE, stored.files, parts, scheme=scheme, made_in=made_in
@@ -67,17 +67,6 @@ class _Stored:
         """Of every tensor."""
         return {name: tensor.shape for name, (_, tensor) in self.tensors.items()}
 
-    def scheme(self) -> str:
-        """What a person calls it: the type that the metadata or else most bytes have; plain if nothing is quantized."""
-        n_bytes: Counter[str] = Counter()
-        for _, tensor in self.tensors.values():
-            n_bytes[tensor.type.name] += tensor.end - tensor.start
-        if n_bytes.keys() <= PLAIN_TYPES:
-            return PLAIN
-        declared = self.first.metadata.values.get("general.file_type")
-        most, _ = next(pair for pair in n_bytes.most_common() if pair[0] not in PLAIN_TYPES)
-        return _FILE_TYPES.get(declared, most) if isinstance(declared, int) else most
-
     def raw(self, name: str) -> Tensor:
         """The mapped bytes of a tensor, [rows, row_bytes] or [row_bytes] uint8."""
         path, tensor = self.tensors[name]
@@ -95,27 +84,6 @@ class _Stored:
 
 
 _MOST_NUMBERS: Final = 1 << 16
-_FILE_TYPES: Final = {
-    2: "Q4_0",
-    3: "Q4_1",
-    7: "Q8_0",
-    8: "Q5_0",
-    9: "Q5_1",
-    10: "Q2_K",
-    11: "Q3_K_S",
-    12: "Q3_K_M",
-    13: "Q3_K_L",
-    14: "Q4_K_S",
-    15: "Q4_K_M",
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    21: "Q2_K_S",
-    25: "IQ4_NL",
-    30: "IQ4_XS",
-    38: "MXFP4_MOE",
-}
-"""Names of mixtures of types, by the number in `general.file_type`."""
 
 
 def _read(first: Path) -> _Stored:
