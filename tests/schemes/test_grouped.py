@@ -84,6 +84,7 @@ def test_rows_and_blocks_are_those_of_the_dense_weight(name: str) -> None:
     some_rows = weight.block(Block(rows=(slice(1, 2), slice(3, 6))))
     assert scheme.is_whole(some_rows)
     assert torch.equal(scheme.dense(some_rows, torch.float32), whole[[1, 3, 4, 5]])
+    assert weight.block(Block(columns=slice(0, 512))).parts.keys() == weight.parts.keys()
     if "order" in weight.parts:
         with pytest.raises(UsageError, match="order of their groups"):
             weight.block(Block(columns=slice(0, 256)))

@@ -152,6 +152,8 @@ class Grouped:
 
     def columns(self, weight: Weight, columns: slice) -> Weight:
         start, stop, _ = columns.indices(weight.shape[1])
+        if (start, stop) == (0, weight.shape[1]):
+            return weight
         form = layout(weight)
         size = math.gcd(form.group_size, start, form.group_size if stop == weight.shape[1] else stop)
         finer = Layout(form.bits, size)
