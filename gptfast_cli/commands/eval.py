@@ -153,8 +153,7 @@ class ReferenceOptions:
     "eval",
     "gptfast eval tiny --tasks bundled-cloze --limit 20",
     "gptfast eval tiny-draft --against tiny",
-    "gptfast eval model-Q4_K_M.gguf org/model-AWQ org/model:int4-g32 --against org/model",
-    "gptfast eval tiny --tasks bundled-sums bundled-choice --json",
+    "gptfast eval model-Q4_K_M.gguf org/model-AWQ --against org/model",
     kind=WordsCommand,
 )
 def evaluate(

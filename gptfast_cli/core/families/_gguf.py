@@ -7,10 +7,9 @@ Source: https://github.com/ggml-org/llama.cpp, gguf-py/gguf/constants.py, conver
 
 import math
 from collections.abc import Callable, Container, Mapping
+from ctypes import c_float
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
-
-import numpy as np
 
 from gptfast_cli.core.errors import CorruptError, UsageError
 from gptfast_cli.core.fields import Fields
@@ -63,7 +62,10 @@ def _value(value: Any) -> Any:  # noqa: ANN401  (a value of metadata)
         value = list(value)
     if isinstance(value, list) and value and all(type(each) is int and each == value[0] for each in value):
         return value[0]
-    return float(str(np.float32(value))) if isinstance(value, float) and math.isfinite(value) else value
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    shorter = (float(f"{value:.{n_digits}g}") for n_digits in range(1, 10))
+    return next((each for each in shorter if c_float(each).value == value), value)
 
 
 @dataclass(frozen=True, slots=True)
