@@ -64,6 +64,16 @@ def test_any_number_of_threads_gives_the_same_bits(case: str) -> None:
     assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("case", [case for case in FORMATS if "two levels" in case])
+def test_each_block_has_its_own_super_scales(case: str) -> None:
+    config, weights = model_of(case, hidden_size=512, intermediate_size=768)
+    tokens = some_tokens(99, 9)
+    found, expected = (
+        fed(each, tokens, [9]) for each in (native(config, weights, torch.float32), reference(config, weights))
+    )
+    assert float((found - expected).norm() / expected.norm()) < 5e-6
+
+
 def mixed_model() -> tuple[ModelConfig, dict[str, Weight]]:
     """Query rows of one format above key rows of another and plain value rows, with biases."""
     changes = {"attention_bias": True, "mlp_bias": True, "hidden_size": 256}
@@ -102,4 +112,5 @@ def test_what_the_engine_cannot_read_is_known() -> None:
     assert list(unsupported_weights({"layers.0.qkv": odd})) == ["stacked matrices of these sizes"]
     gates = stack([drawn("8 bits", rows=32), drawn("5 bits")])
     assert list(unsupported_weights({"layers.0.gate_up": gates}))
+    assert list(unsupported_weights({"embedding": gates})) == ["an embedding in several schemes"]
     assert not list(unsupported_weights({"layers.0.qkv": gates}))

@@ -1,7 +1,7 @@
 """Weights as the native library reads them: pointers to their parts, for each scheme that it knows."""
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import torch
@@ -13,6 +13,9 @@ from gptfast_cli.core.schemes.grouped import NAME as GROUPED
 from gptfast_cli.core.schemes.grouped import layout, offsets, scales
 from gptfast_cli.core.schemes.stacked import NAME as STACKED
 from gptfast_cli.core.schemes.stacked import members
+
+SCHEMES: Final = frozenset(("plain", "int8", "int4", GROUPED, STACKED))
+"""The schemes whose weights the kernels read."""
 
 UNIT: Final = 32
 """Rows that a kernel takes at a time; a stacked matrix changes its scheme at a multiple of them."""
@@ -49,7 +52,8 @@ class Views:
         parts = {name: part.contiguous() for name, part in weight.parts.items()}
         self._held.append(parts)
         view = WeightView(n_rows=weight.shape[0], n_columns=weight.shape[1], interleaved=is_interleaved)
-        _FILLS[weight.scheme](self, view, Weight(weight.scheme, weight.shape, parts))
+        fill = {"plain": self._plain, "int8": self._int8, "int4": self._int4, GROUPED: self._grouped}[weight.scheme]
+        fill(view, Weight(weight.scheme, weight.shape, parts))
         return view
 
     def _plain(self, view: WeightView, weight: Weight) -> None:
@@ -133,18 +137,28 @@ def unsupported_weights(outline: Mapping[str, Weight]) -> Iterator[str]:
     """What keeps the engine from reading these weights, on the meta device or not: the schemes, or why."""
     for name, weight in outline.items():
         parts = members(weight) if weight.scheme == STACKED else [weight]
-        for number, part in enumerate(parts):
-            if part.scheme not in _FILLS:
-                yield f"weights in {part.scheme}"
-            elif part.scheme == GROUPED and layout(part).group_size % _SMALLEST_GROUP:
-                yield f"groups of {layout(part).group_size}"
-            elif part.scheme == GROUPED and not _is_known(part.parts["values"]):
-                yield f"this table of {len(part.parts['values'])} values"
-            elif number + 1 < len(parts) and part.shape[0] % UNIT:
-                yield "stacked matrices of these sizes"
-        orders = [part.parts.get("order") for part in parts]
-        if len(parts) > 1 and (name.endswith("gate_up") or any(order is not None for order in orders)):
-            yield "gate and up, or ordered columns, in several schemes"
+        yield from (why for part in parts if (why := _unsupported(part)) is not None)
+        if len(parts) > 1:
+            yield from _unsupported_stack(name, parts)
+
+
+def _unsupported(part: Weight) -> str | None:
+    if part.scheme not in SCHEMES:
+        return f"weights in {part.scheme}"
+    if part.scheme == GROUPED and layout(part).group_size % _SMALLEST_GROUP:
+        return f"groups of {layout(part).group_size}"
+    if part.scheme == GROUPED and not _is_known(part.parts["values"]):
+        return f"this table of {len(part.parts['values'])} values"
+    return None
+
+
+def _unsupported_stack(name: str, parts: Sequence[Weight]) -> Iterator[str]:
+    if any(part.shape[0] % UNIT for part in parts[:-1]):
+        yield "stacked matrices of these sizes"
+    if name == "embedding":  # its rows are read one by one
+        yield "an embedding in several schemes"
+    if name.endswith("gate_up") or any("order" in part.parts for part in parts):
+        yield "gate and up, or ordered columns, in several schemes"
 
 
 def _is_consecutive(values: Tensor) -> bool:
@@ -155,14 +169,3 @@ def _is_known(values: Tensor) -> bool:
     if values.is_meta or len(values) <= _TABLE or _is_consecutive(values):
         return True
     return len(values) == len(_E4M3) and torch.equal(values.nan_to_num(), _E4M3.nan_to_num())
-
-
-_FILLS: Final[Mapping[str, Callable[[Views, WeightView, Weight], None]]] = {
-    "plain": Views._plain,  # noqa: SLF001
-    "int8": Views._int8,  # noqa: SLF001
-    "int4": Views._int4,  # noqa: SLF001
-    GROUPED: Views._grouped,  # noqa: SLF001
-}
-
-SCHEMES: Final = frozenset((*_FILLS, STACKED))
-"""The schemes whose weights the kernels read."""

@@ -9,12 +9,6 @@
 #define GF_DOTS 1
 #endif
 
-#if defined(GF_DOTS) && !defined(GF_VNNI)
-constexpr bool DOTS_NEED_SIGNS = true;
-#else
-constexpr bool DOTS_NEED_SIGNS = false;
-#endif
-
 #if defined(GF_VNNI)
 
 // Four bytes in every lane.
@@ -25,7 +19,7 @@ GF_INLINE Ints quad(const int8_t* p) {
 }
 // total + codes * x, with codes of up to 7 bits.
 GF_INLINE Ints dot(Ints total, Ints codes, Ints x) { return {_mm512_dpbusd_epi32(total.v, codes.v, x.v)}; }
-// The same with integers from -127 to 127, stored as integer + 128. Sums begin with `start_of` -128 times the sum of x,
+// The same with integers of 8 bits, stored as integer + 128. Sums begin with `start_of` -128 times the sum of x,
 // or `start_of_sum` is added to what becomes of them.
 GF_INLINE Ints dot_biased(Ints total, Ints codes, Ints x) { return dot(total, codes, x); }
 GF_INLINE Ints start_of(int offset) { return splat_int(offset); }
@@ -52,11 +46,13 @@ GF_INLINE __m256i dot_half(__m256i total, __m256i codes, __m256i x) {
 GF_INLINE Ints dot(Ints total, Ints codes, Ints x) {
   return {dot_half(total.a, codes.a, x.a), dot_half(total.b, codes.b, x.b)};
 }
-// No sum of two products saturates: 2 * 127 * 127.
+// No sum of two products saturates: 2 * 128 * 127.
+GF_INLINE __m256i dot_biased_half(__m256i total, __m256i codes, __m256i x) {
+  const __m256i integers = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+  return dot_half(total, _mm256_abs_epi8(integers), _mm256_sign_epi8(x, integers));
+}
 GF_INLINE Ints dot_biased(Ints total, Ints codes, Ints x) {
-  const __m256i bias = _mm256_set1_epi8(-128), size = _mm256_abs_epi8(x.a);
-  return {dot_half(total.a, size, _mm256_sign_epi8(_mm256_xor_si256(codes.a, bias), x.a)),
-          dot_half(total.b, size, _mm256_sign_epi8(_mm256_xor_si256(codes.b, bias), x.b))};
+  return {dot_biased_half(total.a, codes.a, x.a), dot_biased_half(total.b, codes.b, x.b)};
 }
 GF_INLINE Ints start_of(int) { return splat_int(0); }
 GF_INLINE float start_of_sum(float) { return 0; }

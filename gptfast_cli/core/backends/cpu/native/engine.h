@@ -189,7 +189,8 @@ class Engine {
     m.input_format = input_format_of(m.format, d_.narrow != 0);
     if (m.format == GROUPED) {
       m.groups = group_format(*view.groups);
-      if (m.input_format == CODES && !has_dots(view)) m.input_format = FLOAT;
+      const bool are_floats = m.groups.values == CodeValues::FLOATS || m.groups.values == CodeValues::E4M3;
+      if (are_floats) m.input_format = FLOAT;
     }
     if (view.order != nullptr) {
       orders_.emplace_back(view.order, view.order + view.n_columns);

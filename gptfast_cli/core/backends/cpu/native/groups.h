@@ -32,14 +32,6 @@ inline GroupFormat group_format(const Groups& s) {
   return f;
 }
 
-// Whether the codes can be multiplied as integers; those of 8 bits must be from -127 up where dots ask for signs.
-inline bool has_dots(const WeightView& s) {
-  const Groups& g = *s.groups;
-  if (g.values != CodeValues::CONSECUTIVE) return g.values == CodeValues::INTEGERS;
-  const size_t n_bytes = static_cast<size_t>(s.n_rows) * static_cast<size_t>(g.n_groups * g.size);
-  return g.bits < 8 || !DOTS_NEED_SIGNS || memchr(s.values, 0, n_bytes) == nullptr;
-}
-
 // The words of a row's 32 columns, one for each line; `codes` are a byte each.
 inline void code_words(const uint8_t* codes, int bits, uint32_t* words) {
   std::fill_n(words, bits, 0u);
