@@ -143,7 +143,10 @@ def prune(*, yes: bool) -> None:
     if not yes and not typer.confirm(f"Delete {total}? What was unfinished then starts over", err=True):
         sys.stderr.write("Kept all.\n")
         return
+    n_bytes = 0
     for each in found:
-        if not delete(each):
+        if delete(each):
+            n_bytes += each.n_bytes
+        else:
             sys.stderr.write(f"Kept {printable(str(each.path))}: it is being written again.\n")
-    sys.stderr.write(f"Deleted {total}.\n")
+    sys.stderr.write(f"Deleted {size(n_bytes)}.\n")
