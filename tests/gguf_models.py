@@ -61,7 +61,7 @@ def _add(
     stored = interleaved(weight, n_heads) if is_paired else weight
     if weight.ndim == 1:
         offset = 1 if config.model_type in OFFSET_NORMS and "norm" in key else 0
-        writer.add_tensor(name, (stored + offset).float().numpy())
+        writer.add_tensor(name, (stored.float() + offset).numpy())
         return
     kind = type_of(name, weight)
     raw = quantized(stored, kind)

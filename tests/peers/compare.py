@@ -1,6 +1,6 @@
 """Compares decoding and prompt processing on this CPU with llama.cpp's, on the same random weights, pair by pair.
 
-    PYTHONPATH=. python tests/peers/compare.py --work FOLDER [--shape SHAPE|all] [--pairs 5] [--minutes 12] [--build]
+    PYTHONPATH=.:tests python tests/peers/compare.py --work FOLDER [--shape SHAPE|all] [--pairs 5] [--minutes 12]
 
 Shapes are those of peer_models.py. The peer is built from source, models are made, and both stay in the folder: a
 second run goes straight to the pairs. `--build` stops before them, `--precision bf16|int8|int4` takes one of three. It
@@ -117,7 +117,7 @@ def _circumstances(given: argparse.Namespace, peer_settings: dict[str, Any]) -> 
     options = " ".join(f"--{name} {getattr(given, name)}" for name in names)
     compiler = subprocess.run([os.environ.get("CXX", "c++"), "--version"], capture_output=True, text=True, check=True)
     return Circumstances(
-        command=f"PYTHONPATH=. python tests/peers/compare.py --work FOLDER {options}",
+        command=f"PYTHONPATH=.:tests python tests/peers/compare.py --work FOLDER {options}",
         cpu=around.cpu,
         n_threads=given.threads,
         instruction_sets=around.instruction_sets,

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import gguf
 import torch
 from llama_cpp_peer import LlamaCpp, run_logged
-from peer_gguf import write_gguf
 
+from gguf_models import write_model
 from gptfast_cli.core.checkpoints.staging import staged_folder
 
 
@@ -96,6 +97,18 @@ def prepare(work: Path, name: str, peer: LlamaCpp) -> dict[str, Models]:
             run_logged([*quantize, "--no-fidelity", "--quiet", "--out", str(model.ours)])
         models[key] = model
     return models
+
+
+def write_gguf(model: Path, gguf_file: Path) -> None:
+    """Write a saved model in bfloat16, without a tokenizer: random weights are measured with random token ids."""
+    from transformers import AutoModelForCausalLM
+
+    write_model(
+        gguf_file,
+        AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16),
+        lambda *_: gguf.GGMLQuantizationType.BF16,
+        vocabulary=lambda writer: writer.add_tokenizer_model("none"),
+    )
 
 
 def write_checkpoint(shape: Mapping[str, Any], folder: Path) -> None:
